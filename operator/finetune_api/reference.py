@@ -96,8 +96,9 @@ def render_exit_codes() -> str:
         "the cause, the remedy and, on success, its result.",
         "",
         "`finetune run` ends with the code of the stage that failed, with 1 when every stage",
-        "finished but the goal was missed, or when the data set waits for an approval, and with 0",
-        "otherwise.",
+        "finished but the goal was missed, or when the data set waits for an approval, with 79",
+        "when it was stopped between two stages or attempts, and with 0 otherwise. Any other",
+        "command that Ctrl-C ends has 79 as well.",
     ]
     return "\n".join(lines) + "\n"
 

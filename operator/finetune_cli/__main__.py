@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import sys
 
-from finetune_cli.app import app
 from finetune_cli.errors import CliError
+from finetune_cli.exits import STOPPED
 
 
 def main() -> None:
     """Run the command line; errors become one message and an exit code."""
     try:
+        # Late: Ctrl-C may come while it is imported.
+        from finetune_cli.app import app
+
         app()
     except CliError as error:
         print(f"error: {error.message}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("error: stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(STOPPED)
     except BrokenPipeError:
         # The reader of our output left (`| head`): not our failure.
         sys.stderr.close()

@@ -9,6 +9,9 @@ import typer
 
 from finetune_cli.options import Commands
 
+from finetune_cli.errors import CliError
+from finetune_cli.exits import STOPPED
+
 HEADINGS = {
     "Write and check a job": ("init", "validate", "data", "plan", "advise"),
     "Run on this machine": ("run", "chat"),
@@ -94,6 +97,13 @@ class Program(Commands):
             if rows:
                 with formatter.section(heading):
                     formatter.write_dl(rows)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; Ctrl-C ends it with a line and an exit code, and without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise CliError("stopped by Ctrl-C", exit_code=STOPPED) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Find the command; ``version`` and ``help`` are answered here."""

@@ -12,3 +12,5 @@ USER_ERROR = 64
 """As ``ExitCode.USER_ERROR``: the command or a file is wrong."""
 STORAGE = 73
 """As ``ExitCode.STORAGE``."""
+STOPPED = 79
+"""As ``ExitCode.STOPPED``: Ctrl-C, or another signal that asks to stop."""

@@ -109,7 +109,8 @@ def publish_locally(
     Raises:
         CliError: There is nothing evaluated, or the stage failed.
     """
-    from finetune_cli.runner import locked, stage_environment
+    from finetune_cli.runlock import locked
+    from finetune_cli.runner import stage_environment
     from finetune_cli.stages import StageProcess
 
     digest = _evaluation_of(planned)
@@ -120,8 +121,7 @@ def publish_locally(
         told = {"evaluation-digest": digest, "decided-by": getpass.getuser(), "reason": reason}
         told.update({"panel": panel} if panel else {})
         arguments = tuple(f"--{option}={text}" for option, text in told.items())
-    with locked(planned.work_dir):
-        planned.job_file.write_text(planned.job.to_json())
+    with locked(planned):
         display.start_stage(Stage.PUBLISH)
         process = StageProcess(
             Stage.PUBLISH,

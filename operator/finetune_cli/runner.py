@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shlex
 import shutil
@@ -20,10 +19,10 @@ from finetune_api.stage_results import PrepareResult, TrainResult
 from finetune_api.termination import StageResult
 from finetune_api.trainer import RAW_COPIES, Environment, ExitCode, Stage
 from finetune_cli.display import Display, duration_text
-from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.localjob import LocalRun, cache_root
-from finetune_cli.stages import KILLED_BASE, StageOutcome, StageProcess
+from finetune_cli.runlock import locked
+from finetune_cli.stages import KILLED_BASE, StageOutcome, StageProcess, interruptible
 
 RETRY_DELAYS_SECONDS = (5.0, 10.0, 20.0)
 """Pauses before the attempts that follow a failure that may pass."""
@@ -31,6 +30,12 @@ RETRY_DELAYS_SECONDS = (5.0, 10.0, 20.0)
 RUN_STAGES = (Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE)
 """The evaluation publishes at its end; ``finetune publish`` runs that alone."""
 GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+
+MORE_SPACE = (
+    "larger disks are named with --output for results, --work-dir for what a run keeps meanwhile, "
+    "and XDG_CACHE_HOME for models"
+)
+KEPT = "; what is stored so far is kept"
 
 _RESULT: TypeAdapter[StageResult] = TypeAdapter(StageResult)
 
@@ -45,6 +50,7 @@ class RunOutcome:
             missed; else 0.
         results: Results by stage, of those that finished.
         failed: The last attempt of the stage that did not finish, if one did not.
+        stopped_at: The stage that would have come next where a stop came while none ran.
         unapproved: Digest of the data set that nobody has approved, if the run stopped there.
         seconds: Time over all stages.
     """
@@ -53,6 +59,7 @@ class RunOutcome:
     exit_code: int = ExitCode.OK
     results: dict[Stage, StageResult] = field(default_factory=dict)
     failed: StageOutcome | None = None
+    stopped_at: Stage | None = None
     unapproved: str = ""
     seconds: float = 0.0
 
@@ -112,26 +119,43 @@ class Runner:
         """
         outcome = RunOutcome(run=self._run)
         start = time.monotonic()
-        with locked(self._run.work_dir), removing_raw_copies(self._run.work_dir):
-            self._run.job_file.write_text(self._run.job.to_json())
+        run = self._run
+        with interruptible(), locked(run), removing_raw_copies(run.work_dir):
             environment = stage_environment(self._run)
             self._tell_about_hardware()
             for stage in RUN_STAGES:
                 if stage is Stage.TRAIN and (unapproved := self._find_unapproved(outcome)):
                     outcome.unapproved, outcome.exit_code = unapproved, NOT_MET
                     break
-                attempt = self._run_stage(stage, environment)
-                if not attempt.is_ok:
-                    outcome.failed = attempt
-                    outcome.exit_code = attempt.exit_code or ExitCode.INTERNAL
-                    break
-                outcome.results[stage] = _RESULT.validate_python(attempt.result)
-                if stage is self._until:
+                try:
+                    self._add_stage(stage, environment, outcome)
+                except KeyboardInterrupt:
+                    outcome.stopped_at, outcome.exit_code = stage, ExitCode.STOPPED
+                if outcome.exit_code or stage is self._until:
                     break
         outcome.seconds = time.monotonic() - start
         if outcome.evaluation is not None and outcome.evaluation.is_missed:
             outcome.exit_code = NOT_MET
         return outcome
+
+    def _add_stage(self, stage: Stage, environment: Mapping[str, str], outcome: RunOutcome) -> None:
+        """Run a stage and add how it ended.
+
+        Raises:
+            KeyboardInterrupt: A stop came while it did not run.
+        """
+        attempt = self._run_stage(stage, environment)
+        if attempt.is_ok:
+            outcome.results[stage] = _RESULT.validate_python(attempt.result)
+            if attempt.was_stopped and stage not in (self._until, RUN_STAGES[-1]):
+                # The stop met a stage that was done already: it holds for the next one.
+                outcome.stopped_at = RUN_STAGES[RUN_STAGES.index(stage) + 1]
+                outcome.exit_code = ExitCode.STOPPED
+        elif attempt.was_stopped and attempt.failure is None:
+            outcome.failed, outcome.exit_code = attempt, ExitCode.STOPPED
+        else:
+            outcome.failed = attempt
+            outcome.exit_code = attempt.exit_code or ExitCode.INTERNAL
 
     def _find_unapproved(self, outcome: RunOutcome) -> str:
         """Return the digest of the data set if somebody still has to approve it, or nothing."""
@@ -200,6 +224,23 @@ def has_gpu() -> bool:
     return any(Path(device).exists() for device in GPU_DEVICES)
 
 
+def explain_stop(outcome: RunOutcome, command: list[str]) -> str:
+    """Say in a line where a stop met a run, what is kept and how the run goes on; else nothing."""
+    again = " ".join(shlex.quote(part) for part in command)
+    if outcome.stopped_at is not None:
+        return f"stopped before stage {outcome.stopped_at} ran{KEPT}. To go on: {again}"
+    failed = outcome.failed
+    if failed is None or outcome.exit_code != ExitCode.STOPPED:
+        return ""
+    words = KEPT
+    if failed.failure is not None and failed.failure.step is not None:
+        words = f" after saving step {failed.failure.step}"
+    elif failed.failure is not None:
+        told = failed.failure.message.removeprefix("stopped on request")
+        words = told if told != failed.failure.message else f": {told}"
+    return f"stopped in stage {failed.stage}{words}. To go on: {again}"
+
+
 def explain_failure(outcome: RunOutcome, command: list[str]) -> str:
     """Say what went wrong, where to look, and what to do next.
 
@@ -211,10 +252,6 @@ def explain_failure(outcome: RunOutcome, command: list[str]) -> str:
     assert failed is not None
     again = " ".join(shlex.quote(part) for part in command)
     lines: list[str] = []
-    if failed.exit_code == ExitCode.STOPPED or (failed.was_stopped and failed.failure is None):
-        step = failed.failure.step if failed.failure and failed.failure.step is not None else None
-        saved = f" after saving step {step}" if step is not None else ""
-        return f"stopped in stage {failed.stage}{saved}. To go on from there:\n  {again}"
     if failed.failure is not None:
         reason = f" ({failed.failure.reason})" if failed.failure.reason else ""
         lines.append(f"stage {failed.stage} failed{reason}: {failed.failure.message}")
@@ -229,6 +266,8 @@ def explain_failure(outcome: RunOutcome, command: list[str]) -> str:
     is_unexplained = failed.failure is None or failed.exit_code == ExitCode.INTERNAL
     if is_unexplained and failed.log_tail:
         lines += ["", "the end of its log:", *_indented(failed.log_tail), ""]
+    if failed.failure is not None and failed.failure.reason == "DiskFull":
+        lines.append(MORE_SPACE)
     lines.append(f"log: {failed.log_file}")
     if failed.exit_code not in (ExitCode.USER_ERROR, ExitCode.DATA_ERROR):
         lines.append(f"run again, it goes on where it stopped: {again}")
@@ -280,32 +319,6 @@ def _summary(attempt: StageOutcome) -> str:
     elif attempt.stage is Stage.EVALUATE:
         facts = f"{result.get('numSamples')} held-out samples, "
     return f"{facts}{took}"
-
-
-@contextmanager
-def locked(work_dir: Path) -> Iterator[None]:
-    """Keep two runs of one job apart; the kernel frees the lock of a dead one."""
-    try:
-        work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (work_dir / "run.lock").open("a+")
-    except OSError as error:
-        raise CliError(
-            f"cannot use the work folder {work_dir}: {error.strerror or error}; name another with "
-            "--work-dir"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            lock.seek(0)
-            raise CliError(
-                f"this job is running already (process {lock.read().strip() or 'unknown'}, work "
-                f"folder {work_dir}); wait for it, or start another run with --fresh"
-            ) from error
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
 
 
 @contextmanager

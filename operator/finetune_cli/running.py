@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -15,8 +16,10 @@ from finetune_cli.errors import CliError
 from finetune_cli.exits import STORAGE
 from finetune_cli.extras import DATA_MODULES, require_trainer
 from finetune_cli.localjob import LocalRun
-from finetune_cli.runner import RUN_STAGES, Runner, explain_failure, explain_hold
+from finetune_cli.runner import RUN_STAGES, Runner, explain_failure, explain_hold, explain_stop
 from finetune_cli.summary import find_obstacle, print_summary, to_json, write_result
+
+NO_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 
 
 def run_planned(
@@ -56,6 +59,14 @@ def run_planned(
     display = make_display(console)
     try:
         outcome = Runner(planned, display, approved_data=approved_data, until=last).run()
+    except OSError as error:
+        if error.errno not in NO_WRITES:
+            raise
+        raise CliError(
+            f"cannot write to {error.filename or planned.work_dir}: {error.strerror}; free space "
+            "there, or name another folder with --work-dir",
+            exit_code=STORAGE,
+        ) from error
     finally:
         display.close()
     result = json.dumps(to_json(outcome), indent=1)
@@ -66,7 +77,9 @@ def run_planned(
     problems = []
     if outcome.unapproved:
         problems.append(explain_hold(outcome, approved_data, _without_approval(command)))
-    if outcome.failed is not None:
+    if stopped := explain_stop(outcome, command):
+        problems.append(stopped)
+    elif outcome.failed is not None:
         problems.append(explain_failure(outcome, command))
     if result_file is not None and (problem := write_result(result_file, result)):
         problems.append(problem)

@@ -31,6 +31,8 @@ TAIL_LINES = 20
 KILLED_BASE = 128
 """A shell's convention for the exit code of a process ended by a signal."""
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 _PR_SET_PDEATHSIG = 1
 
 OnEvent = Callable[[Event], None]
@@ -159,13 +161,27 @@ class StageProcess:
         def ask(_number: int, _frame: FrameType | None) -> None:
             self.stop()
 
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        previous = {number: signal.signal(number, ask) for number in numbers}
+        previous = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
         try:
             yield
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Have every stop signal raise KeyboardInterrupt where no stage runs that could be asked."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    previous = {number: signal.signal(number, interrupt) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def trainer_command(*arguments: str) -> Sequence[str]:

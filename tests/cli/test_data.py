@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import yaml
 
 from support.cli import Cli
+from support.disks import needs_root, small_disk
 from support.tiny_tokenizer import make_tokenizer
 
 SECRET = "Zanzibar-77"
@@ -357,3 +359,39 @@ def test_values_of_people_are_in_no_output(cli: Cli, tmp_path: Path, model: Path
     assert {"report.html", "report.json"} <= texts.keys()
     assert not [name for name, text in texts.items() if "anna.meier" in text]
     assert "email 29" in texts["report.html"].lower()
+
+
+def test_ctrl_c_while_data_is_prepared_is_one_line_and_the_next_attempt_begins_anew(
+    cli: Cli, tmp_path: Path, model: Path
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", pairs(200))
+    write_job(tmp_path, model)
+    with cli.start("data", "prepare", "job.yaml") as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if "prepare: read file" in line)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 79
+    (told,) = err.splitlines()
+    assert told.startswith("error: stopped in stage prepare before the data set was published; the")
+    assert told.endswith("To go on: finetune data prepare job.yaml")
+    assert not (tmp_path / "out/datasets").exists()
+    assert cli("data", "prepare", "job.yaml").code == 0
+
+
+@needs_root
+@pytest.mark.parametrize("option", ["--output", "--work-dir"])
+def test_a_disk_that_fills_up_ends_with_what_to_do(
+    cli: Cli, tmp_path: Path, model: Path, option: str
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", pairs(400))
+    write_job(tmp_path, model)
+    with small_disk(tmp_path / "disk", "64k"):
+        done = cli("data", "prepare", "job.yaml", option, "disk")
+        assert not list((tmp_path / "disk").rglob("manifest.json"))
+    assert done.code == 73, done.out + done.err
+    first, *rest = done.err.splitlines()
+    assert first.startswith("error: stage prepare failed (DiskFull): ")
+    assert "ree space" in first
+    assert f"{option} for " in rest[0]
+    assert "Traceback" not in done.err

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import yaml
 
 from devcluster.process import start_ticks
-from support.cli import Cli
+from support.cli import Cli, Finished
+from support.disks import needs_root, small_disk
 from support.eventually import eventually
 from support.spec_cases import changed, minimal_job
+from support.stages import write_rows
+from support.tiny_models import make_model
 
 
 @pytest.fixture
@@ -254,6 +259,150 @@ def test_stop_saves_and_the_same_command_resumes(cli: Cli, number: signal.Signal
     assert "stopped in stage train after saving step 1" in err
     assert "finetune run job.yaml" in err
     assert cli("run", "job.yaml").code == 0
+
+
+def stop_at(process: subprocess.Popen[str], line: str, number: signal.Signals) -> Finished:
+    """Send a signal once a line is printed, and return how the command ended."""
+    seen: list[str] = []
+    assert process.stdout is not None
+    for text in process.stdout:
+        seen.append(text)
+        if line in text:
+            break
+    process.send_signal(number)
+    try:
+        out, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return Finished(code=process.returncode, out="".join(seen) + out, err=err)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    ("script", "line", "where"),
+    [
+        ({"train": ["fail:75", "ok"]}, "trying again in", "before stage train ran; what is stored"),
+        ({"prepare": ["hang", "ok"]}, "prepare: started", ""),
+        ({"prepare": ["late"]}, "prepare of example begins", "before stage train ran; what is"),
+    ],
+    ids=["between attempts", "as a stage starts", "as a stage ends"],
+)
+def test_a_stop_at_any_moment_is_one_line_and_the_run_goes_on_later(
+    cli: Cli, script: dict[str, list[str]], line: str, where: str, number: signal.Signals
+) -> None:
+    cli.script(**script)
+    done = stop_at(cli.start("run", "job.yaml"), line, number)
+    assert done.code == 79, done.out + done.err
+    (told,) = done.err.splitlines()
+    assert told.startswith(f"error: stopped {where}")
+    assert told.endswith("To go on: finetune run job.yaml")
+    cli.script()
+    assert cli("run", "job.yaml").code == 0
+
+
+def test_ctrl_c_ends_any_command_with_a_line(cli: Cli) -> None:
+    with cli.start("validate", "job.yaml", "-") as process:
+        done = stop_at(process, "is valid", signal.SIGINT)  # it waits for its standard input
+    assert (done.code, done.err) == (79, "error: stopped by Ctrl-C\n")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, str]:
+    """A folder with a job for a tiny model, and the digest of what an undisturbed run trains."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_model(folder / "model")
+    write_rows(folder / "rows.jsonl")
+    body = changed(
+        minimal_job(),
+        {
+            "spec.model": {"uri": "file://./model"},
+            "spec.dataset": {"sources": [{"uri": "file://./rows.jsonl"}]},
+            "spec.hyperparameters": {
+                "maxSteps": 8,
+                "maxSequenceLength": 128,
+                "globalBatchSize": 4,
+            },
+            "spec.checkpoint": {"everySteps": 2},
+            "spec.evaluation": {"minPrompts": 5},
+            "spec.output.uri": "file://./out",
+            "spec.resources": {"gpusPerNode": 0},
+        },
+    )
+    (folder / "job.yaml").write_text(yaml.safe_dump(body))
+    cli = Cli(folder, use_fake_trainer=False)
+    cli.environment["OMP_NUM_THREADS"] = "1"
+    done = cli("run", "job.yaml", "--fresh", "--until", "train", "--json")
+    assert done.code == 0, done.err
+    return cli, json.loads(done.out)["results"]["train"]["sha256"]
+
+
+@pytest.mark.slow
+def test_a_training_stopped_by_ctrl_c_goes_on_to_the_same_adapter(trained: tuple[Cli, str]) -> None:
+    cli, undisturbed = trained
+    old = set(cli.folder.glob("out/runs/*/*/*/checkpoints/step-*"))
+    with cli.start("run", "job.yaml", "--until", "train") as process:
+        steps = "out/runs/*/*/*/checkpoints/step-*"
+        eventually(lambda: set(cli.folder.glob(steps)) - old, timeout=120)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 79
+    (told,) = err.splitlines()
+    assert told.startswith("error: stopped in stage train after saving step ")
+    assert told.endswith("To go on: finetune run job.yaml --until train")
+    again = cli("run", "job.yaml", "--until", "train", "--json")
+    result = json.loads(again.out)["results"]["train"]
+    assert result["resumedFromStep"] >= 2
+    assert result["sha256"] == undisturbed
+
+
+def test_a_second_run_into_the_same_output_is_refused_whatever_its_work_folder(cli: Cli) -> None:
+    cli.script(train=["hang", "ok"])
+    with cli.start("run", "job.yaml") as process:
+        eventually(lambda: list(cli.cache.glob("finetune/runs/*/hanging")), timeout=60)
+        second = cli("run", "job.yaml", "--work-dir", "elsewhere")
+        process.terminate()
+        process.communicate(timeout=60)
+    assert second.code == 64
+    (told,) = second.err.splitlines()
+    assert told.startswith(f"error: another run writes to {cli.folder}/out/runs/default/example/")
+    assert f"(process {process.pid} on " in told
+    assert told.endswith("wait for it, or give this run another folder with --output")
+    assert "started" not in second.out
+    cli.script()
+    assert cli("run", "job.yaml", "--work-dir", "elsewhere").code == 0
+    assert not list(cli.folder.glob("out/runs/*/*/*/.run.lock"))
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("option", "code", "is_read_only", "words"),
+    [
+        ("--output", 73, False, "No space left on device; free space there, or name another"),
+        ("--output", 73, True, "Read-only file system; name another folder with --output"),
+        ("--work-dir", 73, False, "No space left on device; free space there, or name another"),
+        ("--work-dir", 64, True, "Read-only file system; name another folder with --work-dir"),
+    ],
+)
+def test_a_folder_that_takes_nothing_is_told_before_any_work(
+    cli: Cli, option: str, code: int, is_read_only: bool, words: str
+) -> None:
+    disk = cli.folder / "disk"
+    with small_disk(disk, "64k", is_read_only=is_read_only):
+        if not is_read_only:
+            _fill(disk / "filling")
+        done = cli("run", "job.yaml", option, str(disk))
+    assert done.code == code
+    (told,) = done.err.splitlines()
+    assert told.startswith("error: ")
+    assert str(disk) in told
+    assert words in told
+    assert "started" not in done.out
+
+
+def _fill(file: Path) -> None:
+    with suppress(OSError), file.open("wb", buffering=0) as stream:
+        while stream.write(bytes(4096)):
+            pass
 
 
 def test_second_run_of_the_same_job_is_refused_while_the_first_works(cli: Cli) -> None:

@@ -7,11 +7,8 @@ a damaged store or a full disk, and what is refused before any stage does anythi
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import pytest
 import yaml
 
 from support.cli import Cli
+from support.disks import needs_root, small_disk
 from support.seaweedfs import SeaweedS3
 from support.stages import StageRun, Workbench
 
@@ -245,18 +243,7 @@ def test_run_refuses_a_bad_field_before_any_stage(
     assert not workbench.output.exists()
 
 
-@contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-    subprocess.run(command, check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small tmpfs")
+@needs_root
 def test_output_that_fills_up_holds_nothing_half_published(
     bench: Callable[..., Workbench],
 ) -> None:

@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import Environment, ExitCode
+from finetune_api.trainer import ExitCode
 from finetune_trainer.errors import (
     DataError,
     Hang,
@@ -64,8 +64,7 @@ def classify(error: BaseException) -> TrainerError:
         where = getattr(error, "filename", None) or "the work folder"
         return StorageError(
             "DiskFull",
-            f"no space left while writing {where}; free space or point "
-            f"{Environment.WORK_DIR} at a larger volume",
+            f"no space left while writing {where}; free space there or give it a larger disk",
         )
     kind = type(error).__name__
     return InternalError(

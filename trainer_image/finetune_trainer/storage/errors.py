@@ -86,8 +86,7 @@ def disk_full(path: Path, num_bytes: int | None, cause: object) -> StorageError:
     return StorageError(
         "DiskFull",
         f"Cannot write {path}: {cause} ({needed}, {free} in {folder}). "
-        "Free space there, give the volume a larger size, or point the work and cache folders "
-        "at a larger disk.",
+        "Free space there, give the volume a larger size, or name a larger disk.",
     )
 
 

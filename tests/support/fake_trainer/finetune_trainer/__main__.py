@@ -1,8 +1,8 @@
 """Plays a script instead of a stage.
 
 FAKE_TRAINER holds ``{stage: [what to do in attempt 1, 2, ...]}``, the last entry repeats:
-``ok``, ``fail:<exit code>``, ``crash``, ``hang`` (until SIGTERM, then exit 79), ``garbage``,
-``kill``, ``missed``.
+``ok``, ``fail:<exit code>``, ``crash``, ``hang`` (until SIGTERM, then exit 79), ``late`` (until
+SIGTERM, then ``ok``), ``garbage``, ``kill``, ``missed``.
 """
 
 from __future__ import annotations
@@ -79,10 +79,18 @@ def main() -> int:
 
 
 def play(action: str, stage: str, job: dict) -> int:
+    stops: list[int] = []
+    if action in ("hang", "late"):
+        signal.signal(signal.SIGTERM, lambda number, _frame: stops.append(number))
     emit(stage, "message", message=f"{stage} of {job['name']} begins")
     emit(stage, "progress", step=1, totalSteps=2, metrics={"loss": 2.5, "tokens_per_second": 900})
+    if action in ("hang", "late"):
+        Path(os.environ["FINETUNE_WORK_DIR"], "hanging").write_text(str(os.getpid()))
+        while not stops:
+            time.sleep(0.01)
     if action == "hang":
-        return hang(stage)
+        emit(stage, "failure", reason="Stopped", message="saved step 1", exitCode=79, step=1)
+        return 79
     if action == "crash":
         print("Traceback: something nobody foresaw", file=sys.stderr)
         return 70
@@ -104,16 +112,6 @@ def play(action: str, stage: str, job: dict) -> int:
         result |= {"goalMet": False, "goalMessage": "exactMatch 0.5 is below 0.8", "version": None}
     emit(stage, "result", result=result)
     return 0
-
-
-def hang(stage: str) -> int:
-    stopping: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, _frame: stopping.append(number))
-    Path(os.environ["FINETUNE_WORK_DIR"], "hanging").write_text(str(os.getpid()))
-    while not stopping:
-        time.sleep(0.01)
-    emit(stage, "failure", reason="Stopped", message="saved step 1", exitCode=79, step=1)
-    return 79
 
 
 def chat() -> int:
