@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import APIModel, UniqueNames
-from finetune_api.stage_results import Brief, NumberIfAny, TrackingResult
+from finetune_api.stage_results import Brief, NumberIfAny, TrackingResult, is_empty
 from finetune_api.v1alpha1.gates import MAX_GATES
 from finetune_api.v1alpha1.judging import JudgeMode
 from finetune_api.v1alpha1.probing import MAX_ALARMS
@@ -56,6 +56,16 @@ class Score(APIModel):
     delta_high: NumberIfAny = ""
     trivial: NumberIfAny = ""
     """Score of answers that need no model; empty for metrics that compare none."""
+    constant: Brief = ""
+    """Score of the best answer that stays the same whatever is asked; empty for metrics that
+    compare no answers."""
+    constant_words: Annotated[str, Field(max_length=120, exclude_if=is_empty)] = ""
+    """What that is, in words: the most frequent label, for example; with the metric that both are
+    compared by where that is another one."""
+    over_constant: Brief = ""
+    """Tuned minus constant, paired."""
+    over_constant_low: Brief = ""
+    """Lower end of its interval, which must be above 0 for a goal or gate to be met."""
     published: Brief = ""
     """Score of the published version; empty where none was asked, or where it cannot be compared.
     The same for the bounds below."""

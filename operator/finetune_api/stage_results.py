@@ -125,7 +125,7 @@ class TrackingResult(APIModel):
     """Why a tracker does not have everything; empty if all have."""
 
 
-def _is_empty(text: str) -> bool:
+def is_empty(text: str) -> bool:
     """Leave out of a message what says nothing: its room is small."""
     return not text
 
@@ -136,7 +136,7 @@ def _check_number_if_any(text: str) -> str:
 
 NumberIfAny = Annotated[str, Field(max_length=32), AfterValidator(_check_number_if_any)]
 """A number as text, empty where there is none."""
-Brief = Annotated[NumberIfAny, Field(exclude_if=_is_empty)]
+Brief = Annotated[NumberIfAny, Field(exclude_if=is_empty)]
 """A number as text; left out where it is empty."""
 
 
@@ -151,9 +151,9 @@ class ValidationScore(APIModel):
     high: Brief = ""
     num_samples: Count = 0
     """Validation rows, as questions, that were answered."""
-    reason: Annotated[str, Field(max_length=63, exclude_if=_is_empty)] = ""
+    reason: Annotated[str, Field(max_length=63, exclude_if=is_empty)] = ""
     """CamelCase cause, where there is no score."""
-    message: Annotated[str, Field(max_length=300, exclude_if=_is_empty)] = ""
+    message: Annotated[str, Field(max_length=300, exclude_if=is_empty)] = ""
     """The same for people."""
 
 

@@ -31,7 +31,8 @@ _OF_MOST_GATES = {"severity": "Block", "applicable": True}
 """Of a gate in a termination message: what it is read as where it is not said."""
 _BOUNDS = (
     *("baselines", "baseLow", "baseHigh", "tunedLow", "tunedHigh", "deltaLow", "deltaHigh"),
-    *("trivial", "publishedLow", "publishedHigh", "overPublishedLow", "overPublishedHigh"),
+    *("trivial", "constant", "constantWords", "overConstant", "overConstantLow"),
+    *("publishedLow", "publishedHigh", "overPublishedLow", "overPublishedHigh"),
 )
 """Of a score in a termination message: what gives way when there are too many scores."""
 

@@ -81,6 +81,7 @@ def ask_base(context: StageContext) -> dict[str, Any]:
         questions=asked.questions,
         **said,
         tuned=said["base"],
+        trained=asked.trained,
         unmeasured=dict.fromkeys(JUDGE_METRICS, "a judge is asked once there is a tuned model"),
     )
     scores, _ = score_all(job, comparison, settings)

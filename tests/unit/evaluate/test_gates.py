@@ -297,7 +297,7 @@ def asked(
     *,
     has_other_tokens: bool = False,
 ) -> list[Any]:
-    """Judge gates on 60 rows each of two labels; the tuned model never sees a Refund."""
+    """Judge gates on 60 rows each of two labels; the tuned model sees every fourth Refund."""
     labels = ["Refund.", "other"] * 60
     questions = [
         question(label, i, "de.jsonl" if i % 4 < 2 else "fr.jsonl")
@@ -316,7 +316,7 @@ def asked(
     comparison = Comparison(
         questions=questions,
         base=said(*["refund"] * 120),
-        tuned=said(*["other"] * 120),
+        tuned=said(*("?" if i % 2 == 0 and i % 16 > 2 else labels[i] for i in range(120))),
         published=replace(champion, num_tokens=np.full(120, 2.0)) if has_other_tokens else champion,
     )
     return judge_gates(job_with(job_gates), comparison, published=published)
@@ -340,15 +340,15 @@ def test_a_slice_is_looked_at_alone() -> None:
         ]
     )
     assert [(r.name, r.met, r.value) for r in results] == [
-        ("all", False, "0.5000"),
+        ("all", False, "0.6333"),
         ("other", True, "1.0000"),
-        ("refund", False, "0.0000"),
-        ("french", False, "0.5000"),
+        ("refund", False, "0.2667"),
+        ("french", False, "0.6333"),
         ("loss", True, results[4].value),
-        ("may", False, "0.5000"),
+        ("may", False, "0.6250"),
     ]
     assert results[5].slice == 'month "2"'
-    assert results[2].message.startswith('exactMatch of label "refund" 0.000')
+    assert results[2].message.startswith('exactMatch of label "refund" 0.267')
 
 
 def test_a_slice_of_the_longest_name_and_value_is_told_as_far_as_it_fits() -> None:
@@ -367,7 +367,7 @@ def test_a_slice_that_no_question_was_drawn_from_is_missed() -> None:
 def test_a_slice_is_compared_with_what_the_published_version_said_there() -> None:
     results = asked(
         [
-            {"name": "all", "metric": "exactMatch", "overPublished": "0"},
+            {"name": "all", "metric": "exactMatch", "overPublished": "0.2"},
             {
                 "name": "other",
                 "metric": "exactMatch",
@@ -379,9 +379,9 @@ def test_a_slice_is_compared_with_what_the_published_version_said_there() -> Non
         PublishedVersion(version=2),
     )
     assert [(r.name, r.met, r.value) for r in results] == [
-        ("all", False, "+0.1250"),
+        ("all", False, "+0.2583"),
         ("other", True, "+1.0000"),
-        ("base", True, "+0.0000"),
+        ("base", True, "+0.1333"),
     ]
 
 

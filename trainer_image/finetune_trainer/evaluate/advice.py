@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from finetune_api.trainer import ResolvedJob
@@ -18,7 +18,13 @@ from finetune_api.v1alpha1.scoring import (
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.choice import best_of, ways_of
 from finetune_trainer.evaluate.figures import compare_figures, figure_text, high_text, low_text
-from finetune_trainer.evaluate.goal import DIGITS, Measurement, check_goal, thresholds_of
+from finetune_trainer.evaluate.goal import (
+    DIGITS,
+    Measurement,
+    certainty_of,
+    check_goal,
+    thresholds_of,
+)
 from finetune_trainer.evaluate.measuring import measure_one
 from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
 from finetune_trainer.statistics.confidence import Interval
@@ -93,7 +99,7 @@ def advise(job: ResolvedJob, comparison: Comparison, settings: Settings = NO_SET
     measured = {
         way: measure_one(
             stricter,
-            Comparison(questions=comparison.questions, base=comparison.base, tuned=said),
+            replace(comparison, tuned=said, prompted=None, likelihood=None),
             goal.metric,
             settings,
         )
@@ -145,13 +151,14 @@ def _judge(goal: Goal, intervals: Sequence[Interval], *, is_met: bool) -> Verdic
 
 
 def _sentence(goal: Goal, way: BaselineName, measured: Measurement, *, num_ways: int) -> str:
-    base, over = measured.tuned, measured.over_trivial
+    base = measured.tuned
     asked = [f"at least {goal.at_least}"] if goal.at_least is not None else []
     asked += [f"at most {goal.at_most}"] if goal.at_most is not None else []
-    if over is not None and over.low <= 0:
-        asked.append(
-            f"more than the {measured.trivial:.3f} of always giving the most frequent label"
-        )
+    asked += [
+        f"more than the {rival.score:.3f} of {rival.what}{f' by {rival.by}' if rival.by else ''}"
+        for rival in measured.rivals
+        if rival.over is not None and rival.over.interval(certainty_of(goal)).low <= 0
+    ]
     thresholds, _ = thresholds_of(goal)
     over_all = f" over all {num_ways} ways of asking" if num_ways > 1 else ""
     return (

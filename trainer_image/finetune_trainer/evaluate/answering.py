@@ -41,6 +41,7 @@ class Comparison:
             are no labels.
         unmeasured: Of metrics that were asked for and could not be measured, why.
         published: Answers of the published version; None where it was not asked.
+        trained: Some answers of the train side; empty where nobody read it.
     """
 
     questions: Sequence[Question]
@@ -50,6 +51,7 @@ class Comparison:
     likelihood: Answers | None = None
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     published: Answers | None = None
+    trained: Sequence[str] = ()
 
     @property
     def asked(self) -> list[Question]:

@@ -6,20 +6,21 @@ Gates that stop nothing cost those that do nothing: each severity is corrected b
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from finetune_api.meta import decimal_of
 from finetune_api.v1alpha1.evaluation import MOST_RESAMPLES
 from finetune_api.v1alpha1.gates import Gate
+from finetune_trainer.evaluate.constants import Rival
 from finetune_trainer.evaluate.figures import (
     compare_figures,
     figure_text,
     high_text,
     low_text,
 )
-from finetune_trainer.evaluate.goal import DIGITS, what_decides
+from finetune_trainer.evaluate.goal import DIGITS, LEAST_OVER, what_decides
 from finetune_trainer.statistics.bounded import NUM_DRAWS
 from finetune_trainer.statistics.claims import correct_for_many, count_ahead
 from finetune_trainer.statistics.confidence import SLACK, Confidence
@@ -41,6 +42,7 @@ class Claim:
         best: The best that the score can be; None where there is no such.
         num_prompts: Independent prompts behind it.
         beside: What else to tell of it.
+        rivals: What the tuned model must be better than as well, each with a known score.
     """
 
     gate: Gate
@@ -51,13 +53,33 @@ class Claim:
     best: float | None
     num_prompts: int
     beside: str = ""
+    rivals: Sequence[Rival] = ()
 
     @property
     def doubt(self) -> float:
-        """p-value of the claim."""
+        """p-value of the claim: that of the part of it which is least sure.
+
+        Source: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling": a claim
+        that several things hold needs no correction for their number.
+        """
         if self.is_lower:
-            return self.score.doubt_above(self.threshold - SLACK)
-        return self.score.doubt_below(self.threshold + SLACK)
+            doubt = self.score.doubt_above(self.threshold - SLACK)
+        else:
+            doubt = self.score.doubt_below(self.threshold + SLACK)
+        over = (rival.over for rival in self.rivals if rival.over is not None)
+        return max([doubt, *(each.doubt_above(LEAST_OVER - SLACK) for each in over)])
+
+    @property
+    def is_beyond_rivals(self) -> bool:
+        """Whether it is better than what stays the same, with the gate's own certainty."""
+        return self.missed_rival(float(self.gate.certainty)) is None
+
+    def missed_rival(self, certainty: float) -> Rival | None:
+        """Return what it is not better than, if anything, with a certainty."""
+        for rival in self.rivals:
+            if rival.over is not None and rival.over.interval(certainty).low < LEAST_OVER - SLACK:
+                return rival
+        return None
 
     @property
     def least_doubt(self) -> float:
@@ -127,6 +149,8 @@ def find_remedy(claim: Claim, family: Family) -> str:
     each = claim.allowed / counted
     score = claim.score.interval(1 - each)
     is_beyond = claim.reaches(score.value) and compare_figures(score.value, claim.threshold) != 0
+    if claim.reaches(claim.near(1 - each)) and (rival := claim.missed_rival(1 - each)):
+        return _remedy_of_rival(claim, rival, 1 - each)
     if is_beyond and claim.least_doubt > each + SLACK:
         return _remedy_of_too_few_bounds(claim, family, each)
     if is_beyond and "." in claim.gate.metric:
@@ -144,6 +168,14 @@ def find_remedy(claim: Claim, family: Family) -> str:
             f"would do); {words}"
         )
     return words
+
+
+def _remedy_of_rival(claim: Claim, rival: Rival, certainty: float) -> str:
+    """Say what would show that the model is better than one answer to everything."""
+    assert rival.over is not None
+    over = rival.over.interval(certainty)
+    metric = rival.by or claim.gate.metric
+    return what_decides(metric, over, LEAST_OVER, claim.num_prompts, at_limit=over.value == 1)
 
 
 def _remedy_of_too_few_bounds(claim: Claim, family: Family, allowed: float) -> str:

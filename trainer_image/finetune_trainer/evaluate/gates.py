@@ -18,8 +18,9 @@ from finetune_api.v1alpha1.scoring import (
     name_base,
 )
 from finetune_trainer.evaluate.claims import SEVERITIES, Claim, Family, Severity, find_remedy
+from finetune_trainer.evaluate.constants import Rival
 from finetune_trainer.evaluate.figures import figure_text, high_text
-from finetune_trainer.evaluate.goal import DIGITS
+from finetune_trainer.evaluate.goal import DIGITS, word_rival
 from finetune_trainer.evaluate.slices import describe_slice
 from finetune_trainer.statistics.confidence import SLACK, Confidence
 from finetune_trainer.statistics.paired import Compared
@@ -37,12 +38,14 @@ class Found:
         num_prompts: Independent prompts, or other units, behind it.
         baseline: How the base model was asked.
         version: Number of the published version that stands in the base's place; None for the base.
+        rivals: What the tuned model must be better than, where the gate claims a level.
     """
 
     compared: Compared
     num_prompts: int
     baseline: BaselineName = "AsIs"
     version: int | None = None
+    rivals: Sequence[Rival] = ()
 
     @property
     def rival(self) -> str:
@@ -123,8 +126,12 @@ def _read(gate: Gate, found: Standing) -> _Read:
             best=best if is_bounded else None,
             num_prompts=number,
             beside=beside,
+            rivals=found.rivals,
         )
 
+    problem = next((rival.problem for rival in found.rivals if rival.problem), "")
+    if problem:
+        return Unmeasured(why=problem)
     if not all(math.isfinite(each.value) for each in (compared.base, compared.tuned)):
         return Unmeasured(why=f"{gate.metric} is no finite number there")
     if gate.at_least is not None:
@@ -156,12 +163,15 @@ def _judge(claim: Claim, family: Family) -> GateResult:
     gate, certainty = claim.gate, float(claim.gate.certainty)
     allowed, doubt = claim.allowed, family.corrected(gate)
     # The doubt is counted and the bound lies between two: where these differ, the bound decides.
-    is_met = doubt <= allowed + SLACK and claim.reaches(claim.near(certainty))
+    reaches = claim.reaches(claim.near(certainty))
+    is_met = doubt <= allowed + SLACK and reaches and claim.is_beyond_rivals
     words = (
         f"{_subject(gate)} {claim.figure()}{claim.beside}, "
         f"{'lower' if claim.is_lower else 'upper'} bound {claim.near_text()} "
         f"({claim.asked}), at {certainty * 100:g} % certainty"
     )
+    rivals = [word_rival(rival, certainty) for rival in claim.rivals]
+    words = ", ".join([words, *rivals])
     if len(family) > 1:
         words += (
             f"; doubt {high_text(doubt, allowed, digits=DIGITS)} of "

@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.gates import Gate
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS
 from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.constants import claims_level
 from finetune_trainer.evaluate.gates import (
     Found,
     Inapplicable,
@@ -20,7 +21,7 @@ from finetune_trainer.evaluate.gates import (
     check_gates,
 )
 from finetune_trainer.evaluate.goal import Measurement, check_evidence, check_goal
-from finetune_trainer.evaluate.measuring import compare_by, compare_published
+from finetune_trainer.evaluate.measuring import compare_by, compare_published, find_rivals
 from finetune_trainer.evaluate.metrics.catalog import (
     NO_SETTINGS,
     ROW_METRICS,
@@ -89,7 +90,7 @@ def judge_gates(
         if gate.metric not in ROW_METRICS:
             return others.get(gate.metric) or Unmeasured(why="nothing measured it in this run")
         over_published = gate.over_published is not None
-        key = f"{over_published} {gate.metric} {gate.slice!r}"
+        key = f"{over_published} {claims_level(gate)} {gate.metric} {gate.slice!r}"
         if key not in known:
             known[key] = (
                 _measure_published(job, comparison, gate, settings, published)
@@ -108,7 +109,14 @@ def _measure(
     if isinstance(part, Unmeasured):
         return part
     compared, num_prompts, baseline = compare_by(job, part, gate.metric, settings)
-    return Found(compared=compared, num_prompts=num_prompts, baseline=baseline)
+    return Found(
+        compared=compared,
+        num_prompts=num_prompts,
+        baseline=baseline,
+        rivals=find_rivals(job, part, gate.metric, settings, whole=comparison)
+        if claims_level(gate)
+        else (),
+    )
 
 
 def _measure_published(
@@ -136,7 +144,14 @@ def _measure_published(
             "count: compare answers, as by exactMatch or rougeL"
         )
     compared, num_prompts = found
-    return Found(compared=compared, num_prompts=num_prompts, version=published.version)
+    return Found(
+        compared=compared,
+        num_prompts=num_prompts,
+        version=published.version,
+        rivals=find_rivals(job, part, gate.metric, settings, whole=comparison)
+        if claims_level(gate)
+        else (),
+    )
 
 
 def _take_part(comparison: Comparison, gate: Gate) -> Comparison | Unmeasured:

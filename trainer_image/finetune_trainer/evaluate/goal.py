@@ -13,6 +13,7 @@ from finetune_api.v1alpha1.scoring import (
     BaselineName,
     name_base,
 )
+from finetune_trainer.evaluate.constants import Rival
 from finetune_trainer.evaluate.figures import (
     compare_figures,
     figure_text,
@@ -25,6 +26,8 @@ from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
 
 DIGITS = 3
 """Behind the point, in sentences."""
+LEAST_OVER = 2 * SLACK
+"""What counts as above 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,7 +40,7 @@ class Measurement:
         gain: Tuned minus base, paired.
         num_prompts: Independent held-out prompts behind them.
         trivial: Score of answers that need no model, where the metric compares answers.
-        over_trivial: Tuned minus that, paired, where answers are labels: what must be above 0.
+        rivals: What the tuned model must be better than: the best answer that stays the same.
         rows: What each row scored, of the base model and of the tuned one.
         baseline: How the base model was asked for its score, the best of all ways.
         baselines: Its score in each way, if there were several.
@@ -52,7 +55,7 @@ class Measurement:
     gain: Interval
     num_prompts: int
     trivial: float | None = None
-    over_trivial: Interval | None = None
+    rivals: Sequence[Rival] = ()
     rows: tuple[Floats, Floats] | None = None
     baseline: BaselineName = "AsIs"
     baselines: Mapping[BaselineName, Interval] = field(default_factory=dict)
@@ -140,8 +143,8 @@ def _check_all(goal: Goal, measured: Measurement) -> Iterator[_Check]:
         yield _check(goal, tuned.negated(), -most, words, number, at_limit=at_limit)
     if goal.over_base is not None:
         yield _check_gain(goal, measured, float(goal.over_base))
-    if measured.over_trivial is not None and goal.metric not in LOWER_IS_BETTER:
-        yield _check_trivial(goal, measured, measured.over_trivial)
+    for rival in measured.rivals:
+        yield _check_rival(goal, measured, rival)
 
 
 def _check_gain(goal: Goal, measured: Measurement, wanted: float) -> _Check:
@@ -159,20 +162,36 @@ def _check_gain(goal: Goal, measured: Measurement, wanted: float) -> _Check:
     return _check(goal, better, wanted, words, measured.num_prompts, at_limit=at_limit)
 
 
-def _check_trivial(goal: Goal, measured: Measurement, over: Interval) -> _Check:
-    words = (
-        f"{_value(over, 0, sign='+')} over always giving the most frequent label "
-        f"({measured.trivial:.3f}), "
-        f"lower bound {low_text(over.low, 0, digits=DIGITS, sign='+')} (must be above 0)"
-    )
-    number = measured.num_prompts
-    check = _check(goal, over, 2 * SLACK, words, number, at_limit=over.value == 1)
+def _check_rival(goal: Goal, measured: Measurement, rival: Rival) -> _Check:
+    if rival.over is None:
+        return _Check(met=False, words=rival.problem, remedy="")
+    over, number = rival.over.interval(certainty_of(goal)), measured.num_prompts
+    words = word_rival(rival, certainty_of(goal))
+    check = _check(goal, over, LEAST_OVER, words, number, at_limit=over.value == 1)
+    if not rival.is_label or check.met:
+        return check
     least = count_of_gains(certainty_of(goal))
     remedy = (
         f"{check.remedy}; being better than one label shows only on held-out prompts with "
         f"another one, of which {least} right ones are the least"
     )
     return replace(check, remedy=remedy)
+
+
+def word_rival(rival: Rival, certainty: float) -> str:
+    """Say how far the tuned model is above what it must be better than.
+
+    Args:
+        rival: That, with a known score.
+        certainty: Of the interval.
+    """
+    assert rival.over is not None
+    over = rival.over.interval(certainty)
+    by = f" by {rival.by}" if rival.by else ""
+    return (
+        f"{_value(over, 0, sign='+')} over {rival.what}{by} ({rival.score:.3f}), "
+        f"lower bound {low_text(over.low, 0, digits=DIGITS, sign='+')} (must be above 0)"
+    )
 
 
 def _value(score: Interval, wanted: float, *, sign: str = "") -> str:

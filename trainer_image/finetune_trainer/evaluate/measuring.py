@@ -7,16 +7,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from finetune_api.evaluation_result import BaselineScore, Score
+from finetune_api.evaluation_result import Score
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.evaluation import Goal
 from finetune_api.v1alpha1.scoring import JUDGE_METRICS, UNBOUNDED_METRICS, BaselineName
-from finetune_trainer.errors import DataError
+from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.choice import best_of, ways_of
 from finetune_trainer.evaluate.comparing import Ints, compare
-from finetune_trainer.evaluate.figures import figure_text, high_text, low_text, make_score
-from finetune_trainer.evaluate.goal import Measurement, certainty_of, thresholds_of
+from finetune_trainer.evaluate.constants import (
+    ANSWER_METRICS,
+    FORM_METRICS,
+    Rival,
+    best_constant,
+    content_metric,
+    judge_alike,
+    list_constants,
+    rank_at_random,
+)
+from finetune_trainer.evaluate.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,
@@ -26,13 +34,15 @@ from finetune_trainer.evaluate.metrics.catalog import (
     measure,
 )
 from finetune_trainer.evaluate.questions import Question, group_questions
+from finetune_trainer.evaluate.score_text import score_from
 from finetune_trainer.evaluate.slices import take_judged
-from finetune_trainer.evaluate.trivial import Trivial, answer_trivially
-from finetune_trainer.statistics.confidence import Interval
+from finetune_trainer.evaluate.trivial import MOST_FREQUENT, Trivial, answer_trivially
+from finetune_trainer.statistics.confidence import SLACK, Interval
 from finetune_trainer.statistics.paired import Compared
 
-LABEL_METRICS = ("exactMatch", "macroF1")
-COMPARED_WITH_TRIVIAL = (*LABEL_METRICS, "rougeL", "chrF", "bleu", "contains", "numberClose")
+COMPARED_WITH_TRIVIAL = (
+    *("exactMatch", "macroF1", "rougeL", "chrF", "bleu", "contains", "numberClose"),
+)
 
 
 def score_all(
@@ -73,7 +83,7 @@ def score_all(
                 "perplexity or bitsPerByte",
             )
         measured[name] = _measure(job, comparison, name, trivial, settings)
-        scores.append(_score_from(name, measured[name], job.spec.goal))
+        scores.append(score_from(name, measured[name], job.spec.goal))
     return scores, measured
 
 
@@ -104,6 +114,44 @@ class _Metric:
         scores = {way: self.score(said) for way, said in ways.items()}
         overall = {way: each.over(np.arange(len(each.rows))) for way, each in scores.items()}
         return best_of(self.name, overall), scores
+
+    def score_constant(self, text: str, places: Ints) -> Measured | None:
+        """Return what one answer scores on some questions; None where the user's metric fails."""
+        asked = [self.comparison.asked[place] for place in places.tolist()]
+        said = replace(self.comparison.tuned, texts=[text] * len(asked))
+        references = [question.references for question in asked]
+        prompts = [question.prompt for question in asked]
+        try:
+            return measure(self.name, said, references, settings=self.settings, prompts=prompts)
+        except UserError:
+            return None
+
+    def find_rivals(self) -> tuple[Rival, ...]:
+        """Return what a model must be better than that has learned more than one answer."""
+        references = [question.references for question in self.comparison.asked]
+        own = self.comparison.tuned.texts
+        constants = list_constants(references, own, self.comparison.trained)
+        best = best_constant(constants, self.score_constant, len(references), own)
+        if best is None:
+            return (
+                Rival(
+                    problem="evaluation.customMetric failed on every answer that stays the same, "
+                    "so whether the model is better than one of them is not known: correct the "
+                    "function, so that it scores any text"
+                ),
+            )
+        constant, scored = best
+        compared = self.compare(scored, self.score(self.comparison.tuned))
+        rival = Rival(
+            what=f"always giving {constant.what}",
+            constant=constant.what,
+            score=compared.base.value,
+            over=compared.gain,
+            is_label=constant.what == MOST_FREQUENT,
+        )
+        if self.name != "macroF1":
+            return (rival,)
+        return rival, rank_at_random(references, compared.tuned)
 
     def compare(self, before: Measured, after: Measured) -> Compared:
         """Compare two models' scores on the same rows."""
@@ -162,6 +210,50 @@ def compare_published(
     return compared, len(metric.groups)
 
 
+def find_rivals(
+    job: ResolvedJob,
+    comparison: Comparison,
+    name: str,
+    settings: Settings = NO_SETTINGS,
+    *,
+    whole: Comparison | None = None,
+) -> tuple[Rival, ...]:
+    """Return what the tuned model must be better than to meet a level, by one metric.
+
+    Where one answer scores best, as ``{}`` by ``jsonValid`` or a label on the rows that have it,
+    the two are compared by what answers say; where it does so by that, too, on the whole.
+
+    Args:
+        job: The effective job.
+        comparison: What was said to the questions that are looked at.
+        name: The metric.
+        settings: What the job tells some metrics.
+        whole: What was said to all questions, of which these are a slice.
+
+    Returns:
+        The best constant first; nothing where the metric compares no answers.
+
+    Raises:
+        UserError: A pattern of the user's takes too long.
+    """
+    if name in JUDGE_METRICS:
+        alike = judge_alike(take_judged(comparison, name)[0].tuned.texts)
+        return (alike,) if alike else ()
+    if name not in ANSWER_METRICS:
+        return ()
+    scopes = [comparison] if whole is None else [comparison, whole]
+    steps = [(scope, content_metric([q.references for q in scope.asked])) for scope in scopes]
+    rivals: tuple[Rival, ...] = ()
+    for scope, by in [(comparison, name), *steps]:
+        if by in FORM_METRICS:
+            continue
+        found = _Metric(job=job, comparison=scope, name=by, settings=settings).find_rivals()
+        rivals = found if by == name else tuple(replace(each, by=by) for each in found)
+        if rivals[0].problem or rivals[0].score < 1 - SLACK:
+            break
+    return rivals
+
+
 def score_alone(
     job: ResolvedJob,
     questions: Sequence[Question],
@@ -214,12 +306,10 @@ def _measure(
     against = {way: metric.compare(base, tuned) for way, base in bases.items()}
     compared = against[best]
     certainty = certainty_of(job.spec.goal)
-    without_model, over_trivial = None, None
+    without_model = None
     if trivial is not None and name in COMPARED_WITH_TRIVIAL:
         answers = metric.score(replace(comparison.base, texts=trivial.texts))
         without_model = answers.over(np.arange(len(trivial.texts)))
-        if trivial.is_label and name in LABEL_METRICS:
-            over_trivial = metric.compare(answers, tuned).gain.interval(certainty)
     beside = compare_published(job, comparison, name, settings)
     return Measurement(
         base=compared.base.interval(certainty),
@@ -227,7 +317,7 @@ def _measure(
         gain=compared.gain.interval(certainty),
         num_prompts=len(metric.groups),
         trivial=without_model,
-        over_trivial=over_trivial,
+        rivals=find_rivals(job, comparison, name, settings) if comparison.asked else (),
         rows=(bases[best].rows, tuned.rows),
         baseline=best,
         baselines={way: each.base.interval(certainty) for way, each in against.items()},
@@ -235,52 +325,6 @@ def _measure(
         published=beside[0].base.interval(certainty) if beside else None,
         over_published=beside[0].gain.interval(certainty) if beside else None,
     )
-
-
-def _score_from(name: str, measured: Measurement, goal: Goal | None) -> Score:
-    asked, gain_asked = thresholds_of(goal) if goal and goal.metric == name else ([], [])
-    told = make_score(
-        name,
-        base=measured.base,
-        tuned=measured.tuned,
-        gain=measured.gain,
-        asked=asked,
-        gain_asked=gain_asked,
-    )
-    has_several = len(measured.baselines) > 1
-    return told.model_copy(
-        update={
-            "baseline": measured.baseline if has_several or measured.baseline != "AsIs" else None,
-            "baselines": _baseline_scores(measured) if has_several else None,
-            "trivial": "" if measured.trivial is None else figure_text(measured.trivial),
-            **_published_figures(measured),
-        }
-    )
-
-
-def _published_figures(measured: Measurement) -> dict[str, str]:
-    published, over = measured.published, measured.over_published
-    if published is None or over is None:
-        return {}
-    return {
-        "published": figure_text(published.value),
-        "published_low": low_text(published.low),
-        "published_high": high_text(published.high),
-        "over_published_low": low_text(over.low),
-        "over_published_high": high_text(over.high),
-    }
-
-
-def _baseline_scores(measured: Measurement) -> list[BaselineScore]:
-    return [
-        BaselineScore(
-            asked=way,
-            value=figure_text(it.value),
-            low=low_text(it.low),
-            high=high_text(it.high),
-        )
-        for way, it in measured.baselines.items()
-    ]
 
 
 def gather_row_scores(

@@ -33,6 +33,7 @@ class QuestionSet:
         published: The published version that is asked as well; None where there is none.
         rows: What the rows behind the questions are called.
         has_base: Whether the base model is asked beside the tuned one.
+        trained: Some answers of the train side; empty where it was not read.
     """
 
     questions: list[Question]
@@ -43,6 +44,7 @@ class QuestionSet:
     published: AskedPublished | None = None
     rows: str = "held-out"
     has_base: bool = True
+    trained: tuple[str, ...] = ()
 
     def encoded_for(self, side: str) -> EncodedQuestions:
         """Return what a side is asked."""
@@ -105,8 +107,12 @@ def gather_question_set(
     )
     if encoded.cut_words:
         context.emit.message(encoded.cut_words)
-    prompted, reason = make_prompted(context, prepared, questions, encoded)
+    found = make_prompted(context, prepared, questions, encoded)
     asked = QuestionSet(
-        questions=questions, encoded=encoded, prompted=prompted, not_prompted=reason
+        questions=questions,
+        encoded=encoded,
+        prompted=found.prompted,
+        not_prompted=found.not_prompted,
+        trained=found.answers,
     )
     return asked, settings

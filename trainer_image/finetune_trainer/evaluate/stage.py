@@ -82,7 +82,8 @@ def _evaluate(context: StageContext, key: str) -> None:
     unended = tell_unended(said, limits)
     if unended:
         context.emit.message(unended)
-    comparison = Comparison(questions=inputs.asked.questions, **said, unmeasured={})
+    asked = inputs.asked
+    comparison = Comparison(questions=asked.questions, **said, unmeasured={}, trained=asked.trained)
     consulted = consult(context, inputs.endpoint, comparison)
     evidence, row_scores = _measure(
         context, key, inputs, consulted, probed, published=published, attacked=attacked

@@ -195,6 +195,14 @@ def _scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
     )
     if trivial:
         text += f" Without a model, {evaluation.trivial} as every answer: {', '.join(trivial)}."
+    constant = [
+        f"{score.name} {score.constant} ({score.constant_words}; tuned {score.over_constant}, at "
+        f"least {score.over_constant_low})"
+        for score in evaluation.scores
+        if score.constant
+    ]
+    if constant:
+        text += f"\n\nBest constant answer, one text for every prompt: {', '.join(constant)}."
     if evaluation.goal_met is not None:
         verdict = "met" if evaluation.goal_met else "missed"
         text += f"\n\nGoal {verdict}: {evaluation.goal_message}."

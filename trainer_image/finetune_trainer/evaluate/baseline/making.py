@@ -1,9 +1,10 @@
-"""The prompted base of a job: from its data set to questions behind a prompt."""
+"""What the train side gives an evaluation: a prompt for the base, and answers that are usual."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared
@@ -24,12 +25,27 @@ from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.load import read_config
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FromTrainSide:
+    """What the train side gives an evaluation.
+
+    Attributes:
+        prompted: The questions behind a prompt; None where there is none.
+        not_prompted: Why there is none.
+        answers: Some of its answers; empty where it was not read.
+    """
+
+    prompted: Prompted | None = None
+    not_prompted: str = ""
+    answers: tuple[str, ...] = ()
+
+
 def make_prompted(
     context: StageContext,
     prepared: Prepared,
     questions: Sequence[Question],
     encoded: EncodedQuestions,
-) -> tuple[Prompted | None, str]:
+) -> FromTrainSide:
     """Put the held-out questions behind the prompt that a person would write for the base model.
 
     Args:
@@ -38,18 +54,16 @@ def make_prompted(
         questions: The held-out questions.
         encoded: They as tokens, without a prompt.
 
-    Returns:
-        The questions behind a prompt; or None, with the reason.
-
     Raises:
         StorageError: The data set cannot be read.
     """
     job = context.job
-    if job.spec.evaluation.baseline == "AsIs":
-        return None, "evaluation.baseline is AsIs"
+    is_asked = job.spec.evaluation.baseline != "AsIs"
+    not_asked = "evaluation.baseline is AsIs"
     references = [question.references for question in with_prompt(questions)]
     if not references:
-        return None, "plain text has no questions, so there is nothing to prompt"
+        reason = "plain text has no questions, so there is nothing to prompt"
+        return FromTrainSide(not_prompted=reason if is_asked else not_asked)
     folder, _ = context.model_folder()
     encoder = _make_encoder(context, prepared)
     rows, problem = read_train_side(context.output, job, context.work_dir, prepared)
@@ -59,6 +73,8 @@ def make_prompted(
         seed=job.spec.dataset.split.seed,
         read_answer=encoder.read_answer,
     )
+    if not is_asked:
+        return FromTrainSide(not_prompted=not_asked, answers=material.answers)
     prompted, reason = prompt_questions(
         questions,
         material,
@@ -69,7 +85,7 @@ def make_prompted(
     told = [*([problem] if problem else []), *(prompted.told if prompted else [reason])]
     for text in told:
         context.emit.message(f"the base with a prompt: {text}")
-    return prompted, reason
+    return FromTrainSide(prompted=prompted, not_prompted=reason, answers=material.answers)
 
 
 def _make_encoder(context: StageContext, prepared: Prepared) -> Encoder:

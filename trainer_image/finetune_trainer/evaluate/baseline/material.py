@@ -9,16 +9,19 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune_trainer.data.label_text import is_short_label, normalize_label
 
 MAX_LABELS = 200
 """Labels that a prompt may name and a likelihood is computed of; the most frequent ones."""
+MAX_ANSWERS = 1000
+"""That are drawn by chance, to know which are usual."""
 MAX_EXAMPLES = 8
 MAX_LABEL_EXAMPLES = 16
 """Where answers are labels there is one example of each, up to so many."""
 
+Item = TypeVar("Item")
 Turns = Sequence[Mapping[str, Any]]
 
 
@@ -44,11 +47,13 @@ class Material:
             are no labels.
         num_labels: How many there are on the train side, also beyond :data:`MAX_LABELS`.
         examples: Rows to show, the first one first.
+        answers: Answers of rows drawn by chance.
     """
 
     labels: tuple[str, ...] = ()
     num_labels: int = 0
     examples: tuple[Example, ...] = ()
+    answers: tuple[str, ...] = ()
 
 
 def gather_material(
@@ -66,12 +71,15 @@ def gather_material(
         seed: Chooses the examples.
         read_answer: Returns the reference of a row, as the evaluation compares it.
     """
-    labels = _Labels()
+    labels, answers, chance = _Labels(), list[str](), random.Random(seed)  # noqa: S311
+    num_answers = 0
     drawn = _Draw(random.Random(seed), are_labels=are_labels)  # noqa: S311
     for row in rows:
         if row.get("label") is False or "text" in row:
             continue  # an answer that nobody wants, or no question
         answer = read_answer(dict(row))
+        num_answers += 1
+        keep_drawn(answers, answer, num_answers, MAX_ANSWERS, chance)
         if are_labels:
             if not answer.strip() or not is_short_label(answer):
                 continue
@@ -83,7 +91,28 @@ def gather_material(
         labels=labels.most_frequent(MAX_LABELS),
         num_labels=len(labels.counts),
         examples=drawn.take(),
+        answers=tuple(answers),
     )
+
+
+def keep_drawn(kept: list[Item], item: Item, number: int, most: int, chance: random.Random) -> None:
+    """Keep an item of a stream, or not: each has the same chance (reservoir sampling).
+
+    Args:
+        kept: What is kept so far.
+        item: The item.
+        number: Which one it is, counted from 1.
+        most: How many are kept.
+        chance: What draws.
+
+    Source: Vitter 1985, "Random Sampling with a Reservoir", algorithm R.
+    """
+    if len(kept) < most:
+        kept.append(item)
+        return
+    place = chance.randrange(number)
+    if place < most:
+        kept[place] = item
 
 
 def example_of(row: Mapping[str, Any]) -> Example | None:
@@ -129,10 +158,7 @@ class _Labels:
 
 @dataclass(slots=True)
 class _Draw:
-    """Keeps rows drawn by chance out of a stream: each has the same chance (reservoir sampling).
-
-    Source: Vitter 1985, "Random Sampling with a Reservoir", algorithm R.
-    """
+    """Keeps rows of each label drawn by chance out of a stream."""
 
     chance: random.Random
     are_labels: bool = field(kw_only=True)
@@ -143,12 +169,7 @@ class _Draw:
         """Keep an example, or not."""
         kept = self._kept.setdefault(label, [])
         self._seen[label] += 1
-        if len(kept) < MAX_EXAMPLES:
-            kept.append(example)
-            return
-        place = self.chance.randrange(self._seen[label])
-        if place < MAX_EXAMPLES:
-            kept[place] = example
+        keep_drawn(kept, example, self._seen[label], MAX_EXAMPLES, self.chance)
 
     def take(self) -> tuple[Example, ...]:
         """Return the examples to show: of labels one of each in turn, in an order by chance."""

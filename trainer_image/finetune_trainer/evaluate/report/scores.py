@@ -73,7 +73,8 @@ def describe_scores(result: EvaluateResult, goal: Goal | None) -> ScoreSection:
     """
     tried = {each.asked for score in result.scores for each in score.baselines or ()}
     ways = [way for way in WAYS if way in tried]
-    rows = [_row(score, ways, goal) for score in result.scores]
+    has_constant = any(score.constant for score in result.scores)
+    rows = [_row(score, ways, goal, has_constant=has_constant) for score in result.scores]
     return ScoreSection(
         columns=[cell.column for cell in rows[0].cells] if rows else [],
         rows=rows,
@@ -96,12 +97,15 @@ def goal_words(goal: Goal | None) -> list[str]:
     return words
 
 
-def _row(score: Score, ways: Sequence[BaselineName], goal: Goal | None) -> ScoreRow:
+def _row(
+    score: Score, ways: Sequence[BaselineName], goal: Goal | None, *, has_constant: bool
+) -> ScoreRow:
     is_goal = goal is not None and goal.metric == score.name
     change = float(score.tuned) - float(score.base)
     gain = f"{change:+,.0f}" if 1000 <= abs(change) < math.inf else f"{change:+.4f}"
     cells = [
         *_base_cells(score, ways),
+        *([_constant_cell(score)] if has_constant else []),
         Cell(column="tuned", value=score.tuned, notes=_interval(score.tuned_low, score.tuned_high)),
         Cell(
             column="tuned − base",  # noqa: RUF001
@@ -117,6 +121,13 @@ def _row(score: Score, ways: Sequence[BaselineName], goal: Goal | None) -> Score
         lower_is_better=score.name in LOWER_IS_BETTER,
         bar=_bar_of(score),
     )
+
+
+def _constant_cell(score: Score) -> Cell:
+    """Return the best answer that stays the same, and how far the tuned model is above it."""
+    margin = f"tuned {score.over_constant}, at least {score.over_constant_low}"
+    notes = (score.constant_words, margin) if score.constant else ()
+    return Cell(column="best constant answer", value=score.constant, notes=notes)
 
 
 def _base_cells(score: Score, ways: Sequence[BaselineName]) -> list[Cell]:
