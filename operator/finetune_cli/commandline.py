@@ -7,10 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_cli.options import Commands
-
 from finetune_cli.errors import CliError
 from finetune_cli.exits import STOPPED
+from finetune_cli.options import Commands
 
 HEADINGS = {
     "Write and check a job": ("init", "validate", "data", "plan", "advise"),

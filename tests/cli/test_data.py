@@ -380,7 +380,7 @@ def test_ctrl_c_while_data_is_prepared_is_one_line_and_the_next_attempt_begins_a
 
 
 @needs_root
-@pytest.mark.parametrize("option", ["--output", "--work-dir"])
+@pytest.mark.parametrize("option", ["--output-dir", "--work-dir"])
 def test_a_disk_that_fills_up_ends_with_what_to_do(
     cli: Cli, tmp_path: Path, model: Path, option: str
 ) -> None:

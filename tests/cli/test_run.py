@@ -366,7 +366,7 @@ def test_a_second_run_into_the_same_output_is_refused_whatever_its_work_folder(c
     (told,) = second.err.splitlines()
     assert told.startswith(f"error: another run writes to {cli.folder}/out/runs/default/example/")
     assert f"(process {process.pid} on " in told
-    assert told.endswith("wait for it, or give this run another folder with --output")
+    assert told.endswith("wait for it, or give this run another folder with --output-dir")
     assert "started" not in second.out
     cli.script()
     assert cli("run", "job.yaml", "--work-dir", "elsewhere").code == 0
@@ -377,8 +377,8 @@ def test_a_second_run_into_the_same_output_is_refused_whatever_its_work_folder(c
 @pytest.mark.parametrize(
     ("option", "code", "is_read_only", "words"),
     [
-        ("--output", 73, False, "No space left on device; free space there, or name another"),
-        ("--output", 73, True, "Read-only file system; name another folder with --output"),
+        ("--output-dir", 73, False, "No space left on device; free space there, or name another"),
+        ("--output-dir", 73, True, "Read-only file system; name another folder with --output-dir"),
         ("--work-dir", 73, False, "No space left on device; free space there, or name another"),
         ("--work-dir", 64, True, "Read-only file system; name another folder with --work-dir"),
     ],

@@ -198,3 +198,13 @@ def test_labels_that_are_nearly_all_alike_show_nothing(tmp_path: Path, metric: s
 def test_what_can_be_decided_is_let_through(tmp_path: Path, goal: dict[str, str]) -> None:
     assert refusal(tmp_path, labelled(*["a", "b", "c"] * 12), goal) == ""
     assert refusal(tmp_path, texts(30), goal) == ""
+
+
+def test_contains_does_not_fit_labels_which_one_answer_can_list(tmp_path: Path) -> None:
+    goal = {"metric": "contains", "atLeast": "0.8"}
+    words = refusal(tmp_path, labelled(*["positive", "negative", "neutral"] * 20), goal)
+    assert words.startswith("MetricUnsuitable: goal.metric contains does not fit: the held-out")
+    assert "answers are 3 labels" in words
+    assert "Use goal.metric exactMatch, or macroF1" in words
+    assert refusal(tmp_path, texts(60), goal) == ""
+    assert refusal(tmp_path, labelled(*map(str, range(60))), goal) == ""  # no two are alike

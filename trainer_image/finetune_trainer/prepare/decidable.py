@@ -34,6 +34,8 @@ from finetune_trainer.statistics.needed import (
 
 LABEL_METRICS = ("exactMatch", "macroF1")
 REASON = "GoalUndecidable"
+MAX_LABELS = 200
+"""More are no labels to choose from."""
 
 
 def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:
@@ -45,11 +47,13 @@ def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_ques
         num_questions: Held-out questions that are asked at most.
 
     Raises:
-        DataError: The bound of the best scores misses the goal.
+        DataError: The bound of the best scores misses the goal, or its metric does not fit.
     """
     goal = spec.goal
     if goal is None or goal.metric in LOWER_IS_BETTER:
         return  # a loss has no best value that would bound it
+    if goal.metric == "contains":
+        _refuse_listed_labels(side, num_questions)
     certainty, scale = float(goal.certainty), scale_of(goal.metric)
     require = partial(_require_groups, spec, side, scale, num_questions)
     if goal.at_least is not None:
@@ -152,6 +156,19 @@ def _require_other_labels(
         "label than the most frequent one, and a model must be better than always giving that; "
         f"{least} are the least that could show it (goal.certainty {certainty}): {ADD}"
         f"{more if num_questions < len(side.questions) else ''}",
+    )
+
+
+def _refuse_listed_labels(side: HeldOutSide, num_questions: int) -> None:
+    """Refuse to look for a label in an answer: one that lists all labels has it."""
+    counts = count_labels(side.drawn(num_questions))
+    if not 1 < len(counts) <= MAX_LABELS:
+        return
+    raise DataError(
+        "MetricUnsuitable",
+        f"goal.metric contains does not fit: the held-out answers are {len(counts)} labels, and an "
+        "answer that lists all of them contains the right one of each row. Use goal.metric "
+        "exactMatch, or macroF1 for rare labels",
     )
 
 
