@@ -296,6 +296,8 @@ class Event(APIModel):
     message: str = ""
     step: int | None = None
     total_steps: int | None = None
+    unit: str = ""
+    """What the steps count, in the plural, where they are no optimiser steps: rows, answers ..."""
     epoch: float | None = None
     percent: int | None = None
     eta_seconds: int | None = None

@@ -25,6 +25,8 @@ def find_advice(run: LocalRun) -> dict[str, Any]:
         CliError: Missing libraries, or what the trainer refuses.
     """
     require_trainer(to="asking a model on this machine")
+    uri = run.job.spec.model.uri
+    print(f"preparing the data, then asking the model {uri}", file=sys.stderr, flush=True)
     with ProgressLine(sys.stderr) as line:
 
         def show(event: Event) -> None:

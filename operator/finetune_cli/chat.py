@@ -95,6 +95,8 @@ def run_chat(
     """
     environment = dict(os.environ)
     environment.setdefault(Environment.CACHE_DIR, str(cache_root()))
+    adapter = arguments[arguments.index("--adapter") + 1]
+    print(f"loading the model of {adapter}", file=sys.stderr, flush=True)
     with tempfile.NamedTemporaryFile(prefix="finetune-chat-", suffix=".log") as log:
         process = subprocess.Popen(
             trainer_command(*arguments),

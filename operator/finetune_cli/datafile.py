@@ -7,7 +7,7 @@ proposed here is accepted there, and what is refused there is refused here for t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -43,6 +43,7 @@ class DataGuess:
     Attributes:
         proposal: How it is read.
         header: As the API's `header`.
+        names: Of the files that were looked at.
         encodings: Names of encodings that are not UTF-8.
         num_rows: Rows that were read.
         is_whole: These are all.
@@ -62,6 +63,7 @@ class DataGuess:
     outliers: tuple[RowLength, ...] = ()
     has_tools: bool = False
     unread: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def inspect_data(path: Path) -> DataGuess:
@@ -96,6 +98,7 @@ def inspect_data(path: Path) -> DataGuess:
         proposal=proposal,
         header=header,
         encodings=tuple(dict.fromkeys(others)),
+        names=tuple(file.name for file in files),
         num_rows=len(read.lengths),
         is_whole=read.is_whole and len(paths) == len(files),
         longest=bulk.longest,
@@ -168,6 +171,21 @@ def _find_files(path: Path) -> list[Path]:
     store = open_store(location.root)
     folder = local_path(location.root)
     return [folder / key for key in find_files(str(path), store, location)]
+
+
+def find_skipped(path: Path) -> list[str]:
+    """Return the folders below a folder that are not looked into; of a file there are none."""
+    from finetune_trainer.prepare.reading import sources
+
+    return sources.find_skipped(sources.locate(_uri_of(path))) if path.is_dir() else []
+
+
+def format_words(format_: str, names: Iterable[str]) -> str:
+    """Return a format of the API for people: rows of JSON with columns are called Csv there."""
+    endings = {name.lower().removesuffix(".gz").rpartition(".")[2] for name in names}
+    if format_ == "Csv" and endings and endings <= {"json", "jsonl", "ndjson", "parquet", "xlsx"}:
+        return f"table from {' and '.join(sorted(endings))} (written format: Csv)"
+    return format_
 
 
 def _uri_of(path: Path) -> str:

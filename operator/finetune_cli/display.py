@@ -42,7 +42,9 @@ def make_display(console: Console) -> Display:
     if console.is_terminal:
         return LiveDisplay(console)
     return PlainDisplay(
-        lambda text: console.print(text, markup=False, highlight=False, soft_wrap=True)
+        lambda text: console.print(
+            f"{time.strftime('%H:%M:%S')} {text}", markup=False, highlight=False, soft_wrap=True
+        )
     )
 
 
@@ -65,7 +67,7 @@ class PlainDisplay:
 
     def show_event(self, event: Event) -> None:
         """A stage tells something."""
-        if event.message and event.event in ("message", "progress"):
+        if event.message and _is_line(event):
             self._write(f"{TITLES[event.stage]}: {event.message}")
         if event.event != "progress" or event.step is None or event.step == self._last_step:
             return
@@ -118,7 +120,7 @@ class LiveDisplay:
     def show_event(self, event: Event) -> None:
         """A stage tells something."""
         task = self._tasks[event.stage]
-        if event.message and event.event in ("message", "progress"):
+        if event.message and _is_line(event):
             self._print(f"{TITLES[event.stage]}: {event.message}", style="dim")
         if event.event == "progress" and event.step is not None:
             self._progress.update(
@@ -145,13 +147,23 @@ class LiveDisplay:
         self._progress.stop()
 
     def _print(self, text: str, style: str | None = None) -> None:
+        text = f"{time.strftime('%H:%M:%S')} {text}"
         self._console.print(text, style=style, markup=False, highlight=False)
 
 
+def _is_line(event: Event) -> bool:
+    """Whether the message of an event is a line of its own, and no heading of what is counted."""
+    return event.event == "message" or (event.event == "progress" and not event.unit)
+
+
 def progress_text(event: Event) -> str:
-    """Return the numbers of a progress event in one line."""
-    steps = f"{event.step}" + (f"/{event.total_steps}" if event.total_steps else "")
-    parts = [f"step {steps}"]
+    """Return the numbers of a progress event in one line: ``step 3/9`` or ``38 of 76 answers``."""
+    if event.unit:
+        total = f" of {event.total_steps:,}" if event.total_steps else ""
+        heading = f"{event.message}: " if event.message else ""
+        parts = [f"{heading}{event.step:,}{total} {event.unit}"]
+    else:
+        parts = [f"step {event.step}" + (f"/{event.total_steps}" if event.total_steps else "")]
     if "loss" in event.metrics:
         parts.append(f"loss {event.metrics['loss']:.4g}")
     if "tokens_per_second" in event.metrics:

@@ -200,7 +200,8 @@ def readable(line: str, stage: str) -> str | None:
         return f"{stage}: {line}"
     match event.event:
         case "progress":
-            text = event.message or (progress_text(event) if event.step is not None else "")
+            is_counted = event.step is not None and (event.unit or not event.message)
+            text = progress_text(event) if is_counted else event.message
             return f"{event.stage}: {text}" if text else None
         case "failure" if event.exit_code == ExitCode.STOPPED:
             return f"{event.stage}: {event.message}"

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.dataset import Source
-from finetune_cli.datafile import propose_source
+from finetune_cli.datafile import find_skipped, format_words, propose_source
 from finetune_cli.documents import Document, to_yaml
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, OK
@@ -25,6 +25,7 @@ from finetune_cli.starter import DEFAULT_MODEL, MAX_LENGTH, round_length
 BAR_CHARACTERS = 40
 NUM_LABELS_SHOWN = 12
 NUM_INVALID_SHOWN = 10
+NUM_SKIPPED_SHOWN = 5
 LABEL_WIDTH = 18
 
 
@@ -87,6 +88,7 @@ def _require_uri(uri: str) -> str:
 def inspect_files(files: list[str], *, model: str | None) -> dict[str, Any]:
     """Look at data files without a job; see :func:`plan_inspection` and :func:`inspect_run`."""
     found = inspect_run(plan_inspection(files, model=model), with_model=model is not None)
+    found["skipped"] = [f"{file}/{name}" for file in files for name in find_skipped(Path(file))]
     if found["report"] is not None:
         for source, proposed in zip(
             found["report"]["sources"], found["proposal"]["sources"], strict=True
@@ -118,6 +120,9 @@ def inspect_run(run: LocalRun, *, with_model: bool) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="finetune-inspect-") as folder,
         ProgressLine(sys.stderr) as line,
     ):
+        if with_model:
+            words = f"reading the data with the tokenizer of {spec.model.uri}"
+            print(words, file=sys.stderr, flush=True)
         found = ask_trainer(
             replace(run, job=job, work_dir=Path(folder)),
             "inspect",
@@ -151,6 +156,11 @@ def describe_inspection(found: dict[str, Any]) -> str:
     """Write what was found for a terminal."""
     lines: list[str] = []
     report = found["report"]
+    if found.get("skipped"):
+        shown = ", ".join(found["skipped"][:NUM_SKIPPED_SHOWN])
+        more = len(found["skipped"]) - NUM_SKIPPED_SHOWN
+        shown += f" and {more:,} more" if more > 0 else ""
+        lines.append(_line("left out", f"{shown}: name such a folder itself to read it"))
     if report is not None:
         lines += [*describe_report(report), *_lengths(found), *_reading(found["proposal"])]
         lines += _labels(report["labels"])
@@ -185,7 +195,8 @@ def describe_report(report: dict[str, Any]) -> list[str]:
     for source in report["sources"]:
         names = ", ".join(file["name"] for file in source["files"])
         lines.append(_line("source", names))
-        lines.append(_line("format", f"{source['format'] or 'unknown'}: {source['formatReason']}"))
+        words = format_words(source["format"] or "unknown", [f["name"] for f in source["files"]])
+        lines.append(_line("format", f"{words}: {source['formatReason']}"))
         encodings = sorted({f["encoding"] for f in source["files"] if f.get("encoding")})
         if encodings not in ([], ["UTF-8"]):
             lines.append(_line("encoding", ", ".join(encodings)))

@@ -44,7 +44,7 @@ class ProgressLine:
             return
         self._last = now
         total = f" of {event.total_steps:,}" if event.total_steps else ""
-        text = f"{event.message or event.stage}: {event.step:,}{total}"
+        text = f"{event.message or event.stage}: {event.step:,}{total} {event.unit}".rstrip()
         if self._is_terminal:
             self._stream.write(f"\r{text:<{self._width}}")
             self._width = max(self._width, len(text))

@@ -32,8 +32,8 @@ RUN_STAGES = (Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE)
 GPU_DEVICES = ("/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 
 MORE_SPACE = (
-    "larger disks are named with --output-dir for results, --work-dir for what a run keeps meanwhile, "
-    "and XDG_CACHE_HOME for models"
+    "larger disks are named with --output-dir for results, --work-dir for what a run keeps "
+    "meanwhile, and XDG_CACHE_HOME for models"
 )
 KEPT = "; what is stored so far is kept"
 

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_cli.datafile import DataGuess, inspect_data
+from finetune_cli.datafile import DataGuess, format_words, inspect_data
 from finetune_cli.documents import to_yaml
 from finetune_cli.errors import CliError
 
@@ -167,7 +167,7 @@ def write_starter(file: Path, text: str, *, is_forced: bool) -> None:
 def describe_guess(guess: DataGuess) -> str:
     """Say in a sentence what a data file seems to hold."""
     proposal = guess.proposal
-    parts = [f"format {proposal.format}"]
+    parts = [f"format {format_words(proposal.format, guess.names)}"]
     if proposal.objective == "DPO":
         better, worse = proposal.chosen or "chosen", proposal.rejected or "rejected"
         parts.append(f"pairs of answers: {better} is better than {worse}")

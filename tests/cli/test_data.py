@@ -395,3 +395,26 @@ def test_a_disk_that_fills_up_ends_with_what_to_do(
     assert "ree space" in first
     assert f"{option} for " in rest[0]
     assert "Traceback" not in done.err
+
+
+def test_inspect_of_a_folder_leaves_out_what_programs_fill_and_says_so(
+    cli: Cli, tmp_path: Path
+) -> None:
+    for folder in ("mine", "mine/.venv", "mine/node_modules", "mine/cache"):
+        (tmp_path / folder).mkdir()
+        write_rows(tmp_path / folder / "rows.jsonl", pairs(200))
+    done = cli("data", "inspect", "mine")
+    assert done.code == 0, done.out + done.err
+    first = done.out.splitlines()[0].split(maxsplit=2)[2]
+    assert (
+        first == "mine/.venv, mine/cache, mine/node_modules: name such a folder itself to read it"
+    )
+    assert "200 usable, 0 invalid" in done.out
+
+
+def test_a_table_of_json_lines_is_not_called_csv(cli: Cli, tmp_path: Path) -> None:
+    rows = [{"question": row["prompt"], "answer": row["completion"]} for row in pairs(200)]
+    write_rows(tmp_path / "rows.jsonl", rows)
+    words = "table from jsonl (written format: Csv)"
+    assert f"{words}: proposed" in cli("data", "inspect", "rows.jsonl").out
+    assert words in cli("init", "--data", "rows.jsonl").out

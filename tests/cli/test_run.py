@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from contextlib import suppress
@@ -42,7 +43,9 @@ def work_dir(cli: Cli) -> Path:
 def test_three_stages_run_and_the_result_is_shown(cli: Cli) -> None:
     done = cli("run", "job.yaml")
     assert done.code == 0, done.err
-    order = [line.split(":")[0] for line in done.out.splitlines() if line.endswith(": started")]
+    starts = [line for line in done.out.splitlines() if line.endswith(": started")]
+    assert all(re.match(r"[0-2]\d:[0-5]\d:[0-5]\d ", line) for line in starts)
+    order = [line.split()[1].split(":")[0] for line in starts]
     assert order == ["prepare", "train", "evaluate"]
     assert "step 2/2, loss 1.5" in done.out
     assert _row(done.out, "exactMatch")[:4] == ["exactMatch", "0.3300", "0.9100", "+0.5800"]

@@ -228,6 +228,8 @@ class StageContext:
             from finetune_trainer.storage.model_cache import fetch_model
 
             model = self.job.spec.model
+            if include_weights:
+                self.emit.message(f"loading the model {self.model_name}")
             self._model = fetch_model(
                 model.uri,
                 model.revision,
@@ -256,6 +258,7 @@ class StageContext:
         """Load the base model's tokenizer; never from the network."""
         from finetune_trainer.model.load import load_tokenizer
 
+        self.emit.message(f"loading the tokenizer of {self.model_name}")
         folder, _ = self._model or self.model_folder(include_weights=False)
         return load_tokenizer(folder, trust_remote_code=self.job.spec.model.trust_remote_code)
 

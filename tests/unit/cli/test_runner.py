@@ -9,6 +9,7 @@ import pytest
 from finetune_api.messages import parse_job
 from finetune_api.trainer import RAW_COPIES, Event, Stage, resolve_job
 from finetune_cli.display import PlainDisplay, duration_text, progress_text
+from finetune_cli.follow import readable
 from finetune_cli.localjob import LocalRun
 from finetune_cli.runner import Runner, RunOutcome
 from support.cli import FAKE_TRAINER, REPOSITORY
@@ -111,3 +112,26 @@ def test_progress_shows_what_is_known() -> None:
         metrics={"loss": 1.23456, "tokens_per_second": 1234.5, "grad_norm": 1.0},
     )
     assert progress_text(event) == "step 3/9, loss 1.235, 1,234 tokens/s, 1 min 15 s left"
+
+
+@pytest.mark.parametrize(
+    ("stage", "counted", "text"),
+    [
+        (Stage.EVALUATE, {"step": 38, "total_steps": 76, "unit": "answers"}, "38 of 76 answers"),
+        (
+            Stage.PREPARE,
+            {"step": 20_000, "total_steps": 31_234, "unit": "rows", "message": "reading"},
+            "reading: 20,000 of 31,234 rows",
+        ),
+        (Stage.PREPARE, {"step": 20_000, "unit": "rows"}, "20,000 rows"),
+        (Stage.TRAIN, {"step": 3, "total_steps": 9}, "step 3/9"),
+    ],
+)
+def test_what_is_counted_is_told_with_its_noun(stage: Stage, counted: dict, text: str) -> None:
+    event = Event(event="progress", stage=stage, **counted)
+    lines: list[str] = []
+    display = PlainDisplay(lines.append)
+    display.start_stage(stage)
+    display.show_event(event)
+    assert lines[1:] == [f"{stage}: {text}"]
+    assert readable(event.model_dump_json(by_alias=True), stage) == f"{stage}: {text}"

@@ -18,7 +18,9 @@ def test_one_event_for_every_ten_thousand_rows_and_one_at_the_end(piece: int) ->
     progress = RowProgress(EventEmitter(Stage.PREPARE, stream=stream), "reading")
     for done in [*range(piece, 31_234, piece), 31_234]:
         progress.tell(done, 31_234)
-    steps = [json.loads(line)["step"] for line in stream.getvalue().splitlines()]
+    told = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert {event["unit"] for event in told} == {"rows"}
+    steps = [event["step"] for event in told]
     assert len(steps) == 4
     assert all(0 <= step - n * 10_000 < piece for n, step in enumerate(steps[:3], start=1))
     assert steps[-1] == 31_234

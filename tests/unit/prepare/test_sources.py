@@ -15,7 +15,14 @@ from finetune_api.v1alpha1.dataset import Source
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.encodings import TextEncoding
-from finetune_trainer.prepare.reading.sources import Location, SourceFile, fetch_source, locate
+from finetune_trainer.prepare.reading.sources import (
+    Location,
+    SourceFile,
+    fetch_source,
+    find_files,
+    find_skipped,
+    locate,
+)
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.storage import ObjectInfo, StorageAccess, open_store
 
@@ -261,3 +268,18 @@ def test_content_and_name_of_files_change_the_version() -> None:
     ]
     assert len(set(versions)) == len(versions)
     assert all(len(version) == 64 for version in versions)
+
+
+def test_folders_of_programs_are_not_looked_into_and_named(tmp_path: Path) -> None:
+    for folder in (".git", ".venv/lib", "node_modules/x", "cache", "parts/__pycache__", "parts"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "a.jsonl").write_text("{}")
+    location = locate(f"file://{tmp_path}")
+    store = open_store(location.root, StorageAccess())
+    assert list(find_files("file:///x", store, location)) == ["parts/a.jsonl"]
+    skipped = [".git", ".venv", "cache", "node_modules", "parts/__pycache__"]
+    assert find_skipped(location) == skipped
+    named = locate(f"file://{tmp_path}/cache")
+    assert list(find_files("file:///x", open_store(named.root), named)) == ["a.jsonl"]
+    matched = locate(f"file://{tmp_path}/cache/*.jsonl")
+    assert list(find_files("file:///x", open_store(matched.root), matched)) == ["a.jsonl"]

@@ -339,7 +339,7 @@ def _stopping(control_dir: Path) -> AbstractContextManager[None]:
 
 
 def _progress(emit: EventEmitter, done: int, total: int) -> None:
-    emit.progress(step=done, total_steps=total)
+    emit.progress(step=done, total_steps=total, unit="answers")
 
 
 def _run(

@@ -296,7 +296,9 @@ def _describe_size(files: Sequence[SourceFile]) -> str:
 
 
 def _tell_comparing(context: StageContext, done: int, total: int) -> None:
-    context.emit.progress(step=done, total_steps=total, message="comparing near prompts")
+    context.emit.progress(
+        step=done, total_steps=total, message="comparing near prompts", unit="pairs"
+    )
 
 
 def staging_of(context: StageContext, digest: str, *, fresh: bool = False) -> Path:

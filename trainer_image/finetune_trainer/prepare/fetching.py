@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 from finetune_api.trainer import RAW_COPIES
 from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.prepare.benchmarks import as_source
-from finetune_trainer.prepare.reading.sources import SourceFile, fetch_source, locate
+from finetune_trainer.prepare.reading.sources import (
+    NUM_NAMES_SHOWN,
+    SourceFile,
+    fetch_source,
+    find_skipped,
+    locate,
+)
 from finetune_trainer.prepare.summary import tell_encodings
 from finetune_trainer.storage import open_patiently
 
@@ -56,7 +62,11 @@ def _fetch(
         folder = raw_folder(context, f"{folder_name}/{index}")
         files = fetch_source(source, store, location, folder)
         num_bytes = sum(file.num_bytes for file in files)
-        context.emit.message(f"read {source.uri}: {len(files)} file(s), {num_bytes:,} bytes")
+        skipped = find_skipped(location)
+        left_out = f"; left out {', '.join(skipped[:NUM_NAMES_SHOWN])}" if skipped else ""
+        context.emit.message(
+            f"read {source.uri}: {len(files)} file(s), {num_bytes:,} bytes{left_out}"
+        )
         tell_encodings(context.emit.message, files)
         fetched.append(files)
     return fetched

@@ -30,4 +30,4 @@ class RowProgress:
         """
         if done // PROGRESS_ROWS > self._told // PROGRESS_ROWS or done == total:
             self._told = done
-            self._emit.progress(step=done, total_steps=total, message=self._message)
+            self._emit.progress(step=done, total_steps=total, message=self._message, unit="rows")

@@ -50,8 +50,19 @@ class EventEmitter:
         eta_seconds: float | None = None,
         metrics: Mapping[str, float] | None = None,
         message: str = "",
+        unit: str = "",
     ) -> None:
-        """Tell how far the stage is; also pushed to the operator where there is one."""
+        """Tell how far the stage is; also pushed to the operator where there is one.
+
+        Args:
+            step: Steps done, or whatever ``unit`` names.
+            total_steps: Of so many.
+            epoch: Passes over the data.
+            eta_seconds: Seconds left.
+            metrics: Latest values by name.
+            message: What is done, for people.
+            unit: What is counted, in the plural; empty for optimiser steps.
+        """
         percent = None
         if step is not None and total_steps:
             percent = min(100, int(100 * step / total_steps))
@@ -61,6 +72,7 @@ class EventEmitter:
             message=message,
             step=step,
             total_steps=total_steps,
+            unit=unit,
             epoch=epoch,
             percent=percent,
             eta_seconds=None if eta_seconds is None else max(0, int(eta_seconds)),

@@ -207,6 +207,7 @@ def _teller(context: StageContext, campaign: Campaign, run: str) -> Callable[[in
         context.emit.progress(
             step=min(before + num_asked, total),
             total_steps=total,
+            unit="attacks",
             message=f"garak attacks the {side} model with {probe}",
         )
 

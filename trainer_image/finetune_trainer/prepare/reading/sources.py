@@ -5,12 +5,14 @@ very bytes that are parsed, whatever happens to the original meanwhile. How text
 out here as well, because it counts into the version of the data set.
 
 In a URI, ``*`` and ``?`` stand for characters of one name and ``**`` for folders of any depth;
-without them a URI names a file, or a folder with all that lies below it.
+without them a URI names a file, or a folder with all that lies below it. Of a local folder, what
+programs fill for themselves is left out (`.git`, `.venv`, `node_modules`, `cache` ...).
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from finetune_trainer.prepare.reading.file_types import (
     extension_of,
     is_text,
 )
-from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore
+from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore, local_path
 
 NUM_NAMES_SHOWN = 5
 
@@ -37,6 +39,9 @@ _WILDCARDS = frozenset("*?")
 
 _NOT_DATA = frozenset({MANIFEST_NAME, "dataset_info.json", "dataset_infos.json", "state.json"})
 """JSON that lies beside rows and describes them: ours, the Hub's and LLaMA-Factory's."""
+
+_PROGRAMS_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "cache", "caches"})
+"""Beside hidden ones. They are read where the URI names them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,7 +118,11 @@ def find_files(uri: str, store: ObjectStore, location: Location) -> dict[str, st
     if key and store.exists(key):
         return {key: key}
     prefix = f"{key}/" if key else _fixed_start(location.pattern)
-    found = [info.key for info in store.list(prefix)]
+    if location.root.startswith("file://") and not location.pattern:
+        found, _ = walk_folder(local_path(location.root) / key)
+        found = [f"{prefix}{name}" for name in found]
+    else:
+        found = [info.key for info in store.list(prefix)]
     cut = f"{key}/" if key else ""  # a folder may have a name like a file's
     is_wanted = _matcher(location.pattern)
     names = {one: one.removeprefix(cut) for one in sorted(found) if is_wanted(one)}
@@ -121,6 +130,32 @@ def find_files(uri: str, store: ObjectStore, location: Location) -> dict[str, st
     if not names:
         raise UserError("DatasetNotFound", _explain_missing(uri, store, found))
     return names
+
+
+def find_skipped(location: Location) -> list[str]:
+    """Return the folders below a local source that are left out; none of other sources."""
+    if not location.root.startswith("file://") or location.pattern:
+        return []
+    return walk_folder(local_path(location.root) / location.key)[1]
+
+
+def walk_folder(top: Path) -> tuple[list[str], list[str]]:
+    """Return the files below a folder and the folders left out, by their paths below it.
+
+    Folders that programs fill for themselves hold no data, and may hold a hundred thousand files.
+    """
+    found: list[str] = []
+    skipped: list[str] = []
+    for folder, folders, names in os.walk(top):
+        where = Path(folder).relative_to(top)
+        skipped += [(where / name).as_posix() for name in folders if _is_of_programs(name)]
+        folders[:] = [name for name in folders if not _is_of_programs(name)]
+        found += [(where / name).as_posix() for name in names]
+    return found, sorted(skipped)
+
+
+def _is_of_programs(folder: str) -> bool:
+    return folder.startswith(".") or folder in _PROGRAMS_FOLDERS
 
 
 def fetch_source(
