@@ -33,6 +33,9 @@ NUM_READ_ROWS = 20_000
 NUM_READ_FILES = 8
 """Files of a folder that are looked at, in the order of their names."""
 
+NUM_READ_TEXTS = 2_000
+"""The same of a folder of plain text, whose files are short."""
+
 NUM_ERRORS_SHOWN = 3
 
 
@@ -77,16 +80,16 @@ def inspect_data(path: Path) -> DataGuess:
             that can be learned from.
     """
     from finetune_trainer.prepare.reading.encodings import UTF8
+    from finetune_trainer.prepare.reading.file_types import is_plain
     from finetune_trainer.prepare.reading.lengths import part_outliers
     from finetune_trainer.prepare.reading.proposals import propose_reading
     from finetune_trainer.prepare.reading.sources import describe_file
 
     with _explaining(path):
         paths = _find_files(path)
-        files = [describe_file(one, name=str(one)) for one in paths[:NUM_READ_FILES]]
-        header, rows = _read_first_rows(files[0])
-        if not rows:
-            raise CliError(f"{files[0].name} holds no rows")
+        most = NUM_READ_TEXTS if is_plain(paths[0].name) else NUM_READ_FILES
+        files = [describe_file(one, name=str(one)) for one in paths[:most]]
+        header, rows = _read_first_rows(files)
         proposal = propose_reading(rows, where=str(path))
         source = proposal.make_source("file:///data", header=header)
         read = _read_in_this_way(source, files, proposal.objective)
@@ -121,10 +124,8 @@ def propose_source(path: Path) -> tuple[Source, str]:
     from finetune_trainer.prepare.reading.sources import describe_file
 
     with _explaining(path):
-        first = _find_files(path)[0]
-        header, rows = _read_first_rows(describe_file(first, name=str(first)), skips_errors=True)
-        if not rows:
-            raise CliError(f"{first} holds no rows")
+        files = [describe_file(one, name=str(one)) for one in _find_files(path)[:NUM_READ_FILES]]
+        header, rows = _read_first_rows(files, skips_errors=True)
         proposal = propose_reading(rows, where=str(path))
     source = proposal.make_source(_uri_of(path), header=header)
     return source, proposal.objective
@@ -209,17 +210,30 @@ def _explaining(path: Path) -> Iterator[None]:
 
 
 def _read_first_rows(
-    file: SourceFile, *, skips_errors: bool = False
+    files: list[SourceFile], *, skips_errors: bool = False
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Return whether the first row names the columns, as the API says it, and some rows."""
-    from finetune_trainer.errors import DataError
+    """Return whether the first row names the columns, as the API says it, and some rows.
 
-    try:
-        return "Auto", _read_some(file, "Auto", skips_errors=skips_errors)
-    except DataError as error:
-        if error.reason != "NoHeader":
-            raise
-        return "Absent", _read_some(file, "Absent", skips_errors=skips_errors)
+    They are those of the first file, or of the first text that is not empty.
+
+    Raises:
+        CliError: There are none.
+    """
+    from finetune_trainer.errors import DataError
+    from finetune_trainer.prepare.reading.file_types import is_plain
+
+    for file in files:
+        try:
+            header, rows = "Auto", _read_some(file, "Auto", skips_errors=skips_errors)
+        except DataError as error:
+            if error.reason != "NoHeader":
+                raise
+            header, rows = "Absent", _read_some(file, "Absent", skips_errors=skips_errors)
+        if rows or not is_plain(file.name):
+            break
+    if not rows:
+        raise CliError(f"{files[0].name} holds no rows")
+    return header, rows
 
 
 def _read_some(file: SourceFile, header: str, *, skips_errors: bool) -> list[dict[str, Any]]:

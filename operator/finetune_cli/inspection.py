@@ -26,6 +26,7 @@ BAR_CHARACTERS = 40
 NUM_LABELS_SHOWN = 12
 NUM_INVALID_SHOWN = 10
 NUM_SKIPPED_SHOWN = 5
+NUM_FILES_SHOWN = 10
 LABEL_WIDTH = 18
 
 
@@ -193,9 +194,10 @@ def describe_report(report: dict[str, Any]) -> list[str]:
     """Write the sources, the findings and the division of a report, one line each."""
     lines = []
     for source in report["sources"]:
-        names = ", ".join(file["name"] for file in source["files"])
-        lines.append(_line("source", names))
-        words = format_words(source["format"] or "unknown", [f["name"] for f in source["files"]])
+        names = [file["name"] for file in source["files"]]
+        more = f" and {len(names) - NUM_FILES_SHOWN:,} more" if names[NUM_FILES_SHOWN:] else ""
+        lines.append(_line("source", f"{', '.join(names[:NUM_FILES_SHOWN])}{more}"))
+        words = format_words(source["format"] or "unknown", names)
         lines.append(_line("format", f"{words}: {source['formatReason']}"))
         encodings = sorted({f["encoding"] for f in source["files"] if f.get("encoding")})
         if encodings not in ([], ["UTF-8"]):

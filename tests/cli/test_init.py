@@ -90,3 +90,18 @@ def test_fields_that_are_left_out_are_named(cli: Cli) -> None:
     (cli.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for _ in range(3)))
     done = cli("init", "--data", "rows.jsonl")
     assert "chosen is better than rejected, left out: why" in done.out
+
+
+def test_a_folder_of_texts_is_proposed_whole_and_its_empty_files_are_told(cli: Cli) -> None:
+    (cli.folder / "notes" / ".venv").mkdir(parents=True)
+    (cli.folder / "notes" / ".venv" / "licence.txt").write_text("no note")
+    (cli.folder / "notes" / "none.md").write_text("---\ntitle: none\n---\n")
+    write_rows(cli.folder, 70)
+    for n, line in enumerate((cli.folder / "rows.jsonl").read_text().splitlines()):
+        (cli.folder / "notes" / f"{n}.txt").write_text(json.loads(line)["completion"])
+    done = cli("init", "--data", "notes")
+    assert (done.code, done.err) == (0, "")
+    assert "format Text (from 70 rows)" in done.out
+    done = cli("data", "inspect", "notes")
+    assert "these files have no text to learn: none.md" in done.out
+    assert "and 61 more" in done.out

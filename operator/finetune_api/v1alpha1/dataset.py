@@ -107,9 +107,9 @@ class Source(APIModel):
 
     uri: URI
     """Where the examples lie; a folder stands for all its `.jsonl`, `.ndjson`, `.json`, `.csv`,
-    `.tsv`, `.parquet` and `.xlsx` files in the order of their names, the text files also with `.gz`
-    or `.zst` after the name. `*` and `?` stand for characters of one name and `**` for folders of
-    any depth: `s3://data/2026/*.jsonl`."""
+    `.tsv`, `.parquet` and `.xlsx` files in the order of their names, else for its `.txt` and `.md`
+    files, the text files also with `.gz` or `.zst` after the name. `*` and `?` stand for characters
+    of one name and `**` for folders of any depth: `s3://data/2026/*.jsonl`."""
     format: DatasetFormat = "Auto"
     """How a row is read. `Auto` recognises the format from the first rows' fields. `Csv` maps
     columns through `columns` and `template`."""

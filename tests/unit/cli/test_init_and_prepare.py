@@ -117,6 +117,7 @@ WHOLE = rows_of(
         "score": n,
     }
 )
+PASSAGES = "\n\n".join(f"Passage {n}." + f" word{n}" * 400 for n in range(NUM_ROWS)).encode()
 VERDICTS = [{**row, "label": n % 2 == 0} for n, row in enumerate(PAIRS)]
 
 COLUMNS_QA = {"prompt": "question", "completion": "answer"}
@@ -178,6 +179,8 @@ GOOD: dict[str, tuple[bytes, str, dict[str, str] | None]] = {
         "Csv",
         {"prompt": "Ask: {now}, please", "completion": "true"},
     ),
+    "notes.txt": (PASSAGES, "Text", None),
+    "notes.md": (b"---\ntitle: Notes\n---\n" + PASSAGES, "Text", None),
     "better.jsonl": (as_jsonl(BETTER), "Preference", None),
     "whole.parquet": (as_parquet(WHOLE), "Preference", None),
     "verdicts.jsonl": (as_jsonl(VERDICTS), "Preference", None),
@@ -218,7 +221,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "short.csv": (b"question,answer\na\n", "short.csv:2: has 1 fields"),
     "twice.csv": (b"text,text\na,b\n", "names text more than once"),
     "numbers.jsonl": (b'{"a": 1, "b": 2}\n', "no known format fits the fields a, b"),
-    "rows.txt": (b"a\n", ".txt"),
+    "rows.doc": (b"a\n", ".doc"),
+    "empty.txt": (b"", "no rows"),
 }
 
 

@@ -155,6 +155,36 @@ def test_a_folder_gives_its_data_files_in_order_with_checksums(tmp_path: Path) -
         assert file.num_bytes == len(file.name)
 
 
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["b.txt", "a.md", "sub/c.txt"], ["a.md", "b.txt", "sub/c.txt"]),
+        (["README.md", "LICENSE.txt", "a.txt"], ["a.txt"]),
+        (["card.md", "classes.txt", "rows.jsonl"], ["rows.jsonl"]),
+        (
+            [".venv/a.txt", ".git/b.txt", "node_modules/c.md", "x/__pycache__/d.txt", "e.txt"],
+            ["e.txt"],
+        ),
+        (["venv/rows.csv", "site-packages/data/rows.json", "rows.csv"], ["rows.csv"]),
+    ],
+)
+def test_texts_of_a_folder_are_data_where_nothing_else_is(
+    names: list[str], expected: list[str], tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "in" / name).write_text("some text")
+    files = fetch(f"file://{tmp_path}/in", tmp_path / "work")
+    assert [file.name for file in files] == expected
+
+
+def test_a_text_that_is_named_is_read_whatever_lies_beside_it(tmp_path: Path) -> None:
+    for name in ("README.md", "rows.jsonl"):
+        (tmp_path / name).write_text("some text")
+    files = fetch(f"file://{tmp_path}/README.md", tmp_path / "work")
+    assert [file.name for file in files] == ["README.md"]
+
+
 def test_a_folder_may_be_named_like_a_file(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").mkdir()
     (tmp_path / "rows.jsonl" / "part-0.jsonl").write_text("{}")

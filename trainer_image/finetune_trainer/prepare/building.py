@@ -58,6 +58,7 @@ from finetune_trainer.prepare.summary import (
     count_rows,
     make_report,
     source_label,
+    tell_empty_files,
 )
 from finetune_trainer.prepare.tokens import EncoderSettings, TokenStatistics, measure_tokens
 from finetune_trainer.prepare.weighing import count_repeats, tell_weights
@@ -157,7 +158,8 @@ def divide_sources(
         require_valid_rows(
             context.output, job, read.errors, num_valid=len(spool), all_rows=invalid_rows.path
         )
-        findings = [*screening.summarise(), *_tell_columns(job, rows)]
+        columns, empty = _tell_columns(job, rows), tell_empty_files(job, read)
+        findings = [*screening.summarise(), *columns, *empty]
         _require_rows(job, spool, read)
         with make_shield(dataset.privacy).guard():
             read_benchmarks(

@@ -31,7 +31,9 @@ from finetune_trainer.prepare.dividing import Division
 from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.reading.encodings import UTF8
 from finetune_trainer.prepare.reading.examples import SourceRows, file_label
+from finetune_trainer.prepare.reading.file_types import is_plain
 from finetune_trainer.prepare.reading.sources import SourceFile
+from finetune_trainer.prepare.reading.unread import NUM_NAMES_SHOWN
 from finetune_trainer.prepare.strata import count_wanted, widest_half, word_width
 from finetune_trainer.prepare.tokens import TokenStatistics
 from finetune_trainer.prepare.version import RECIPE_VERSION
@@ -144,6 +146,22 @@ def _report_source(job: ResolvedJob, read: Input, index: int) -> SourceReport:
         rows=rows.num_rows,
         invalid_rows=rows.errors.total,
     )
+
+
+def tell_empty_files(job: ResolvedJob, read: Input) -> list[Finding]:
+    """Say which files of plain text give no row, in one finding."""
+    empty = [
+        file.name
+        for index, (files, rows) in enumerate(zip(read.files, read.rows, strict=True))
+        for file in files
+        if is_plain(file.name)
+        and not rows.num_rows_of_file.get(file_label(source_label(job, index), file.name))
+    ]
+    if not empty:
+        return []
+    more = f" and {len(empty) - NUM_NAMES_SHOWN} more" if len(empty) > NUM_NAMES_SHOWN else ""
+    message = f"these files have no text to learn: {', '.join(empty[:NUM_NAMES_SHOWN])}{more}"
+    return [Finding(name="emptyFiles", num_flagged=len(empty), message=message)]
 
 
 def tell_encodings(tell: Callable[[str], None], files: Sequence[SourceFile]) -> None:

@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 _MODEL_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _DATASET_SUFFIXES = (
-    ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".txt", ".gz", ".zst"
+    ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".txt", ".md", ".gz",
+    ".zst",
 )  # fmt: skip
 _DOCUMENTS = re.compile(r"(README|LICEN[SC]E|NOTICE|USE_POLICY)[^/]*", re.IGNORECASE)
 _READ_TIMEOUT_SECONDS = 60.0

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-TEXT_EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+PLAIN_EXTENSIONS = (".txt", ".md")
+"""Those without rows of their own; in a folder they count where no file has other endings."""
+
+TEXT_EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", *PLAIN_EXTENSIONS)
 TABLE_EXTENSIONS = (".parquet", ".xlsx")
 HEADER_EXTENSIONS = (".csv", ".tsv", ".xlsx")
 """Those whose first row may name the columns."""
@@ -34,6 +37,11 @@ def compression_of(name: str) -> str | None:
     """Return which of :data:`COMPRESSIONS` the name ends in, or None."""
     suffix = PurePosixPath(name.lower()).suffix
     return suffix if suffix in COMPRESSIONS else None
+
+
+def is_plain(name: str) -> bool:
+    """Whether the file is plain text or Markdown."""
+    return extension_of(name) in PLAIN_EXTENSIONS
 
 
 def is_text(name: str) -> bool:

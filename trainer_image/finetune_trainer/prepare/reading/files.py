@@ -1,4 +1,4 @@
-"""Read rows from one local file: JSON Lines, JSON, CSV, a sheet of a workbook, or Parquet.
+"""Read rows from one local file: JSON, a table, Parquet, plain text or Markdown.
 
 A bad row never ends the reading: it comes out as a :class:`RowError` between the good ones, so that
 all of them are told at once. Only a file that cannot be read at all raises.
@@ -20,6 +20,7 @@ from finetune_trainer.prepare.reading.file_types import KNOWN_ENDINGS, extension
 from finetune_trainer.prepare.reading.header import check_counts, name_columns
 from finetune_trainer.prepare.reading.json_text import JsonParser, find_repeated_key
 from finetune_trainer.prepare.reading.opening import open_utf8
+from finetune_trainer.prepare.reading.plain_text import read_text_rows
 from finetune_trainer.prepare.reading.workbook import read_sheet
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
@@ -68,6 +69,10 @@ def read_rows(
             yield from name_columns(rows, header=header, file=file)
         case ".parquet":
             yield from _read_parquet(path, file)
+        case ".txt" | ".md" as ending:
+            yield from read_text_rows(
+                path, file=file, encoding=encoding, is_markdown=ending == ".md"
+            )
         case _:
             raise DataError(
                 "UnknownFileType",

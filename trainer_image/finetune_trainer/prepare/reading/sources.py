@@ -29,6 +29,7 @@ from finetune_trainer.prepare.reading.file_types import (
     SHEET_EXTENSIONS,
     TEXT_EXTENSIONS,
     extension_of,
+    is_plain,
     is_text,
 )
 from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore, local_path
@@ -40,8 +41,12 @@ _WILDCARDS = frozenset("*?")
 _NOT_DATA = frozenset({MANIFEST_NAME, "dataset_info.json", "dataset_infos.json", "state.json"})
 """JSON that lies beside rows and describes them: ours, the Hub's and LLaMA-Factory's."""
 
-_PROGRAMS_FOLDERS = frozenset({"node_modules", "__pycache__", "venv", "cache", "caches"})
-"""Beside hidden ones. They are read where the URI names them."""
+_PROGRAMS = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
+"""Folders that hold programs and no data, as hidden ones do. A URI that names one reads it."""
+_LOCAL_CACHES = frozenset({"cache", "caches"})
+"""On a machine, not in a bucket, these are full of what programs keep."""
+
+_DOCUMENTS = re.compile(r"(README|LICEN[SC]E|NOTICE|USE_POLICY|requirements)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -127,6 +132,8 @@ def find_files(uri: str, store: ObjectStore, location: Location) -> dict[str, st
     is_wanted = _matcher(location.pattern)
     names = {one: one.removeprefix(cut) for one in sorted(found) if is_wanted(one)}
     names = {one: name for one, name in names.items() if _is_data(name)}
+    if not all(map(is_plain, names.values())):  # texts beside rows describe them
+        names = {one: name for one, name in names.items() if not is_plain(name)}
     if not names:
         raise UserError("DatasetNotFound", _explain_missing(uri, store, found))
     return names
@@ -155,7 +162,7 @@ def walk_folder(top: Path) -> tuple[list[str], list[str]]:
 
 
 def _is_of_programs(folder: str) -> bool:
-    return folder.startswith(".") or folder in _PROGRAMS_FOLDERS
+    return folder.startswith(".") or folder in _PROGRAMS | _LOCAL_CACHES
 
 
 def fetch_source(
@@ -251,7 +258,9 @@ def describe_file(path: Path, *, name: str, wanted_encoding: str = "Auto") -> So
 
 def _is_data(name: str) -> bool:
     path = PurePosixPath(name)
-    if any(part.startswith(".") for part in path.parts) or path.name in _NOT_DATA:
+    if any(part.startswith(".") or part in _PROGRAMS for part in path.parts):
+        return False
+    if path.name in _NOT_DATA or (is_plain(name) and _DOCUMENTS.match(path.name)):
         return False
     return extension_of(name) is not None
 
