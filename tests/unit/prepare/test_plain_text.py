@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from finetune_api.v1alpha1.dataset import Source
 from finetune_trainer.data.rows import Example, RawRow, RowError
+from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.reading.examples import open_source
 from finetune_trainer.prepare.reading.files import read_rows
 from finetune_trainer.prepare.reading.plain_text import PIECE_CHARACTERS
@@ -93,3 +94,16 @@ def test_texts_are_examples_of_plain_text_and_broken_bytes_are_refused(tmp_path:
     assert first.row == {"text": ("Voil\u00e0.\n" * 9).rstrip()}
     assert isinstance(second, RowError)
     assert (second.file, second.line) == ("b.txt", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [('{"prompt": "a"}\n\n{"prompt": "b"}\n', "a.jsonl"), ("ham\tHi\n" * 3, "a.tsv")],
+)
+def test_rows_under_the_name_of_a_text_are_not_learned_as_one(
+    text: str, name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=f"call it {name}") as caught:
+        read(write(tmp_path, "a.txt", text))
+    assert caught.value.reason == "UnreadableFile"
+    assert read(write(tmp_path, "b.txt", f"Text.\n{text}"))

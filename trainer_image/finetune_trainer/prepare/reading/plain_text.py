@@ -7,16 +7,22 @@ paragraph that does not fit alone is cut at the ends of its lines or between its
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from finetune_trainer.data.answer_values import read_json_value
 from finetune_trainer.data.rows import RawRow
+from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.reading.encodings import TextEncoding
 from finetune_trainer.prepare.reading.opening import open_utf8
 
 PIECE_CHARACTERS = 4000
 """About a thousand tokens of English."""
+
+NUM_LOOKED_LINES = 20
+"""Lines that must not all look like rows of another kind."""
 
 MAX_FRONT_LINES = 500
 """Longest front matter; more lines after the mark are text."""
@@ -39,9 +45,14 @@ def read_text_rows(
         is_markdown: It may begin with front matter, which is left out.
 
     Raises:
-        DataError: It is a damaged archive.
+        DataError: ``UnreadableFile``: it is a damaged archive, or a table or JSON Lines under the
+            name of a text.
     """
     lines = _read_lines(path, file, encoding)
+    if not is_markdown:
+        head = list(islice(lines, NUM_LOOKED_LINES))
+        _refuse_rows([text for _, text in head if text.strip()], file)
+        lines = chain(head, lines)
     piece, start = "", 1
     for number, paragraph in _paragraphs(_skip_front(lines) if is_markdown else lines):
         joined = f"{piece}\n\n{paragraph}" if piece else paragraph
@@ -57,6 +68,19 @@ def read_text_rows(
             yield RawRow(line=start, fields={"text": text})
     if piece:
         yield RawRow(line=start, fields={"text": piece})
+
+
+def _refuse_rows(lines: list[str], file: str) -> None:
+    """Refuse rows of another kind, of which even the names and marks would be learned."""
+    num_tabs = {text.count("\t") for text in lines}
+    if lines and all(isinstance(read_json_value(text), dict) for text in lines):
+        kind, ending = "JSON Lines", ".jsonl"
+    elif len(lines) > 2 and len(num_tabs) == 1 and num_tabs != {0}:
+        kind, ending = "a table with tabs", ".tsv"
+    else:
+        return
+    other = re.sub(r"\.txt", ending, PurePath(file).name, flags=re.IGNORECASE)
+    raise DataError("UnreadableFile", f"{file} seems to hold {kind} and no text; call it {other}")
 
 
 def _read_lines(path: Path, file: str, encoding: TextEncoding) -> Iterator[Line]:
