@@ -94,7 +94,7 @@ def init(
     if guess is not None:
         print(f"{data}: {describe_guess(guess)}")
         print("".join(f"  {line}\n" for line in describe_columns(guess)), end="")
-    print(f"wrote {file}; next: finetune validate {file}, then finetune run {file}")
+    print(f"wrote {file}; next: finetune validate --data {file}, then finetune run {file}")
 
 
 @app.command()
@@ -119,15 +119,18 @@ def validate(
 
     if with_model and not data:
         raise CliError("--with-model goes together with --data")
-    exit_code = 0
+    exit_code, unread = 0, ""
     for file in files:
         for verdict in judge_file(file, with_data=data, with_model=with_model):
             if verdict.is_readable:
                 print("\n".join(verdict.lines), flush=True)
                 exit_code = exit_code or (0 if verdict.is_valid else NOT_MET)
+                unread = verdict.unread or unread
             else:
                 print("error: " + "\n".join(verdict.lines), file=sys.stderr, flush=True)
                 exit_code = USER_ERROR
+    if unread:
+        print(unread)
     if exit_code:
         raise typer.Exit(exit_code)
 

@@ -35,7 +35,7 @@ MAX_LENGTH = 1048576
 TEMPLATE = """\
 # A fine-tuning job. Run it here:       finetune run {file}
 #                   or on a cluster:    finetune submit {file}
-# Check it without running:             finetune validate {file}
+# Check it and its data first:          finetune validate --data {file}
 # Every field: docs/reference/finetunejob.md
 apiVersion: finetune.dev/v1alpha1
 kind: FineTuneJob

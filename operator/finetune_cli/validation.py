@@ -19,6 +19,16 @@ OTHER_KINDS: dict[str | None, Callable[[Document], list[Problem]]] = {
 """What judges the kinds beside FineTuneJob."""
 
 
+DATA_NOT_READ = (
+    "the data was not read: add --data to judge it as the stage prepare would, and --with-model to "
+    "check lengths in tokens and the chat template as well"
+)
+MODEL_NOT_READ = (
+    "no model was read, so lengths in tokens and the chat template were not checked: add "
+    "--with-model, which fetches the tokenizer"
+)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """What is to be said of one object, or of a file that cannot be read.
@@ -27,11 +37,13 @@ class Verdict:
         lines: For people.
         is_valid: It is good.
         is_readable: It could be judged at all.
+        unread: What was not looked at, and how to have it looked at; empty where nothing is left.
     """
 
     lines: tuple[str, ...]
     is_valid: bool
     is_readable: bool = True
+    unread: str = ""
 
 
 def judge_file(
@@ -55,7 +67,9 @@ def judge_file(
             if with_data and not problems and judge is None:
                 yield _judge_data(document, f"{source}: {name}", with_model=with_model)
             else:
-                yield Verdict(lines=tuple(lines), is_valid=not problems)
+                is_job = judge is None and not problems
+                unread = DATA_NOT_READ if is_job else ""
+                yield Verdict(lines=tuple(lines), is_valid=not problems, unread=unread)
         if is_empty:
             raise CliError(f"{source} is empty: there is no FineTuneJob in it")
     except CliError as error:
@@ -91,12 +105,13 @@ def _judge_data(document: Document, name: str, *, with_model: bool) -> Verdict:
 
     require_trainer(DATA_MODULES, to="reading the data")
     found = inspect_run(plan_run(document, namespace="default"), with_model=with_model)
+    unread = "" if with_model else MODEL_NOT_READ
     if found["refusals"]:
         lines = [f"{name} is valid, but its data would be refused:", *describe_refusals(found)]
-        return Verdict(lines=tuple(lines), is_valid=False)
+        return Verdict(lines=tuple(lines), is_valid=False, unread=unread)
     rows = found["report"]["rows"]
     counts = ", ".join(f"{rows[side]:,} {side}" for side in ("train", "validation", "test"))
     lines = [f"{name} is valid, and so is its data: {counts} rows"]
     if found["questions"]:
         lines.append(f"  {found['questions']['message']}")
-    return Verdict(lines=tuple(lines), is_valid=True)
+    return Verdict(lines=tuple(lines), is_valid=True, unread=unread)

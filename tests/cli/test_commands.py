@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune_cli.validation import DATA_NOT_READ
 from support.cli import REPOSITORY, Cli
 from support.spec_cases import minimal_job
 
@@ -77,7 +78,8 @@ def test_init_then_validate(tmp_path: Path) -> None:
     assert "wrote mine.yaml" in done.out
     done = cli("validate", "mine.yaml", "job.yaml", "-", stdin=yaml.safe_dump(minimal_job("third")))
     assert done.code == 0
-    assert done.out.splitlines()[1:] == ["job.yaml: example is valid", "-: third is valid"]
+    lines = ["job.yaml: example is valid", "-: third is valid", DATA_NOT_READ]
+    assert done.out.splitlines()[1:] == lines
 
 
 def test_help_names_what_to_write_for_arguments_that_repeat(cli: Cli) -> None:
@@ -120,6 +122,7 @@ def test_validate_goes_on_after_a_bad_file_and_a_bad_document(cli: Cli) -> None:
         "several.yaml: good is valid",
         "torn.yaml: good is valid",
         "job.yaml: example is valid",
+        DATA_NOT_READ,
     ]
     missing, torn = done.err.splitlines()
     assert missing.startswith("error: missing.yaml: no such file")

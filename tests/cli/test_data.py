@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_cli.validation import DATA_NOT_READ, MODEL_NOT_READ
 from support.cli import Cli
 from support.disks import needs_root, small_disk
 from support.tiny_tokenizer import make_tokenizer
@@ -332,6 +333,47 @@ def test_validate_with_the_model_tells_what_no_server_could_be_asked(
     assert ("EngineUnsuitable: evaluation.engine VLLM: " in done.out) == bool(words)
     for word in words:
         assert word in done.out
+
+
+@pytest.mark.parametrize(
+    ("options", "last"), [([], DATA_NOT_READ), (["--data"], MODEL_NOT_READ)], ids=str
+)
+def test_validate_ends_with_what_it_did_not_read(
+    cli: Cli, tmp_path: Path, model: Path, options: list[str], last: str
+) -> None:
+    write_rows(tmp_path / "rows.jsonl", pairs(200))
+    write_job(tmp_path, model)
+    done = cli("validate", *options, "job.yaml")
+    assert (done.code, done.out.splitlines()[-1]) == (0, last), done.err
+
+
+def test_validate_refuses_what_prepare_refuses_for_the_same_reason(
+    cli: Cli, tmp_path: Path, model: Path
+) -> None:
+    tools = [{"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}]
+    chats = [
+        {
+            "messages": [
+                {"role": "user", "content": f"Where is parcel {n}?"},
+                {"role": "assistant", "content": "late"},
+            ],
+            "tools": tools,
+        }
+        for n in range(150)
+    ]
+    cases = {
+        "TooFewHeldOutPrompts": (pairs(100), {"evaluation": {}}),
+        "TemplateDropsTools": (chats, {}),
+    }
+    for reason, (rows, spec) in cases.items():
+        write_rows(tmp_path / "rows.jsonl", rows)
+        write_job(tmp_path, model, **spec)
+        done = cli("validate", "--data", "--with-model", "job.yaml")
+        assert done.code == 1
+        prepared = cli("data", "prepare", "job.yaml")
+        assert prepared.code == 65
+        (told,) = (line for line in done.out.splitlines() if f"{reason}: " in line)
+        assert told.partition(": ")[2] in prepared.err
 
 
 def test_validate_of_data_that_is_not_there_names_it(cli: Cli, tmp_path: Path, model: Path) -> None:
