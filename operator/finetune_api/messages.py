@@ -23,6 +23,7 @@ from finetune_api.remedies import field_remedy, remedy_of, synonym_of, uri_remed
 from finetune_api.structural import Schema
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.rules import BrokenRulesError
+from finetune_api.yaml_slips import is_left_empty, slip_of
 
 Location = tuple[str | int, ...]
 LineOf = Callable[[Location], int | None]
@@ -176,7 +177,11 @@ def _explain_one(
         rule_message = _schema_at(location, schema)["x-kubernetes-validations"][0]["message"]
         yield location, f"Invalid value: {_shown(details['input'])}: {rule_message}"
     else:
-        yield location, _message(details, location, schema)
+        message = _message(details, location, schema)
+        slip = slip_of(details["input"], _schema_at(location, schema).get("enum", ()))
+        if details["type"] == "missing" and is_left_empty(body, location):
+            slip = f"{location[-1]} has no value; write one after it"
+        yield location, f"{message}; {slip}" if slip else message
 
 
 def _place_of(location: Location, field: str) -> Location:

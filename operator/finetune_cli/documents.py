@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,6 +243,7 @@ def _decimal_text(text: str) -> str:
 
 def _walk(node: yaml.Node, location: Location, source: str) -> Iterable[tuple[Location, int]]:
     if isinstance(node, yaml.MappingNode):
+        _refuse_decimal_comma(node, source)
         seen: dict[str, int] = {}
         for key_node, value_node in node.value:
             key, line = str(key_node.value), key_node.start_mark.line + 1
@@ -257,6 +259,18 @@ def _walk(node: yaml.Node, location: Location, source: str) -> Iterable[tuple[Lo
         for position, item in enumerate(node.value):
             yield (*location, position), item.start_mark.line + 1
             yield from _walk(item, (*location, position), source)
+
+
+def _refuse_decimal_comma(node: yaml.MappingNode, source: str) -> None:
+    """Refuse ``{atLeast: 0,9}``, which YAML reads as ``{atLeast: 0, 9: null}``."""
+    for (key, value), (after, nothing) in pairwise(node.value if node.flow_style else ()):
+        is_number = re.fullmatch("[-+]?[0-9]+", str(value.value))
+        if is_number and str(after.value).isdigit() and nothing.value == "":
+            raise CliError(
+                f"{source}:{key.start_mark.line + 1}: {key.value}: {value.value},{after.value} has "
+                "a decimal comma, which parts two fields here; write "
+                f'{key.value}: "{value.value}.{after.value}"'
+            )
 
 
 def read_single(source: str) -> Document:

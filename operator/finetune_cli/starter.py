@@ -51,6 +51,9 @@ spec:
 {source}
     # Rows held out to compare base and tuned model, and to watch the loss; in percent.
     split: {{testPercent: {test_percent}, validationPercent: 5, seed: 13}}
+    # Personal data and secrets in the rows are replaced by default, for example an address by
+    # <EMAIL_1>. The next line switches that off. Keep its quotes: a bare Off is no text in YAML.
+    # privacy: {{action: "Off"}}    # or Drop, Refuse, Report
 {outliers}  method:
     objective: {objective}
     adapter:

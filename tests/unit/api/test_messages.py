@@ -108,6 +108,26 @@ def problems_of(change: dict[str, Any]) -> list[str]:
             'spec.goal.atLeast: Invalid value: "0.5": goal.atLeast does not fit loss, perplexity '
             "and bitsPerByte, where lower is better: use atMost",
         ),
+        (
+            {"spec.dataset.privacy": {"action": False}},
+            'spec.dataset.privacy.action: Unsupported value: false: supported values: "Redact", '
+            '"Drop", "Refuse", "Report", "Off"; YAML reads a bare No, Off as false: write "Off" in '
+            "quotes",
+        ),
+        (
+            {"spec.dataset.onTooLong": False},
+            'spec.dataset.onTooLong: Unsupported value: false: supported values: "Refuse", "Drop", '
+            '"Truncate"; YAML reads a bare No, Off as false: write one of these',
+        ),
+        (
+            {"spec.model.uri": None},
+            "spec.model.uri: Required value; uri has no value; write one after it",
+        ),
+        (
+            {f"{HYPER}.warmupRatio": "0,1"},
+            'spec.hyperparameters.warmupRatio: Invalid value: "0,1": is not a decimal number; '
+            "write for example '0.05' or '1e-4'; decimals have a point: write \"0.1\"",
+        ),
     ],
 )
 def test_one_problem_is_told_in_one_line(change: dict[str, Any], line: str) -> None:

@@ -46,6 +46,14 @@ def test_good_job_has_no_problems() -> None:
     assert problems(GOOD) == []
 
 
+@pytest.mark.parametrize("goal", ["{metric: exactMatch, atLeast: 0,9}", "{atLeast: 0,9, a: b}"])
+def test_a_decimal_comma_between_brackets_is_not_taken_for_two_fields(goal: str) -> None:
+    text = GOOD.replace("spec:\n", f"spec:\n  goal: {goal}\n")
+    with pytest.raises(CliError, match=r'job.yaml:6: atLeast: 0,9 .* write atLeast: "0\.9"'):
+        list(parse_documents(text, "job.yaml"))
+    assert problems(GOOD.replace("format: Auto", "columns: {slices: [0, 9]}"))  # read, and refused
+
+
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [

@@ -161,6 +161,15 @@ def test_columns_that_are_kept_out_of_the_prompt_are_named_with_the_reason(tmp_p
         assert f"# {sentence}\n" in text
 
 
+def test_the_starter_says_that_personal_data_is_replaced_and_how_to_switch_it_off() -> None:
+    text, _ = render_starter(file=Path("job.yaml"))
+    assert "Personal data and secrets in the rows are replaced by default" in text
+    (document,) = parse_documents(text, "job.yaml")
+    assert parse_document(document).spec.dataset.privacy.action == "Redact"
+    (document,) = parse_documents(text.replace("# privacy:", "privacy:"), "job.yaml")
+    assert parse_document(document).spec.dataset.privacy.action == "Off"
+
+
 def test_places_are_used_as_given(tmp_path: Path) -> None:
     text, _ = render_starter(
         file=tmp_path / "job.yaml", data="s3://data/x.jsonl", model="/models/a", output="s3://out"
