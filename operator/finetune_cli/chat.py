@@ -96,7 +96,8 @@ def run_chat(
     environment = dict(os.environ)
     environment.setdefault(Environment.CACHE_DIR, str(cache_root()))
     adapter = arguments[arguments.index("--adapter") + 1]
-    print(f"loading the model of {adapter}", file=sys.stderr, flush=True)
+    text = f"loading the model of {adapter}"
+    console.print(text, style="dim", markup=False, highlight=False, soft_wrap=True)
     with tempfile.NamedTemporaryFile(prefix="finetune-chat-", suffix=".log") as log:
         process = subprocess.Popen(
             trainer_command(*arguments),
