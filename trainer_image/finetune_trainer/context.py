@@ -100,6 +100,7 @@ class StageContext:
     _output: ObjectStore | None = field(default=None, repr=False)
     _model: tuple[Path, str] | None = field(default=None, repr=False)
     _model_has_weights: bool = field(default=False, repr=False)
+    _told: set[str] = field(default_factory=set, repr=False)
 
     @classmethod
     def from_environment(
@@ -229,7 +230,7 @@ class StageContext:
 
             model = self.job.spec.model
             if include_weights:
-                self.emit.message(f"loading the model {self.model_name}")
+                self._tell_once(f"loading the model {self.model_name}")
             self._model = fetch_model(
                 model.uri,
                 model.revision,
@@ -242,6 +243,12 @@ class StageContext:
             )
             self._model_has_weights = include_weights
         return self._model
+
+    def _tell_once(self, text: str) -> None:
+        """Say what is about to take seconds without a word."""
+        if text not in self._told:
+            self._told.add(text)
+            self.emit.message(text)
 
     def _pinned_revision(self) -> str | None:
         # A branch may move and a folder may change while a job waits in a queue.
@@ -258,7 +265,7 @@ class StageContext:
         """Load the base model's tokenizer; never from the network."""
         from finetune_trainer.model.load import load_tokenizer
 
-        self.emit.message(f"loading the tokenizer of {self.model_name}")
+        self._tell_once(f"loading the tokenizer of {self.model_name}")
         folder, _ = self._model or self.model_folder(include_weights=False)
         return load_tokenizer(folder, trust_remote_code=self.job.spec.model.trust_remote_code)
 

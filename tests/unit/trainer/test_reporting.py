@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finetune_api.evaluation_result import EvaluateResult, GateResult, RedTeamResult, Score
 from finetune_api.stage_results import limit_places
 from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import Event, ExitCode, Stage
+from finetune_api.trainer import Event, ExitCode, Stage, resolve_job
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.gates import MAX_GATES
 from finetune_api.v1alpha1.probing import MAX_ALARMS
+from finetune_trainer.context import StageContext
 from finetune_trainer.data.report import place_row
 from finetune_trainer.errors import OutOfMemory, StorageError, UserError
 from finetune_trainer.failures import classify
+from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
 from support.pushes import receiving
 
@@ -209,3 +214,29 @@ def test_unreachable_operator_only_costs_a_count() -> None:
     push.finish(None)
     assert push.num_sent == 0
     assert push.num_failed == 1
+
+
+def test_a_model_is_told_once_before_it_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = {
+        "model": {"uri": "hf://a/b"},
+        "dataset": {"sources": [{"uri": "s3://d/e.jsonl"}]},
+        "output": {"uri": f"file://{tmp_path}"},
+    }
+    job = FineTuneJob.from_wire({"metadata": {"name": "n"}, "spec": spec})
+    stream, found = io.StringIO(), (tmp_path, "r1")
+
+    def fetch(*_: Any, **__: Any) -> tuple[Path, str]:
+        assert stream.getvalue().count("loading the model a/b") == 1
+        return found
+
+    monkeypatch.setattr("finetune_trainer.storage.model_cache.fetch_model", fetch)
+    context = StageContext(
+        job=resolve_job(job, namespace="default", uid="u"),
+        emit=EventEmitter(Stage.TRAIN, stream=stream),
+        work_dir=tmp_path,
+        cache_dir=tmp_path,
+    )
+    assert [context.model_folder(), context.model_folder()] == [found, found]
+    assert stream.getvalue().count("loading the model a/b") == 1
