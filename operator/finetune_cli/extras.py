@@ -13,6 +13,15 @@ DATA_MODULES = ("finetune_trainer", "transformers", "tokenizers", "pyarrow", "ji
 """What looking at data needs; no torch."""
 
 
+POWER_MODULES = ("finetune_trainer", "numpy", "scipy")
+"""What counting with the verdict's bounds needs."""
+
+
+def has_modules(modules: tuple[str, ...]) -> bool:
+    """Return whether all of these are installed, without importing them."""
+    return all(importlib.util.find_spec(name) is not None for name in modules)
+
+
 def require_trainer(
     modules: tuple[str, ...] = TRAINER_MODULES, *, to: str = "training on this machine"
 ) -> None:

@@ -8,8 +8,16 @@ from dataclasses import dataclass
 from finetune_api.messages import Problem, path_of
 from finetune_api.meta import APPROVAL_KIND, SWEEP_KIND
 from finetune_cli.approvalfile import find_approval_problems
-from finetune_cli.documents import Document, find_problems, kind_of, parse_documents, read_text
+from finetune_cli.documents import (
+    Document,
+    find_problems,
+    kind_of,
+    parse_document,
+    parse_documents,
+    read_text,
+)
 from finetune_cli.errors import CliError
+from finetune_cli.extras import POWER_MODULES, has_modules
 from finetune_cli.sweepfile import find_sweep_problems
 
 OTHER_KINDS: dict[str | None, Callable[[Document], list[Problem]]] = {
@@ -63,7 +71,8 @@ def judge_file(
             judge = OTHER_KINDS.get(kind_of(document.body))
             problems = find_problems(document) if judge is None else _placed(document, judge)
             name = "" if problems else document.body["metadata"]["name"]
-            lines = problems or [f"{source}: {name} is valid", *_bare_notes(document)]
+            notes = [*_bare_notes(document), *_foresee_power(document, judge)]
+            lines = problems or [f"{source}: {name} is valid", *notes]
             if with_data and not problems and judge is None:
                 yield _judge_data(document, f"{source}: {name}", with_model=with_model)
             else:
@@ -97,6 +106,16 @@ def _bare_notes(document: Document) -> list[str]:
     ]
 
 
+def _foresee_power(document: Document, judge: object) -> list[str]:
+    """Say how often a good model meets a job's goal, as far as that is known without its data."""
+    if judge is not None or not has_modules(POWER_MODULES):
+        return []
+    from finetune_trainer.statistics.goal_power import tell_power_without_data
+
+    words = tell_power_without_data(parse_document(document).spec)
+    return [f"  {words}"] if words else []
+
+
 def _judge_data(document: Document, name: str, *, with_model: bool) -> Verdict:
     """Judge the data of a valid job; what cannot be read at all is a verdict as well."""
     from finetune_cli.extras import DATA_MODULES, require_trainer
@@ -114,4 +133,6 @@ def _judge_data(document: Document, name: str, *, with_model: bool) -> Verdict:
     lines = [f"{name} is valid, and so is its data: {counts} rows"]
     if found["questions"]:
         lines.append(f"  {found['questions']['message']}")
+    if found["power"]:
+        lines.append(f"  {found['power']}")
     return Verdict(lines=tuple(lines), is_valid=True, unread=unread)

@@ -10,11 +10,13 @@ import argparse
 import time
 from collections.abc import Callable, Iterable
 
-from evidence import coverage, jobs, looks, sample_sizes, verdicts
+from evidence import constants, coverage, jobs, looks, sample_sizes, verdicts
 from evidence.coverage import Case
 
 NUM_TESTS = 1000
 NUM_SIDES = 5000
+NUM_CONSTANT = 150
+"""Verdicts of each line of the table of constants: it takes less than four minutes of one core."""
 NUM_SIZED = 500
 """Of jobs that ask as many questions as their goal takes: some thousands."""
 
@@ -87,6 +89,17 @@ def print_looks() -> None:
         )
 
 
+def print_constants() -> None:
+    """Print how often one answer to everything meets a goal, and how often a good model does."""
+    print("| what the model answers | asked for | met | as `finetune validate` says |")
+    print("|---|---|---|---|")
+    for case, met in constants.met_shares(NUM_CONSTANT):
+        asked = f"{case.asked['metric']} {case.asked['atLeast']}"
+        foreseen = "" if case.foreseen is None else f"{case.foreseen:.1%}"
+        share = f"{met} of {NUM_CONSTANT:,}"
+        print(f"| {case.words} | {asked} | {share} | {foreseen} |", flush=True)
+
+
 def _print_cases(what: str, cases: Iterable[Case]) -> None:
     print(
         f"| {what} | n | truth | held the truth | lower end above it | upper end below it "
@@ -114,6 +127,7 @@ TABLES: dict[str, Callable[[], None]] = {
     "sizes": print_sizes,
     "looks": print_looks,
     "jobs": print_jobs,
+    "constants": print_constants,
 }
 
 

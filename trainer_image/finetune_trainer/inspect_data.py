@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from finetune_api.trainer import Stage
+from finetune_api.trainer import ResolvedJob, Stage
 from finetune_trainer.context import StageContext, read_job
 from finetune_trainer.failures import classify
 from finetune_trainer.process import hide_torch
 from finetune_trainer.report.events import EventEmitter
+
+if TYPE_CHECKING:
+    from finetune_trainer.prepare.inspection import Inspection
 
 
 def inspect_job(arguments: argparse.Namespace) -> int:
@@ -26,11 +31,68 @@ def inspect_job(arguments: argparse.Namespace) -> int:
         from finetune_trainer.prepare.inspection import inspect_sources
 
         found = inspect_sources(context, with_model=arguments.with_model)
+        power = _tell_power(context.job, found)
     except Exception as error:
         failure = classify(error)
         code = int(failure.exit_code)
         emit.failure(reason=failure.reason, message=failure.message, exit_code=code, step=None)
         return code
-    text = json.dumps(found.to_wire())
+    text = json.dumps({**found.to_wire(), "power": power})
     Path(arguments.out).write_bytes(text.encode("utf-8", "backslashreplace"))
     return 0
+
+
+def _tell_power(job: ResolvedJob, found: Inspection) -> str:
+    """Say how often a good model meets the job's goal on the held-out rows, if there are any."""
+    from finetune_api.v1alpha1.judging import most_scored
+    from finetune_api.v1alpha1.scoring import ANSWER_METRICS, FORM_METRICS
+    from finetune_trainer.data.asking import most_asked
+    from finetune_trainer.data.rows import Side
+    from finetune_trainer.prepare.decidable import count_labels
+    from finetune_trainer.prepare.held_out import counts_for, read_side
+    from finetune_trainer.prepare.sized_claims import unevenness_of
+    from finetune_trainer.statistics.goal_power import count_alike, tell_power
+
+    goal, folder = job.spec.goal, found.folder
+    if goal is None or folder is None or not (folder / f"{Side.TEST}.jsonl").exists():
+        return ""
+    most = most_asked(job.spec.evaluation, found.questions.number if found.questions else None)
+    side = read_side(folder, (), seed=job.spec.dataset.split.seed)
+    groups = side.groups(most, counts_for(goal))
+    number = count_alike(list(groups.values()))
+    constant = _foresee(job, folder, most)
+    has_constant = goal.metric in ANSWER_METRICS - FORM_METRICS
+    labels = count_labels(side.drawn(most)) if goal.metric == "macroF1" else None
+    return tell_power(
+        goal,
+        most_scored(job.spec.evaluation, goal.metric, number),
+        constant=(constant or 0.0) if has_constant else None,
+        is_known=constant is not None,
+        unevenness=unevenness_of(labels) if labels else 1.0,
+    )
+
+
+def _foresee(job: ResolvedJob, folder: Path, most: int) -> float | None:
+    """Return what the best constant answer to the held-out questions scores, where it is known."""
+    from finetune_trainer.data.rows import RowFile, Side
+    from finetune_trainer.evaluate.baseline.material import gather_material
+    from finetune_trainer.evaluate.foreseen import foresee_constant
+    from finetune_trainer.evaluate.metrics.catalog import Settings
+    from finetune_trainer.evaluate.questions import gather_questions, read_reference, with_prompt
+    from finetune_trainer.prepare.held_out import read_rows
+
+    assert job.spec.goal is not None
+    seed, tolerance = job.spec.dataset.split.seed, job.spec.evaluation.number_tolerance
+    questions = gather_questions(read_rows(folder), max_questions=most, seed=seed)
+    trained = gather_material(
+        RowFile(path=folder / f"{Side.TRAIN}.jsonl", num_rows=0),
+        are_labels=False,
+        seed=seed,
+        read_answer=read_reference,
+    ).answers
+    settings = Settings(
+        absolute=Decimal(tolerance.absolute) if tolerance else Decimal(0),
+        relative=Decimal(tolerance.relative) if tolerance else Decimal(0),
+    )
+    references = [question.references for question in with_prompt(questions)]
+    return foresee_constant(job.spec.goal.metric, references, trained, settings)

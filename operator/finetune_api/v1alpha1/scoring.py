@@ -59,6 +59,16 @@ CORPUS_METRICS = frozenset({"macroF1", "bleu"})
 READ_METRICS = frozenset({"loss", "perplexity", "bitsPerByte", "preferenceAccuracy"})
 """They need no answer: references are read, which takes a fraction of the time."""
 
+FORM_METRICS = frozenset({"jsonValid", "jsonSchemaValid", "regexMatch"})
+"""They look at the form of an answer alone, which one text can have as well as any."""
+
+ANSWER_METRICS = FORM_METRICS | {
+    *("exactMatch", "macroF1", "rougeL", "chrF", "bleu", "contains", "numberClose"),
+    *("jsonEqual", "jsonFieldF1", "custom"),
+}
+"""What answers are scored by themselves, of which more is better: what the best constant answer is
+scored by as well."""
+
 BETTER_SIDE_UNKNOWN = frozenset({"refusalRate", "answerLength", "secondsPerAnswer"})
 """It depends on the task whether more of it is better."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evidence import coverage, jobs, looks, verdicts
+from evidence import constants, coverage, jobs, looks, verdicts
 
 pytestmark = pytest.mark.slow
 
@@ -59,3 +59,10 @@ def test_jobs_that_prove_nothing_are_not_published_and_are_told_what_would_be_en
     assert "5 of 500 held-out rows have another label" in told["1 % fraud, never found"].words
     assert "over always giving the most frequent label" in told["2 % fraud, never found"].words
     assert "held-out prompts more" in told["60 rows of two labels, 57 right"].words
+
+
+@pytest.mark.slow
+def test_no_constant_answer_meets_a_goal_and_a_good_model_does() -> None:
+    found = list(constants.met_shares(3))
+    assert not any(met for case, met in found if case.foreseen is None)
+    assert any(met for case, met in found if case.foreseen is not None)

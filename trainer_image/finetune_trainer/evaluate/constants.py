@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from finetune_api.v1alpha1.gates import Gate
-from finetune_api.v1alpha1.scoring import JUDGE_METRICS
+from finetune_api.v1alpha1.scoring import ANSWER_METRICS, JUDGE_METRICS
 from finetune_trainer.data.answer_values import ABSENT, read_json_value
 from finetune_trainer.evaluate.comparing import Ints
 from finetune_trainer.evaluate.metrics.answers import Measured, References
@@ -27,14 +27,6 @@ from finetune_trainer.evaluate.metrics.labels import (
 from finetune_trainer.evaluate.metrics.structured import looks_like_json
 from finetune_trainer.evaluate.trivial import MOST_FREQUENT
 from finetune_trainer.statistics.confidence import Confidence
-
-FORM_METRICS = frozenset({"jsonValid", "jsonSchemaValid", "regexMatch"})
-"""They look at the form of an answer alone, which one text can have as well as any."""
-ANSWER_METRICS = FORM_METRICS | {
-    *("exactMatch", "macroF1", "rougeL", "chrF", "bleu", "contains", "numberClose"),
-    *("jsonEqual", "jsonFieldF1", "custom"),
-}
-"""Metrics of texts of which more is better."""
 
 NUM_FREQUENT = 3
 NUM_SPREAD = 24

@@ -9,14 +9,18 @@ import numpy as np
 
 from finetune_api.evaluation_result import Score
 from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.scoring import JUDGE_METRICS, UNBOUNDED_METRICS, BaselineName
+from finetune_api.v1alpha1.scoring import (
+    ANSWER_METRICS,
+    FORM_METRICS,
+    JUDGE_METRICS,
+    UNBOUNDED_METRICS,
+    BaselineName,
+)
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.choice import best_of, ways_of
 from finetune_trainer.evaluate.comparing import Ints, compare
 from finetune_trainer.evaluate.constants import (
-    ANSWER_METRICS,
-    FORM_METRICS,
     Rival,
     best_constant,
     content_metric,

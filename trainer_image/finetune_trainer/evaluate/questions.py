@@ -56,7 +56,7 @@ def gather_questions(
         if row.get("label") is False:
             continue  # an answer that nobody wants is no reference
         groups.setdefault(question_of(row), []).append(row)
-    read = read_answer or _reference_of
+    read = read_answer or read_reference
     several = list(groups.values())
     drawn = draw_questions(len(several), most=max_questions, seed=seed)
     return [_make_question(several[index], read) for index in drawn]
@@ -97,6 +97,7 @@ def _make_question(
     )
 
 
-def _reference_of(row: dict[str, Any]) -> str:
+def read_reference(row: dict[str, Any]) -> str:
+    """Return the text of a prepared row's last answer."""
     answer = row["messages"][-1:] if "messages" in row else row["completion"]
     return str(answer if isinstance(answer, str) else answer[-1]["content"])

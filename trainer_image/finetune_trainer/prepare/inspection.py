@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.stage_results import QuestionCount
@@ -92,6 +93,7 @@ class Inspection:
         samples: Three examples as they would be trained; none without a model.
         bulk: The rows of all sides without those that are far longer than all others, by estimated
             lengths; None where none is.
+        folder: The prepared rows, as far as they came.
     """
 
     report: DatasetReport | None = None
@@ -100,6 +102,7 @@ class Inspection:
     lengths: tuple[Lengths, ...] = ()
     samples: tuple[Sample, ...] = field(default=())
     bulk: Bulk | None = None
+    folder: Path | None = None
 
     def to_wire(self) -> dict[str, Any]:
         """Return it for machines, in camelCase."""
@@ -165,7 +168,7 @@ def inspect_sources(context: StageContext, *, with_model: bool) -> Inspection:
     if with_model:
         most = most_asked(asked.job.spec.evaluation, questions.number if questions else None)
         refusals += find_unserved(asked, folder, num_questions=most)
-    return replace(found, refusals=tuple(refusals), questions=questions)
+    return replace(found, refusals=tuple(refusals), questions=questions, folder=folder)
 
 
 def tolerate(job: ResolvedJob, reason: str) -> ResolvedJob | None:

@@ -210,7 +210,7 @@ def _size(asked: _Asked, questions: Sequence[HeldOut], power: float) -> Claim:
         else:
             wanted = count_for_gain(asked.threshold, asked.before, asked.after, asked.tail, power)
         if asked.metric == "macroF1":
-            wanted = math.ceil(wanted * _unevenness(_count_labels(questions, gate)))
+            wanted = math.ceil(wanted * unevenness_of(_count_labels(questions, gate)))
         words = (
             f"{asked.field} takes {wanted:,} independent prompts, so that a model that {model} "
             f"meets all that is asked with {POWER * 100:g} % probability"
@@ -252,7 +252,7 @@ def _trivial_score(metric: str, labels: Mapping[bytes, int]) -> float:
     return 2 * most / (1 + most) / len(labels) if metric == "macroF1" else most
 
 
-def _unevenness(labels: Counter[bytes]) -> float:
+def unevenness_of(labels: Counter[bytes]) -> float:
     """Return how many times the rows of even labels the mean over labels takes.
 
     The mean of each label's own score varies with the rows that each has.

@@ -1,0 +1,233 @@
+"""How likely a model that is truly good meets all that a goal asks, by the verdict's bounds. Pure.
+
+Each thing asked may be missed by itself. How they hang together is not known before, so the chances
+of missing are added up: the true chance of meeting all is that or more.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from finetune_api.v1alpha1.evaluation import DEFAULT_SAMPLES, Goal
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.judging import most_scored
+from finetune_api.v1alpha1.scoring import (
+    ANSWER_METRICS,
+    FORM_METRICS,
+    GRADED_METRICS,
+    UNBOUNDED_METRICS,
+)
+from finetune_trainer.statistics.confidence import tail_of
+from finetune_trainer.statistics.paired_power import chance_of_gain
+from finetune_trainer.statistics.power import POWER, chance_of_share
+
+LEAST_OVER = 1e-6
+"""What counts as above 0."""
+MOST = 100_000
+"""Prompts that are asked at most."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What a goal asks, and the true scores of the models that it is asked of.
+
+    Attributes:
+        at_least: Threshold of the tuned model's score; None where there is none.
+        over_base: Threshold of its gain over the base; None where there is none.
+        tail: Probability with which a bound may be wrong.
+        truth: True score of the tuned model.
+        base: That of the base.
+        constant: That of the best answer that stays the same; None where none is compared.
+        unevenness: How many times the prompts of hits and misses the score takes.
+    """
+
+    at_least: float | None
+    over_base: float | None
+    tail: float
+    truth: float
+    base: float
+    constant: float | None
+    unevenness: float = 1.0
+
+
+def suppose(
+    *,
+    at_least: float | None,
+    over_base: float | None,
+    tail: float,
+    constant: float | None,
+    unevenness: float = 1.0,
+) -> Asked | None:
+    """Return a model halfway from the highest threshold to the best score, and a base for it.
+
+    The base is halfway from the best one that still lets the model meet ``over_base`` down to 0.
+
+    Args:
+        at_least: As in :class:`Asked`.
+        over_base: The same.
+        tail: The same.
+        constant: The same.
+        unevenness: The same.
+
+    Returns:
+        That; None where no score is better than what is asked.
+    """
+    floors = [each for each in (at_least, over_base, constant) if each is not None]
+    highest = max(floors, default=0.0)
+    if highest >= 1:
+        return None
+    truth = (1 + highest) / 2
+    base = max(0.0, truth - (over_base or 0.0)) / 2
+    return Asked(
+        at_least=at_least,
+        over_base=over_base,
+        tail=tail,
+        truth=truth,
+        base=base,
+        constant=constant,
+        unevenness=unevenness,
+    )
+
+
+def chance_of_goal(asked: Asked, number: int) -> float:
+    """Return how likely the model meets all that is asked, at least.
+
+    Args:
+        asked: What is asked, and of whom.
+        number: Independent prompts.
+    """
+    counted = math.floor(number / asked.unevenness)
+    missed = sum(1 - chance(counted) for chance in _chances(asked))
+    return min(1.0, max(0.0, 1 - missed))
+
+
+def count_for_goal(asked: Asked, power: float = POWER) -> int | None:
+    """Return from about how many independent prompts on that is likely.
+
+    Args:
+        asked: What is asked, and of whom.
+        power: How likely, at least.
+
+    Returns:
+        The number; None where 100,000 are not enough.
+    """
+    least, most = 0, 16
+    while chance_of_goal(asked, most) < power:
+        least, most = most, 2 * most
+        if most > MOST:
+            return None
+    while most - least > max(1, most // 200):
+        middle = math.ceil((least + most) / 2)
+        if chance_of_goal(asked, middle) < power:
+            least = middle
+        else:
+            most = middle
+    return most
+
+
+def _chances(asked: Asked) -> Iterator[Callable[[int], float]]:
+    if asked.at_least is not None and asked.at_least > 0:
+        yield partial(chance_of_share, threshold=asked.at_least, truth=asked.truth, tail=asked.tail)
+    gains = [(asked.over_base, asked.base), (LEAST_OVER, asked.constant)]
+    for threshold, before in gains:
+        if threshold is not None and before is not None:
+            yield partial(
+                chance_of_gain,
+                threshold=threshold,
+                before=before,
+                after=asked.truth,
+                tail=asked.tail,
+            )
+
+
+def count_alike(sizes: Sequence[int]) -> int:
+    """Return as how many independent prompts those of groups count that are all alike.
+
+    Args:
+        sizes: Prompts of each group.
+
+    Source: Kish 1965, "Survey Sampling", the effective sample size.
+    """
+    return sum(sizes) ** 2 // sum(size**2 for size in sizes) if sizes else 0
+
+
+def tell_power(
+    goal: Goal,
+    number: int,
+    *,
+    constant: float | None = None,
+    is_known: bool = True,
+    unevenness: float = 1.0,
+) -> str:
+    """Say how often a good model meets a goal on so many prompts, and how many are enough.
+
+    Args:
+        goal: The goal.
+        number: Independent prompts that its metric is measured on.
+        constant: What the best answer that stays the same scores; None where none is compared.
+        is_known: Whether that was measured.
+        unevenness: As in :class:`Asked`.
+
+    Returns:
+        A sentence; nothing for a loss, of which it is not known how much it varies.
+    """
+    if goal.metric in UNBOUNDED_METRICS or number < 1:
+        return ""
+    asked = suppose(
+        at_least=None if goal.at_least is None else float(goal.at_least),
+        over_base=None if goal.over_base is None else float(goal.over_base),
+        tail=tail_of(float(goal.certainty)),
+        constant=constant,
+        unevenness=unevenness,
+    )
+    if asked is None:
+        return f"goal: no model meets {goal.metric} {_word_asked(goal, asked, is_known)}"
+    enough = count_for_goal(asked)
+    more = f"{enough:,} prompts make it" if enough else f"more than {MOST:,} prompts would make it"
+    words = _word_asked(goal, asked, is_known)
+    has_several = words.count(",") + words.count(" and ") > 0
+    least = "at least " if has_several or goal.metric in GRADED_METRICS else ""
+    return (
+        f"goal: with {number:,} independent prompts, a model truly at {asked.truth:.3g} meets "
+        f"{goal.metric} {words} in {least}{math.floor(100 * chance_of_goal(asked, number))} % of "
+        f"runs; {more} {100 * POWER:g} %"
+    )
+
+
+def tell_power_without_data(spec: FineTuneJobSpec) -> str:
+    """Say the same of the most prompts that a job asks, and how many rows hold out as many.
+
+    Args:
+        spec: The job's spec.
+    """
+    goal, most = spec.goal, spec.evaluation.max_samples
+    if goal is None:
+        return ""
+    most = DEFAULT_SAMPLES if most == "auto" else most
+    has_constant = goal.metric in ANSWER_METRICS - FORM_METRICS
+    number = most_scored(spec.evaluation, goal.metric, most)
+    words = tell_power(goal, number, constant=0.0 if has_constant else None, is_known=False)
+    percent = spec.dataset.split.test_percent
+    if not words or not percent:
+        return words
+    return (
+        f"{words}. dataset.split.testPercent {percent} of {math.ceil(100 * most / percent):,} rows "
+        f"are {most:,} prompts; --data counts those that there are"
+    )
+
+
+def _word_asked(goal: Goal, asked: Asked | None, is_known: bool) -> str:
+    words = []
+    if goal.at_least is not None:
+        words.append(f"atLeast {goal.at_least}")
+    if goal.over_base is not None:
+        base = "" if asked is None else f" (base truly at {asked.base:.3g})"
+        words.append(f"overBase {goal.over_base}{base}")
+    if asked is None or asked.constant is not None:
+        figure = "taken to be at 0" if asked and not is_known else "in the data"
+        figure = f"truly at {asked.constant:.3g}" if asked and is_known else figure
+        words.append(f"better than the best constant answer ({figure})")
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
