@@ -29,8 +29,9 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except NoSuchOption as error:
             new = NEW_NAMES.get(error.option_name, "")
-            known = [flag for each in error.ctx.command.params for flag in each.opts]
-            if error.ctx and new.partition(" ")[0] in known:
+            parameters = error.ctx.command.params if error.ctx else ()
+            known = [flag for each in parameters for flag in each.opts]
+            if new.partition(" ")[0] in known:
                 error.message, error.possibilities = f"{error.message}; write {new}", None
             raise
 

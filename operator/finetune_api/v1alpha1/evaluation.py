@@ -41,8 +41,8 @@ class Goal(APIModel):
     What is asked must hold at the near end of the interval, not only on average: a score of
     0.91 [0.84, 0.97] does not meet `atLeast: "0.90"`, more held-out rows or a better model do.
     A goal that the held-out rows could not show even with every answer right is refused before
-    training. Where answers are labels, the model must also be better than always giving the most
-    frequent one, which 99 % of the rows may have.
+    training. The model must also be better than the best answer that stays the same whatever is
+    asked, as the label that 99 % of the rows may have.
     """
 
     metric: GoalMetric

@@ -12,6 +12,7 @@ from finetune_api.evaluation_result import EvaluateResult, GateResult, Published
 from finetune_trainer.evaluate.baseline.section import describe_baseline
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.label_section import count_both, describe_labels
+from finetune_trainer.publish.card import scores_section
 from support.evaluation_pages import (
     RECORD,
     REMARKED,
@@ -91,6 +92,23 @@ def test_page_shows_each_way_that_the_base_was_asked_and_its_prompt() -> None:
 def test_what_to_know_beside_the_verdict_stands_before_the_scores() -> None:
     first_page = Reading(page(result=REMARKED)).text.partition("Scores metric")[0]
     assert all(words in first_page for words in REMARKS)
+
+
+def test_page_and_card_tell_the_best_constant_answer_beside_the_base() -> None:
+    known = Score(name="exactMatch", base="0.4000", tuned="0.9000", constant="0.5000",
+                  constant_words="the most frequent label", over_constant="+0.4000",
+                  over_constant_low="+0.3010")  # fmt: skip
+    loss = Score(name="loss", base="2.0000", tuned="1.0000")
+    result = EvaluateResult(scores=[known, loss], num_samples=90, report_uri="x")
+    text = Reading(page(result=result)).text
+    assert "metric base best constant answer tuned" in text
+    assert "0.5000 the most frequent label tuned +0.4000, at least +0.3010 0.9000" in text
+    assert (
+        "Best constant answer, one text for every prompt: exactMatch 0.5000 (the most frequent "
+        "label; tuned +0.4000, at least +0.3010)."
+    ) in scores_section(result, certainty="0.95")
+    alone = EvaluateResult(scores=[loss], num_samples=90, report_uri="x")
+    assert "constant" not in Reading(page(result=alone)).text
 
 
 def test_large_figures_are_told_without_digits_that_nobody_reads() -> None:

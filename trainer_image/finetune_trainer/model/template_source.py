@@ -41,11 +41,13 @@ def find_columns(source: str) -> frozenset[str]:
     """
     tree = _PARSER.parse(source)
     names = meta.find_undeclared_variables(tree)
-    for node in tree.find_all((nodes.Getitem, nodes.Getattr)):
+    for node in tree.find_all(nodes.Getattr):
         if isinstance(node.node, nodes.Name) and node.node.name == "row":
-            name = node.attr if isinstance(node, nodes.Getattr) else node.arg
-            names |= {name.value if isinstance(name, nodes.Const) else name}
-    return frozenset(name for name in names if isinstance(name, str) and name != "row")
+            names.add(node.attr)
+    for item in tree.find_all(nodes.Getitem):
+        if isinstance(item.node, nodes.Name) and item.node.name == "row":
+            names.add(item.arg.value if isinstance(item.arg, nodes.Const) else "")
+    return frozenset(names - {"row", ""})
 
 
 def bake_template(source: str, arguments: Mapping[str, Any]) -> tuple[str, str | None]:

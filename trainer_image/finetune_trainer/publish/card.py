@@ -59,7 +59,7 @@ def model_card(
         parts.append(f"## Findings in the data\n\n{lines}")
     if evaluation is not None:
         goal = job.spec.goal
-        parts.append(_scores_section(evaluation, certainty=goal.certainty if goal else "0.95"))
+        parts.append(scores_section(evaluation, certainty=goal.certainty if goal else "0.95"))
         if engine:
             parts.append(f"Answers were computed by {engine}.")
         if baseline:
@@ -178,7 +178,13 @@ def _steps(record: Mapping[str, Any]) -> str | int:
     return words + (f"; {planned:,} were planned" if last < planned else "")
 
 
-def _scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
+def scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
+    """Return what a card says of scores, goal and gates.
+
+    Args:
+        evaluation: What was found.
+        certainty: Of the intervals.
+    """
     lines = [
         f"| {score.name} | {score.base} [{score.base_low}, {score.base_high}] "
         f"| {score.tuned} [{score.tuned_low}, {score.tuned_high}] "
