@@ -15,7 +15,7 @@ def test_a_run_asks_as_many_questions_as_its_goal_takes(
     bench: Callable[..., Workbench], tmp_path: Path
 ) -> None:
     # A low goal and little certainty: 64 questions of the 100 that are held out.
-    goal = {"metric": "contains", "atLeast": "0.01", "certainty": "0.5"}
+    goal = {"metric": "rougeL", "atLeast": "0.01", "certainty": "0.5"}
     gate = {"name": "file", "metric": "contains", "atLeast": "0", "slice": {"source": "many.jsonl"}}
     change = {
         "goal": goal,
