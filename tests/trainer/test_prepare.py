@@ -632,7 +632,7 @@ def test_early_stopping_by_rows_that_were_left_out_is_refused_before_training(
     [
         ({"uri": "in/absent.jsonl"}, UserError, "DatasetNotFound", "holds other.txt, rows.jsonl"),
         ({"uri": "in/absent"}, UserError, "DatasetNotFound", "no data set at"),
-        ({"uri": "in/other.txt"}, UserError, "DatasetNotFound", ".parquet"),
+        ({"uri": "in/other.doc"}, UserError, "DatasetNotFound", ".parquet"),
         ({"uri": "in/rows.jsonl", "side": "Test"}, DataError, "NoTrainRows", "side: Split"),
         (
             {"uri": "in/rows.jsonl", "template": "{{ nope }}"},
@@ -663,7 +663,7 @@ def test_a_wrong_source_is_the_users_error(
     message: str,
 ) -> None:
     write("rows.jsonl", pairs(30))
-    write("other.txt", "x")
+    write("other.doc", "x")
     with pytest.raises(error) as caught:
         prepare(make_context(source))
     assert caught.value.reason == reason

@@ -185,7 +185,7 @@ def test_places_are_used_as_given(tmp_path: Path) -> None:
         ("missing.csv", None, "no such file"),
         ("empty.csv", "", "is empty"),
         ("header.csv", "a,b\n", "holds no rows"),
-        ("a.txt", "x", "extension .txt; use .jsonl"),
+        ("a.doc", "x", "extension .doc; use .jsonl"),
         ("a.jsonl", "{nope", "a.jsonl:1: not JSON"),
         ("b.jsonl", "[1]", "expected an object with named fields"),
         ("", None, "expected a file, a folder with files"),

@@ -152,7 +152,7 @@ def test_a_bad_row_is_told_and_the_rest_is_read(
         ),
         ("a.csv", b"PK\x03\x04\x14", "UnreadableFile", "a .zip archive, not text; unpack it"),
         ("a.csv", b"a,b,a\n1,2,3\n", "InvalidHeader", "give each column a name of its own"),
-        ("a.txt", b"x", "UnknownFileType", ".jsonl"),
+        ("a.doc", b"x", "UnknownFileType", ".jsonl"),
         ("a.parquet.gz", b"x", "UnknownFileType", "text file with .gz or .zst"),
     ],
 )
