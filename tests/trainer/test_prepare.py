@@ -630,7 +630,7 @@ def test_early_stopping_by_rows_that_were_left_out_is_refused_before_training(
 @pytest.mark.parametrize(
     ("source", "error", "reason", "message"),
     [
-        ({"uri": "in/absent.jsonl"}, UserError, "DatasetNotFound", "holds other.txt, rows.jsonl"),
+        ({"uri": "in/absent.jsonl"}, UserError, "DatasetNotFound", "holds other.doc, rows.jsonl"),
         ({"uri": "in/absent"}, UserError, "DatasetNotFound", "no data set at"),
         ({"uri": "in/other.doc"}, UserError, "DatasetNotFound", ".parquet"),
         ({"uri": "in/rows.jsonl", "side": "Test"}, DataError, "NoTrainRows", "side: Split"),
