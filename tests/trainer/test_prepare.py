@@ -547,6 +547,13 @@ GOAL = {"goal": {"metric": "exactMatch", "atLeast": "0.9"}}
             "(goal.certainty 0.95). 36 are the least that could decide it: add examples",
         ),
         (
+            pairs(180),
+            {"spec": {**GOAL, "evaluation": {"looks": "Correct"}}},
+            DataError,
+            "GoalUndecidable",
+            "(goal.certainty 0.96960365). 40 are the least that could decide it: add examples",
+        ),
+        (
             pairs(100),
             {"spec": {"goal": {"metric": "exactMatch", "overBase": "0.8"}}},
             DataError,

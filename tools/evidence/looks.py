@@ -9,8 +9,9 @@ import numpy as np
 
 from evidence.coverage import SEED
 from finetune_api.trainer import ResolvedJob
+from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.evaluate.goal import Measurement, certainty_of, check_goal
-from finetune_trainer.evaluate.looks import correct, withhold_unshown
+from finetune_trainer.evaluate.looks import withhold_unshown
 from finetune_trainer.statistics.bounded import confidence_of_share
 
 TRUTH = 0.8
@@ -65,7 +66,8 @@ def _verdicts(is_corrected: bool) -> np.ndarray[tuple[int, int], np.dtype[np.boo
     scores = [confidence_of_share(hits, NUM_ROWS) for hits in range(NUM_ROWS + 1)]
     met = np.zeros((max(LOOKS), NUM_ROWS + 1), dtype=bool)
     for look in range(max(LOOKS)):
-        judged = correct(job, look + 1) if is_corrected else job
+        spec = raise_certainty(job.spec, look + 1) if is_corrected else job.spec
+        judged = job.model_copy(update={"spec": spec})
         for hits, score in enumerate(scores):
             tuned = score.interval(certainty_of(judged.spec.goal))
             found = Measurement(base=tuned, tuned=tuned, gain=tuned, num_prompts=NUM_ROWS)

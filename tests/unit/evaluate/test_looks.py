@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,17 +9,16 @@ from typing import Any
 import pytest
 
 from finetune_api.trainer import ResolvedJob
+from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate import looks
 from finetune_trainer.evaluate.looks import (
-    correct,
     count_look,
     digest_rows,
     look_words,
     name_look,
     withhold_unshown,
 )
-from finetune_trainer.statistics.claims import share_of_look
 from finetune_trainer.storage import AlreadyExists, Manifest, ManifestFile, open_store
 from support.spec_cases import changed, minimal_job
 
@@ -30,6 +28,11 @@ GOAL = {"metric": "exactMatch", "atLeast": "0.8"}
 def job_with(**change: Any) -> ResolvedJob:
     spec = changed(minimal_job(), {"spec.goal": GOAL, **change})["spec"]
     return ResolvedJob.model_validate({"namespace": "n", "name": "j", "uid": "u", "spec": spec})
+
+
+def judged_at(number: int) -> ResolvedJob:
+    job = job_with()
+    return job.model_copy(update={"spec": raise_certainty(job.spec, number)})
 
 
 def adapter(weights: str, run: str = "r") -> Manifest:
@@ -118,32 +121,11 @@ def test_a_side_that_others_keep_counting_is_told(
     assert failed.value.reason == "LooksContended"
 
 
-def test_the_doubt_of_all_looks_sums_to_that_of_one() -> None:
-    shares = [share_of_look(number) for number in range(1, 20_000)]
-    assert shares == sorted(shares, reverse=True)
-    assert 0.9999 < sum(shares) < 1
-    assert shares[0] == pytest.approx(6 / math.pi**2)
-
-
-def test_a_later_look_asks_goal_and_gates_for_more_certainty_and_enough_resamples() -> None:
-    gate = {"name": "a", "metric": "exactMatch", "atLeast": "0.5", "certainty": "0.9"}
-    job = job_with(**{"spec.evaluation": {"gates": [gate], "numBootstrapSamples": 100}})
-    judged = correct(job, 3)
-    assert judged.spec.goal is not None
-    assert float(judged.spec.goal.certainty) == pytest.approx(1 - 0.05 * 6 / (math.pi * 3) ** 2)
-    assert float(judged.spec.evaluation.gates[0].certainty) == pytest.approx(
-        1 - 0.1 * 6 / (math.pi * 3) ** 2
-    )
-    assert judged.spec.evaluation.num_bootstrap_samples >= 20 / share_of_look(3)
-    assert job.spec.goal is not None
-    assert job.spec.goal.certainty == "0.95"
-
-
 @pytest.mark.parametrize(
     ("number", "is_shown"), [(1, True), (17, True), (18, False), (9**9, False)]
 )
 def test_a_look_that_no_bounds_could_show_is_missed(number: int, is_shown: bool) -> None:
-    met, words = withhold_unshown(correct(job_with(), number), True, "exactMatch 0.9")
+    met, words = withhold_unshown(judged_at(number), True, "exactMatch 0.9")
     assert met is is_shown
     assert ("hold out new rows" in words) is not is_shown
 

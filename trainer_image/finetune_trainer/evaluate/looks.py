@@ -12,7 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
-from decimal import ROUND_CEILING, Decimal
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.evaluation_result import LookResult
@@ -20,8 +20,8 @@ from finetune_api.meta import decimal_of
 from finetune_api.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation import MOST_RESAMPLES
 from finetune_trainer.context import StageContext
+from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.errors import StorageError, UserError
-from finetune_trainer.statistics.claims import share_of_look
 from finetune_trainer.storage import AlreadyExists, Manifest, ObjectStore
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ PREFIX = "looks"
 MAX_TRIES = 50
 LEAST_DOUBT = Decimal(1) / MOST_RESAMPLES
 """No bounds of a score tell a smaller one."""
-_DIGITS = Decimal("1e-8")
 
 
 def digest_rows(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -117,15 +116,18 @@ def take_look(context: StageContext, inputs: Inputs) -> tuple[LookResult, Resolv
     except (StorageError, UserError) as error:
         if is_corrected:
             raise
-        context.emit.message(f"evaluations against this held-out side are not counted: {error}")
         words = (
             "Nobody knows how many evaluations there were against this held-out side: the count "
             f"failed ({error.reason})"
         )
+        context.emit.message(f"{words}: {error.message}")
         return LookResult(message=words), job
-    judged = correct(job, number) if is_corrected else job
+    judged = job
+    if is_corrected:
+        judged = job.model_copy(update={"spec": raise_certainty(job.spec, number)})
     certainty = judged.spec.goal.certainty if is_corrected and judged.spec.goal else ""
     words = look_words(number, certainty, is_corrected=is_corrected)
+    context.emit.message(words)
     return LookResult(number=number, message=words, certainty=certainty), judged
 
 
@@ -147,34 +149,6 @@ def look_words(number: int, certainty: str = "", *, is_corrected: bool) -> str:
         f"{words}. Each one more raises the chance that a candidate passes by luck "
         "(evaluation.looks: Correct allows for it)"
     )
-
-
-def correct(job: ResolvedJob, number: int) -> ResolvedJob:
-    """Return the job with the certainty that goal and gates must have at a look.
-
-    The doubt of all looks together stays what the job allows. Resamples are as many as the smallest
-    doubt takes, up to the most that a job may ask for.
-    """
-    share = share_of_look(number)
-    spec, evaluation = job.spec, job.spec.evaluation
-
-    def raised(certainty: str) -> str:
-        doubt = max((1 - decimal_of(certainty)) * Decimal(share), _DIGITS)
-        return str((1 - doubt).quantize(_DIGITS, rounding=ROUND_CEILING).normalize())
-
-    goal = spec.goal
-    if goal is not None:
-        goal = goal.model_copy(update={"certainty": raised(goal.certainty)})
-    gates = [
-        gate.model_copy(update={"certainty": raised(gate.certainty)}) for gate in evaluation.gates
-    ]
-    certainties = [each.certainty for each in (goal, *gates) if each is not None]
-    least = min((1 - decimal_of(each) for each in certainties), default=Decimal(1))
-    samples = max(evaluation.num_bootstrap_samples, min(MOST_RESAMPLES, int(1 / least) + 1))
-    update = {"gates": gates, "num_bootstrap_samples": samples}
-    evaluation = evaluation.model_copy(update=update)
-    changed = spec.model_copy(update={"goal": goal, "evaluation": evaluation})
-    return job.model_copy(update={"spec": changed})
 
 
 def withhold_unshown(job: ResolvedJob, met: bool | None, words: str) -> tuple[bool | None, str]:
