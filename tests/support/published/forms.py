@@ -102,6 +102,7 @@ def make_rows(forms: list[Form], *, per_form: int, seed: int) -> Iterator[Row]:
             parts = _TOKEN.split(template)  # every other one is a token
             parts[1::2] = [draw_token(random, token) for token in parts[1::2]]
             text = "".join(parts).replace("≈", "~")
+            text = text.replace("«tel:", "tel:«")  # the scheme is no part of the number
             before, _, rest = text.partition("«")
             value, _, after = rest.partition("»")
             end = len(before) + len(value) if rest else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 
 import pytest
@@ -16,6 +17,13 @@ from finetune_trainer.prepare.privacy.national_ids import find_national_ids
 ALL = Settings()
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NTY3ODkwIn0.SflKxwRJSMeKKF2QT4fwpMeJf36POk6yJV"
 FULL_WIDTH = "4111 1111 1111 1111".translate({ord(d): ord(d) + 0xFEE0 for d in "14"})
+DRAWN = "x7Kq2fLm9Rt4Vb8Nw3Zc6Hd5Jg1Ps0Ya"
+SLACK = f"hooks.slack.com/services/T0{'A1B2C3'}/B0{'D4E5F6'}/{DRAWN[:24]}"
+DISCORD = f"discord.com/api/v10/webhooks/{'123456789' * 2}/{DRAWN * 2}"
+_UUID = "0a1b2c3d-0a1b-4c3d-8a1b-0a1b2c3d4e5f"
+TEAMS = f"webhook.office.com/webhookb2/{_UUID}@{_UUID}/IncomingWebhook/{'0a1b2c3d' * 4}/{_UUID}"
+AZURE = f"cAm8Q~{DRAWN[:32]}"
+BASIC = base64.b64encode(b"Aladdin:open sesame").decode()
 PEM = "-----BEGIN {0}PRIVATE KEY-----\nMIIEvQIBADANBgkq\n-----END {0}PRIVATE KEY-----"
 
 
@@ -68,6 +76,46 @@ def found(text: str, settings: Settings = ALL, before: str = "") -> list[tuple[s
          "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
         ("DNI 12.345.678-Z", "NationalID", "12.345.678-Z"),
         ("api_key: 7f9K2mQ4xR8t", "Password", "7f9K2mQ4xR8t"),
+        # Forms from public specifications and vendors' documentation.
+        (f"POST https://{SLACK}", "APIKey", SLACK),
+        (f'"https://{DISCORD}"', "APIKey", DISCORD),
+        (f"https://x.{TEAMS}", "APIKey", TEAMS),
+        (f"client_secret is {AZURE};", "APIKey", AZURE),
+        (f"KEY=figd_{DRAWN}", "APIKey", f"figd_{DRAWN}"),
+        (f"https://ghp_{'aB3dE5gH7' * 4}@github.com/x", "APIKey", "ghp_" + "aB3dE5gH7" * 4),
+        (f"Authorization: Bearer {DRAWN}", "APIKey", DRAWN),
+        ("authorization: bearer mF_9.B5f-4.1JqM", "APIKey", "mF_9.B5f-4.1JqM"),
+        (f"'Authorization': 'token {'0a1b2c3d' * 5}'", "APIKey", "0a1b2c3d" * 5),
+        (f"Basic: Authorization: Basic {BASIC}", "Password", BASIC),
+        (f"DD_API_KEY={'0a1b2c3d' * 4}", "Password", "0a1b2c3d" * 4),
+        ('url = "postgresql://app:x9Kq2fLm@db"', "Password", "x9Kq2fLm"),
+        ('"jdbc:postgresql://h/t?user=u&password=k3y"', "Password", "k3y"),
+        ("jdbc:sqlserver://h:1433;user=sa;password={p@ss};x=1", "Password", "p@ss"),
+        ("jdbc:oracle:thin:scott/tiger@//h:1521/s", "Password", "tiger"),
+        ("<password>E1Vy85jWFLuq</password>", "Password", "E1Vy85jWFLuq"),
+        ("curl -u admin:TEBO4cSU84BQ https://x", "Password", "TEBO4cSU84BQ"),
+        ("my password is ZAWLdEJxY4V8, thanks", "Password", "ZAWLdEJxY4V8"),
+        ("- name: DB_PASSWORD\n  value: b8XK2mQ4xR8t", "Password", "b8XK2mQ4xR8t"),
+        (f'{{"kty":"EC","d":"{DRAWN * 2}"}}', "PrivateKey", DRAWN * 2),
+        ("4111.1111.1111.1111", "Card", "4111.1111.1111.1111"),
+        ("my card 41111111  11111111", "Card", "41111111  11111111"),
+        ("carte 4111_1111_1111_1111", "Card", "4111_1111_1111_1111"),
+        ("DE89.3704.0044.0532.0130.00", "IBAN", "DE89.3704.0044.0532.0130.00"),
+        ("DE89  3704  0044  0532  0130  00", "IBAN", "DE89  3704  0044  0532  0130  00"),
+        ("peer 198.18.58.24 up", "IPAddress", "198.18.58.24"),
+        ("::ffff:203.0.113.7 gone", "IPAddress", "::ffff:203.0.113.7"),
+        ("64:ff9b::192.0.2.33", "IPAddress", "64:ff9b::192.0.2.33"),
+        ("http://[2001:db8::1%25en1]:80/", "IPAddress", "2001:db8::1"),
+        ("2001:db8:0:cd30::/60", "IPAddress", "2001:db8:0:cd30::"),
+        ("Steuer-ID: 86_095_742_719", "NationalID", "86_095_742_719"),
+        ("steuer_id=86095742719", "NationalID", "86095742719"),
+        ("IdNr. 86.095.742.719", "NationalID", "86.095.742.719"),
+        ("D.N.I. 12345678 Z", "NationalID", "12345678 Z"),
+        ("cpf 111 444 777 35", "NationalID", "111 444 777 35"),
+        ("nino QQ-12-34-56-C", "NationalID", "QQ-12-34-56-C"),
+        ("codice fiscale RSS MRA 85T10 A562S", "NationalID", "RSS MRA 85T10 A562S"),
+        ("PAN ABCPK1622L", "NationalID", "ABCPK1622L"),
+        ("My phone number is 4829131.", "Phone", "4829131"),
     ],
 )  # fmt: skip
 def test_a_value_is_found_whole(text: str, entity: str, value: str) -> None:
@@ -102,6 +150,22 @@ def test_a_value_is_found_whole(text: str, entity: str, value: str) -> None:
         "total 1 234 567 890",
         "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
         "<EMAIL_1> and <PHONE_2> about 0123456789",
+        "on my phone 4829131 stands, and my phone shows error 35532103",
+        "the hotline took 3497264 calls, called 3 times, 1200 calls",
+        "mobile app version 98275213; IMEI 352591108791196 of my phone",
+        "bins of 371-782-1382, 325-419-1126 and 120-340-1000",
+        "parcel 0432 5197 4771 is late, phone order 399184321 too",
+        "file ref 863-207-8301, resistors of 862-207-2301 ohms, Paketnummer 0789 2824 2656 75",
+        "8130 9514 0733 and 0430 9514 0733",
+        "02/04/04 02/05/04 02/06/04; +44.1234-123.1234/",
+        "ff02::1 fe80::1 a[1::2] 4000::1",
+        "Authorization: Bearer YOUR_ACCESS_TOKEN, Bearer <token>, Bearer $TOKEN_1",
+        "Basic authentication for 58 users, the bearer of good news came 66 times",
+        "https://hooks.slack.com/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX",
+        "jdbc:postgresql://h/t?user=u&password=${DB_PASSWORD_8}",
+        "docker run -p 8080:1311 -u root:root img; scp -p user@host:/x/6.tar .",
+        "foreign_key = 'Order2Item3'; name: db-secret-9\n  key: password",
+        f"sha512-{'aB3dE5gH7' * 9}==",
     ],
 )
 def test_what_only_looks_like_it_is_left(text: str) -> None:

@@ -24,11 +24,17 @@ _FILES = frozenset(
 
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
 _IPV4 = re.compile(rf"(?<![\w.])({_OCTET}(?:\.{_OCTET}){{3}})(?![\w]|\.\d|-[A-Za-z])")
-_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{4}(?::{1,2}[0-9A-Fa-f]{1,4}){1,7}(?:::)?(?![\w:])")
+_DOTTED = re.compile(r"\.\d{1,3}\.\d{1,3}\.\d")
+_HEXTET = "[0-9A-Fa-f]{1,4}"
+# Global addresses begin with four digits; the others have an IPv4 address in them (RFC 4291, 6052).
+_IPV6 = re.compile(
+    rf"(?<![\w:.])(?:(?:[0-9A-Fa-f]{{4}}|64:[Ff]{{2}}9[Bb]|::(?:0:)?[Ff]{{4}}|(?:0{{1,4}}:){{5}}[Ff]{{4}})"
+    rf"(?::{{1,2}}{_HEXTET}){{0,6}}:{{1,2}}(?:{_OCTET}(?:\.{_OCTET}){{3}}|{_HEXTET})?)(?![\w:]|\.\d)"
+)
 _IP_WORDS = words("ip(?:v[46])?", "ip[ -]?addr(?:ess)?e?", "host")
 # A number in four parts behind one of these is no address.
 _VERSION = re.compile(
-    r"(?<![^\W_])(?:version|versie|versi[oó]n|vers|ver|release|build|firmware|driver|section|sect|chapter|"
+    r"(?<![^\W_])(?:version|versie|versi[oó]n|vers|ver|release|build|firmware|driver|sections?|sect|chapter|"
     r"clause|abschnitt|kapitel|oid|rev|revision|update|upgrade|v|§)\W{0,3}$|"
     r"[=<>~!]=\s?$|[~^]$|[A-Za-z][/\-]$",
     re.IGNORECASE,
@@ -71,7 +77,7 @@ def find_ip_addresses(text: Text) -> Iterator[Match]:
     stands behind a word or sign for versions, or is made of four small numbers with no word for an
     address before it.
     """
-    if text.folded.count(".") >= 3:
+    if _DOTTED.search(text.folded):
         yield from _find_ipv4(text)
     if text.folded.count(":") >= 2:
         for found in _IPV6.finditer(text.folded):
@@ -104,12 +110,17 @@ def _read_ipv6(written: str) -> ipaddress.IPv6Address | None:
         address = ipaddress.IPv6Address(written)
     except ValueError:
         return None
-    named = address.is_global or address in _EXAMPLES_V6
+    if address.ipv4_mapped or address in _NAT64:
+        inner = address.ipv4_mapped or ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        return address if _names_somebody(str(inner)) else None
+    named = (address.is_global and address in _UNICAST) or address in _EXAMPLES_V6
     return address if named and any(c.isdigit() for c in written) else None
 
 
 _EXAMPLES_V4 = tuple(
     ipaddress.IPv4Network(network)
-    for network in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")
+    for network in ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "198.18.0.0/15")
 )
+_UNICAST = ipaddress.IPv6Network("2000::/3")
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _EXAMPLES_V6 = ipaddress.IPv6Network("2001:db8::/32")

@@ -27,6 +27,8 @@ _FOLDED = {
         if unicodedata.category(chr(code)) == "Nd"
     },
 }
+_FOLDABLE = re.compile("[\xa0\u0600-\U0010ffff]")
+"""All that is folded lies here; Latin, Greek and Cyrillic letters, which are frequent, do not."""
 _STRENGTH = {
     entity: place
     for place, entity in enumerate(
@@ -34,7 +36,7 @@ _STRENGTH = {
     )
 }
 _KEYS: frozenset[Entity] = frozenset({"APIKey", "JWT", "PrivateKey"})
-_SEPARATORS = re.compile(r"[\s().\-/]+")
+_SEPARATORS = re.compile(r"[\s()._\-/]+")
 _PLACEHOLDER = re.compile(r"<[A-Z]+(?:_[A-Z]+)*_\d{1,9}>")
 
 
@@ -64,7 +66,8 @@ class Text:
     """
 
     def __init__(self, text: str, before: str = "") -> None:
-        self.folded = text if text.isascii() else text.translate(_FOLDED)
+        is_plain = text.isascii() or not _FOLDABLE.search(text)
+        self.folded = text if is_plain else text.translate(_FOLDED)
         self._has: dict[re.Pattern[str], bool] = {}
         self._before = blank_placeholders(before)
 
@@ -77,6 +80,11 @@ class Text:
     def longest_word(self) -> int:
         """Characters of the longest stretch without white space."""
         return max(map(len, self.folded.split()), default=0)
+
+    @cached_property
+    def lowered(self) -> str:
+        """The folded text in small letters."""
+        return self.folded.lower()
 
     @cached_property
     def placeholders(self) -> list[tuple[int, int]]:
@@ -93,6 +101,10 @@ class Text:
             earlier = f"{self._before[begin:]} {earlier}"
         return bool(words.search(earlier) or words.search(self._spoken[end : end + CONTEXT_AFTER]))
 
+    def was_said_before(self, words: re.Pattern[str]) -> bool:
+        """Tell whether one of these words stands at the end of what was said before the text."""
+        return words.search(self._before[-CONTEXT_BEFORE:]) is not None
+
     def _has_any(self, words: re.Pattern[str]) -> bool:
         if words not in self._has:
             spoken = words.search(self._spoken) or words.search(self._before)
@@ -104,7 +116,9 @@ class Text:
         return blank_placeholders(self.folded)
 
 
-_MANY_DIGITS = re.compile(r"\d(?:[A-Za-z]?[ .()\-/+]{0,2}\d){5}")
+_MANY_DIGITS = re.compile(
+    r"\d(?:[A-Za-z]?[ ._()\-/+]{0,2}[A-Za-z]?\d){5}|[A-Za-z]\d{4}[A-Za-z](?!\w)"
+)
 
 
 def words(*patterns: str) -> re.Pattern[str]:

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from finetune_trainer.prepare.privacy.checksums import has_luhn_digit, has_mod97
 from finetune_trainer.prepare.privacy.matches import Match, Text, compact, words
 
-_CARD = re.compile(r"(?<![\w.])(?<!\w-)\d(?:[ \-]?\d){11,18}(?![\w])(?![.\-]\d)")
+_CARD = re.compile(
+    r"(?:(?<![\w.])|(?<=%B))(?<!\w-)\d(?:(?:  |[ .\-/_])?\d){11,18}(?!\w)(?![.\-]\d)"
+)
 _CARD_WORDS = words(
     r"(?:credit|debit|bank)?[ -]?cards?(?: number| no)?", "visa", "master ?card", "maestro", "amex",
     "american express", "karten?(?:nummer)?", "kreditkarte(?:nnummer)?", "carte", "tarjeta",
@@ -37,6 +39,9 @@ _NETWORKS: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (508, 508, (16,)),
     (2200, 2204, (16,)),  # Mir
     (9792, 9792, (16,)),  # Troy
+    (506699, 506778, (16,)),  # Elo
+    (509000, 509999, (16,)),
+    (504175, 504175, (16,)),
     (5018, 5018, (12, 13, 14, 15, 16, 18, 19)),  # Maestro
     (5020, 5020, (12, 13, 14, 15, 16, 18, 19)),
     (5038, 5038, (12, 13, 14, 15, 16, 18, 19)),
@@ -59,8 +64,9 @@ _IBAN_LENGTHS = {
     "SC": 31, "SD": 18, "SE": 24, "SI": 19, "SK": 24, "SM": 27, "SO": 23, "ST": 25, "SV": 28,
     "TL": 23, "TN": 24, "TR": 26, "UA": 29, "VA": 22, "VG": 24, "XK": 20, "YE": 30,
 }  # fmt: skip
+_GAP = r"(?:  |[ .\-])?"
 _IBAN = re.compile(
-    rf"(?<![^\W_])(?:{'|'.join(_IBAN_LENGTHS)})[ \-]?\d\d(?:[ \-]?[A-Z0-9]){{11,30}}", re.IGNORECASE
+    rf"(?<![^\W_])(?:{'|'.join(_IBAN_LENGTHS)}){_GAP}\d\d(?:{_GAP}[A-Z0-9]){{11,30}}", re.IGNORECASE
 )
 
 
@@ -75,8 +81,8 @@ def find_cards(text: Text) -> Iterator[Match]:
         digits = compact(found.group())
         if not _is_of_network(digits) or not has_luhn_digit(digits):
             continue
-        groups = tuple(map(len, re.split("[ -]", found.group())))
-        printed = groups in _GROUPS and len(set(found.group()) & {" ", "-"}) == 1
+        groups = tuple(map(len, re.findall(r"\d+", found.group())))
+        printed = groups in _GROUPS and len(set(re.sub(r"\d", "", found.group()))) == 1
         usual = len(groups) == 1 and len(digits) in _USUAL_LENGTHS
         if printed or usual or text.is_near(_CARD_WORDS, *found.span()):
             yield Match("Card", *found.span(), digits)

@@ -6,16 +6,20 @@ import re
 from collections.abc import Collection, Iterator
 from functools import lru_cache
 
-from finetune_trainer.prepare.privacy.matches import Match, Text, words
+from finetune_trainer.prepare.privacy.matches import CONTEXT_BEFORE, Match, Text, words
 
 _CANDIDATE = re.compile(
     r"(?<![\w.+\-])(?<!\d[,:])(?:\(?\+|\()?\d(?:[ .\-/()]{0,2}\d){6,16}(?![\w@])"
 )
-_DATE = re.compile(r"(?:\d{4}([ ./\-])\d{1,2}\1\d{1,2}|\d{1,2}([ ./\-])\d{1,2}\2\d{4})(?!\d)")
+_DATE = re.compile(
+    r"\d\d?/\d\d?/\d\d(?![\d/])"
+    r"|(?:\d{4}([ ./\-])\d{1,2}\1\d{1,2}|\d{1,2}([ ./\-])\d{1,2}\2\d{4})(?!\d)"
+)
 _DAY, _MONTH, _YEAR = r"(?:0?[1-9]|[12]\d|3[01])", r"(?:0?[1-9]|1[0-2])", r"(?:19|20)\d\d"
 _LEADING_DATE = re.compile(
     rf"(?:{_YEAR}([./\-]){_MONTH}\1{_DAY}|{_DAY}([./\-]){_DAY}\2{_YEAR})(?!\d)[ ,/\-]*"
 )
+_DATE_BEFORE = re.compile(rf"(?:{_YEAR}[./\-]\d\d?[./\-]\d\d?|\d\d?[./\-]\d\d?[./\-]{_YEAR}) $")
 _NORTH_AMERICAN = re.compile(r"(?:1[ .\-])?(?:\(\d{3}\) ?|\d{3}[.\-])\d{3}[.\-]\d{4}")
 _WORDS = words(
     "tel", "tele?phone", "phone", "phone ?(?:number|no)", "mobile?", "cell(?:phone)?", "fax",
@@ -33,6 +37,51 @@ _WORDS = words(
     "puhelin", "puhelinnumero", "tlf", "電話", "电话", "手机", "携帯", "전화", "telefonum",
     "फ़ोन", "फोन", "मोबाइल", "नंबर",
 )  # fmt: skip
+_OTHER_NUMBER = words(
+    "orders?", "tickets?", "case", "claim", "policy", "file", "ref(?:erence)?", "invoices?",
+    "receipt", "tracking", "parcel", "shipment", "waybill", "consignment", "container", "errors?",
+    "version", "build", "model", "imei", "iccid", "serial", "s/n", "p/n", "sku", "ean", "gtin",
+    "isbn", "ndc", "cas", "part", "item", "article", "product", "batch", "lot", "account", "acct",
+    "customer", "member", "user", "id", "code", "pin", "otp", "range", "lines?", "pages?", "pp",
+    "bins?", "rows?", "columns?", "years?", "population", "total", "count", "sum", "used", "size",
+    "index", "section", "step", "seed", "timestamp", "ts", "port", "pid", "bestell(?:ung|nummer)",
+    "auftrag(?:snummer)?", "vorgang(?:snummer)?", "rechnung(?:snummer)?", "kunden(?:nummer|-?nr)",
+    "sendung(?:snummer)?", "paket(?:nummer)?", "artikel(?:nummer)?", "teilenummer", "seriennummer",
+    "z[äa]hler(?:nummer|stand)?", "konto(?:nummer)?", "blz", "mitglied(?:snummer)?", "aktenzeichen",
+    "fehler", "pedido", "factura", "commande", "facture", "colis", "client", "ordine", "fattura",
+    "bestelling", "zam[óo]wienie", "faktura", "encomenda", "nota fiscal",
+)  # fmt: skip
+"""Words of numbers that are no telephone's, when they stand next to the number."""
+_LINK = re.compile(
+    r"(?:[\s:=#.\"'(\[]|\b(?:is|ist|no|nr|number|num|nummer|numbers?|of|from|the|de|von)\b)*",
+    re.IGNORECASE,
+)
+_AFTER_NUMBER = re.compile(r"\w\d[ \-]$")
+_SHORT_DIGITS = 9
+"""So few digits in one piece are a count or a code more often than a telephone number."""
+_DEVICE = re.compile(
+    r"\b(?:on|in|with|from|of|to|for|by|via|per|auf|am|mit|sur|avec|en|con) "
+    r"(?:(?:my|your|his|her|our|their|the|this|a|mein\w*|dein\w*|de[mnr]|mon|votre|son|le|mi|su|el)"
+    r" )?"
+    r"(?:mobile |cell |smart)?(?:phone|mobile?|cell(?:phone)?|handy|mobiltelefon|portable|m[óo]vil|"
+    r"celular|telefon|telephone|sms|fax)\W*$",
+    re.IGNORECASE,
+)
+"""A telephone as a thing: "on my phone 4829131" says what stands on its screen."""
+_NAMING = re.compile(
+    r"(?:[\s:=#.\"'(\[|>/,_]|\b(?:is|ist|lautet|est|es|[èeé]|are|was|to|jest|er|[äa]r|at|on|under|unter|"
+    r"number|num|no|nr|nummer|n[úu]mero|me|us|him|her|them|back|today|now|please|p[åa]|al|au|le|op|pod|"
+    r"do|til)\b)*",
+    re.IGNORECASE,
+)
+_UNIT = re.compile(
+    r"\s?(?:[%€$£]|(?:ohms?|[mck]?m|k?g|lbs?|eur|usd|bytes?|[kmg]i?b|units?|pcs|pieces|times|calls|"
+    r"people|customers|phones|users|hz|volts?|watts?|kwh|mal|st[üu]ck)\b)",
+    re.IGNORECASE,
+)
+_TRACKING = re.compile(r"\d{4}([ .\-])\d{4}\1\d{4}")
+_RANGE = re.compile(r"(\d{3})-(\d{3})-(1\d{3})")
+_COORDINATES = re.compile(r"\+\d{1,3}\.\d+[+\-]\d{1,3}\.\d")  # ISO 6709
 _NUM_TRIMS = 3
 _CODE = re.compile(r"\(?0[1-9]\d{0,4}(?!\d)")
 """A first group that some country writes. Asking libphonenumber of every country takes ten thousand
@@ -59,12 +108,14 @@ def find_phones(text: Text, countries: Collection[str]) -> Iterator[Match]:
         if rest is None:
             continue
         start = rest.start()
+        is_trimmed = False
         for written in _trims(rest.group()):
             end = start + len(written)
-            value = _read(text, written, start, end, countries)
+            value = _read(text, written, start, end, countries, is_trimmed=is_trimmed)
             if value:
                 yield Match("Phone", start, end, value)
                 break
+            is_trimmed = True
 
 
 def _trims(written: str) -> Iterator[str]:
@@ -77,17 +128,31 @@ def _trims(written: str) -> Iterator[str]:
         yield written.rstrip(" (-./")
 
 
-def _read(text: Text, written: str, start: int, end: int, countries: Collection[str]) -> str | None:
+def _read(
+    text: Text,
+    written: str,
+    start: int,
+    end: int,
+    countries: Collection[str],
+    *,
+    is_trimmed: bool = False,
+) -> str | None:
     digits = re.sub(r"\D", "", written)
     grouped = len(digits) < len(written.lstrip("(+"))
     if "+" in written:
+        if _COORDINATES.match(written):
+            return None
         return _parse(written, None)
     if written.startswith("00") and grouped:
         value = _parse(f"+{written[2:]}", None)
         if value:
             return value
     named = text.is_near(_WORDS, start, end)
+    if not named and is_trimmed:  # a longer run of groups is a tracking or account number
+        return None
     if not named and (not grouped or _DATE.match(written)):
+        return None
+    if not named and (_TRACKING.fullmatch(written) or _is_range(written)):
         return None
     american = _NORTH_AMERICAN.fullmatch(written) is not None
     if not named and not american:
@@ -98,12 +163,38 @@ def _read(text: Text, written: str, start: int, end: int, countries: Collection[
             return None
     if named and _DATE.fullmatch(written):
         return None
+    if _UNIT.match(text.folded, end) or _is_other_number(
+        text, start, num_digits=len(digits), grouped=grouped
+    ):
+        return None
     for country in countries:
         if named or (country in ("US", "CA")) == american:
             value = _parse(written, country, as_grouped=not named and not american)
             if value:
                 return value
     return None
+
+
+def _is_range(written: str) -> bool:
+    """Tell whether it counts up to a thousand and something, as in 325-419-1126."""
+    found = _RANGE.fullmatch(written)
+    return found is not None and found.group(1) < found.group(2)
+
+
+def _is_other_number(text: Text, start: int, *, num_digits: int, grouped: bool) -> bool:
+    """Tell whether something nearer than a word for telephones says what the number counts."""
+    before = text.folded[max(0, start - CONTEXT_BEFORE) : start]
+    spoken = [found.end() for found in _WORDS.finditer(before)]
+    place = spoken[-1] if spoken else 0
+    if any(_LINK.fullmatch(before, found.end()) for found in _OTHER_NUMBER.finditer(before, place)):
+        return True
+    if _AFTER_NUMBER.search(before) and not _DATE_BEFORE.search(before):
+        return True
+    if grouped or num_digits > _SHORT_DIGITS or text.folded[start] in "(0":
+        return False
+    is_named = _NAMING.fullmatch(before, place) if spoken else text.was_said_before(_WORDS)
+    is_thing = _DEVICE.search(before[:place]) and not re.search(r"[:=#]", before[place:])
+    return not is_named or bool(is_thing)
 
 
 @lru_cache(maxsize=_KEPT_ANSWERS)
