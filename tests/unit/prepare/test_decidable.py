@@ -82,12 +82,13 @@ def test_scores_between_right_and_wrong_are_refused_where_hits_are(
     assert "cannot be shown by any number" in never
 
 
-def test_the_gain_in_macro_f1_is_bounded_as_it_is_measured(tmp_path: Path) -> None:
-    gain = {"metric": "macroF1", "overBase": "0.8"}
-    assert refusal(tmp_path, labelled(*["yes", "no"] * 12, "yes"), gain) == ""
-    words = refusal(tmp_path, labelled(*["yes", "no"] * 12), gain)
-    assert "on 24 independent held-out prompt(s)" in words
-    assert "its lower bound would be 0.799" in words
+@pytest.mark.parametrize("asked", ["overBase", "atLeast"])
+def test_macro_f1_is_refused_where_no_label_could_show_it(tmp_path: Path, asked: str) -> None:
+    goal = {"metric": "macroF1", asked: "0.8"}
+    assert refusal(tmp_path, labelled(*["yes", "no"] * 6), goal) == ""
+    words = refusal(tmp_path, labelled(*["yes", "no"] * 4), goal)
+    assert "on 8 independent held-out prompt(s)" in words
+    assert "its lower bound would be 0.773 at most" in words
 
 
 def test_prompts_with_several_pairs_count_once(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def refusal(
         {"atLeast": "0.6", "slice": {"column": "language", "value": " русский"}},
         {"overPublished": "-0.5"},
         {"metric": "rougeL", "atLeast": "0.6", "slice": {"label": "b"}},
-        {"metric": "bleu", "overBase": "0.9", "slice": {"label": "b"}},
+        {"metric": "bleu", "overBase": "0.7", "slice": {"label": "b"}},
         {"metric": "answerLength", "atLeast": "900"},
         {"metric": "loss", "overBase": "2", "slice": {"source": "y.csv"}},
         {"atLeast": "0.99", "slice": {"label": "b"}, "severity": "Warn"},

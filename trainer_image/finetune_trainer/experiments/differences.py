@@ -271,7 +271,10 @@ def _pair(
     order: NDArray[np.int64],
 ) -> Confidence:
     in_order = Measured(
-        rows=after.rows[order], over=lambda picked: after.over(order[picked]), is_mean=after.is_mean
+        rows=after.rows[order],
+        over=lambda picked: after.over(order[picked]),
+        is_mean=after.is_mean,
+        sums=after.sums and after.sums.taken(order),
     )
     return compare(
         before,

@@ -12,8 +12,8 @@ from collections.abc import Collection
 import numpy as np
 
 from finetune_trainer.statistics.bounded import confidence_of_mean, confidence_of_share
-from finetune_trainer.statistics.confidence import Confidence, difference_of
-from finetune_trainer.statistics.needed import Scale
+from finetune_trainer.statistics.confidence import Confidence
+from finetune_trainer.statistics.needed import Scale, f1_of
 
 
 def best_confidence(
@@ -31,9 +31,8 @@ def best_confidence(
         clusters = np.repeat(np.arange(len(sizes)), list(sizes))
         lowest = -1.0 if is_gain else 0.0
         return confidence_of_mean(np.ones(len(clusters)), clusters, lowest=lowest, seed=seed)
-    number = len(sizes)
-    best = confidence_of_share(number, number)
-    return difference_of(confidence_of_share(0, number), best) if is_gain else best
+    best = confidence_of_share(len(sizes), len(sizes))  # a gain of it is no greater
+    return Confidence(value=1.0, lower=f1_of(best.lower), upper=f1_of(best.upper))
 
 
 def is_uneven(groups: Counter[str], scale: Scale) -> bool:
@@ -43,7 +42,7 @@ def is_uneven(groups: Counter[str], scale: Scale) -> bool:
         groups: Questions of each group.
         scale: What is known of the scores.
     """
-    return groups.total() > len(groups) and scale.is_mean and not scale.may_be_graded
+    return groups.total() > len(groups) and scale.is_mean
 
 
 def word_groups(groups: Counter[str]) -> str:

@@ -22,13 +22,13 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.best_answers import best_confidence, is_uneven, word_groups
 from finetune_trainer.prepare.held_out import HeldOut, HeldOutSide
 from finetune_trainer.prepare.remedies import ADD, MORE_GROUPS, word_more
-from finetune_trainer.statistics.bounded import lowest_bound_of_best
 from finetune_trainer.statistics.confidence import SLACK
 from finetune_trainer.statistics.needed import (
     Scale,
     count_for_best,
     count_for_gain,
     count_of_gains,
+    highest_bound,
     highest_gain_bound,
 )
 
@@ -58,7 +58,7 @@ def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_ques
     require = partial(_require_groups, spec, side, scale, num_questions)
     if goal.at_least is not None:
         wanted = count_for_best(float(goal.at_least), certainty, scale)
-        require("atLeast", goal.at_least, wanted, lowest_bound_of_best)
+        require("atLeast", goal.at_least, wanted, partial(highest_bound, scale=scale))
     if goal.over_base is not None:
         wanted = count_for_gain(float(goal.over_base), certainty, scale)
         require("overBase", goal.over_base, wanted, partial(highest_gain_bound, scale=scale))
@@ -68,7 +68,7 @@ def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_ques
 
 def scale_of(metric: str) -> Scale:
     """Return what is known of the scores of a metric between 0 and 1 before there are any."""
-    return Scale(may_be_graded=metric == "bleu", is_mean=metric not in CORPUS_METRICS)
+    return Scale(is_mean=metric not in CORPUS_METRICS)
 
 
 def has_prompt(question: HeldOut) -> bool:
@@ -108,7 +108,7 @@ def _require_groups(
     groups = side.groups(num_questions, has_prompt)
     number = most_scored(spec.evaluation, metric, len(groups))
     if number < wanted:
-        at_most = " at most" if is_uneven(groups, scale) else ""
+        at_most = " at most" if is_uneven(groups, scale) or not scale.is_mean else ""
         remedy = word_more(
             spec,
             side,

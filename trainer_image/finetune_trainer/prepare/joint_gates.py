@@ -3,8 +3,7 @@
 The evaluation corrects the doubts of gates that stop a job for how many there are (Holm), and a
 doubt is never below what its bounds can tell. Here every gate has the least doubt that any answers
 could leave it; what is missed even then is refused. Where that least is not known it is taken to be
-small, so that only what is certain is refused. One case is not quite: scores of texts are taken to
-vary, for no bounds of scores that vary tell a doubt below one in `numBootstrapSamples`.
+small, so that only what is certain is refused.
 """
 
 from __future__ import annotations
@@ -33,16 +32,14 @@ from finetune_trainer.prepare.gate_claims import (
 )
 from finetune_trainer.prepare.held_out import HeldOutSide
 from finetune_trainer.prepare.remedies import MORE_GROUPS, word_more
-from finetune_trainer.prepare.sized_claims import LEAST_LEVELS
 from finetune_trainer.statistics.bounded import NUM_DRAWS
 from finetune_trainer.statistics.claims import correct_for_many
 from finetune_trainer.statistics.needed import HITS
-from finetune_trainer.statistics.paired import MIN_GRADED_CLUSTERS
 
 MOST_NAMED = 3
 """Gates that a message says the wanted prompts of."""
-TEXT_METRICS = frozenset({"rougeL", "chrF", "bleu"})
-"""Of answers that are texts they are hardly ever alike in half of the rows."""
+LEAST_LEVELS = 1000
+"""Bounds of a score that is resampled, at least."""
 
 
 def require_gates_together(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:
@@ -94,8 +91,8 @@ class _Best:
 
     Attributes:
         gate: The gate.
-        alike: The least doubt where all scores are alike; 1 where such scores show nothing.
-        is_resampled: Whether its scores may vary, and are resampled then.
+        alike: The least doubt, where all scores are alike; 1 where such scores show nothing.
+        is_resampled: Whether its scores have no limits, and are resampled.
         is_fact: Whether it is measured without doubt.
         is_uneven: Whether its questions fall into groups of several.
         is_open: Whether more held-out prompts could lower its doubt.
@@ -137,19 +134,11 @@ def _best_of(spec: FineTuneJobSpec, gate: Gate, side: HeldOutSide, num_questions
     sizes = list(groups.values())
     if gate.metric in JUDGE_METRICS:
         sizes = [1] * most_scored(spec.evaluation, gate.metric, len(sizes))
-    varies = scale.may_be_graded and len(sizes) >= MIN_GRADED_CLUSTERS
-    is_text = gate.metric in TEXT_METRICS and any(
-        question.label is None for question in side.drawn(num_questions) if sees(gate)(question)
-    )
-    alike = 1.0
-    if sizes and not (varies and is_text):
-        alike = least_doubt(gate, sizes, scale, seed=seed)
     return _Best(
         gate=gate,
-        alike=alike,
-        is_resampled=varies,
+        alike=least_doubt(gate, sizes, scale, seed=seed) if sizes else 1.0,
         is_uneven=scale.is_mean and sum(sizes) > len(sizes),
-        is_open=threshold_of(gate)[0] < 1 and not (varies and is_text),
+        is_open=threshold_of(gate)[0] < 1,
     )
 
 

@@ -12,7 +12,6 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.gates import Gate
 from finetune_api.v1alpha1.judging import most_scored
 from finetune_api.v1alpha1.scoring import (
-    CORPUS_METRICS,
     JUDGE_METRICS,
     UNBOUNDED_METRICS,
 )
@@ -29,8 +28,6 @@ from finetune_trainer.statistics.power import POWER, better_than, count_for_shar
 
 OPPOSED = "judgeWinRate"
 """A win of the tuned model is a loss of the base: of the two scores one says the other."""
-LEAST_LEVELS = 1000
-"""Bounds of a score that is resampled, at least."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,19 +144,11 @@ def _gates(spec: FineTuneJobSpec, *, has_published: bool) -> Iterator[_Asked]:
         if "." in gate.metric:
             continue  # of other rows than the held-out ones
         threshold, is_gain = threshold_of(gate)
-        tail = _tail(spec, gate, family)
+        tail = tail_of_many(float(gate.certainty), family)
         before, after = _widest(gate.metric, threshold) if is_gain else (None, None)
         after = better_than(threshold) if after is None else after
         field = f"gate {gate.name}: {' '.join(gate.asked)}"
         yield _ask(field, gate.metric, gate, threshold, tail, before=before, after=after)
-
-
-def _tail(spec: FineTuneJobSpec, gate: Gate, family: int) -> float | None:
-    """Return the tail that a gate's bound may leave."""
-    if gate.metric not in CORPUS_METRICS:
-        return tail_of_many(float(gate.certainty), family)
-    levels = max(LEAST_LEVELS, spec.evaluation.num_bootstrap_samples)
-    return tail_of_many(float(gate.certainty), family, num_levels=levels)
 
 
 def _ask(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import overload
 
 from finetune_trainer.statistics.bounded import lowest_bound_of_best
-from finetune_trainer.statistics.confidence import tail_of
-from finetune_trainer.statistics.paired import MIN_GRADED_CLUSTERS
+from finetune_trainer.statistics.confidence import Floats, tail_of
 
 MOST = 1_000_000
 """Nobody holds out more: a goal that would need it cannot be decided."""
@@ -18,13 +18,11 @@ class Scale:
     """What is known of scores between 0 and 1 before there are any.
 
     Attributes:
-        may_be_graded: Rows may score alike without being hits or misses. From some clusters on such
-            scores are resampled, and nothing bounds how near to the score their bound can be.
-        is_mean: The score is the mean of the rows'. What is none has its difference bounded from
-            the bounds of each model, which for hits are nearer than those of pairs.
+        is_mean: The score is the mean of the rows'. What is none, as macro F1 and BLEU, is bounded
+            label by label or word by word; refused of it is only what no F1 of one label, all of
+            whose rows are right, could show.
     """
 
-    may_be_graded: bool = False
     is_mean: bool = True
 
 
@@ -34,7 +32,7 @@ HITS = Scale()
 def count_for_best(threshold: float, certainty: float, scale: Scale = HITS) -> int | None:
     """Return the least independent rows whose scores may bring the lower bound to a threshold.
 
-    Of hits and misses that is with every one a hit.
+    That is with every one as good as can be.
 
     Args:
         threshold: A score.
@@ -48,25 +46,38 @@ def count_for_best(threshold: float, certainty: float, scale: Scale = HITS) -> i
         return None
     if threshold <= 0:
         return 1
-    number = max(1, math.ceil(math.log(tail_of(certainty)) / math.log(threshold) - 1e-9))
-    if scale.may_be_graded:
-        return min(number, MIN_GRADED_CLUSTERS)
+    share = threshold if scale.is_mean else threshold / (2 - threshold)
+    number = max(1, math.ceil(math.log(tail_of(certainty)) / math.log(share) - 1e-9))
     return number if number <= MOST else None
 
 
+def highest_bound(number: int, certainty: float, scale: Scale = HITS) -> float:
+    """Return the lower bound of a score that is 1 on all of these independent rows."""
+    share = lowest_bound_of_best(number, certainty)
+    return share if scale.is_mean else f1_of(share)
+
+
 def highest_gain_bound(number: int, certainty: float, scale: Scale = HITS) -> float:
-    """Return the lower bound of a difference that is 1 on all of these independent rows."""
-    return 1 - _spread_of_gain(scale) * (1 - lowest_bound_of_best(number, certainty))
+    """Return the lower bound of a difference that is 1 on all of these independent rows.
+
+    Of what is no mean it is that of the second model, which the difference cannot exceed.
+    """
+    best = highest_bound(number, certainty, scale)
+    return 2 * best - 1 if scale.is_mean else best
 
 
 def count_for_gain(threshold: float, certainty: float, scale: Scale = HITS) -> int | None:
     """Return the least independent rows whose gains may bring the bound to a threshold."""
-    return count_for_best(1 - (1 - threshold) / _spread_of_gain(scale), certainty, scale)
+    return count_for_best((1 + threshold) / 2 if scale.is_mean else threshold, certainty, scale)
 
 
-def _spread_of_gain(scale: Scale) -> float:
-    """Return how much wider a difference is than a share: of pairs, or of two models apart."""
-    return 2.0 if scale.is_mean else math.sqrt(2)
+@overload
+def f1_of(share: float) -> float: ...
+@overload
+def f1_of(share: Floats) -> Floats: ...
+def f1_of(share: float | Floats) -> float | Floats:
+    """Return the F1 of a label from its hits' share of the rows that have it or are given it."""
+    return 2 * share / (1 + share)
 
 
 def count_of_gains(certainty: float) -> int:

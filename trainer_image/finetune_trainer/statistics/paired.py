@@ -11,10 +11,6 @@ from finetune_trainer.statistics.bounded import NUM_DRAWS, confidence_of_mean
 from finetune_trainer.statistics.claims import doubt_of_equality
 from finetune_trainer.statistics.confidence import Confidence, Floats
 
-MIN_GRADES = 10
-"""Scores with fewer different values are counted, not averaged like measurements."""
-MIN_GRADED_CLUSTERS = 10
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Compared:
@@ -93,17 +89,3 @@ def confidence_of_scores(
         num_draws: Bounds to compute.
     """
     return confidence_of_mean(scores, clusters, lowest=lowest, seed=seed, num_draws=num_draws)
-
-
-def is_graded(scores: Floats, clusters: NDArray[np.int64]) -> bool:
-    """Tell whether scores vary enough for resamples to show how much.
-
-    Resamples know no score that was not measured. Where most rows are alike, as hits and misses
-    are, the rare other row that happens to be missing is the whole doubt.
-    """
-    _, counts = np.unique(scores, return_counts=True)
-    return (
-        len(np.unique(clusters)) >= MIN_GRADED_CLUSTERS
-        and len(counts) >= MIN_GRADES
-        and 2 * int(counts.max()) <= len(scores)
-    )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.statistics.resampling import Resampled
+from finetune_trainer.statistics.sums import Sums
 
 Floats = NDArray[np.float64]
 
@@ -54,11 +55,13 @@ class Measured:
         over: Returns the score over the rows of the given indices, which may repeat. What does not
             depend on them is computed already.
         is_mean: The score over several rows is the mean of theirs.
+        sums: The sums over rows that it follows from; None where it is a mean or has no limits.
     """
 
     rows: Floats
     over: Resampled
     is_mean: bool = False
+    sums: Sums | None = None
 
 
 def mean_of(scores: Sequence[float] | Floats) -> Measured:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from finetune_trainer.data.label_text import is_short_label
 from finetune_trainer.data.label_text import normalize_label as normalize_label
-from finetune_trainer.evaluate.metrics.answers import Measured, References, mean_of
+from finetune_trainer.evaluate.metrics.answers import Floats, Measured, References, mean_of
+from finetune_trainer.statistics.sums import Matrix, Sums
 
 MAX_LABELS = 200
 
@@ -50,19 +51,45 @@ def macro_f1(texts: Sequence[str], references: References) -> Measured:
         ``f1_score(average="macro", labels=sorted(set(truth)), zero_division=0)``.
     """
     labels, true, said = _index_labels(texts, references)
-    size = len(labels) + 1
+    sums = _sum_labels(true, said, len(labels))
+    return Measured(rows=(true == said).astype(np.float64), over=sums.over, sums=sums)
 
-    def score(rows: NDArray[np.int64]) -> float:
-        table = np.bincount(true[rows] * size + said[rows], minlength=size * size)
-        table = table.reshape(size, size)
-        hits = np.diag(table)[:-1].astype(float)
-        seen = table.sum(axis=1)[:-1]
-        claimed = table.sum(axis=0)[:-1]
-        present = seen > 0
-        f1 = 2 * hits / np.maximum(1, seen + claimed)
-        return float(f1[present].mean()) if present.any() else 0.0
 
-    return Measured(rows=(true == said).astype(np.float64), over=score)
+def _sum_labels(true: NDArray[np.int64], said: NDArray[np.int64], number: int) -> Sums:
+    """Return the sums that F1 of each label follows from: hits, and how often it is true or said.
+
+    The row that is added for each label is another label's, or one more hit.
+    """
+    from scipy.sparse import csr_array, eye_array, hstack
+
+    rows, right, is_label = np.arange(len(true)), true == said, said < number
+    wrong = is_label & ~right
+
+    def table(*parts: tuple[NDArray[np.int64], NDArray[np.int64]]) -> Matrix:
+        places = np.concatenate([row for row, _ in parts])
+        labels = np.concatenate([label for _, label in parts])
+        return csr_array((np.ones(len(places)), (places, labels)), shape=(len(true), number))
+
+    def score(sums: Floats) -> Floats:
+        hits, counts = sums[:, :number], sums[:, number:]
+        f1 = 2 * hits / np.where(counts > 0, counts, 1.0)
+        mean: Floats = f1.sum(axis=1) / (counts > 0).sum(axis=1)
+        return mean
+
+    one = eye_array(number, format="csr")
+    return Sums(
+        rows=hstack(
+            [
+                table((rows[right], true[right])),
+                table((rows, true), (rows[is_label], said[is_label])),
+            ],
+            format="csr",
+        ),
+        score=score,
+        sizes=table((rows, true), (rows[wrong], said[wrong])),
+        worst=hstack([0 * one, one], format="csr"),
+        best=hstack([one, 2 * one], format="csr"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from finetune_trainer.evaluate.metrics.answers import Floats, Measured, References, mean_of
 from finetune_trainer.evaluate.metrics.words import contains_words, split_words
+from finetune_trainer.statistics.sums import Sums
 
 
 def rouge_l(texts: Sequence[str], references: References) -> Measured:
@@ -99,6 +99,7 @@ def bleu(texts: Sequence[str], references: References) -> Measured:
     Source: Papineni et al. 2002; Post 2018, "A Call for Clarity in Reporting BLEU Scores".
     """
     from sacrebleu.metrics import BLEU
+    from scipy.sparse import csr_array
 
     metric = BLEU(effective_order=True)
     # Sufficient statistics per sentence; a resample sums them (sacrebleu's own bootstrap does so).
@@ -110,20 +111,35 @@ def bleu(texts: Sequence[str], references: References) -> Measured:
     totals = np.array([sentence.totals for sentence in sentences])
     lengths = np.array([(sentence.sys_len, sentence.ref_len) for sentence in sentences])
 
-    def score(rows: NDArray[np.int64]) -> float:
-        said, reference = lengths[rows].sum(axis=0).tolist()
-        corpus = BLEU.compute_bleu(
-            counts[rows].sum(axis=0).tolist(),
-            totals[rows].sum(axis=0).tolist(),
-            said,
-            reference,
-            smooth_method="exp",
-            effective_order=True,
-        )
-        return float(corpus.score) / 100
-
+    # An answer more is as long as the mean reference, with all of its words or none.
+    length = lengths[:, 1].mean()
+    words = np.maximum(0.0, length - np.arange(4))
+    tail = np.array([length, length])
+    sums = Sums(
+        rows=csr_array(np.hstack([counts, totals, lengths]).astype(np.float64)),
+        score=_bleu_of,
+        sizes=csr_array(np.ones((len(lengths), 1))),
+        worst=csr_array(np.concatenate([np.zeros(4), words, tail])[None]),
+        best=csr_array(np.concatenate([words, words, tail])[None]),
+    )
     rows: Floats = np.array([sentence.score / 100 for sentence in sentences])
-    return Measured(rows=rows, over=score)
+    return Measured(rows=rows, over=sums.over, sums=sums)
+
+
+def _bleu_of(sums: Floats) -> Floats:
+    """Return BLEU of each line of sums: four counts of hits, four of all, and both lengths.
+
+    Only orders with some n-gram count, and one without a hit is smoothed, both as sacrebleu does.
+    """
+    hits, totals, said, wanted = sums[:, :4], sums[:, 4:8], sums[:, 8], sums[:, 9]
+    counts = np.cumprod(totals > 0, axis=1)
+    is_missed = (hits == 0) & (counts > 0)
+    smoothed = 0.5 ** np.cumsum(is_missed, axis=1)
+    parts = np.where(is_missed, smoothed, hits) / np.where(counts > 0, totals, 1.0)
+    logs = np.log(np.where(counts > 0, parts, 1.0)).sum(axis=1) / np.maximum(1, counts.sum(axis=1))
+    brevity = np.minimum(0.0, 1 - wanted / np.maximum(said, 1e-9))
+    scores: Floats = np.where(hits.any(axis=1), np.exp(brevity + logs), 0.0)
+    return scores
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,116 @@
+"""Bounds of scores that are no means of rows, but follow from sums over them. Pure.
+
+As in ``bounded.py`` clusters are weighed at random, and what was not seen is added. A macro F1 is
+a mean of shares: of the rows that have a label or are given it, those that are both. Each label
+gets a row more that speaks against the bound, so that the bounds of each label's F1 are those of
+Clopper and Pearson's share; all labels are read from the same weights, as their rows are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.statistics.bounded import MAX_DRAWN, NUM_DRAWS
+from finetune_trainer.statistics.confidence import Confidence, Floats
+from finetune_trainer.statistics.paired import Compared
+
+Matrix = Any
+"""A sparse array of scipy's: of a row nearly all sums are 0 where they are of labels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sums:
+    """A score as a function of sums over rows.
+
+    Attributes:
+        rows: What each row adds, by row and sum.
+        score: Returns the score of each line of sums.
+        sizes: How many rows each row counts for by each row that is added: 1 or 0.
+        worst: What each row that is added adds where it is as bad as can be, by row and sum.
+        best: The same where it is as good as can be.
+    """
+
+    rows: Matrix
+    score: Callable[[Floats], Floats]
+    sizes: Matrix
+    worst: Matrix
+    best: Matrix
+
+    def over(self, indices: NDArray[np.int64]) -> float:
+        """Return the score over the rows of the given indices, which may repeat."""
+        return float(self.score(self.rows[indices].sum(axis=0)[None])[0])
+
+    def taken(self, order: NDArray[np.int64]) -> Sums:
+        """Return the sums of the same rows in another order."""
+        return replace(self, rows=self.rows[order], sizes=self.sizes[order])
+
+
+def compare_sums(
+    base: Sums,
+    tuned: Sums,
+    clusters: NDArray[np.int64],
+    *,
+    seed: int = 0,
+    num_draws: int = NUM_DRAWS,
+) -> Compared:
+    """Compare two models by a score from 0 to 1 that follows from sums over rows.
+
+    Args:
+        base: The base model's sums.
+        tuned: The tuned model's; as many rows are added to them.
+        clusters: Cluster of each row, counted from 0 without gaps.
+        seed: Of the weights.
+        num_draws: Random weights to draw, and bounds to compute.
+    """
+    rng = np.random.default_rng(seed)
+    number, num_added = int(clusters.max()) + 1, max(e.worst.shape[0] for e in (base, tuned))
+    drawn = [_Drawn(each, clusters, num_draws) for each in (base, tuned)]
+    widest = max(number, base.rows.shape[1], tuned.rows.shape[1])
+    step = max(1, MAX_DRAWN // widest)
+    for start in range(0, num_draws, step):
+        part = slice(start, min(num_draws, start + step))
+        weights = rng.standard_exponential((part.stop - part.start, number))
+        added = rng.standard_exponential((part.stop - part.start, num_added))
+        for each in drawn:
+            each.fill(part, weights, added)
+    before, after = drawn
+    everything = np.arange(len(clusters))
+    values = [each.over(everything) for each in (base, tuned)]
+    return Compared(
+        base=_sort(values[0], before.lower, before.upper),
+        tuned=_sort(values[1], after.lower, after.upper),
+        gain=_sort(values[1] - values[0], after.lower - before.upper, after.upper - before.lower),
+    )
+
+
+class _Drawn:
+    """The bounds of one model, in the order of the weights."""
+
+    def __init__(self, sums: Sums, clusters: NDArray[np.int64], num_draws: int) -> None:
+        from scipy.sparse import csr_array
+
+        number = len(clusters)
+        member = csr_array((np.ones(number), (clusters, np.arange(number))))
+        self._totals = member @ sums.rows
+        sizes = member @ sums.sizes
+        num_touched = np.maximum(1, (sizes > 0).sum(axis=0))
+        # A row that is added counts as much as a cluster does.
+        self._scale = np.asarray(sizes.sum(axis=0)) / num_touched
+        self._sums = sums
+        self.lower, self.upper = np.empty(num_draws), np.empty(num_draws)
+
+    def fill(self, part: slice, weights: Floats, added: Floats) -> None:
+        """Compute the bounds of some weights."""
+        totals = weights @ self._totals
+        more = added[:, : len(self._scale)] * self._scale
+        self.lower[part] = self._sums.score(totals + more @ self._sums.worst)
+        self.upper[part] = self._sums.score(totals + more @ self._sums.best)
+
+
+def _sort(value: float, lower: Floats, upper: Floats) -> Confidence:
+    return Confidence(value=value, lower=np.sort(lower), upper=np.sort(upper))
