@@ -140,7 +140,7 @@ class Evaluation(APIModel):
     tenth. It fails where storage cannot count; `Report` goes on and says so. Which rows are held
     out is told by what they say, so a changed held-out side is counted anew."""
     num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=MOST_RESAMPLES)] = 1000
-    """Resamples behind the intervals of scores that are measured, not counted."""
+    """Resamples behind the intervals of scores that have no limits, as a loss or a length."""
     gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"
     """GPUs of the evaluation's one pod, at most `resources.gpusPerNode`. `auto`: as many as a
     training pod has. A model that fits one GPU is put on each, and they share the questions; a

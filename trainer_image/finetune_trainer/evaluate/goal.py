@@ -28,6 +28,10 @@ DIGITS = 3
 """Behind the point, in sentences."""
 LEAST_OVER = 2 * SLACK
 """What counts as above 0."""
+RESAMPLED = (
+    "its bounds are a bootstrap's, for it has no limits: rare rows that are much worse than all that "
+    "were asked are not counted"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -102,7 +106,8 @@ def check_goal(goal: Goal | None, measured: Measurement) -> tuple[bool | None, s
     words = ", ".join(("" if check.met else "MISSED ") + check.words for check in checks)
     words = f"{goal.metric} {words}, at {certainty_of(goal) * 100:g} % certainty"
     remedies = [check.remedy for check in checks if not check.met]
-    return all(check.met for check in checks), "; ".join([words, *remedies])
+    limits = [RESAMPLED] if goal.metric in UNBOUNDED_METRICS else []
+    return all(check.met for check in checks), "; ".join([words, *remedies, *limits])
 
 
 def check_evidence(
