@@ -10,8 +10,9 @@ import argparse
 import time
 from collections.abc import Callable, Iterable
 
-from evidence import constants, coverage, jobs, looks, sample_sizes, verdicts
+from evidence import constants, coverage, families, jobs, looks, rare, sample_sizes, verdicts
 from evidence.coverage import Case
+from evidence.rare import Rare
 
 NUM_TESTS = 1000
 NUM_SIDES = 5000
@@ -19,6 +20,9 @@ NUM_CONSTANT = 150
 """Verdicts of each line of the table of constants: it takes less than four minutes of one core."""
 NUM_SIZED = 500
 """Of jobs that ask as many questions as their goal takes: some thousands."""
+NUM_BLEU = 200
+NUM_SECRET_JOBS = 2000
+"""Of ten secrets each: one false ring in a thousand secrets is allowed."""
 
 
 def print_shares() -> None:
@@ -74,6 +78,41 @@ def print_jobs() -> None:
         print(f"| {told.job} | {answer} | {told.stage} | {told.words} |", flush=True)
 
 
+def print_rare() -> None:
+    """Print how often near bounds are wrong where a few rows lose much."""
+    _print_rare("graded differences", rare.rare_losses(NUM_TESTS))
+
+
+def print_bleu() -> None:
+    """Print how often BLEU's near bound is wrong where a few answers go astray."""
+    _print_rare("BLEU", rare.texts(NUM_BLEU))
+
+
+def print_macro_f1() -> None:
+    """Print how often bounds of macro F1 are wrong, of the score and of the gain."""
+    print(
+        "| macro F1 | rows | lower end above it | upper end below it | mean width "
+        "| gain: lower end above it | upper end below it | mean width |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
+    for line in rare.labels(NUM_SIZED):
+        ends = " | ".join(
+            f"{each.low_wrong:.1%} | {each.high_wrong:.1%} | {each.width:.3f}"
+            for each in (line.tuned, line.gain)
+        )
+        print(f"| {line.words} | {line.rows} | {ends} |", flush=True)
+
+
+def print_gates() -> None:
+    """Print how often some gate of several is met wrongly."""
+    print("| gates | number | some gate wrongly met | were each judged alone |\n|---|---|---|---|")
+    for line in families.wrongly_met(NUM_TESTS):
+        print(
+            f"| {line.words} | {line.number} | {line.corrected:.1%} | {line.alone:.1%} |",
+            flush=True,
+        )
+
+
 def print_looks() -> None:
     """Print how often one of many retrainings is published whose truth is just the goal."""
     print(
@@ -100,6 +139,36 @@ def print_constants() -> None:
         print(f"| {case.words} | {asked} | {share} | {foreseen} |", flush=True)
 
 
+def print_alarms() -> None:
+    """Print how often the alarms beside gates ring, without harm and with it."""
+    print("| what tuning did | some alarm rings | that of the metric |\n|---|---|---|")
+    for line in families.rung_alarms(NUM_TESTS):
+        its = "" if line.its_rings is None else f"{line.its_rings:.1%}"
+        print(f"| {line.words} | {line.any_rings:.1%} | {its} |", flush=True)
+
+
+def print_canaries() -> None:
+    """Print how often secrets are told to be exposed."""
+    print("| secrets | told of a secret | of some secret of ten |\n|---|---|---|")
+    for line in families.exposed_secrets(NUM_SECRET_JOBS):
+        print(f"| {line.words} | {line.by_secret:.2%} | {line.by_job:.1%} |", flush=True)
+
+
+def _print_rare(what: str, lines: Iterable[Rare]) -> None:
+    print(
+        f"| {what} | n | lower end above the truth | upper end below it | mean width "
+        "| by a bootstrap: lower end above it | mean width |\n|---|---|---|---|---|---|---|"
+    )
+    for line in lines:
+        found, old = line.found, line.resampled
+        beside = "as it is | " if old is None else f"{old.low_wrong:.1%} | {old.width:.3f}"
+        print(
+            f"| {line.words} | {line.rows} | {found.low_wrong:.1%} | {found.high_wrong:.1%} "
+            f"| {found.width:.3f} | {beside} |",
+            flush=True,
+        )
+
+
 def _print_cases(what: str, cases: Iterable[Case]) -> None:
     print(
         f"| {what} | n | truth | held the truth | lower end above it | upper end below it "
@@ -123,7 +192,13 @@ TABLES: dict[str, Callable[[], None]] = {
     "shares": print_shares,
     "gains": print_gains,
     "measurements": print_measurements,
+    "rare": print_rare,
+    "macroF1": print_macro_f1,
+    "bleu": print_bleu,
     "verdicts": print_verdicts,
+    "gates": print_gates,
+    "alarms": print_alarms,
+    "canaries": print_canaries,
     "sizes": print_sizes,
     "looks": print_looks,
     "jobs": print_jobs,

@@ -91,7 +91,7 @@ def gains(num_tests: int) -> Iterator[Case]:
                     pattern=pattern,
                     count=count,
                     truth=f"{base} to {tuned}",
-                    coverage=_summarize(intervals, tuned - base),
+                    coverage=summarize(intervals, tuned - base),
                 )
 
 
@@ -116,7 +116,7 @@ def measurements(num_tests: int) -> Iterator[Case]:
                 pattern=pattern,
                 count=count,
                 truth=f"{truth:+.3f}",
-                coverage=_summarize(intervals, truth),
+                coverage=summarize(intervals, truth),
             )
 
 
@@ -157,7 +157,7 @@ def _count_outcomes(count: int, rate: float) -> Coverage:
         confidence_of_share(hits, count, num_levels=NUM_DRAWS).interval()
         for hits in range(count + 1)
     ]
-    return _summarize(intervals, rate, binom.pmf(np.arange(count + 1), count, rate))
+    return summarize(intervals, rate, binom.pmf(np.arange(count + 1), count, rate))
 
 
 def _simulate_shares(pattern: str, count: int, rate: float, num_tests: int) -> Coverage:
@@ -170,7 +170,7 @@ def _simulate_shares(pattern: str, count: int, rate: float, num_tests: int) -> C
         intervals.append(
             confidence_of_mean(hits, clusters, seed=seed, num_draws=NUM_DRAWS).interval()
         )
-    return _summarize(intervals, rate)
+    return summarize(intervals, rate)
 
 
 def _simulate_gains(
@@ -189,7 +189,8 @@ def _simulate_gains(
     return intervals
 
 
-def _summarize(intervals: list[Interval], truth: float, chances: Floats | None = None) -> Coverage:
+def summarize(intervals: list[Interval], truth: float, chances: Floats | None = None) -> Coverage:
+    """Return how often intervals held the truth, each as likely as the others or as given."""
     weights = np.full(len(intervals), 1 / len(intervals)) if chances is None else chances
     low = np.array([interval.low for interval in intervals])
     high = np.array([interval.high for interval in intervals])

@@ -12,7 +12,6 @@ from finetune_trainer.statistics.confidence import (
     Confidence,
     difference_of,
     tail_of,
-    widen,
 )
 
 
@@ -29,14 +28,6 @@ def test_doubt_and_bound_say_the_same(hits: int, misses: int, certainty: float) 
         if abs(interval.high - threshold) > 1e-3:
             believed = confidence.doubt_below(threshold) <= 1 - certainty
             assert believed == (interval.high < threshold)
-
-
-def test_widened_bounds_are_the_further_ones() -> None:
-    narrow, wide = confidence_of_share(45, 50), confidence_of_share(9, 10, num_levels=500)
-    for first, second in ((narrow, wide), (wide, narrow)):
-        both = widen(first, second).interval()
-        assert both.low == pytest.approx(wide.interval().low, abs=1e-3)
-        assert both.high == pytest.approx(wide.interval().high, abs=1e-3)
 
 
 def test_a_difference_has_newcombes_bounds() -> None:

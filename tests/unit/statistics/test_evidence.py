@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evidence import constants, coverage, jobs, looks, verdicts
+from evidence import constants, coverage, families, jobs, looks, rare, verdicts
 
 pytestmark = pytest.mark.slow
 
@@ -39,6 +39,39 @@ def test_many_retrainings_are_published_by_luck_unless_looks_are_corrected() -> 
     assert found[1].reported <= 0.03
     assert found[20].reported >= 0.2
     assert max(case.corrected for case in found.values()) <= 0.03
+
+
+def test_rare_losses_leave_a_bootstrap_wrong_and_the_bounds_right() -> None:
+    lines = list(rare.rare_losses(40))
+    held = [line for line in lines if line.resampled is not None]
+    assert len(held) < len(lines)  # a loss has no limits, and no other bounds
+    assert max(line.found.low_wrong for line in held) <= 0.125  # 2.5 % of 40 are 1
+    assert max(line.resampled.low_wrong for line in held if line.resampled) >= 0.25
+
+
+def test_bounds_of_macro_f1_hold_where_labels_are_rare() -> None:
+    for line in rare.labels(30):
+        ends = [line.tuned.low_wrong, line.tuned.high_wrong, line.gain.low_wrong]
+        assert max(ends) <= 0.2, line.words
+
+
+def test_many_gates_are_met_by_luck_no_more_often_than_one() -> None:
+    lines = list(families.wrongly_met(40))
+    assert all(line.corrected <= min(line.alone, 0.125) for line in lines)
+
+
+def test_alarms_ring_where_harm_is_large_and_nowhere_else() -> None:
+    none, *harmed = families.rung_alarms(60)
+    assert none.any_rings <= 0.2
+    rings = {line.words: line.its_rings for line in harmed}
+    assert rings["forgetting.bitsPerByte +30%"] == 1.0
+    assert (rings["forgetting.instructions -40%"] or 0.0) >= 0.75
+
+
+def test_secrets_that_were_not_learned_are_hardly_ever_told() -> None:
+    lines = list(families.exposed_secrets(100))
+    assert all(line.by_secret <= 0.004 for line in lines[:3])
+    assert lines[3].by_secret > 0.3
 
 
 def test_jobs_that_prove_nothing_are_not_published_and_are_told_what_would_be_enough() -> None:

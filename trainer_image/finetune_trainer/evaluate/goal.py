@@ -29,8 +29,8 @@ DIGITS = 3
 LEAST_OVER = 2 * SLACK
 """What counts as above 0."""
 RESAMPLED = (
-    "its bounds are a bootstrap's, for it has no limits: rare rows that are much worse than all that "
-    "were asked are not counted"
+    "its bounds are a bootstrap's, for it has no limits: rare rows that are much worse than all "
+    "that were asked are not counted"
 )
 
 

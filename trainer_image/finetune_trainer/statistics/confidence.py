@@ -48,14 +48,6 @@ class Confidence:
         low, high = float(_at(self.lower, tail)), float(_at(self.upper, 1 - tail))
         return Interval(value=self.value, low=min(low, self.value), high=max(high, self.value))
 
-    def limited(self, lowest: float, highest: float) -> Confidence:
-        """Return the same with no bound beyond the ends of the scale."""
-        return Confidence(
-            value=self.value,
-            lower=np.clip(self.lower, lowest, highest),
-            upper=np.clip(self.upper, lowest, highest),
-        )
-
     def doubt_above(self, threshold: float) -> float:
         """Return the p-value, two-sided, of the claim that the truth is at least this.
 
@@ -80,16 +72,6 @@ def _doubt_of(holds: NDArray[np.bool_]) -> float:
     """
     doubt = 2 * float(np.mean(~holds))
     return min(1.0, max(doubt, 1 / len(holds) if len(holds) > 1 else 0.0))
-
-
-def widen(confidence: Confidence, other: Confidence) -> Confidence:
-    """Return bounds as far out as the further of two, around the first one's score."""
-    levels = levels_of(max(len(confidence.lower), len(other.lower)))
-    return Confidence(
-        value=confidence.value,
-        lower=np.minimum(*(_at(c.lower, levels) for c in (confidence, other))),
-        upper=np.maximum(*(_at(c.upper, levels) for c in (confidence, other))),
-    )
 
 
 def difference_of(first: Confidence, second: Confidence) -> Confidence:
