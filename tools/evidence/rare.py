@@ -92,6 +92,8 @@ def _loss_cases() -> Iterator[tuple[str, _Draw, float, bool]]:
     # In a cluster of k rows each loses 0.1 k: the mean over rows of 0.06 * 0.1 k.
     truth = -0.06 * 0.1 * float(np.mean(np.arange(1, 10) ** 2) / 5)
     yield "the same clusters, large ones lose more", _draw_sized, truth, True
+    huge = "2 % of the clusters have 50 rows, which lose 0.3 to 0.9, the others one"
+    yield huge, _draw_huge, -0.02 * 50 * 0.6 / (0.02 * 50 + 0.98), True
     unlimited = partial(_draw_alone, 0.06, least=3.0, most=9.0)
     yield "a loss, 6 % of the rows worse by 3 to 9 nats", unlimited, -0.36, False
 
@@ -119,6 +121,13 @@ def _draw_clusters(count: int, rng: np.random.Generator) -> tuple[Floats, Ints]:
 def _draw_sized(count: int, rng: np.random.Generator) -> tuple[Floats, Ints]:
     clusters = draw_clusters(PATTERNS[1], count, rng)
     losses = np.where(rng.random(count) < 0.06, -0.1 * np.bincount(clusters), 0.0)
+    return losses[clusters] + rng.normal(0.0, 0.02, len(clusters)), clusters
+
+
+def _draw_huge(count: int, rng: np.random.Generator) -> tuple[Floats, Ints]:
+    is_huge = rng.random(count) < 0.02
+    clusters = np.repeat(np.arange(count), np.where(is_huge, 50, 1))
+    losses = np.where(is_huge, -rng.uniform(0.3, 0.9, count), 0.0)
     return losses[clusters] + rng.normal(0.0, 0.02, len(clusters)), clusters
 
 

