@@ -24,7 +24,7 @@ from finetune_trainer.evaluate.metrics.overlap import bleu
 from finetune_trainer.statistics.confidence import Interval
 from finetune_trainer.statistics.paired import confidence_of_scores
 from finetune_trainer.statistics.resampling import resample_ratio, resample_scores
-from finetune_trainer.statistics.sums import compare_sums
+from finetune_trainer.statistics.sums import Sums, compare_sums
 
 COUNTS = (30, 60, 100)
 BLEU_DRAWS = 300
@@ -231,16 +231,23 @@ def texts(num_tests: int) -> Iterator[Rare]:
                     measured.sums, measured.sums, clusters, seed=seed, num_draws=BLEU_DRAWS
                 )
                 exact.append(bounds.tuned.interval())
-                (old,) = resample_scores(
-                    [measured.over], list(clusters[:, None]), num_samples=BLEU_DRAWS, seed=seed
-                )
-                resampled.append(old.interval())
+                resampled.append(_resample_texts(measured.sums, seed))
             yield Rare(
                 words=words,
                 rows=f"{count} rows",
                 found=summarize(exact, truth),
                 resampled=summarize(resampled, truth),
             )
+
+
+def _resample_texts(sums: Sums, seed: int) -> Interval:
+    rows, groups = sums.rows.toarray(), list(np.arange(sums.rows.shape[0])[:, None])
+
+    def score(indices: Ints) -> float:
+        return float(sums.score(rows[indices].sum(axis=0)[None])[0])
+
+    (bounds,) = resample_scores([score], groups, num_samples=BLEU_DRAWS, seed=seed)
+    return bounds.interval()
 
 
 def _write(count: int, share: float, length: int, rng: np.random.Generator) -> Measured:

@@ -82,8 +82,8 @@ def test_the_near_bound_decides(
             LOSS,
             LESS_LOSS,
             "MISSED 1.000, upper bound 1.100 (goal: at most 1.05), at 95 % certainty; if the score "
-            "stays, about 300 independent held-out prompts more than these 100 would decide it; its "
-            "bounds are a bootstrap's, for it has no limits",
+            "stays, about 300 independent held-out prompts more than these 100 would decide it; "
+            "its bounds are a bootstrap's, for it has no limits",
         ),
         (
             {"metric": "exactMatch", "atLeast": "0.9"},
