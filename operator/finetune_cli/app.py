@@ -167,6 +167,7 @@ def run(
     from finetune_cli.documents import read_single
     from finetune_cli.localjob import plan_run
     from finetune_cli.running import run_planned
+    from finetune_cli.runrecord import note_run
 
     planned = plan_run(
         read_single(file),
@@ -176,6 +177,7 @@ def run(
         work_dir=work_dir,
         is_fresh=fresh,
     )
+    note_run(file, planned, namespace=namespace, output=output, overrides=overrides, is_fresh=fresh)
     command = ["finetune", *(part for part in sys.argv[1:] if part != "--fresh")]
     if fresh:
         command += ["--work-dir", str(planned.work_dir)]

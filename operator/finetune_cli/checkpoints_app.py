@@ -68,10 +68,10 @@ def _steps_of_file(
     region: str | None,
 ) -> list[Step]:
     from finetune_cli.documents import read_single
-    from finetune_cli.localjob import plan_run
+    from finetune_cli.runrecord import find_run
 
-    planned = plan_run(
-        read_single(file), namespace=namespace or "default", output=output_dir, overrides=overrides
+    planned = find_run(
+        read_single(file), namespace=namespace, output=output_dir, overrides=overrides
     )
     return steps_of_planned(planned, endpoint, region)
 

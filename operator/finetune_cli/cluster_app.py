@@ -470,12 +470,16 @@ def _publish_file(
     from finetune_cli.display import make_display
     from finetune_cli.documents import read_single
     from finetune_cli.extras import DATA_MODULES, require_trainer
-    from finetune_cli.localjob import plan_run
     from finetune_cli.publication import publish_locally
+    from finetune_cli.runrecord import find_run
 
     require_trainer(DATA_MODULES, to="publishing from this machine")
-    planned = plan_run(
-        read_single(file), namespace=namespace or "default", output=output_dir, overrides=overrides
+    planned = find_run(
+        read_single(file),
+        namespace=namespace,
+        output=output_dir,
+        overrides=overrides,
+        is_exact=True,
     )
     display = make_display(Console(stderr=True))
     try:

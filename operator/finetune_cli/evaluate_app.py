@@ -170,11 +170,18 @@ def _document_of(asked: Asked, namespace: str, output_dir: str | None) -> Docume
     from finetune_cli.checkpoints import find_weights
     from finetune_cli.checkpoints_app import steps_of_planned
     from finetune_cli.documents import read_single
-    from finetune_cli.localjob import apply_override, plan_run, set_output
+    from finetune_cli.localjob import apply_override, set_output
     from finetune_cli.retry import take_as_is
+    from finetune_cli.runrecord import find_run
 
     document, weights = read_single(asked.target), asked.weights
-    trained = plan_run(document, namespace=namespace, output=output_dir, overrides=asked.overrides)
+    trained = find_run(
+        document,
+        namespace=namespace,
+        output=output_dir,
+        overrides=asked.overrides,
+        is_exact=True,
+    )
     if asked.step is not None:
         steps = steps_of_planned(trained, asked.endpoint, asked.region)
         weights = find_weights(steps, asked.step, of=asked.target).uri

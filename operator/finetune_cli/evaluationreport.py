@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_cli.errors import CliError
 from finetune_cli.exits import STORAGE
-from finetune_cli.localjob import cache_root, plan_run
-from finetune_cli.reviewing import Source, find_source
+from finetune_cli.localjob import cache_root
+from finetune_cli.reviewing import TAILS, Source, find_source
+from finetune_cli.runrecord import find_run
 from finetune_cli.verify import storage_error
 
 if TYPE_CHECKING:
@@ -44,18 +45,26 @@ class FoundReport:
 
 def is_job_file(target: str) -> bool:
     """Whether this names a job file, and not a folder, a URI or a job on a cluster."""
-    return target == "-" or (target.endswith(JOB_FILES) and "://" not in target)
+    is_named_so = target.endswith(JOB_FILES) and not f"/{target}".endswith(TAILS)
+    return target == "-" or (is_named_so and "://" not in target)
 
 
 def source_of_file(
-    file: str, *, namespace: str, output: str | None, endpoint: str | None, region: str | None
+    file: str,
+    *,
+    namespace: str | None,
+    output: str | None,
+    overrides: list[str] | None,
+    endpoint: str | None,
+    region: str | None,
 ) -> Source:
-    """Return where ``finetune run`` puts the evaluation of a job file.
+    """Return where ``finetune run`` has put the evaluation of a job file.
 
     Args:
         file: The job file.
         namespace: Namespace that the run is filed under, unless the file names one.
         output: URI or folder that replaces ``spec.output.uri``.
+        overrides: ``path=value`` texts applied to the job first.
         endpoint: URL of the S3 server.
         region: S3 region.
 
@@ -64,7 +73,8 @@ def source_of_file(
     """
     from finetune_cli.documents import read_single
 
-    job = plan_run(read_single(file), namespace=namespace, output=output).job
+    found = find_run(read_single(file), namespace=namespace, output=output, overrides=overrides)
+    job = found.job
     uri = f"{job.spec.output.uri.rstrip('/')}/{job.run_prefix}"
     s3 = job.spec.s3
     return find_source(

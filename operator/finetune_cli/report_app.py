@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from finetune_cli.cluster_app import Context, Kubeconfig, Namespace
-from finetune_cli.options import OutputDir
+from finetune_cli.options import OutputDir, Overrides
 from finetune_cli.review_app import Endpoint, Region, find_anywhere
 
 
@@ -24,6 +24,7 @@ def report(
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
     output_dir: OutputDir = None,
+    overrides: Overrides = None,
     endpoint: Endpoint = None,
     region: Region = None,
     context: Context = None,
@@ -36,15 +37,18 @@ def report(
     this machine.
     """
     from finetune_cli.datareport import open_page
-    from finetune_cli.evaluationreport import find_report, is_job_file, source_of_file
+    from finetune_cli.evaluationreport import find_report
 
-    if is_job_file(target):
-        filed = namespace or "default"
-        source = source_of_file(
-            target, namespace=filed, output=output_dir, endpoint=endpoint, region=region
-        )
-    else:
-        source = find_anywhere(target, context, namespace, kubeconfig, endpoint, region)
+    source = find_anywhere(
+        target,
+        context,
+        namespace,
+        kubeconfig,
+        endpoint,
+        region,
+        output=output_dir,
+        overrides=overrides,
+    )
     found = find_report(source, target=target)
     print(found.page)
     for line in found.told:

@@ -25,7 +25,10 @@ review_app = typer.Typer(
 )
 
 Target = Annotated[
-    str, typer.Argument(help="Folder or URI of a run, or the name of a FineTuneJob.")
+    str,
+    typer.Argument(
+        help="Folder or URI of a run, a job file that was run here, or a FineTuneJob's name."
+    ),
 ]
 Files = Annotated[
     list[Path], typer.Argument(metavar="FILE", help="Files of verdicts, one of each reviewer.")
@@ -58,14 +61,28 @@ def find_anywhere(
     kubeconfig: Path | None,
     endpoint: str | None,
     region: str | None,
+    output: str | None = None,
+    overrides: list[str] | None = None,
 ) -> Source:
-    """Return where an evaluation lies: that of a folder or URI, or of a job on a cluster.
+    """Return where an evaluation lies: of a folder, URI or job file, or of a job on a cluster.
 
     Raises:
         CliError: There is no such job, or it has no evaluation yet.
     """
+    from finetune_cli.evaluationreport import is_job_file, source_of_file
     from finetune_cli.reviewing import find_source, is_place
 
+    if is_job_file(target):
+        return source_of_file(
+            target,
+            namespace=namespace,
+            output=output,
+            overrides=overrides,
+            endpoint=endpoint,
+            region=region,
+        )
+    if output or overrides:
+        raise CliError(f"--output-dir and --set go with the file of a job; {target} is none")
     if is_place(target):
         return find_source(target, None, endpoint=endpoint, region=region)
     from finetune_cli.cluster import Cluster

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from finetune_trainer.evaluate.review.verdicts import Verdicts
     from finetune_trainer.storage import StorageAccess
 
-_TAILS = ("/review/page.html", "/manifest.json", "/report.json", "/report.html")
+TAILS = ("/review/page.html", "/manifest.json", "/report.json", "/report.html")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,7 +295,7 @@ def verdicts_name(reviewer: str, review: str) -> str:
 
 def _evaluation_of(target: str) -> str:
     uri = target.rstrip("/")
-    for tail in _TAILS:
+    for tail in TAILS:
         uri = uri.removesuffix(tail)
     if "://" not in uri:
         uri = f"file://{Path(uri).expanduser().absolute()}"

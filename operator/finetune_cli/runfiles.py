@@ -176,11 +176,9 @@ def _found_by_file(path: Path, asking: Asking) -> Found:
     if _TAIL.search(str(path.absolute())):
         return _found_at(f"file://{path.absolute()}")
     from finetune_cli.documents import read_single
-    from finetune_cli.localjob import plan_run
+    from finetune_cli.runrecord import find_run
 
-    planned = plan_run(
-        read_single(str(path)), namespace=asking.namespace or "default", output=asking.output
-    )
+    planned = find_run(read_single(str(path)), namespace=asking.namespace, output=asking.output)
     job = planned.job
     return Found(name=job.name, uri=f"{job.spec.output.uri.rstrip('/')}/{job.run_prefix}")
 

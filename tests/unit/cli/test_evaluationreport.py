@@ -45,7 +45,9 @@ def test_report_of_a_job_file_is_where_its_run_here_puts_it(tmp_path: Path) -> N
     job = FineTuneJob.model_validate(body)
     run = f"runs/team/{job.metadata.name}/{local_uid(job, namespace='team')}"
     assert is_job_file(str(file))
-    settings: dict[str, Any] = {"output": None, "endpoint": None, "region": None}
+    settings: dict[str, Any] = {
+        "output": None, "overrides": None, "endpoint": None, "region": None,
+    }  # fmt: skip
     source = source_of_file(str(file), namespace="team", **settings)
     with pytest.raises(CliError, match="--set, --output-dir or --fresh"):
         find_report(source, target="job.yaml")
