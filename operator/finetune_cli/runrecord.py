@@ -102,7 +102,10 @@ def find_run(
     same = [each for each in known if each.uid == uid or each.uid.startswith(f"{uid}-")]
     if same or is_exact or namespace or output or overrides or planned.job_file.exists():
         if last not in same[-1:]:
-            _say(f"{document.source} was last run {last.words}; this is another run of it")
+            other = _load(last)
+            job = other.job if other else None
+            place = f" ({job.spec.output.uri.rstrip('/')}/{job.run_prefix})" if job else ""
+            _say(f"{document.source} was last run {last.words}{place}; this is another run of it")
         return (_load(same[-1]) if same else None) or planned
     found = _load(last)
     if found is None:
