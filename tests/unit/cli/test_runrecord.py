@@ -120,8 +120,11 @@ def test_commands_that_read_a_run_find_it_by_its_file(
     reviewed = find_anywhere("job.yaml", None, None, None, None, None)
     assert reviewed.run_uri == place
     read: list[str] = []
-    monkeypatch.setattr(
-        "finetune_cli.checkpoints.read_run", lambda _, prefix, *__, **___: read.append(prefix) or []
-    )
+
+    def read_run(_: str, prefix: str, *__: Any, **___: Any) -> list[Any]:
+        read.append(prefix)
+        return []
+
+    monkeypatch.setattr("finetune_cli.checkpoints.read_run", read_run)
     app(["checkpoints", "job.yaml"], standalone_mode=False)
     assert read == [job.run_prefix]
