@@ -81,7 +81,7 @@ def init(
 ) -> None:
     """Write a commented job file, fitted to your data."""
     from finetune_cli.fitting import fit_starter
-    from finetune_cli.starter import describe_columns, describe_guess, write_starter
+    from finetune_cli.starter import describe_columns, describe_guess, tell_unseen, write_starter
 
     target = Path("job.yaml") if str(file) == "-" else file
     text, guess, warnings = fit_starter(file=target, data=data, model=model, output=output)
@@ -94,6 +94,8 @@ def init(
     if guess is not None:
         print(f"{data}: {describe_guess(guess)}")
         print("".join(f"  {line}\n" for line in describe_columns(guess)), end="")
+    elif data is not None:
+        print(tell_unseen(data, file))
     print(f"wrote {file}; next: finetune validate --data {file}, then finetune run {file}")
 
 

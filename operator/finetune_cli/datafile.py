@@ -55,6 +55,7 @@ class DataGuess:
         outliers: Rows that are far longer than all others.
         has_tools: Some rows offer or call tools.
         unread: Fields with text or lists that are left out.
+        unlike: A sentence for each file that has other columns than the first.
     """
 
     proposal: Proposal
@@ -67,6 +68,7 @@ class DataGuess:
     has_tools: bool = False
     unread: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
 
 
 def inspect_data(path: Path) -> DataGuess:
@@ -108,7 +110,25 @@ def inspect_data(path: Path) -> DataGuess:
         outliers=bulk.outliers,
         has_tools=read.has_tools,
         unread=tuple(read.unread),
+        unlike=_find_unlike(files, header),
     )
+
+
+def _find_unlike(files: list[SourceFile], header: str) -> tuple[str, ...]:
+    """Tell which files have other columns than the first, by the first rows of each."""
+    columns = {}
+    for file in files:
+        rows = _read_some(file, header, skips_errors=True) if len(files) > 1 else []
+        columns[file.name] = list(dict.fromkeys(name for row in rows for name in row))
+    first, *others = columns.items()
+    told = []
+    for name, seen in others:
+        more = ", ".join(each for each in seen if each not in first[1])
+        less = ", ".join(each for each in first[1] if each not in seen)
+        words = [f"it also has {more}"] * bool(more) + [f"it lacks {less}"] * bool(less)
+        if words:
+            told.append(f"{name} has other columns than {first[0]}: {' and '.join(words)}.")
+    return tuple(told)
 
 
 def propose_source(path: Path) -> tuple[Source, str]:

@@ -194,6 +194,7 @@ def describe_columns(guess: DataGuess) -> list[str]:
     if proposal.group is not None:
         name = _one_line(proposal.group)
         sentences.append(f"Rows with the same {name} stay on one side of the split.")
+    sentences += [_one_line(sentence) for sentence in guess.unlike]
     return sentences
 
 
@@ -296,11 +297,35 @@ def _one_line(column: str) -> str:
 def _uri(place: str, folder: Path) -> str:
     """Write a local path relative to the job file where it lies below it, else in full."""
     if "://" in place:
+        _require_scheme(place)
         return place
     path = Path(os.path.abspath(place))
     if path.is_relative_to(folder):
         return f"file://./{path.relative_to(folder).as_posix()}"
     return f"file://{path}"
+
+
+def _require_scheme(uri: str) -> None:
+    scheme = uri.partition("://")[0]
+    if scheme in ("http", "https"):
+        raise CliError(
+            f"{uri}: web addresses are not read; download it and give its path. What lies on the "
+            "Hugging Face Hub is hf://owner/name, a data set there hf://datasets/owner/name"
+        )
+    if scheme not in ("file", "hf", "pvc", "s3"):
+        raise CliError(
+            f"{uri}: {scheme}:// is not read; give a path, or a URI that begins with file://, "
+            "hf://, pvc:// or s3://"
+        )
+
+
+def tell_unseen(data: str, file: Path) -> str:
+    """Say that data behind a URI was not looked at, and what reads it."""
+    keys = " with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set" if data[:5] == "s3://" else ""
+    return (
+        f"{data} was not looked at: init reads files by their path. Its format is left to Auto; "
+        f"`finetune validate --data {file}`{keys} reads it"
+    )
 
 
 def _name(text: str) -> str:

@@ -13,9 +13,9 @@ from finetune_api.patterns import ENDPOINT_RULE, Texts
 class Card(APIModel):
     """What the model card and the report say in the job's own words."""
 
-    intended_use: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    intended_use: Annotated[str, Field(min_length=1, max_length=768)] | None = None
     """What the tuned model is for, and who may use it."""
-    limits: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    limits: Annotated[str, Field(min_length=1, max_length=768)] | None = None
     """What the tuned model must not be used for, and where it is known to fail."""
 
 

@@ -152,6 +152,13 @@ GOOD: dict[str, tuple[bytes, str, dict[str, str] | None]] = {
     "wide.jsonl": (as_jsonl(PAIRS).decode().encode("utf-16"), "PromptCompletion", None),
     "wide.csv": (as_table(",", "question", "answer").decode().encode("utf-16"), "Csv", COLUMNS_QA),
     "latin.csv": (as_table(";", "question", "r\u00e9ponse", codec="cp1252"), "Csv", COLUMNS_FRENCH),
+    "excel.csv": (
+        b"sep=;\r\n"
+        + as_table(";", "question", "r\u00e9ponse", codec="cp1252").replace(b"\n", b"\r\n")
+        + b";\r\n" * 3,
+        "Csv",
+        COLUMNS_FRENCH,
+    ),
     "packed.jsonl.gz": (gzip.compress(as_jsonl(CHAT)), "Chat", None),
     "packed.csv.zst": (
         pa.Codec("zstd").compress(as_table(",", "question", "answer"), asbytes=True),
@@ -223,6 +230,8 @@ BAD: dict[str, tuple[bytes, str]] = {
     "numbers.jsonl": (b'{"a": 1, "b": 2}\n', "no known format fits the fields a, b"),
     "rows.doc": (b"a\n", ".doc"),
     "empty.txt": (b"", "no rows"),
+    "picture.csv": (b"\x89PNG\r\n\x1a\n", "is a PNG picture"),
+    "parquet.csv": (as_parquet(PAIRS), "name it .parquet"),
 }
 
 

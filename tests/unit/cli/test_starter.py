@@ -14,6 +14,7 @@ from finetune_cli.starter import (
     describe_columns,
     describe_guess,
     render_starter,
+    tell_unseen,
     write_starter,
 )
 
@@ -188,6 +189,7 @@ def test_places_are_used_as_given(tmp_path: Path) -> None:
         ("a.doc", "x", "extension .doc; use .jsonl"),
         ("a.jsonl", "{nope", "a.jsonl:1: not JSON"),
         ("b.jsonl", "[1]", "expected an object with named fields"),
+        ("c.csv", "%PDF-1.7", "c.csv is a PDF document and no text; export the rows as .csv"),
         ("", None, "expected a file, a folder with files"),
         ("*.csv", None, "expected a file, a folder with files"),
     ],
@@ -200,6 +202,37 @@ def test_bad_data_is_explained(
     with pytest.raises(CliError) as caught:
         render_starter(file=Path("job.yaml"), data=str(tmp_path / name))
     assert message in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("https://example.org/rows.jsonl", "download it and give its path"),
+        ("gs://bucket/rows.jsonl", "begins with file://, hf://, pvc:// or s3://"),
+    ],
+)
+def test_an_address_that_no_job_takes_is_refused_with_what_to_do(uri: str, message: str) -> None:
+    with pytest.raises(CliError) as caught:
+        render_starter(file=Path("job.yaml"), data=uri)
+    assert uri in caught.value.message
+    assert message in caught.value.message
+
+
+def test_data_that_was_not_looked_at_is_told() -> None:
+    told = tell_unseen("s3://bucket/rows.jsonl", Path("job.yaml"))
+    assert "s3://bucket/rows.jsonl was not looked at" in told
+    assert "validate --data job.yaml` with AWS_ACCESS_KEY_ID" in told
+    assert "AWS" not in tell_unseen("hf://datasets/a/b", Path("job.yaml"))
+
+
+def test_files_of_a_folder_with_other_columns_are_told(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("text,label\na,x\nb,y\n")
+    (tmp_path / "b.csv").write_text("text,topic,label\na,t,x\nb,t,y\n")
+    _, guess = render_starter(file=tmp_path / "job.yaml", data=str(tmp_path))
+    assert guess is not None
+    (told,) = describe_columns(guess)
+    a, b = tmp_path / "a.csv", tmp_path / "b.csv"
+    assert told == f"{b} has other columns than {a}: it also has topic."
 
 
 def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:

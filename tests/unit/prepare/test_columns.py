@@ -24,6 +24,7 @@ IDENTIFIERS: dict[str, tuple[str, Callable[[int], Any]]] = {
     "row numbers in another order": ("x", lambda n: n * 7 % NUM_ROWS),
     "numbers under a telling name": ("Ticket", lambda n: 480_000 + 37 * n),
     "numbers under a name of two words": ("orderNumber", lambda n: 480_000 + 37 * n),
+    "numbers under a German name": ("Rechnungs_Kundennummer", lambda n: 480_000 + 37 * n),
     "when the row was made": ("opened", lambda n: f"2024-05-01T10:{n:02}:07Z"),
     "one value twice": ("id", lambda n: f"TCK-{max(n, 1)}"),
 }

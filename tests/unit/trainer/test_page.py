@@ -238,7 +238,7 @@ def test_labels_are_told_with_the_worst_first_and_what_they_are_mistaken_for() -
     for words in (
         # label, rows, base's recall and F1, tuned precision, recall and F1
         "<b>so so, mostly</b> 2 0.000 0.000 1.000 0.500 0.667 positive 6 1.000 0.800",
-        "true label 1 2 3 other 1 positive 5 1 0 0 2 negative 0 3 0 0",
+        "true label positive negative <b>so so, mostly</b> other positive 5 1 0 0 negative 0 3 0 0",
         "<b>so so, mostly</b> (no label of the data) 2 0",
         "negative positive 3 0",
     ):

@@ -36,13 +36,15 @@ GIVEAWAY_SHARE = 0.99
 MIN_ROWS_OF_VALUE = 4
 """Rows that share a value of a giveaway, on average. Texts that occur twice are none."""
 
-_ID_WORD = re.compile("ids?|uuid|guid|sha1|sha256|md5|checksum|idx|rownum|serial|ticket")
+_ID_WORD = re.compile("ids?|uuid|guid|sha1|sha256|md5|checksum|idx|rownum|serial|ticket|vorgang")
 """A column that is called so names its row."""
-_ID_ENDING = re.compile(f"{_ID_WORD.pattern}|hash|index|key|no|nr|number|num|ref|row")
+_ID_ENDING = re.compile(
+    rf"{_ID_WORD.pattern}|hash|index|key|no|nr|number|num|ref|row|kennung|\w+nummer"
+)
 """So does one whose name ends so. Alone, some of these may be a number or a text to work on."""
 _TIED_NOUN = re.compile(
-    "account|author|case|client|conversation|customer|dialog|dialogue|document|order|patient|session"
-    "|student|thread|ticket|user(name)?"
+    "account|author|case|client|conversation|customer|dialog|dialogue|document|kunde|order"
+    "|patient|session|student|thread|ticket|user(name)?"
 )
 """What several rows belong to."""
 

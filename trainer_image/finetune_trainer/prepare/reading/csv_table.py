@@ -27,7 +27,7 @@ _TOLD_DELIMITER = re.compile(r"sep=([,;\t|])\r?\n")
 def read_csv(
     path: Path, *, file: str, encoding: TextEncoding, delimiter: str = ""
 ) -> Iterator[TableRow | RowError]:
-    """Yield the rows of a file, the header among them; empty lines are left out.
+    """Yield the rows of a file, the header among them; lines without a value are left out.
 
     Args:
         path: The local file.
@@ -55,7 +55,7 @@ def read_csv(
                 message = f"not CSV: {error} (up to line {reader.line_num})"
                 yield RowError(file=file, line=start, reason="NotCsv", message=message, snippet="")
                 continue
-            if values and not (told and start == 1):
+            if any(values) and not (told and start == 1):
                 yield start, values
 
 

@@ -64,6 +64,19 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
+_EXPORT = "export the rows as .csv or .jsonl"
+_BINARY = {
+    b"\x89PNG": ("a PNG picture", _EXPORT),
+    b"\xff\xd8\xff": ("a JPEG picture", _EXPORT),
+    b"%PDF-": ("a PDF document", _EXPORT),
+    b"SQLite format 3": ("an SQLite database", _EXPORT),
+    b"\xd0\xcf\x11\xe0": ("an Office file of the old kind (.xls)", "save it as .xlsx or .csv"),
+    b"PK\x03\x04": ("a ZIP archive or an Excel workbook", "name a workbook .xlsx, or unpack it"),
+    b"PAR1": ("a Parquet file", "name it .parquet"),
+    b"\x1f\x8b": ("a gzip archive", "add .gz to its name"),
+    b"\x28\xb5\x2f\xfd": ("a zstd archive", "add .zst to its name"),
+}
+"""First bytes of what is often named like text, what it is, and what to do."""
 SAMPLE_BYTES = 32 * 1024
 _MOST_MESS = 0.3
 _TIE = 0.02
@@ -100,10 +113,13 @@ def choose_encoding(path: Path, *, file: str, wanted: str = "Auto") -> TextEncod
 
     Raises:
         DataError: ``WrongEncoding``: the file cannot be decoded, or ``Auto`` cannot tell how.
-            ``UnreadableFile``: the archive is damaged.
+            ``UnreadableFile``: the archive is damaged, or the file is no text.
     """
     with open_bytes(path, file=file) as stream:
         head = stream.read(4096)
+    for first_bytes, (kind, remedy) in _BINARY.items():
+        if head.startswith(first_bytes):
+            raise DataError("UnreadableFile", f"{file} is {kind} and no text; {remedy}")
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
     if wanted != "Auto":
         chosen = _take_wanted(wanted, marked, head, file)
