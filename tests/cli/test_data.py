@@ -361,7 +361,7 @@ def test_validate_refuses_what_prepare_refuses_for_the_same_reason(
         }
         for n in range(150)
     ]
-    cases = {
+    cases: dict[str, tuple[list[Any], dict[str, Any]]] = {
         "TooFewHeldOutPrompts": (pairs(100), {"evaluation": {}}),
         "TemplateDropsTools": (chats, {}),
     }
