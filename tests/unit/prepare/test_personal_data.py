@@ -89,6 +89,7 @@ def found(text: str, settings: Settings = ALL, before: str = "") -> list[tuple[s
         (f"Basic: Authorization: Basic {BASIC}", "Password", BASIC),
         (f"DD_API_KEY={'0a1b2c3d' * 4}", "Password", "0a1b2c3d" * 4),
         ('url = "postgresql://app:x9Kq2fLm@db"', "Password", "x9Kq2fLm"),
+        ('"https://h.example/x?password=zhH7c8eXhz9n"', "Password", "zhH7c8eXhz9n"),
         ('"jdbc:postgresql://h/t?user=u&password=k3y"', "Password", "k3y"),
         ("jdbc:sqlserver://h:1433;user=sa;password={p@ss};x=1", "Password", "p@ss"),
         ("jdbc:oracle:thin:scott/tiger@//h:1521/s", "Password", "tiger"),
