@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from finetune_api.evaluation_result import EvaluateResult, GateResult, PublishedVersion, Score
+from finetune_api.v1alpha1.evaluation import Goal
 from finetune_trainer.evaluate.baseline.section import describe_baseline
+from finetune_trainer.evaluate.goal import Measurement, find_criteria
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.label_section import count_both, describe_labels
 from finetune_trainer.publish.card import scores_section
+from finetune_trainer.statistics.confidence import Interval
 from support.evaluation_pages import (
     RECORD,
     REMARKED,
@@ -47,6 +50,33 @@ def test_page_tells_scores_goal_data_and_answers() -> None:
         "expected positive base wrong I think so tuned right Positive.",
     ):
         assert words in text
+
+
+def test_the_verdict_is_a_table_of_what_the_goal_asks() -> None:
+    goal = Goal.model_validate({"metric": "exactMatch", "atLeast": "0.95", "overBase": "0.30"})
+    measured = Measurement(
+        base=Interval(value=0.33, low=0.26, high=0.4),
+        tuned=Interval(value=0.91, low=0.86, high=0.95),
+        gain=Interval(value=0.58, low=0.5, high=0.66),
+        num_prompts=100,
+    )
+    criteria = find_criteria(goal, measured)
+    missed = EvaluateResult(
+        scores=[Score(name="exactMatch", base="0.3300", tuned="0.9100")],
+        num_samples=100,
+        goal_met=False,
+        goal_message="never shown",
+        report_uri="x",
+    )
+    told = Reading(page(result=missed, criteria=criteria)).text.partition("Scores metric")[0]
+    for words in (
+        "Goal missed, nothing is published. By exactMatch, at 95 % certainty.",
+        "score MISSED 0.910 0.860 at least 0.95",
+        "gain over the base model (0.330) met +0.580 +0.500 at least 0.30",
+        "The score itself misses, which no number of held-out prompts changes.",
+    ):
+        assert words in told
+    assert "never shown" not in told
 
 
 @pytest.mark.parametrize(

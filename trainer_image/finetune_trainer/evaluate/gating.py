@@ -20,7 +20,13 @@ from finetune_trainer.evaluate.gates import (
     Unmeasured,
     check_gates,
 )
-from finetune_trainer.evaluate.goal import Measurement, check_evidence, check_goal
+from finetune_trainer.evaluate.goal import (
+    Criterion,
+    Measurement,
+    check_evidence,
+    check_goal,
+    find_criteria,
+)
 from finetune_trainer.evaluate.measuring import compare_by, compare_published, find_rivals
 from finetune_trainer.evaluate.metrics.catalog import (
     NO_SETTINGS,
@@ -56,6 +62,12 @@ def judge_goal(
         met, words = check_goal(goal, found)
         number = number if found.places is None else len(found.places)
     return check_evidence(met, words, num_prompts=number, min_prompts=spec.evaluation.min_prompts)
+
+
+def tell_criteria(goal: Goal | None, measured: Mapping[str, Measurement]) -> list[Criterion]:
+    """Return what the goal asks, one by one; empty without a goal, or where it is not measured."""
+    found = measured.get(goal.metric) if goal is not None else None
+    return [] if goal is None or found is None else find_criteria(goal, found)
 
 
 def count_scored(goal: Goal | None, comparison: Comparison) -> int:

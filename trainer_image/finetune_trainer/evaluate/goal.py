@@ -69,12 +69,26 @@ class Measurement:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Check:
-    """One threshold: whether it holds, the comparison, and what would be enough if not."""
+class Criterion:
+    """One threshold of a goal.
+
+    Attributes:
+        met: Whether it holds.
+        words: The comparison, in words.
+        remedy: What would be enough where it does not hold.
+        what: What is held against the threshold.
+        measured: Its value.
+        bound: The near end of its interval.
+        asked: The threshold, in words.
+    """
 
     met: bool
     words: str
     remedy: str
+    what: str
+    measured: str = ""
+    bound: str = ""
+    asked: str = ""
 
 
 def certainty_of(goal: Goal | None) -> float:
@@ -102,7 +116,7 @@ def check_goal(goal: Goal | None, measured: Measurement) -> tuple[bool | None, s
     """
     if goal is None:
         return None, "the job has no goal"
-    checks = list(_check_all(goal, measured))
+    checks = find_criteria(goal, measured)
     words = ", ".join(("" if check.met else "MISSED ") + check.words for check in checks)
     words = f"{goal.metric} {words}, at {certainty_of(goal) * 100:g} % certainty"
     remedies = [check.remedy for check in checks if not check.met]
@@ -132,27 +146,49 @@ def check_evidence(
     )
 
 
-def _check_all(goal: Goal, measured: Measurement) -> Iterator[_Check]:
+def find_criteria(goal: Goal, measured: Measurement) -> list[Criterion]:
+    """Return what the goal asks, and whether each of it holds; see :func:`check_goal`."""
+    return list(_check_all(goal, measured))
+
+
+def _check_all(goal: Goal, measured: Measurement) -> Iterator[Criterion]:
     tuned, number = measured.tuned, measured.num_prompts
     is_bounded = goal.metric not in UNBOUNDED_METRICS
     if goal.at_least is not None:
         wanted = float(goal.at_least)
         words = f"{_value(tuned, wanted)}, lower bound {low_text(tuned.low, wanted, digits=DIGITS)}"
         words = f"{words} (goal: at least {goal.at_least})"
-        yield _check(goal, tuned, wanted, words, number, at_limit=is_bounded and tuned.value == 1)
+        at_limit = is_bounded and tuned.value == 1
+        check = _check(goal, tuned, wanted, words, number, at_limit=at_limit)
+        yield _told(check, "score", tuned, wanted, f"at least {goal.at_least}")
     if goal.at_most is not None:
         most = float(goal.at_most)
         words = f"{_value(tuned, most)}, upper bound {high_text(tuned.high, most, digits=DIGITS)}"
         words = f"{words} (goal: at most {goal.at_most})"
         at_limit = is_bounded and tuned.value == 0
-        yield _check(goal, tuned.negated(), -most, words, number, at_limit=at_limit)
+        check = _check(goal, tuned.negated(), -most, words, number, at_limit=at_limit)
+        told = _told(check, "score", tuned, most, f"at most {goal.at_most}")
+        yield replace(told, bound=high_text(tuned.high, most, digits=DIGITS))
     if goal.over_base is not None:
         yield _check_gain(goal, measured, float(goal.over_base))
     for rival in measured.rivals:
         yield _check_rival(goal, measured, rival)
 
 
-def _check_gain(goal: Goal, measured: Measurement, wanted: float) -> _Check:
+def _told(
+    check: Criterion, what: str, score: Interval, wanted: float, asked: str, *, sign: str = ""
+) -> Criterion:
+    """Add the figures of a comparison to it."""
+    return replace(
+        check,
+        what=what,
+        measured=_value(score, wanted, sign=sign),
+        bound=low_text(score.low, wanted, digits=DIGITS, sign=sign),
+        asked=asked,
+    )
+
+
+def _check_gain(goal: Goal, measured: Measurement, wanted: float) -> Criterion:
     is_loss = goal.metric in LOWER_IS_BETTER
     better = measured.gain.negated() if is_loss else measured.gain
     base = measured.base
@@ -164,15 +200,20 @@ def _check_gain(goal: Goal, measured: Measurement, wanted: float) -> _Check:
         f"(goal: at least {goal.over_base})"
     )
     at_limit = goal.metric not in UNBOUNDED_METRICS and better.value == 1
-    return _check(goal, better, wanted, words, measured.num_prompts, at_limit=at_limit)
+    check = _check(goal, better, wanted, words, measured.num_prompts, at_limit=at_limit)
+    what = f"gain over {name_base(measured.baseline)} ({base.value:.3f})"
+    return _told(check, what, better, wanted, f"at least {goal.over_base}", sign="+")
 
 
-def _check_rival(goal: Goal, measured: Measurement, rival: Rival) -> _Check:
+def _check_rival(goal: Goal, measured: Measurement, rival: Rival) -> Criterion:
     if rival.over is None:
-        return _Check(met=False, words=rival.problem, remedy="")
+        return Criterion(met=False, words=rival.problem, remedy="", what=rival.problem)
     over, number = rival.over.interval(certainty_of(goal)), measured.num_prompts
     words = word_rival(rival, certainty_of(goal))
     check = _check(goal, over, LEAST_OVER, words, number, at_limit=over.value == 1)
+    by = f" by {rival.by}" if rival.by else ""
+    what = f"gain over {rival.what}{by} ({rival.score:.3f})"
+    check = _told(check, what, over, 0, "above 0", sign="+")
     if not rival.is_label or check.met:
         return check
     least = count_of_gains(certainty_of(goal))
@@ -205,12 +246,12 @@ def _value(score: Interval, wanted: float, *, sign: str = "") -> str:
 
 def _check(
     goal: Goal, score: Interval, wanted: float, words: str, num_prompts: int, *, at_limit: bool
-) -> _Check:
+) -> Criterion:
     """Tell whether the lower bound reaches what is wanted, and if not what would be enough."""
     if compare_figures(score.low, wanted) >= 0:
-        return _Check(met=True, words=words, remedy="")
+        return Criterion(met=True, words=words, remedy="", what="")
     remedy = what_decides(goal.metric, score, wanted, num_prompts, at_limit=at_limit)
-    return _Check(met=False, words=words, remedy=remedy)
+    return Criterion(met=False, words=words, remedy=remedy, what="")
 
 
 def what_decides(

@@ -13,7 +13,7 @@ from finetune_api.trainer import Environment, ResolvedJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import read_engine
-from finetune_trainer.evaluate.gating import count_scored, judge_gates, judge_goal
+from finetune_trainer.evaluate.gating import count_scored, judge_gates, judge_goal, tell_criteria
 from finetune_trainer.evaluate.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.inputs import Inputs, ask, gather_inputs
 from finetune_trainer.evaluate.judge.consulting import Consulted, consult
@@ -162,6 +162,7 @@ def _measure(
         prompted=inputs.asked.prompted,
         not_prompted=inputs.asked.not_prompted,
         cut_words=inputs.asked.encoded.cut_words,
+        criteria=tell_criteria(job.spec.goal, measured),
         questions=inputs.prepared.questions,
         probed=probed.probed,
         attacks=attacked.attacks,

@@ -12,6 +12,7 @@ from finetune_api.trainer import ResolvedJob
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.baseline.fitting import Prompted
+from finetune_trainer.evaluate.goal import Criterion
 from finetune_trainer.evaluate.judge.concluding import Judgement
 from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.probes.measuring import Probed
@@ -67,6 +68,7 @@ class Evidence:
         adapter_sha256: Digest of its weights.
         merged_digest: Digest of the merged model's files, if there is one.
         result: Scores and goal.
+        criteria: What the goal asks, one by one; empty where its metric was not measured.
         samples: All questions that were answered.
         prompted: The questions behind the prompt that the base model got; None where it got none.
         not_prompted: Why it got none.
@@ -99,6 +101,7 @@ class Evidence:
     probed: Sequence[Probed] = ()
     attacks: Sequence[Attack] = ()
     judgements: Sequence[Judgement] = ()
+    criteria: Sequence[Criterion] = ()
     data: DatasetReport | None = None
     data_uri: str = ""
     parts: Sequence[PartScore] = ()

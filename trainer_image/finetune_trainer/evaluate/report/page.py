@@ -13,7 +13,7 @@ from pathlib import Path
 from finetune_api.evaluation_result import EvaluateResult, GateResult
 from finetune_api.trainer import ResolvedJob
 from finetune_trainer.evaluate.baseline.section import BaselineSection
-from finetune_trainer.evaluate.goal import certainty_of
+from finetune_trainer.evaluate.goal import Criterion, certainty_of
 from finetune_trainer.evaluate.judge.section import JudgeSection
 from finetune_trainer.evaluate.parts import PartScore
 from finetune_trainer.evaluate.probes.section import ProbeSection
@@ -42,6 +42,13 @@ GATE_COLUMNS = (
     {"label": "bound", "number": True},
     {"label": "asked"},
 )
+CRITERION_COLUMNS = (
+    {"label": "what the goal asks of"},
+    {"label": "verdict", "whole": True},
+    {"label": "measured", "number": True},
+    {"label": "bound", "number": True},
+    {"label": "asked"},
+)
 SOURCE_COLUMNS = (
     {"label": "source"},
     {"label": "side"},
@@ -56,6 +63,7 @@ class Sections:
 
     Attributes:
         rows: Single questions with their answers.
+        criteria: What the goal asks, one by one.
         cut_words: Which answers were cut; empty if none were.
         questions: Why so many questions were asked; empty where the job says the number itself.
         labels: What becomes of each label, where answers are labels.
@@ -79,6 +87,7 @@ class Sections:
     """
 
     rows: RowSection
+    criteria: Sequence[Criterion] = ()
     cut_words: str = ""
     questions: str = ""
     labels: LabelSection | None = None
@@ -117,7 +126,8 @@ def render_page(job: ResolvedJob, result: EvaluateResult, sections: Sections) ->
         job=job,
         result=result,
         is_local_run=is_local_run(job),
-        verdicts=find_verdicts(job, result),
+        verdicts=find_verdicts(job, result, sections.criteria),
+        criterion_columns=CRITERION_COLUMNS,
         scores=describe_scores(result, job.spec.goal),
         certainty=f"{certainty * 100:g}",
         gate_columns=GATE_COLUMNS,

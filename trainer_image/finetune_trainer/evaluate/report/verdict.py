@@ -2,36 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune_api.evaluation_result import EvaluateResult, GateResult, Score
 from finetune_api.trainer import LOCAL_UID_PREFIX, ResolvedJob
 from finetune_api.v1alpha1.scoring import BASELINE_WORDS
 from finetune_trainer.evaluate.figures import high_text, low_text
-from finetune_trainer.evaluate.goal import DIGITS
+from finetune_trainer.evaluate.goal import DIGITS, Criterion, certainty_of
 
 NOTHING_PUBLISHED = "nothing is published"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """One thing that was decided; ``is_met`` is None where nothing was asked."""
+    """One thing that was decided.
+
+    Attributes:
+        is_met: None where nothing was asked.
+        strong: The decision.
+        words: What it rests on.
+        rows: The same as cells of a table: what is judged, verdict, value, bound, threshold.
+        remedies: What would be enough, of what is missed.
+    """
 
     is_met: bool | None
     strong: str
     words: str
+    rows: Sequence[Sequence[str]] = ()
+    remedies: Sequence[str] = ()
 
 
-def find_verdicts(job: ResolvedJob, result: EvaluateResult) -> list[Verdict]:
+def find_verdicts(
+    job: ResolvedJob, result: EvaluateResult, criteria: Sequence[Criterion] = ()
+) -> list[Verdict]:
     """Return goal, gates, what to know beside them, and what comes next.
 
     Args:
         job: The job.
         result: What its evaluation found.
+        criteria: What its goal asks, one by one.
     """
     remarks = [Verdict(is_met=None, strong="", words=f"{words}.") for words in result.remarks]
-    return [_of_goal(result), *_of_gates(result.gates), *remarks, _what_comes(job, result)]
+    goal, next_step = _of_goal(job, result, criteria), _what_comes(job, result)
+    return [goal, *_of_gates(result.gates), *remarks, next_step]
 
 
 def is_local_run(job: ResolvedJob) -> bool:
@@ -39,14 +53,28 @@ def is_local_run(job: ResolvedJob) -> bool:
     return job.uid.startswith(LOCAL_UID_PREFIX)
 
 
-def _of_goal(result: EvaluateResult) -> Verdict:
+def _of_goal(job: ResolvedJob, result: EvaluateResult, criteria: Sequence[Criterion]) -> Verdict:
     words = result.goal_message
     if result.goal_met is None:
         told = _score_words(result.scores[0]) if result.scores else ""
         return Verdict(is_met=None, strong="The job set no goal.", words=told)
-    if result.goal_met:
-        return Verdict(is_met=True, strong="Goal met.", words=f"{words}.")
-    return Verdict(is_met=False, strong=f"Goal missed, {NOTHING_PUBLISHED}.", words=f"{words}.")
+    strong = "Goal met." if result.goal_met else f"Goal missed, {NOTHING_PUBLISHED}."
+    goal = job.spec.goal
+    are_decisive = all(each.met for each in criteria) == result.goal_met
+    if goal is None or not criteria or not are_decisive:
+        return Verdict(is_met=result.goal_met, strong=strong, words=f"{words}.")
+    certainty = certainty_of(goal) * 100
+    return Verdict(
+        is_met=result.goal_met,
+        strong=strong,
+        words=f"By {goal.metric}, at {certainty:g} % certainty. "
+        "Each bound must reach what is asked.",
+        rows=[
+            [each.what, "met" if each.met else "MISSED", each.measured, each.bound, each.asked]
+            for each in criteria
+        ],
+        remedies=[each.remedy for each in criteria if each.remedy],
+    )
 
 
 def _score_words(score: Score) -> str:

@@ -166,6 +166,7 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
             metric=result.scores[0].name if result.scores else "",
             has_labels=tables is not None,
         ),
+        criteria=evidence.criteria,
         cut_words=evidence.cut_words,
         questions=evidence.questions.message if evidence.questions else "",
         labels=describe_labels(*tables, asked=_asked_words(evidence)) if tables else None,
