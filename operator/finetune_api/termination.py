@@ -31,10 +31,13 @@ _OF_MOST_GATES = {"severity": "Block", "applicable": True}
 """Of a gate in a termination message: what it is read as where it is not said."""
 _BOUNDS = (
     *("baselines", "baseLow", "baseHigh", "tunedLow", "tunedHigh", "deltaLow", "deltaHigh"),
-    *("trivial", "constant", "constantWords", "overConstant", "overConstantLow"),
-    *("publishedLow", "publishedHigh", "overPublishedLow", "overPublishedHigh"),
+    *("trivial", "publishedLow", "publishedHigh", "overPublishedLow", "overPublishedHigh"),
 )
 """Of a score in a termination message: what gives way when there are too many scores."""
+
+
+OF_REPORTS = ("constant", "constantWords", "overConstant", "overConstantLow")
+"""Of a score: what nobody reads from a termination message."""
 
 
 class TerminationMessage(APIModel):
@@ -64,6 +67,9 @@ class TerminationMessage(APIModel):
         """
         limit = TERMINATION_MESSAGE_BYTES
         wire = self.to_wire()
+        for score in (wire.get("result") or {}).get("scores", []):
+            for name in OF_REPORTS:
+                score.pop(name, None)
         text = _dump(wire)
         while len(text.encode()) > limit and wire["message"]:
             excess = len(text.encode()) - limit

@@ -69,7 +69,7 @@ def test_the_chance_is_that_of_the_verdicts_own_bounds() -> None:
             and of_constant.gain.interval().low > 0
         )
     chance = chance_of_goal(asked, number)
-    assert chance - 0.06 <= met / 300 <= chance + 0.15  # the chances of missing are added up
+    assert chance - 0.06 <= met / 300 <= chance + 0.15  # what is met together is likelier so
 
 
 def test_what_cannot_be_counted_is_not_told() -> None:

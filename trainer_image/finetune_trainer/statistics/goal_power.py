@@ -1,7 +1,10 @@
 """How likely a model that is truly good meets all that a goal asks, by the verdict's bounds. Pure.
 
-Each thing asked may be missed by itself. How they hang together is not known before, so the chances
-of missing are added up: the true chance of meeting all is that or more.
+All that is asked is the likelier met the more a tuned model has right, and the less base and
+constant answer have. So the chance of meeting all is the product of the chances of each, or more.
+
+Source: Harris 1960, "A lower bound for the critical probability in a certain percolation process":
+what rises with independent things together is no less likely together than apart.
 """
 
 from __future__ import annotations
@@ -100,8 +103,7 @@ def chance_of_goal(asked: Asked, number: int) -> float:
         number: Independent prompts.
     """
     counted = math.floor(number / asked.unevenness)
-    missed = sum(1 - chance(counted) for chance in _chances(asked))
-    return min(1.0, max(0.0, 1 - missed))
+    return math.prod(chance(counted) for chance in _chances(asked))
 
 
 def count_for_goal(asked: Asked, power: float = POWER) -> int | None:
