@@ -72,7 +72,7 @@ def test_the_verdict_is_a_table_of_what_the_goal_asks() -> None:
     for words in (
         "Goal missed, nothing is published. By exactMatch, at 95 % certainty.",
         "score MISSED 0.910 0.860 at least 0.95",
-        "gain over the base model (0.330) met +0.580 +0.500 at least 0.30",
+        "gain over base (0.330) met +0.580 +0.500 at least 0.30",
         "The score itself misses, which no number of held-out prompts changes.",
     ):
         assert words in told
