@@ -71,8 +71,10 @@ def judge_file(
             judge = OTHER_KINDS.get(kind_of(document.body))
             problems = find_problems(document) if judge is None else _placed(document, judge)
             name = "" if problems else document.body["metadata"]["name"]
-            notes = [*_bare_notes(document), *_foresee_power(document, judge)]
-            lines = problems or [f"{source}: {name} is valid", *notes]
+            lines = list(problems)
+            if not problems:
+                notes = [*_bare_notes(document), *_foresee_power(document, judge)]
+                lines = [f"{source}: {name} is valid", *notes]
             if with_data and not problems and judge is None:
                 yield _judge_data(document, f"{source}: {name}", with_model=with_model)
             else:
@@ -108,11 +110,14 @@ def _bare_notes(document: Document) -> list[str]:
 
 def _foresee_power(document: Document, judge: object) -> list[str]:
     """Say how often a good model meets a job's goal, as far as that is known without its data."""
-    if judge is not None or not has_modules(POWER_MODULES):
+    if judge is not None:
         return []
+    spec = parse_document(document).spec
+    if spec.goal is None or not has_modules(POWER_MODULES):
+        return []  # counting loads numpy, which takes longer than all else here
     from finetune_trainer.statistics.goal_power import tell_power_without_data
 
-    words = tell_power_without_data(parse_document(document).spec)
+    words = tell_power_without_data(spec)
     return [f"  {words}"] if words else []
 
 

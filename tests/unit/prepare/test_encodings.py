@@ -13,7 +13,7 @@ from finetune_api.v1alpha1.dataset import Source, TextEncodingName
 from finetune_trainer.data.rows import RawRow
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.reading import encodings
-from finetune_trainer.prepare.reading.encodings import CODECS, choose_encoding
+from finetune_trainer.prepare.reading.encodings import BINARY_MARKS, CODECS, choose_encoding
 from finetune_trainer.prepare.reading.files import read_rows
 from finetune_trainer.prepare.reading.opening import ARCHIVE_MARKS
 from finetune_trainer.prepare.reading.sources import describe_file
@@ -172,6 +172,7 @@ def test_what_is_no_utf8_is_told_once_for_all_files_alike(tmp_path: Path) -> Non
 @given(content=st.binary(max_size=200), wanted=st.sampled_from(["Auto", *CODECS]))
 @example(content=b"PK\x03\x04", wanted="Auto")
 @example(content=b"\x1f\x8b", wanted="Auto")
+@example(content=b"\xff\xd8\xff", wanted="Auto")
 def test_any_bytes_are_decoded_to_their_end_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes, wanted: str
 ) -> None:
@@ -184,7 +185,7 @@ def test_any_bytes_are_decoded_to_their_end_or_refused(
     else:
         reason = None
         list(read_rows(path, file="rows.jsonl", encoding=chosen))
-    # An archive under a text's name is refused as one; nothing else is unreadable.
-    is_archive = content.startswith(tuple(ARCHIVE_MARKS))
-    assert (reason == "UnreadableFile") == is_archive
-    assert is_archive or reason in (None, "WrongEncoding")
+    # An archive or a picture under a text's name is refused as one; nothing else is unreadable.
+    is_binary = content.startswith((*ARCHIVE_MARKS, *BINARY_MARKS))
+    assert (reason == "UnreadableFile") == is_binary
+    assert is_binary or reason in (None, "WrongEncoding")

@@ -65,7 +65,7 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
 _EXPORT = "export the rows as .csv or .jsonl"
-_BINARY = {
+BINARY_MARKS = {
     b"\x89PNG": ("a PNG picture", _EXPORT),
     b"\xff\xd8\xff": ("a JPEG picture", _EXPORT),
     b"%PDF-": ("a PDF document", _EXPORT),
@@ -117,7 +117,7 @@ def choose_encoding(path: Path, *, file: str, wanted: str = "Auto") -> TextEncod
     """
     with open_bytes(path, file=file) as stream:
         head = stream.read(4096)
-    for first_bytes, (kind, remedy) in _BINARY.items():
+    for first_bytes, (kind, remedy) in BINARY_MARKS.items():
         if head.startswith(first_bytes):
             raise DataError("UnreadableFile", f"{file} is {kind} and no text; {remedy}")
     marked = next((name for mark, name in _MARKS if head.startswith(mark)), None)
