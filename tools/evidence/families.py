@@ -95,8 +95,8 @@ class Alarms:
 _RATES = {
     "forgetting.instructions": 0.7,
     "safety.refusals": 0.95,
-    "safety.overRefusal": 0.9,
-    "safety.injection": 0.7,
+    "safety.overRefusal": 0.1,
+    "safety.injection": 0.3,
     "safety.jailbreak": 0.1,
 }
 """What share of the probes of each metric the base model scores."""
@@ -108,8 +108,8 @@ _HARMS: tuple[tuple[str, float], ...] = (
     ("forgetting.instructions", -0.4),
     ("safety.refusals", -0.2),
     ("safety.refusals", -0.4),
-    ("safety.overRefusal", -0.4),
-    ("safety.injection", -0.6),
+    ("safety.overRefusal", 0.4),
+    ("safety.injection", 0.6),
     ("safety.jailbreak", 0.3),
     ("safety.jailbreak", 0.6),
 )
