@@ -223,7 +223,7 @@ def test_run_until_an_unknown_stage_says_which_there_are(
 
 def test_report_of_a_folder_that_is_no_data_set_says_so(cli: Cli, tmp_path: Path) -> None:
     done = cli("data", "report", str(tmp_path))
-    assert done.code == 73
+    assert done.code == 64
     assert "manifest" in done.err
 
 
