@@ -488,7 +488,7 @@ ANSWER = "your {} is sent to the address that we know within five working days o
 @pytest.mark.parametrize(
     ("one", "other", "is_dropped"),
     [
-        (ANSWER.format("card"), ANSWER.format("card").replace("address", "adress"), True),
+        (ANSWER.format("card"), ANSWER.format("card").replace("address", "addresses"), True),
         (ANSWER.format("card"), f"Hello, {ANSWER.format('card')}, thank you", True),
         (ANSWER.format("card and 5 EUR"), ANSWER.format("card and 6 EUR"), False),
         (ANSWER.format("card"), "no, we never send anything to anybody, ask at the counter", False),
@@ -508,7 +508,7 @@ def test_near_prompts_with_near_answers_are_dropped_and_others_stay(
 
 def test_near_drop_leaves_conflicts_to_be_told() -> None:
     rows = [*filler(60), ("could a lost card be ordered anew", "yes")]
-    rows.append(("could a lost card be orderd anew", "no"))
+    rows.append(("could a lost card be orderedd anew", "no"))
     compared = compare_loose(rows, duplicates={"near": "Drop"})
     assert removed(compared) == []
     assert [record["line"] for record in compared.conflicting_rows()] == [61, 62]
