@@ -144,6 +144,8 @@ def approval_text(status: Body) -> str | None:
         words.append(f"the namespace's policy asks for one of {', '.join(policy['required'])}")
     if not policy.get("requesterMayApprove", True):
         words.append("the requester's own do not count")
+    if policy.get("reviewersAreUsers"):
+        words.append("each reviewer approves the panel's result as a user")
     return "; ".join(words) or None
 
 

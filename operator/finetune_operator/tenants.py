@@ -245,6 +245,11 @@ class TenantSettings(BaseModel):
     `spec.requestedBy`, and only somebody else's approval counts; a rejection always does. Holds for
     jobs accepted from then on; it needs the chart's admission policy (`approvals.enforceIdentity`),
     for names are claims without it."""
+    reviewers_are_users: bool = False
+    """Whether each reviewer of `evaluation.review` approves the panel's result as a user of the API
+    server: as many users as `reviewers` name the same result, each by a FineTuneApproval. Off: one
+    of them hands in the files of all, and names in files are claims. Holds for jobs accepted from
+    then on."""
 
     # ---- what it costs -----------------------------------------------------------------------
     gpu_hour_price: DecimalString | None = None

@@ -55,6 +55,9 @@ class ApprovalPolicyStatus(APIModel):
     requester_may_approve: bool = True
     """Whether a FineTuneApproval by `spec.requestedBy` counts (`requesterMayApprove`). One that
     rejects always does."""
+    reviewers_are_users: bool = False
+    """Whether each reviewer approves the panel's result by a FineTuneApproval of their own
+    (`reviewersAreUsers`)."""
 
 
 class FineTuneJobStatus(APIModel):

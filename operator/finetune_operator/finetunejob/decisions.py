@@ -89,10 +89,13 @@ class ApprovalPolicy:
     Attributes:
         required: Subjects that a person has to approve, whatever the spec says.
         requester_may_approve: Whether an approval by ``spec.requestedBy`` counts.
+        reviewers_are_users: Whether as many users as there are reviewers must name a panel's
+            result.
     """
 
     required: tuple[Subject, ...] = ()
     requester_may_approve: bool = True
+    reviewers_are_users: bool = False
 
     @classmethod
     def of_settings(cls, settings: TenantSettings) -> ApprovalPolicy:
@@ -100,6 +103,7 @@ class ApprovalPolicy:
         return cls(
             required=tuple(each for each in _SUBJECTS if each in settings.require_approval),
             requester_may_approve=settings.requester_may_approve,
+            reviewers_are_users=settings.reviewers_are_users,
         )
 
     @classmethod
@@ -109,16 +113,18 @@ class ApprovalPolicy:
         return cls(
             required=tuple(each for each in _SUBJECTS if each in (told.get("required") or ())),
             requester_may_approve=told.get("requesterMayApprove", True),
+            reviewers_are_users=told.get("reviewersAreUsers", False),
         )
 
     def to_wire(self) -> Object:
         """Return ``status.approvalPolicy``; empty if nothing is asked."""
         if self == ApprovalPolicy():
             return {}
-        return {
+        wire: Object = {
             "required": list(self.required),
             "requesterMayApprove": self.requester_may_approve,
         }
+        return wire | ({"reviewersAreUsers": True} if self.reviewers_are_users else {})
 
     def counts(self, decision: Decision, requester: str | None) -> bool:
         """Return whether a decision counts. Names are opaque: equal in every character, or not.

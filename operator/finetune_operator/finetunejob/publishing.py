@@ -27,6 +27,7 @@ from typing import Any
 from finetune_api.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.decisions import (
+    MAX_NAMED,
     POLICY,
     PUBLICATION,
     ApprovalPolicy,
@@ -99,13 +100,36 @@ def decided_on_publication(
 
 
 def reviewed(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Decision | None:
-    """Return who handed in a panel's result on exactly what was evaluated: the first who did."""
+    """Return who handed in a panel's result on exactly what was evaluated: the first who did.
+
+    Where reviewers are users, nobody has until as many users as there are reviewers name the same
+    result.
+    """
     if spec.publishes_at_once:
         return None
+    for_panel = _panel_approvals(spec, status, decisions)
+    whole = (each for each in for_panel.values() if len(each) >= _num_users(spec, status))
+    return min((each[0] for each in whole), key=lambda each: each.time, default=None)
+
+
+def _panel_approvals(
+    spec: FineTuneJobSpec, status: Status, decisions: Decisions
+) -> dict[str, list[Decision]]:
+    """Return the approvals of each panel's result, the first of each user."""
     digest = (status.get("evaluation") or {}).get("digest")
     counted, _ = _split(spec, status, decisions)
-    named = (each for each in counted if each.digest == digest)
-    return next((each for each in named if each.is_approval and each.panel), None)
+    found: dict[str, dict[str, Decision]] = {}
+    for each in counted:
+        if each.is_approval and each.panel and each.digest == digest:
+            found.setdefault(each.panel, {}).setdefault(each.by, each)
+    return {panel: list(by_user.values()) for panel, by_user in found.items()}
+
+
+def _num_users(spec: FineTuneJobSpec, status: Status) -> int:
+    """Return how many users must name a panel's result."""
+    review = spec.evaluation.review
+    policy = ApprovalPolicy.of_status(status.get(POLICY))
+    return review.reviewers if review is not None and policy.reviewers_are_users else 1
 
 
 def own_approvals(
@@ -158,6 +182,18 @@ def _review(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait
     if decisions is None:
         return Wait(reason=Reason.APPROVALS_NOT_READ, message=_UNREAD)
     page = str((status.get("evaluation") or {}).get("reportUri", "")).rpartition("/")[0]
+    for_panel = _panel_approvals(spec, status, decisions)
+    if for_panel:
+        panel, users = max(for_panel.items(), key=lambda each: len(each[1]))
+        named = ", ".join(repr(each.by) for each in users[:MAX_NAMED])
+        return Wait(
+            reason=Reason.REVIEW_REQUIRED,
+            message=(
+                f"{len(users)} of {review.reviewers} reviewers have approved the panel's result"
+                f" {panel} as users ({named}). The policy of this namespace asks each of them to"
+                " (reviewersAreUsers): finetune review submit with the same files, as oneself."
+            ),
+        )
     return Wait(
         reason=Reason.REVIEW_REQUIRED,
         message=(

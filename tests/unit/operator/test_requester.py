@@ -288,6 +288,38 @@ def test_a_panels_result_that_the_requester_hands_in_does_not_count():
     assert created(settle(body, STRICT, known)[0]) == [PUBLISH]
 
 
+def test_where_reviewers_are_users_each_of_them_names_the_same_result():
+    held = CONFIG.model_copy(update={"reviewers_are_users": True})
+    review = {"review": {"required": True, "reviewers": 2}}
+    _, body = accepted(held, evaluation=review)
+    assert body["status"]["approvalPolicy"]["reviewersAreUsers"] is True
+    first, other = "c" * 64, "d" * 64
+    known = {
+        **passed(),
+        "decisions": (
+            on_candidate("one", RITA, panel=first),
+            on_candidate("again", RITA, panel=first, second=2),
+            on_candidate("elsewhere", BOB, panel=other, second=3),
+        ),
+    }
+    made, body = settle(body, held, known)
+    assert created(made) == []
+    assert body["status"]["reason"] == "ReviewRequired"
+    told = condition(body, "Published")["message"]
+    assert told.startswith(f"1 of 2 reviewers have approved the panel's result {first} as users")
+    known["decisions"] += (on_candidate("two", BOB, panel=first, second=4),)
+    made, body = settle(body, held, known)
+    assert created(made) == [PUBLISH]
+    assert body["status"]["publication"]["panel"] == first
+
+
+def test_a_user_who_names_a_result_is_enough_where_reviewers_are_not_users():
+    review = {"review": {"required": True, "reviewers": 2}}
+    _, body = accepted(CONFIG, evaluation=review)
+    known = {**passed(), "decisions": (on_candidate("one", RITA, panel="c" * 64),)}
+    assert created(settle(body, CONFIG, known)[0]) == [PUBLISH]
+
+
 def missed_job():
     _, body = accepted(STRICT, requestedBy=RITA)
     known = stages_done(PREPARE, TRAIN, EVALUATE)
