@@ -334,7 +334,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, str]:
     (folder / "job.yaml").write_text(yaml.safe_dump(body))
     cli = Cli(folder, use_fake_trainer=False)
     cli.environment["OMP_NUM_THREADS"] = "1"
-    done = cli("run", "job.yaml", "--fresh", "--until", "train", "--json")
+    done = cli("run", "job.yaml", "--fresh", "--until", "train", "-o", "json")
     assert done.code == 0, done.err
     return cli, json.loads(done.out)["results"]["train"]["sha256"]
 
@@ -352,7 +352,7 @@ def test_a_training_stopped_by_ctrl_c_goes_on_to_the_same_adapter(trained: tuple
     (told,) = err.splitlines()
     assert told.startswith("error: stopped in stage train after saving step ")
     assert told.endswith("To go on: finetune run job.yaml --until train")
-    again = cli("run", "job.yaml", "--until", "train", "--json")
+    again = cli("run", "job.yaml", "--until", "train", "-o", "json")
     result = json.loads(again.out)["results"]["train"]
     assert result["resumedFromStep"] >= 2
     assert result["sha256"] == undisturbed
