@@ -98,7 +98,8 @@ def render_exit_codes() -> str:
         "`finetune run` ends with the code of the stage that failed, with 1 when every stage",
         "finished but the goal was missed, or when the data set waits for an approval, with 79",
         "when it was stopped between two stages or attempts, and with 0 otherwise. Any other",
-        "command that Ctrl-C ends has 79 as well.",
+        "command that Ctrl-C ends has 79 as well, but for `chat`: Ctrl-C is the way out of it,",
+        "and it ends with 0.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -169,8 +170,8 @@ def render_kind(custom: CustomKind) -> str:
 
 _JOB_NOTES = (
     'A decimal is written in quotes (`"0.9"`); a whole number needs none. For `finetune` no',
-    "decimal needs quotes: `finetune submit` sends it as text. Fields marked *fixed* cannot",
-    "change once the job exists. Unknown fields are refused.",
+    "decimal of a FineTuneJob needs quotes: `finetune submit` sends it as text. Fields marked",
+    "*fixed* cannot change once the job exists. Unknown fields are refused.",
 )
 
 

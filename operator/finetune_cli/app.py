@@ -73,7 +73,10 @@ def init(
         str | None, typer.Option(help="File, folder, pattern or URI of the examples.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="URI or folder of the base model.")] = None,
-    output: OutputDir = None,
+    output: Annotated[
+        str | None,
+        typer.Option("--output-dir", metavar="DIR", help="URI or folder for the job's results."),
+    ] = None,
     file: Annotated[
         Path, typer.Option("--file", help="The job file to write; - prints it.")
     ] = Path("job.yaml"),

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune_api.remedies import SECONDS_OF
 from finetune_cli.errors import CliError
 from finetune_cli.exits import STOPPED
 from finetune_cli.options import Commands
@@ -19,7 +20,7 @@ HEADINGS = {
         "delete", "cp",
     ),
     "Look at results": ("report", "compare", "checkpoints", "evaluate", "review", "verify"),
-    "Decide on a cluster": ("approve", "publish"),
+    "Decide on data and candidates": ("approve", "publish"),
     "Try several settings on a cluster": ("sweep", "promote"),
 }  # fmt: skip
 """The commands in the order of the help. A test keeps this list complete."""
@@ -43,7 +44,6 @@ SYNONYMS = {
 }
 """Words of other tools, and the command that they mean."""
 
-SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|m|h|d)?")
 
 

@@ -129,7 +129,7 @@ def _verified(uri: str, store: ObjectStore) -> Path:
 
 def _hint(source: Source) -> str:
     if source.job is None:
-        return ": if it was run with --set, --output-dir or --fresh, name the folder of its run"
+        return ": give the --set and --output-dir of its run, or name the folder of its run"
     return (
         ": it is read with this machine's credentials (AWS_ACCESS_KEY_ID and its like), not with "
         "the Secret of the job"

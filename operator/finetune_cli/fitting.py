@@ -9,7 +9,7 @@ from finetune_api.v1alpha1.evaluation import Evaluation
 from finetune_cli.datafile import DataGuess
 from finetune_cli.documents import parse_documents
 from finetune_cli.errors import CliError
-from finetune_cli.extras import DATA_MODULES, require_trainer
+from finetune_cli.extras import DATA_MODULES, has_modules
 from finetune_cli.starter import TEST_PERCENT, TOOL_MODEL, render_starter
 
 if TYPE_CHECKING:
@@ -44,26 +44,20 @@ def fit_starter(
         return text, guess, []
     found = _look(text, file)
     warnings = _check_template(text, file) if guess.has_tools else []
-    for percent in TEST_PERCENTS[1:]:
-        if not _is_too_few(found):
-            break
+    for percent in TEST_PERCENTS[1:] if _may_hold_out_enough(found) else ():
         raised, _ = render_starter(
             file=file, data=data, model=model, output=output, test_percent=percent, guess=guess
         )
-        found = _look(raised, file)
-        if not _is_too_few(found):
-            text = raised
+        other = _look(raised, file)
+        if not _is_too_few(other):
+            text, found = raised, other
+            break
     return text, guess, [*warnings, *_tell_refusals(found)]
 
 
 def _is_asked(guess: DataGuess) -> bool:
-    if not guess.is_whole or guess.num_rows > MAX_FITTED_ROWS:
-        return False
-    try:
-        require_trainer(DATA_MODULES)
-    except CliError:
-        return False
-    return True
+    is_small = guess.is_whole and guess.num_rows <= MAX_FITTED_ROWS
+    return is_small and has_modules(DATA_MODULES)
 
 
 def _look(text: str, file: Path) -> dict[str, Any]:
@@ -105,14 +99,24 @@ def _is_too_few(found: dict[str, Any]) -> bool:
     return any(each["reason"] in TOO_FEW for each in found["refusals"])
 
 
+def _may_hold_out_enough(found: dict[str, Any]) -> bool:
+    """Whether too few prompts are held out, and a larger share of the rows may change that."""
+    if not _is_too_few(found) or found["report"] is None:
+        return False
+    return bool(found["report"]["split"]["groups"] >= _least_groups())
+
+
+def _least_groups() -> int:
+    return -(-100 * Evaluation().min_prompts // TEST_PERCENTS[-1])
+
+
 def _tell_refusals(found: dict[str, Any]) -> list[str]:
     lines = [_word(each) for each in found["refusals"]]
     if _is_too_few(found) and found["report"] is not None:
-        groups, least = found["report"]["split"]["groups"], Evaluation().min_prompts
-        needed = -(-100 * least // TEST_PERCENTS[-1])
         lines.append(
-            f"the data has {groups:,} different prompts, and {needed:,} are the least: "
-            f"{least} of them are held out with testPercent {TEST_PERCENTS[-1]}"
+            f"the rows form {found['report']['split']['groups']:,} groups that must stay on one "
+            "side (equal and near prompts, and columns.group). At least "
+            f"{_least_groups():,} groups are needed to hold out {Evaluation().min_prompts} prompts"
         )
     return lines
 

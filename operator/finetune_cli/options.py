@@ -48,10 +48,10 @@ def format_option(*others: str) -> Any:
         if value in formats or ctx.resilient_parsing:
             return value
         hint = ""
-        if any(sign in value for sign in "./~\\"):
-            has_folder = any("--output-dir" in each.opts for each in ctx.command.params)
-            hint = f"; for a folder write --output-dir {value}" if has_folder else ""
-            hint = hint or f"; for a file write > {value} at the end"
+        if any("--output-dir" in each.opts for each in ctx.command.params):
+            hint = f"; for a folder write --output-dir {value}"
+        elif any(sign in value for sign in "./~\\"):
+            hint = f"; for a file write > {value} at the end"
         listed = f"{', '.join(formats[:-1])} or {formats[-1]}"
         raise CliError(f"--output {value}: there is no such format; choose {listed}{hint}")
 
@@ -72,10 +72,14 @@ OutputDir = Annotated[
     typer.Option(
         "--output-dir",
         metavar="DIR",
-        help="URI or folder for the results of a job file, instead of the job's.",
+        help="URI or folder for the results. Of a job file: instead of its output.uri, as in run.",
     ),
 ]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a field of the job. May be repeated."),
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a field of a job file first, as in run. May be repeated.",
+    ),
 ]

@@ -80,7 +80,7 @@ def test_init_then_validate(tmp_path: Path) -> None:
     assert done.code == 0
     mine, power, *others = done.out.splitlines()
     assert (mine.split(":")[0], mine.split()[-1]) == ("mine.yaml", "valid")
-    assert power.startswith("  goal: with 500 independent prompts")  # the other two have no goal
+    assert power.startswith("  goal, if 2,500 rows give 500 prompts")  # the other two have no goal
     assert others == ["job.yaml: example is valid", "-: third is valid", DATA_NOT_READ]
 
 

@@ -47,21 +47,22 @@ def _tell_power(job: ResolvedJob, found: Inspection) -> str:
     from finetune_api.v1alpha1.judging import most_scored
     from finetune_api.v1alpha1.scoring import ANSWER_METRICS, FORM_METRICS
     from finetune_trainer.data.asking import most_asked
+    from finetune_trainer.data.looks import at_first_look
     from finetune_trainer.data.rows import Side
     from finetune_trainer.prepare.decidable import count_labels
     from finetune_trainer.prepare.held_out import counts_for, read_side
     from finetune_trainer.prepare.sized_claims import unevenness_of
     from finetune_trainer.statistics.goal_power import count_alike, tell_power
 
-    goal, folder = job.spec.goal, found.folder
+    goal, folder = at_first_look(job.spec).goal, found.folder
     if goal is None or folder is None or not (folder / f"{Side.TEST}.jsonl").exists():
         return ""
     most = most_asked(job.spec.evaluation, found.questions.number if found.questions else None)
     side = read_side(folder, (), seed=job.spec.dataset.split.seed)
     groups = side.groups(most, counts_for(goal))
     number = count_alike(list(groups.values()))
-    constant = _foresee(job, folder, most)
     has_constant = goal.metric in ANSWER_METRICS - FORM_METRICS
+    constant = _foresee(job, folder, most) if has_constant else None
     labels = count_labels(side.drawn(most)) if goal.metric == "macroF1" else None
     return tell_power(
         goal,
@@ -95,4 +96,8 @@ def _foresee(job: ResolvedJob, folder: Path, most: int) -> float | None:
         relative=Decimal(tolerance.relative) if tolerance else Decimal(0),
     )
     references = [question.references for question in with_prompt(questions)]
-    return foresee_constant(job.spec.goal.metric, references, trained, settings)
+    if not any(map(any, references)):
+        return None  # answers that are tool calls have no text here
+    found = foresee_constant(job.spec.goal.metric, references, trained, settings)
+    # Where one answer is always right, the verdict goes by another metric.
+    return found if found is not None and found < 1 else None

@@ -21,8 +21,8 @@ class Hyperparameters(APIModel):
     below 100 steps, between 1e-4 and 2e-3 (hidden size 576: 1.3e-3, 4096: 2.9e-4), times
     32/alpha, or 32/(alpha x sqrt(rank)) for `RsLoRA` (at most doubled), so that scaling does not
     change how far a step goes; a tenth for
-    `Full` and for `DPO`, `KTO` and `ORPO`. A number goes in quotes, as all decimals do:
-    YAML reads a bare 2e-4 as a float, which the API server refuses ("must be of type string")."""
+    `Full` and for `DPO`, `KTO` and `ORPO`. `kubectl` needs quotes around a number that
+    is not whole, such as `"2e-4"`."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
     """Examples per optimiser step over all ranks; constant whatever the world size. `auto`: 8 to
     32 by the size of the training side (adapters lose quality above 32), rounded up to a multiple

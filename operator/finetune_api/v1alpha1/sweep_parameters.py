@@ -165,7 +165,7 @@ class Parameter(APIModel):
         ]
         | None
     ) = None
-    """These values, each once; decimals in quotes, as in a FineTuneJob."""
+    """These values, each once; decimals that are not whole in quotes."""
     log_uniform: Range | None = None
     """Any decimal in between, each order of magnitude as likely as the next: for learning rates."""
     uniform: Range | None = None

@@ -35,7 +35,7 @@ def test_the_most_prompts_are_taken_where_there_is_no_data(tmp_path: Path) -> No
     file = write_job(tmp_path, metric="exactMatch", atLeast="0.80")
     (verdict,) = judge_file(file)
     assert verdict.is_valid
-    assert "goal: with 500 independent prompts, a model truly at 0.9 meets" in verdict.lines[1]
+    assert "rows): with 500 independent prompts, a model truly at 0.9 meets" in verdict.lines[1]
 
 
 def test_nothing_is_told_where_the_trainer_is_not_installed(

@@ -145,12 +145,39 @@ def test_the_most_central_answer_of_the_train_side_is_a_constant() -> None:
     # Never twice the same, and no more than what every answer has.
     tuned = [f"x{i} the parcel arrives in the town on day" for i in range(60)]
     trained = tuple(f"the parcel {i} arrives in the town on day {i * 3}" for i in range(900, 990))
-    comparison = compared(truth, tuned)
+    comparison = replace(compared(truth, tuned), trained=trained)
     goal = {"metric": "rougeL", "atLeast": "0.5"}
-    assert judged(goal, comparison)[0] is True  # nobody knows what is usual
-    met, words, _ = judged(goal, replace(comparison, trained=trained))
+    met, words, _ = judged(goal, comparison)
     assert met is False
-    assert "over always giving an answer of the train side" in words
+    assert "MISSED +0.000 over always giving an answer of the tuned model" in words
+    references = [question.references for question in comparison.asked]
+    constants = list_constants(references, (), trained)
+    scored = [measure_one(job_with(goal), compared(truth, [each.text] * 60), "rougeL").tuned.value
+              for each in constants]  # fmt: skip
+    best = constants[scored.index(max(scored))]
+    assert best.what == "an answer of the train side"
+
+
+def test_a_constant_behind_a_character_that_changes_is_found() -> None:
+    truth = [words_of(1, i) for i in range(60)]
+    everything = " ".join(dict.fromkeys(truth))
+    tuned = [f"{everything} ({i})" for i in range(60)]
+    met, words, _ = judged({"metric": "contains", "atLeast": "0.8"}, compared(truth, tuned))
+    assert met is False
+    assert "MISSED" in words
+
+
+def test_a_right_model_meets_a_gate_on_a_slice_with_nearly_one_label() -> None:
+    truth = [
+        ("ok" if i % 2 or i > 3 else "broken") if i % 3 == 0 else LABELS[i % 2] for i in range(150)
+    ]
+    comparison = compared(truth, truth, sources=("a.jsonl", "b.jsonl", "c.jsonl"))
+    slice_of_one = {"slice": {"source": "a.jsonl"}}
+    (gate,) = gates_of(comparison, {"metric": "exactMatch", "atLeast": "0.9", **slice_of_one})
+    assert gate.met, gate.message
+    always = replace(comparison, tuned=said(["ok"] * 150))
+    (gate,) = gates_of(always, {"metric": "exactMatch", "atLeast": "0.9", **slice_of_one})
+    assert not gate.met
 
 
 @pytest.mark.parametrize("number", [30, 60, 100])
@@ -263,7 +290,8 @@ def test_a_judge_is_not_believed_where_one_text_answers_most_questions(
     num_alike: int, met: bool
 ) -> None:
     truth = [words_of(9, i) for i in range(60)]
-    tuned = ["Great question!" if i < num_alike else truth[i] for i in range(60)]
+    same = "Great question! Nobody has ever asked that in so few and kind words before, thank you"
+    tuned = [f"{same} {i}" if i < num_alike else truth[i] for i in range(60)]
     comparison = with_verdicts(compared(truth, tuned), wins=1.0)
     verdict, words, _ = judged({"metric": "judgeWinRate", "atLeast": "0.6"}, comparison)
     assert verdict is met, words

@@ -74,6 +74,14 @@ def test_a_look_is_one_candidate_against_one_goal_and_evaluation(
     assert (names[0] == names[1]) is is_same
 
 
+def test_another_scoring_file_or_seed_is_another_look() -> None:
+    known = name_look(job_with(), adapter("a"), base="base", rules=("1" * 64,))
+    assert name_look(job_with(), adapter("a"), base="base", rules=("1" * 64,)) == known
+    assert name_look(job_with(), adapter("a"), base="base", rules=("2" * 64,)) != known
+    seeded = job_with(**{"spec.dataset.split": {"seed": 14}})
+    assert name_look(seeded, adapter("a"), base="base", rules=("1" * 64,)) != known
+
+
 def test_a_held_out_side_is_what_its_rows_say() -> None:
     rows = [{"prompt": str(i), "completion": "a", "metadata": {"line": i}} for i in range(3)]
     moved = [{**row, "metadata": {"line": 9}} for row in reversed(rows)]

@@ -76,3 +76,9 @@ def test_a_frame_is_long_and_shared_by_many(texts: list[str], kind: int) -> None
 def test_a_prompt_that_is_all_frame_stays_as_it_is() -> None:
     frames = find_frames([numbered("tell me now {}", 40)])
     assert frames.cut("tell me") == ("tell me", NOT_FRAMED)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("opening", ["**a ", "__a ", "<!-- ", "<!doctype "])
+def test_a_text_of_openings_alone_takes_no_square_of_its_length(opening: str) -> None:
+    assert strip_markup(opening * 20_000).startswith(opening.strip())

@@ -90,9 +90,9 @@ def test_rows_that_belong_together_count_less() -> None:
 
 def test_without_data_the_most_prompts_are_taken() -> None:
     words = tell_power_without_data(spec_with({"metric": "rougeL", "atLeast": "0.5"}))
-    assert words.startswith("goal: with 500 independent prompts")
+    assert words.startswith("goal, if 2,500 rows give 500 prompts (testPercent 20;")
+    assert "with 500 independent prompts" in words
     assert "(taken to be at 0)" in words
-    assert "testPercent 20 of 2,500 rows are 500 prompts" in words
     few = tell_power_without_data(
         spec_with({"metric": "jsonValid", "atLeast": "0.9"}, maxSamples=50)
     )

@@ -65,7 +65,7 @@ def test_the_verdict_is_a_table_of_what_the_goal_asks() -> None:
         scores=[Score(name="exactMatch", base="0.3300", tuned="0.9100")],
         num_samples=100,
         goal_met=False,
-        goal_message="never shown",
+        goal_message="exactMatch never shown",
         report_uri="x",
     )
     told = Reading(page(result=missed, criteria=criteria)).text.partition("Scores metric")[0]
@@ -77,6 +77,9 @@ def test_the_verdict_is_a_table_of_what_the_goal_asks() -> None:
     ):
         assert words in told
     assert "never shown" not in told
+    withheld = missed.model_copy(update={"goal_message": "MISSED 3 distinct held-out prompts"})
+    text = Reading(page(result=withheld, criteria=criteria)).text
+    assert "Goal missed, nothing is published. MISSED 3 distinct held-out prompts." in text
 
 
 @pytest.mark.parametrize(

@@ -41,3 +41,8 @@ def raise_certainty(spec: FineTuneJobSpec, number: int) -> FineTuneJobSpec:
     return spec.model_copy(
         update={"goal": goal, "evaluation": evaluation.model_copy(update=update)}
     )
+
+
+def at_first_look(spec: FineTuneJobSpec) -> FineTuneJobSpec:
+    """Return a spec with the certainty of the first look; no later one asks for less."""
+    return raise_certainty(spec, 1) if spec.evaluation.looks == "Correct" else spec

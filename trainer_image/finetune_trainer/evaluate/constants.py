@@ -37,7 +37,11 @@ NUM_FINALISTS = 3
 MOST = 0.5
 """A judge's verdicts say nothing of a model that answers more than this share with one text."""
 
+LIKE = 0.9
+"""Share of their words that two answers have in common which are taken for one."""
+
 OWN = "the tuned model's own most frequent answer"
+OWN_TOO = "an answer of the tuned model"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +127,9 @@ def list_constants(
     for text, count in Counter(own).most_common(NUM_FREQUENT):
         if count > 1:
             found.setdefault(text, OWN)
+    # One character that changes hides a constant from a count of equal answers.
+    for text in _spread(list(dict.fromkeys(own)), NUM_SPREAD):
+        found.setdefault(text, OWN_TOO)
     for texts, what in ((learned, "an answer of the train side"), (held_out, "a reference")):
         for text in (*texts[:NUM_FREQUENT], *_spread(texts, NUM_SPREAD)):
             found.setdefault(text, what)
@@ -138,8 +145,8 @@ def best_constant(
 ) -> tuple[Constant, Measured] | None:
     """Return the constant that scores best, with its scores on all questions.
 
-    All are scored on some questions, the best of these on all. So is what the tuned model says most
-    often: a model that says nothing else is never better than the best.
+    All are scored on some questions, the best of these on all. So are what the tuned model says
+    most often and the best of its other answers: a model that says little else is hardly better.
 
     Args:
         constants: What :func:`list_constants` returns.
@@ -159,7 +166,9 @@ def best_constant(
             screened.append((scored.over(np.arange(len(few))), constant))
     ranked = [each for _, each in sorted(screened, key=lambda pair: -pair[0])]
     said = Counter(own).most_common(1)[0][0] if own else None
-    chosen = [each for each in ranked[NUM_FINALISTS:] if each.text == said]
+    others = ranked[NUM_FINALISTS:]
+    chosen = [each for each in others if each.text == said]
+    chosen += [each for each in others if each.what == OWN_TOO][:1]
     finalists = [(each, score(each.text, every)) for each in (*ranked[:NUM_FINALISTS], *chosen)]
     known = [(each, found) for each, found in finalists if found is not None]
     return max(known, key=lambda pair: pair[1].over(every), default=None)
@@ -167,7 +176,10 @@ def best_constant(
 
 def judge_alike(texts: Sequence[str]) -> Rival | None:
     """Return why a judge's verdicts say nothing: one text answers most questions."""
-    ((_, count),) = Counter(text.strip() for text in texts).most_common(1)
+    said = [frozenset(text.lower().split()) for text in texts]
+    tried = [words for words, _ in Counter(said).most_common(NUM_FREQUENT)]
+    tried += said[:: max(1, -(-len(said) // NUM_SPREAD))]
+    count = max(sum(_are_alike(words, other) for other in said) for words in tried)
     if count <= MOST * len(texts):
         return None
     return Rival(
@@ -175,6 +187,11 @@ def judge_alike(texts: Sequence[str]) -> Rival | None:
         "verdicts on it say nothing of the model: train on answers that differ, or compare with "
         "references, as by exactMatch"
     )
+
+
+def _are_alike(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether two answers have nearly all of their words in common."""
+    return one == other or len(one & other) >= LIKE * max(len(one), len(other))
 
 
 def rank_at_random(references: References, tuned: Confidence) -> Rival:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -39,19 +39,22 @@ def digest_rows(rows: Iterable[Mapping[str, Any]]) -> str:
     return _to_digest(said)
 
 
-def name_look(job: ResolvedJob, adapter: Manifest, *, base: str) -> str:
+def name_look(job: ResolvedJob, adapter: Manifest, *, base: str, rules: Sequence[str] = ()) -> str:
     """Return the name of a look: equal weights held against an equal goal are one.
 
     Args:
         job: The effective job.
         adapter: Manifest of the candidate.
         base: Name and revision of the base model.
+        rules: Digests of files that decide scores, such as that of a custom metric.
     """
     evaluation = job.spec.evaluation.to_wire()
     evaluation.pop("looks", None)  # what follows from the count is no part of what is counted
     weights = [[f.path, f.sha256] for f in adapter.files if f.path.endswith(".safetensors")]
     goal = job.spec.goal.to_wire() if job.spec.goal else None
-    return _to_digest([sorted(weights), base, goal, evaluation])
+    # The seed draws the questions that are asked.
+    seed = job.spec.dataset.split.seed
+    return _to_digest([sorted(weights), base, goal, evaluation, list(rules), seed])
 
 
 def count_look(store: ObjectStore, held_out: str, name: str, about: Mapping[str, str]) -> int:
@@ -110,7 +113,7 @@ def take_look(context: StageContext, inputs: Inputs) -> tuple[LookResult, Resolv
         number = count_look(
             context.output,
             digest_rows(inputs.prepared.test),
-            name_look(job, inputs.adapter, base=base),
+            name_look(job, inputs.adapter, base=base, rules=(inputs.settings.scorer_digest,)),
             about,
         )
     except (StorageError, UserError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -37,11 +38,13 @@ from finetune_trainer.evaluate.metrics.catalog import (
     choose_metrics,
     measure,
 )
+from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.questions import Question, group_questions
 from finetune_trainer.evaluate.score_text import score_from
 from finetune_trainer.evaluate.slices import take_judged
 from finetune_trainer.evaluate.trivial import MOST_FREQUENT, Trivial, answer_trivially
 from finetune_trainer.statistics.confidence import SLACK, Interval
+from finetune_trainer.statistics.needed import count_of_gains
 from finetune_trainer.statistics.paired import Compared
 
 COMPARED_WITH_TRIVIAL = (
@@ -225,7 +228,8 @@ def find_rivals(
     """Return what the tuned model must be better than to meet a level, by one metric.
 
     Where one answer scores best, as ``{}`` by ``jsonValid`` or a label on the rows that have it,
-    the two are compared by what answers say; where it does so by that, too, on the whole.
+    the two are compared by what answers say. Where it scores best by that too, or where so few rows
+    of a slice have another label that no model could show a gain, all rows are compared.
 
     Args:
         job: The effective job.
@@ -248,14 +252,24 @@ def find_rivals(
     scopes = [comparison] if whole is None else [comparison, whole]
     steps = [(scope, content_metric([q.references for q in scope.asked])) for scope in scopes]
     rivals: tuple[Rival, ...] = ()
+    last = steps[-1][0]
     for scope, by in [(comparison, name), *steps]:
-        if by in FORM_METRICS:
+        if by in FORM_METRICS or (scope is not last and _has_one_label(job, scope, by)):
             continue
         found = _Metric(job=job, comparison=scope, name=by, settings=settings).find_rivals()
         rivals = found if by == name else tuple(replace(each, by=by) for each in found)
         if rivals[0].problem or rivals[0].score < 1 - SLACK:
             break
     return rivals
+
+
+def _has_one_label(job: ResolvedJob, scope: Comparison, by: str) -> bool:
+    """Whether too few rows have another label than the most frequent one to show a gain by."""
+    if by not in ("exactMatch", "macroF1") or not scope.asked:
+        return False
+    labels = Counter(normalize_label(question.references[0]) for question in scope.asked)
+    num_others = labels.total() - labels.most_common(1)[0][1]
+    return num_others < count_of_gains(certainty_of(job.spec.goal))
 
 
 def score_alone(

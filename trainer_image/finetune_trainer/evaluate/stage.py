@@ -8,7 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from finetune_api.evaluation_result import EvaluateResult, GateResult, PublishedVersion, Score
+from finetune_api.evaluation_result import (
+    EvaluateResult,
+    GateResult,
+    LookResult,
+    PublishedVersion,
+    Score,
+)
 from finetune_api.trainer import Environment, ResolvedJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.answering import Comparison
@@ -77,7 +83,8 @@ def _evaluate(context: StageContext, key: str) -> None:
     campaign = _plan_attacks(context, attacker, inputs)
     said, published = ask(context, inputs, conversing=conversing_of(campaign, inputs.base_dir))
     attacked = attack(context, campaign)
-    probed = measure_said(context.job, inputs.probes, said)
+    look, job = take_look(context, inputs)
+    probed = measure_said(job, inputs.probes, said)
     limits = {side: inputs.asked.encoded_for(side).answer_tokens for side in said}
     unended = tell_unended(said, limits)
     if unended:
@@ -86,7 +93,14 @@ def _evaluate(context: StageContext, key: str) -> None:
     comparison = Comparison(questions=asked.questions, **said, unmeasured={}, trained=asked.trained)
     consulted = consult(context, inputs.endpoint, comparison)
     evidence, row_scores = _measure(
-        context, key, inputs, consulted, probed, published=published, attacked=attacked
+        context,
+        key,
+        inputs,
+        consulted,
+        probed,
+        judged=(look, job),
+        published=published,
+        attacked=attacked,
     )
     write_attacks(folder, campaign)
     cut_words = ". ".join(filter(None, [evidence.cut_words, unended]))
@@ -131,11 +145,12 @@ def _measure(
     consulted: Consulted,
     probed: ProbeScores,
     *,
+    judged: tuple[LookResult, ResolvedJob],
     published: PublishedVersion | None,
     attacked: RedTeamScores,
 ) -> tuple[Evidence, RowScores]:
     """Score what was said, also row by row, and judge goal, gates and alarms by it."""
-    look, job = take_look(context, inputs)
+    look, job = judged
     comparison, settings = consulted.comparison, inputs.settings
     scores, measured = score_all(job, comparison, settings)
     gates = judge_gates(job, comparison, settings, others=probed.standings, published=published)

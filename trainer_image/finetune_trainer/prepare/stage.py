@@ -15,7 +15,7 @@ from finetune_api.stage_results import PrepareResult, QuestionCount, limit_place
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
-from finetune_trainer.data.looks import raise_certainty
+from finetune_trainer.data.looks import at_first_look
 from finetune_trainer.data.prepared import fetch_prepared
 from finetune_trainer.data.report import (
     DatasetPointer,
@@ -182,9 +182,7 @@ def require_evidence(
         UserError: What answers are held against cannot be used, or a judge's key is missing.
         DataError: Says what is missing, and the remedy.
     """
-    spec = context.job.spec
-    if spec.evaluation.looks == "Correct":
-        spec = raise_certainty(spec, 1)  # no later evaluation asks for less
+    spec = at_first_look(context.job.spec)
     require_validation(spec, folder)
     require_metrics(spec, folder, context.access())
     judge = spec.evaluation.judge

@@ -215,9 +215,10 @@ def tell_power_without_data(spec: FineTuneJobSpec) -> str:
     percent = spec.dataset.split.test_percent
     if not words or not percent:
         return words
+    rows = math.ceil(100 * most / percent)
     return (
-        f"{words}. dataset.split.testPercent {percent} of {math.ceil(100 * most / percent):,} rows "
-        f"are {most:,} prompts; --data counts those that there are"
+        f"goal, if {rows:,} rows give {most:,} prompts (testPercent {percent}; --data counts your "
+        f"rows): {words.removeprefix('goal: ')}"
     )
 
 

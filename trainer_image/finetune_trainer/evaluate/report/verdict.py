@@ -60,8 +60,9 @@ def _of_goal(job: ResolvedJob, result: EvaluateResult, criteria: Sequence[Criter
         return Verdict(is_met=None, strong="The job set no goal.", words=told)
     strong = "Goal met." if result.goal_met else f"Goal missed, {NOTHING_PUBLISHED}."
     goal = job.spec.goal
-    are_decisive = all(each.met for each in criteria) == result.goal_met
-    if goal is None or not criteria or not are_decisive:
+    # Too few prompts, or too many evaluations, withhold a verdict whatever the criteria say.
+    is_withheld = goal is not None and not words.startswith(f"{goal.metric} ")
+    if goal is None or not criteria or is_withheld:
         return Verdict(is_met=result.goal_met, strong=strong, words=f"{words}.")
     certainty = certainty_of(goal) * 100
     return Verdict(

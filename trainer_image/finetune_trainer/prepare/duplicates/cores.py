@@ -37,10 +37,13 @@ _TAGS = (
     "h[1-6]|head|header|hr|html|i|img|label|li|main|mark|meta|nav|ol|p|pre|q|s|section|small|span|"
     "strong|sub|sup|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul"
 )
-_HTML = re.compile(rf"<!--.*?-->|<!doctype[^>]*>|</?(?:{_TAGS})(?:\s[^<>]*)?/?>")
+# Every gap is bounded: a text of nothing but openings would cost the square of its length.
+_HTML = re.compile(rf"<!--.{{0,2000}}?-->|<!doctype[^>]{{0,200}}>|</?(?:{_TAGS})(?:\s[^<>]*)?/?>")
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{1,6}|#x[0-9a-f]{1,6});")
 _MARKDOWN = re.compile(r"```[a-z]*(?=\s)|```|(?<!\S)#{1,6}(?=\s)|^>(?=\s)")
-_STRESS = re.compile(r"(\*{2,3}|__)(?=\S)(.+?)(?<=\S)\1")
+_STRESS = re.compile(r"(\*{2,3}|__)(?=\S)(.{1,300}?)(?<=\S)\1")
+_MOST_STRESSES = 3
+"""Marks of stress that stand in each other."""
 
 
 Beginnings = dict[int, dict[tuple[str, ...], int]]
@@ -99,10 +102,8 @@ def strip_markup(text: str) -> str:
         text = _ENTITY.sub(lambda found: html.unescape(found[0]), text)
     if "`" in text or "#" in text or ">" in text:
         text = _MARKDOWN.sub(" ", text)
-    while "**" in text or "__" in text:
-        text, number = _STRESS.subn(r"\2", text)
-        if not number:
-            break
+    for _ in range(_MOST_STRESSES if "**" in text or "__" in text else 0):
+        text = _STRESS.sub(r"\2", text)
     return normalise_text(text)
 
 
