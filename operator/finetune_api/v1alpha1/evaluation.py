@@ -133,12 +133,13 @@ class Evaluation(APIModel):
     """Have garak attack both models. Default: nobody does."""
     looks: Literal["Report", "Correct"] = "Report"
     """What becomes of other evaluations against the same held-out rows below the same `output.uri`:
-    each is one more chance to pass by luck. They are counted over all jobs. The same weights held
-    against the same goal and evaluation count once. `Report` tells the number. `Correct` also
-    divides the doubt that goal and gates may have among them, so that all together have no more:
-    the k-th evaluation gets the share 6/(pi k)^2, which is 61 % at the first and 0.6 % at the
-    tenth. It fails where storage cannot count; `Report` goes on and says so. Which rows are held
-    out is told by what they say, so a changed held-out side is counted anew."""
+    each is one more chance to pass by luck. They are counted over all jobs. The same weights
+    held against the same goal, evaluation, metric file and seed count once. `Report` tells the
+    number. `Correct` also divides the doubt that goal and gates may have among them, so that
+    all together have no more: the k-th evaluation gets the share 6/(pi k)^2, which is 61 % at
+    the first and 0.6 % at the tenth. It fails where storage cannot count; `Report` goes on and
+    says so. Which rows are held out is told by what they say, so a changed held-out side is
+    counted anew."""
     num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=MOST_RESAMPLES)] = 1000
     """Resamples behind the intervals of scores that have no limits, as a loss or a length."""
     gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"
