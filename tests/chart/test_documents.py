@@ -104,12 +104,15 @@ def limits(node: dict[str, Any], root: dict[str, Any], path: str) -> Iterator[tu
     if "anyOf" in node:
         (node,) = (each for each in node["anyOf"] if each != {"type": "null"})
     for validation in node.get("x-kubernetes-validations", ()):
+        if validation["rule"].startswith("type(self) == string || "):
+            continue  # bounds numbers, which the chart takes as text alone
         (pattern,) = re.findall(r"^self\.matches\('(.*)'\)$", validation["rule"])
         yield path, f"pattern {pattern}"
     if "enum" in node:
         yield path, f"one of {sorted(each for each in node['enum'] if each is not None)}"
     else:
-        kinds = node["type"] if isinstance(node["type"], list) else [node["type"]]
+        kind = node.get("type", "string")  # none where the operator takes numbers as well
+        kinds = kind if isinstance(kind, list) else [kind]
         yield path, f"type {[kind for kind in kinds if kind != 'null']}"
     yield from ((path, f"{limit} {node[limit]}") for limit in LIMITS if limit in node)
     if "items" in node:
