@@ -13,13 +13,16 @@ DATA_MODULES = ("finetune_trainer", "transformers", "tokenizers", "pyarrow", "ji
 """What looking at data needs; no torch."""
 
 
-POWER_MODULES = ("finetune_trainer", "numpy", "scipy")
+POWER_MODULES = ("finetune_trainer.statistics.goal_power", "numpy", "scipy")
 """What counting with the verdict's bounds needs."""
 
 
 def has_modules(modules: tuple[str, ...]) -> bool:
-    """Return whether all of these are installed, without importing them."""
-    return all(importlib.util.find_spec(name) is not None for name in modules)
+    """Return whether all of these are installed; of them only packages above are imported."""
+    try:
+        return all(importlib.util.find_spec(name) is not None for name in modules)
+    except ModuleNotFoundError:  # a package above is missing
+        return False
 
 
 def require_trainer(
