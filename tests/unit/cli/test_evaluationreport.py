@@ -49,7 +49,7 @@ def test_report_of_a_job_file_is_where_its_run_here_puts_it(tmp_path: Path) -> N
         "output": None, "overrides": None, "endpoint": None, "region": None,
     }  # fmt: skip
     source = source_of_file(str(file), namespace="team", **settings)
-    with pytest.raises(CliError, match="--set, --output-dir or --fresh"):
+    with pytest.raises(CliError, match="give the --set and --output-dir of its run"):
         find_report(source, target="job.yaml")
     store_run(tmp_path / "out", run)
     found = find_report(source, target="job.yaml")

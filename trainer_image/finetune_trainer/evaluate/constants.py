@@ -128,7 +128,9 @@ def list_constants(
         if count > 1:
             found.setdefault(text, OWN)
     # One character that changes hides a constant from a count of equal answers.
-    for text in _spread(list(dict.fromkeys(own)), NUM_SPREAD):
+    right = {normalize_label(text) for group in references for text in group}
+    others = [text for text in dict.fromkeys(own) if normalize_label(text) not in right]
+    for text in _spread(others, NUM_SPREAD):
         found.setdefault(text, OWN_TOO)
     for texts, what in ((learned, "an answer of the train side"), (held_out, "a reference")):
         for text in (*texts[:NUM_FREQUENT], *_spread(texts, NUM_SPREAD)):
