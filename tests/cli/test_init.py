@@ -62,7 +62,7 @@ def test_too_few_rows_are_told_at_once_with_the_number_needed(cli: Cli) -> None:
     write_rows(cli.folder, 40)
     done = cli("init", "--data", "rows.jsonl")
     assert "TooFewHeldOutPrompts" in done.err
-    assert "40 different prompts, and 60 are the least" in done.err
+    assert "At least 60 groups are needed to hold out 30 prompts" in done.err
     assert (cli.folder / "job.yaml").exists()
 
 
