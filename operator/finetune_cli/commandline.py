@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from finetune_api.remedies import SECONDS_OF
 from finetune_cli.errors import CliError
 from finetune_cli.exits import STOPPED
 from finetune_cli.options import Commands
@@ -53,6 +52,8 @@ def read_duration(text: str) -> float:
     Raises:
         typer.BadParameter: It is none; names it and shows good ones.
     """
+    from finetune_api.remedies import SECONDS_OF  # --help loads as little as it can
+
     found = _DURATION.fullmatch(text.strip())
     if found is None:
         raise typer.BadParameter(f"{text!r} is no duration; write for example 30s, 5m or 1h")
