@@ -104,12 +104,12 @@ def _find_differences(job: ResolvedJob, device: Device) -> list[str]:
     """Say where this machine is not what the job asks for."""
     if device.gpu is None and job.spec.resources.gpus_per_node:
         return [
-            "the job asks for GPUs, and this machine has none: what is told is for its CPU, as "
+            "the job asks for GPUs, and this machine has none: the estimate is for its CPU, as "
             "finetune run would use it; --gpu h100, or another kind, tells it for GPUs"
         ]
     if device.is_known:
         return []
-    return [f"the GPU of this machine is of no known kind: what is told is for {device.name}"]
+    return [f"the GPU of this machine is of no known kind: the estimate is for {device.name}"]
 
 
 def describe_recipe(planned: Planned) -> PlanStatus:
