@@ -52,11 +52,11 @@ alert-tests: setup ## Unit tests of the chart's alerts (builds promtool the firs
 
 .PHONY: alert-faults
 alert-faults: setup ## Every alert fired by a real fault on a real API server, as a table (about 10 minutes; SPEED=1: hours)
-	@PYTHONPATH=tools:tests:. $(PYTHON) -m alert_faults $(if $(SPEED),--speed $(SPEED))
+	@PYTHONPATH=tools:tests:. $(PYTHON) -m benchmarks.alert_faults $(if $(SPEED),--speed $(SPEED))
 
 .PHONY: families
 families: setup ## Every model family through the whole chain, as a table (about 20 minutes)
-	@PYTHONPATH=tools:tests $(PYTHON) tools/model_families.py $(FAMILIES)
+	@PYTHONPATH=tools:tests:. $(PYTHON) benchmarks/model_families.py $(FAMILIES)
 
 .PHONY: walk
 walk: setup ## A newcomer's walk over ten data sets, with every line printed (about 40 minutes; SETS="150", KEEP=DIR, RECORD=1)
@@ -64,19 +64,19 @@ walk: setup ## A newcomer's walk over ten data sets, with every line printed (ab
 
 .PHONY: data-quality
 data-quality: setup ## What the data stage finds in data with planted faults, as tables (about a minute; TABLES=published: seconds)
-	@PYTHONPATH=operator:trainer_image:tests $(PYTHON) tools/data_quality.py $(TABLES)
+	@PYTHONPATH=operator:trainer_image:tests:. $(PYTHON) benchmarks/data_quality.py $(TABLES)
 
 .PHONY: evidence
 evidence: setup ## How often intervals hold and verdicts are wrong, simulated, as tables (about 15 minutes; TABLES="gains verdicts")
-	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m evidence $(TABLES)
+	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.evidence $(TABLES)
 
 .PHONY: sweeps
 sweeps: setup ## How a sweep searches, stops and chooses, beside Optuna, simulated, as tables (about 3 minutes of one core; TABLES="regret")
-	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m sweep_evidence $(TABLES)
+	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.sweep_evidence $(TABLES)
 
 .PHONY: probe-evidence
 probe-evidence: setup ## Models done harm on purpose, and who is caught, as a table (about 2 hours on two cores; goes on after a stop)
-	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m probe_evidence $(CASES) $(if $(SEEDS),--seeds $(SEEDS))
+	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.probe_evidence $(CASES) $(if $(SEEDS),--seeds $(SEEDS))
 
 .PHONY: damaged-data
 damaged-data: setup ## Prepare 10,000 damaged files of examples: no traceback, no hang (about 10 minutes)
@@ -84,7 +84,7 @@ damaged-data: setup ## Prepare 10,000 damaged files of examples: no traceback, n
 
 .PHONY: faults
 faults: setup ## Kill, stop, starve and cut off running jobs, as a table (FAULTS="row row", SEEDS=3, MORE=1, RECORD=1; many hours for all)
-	@PYTHONPATH=tools:tests $(PYTHON) -m faults $(FAULTS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MORE),--more) $(if $(RECORD),--record)
+	@PYTHONPATH=tools:tests:. $(PYTHON) -m benchmarks.faults $(FAULTS) $(if $(SEEDS),--seeds $(SEEDS)) $(if $(MORE),--more) $(if $(RECORD),--record)
 
 .PHONY: hostile
 hostile: setup ## 20,000 jobs that mean to break out, and as many harmless ones, as a table (minutes; COUNT=1000, SEED=2)
@@ -157,7 +157,7 @@ cluster-demo: setup ## The headline example on the dev cluster, or on the curren
 
 .PHONY: sweep-cluster
 sweep-cluster: setup ## A sweep on the dev cluster beside its trials run whole, as a table (DATA=folder of banking77; about half an hour)
-	@PYTHONPATH=operator:trainer_image:tools $(PYTHON) -m sweep_on_cluster $(if $(DATA),--data $(DATA))
+	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.sweep_on_cluster $(if $(DATA),--data $(DATA))
 
 .PHONY: cluster-up cluster-down cluster-status cluster-load
 cluster-up: setup ## Build and start a real single-node Kubernetes (Linux, root, Go)

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 
 # One node per host, so one for the whole session: a fixture that is imported into several
 # conftest files is set up once in each.
-from support.devcluster import base_image, kueue, node_cluster, project_images  # noqa: F401
+from kit.cluster.devcluster import base_image, kueue, node_cluster, project_images  # noqa: F401
 
 # Models and data come from packages or are generated; a test that asks the Hub is a bug.
 for switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):

@@ -2,7 +2,7 @@
 
 ``PYTHONPATH=tools python tools/record_workloads.py`` starts a control plane with Kueue beside it
 (the dev cluster's, compiled here), drives plain Jobs through quotas, preemption, stops, checks and
-deactivations, and writes ``tests/support/workloads.json``: what Kueue really says, for tests to
+deactivations, and writes ``tests/kit/cluster/workloads.json``: what Kueue really says, for tests to
 replay. Run it again after a new Kueue is pinned.
 """
 
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-OUTPUT = REPOSITORY / "tests/support/workloads.json"
+OUTPUT = REPOSITORY / "tests/kit/cluster/workloads.json"
 API = "kueue.x-k8s.io/v1beta2"
 SPACE = "record-kueue"
 CHECK = "record-check"

@@ -19,18 +19,18 @@ from typing import Any
 import yaml
 from benchmarks.control_plane.driver import JobDriver
 from benchmarks.control_plane.measure import FirstJobs, first_jobs, percentile
-from benchmarks.control_plane.simulation import finetunejob
 from benchmarks.control_plane.world import World, until
 
 from finetune_api.meta import API_VERSION
-from finetune_api.trainer import Stage
-from finetune_api.v1alpha1.size_rules import MAX_PART_LENGTHS
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.controllers.sweeps import FINETUNESWEEPS
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.connection import load_kubeconfig
-from finetune_operator.kube.resource import Object
-from finetune_operator.kube.transport import Transport
+from finetune_api.protocol.trainer import Stage
+from finetune_api.v1alpha1.rules.sizes import MAX_PART_LENGTHS
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.connection import load_kubeconfig
+from finetune_operator.kube.api.resource import Object
+from finetune_operator.kube.api.transport import Transport
+from kit.cluster.simulation import finetunejob
 from manifests import render_chart
 
 NUM_TRIALS = 100

@@ -12,7 +12,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.control_plane.simulation import (
+from finetune_api.names import JOB_LABEL, STAGE_LABEL
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import KubeError, NotFound
+from finetune_operator.kube.api.resource import JOBS, PODS, Object, Resource
+from finetune_operator.kube.cache.informer import Informer
+from kit.cluster.simulation import (
     ended_status,
     job_complete_status,
     job_started_status,
@@ -20,13 +26,6 @@ from benchmarks.control_plane.simulation import (
     success_text,
     timestamp,
 )
-
-from finetune_api.names import JOB_LABEL, STAGE_LABEL
-from finetune_api.trainer import Stage
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import KubeError, NotFound
-from finetune_operator.kube.informer import Informer
-from finetune_operator.kube.resource import JOBS, PODS, Object, Resource
 
 logger = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ _NAMESPACED: Object = {
 
 def job(number: int, version: int) -> Object:
     """Return a FineTuneJob as the API server would hold it in training: about 4 KiB."""
-    from benchmarks.control_plane.simulation import finetunejob
+    from kit.cluster.simulation import finetunejob
 
     body = finetunejob(f"job-{number:05d}", SPACE)
     body["metadata"] |= {
@@ -114,9 +114,9 @@ async def hosted_by_kopf(url: str) -> AsyncIterator[Any]:
     import kopf
 
     from finetune_operator.app import build_registry, configure_kopf
-    from finetune_operator.finetunejob.observed import trim_finetunejob
-    from finetune_operator.kube.connection import Connection
-    from finetune_operator.kube.store import Store
+    from finetune_operator.finetunejob.state.observed import trim_finetunejob
+    from finetune_operator.kube.api.connection import Connection
+    from finetune_operator.kube.cache.store import Store
 
     store = Store(transform=trim_finetunejob)
     settings = kopf.OperatorSettings()
@@ -140,12 +140,12 @@ async def hosted_by_kopf(url: str) -> AsyncIterator[Any]:
 @contextlib.asynccontextmanager
 async def watched_by_informer(url: str) -> AsyncIterator[Any]:
     """Feed a store through an informer."""
-    from finetune_operator.controllers.caches import FINETUNEJOBS
-    from finetune_operator.finetunejob.observed import trim_finetunejob
-    from finetune_operator.kube.client import KubeClient
-    from finetune_operator.kube.connection import Connection
-    from finetune_operator.kube.informer import Informer
-    from finetune_operator.kube.transport import Transport
+    from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+    from finetune_operator.finetunejob.state.observed import trim_finetunejob
+    from finetune_operator.kube.api.client import KubeClient
+    from finetune_operator.kube.api.connection import Connection
+    from finetune_operator.kube.api.transport import Transport
+    from finetune_operator.kube.cache.informer import Informer
 
     async with KubeClient(Transport(Connection(server=url))) as client:
         informer = Informer(client, FINETUNEJOBS, namespaces=[SPACE], transform=trim_finetunejob)

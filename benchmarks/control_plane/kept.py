@@ -25,22 +25,22 @@ from typing import Any, cast
 
 import orjson
 from benchmarks.control_plane.driver import JobDriver
-from benchmarks.control_plane.simulation import timestamp
 from benchmarks.control_plane.sweeping import NUM_TRIALS, Run, last_words, run_jobs, run_sweeps
 from benchmarks.control_plane.world import until
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.manager import Manager
-from finetune_operator.controllers.sweeps import FINETUNESWEEPS
-from finetune_operator.kube.client import KubeClient, ObjectList, WatchEvent
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
+from finetune_operator.kube.api.client import KubeClient, ObjectList, WatchEvent
+from finetune_operator.kube.api.errors import AlreadyExists, Conflict, ObjectNotFound
+from finetune_operator.kube.api.resource import EVENTS, Object, Resource
+from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import SystemClock
-from finetune_operator.kube.errors import AlreadyExists, Conflict, ObjectNotFound
 from finetune_operator.kube.metrics import KubeMetrics
-from finetune_operator.kube.resource import EVENTS, Object, Resource
-from finetune_operator.kube.store import Store
+from kit.cluster.simulation import timestamp
 
 NAMESPACE = "kept"
 WATCH_SECONDS = 0.01

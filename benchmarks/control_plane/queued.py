@@ -15,16 +15,16 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from benchmarks.control_plane.kubelet import Fate, Kubelet, success
 from benchmarks.control_plane.measure import num_writes, requests_by_kind
-from benchmarks.control_plane.simulation import finetunejob
 from benchmarks.control_plane.world import OPERATOR_AGENT, World, until
 
 from finetune_api.names import JOB_LABEL, STAGE_LABEL
-from finetune_api.trainer import Stage
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.kube.informer import Informer
-from finetune_operator.kube.resource import JOBS, Object, Resource
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.resource import JOBS, Object, Resource
+from finetune_operator.kube.cache.informer import Informer
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.simulation import finetunejob
 
 API = "kueue.x-k8s.io/v1beta2"
 QUEUE = "team"

@@ -62,8 +62,8 @@ from benchmarks.control_plane.world import (
     until,
 )
 
-from finetune_api.trainer import Stage
-from finetune_operator.kube.resource import PODS
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.kube.api.resource import PODS
 
 RESULTS = ROOT / "benchmarks" / "results" / "control_plane.json"
 IDLE_SECONDS = 30.0

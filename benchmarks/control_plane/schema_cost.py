@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[2]
 if TYPE_CHECKING:
-    from finetune_operator.kube.client import KubeClient
+    from finetune_operator.kube.api.client import KubeClient
 
 Object = dict[str, Any]
 
@@ -59,9 +59,9 @@ async def measure(crds: dict[str, Object], rounds: int) -> dict[str, list[float]
     """
     from devcluster.controlplane import ControlPlaneOptions, start_control_plane
     from devcluster.teardown import remove_cluster
-    from finetune_operator.kube.client import KubeClient
-    from finetune_operator.kube.connection import load_kubeconfig
-    from finetune_operator.kube.transport import Transport
+    from finetune_operator.kube.api.client import KubeClient
+    from finetune_operator.kube.api.connection import load_kubeconfig
+    from finetune_operator.kube.api.transport import Transport
 
     cluster = start_control_plane(
         options=ControlPlaneOptions(audit_log=False), owner_pid=os.getpid()
@@ -96,10 +96,9 @@ async def _by_turns(
 
 async def _serve(client: KubeClient, crd: Object) -> Any:
     """Install a CRD and create a job of it."""
-    from benchmarks.control_plane.simulation import finetunejob
-
-    from finetune_operator.kube.errors import NotFound
-    from finetune_operator.kube.resource import Resource
+    from finetune_operator.kube.api.errors import NotFound
+    from finetune_operator.kube.api.resource import Resource
+    from kit.cluster.simulation import finetunejob
 
     definitions = Resource(
         group="apiextensions.k8s.io", version="v1", plural="customresourcedefinitions",
@@ -135,7 +134,7 @@ def main() -> int:
     sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "operator")]
     import yaml
 
-    from finetune_api.crd import build_crd
+    from finetune_api.schema.crd import build_crd
 
     crd = build_crd()
     crds = {"as it is": crd, "without rules": without_rules(crd)}

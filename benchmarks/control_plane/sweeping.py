@@ -15,16 +15,16 @@ from typing import Any
 
 from benchmarks.control_plane.driver import JobDriver
 from benchmarks.control_plane.measure import num_writes, requests_by_kind
-from benchmarks.control_plane.simulation import finetunejob, success_text
 from benchmarks.control_plane.world import OPERATOR_AGENT, World, all_phase, settled, until
 
 from finetune_api.meta import API_VERSION
 from finetune_api.names import trial_name
-from finetune_api.trainer import Stage
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.controllers.sweeps import FINETUNESWEEPS
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.resource import Object
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.resource import Object
+from kit.cluster.simulation import finetunejob, success_text
 
 NUM_TRIALS = 10
 PARALLELISM = 2

@@ -23,17 +23,17 @@ from benchmarks.control_plane.measure import (
     requests_by_kind,
     usage_of,
 )
-from benchmarks.control_plane.simulation import finetunejob
 
 from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
 from devcluster.kueueprocess import start_kueue
 from devcluster.teardown import remove_cluster
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.connection import load_kubeconfig
-from finetune_operator.kube.errors import NotFound
-from finetune_operator.kube.resource import Resource
-from finetune_operator.kube.transport import Transport
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.connection import load_kubeconfig
+from finetune_operator.kube.api.errors import NotFound
+from finetune_operator.kube.api.resource import Resource
+from finetune_operator.kube.api.transport import Transport
+from kit.cluster.simulation import finetunejob
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE_ACCOUNTS = Resource(group="", version="v1", plural="serviceaccounts", kind="ServiceAccount")

@@ -24,8 +24,8 @@ from peers import Spans, ask_presidio  # noqa: E402
 from finetune_trainer.data.rows import make_example  # noqa: E402
 from finetune_trainer.prepare.privacy.finding import Settings, find_personal_data  # noqa: E402
 from finetune_trainer.prepare.privacy.step import PrivacyStep  # noqa: E402
-from support.planted.clean_rows import clean_rows  # noqa: E402
-from support.planted.privacy import FILLERS, Planted, plant  # noqa: E402
+from kit.planted.clean_rows import clean_rows  # noqa: E402
+from kit.planted.privacy import FILLERS, Planted, plant  # noqa: E402
 
 SEED = 7
 

@@ -84,11 +84,11 @@ def make_rows(num_rows: int) -> Iterator[dict[str, str]]:
 
 def run_prepare(folder: Path) -> dict[str, Any]:
     """Prepare as the stage does, and time what it calls."""
-    from finetune_api.trainer import Stage, resolve_job
+    from finetune_api.protocol.trainer import Stage, resolve_job
     from finetune_api.v1alpha1.finetunejob import FineTuneJob
     from finetune_trainer.context import StageContext
     from finetune_trainer.prepare import building, stage
-    from finetune_trainer.prepare.spool import Spool
+    from finetune_trainer.prepare.rows.spool import Spool
     from finetune_trainer.prepare.workers import num_processes_granted
     from finetune_trainer.process import hide_torch
     from finetune_trainer.report.events import EventEmitter

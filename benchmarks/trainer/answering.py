@@ -131,7 +131,7 @@ def measure_parts(family: str) -> tuple[int, int]:
 
     import torch
 
-    from finetune_trainer.evaluate.reading import score_and_answer
+    from finetune_trainer.evaluate.inference.reading import score_and_answer
     from finetune_trainer.model.encoding import Encoded
 
     model = make_model(family, bfloat16=True, change=IN_PARTS.get(family))
@@ -186,7 +186,7 @@ def score(model: Any, held: list[Any]) -> int:
 
     import torch
 
-    from finetune_trainer.evaluate.scoring import score_likelihood
+    from finetune_trainer.evaluate.inference.scoring import score_likelihood
     from finetune_trainer.model.encoding import Encoded
 
     spans = ((PROMPT - COUNTED, PROMPT),)

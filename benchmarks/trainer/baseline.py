@@ -19,13 +19,13 @@ from pathlib import Path
 
 import yaml
 
-from finetune_api.trainer import ResolvedJob, Stage, resolve_job
+from finetune_api.protocol.trainer import ResolvedJob, Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
-from finetune_trainer.evaluate.answering import Asker, Said
-from finetune_trainer.evaluate.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.answering import Asker, Said
+from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.question_set import gather_question_set
 from finetune_trainer.evaluate.questions import Question

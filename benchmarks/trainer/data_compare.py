@@ -25,11 +25,11 @@ sys.path[:0] = [str(ROOT / "tools"), str(Path(__file__).parent)]
 
 from data_scale import make_rows  # noqa: E402
 
-from finetune_api.v1alpha1.dataset import Dataset  # noqa: E402
+from finetune_api.v1alpha1.spec.dataset import Dataset  # noqa: E402
 from finetune_trainer.data.rows import Example, make_example  # noqa: E402
 from finetune_trainer.prepare.duplicates.comparing import compare_rows  # noqa: E402
+from finetune_trainer.prepare.rows.spool import Spool, pack_rows  # noqa: E402
 from finetune_trainer.prepare.split import divide_compared  # noqa: E402
-from finetune_trainer.prepare.spool import Spool, pack_rows  # noqa: E402
 
 PIECE_ROWS = 500
 

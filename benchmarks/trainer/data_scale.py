@@ -51,7 +51,7 @@ def make_rows(shape: str, num_rows: int) -> Iterator[dict[str, Any]]:
 
 def make_job(folder: Path) -> Any:
     """Return the job over ``folder/rows.jsonl``, all at defaults."""
-    from finetune_api.trainer import resolve_job
+    from finetune_api.protocol.trainer import resolve_job
     from finetune_api.v1alpha1.finetunejob import FineTuneJob
 
     spec = {
@@ -66,7 +66,7 @@ def make_job(folder: Path) -> Any:
 
 def make_context(folder: Path, part: str) -> Any:
     """Return the context of a stage whose events go to a file."""
-    from finetune_api.trainer import Stage
+    from finetune_api.protocol.trainer import Stage
     from finetune_trainer.context import StageContext
     from finetune_trainer.report.events import EventEmitter
 

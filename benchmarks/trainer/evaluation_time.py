@@ -39,12 +39,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
 from base_model import NAME, ensure_model  # noqa: E402
-from finetune_trainer.evaluate.encoded import read_encoded  # noqa: E402
+from finetune_trainer.evaluate.inference.encoded import read_encoded  # noqa: E402
 from finetune_trainer.model.chat_format import read_format  # noqa: E402
 from finetune_trainer.publish.merge import MergePlan, merge_adapter  # noqa: E402
-from support.ports import free_port  # noqa: E402
-from support.stages import Workbench  # noqa: E402
-from support.vllm_server import serve, stand_beside  # noqa: E402
+from kit.processes.stages import Workbench  # noqa: E402
+from kit.servers.ports import free_port  # noqa: E402
+from kit.servers.vllm_server import serve, stand_beside  # noqa: E402
 from vllm_venv import find_python  # noqa: E402
 
 PLAIN = Path(__file__).with_name("plain_generate.py")

@@ -59,7 +59,7 @@ def ours(
     import torch
     from datasets import Dataset
 
-    from finetune_api.trainer import Stage
+    from finetune_api.protocol.trainer import Stage
     from finetune_trainer.model.adapters import build_lora_config
     from finetune_trainer.model.encoding import Encoder, encode_rows
     from finetune_trainer.model.hardware import detect_hardware
@@ -70,12 +70,12 @@ def ours(
     )
     from finetune_trainer.report.events import EventEmitter
     from finetune_trainer.storage import StorageAccess, open_store
-    from finetune_trainer.train.outbox import Outbox
-    from finetune_trainer.train.ranks.callbacks import CurveWriter, StopRequest
+    from finetune_trainer.train.parent.outbox import Outbox
+    from finetune_trainer.train.ranks.callbacks.progress import CurveWriter, StopRequest
     from finetune_trainer.train.ranks.durable import DurableCheckpoints
     from finetune_trainer.train.ranks.sft import build_config, build_trainer
     from finetune_trainer.train.ranks.state_files import state_files_below
-    from finetune_trainer.train.recipe import DataShape, decide_recipe
+    from finetune_trainer.train.recipe.recipe import DataShape, decide_recipe
 
     folder = ensure_model()
     tokenizer = load_tokenizer(folder)
@@ -195,7 +195,7 @@ def _tokens(trainer: Any, num_steps: int, warmup: int) -> dict[str, Any]:
 
 def benchmark_job(num_steps: int, change: dict[str, Any], *, every_steps: int = 100000) -> Any:
     """Return the job behind ``ours``: defaults, but for the number of steps."""
-    from finetune_api.trainer import resolve_job
+    from finetune_api.protocol.trainer import resolve_job
     from finetune_api.v1alpha1.finetunejob import FineTuneJob
 
     spec = {

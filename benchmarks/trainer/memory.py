@@ -204,7 +204,7 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
     from finetune_trainer.model.adapters import build_lora_config
     from finetune_trainer.train.ranks.sft import build_config, build_trainer
     from finetune_trainer.train.ranks.whole import train_in_float32
-    from support.tiny_tokenizer import make_tokenizer
+    from kit.models.tiny_tokenizer import make_tokenizer
 
     job, recipe, rows = _make_job(case.setup), _make_recipe(case), _draw_rows(case)
     dataset = Dataset.from_dict({"input_ids": rows, "labels": rows})
@@ -225,7 +225,7 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
 
 
 def _make_job(setup: Setup) -> Any:
-    from finetune_api.trainer import resolve_job
+    from finetune_api.protocol.trainer import resolve_job
     from finetune_api.v1alpha1.finetunejob import FineTuneJob
 
     adapter = {
@@ -250,7 +250,7 @@ def _make_job(setup: Setup) -> Any:
 
 
 def _make_recipe(case: Case) -> Any:
-    from finetune_trainer.train.recipe import Recipe
+    from finetune_trainer.train.recipe.recipe import Recipe
 
     setup, accumulation = case.setup, _num_accumulated(case)
     return Recipe(

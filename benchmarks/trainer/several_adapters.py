@@ -406,7 +406,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as scratch:
         if arguments.model == "tiny":
-            from support.tiny_models import make_eager_model
+            from kit.models.tiny_models import make_eager_model
 
             folder = str(make_eager_model(Path(scratch)))
         else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.meta import API_VERSION, KIND
-from finetune_api.trainer import OF_SWEEP_LABEL, Stage
+from finetune_api.protocol.trainer import OF_SWEEP_LABEL, Stage
 
 JOB_LABEL = "finetune.dev/job"
 """Name of the FineTuneJob, on Jobs and pods."""

@@ -1,7 +1,7 @@
 """What the reasons in a status mean and what to do: one sentence each.
 
 ``OPERATOR_REASONS`` are those that the operator gives itself or repeats from pods and Kueue; the
-trainer's are in :mod:`finetune_api.trainer_reasons`. The reference page is made of both, and the
+trainer's are in :mod:`finetune_api.protocol.reasons`. The reference page is made of both, and the
 metrics take the words of the first for labels, which bounds their number.
 """
 

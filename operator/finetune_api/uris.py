@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from finetune_api.messages import Location
+from finetune_api.messages.messages import Location
 
 EACH = "[]"
 """Stands for every item of a list."""

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune_cli.checkpoints_app import checkpoints
-from finetune_cli.cluster_app import register
 from finetune_cli.commandline import Program, print_version
-from finetune_cli.compare_app import compare
-from finetune_cli.data_app import data_app
+from finetune_cli.commands.checkpoints import checkpoints
+from finetune_cli.commands.cluster import register
+from finetune_cli.commands.compare import compare
+from finetune_cli.commands.data import data_app
+from finetune_cli.commands.evaluate import evaluate
+from finetune_cli.commands.report import report
+from finetune_cli.commands.review import review_app
+from finetune_cli.commands.sweep import promote, sweep_app
 from finetune_cli.errors import CliError
-from finetune_cli.evaluate_app import evaluate
 from finetune_cli.exits import NOT_MET, USER_ERROR
 from finetune_cli.options import Format, OutputDir, Overrides
-from finetune_cli.report_app import report
-from finetune_cli.review_app import review_app
-from finetune_cli.sweep_app import promote, sweep_app
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,8 +83,13 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a commented job file, fitted to your data."""
-    from finetune_cli.fitting import fit_starter
-    from finetune_cli.starter import describe_columns, describe_guess, tell_unseen, write_starter
+    from finetune_cli.files.fitting import fit_starter
+    from finetune_cli.files.starter import (
+        describe_columns,
+        describe_guess,
+        tell_unseen,
+        write_starter,
+    )
 
     target = Path("job.yaml") if str(file) == "-" else file
     text, guess, warnings = fit_starter(file=target, data=data, model=model, output=output)
@@ -120,7 +125,7 @@ def validate(
 
     Exit code 1 if one is invalid. A file that cannot be read, or is not YAML, makes it 64.
     """
-    from finetune_cli.validation import judge_file
+    from finetune_cli.files.validation import judge_file
 
     if with_model and not data:
         raise CliError("--with-model goes together with --data")
@@ -169,10 +174,10 @@ def run(
 
     With -o json the result goes to standard output and progress to standard error.
     """
-    from finetune_cli.documents import read_single
-    from finetune_cli.localjob import plan_run
-    from finetune_cli.running import run_planned
-    from finetune_cli.runrecord import note_run
+    from finetune_cli.files.documents import read_single
+    from finetune_cli.local.job import plan_run
+    from finetune_cli.local.record import note_run
+    from finetune_cli.local.running import run_planned
 
     planned = plan_run(
         read_single(file),
@@ -221,9 +226,9 @@ def plan(
     import json
     from decimal import Decimal, InvalidOperation
 
-    from finetune_cli.documents import read_single
-    from finetune_cli.localjob import plan_run
-    from finetune_cli.plan import PlanOptions, describe, make_plan
+    from finetune_cli.files.documents import read_single
+    from finetune_cli.local.job import plan_run
+    from finetune_cli.local.plan import PlanOptions, describe, make_plan
 
     try:
         price = Decimal(gpu_hour_price) if gpu_hour_price is not None else None
@@ -250,9 +255,9 @@ def advise(
     """
     import json
 
-    from finetune_cli.advise import describe, exit_code_of, find_advice
-    from finetune_cli.documents import read_single
-    from finetune_cli.localjob import plan_run
+    from finetune_cli.files.documents import read_single
+    from finetune_cli.local.advise import describe, exit_code_of, find_advice
+    from finetune_cli.local.job import plan_run
 
     planned = plan_run(
         read_single(file), namespace="default", overrides=overrides, work_dir=work_dir
@@ -273,7 +278,7 @@ def verify(
     """Check a folder or version by its checksums. Exit code 1 if a byte differs."""
     import json
 
-    from finetune_cli.verify import verified_table, verify_uri
+    from finetune_cli.reports.verify import verified_table, verify_uri
 
     verified = verify_uri(uri, endpoint=endpoint, region=region)
     if format_ == "json":
@@ -318,9 +323,9 @@ def chat(
 
     With -o json each answer is a JSON object on a line of its own.
     """
-    from finetune_cli.chat import chat_arguments, find_base_model, run_chat
     from finetune_cli.extras import require_trainer
-    from finetune_cli.verify import find_adapter
+    from finetune_cli.local.chat import chat_arguments, find_base_model, run_chat
+    from finetune_cli.reports.verify import find_adapter
 
     require_trainer()
     adapter = find_adapter(uri, endpoint=endpoint, region=region)

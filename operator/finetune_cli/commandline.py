@@ -52,7 +52,7 @@ def read_duration(text: str) -> float:
     Raises:
         typer.BadParameter: It is none; names it and shows good ones.
     """
-    from finetune_api.remedies import SECONDS_OF  # --help loads as little as it can
+    from finetune_api.messages.remedies import SECONDS_OF  # --help loads as little as it can
 
     found = _DURATION.fullmatch(text.strip())
     if found is None:

@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     configure_logging(config.log_level)
     # Imported late: a wrong setting is told at once, and --help needs no kopf.
     from finetune_operator.app import serve
-    from finetune_operator.kube.connection import ConnectionConfigError, load_connection
+    from finetune_operator.kube.api.connection import ConnectionConfigError, load_connection
 
     spare_the_collector()
     try:

@@ -22,14 +22,14 @@ import kopf
 
 from finetune_api.meta import GROUP, PLURAL, VERSION
 from finetune_operator.config import ConfigError, OperatorConfig
-from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.manager import Manager
-from finetune_operator.kube.client import KubeClient
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.connection import Connection, load_connection
+from finetune_operator.kube.api.errors import KubeError, NotFound
+from finetune_operator.kube.api.transport import RequestRecorder, Transport
+from finetune_operator.kube.cache.scopes import require_readable
 from finetune_operator.kube.clock import ServerClock, SystemClock
-from finetune_operator.kube.connection import Connection, load_connection
-from finetune_operator.kube.errors import KubeError, NotFound
-from finetune_operator.kube.scopes import require_readable
-from finetune_operator.kube.transport import RequestRecorder, Transport
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from pydantic.alias_generators import to_camel
 
 from finetune_api.meta import CpuQuantity, DecimalString, Quantity
 from finetune_api.paths import is_below, normal_path
-from finetune_api.trainer import GPUKind
+from finetune_api.protocol.trainer import GPUKind
 from finetune_api.v1alpha1.approval import Subject
-from finetune_api.v1alpha1.podtemplate import Toleration
+from finetune_api.v1alpha1.spec.podtemplate import Toleration
 from finetune_operator.allowlists import check_pattern, check_url_pattern
 
 

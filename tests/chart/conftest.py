@@ -11,11 +11,6 @@ import pytest
 import yaml
 
 from manifests import HelmNotFoundError, find_helm, render_chart
-from support.devcluster import (  # noqa: F401
-    control_plane,
-    control_plane_factory,
-    namespace,
-)
 
 Objects = list[dict[str, Any]]
 Render = Callable[[dict[str, Any]], Objects]

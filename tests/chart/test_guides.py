@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_api.trainer import FailureClass
+from finetune_api.protocol.trainer import FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.status.conditions import Reason
 

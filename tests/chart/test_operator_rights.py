@@ -17,9 +17,9 @@ import pytest
 import yaml
 
 from control_plane.cluster import install_crd
+from kit.processes.eventually import eventually
+from kit.servers.ports import free_port
 from manifests import CHART, render_chart
-from support.eventually import eventually
-from support.ports import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("helm")]
 ROOT = CHART.parent.parent

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from support.devcluster import control_plane, control_plane_factory, namespace
+from kit.cluster.devcluster import control_plane, control_plane_factory, namespace
 
 __all__ = ["control_plane", "control_plane_factory", "namespace"]

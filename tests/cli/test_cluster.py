@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from finetune_trainer.storage import StorageAccess, open_store, publish_folder
-from support.cli import Cli, Finished
-from support.crd import install_crd
-from support.raw_api import MERGE, RawApi
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
+from kit.cluster.crd import install_crd
+from kit.cluster.raw_api import MERGE, RawApi
+from kit.processes.cli import Cli, Finished
 
 JOB = "finetunejob.finetune.dev/example"
 NOW = "2026-01-01T00:00:00Z"

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune_cli.validation import DATA_NOT_READ
-from support.cli import REPOSITORY, Cli
-from support.spec_cases import minimal_job
+from finetune_cli.files.validation import DATA_NOT_READ
+from kit.cases.spec_cases import minimal_job
+from kit.processes.cli import REPOSITORY, Cli
 
 HEAVY = {"torch", "transformers", "boto3", "botocore", "kubernetes", "numpy", "rich"}
 COMMANDS = [

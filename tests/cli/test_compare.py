@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from support.cli import Cli
-from support.experiment_runs import Made, write_run
+from kit.processes.cli import Cli
+from kit.reports.experiment_runs import Made, write_run
 
 
 def test_runs_of_a_folder_are_compared_in_words_json_and_a_page(tmp_path: Path) -> None:

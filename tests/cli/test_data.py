@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_cli.validation import DATA_NOT_READ, MODEL_NOT_READ
-from support.cli import Cli
-from support.disks import needs_root, small_disk
-from support.tiny_tokenizer import make_tokenizer
+from finetune_cli.files.validation import DATA_NOT_READ, MODEL_NOT_READ
+from kit.models.tiny_tokenizer import make_tokenizer
+from kit.processes.cli import Cli
+from kit.processes.disks import needs_root, small_disk
 
 SECRET = "Zanzibar-77"
 """A text of a row that no message may repeat."""

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from support.cli import Cli
-from support.tiny_tokenizer import make_tokenizer
+from kit.models.tiny_tokenizer import make_tokenizer
+from kit.processes.cli import Cli
 
 WORDS = [
     "lamp",

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from support.cli import Cli
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
+from kit.processes.cli import Cli
 
 LLAMA_70B = {
     "model_type": "llama", "hidden_size": 8192, "intermediate_size": 28672,

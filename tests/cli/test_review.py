@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.evaluate.review.agreement import cohen_kappa
-from finetune_trainer.evaluate.review.blinding import Blind, KeyEntry
-from finetune_trainer.evaluate.review.exchange import to_label_studio
-from finetune_trainer.evaluate.review.files import write_review
-from finetune_trainer.evaluate.review.verdicts import Verdict, Verdicts
+from finetune_trainer.evaluate.sources.review.agreement import cohen_kappa
+from finetune_trainer.evaluate.sources.review.blinding import Blind, KeyEntry
+from finetune_trainer.evaluate.sources.review.exchange import to_label_studio
+from finetune_trainer.evaluate.sources.review.files import write_review
+from finetune_trainer.evaluate.sources.review.verdicts import Verdict, Verdicts
 from finetune_trainer.storage import open_store, publish_folder
-from support.cli import Cli
-from support.reviews import RUBRIC, review, verdicts_of
+from kit.processes.cli import Cli
+from kit.reports.reviews import RUBRIC, review, verdicts_of
 
 FACTS = {
     "job": "team-a/parcels",

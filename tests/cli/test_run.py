@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from devcluster.process import start_ticks
-from support.cli import Cli, Finished
-from support.disks import needs_root, small_disk
-from support.eventually import eventually
-from support.spec_cases import changed, minimal_job
-from support.stages import write_rows
-from support.tiny_models import make_model
+from kit.cases.spec_cases import changed, minimal_job
+from kit.models.tiny_models import make_model
+from kit.processes.cli import Cli, Finished
+from kit.processes.disks import needs_root, small_disk
+from kit.processes.eventually import eventually
+from kit.processes.stages import write_rows
 
 
 @pytest.fixture

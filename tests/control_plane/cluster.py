@@ -23,16 +23,16 @@ import yaml
 from devcluster.controlplane import ControlPlane
 from devcluster.existing import ExistingCluster
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.manager import Manager
-from finetune_operator.kube.client import KubeClient
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.connection import Connection, load_kubeconfig
+from finetune_operator.kube.api.resource import EVENTS, JOBS
+from finetune_operator.kube.api.transport import Transport
+from finetune_operator.kube.cache.informer import Informer
 from finetune_operator.kube.clock import SystemClock
-from finetune_operator.kube.connection import Connection, load_kubeconfig
-from finetune_operator.kube.informer import Informer
-from finetune_operator.kube.resource import EVENTS, JOBS
-from finetune_operator.kube.transport import Transport
+from kit.processes.eventually import eventually
 from manifests import HelmNotFoundError, render_chart
-from support.eventually import eventually
 
 ROOT = Path(__file__).parents[2]
 Object = dict[str, Any]

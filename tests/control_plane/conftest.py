@@ -1,17 +1,10 @@
-"""Fixtures for tests on a real API server; see ``support.devcluster``."""
+"""Fixtures for tests on a real API server; see ``kit.cluster.devcluster``."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-
-from support.devcluster import (  # noqa: F401
-    control_plane,
-    control_plane_factory,
-    namespace,
-    private_control_plane,
-)
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from typing import Literal
 import aiohttp
 from aiohttp import web
 
-from finetune_operator.kube.connection import Connection
+from finetune_operator.kube.api.connection import Connection
 
 Fault = int | Literal["reset", "lost answer"]
 """An HTTP status, a connection that breaks before, or after, the server took the request."""

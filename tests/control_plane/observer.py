@@ -7,10 +7,10 @@ import contextlib
 from collections import defaultdict
 
 from control_plane.cluster import holds
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.informer import Informer
-from finetune_operator.kube.resource import JOBS
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.resource import JOBS
+from finetune_operator.kube.cache.informer import Informer
 
 
 class Observer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
     child_jobs,
@@ -17,8 +16,9 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from support.eventually import eventually_async
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
 
 GROUP = "admissionregistration.k8s.io/v1"
 JOBS = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"]}

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from benchmarks.control_plane.kubelet import Kubelet
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
     ROOT,
@@ -26,13 +24,15 @@ from control_plane.cluster import (
     test_config,
 )
 from control_plane.test_lifecycle import phase_is
-from finetune_operator.controllers.approvals import FINETUNEAPPROVALS
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.kube import informer as informer_module
+from finetune_operator.controllers.memory.approvals import FINETUNEAPPROVALS
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.cache import informer as informer_module
+from kit.cases.sweep_cases import minimal_sweep
+from kit.cluster.kubelet import Kubelet
+from kit.cluster.simulation import finetunejob
+from kit.processes.cli import Cli
+from kit.processes.eventually import eventually, eventually_async
 from manifests import NAMESPACE
-from support.cli import Cli
-from support.eventually import eventually, eventually_async
-from support.sweep_cases import minimal_sweep
 
 DIGEST, OTHER = "d" * 64, "e" * 64  # the first is what the simulated kubelet reports
 REVIEWER, DEVELOPER, ROBOT = "rita@example.org", "dev@example.org", "git-robot"

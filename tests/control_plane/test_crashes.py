@@ -10,8 +10,6 @@ import random
 import uuid
 
 import pytest
-from benchmarks.control_plane.kubelet import Kubelet
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
     child_jobs,
@@ -25,15 +23,17 @@ from control_plane.cluster import (
 )
 from control_plane.observer import Observer
 from devcluster.existing import use_existing_cluster
-from finetune_api.trainer import Stage
-from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers.manager import Manager
-from finetune_operator.kube.client import KubeClient
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.resource import Resource
+from finetune_operator.kube.api.transport import Transport
+from finetune_operator.kube.cache.informer import Informer
 from finetune_operator.kube.clock import SystemClock
-from finetune_operator.kube.informer import Informer
-from finetune_operator.kube.resource import Resource
-from finetune_operator.kube.transport import Transport
-from support.eventually import eventually_async
+from kit.cluster.kubelet import Kubelet
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
 
 NAMESPACES = Resource(
     group="", version="v1", plural="namespaces", kind="Namespace", namespaced=False

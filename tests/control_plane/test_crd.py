@@ -10,20 +10,20 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_api.crd import immutable_message
-from finetune_api.messages import InvalidJobError, parse_job
+from finetune_api.messages.messages import InvalidJobError, parse_job
+from finetune_api.schema.crd import immutable_message
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
-from finetune_api.v1alpha1.queue_rules import (
+from finetune_api.v1alpha1.rules.queue import (
     PRIORITY_IS_KEPT,
     PRIORITY_OF_RUNNING,
     QUEUE_IS_KEPT,
     QUEUE_IS_LATE,
     QUEUE_OF_RUNNING,
 )
-from finetune_api.v1alpha1.selection_rules import HOLD_IS_NOT_ADDED, PRUNE_IS_KEPT
-from support.crd import install_crd
-from support.raw_api import APPLY, MERGE, RawApi
-from support.spec_cases import CASES, FULL_SPEC, Case, changed, minimal_job
+from finetune_api.v1alpha1.rules.selection import HOLD_IS_NOT_ADDED, PRUNE_IS_KEPT
+from kit.cases.spec_cases import CASES, FULL_SPEC, Case, changed, minimal_job
+from kit.cluster.crd import install_crd
+from kit.cluster.raw_api import APPLY, MERGE, RawApi
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import secrets
 
 import pytest
 from benchmarks.control_plane.crowding import spec_at_the_limit, sweep_at_the_limit
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
     connection_of,
@@ -16,12 +15,13 @@ from control_plane.cluster import (
     test_config,
 )
 from finetune_api.names import JOB_LABEL
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.controllers.sweeps import FINETUNESWEEPS
-from finetune_operator.finetunejob.excerpts import is_whole
-from finetune_operator.kube.errors import Invalid
-from finetune_operator.kube.resource import JOBS
-from support.eventually import eventually_async
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
+from finetune_operator.finetunejob.state.excerpts import is_whole
+from finetune_operator.kube.api.errors import Invalid
+from finetune_operator.kube.api.resource import JOBS
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
 
 NUM_SMALL, NUM_LARGE = 100, 20
 REQUESTS_PER_SECOND = 40

@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from benchmarks.control_plane.kubelet import Fate, Kubelet, success
-from benchmarks.control_plane.simulation import ended_status, finetunejob, waiting_status
 
 from control_plane.cluster import (
     condition,
@@ -21,14 +19,16 @@ from control_plane.cluster import (
 )
 from control_plane.test_lifecycle import phase_is
 from control_plane.test_progress import push, token_of
-from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import ExitCode, Stage
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.finetunejob import outages
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import ExitCode, Stage
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.finetunejob.pods import outages
+from finetune_operator.kube.api.errors import NotFound
+from finetune_operator.kube.api.resource import JOBS, PODS
 from finetune_operator.kube.clock import to_timestamp
-from finetune_operator.kube.errors import NotFound
-from finetune_operator.kube.resource import JOBS, PODS
-from support.eventually import eventually_async
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.simulation import ended_status, finetunejob, waiting_status
+from kit.processes.eventually import eventually_async
 
 NUM_EVICTIONS = 60
 NUM_WITH_STEPS = 20

@@ -7,8 +7,6 @@ import random
 
 import aiohttp
 import pytest
-from benchmarks.control_plane.kubelet import Kubelet, success
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
     OperatorProcess,
@@ -24,9 +22,11 @@ from control_plane.cluster import (
 )
 from control_plane.fault_proxy import FaultProxy
 from control_plane.observer import Observer
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from support.eventually import eventually_async
-from support.ports import free_port
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from kit.cluster.kubelet import Kubelet, success
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
+from kit.servers.ports import free_port
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,8 +14,6 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from benchmarks.control_plane.kubelet import Fate, Kubelet
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
     chart_objects,
@@ -31,13 +29,15 @@ from control_plane.cluster import (
 )
 from control_plane.test_approvals import User, approval, bind
 from control_plane.test_lifecycle import phase_is
-from finetune_api.trainer import JOB_DIGEST_ARGUMENT
-from finetune_operator.kube.resource import CONFIG_MAPS
+from finetune_api.protocol.trainer import JOB_DIGEST_ARGUMENT
+from finetune_operator.kube.api.resource import CONFIG_MAPS
 from hostile import trial
 from hostile.generator import attacks
 from hostile.places import SHIPPED
 from hostile.test_oracle import mounted, written
-from support.eventually import eventually, eventually_async
+from kit.cluster.kubelet import Fate, Kubelet
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually, eventually_async
 
 MALLORY = "mallory@example.org"
 NUM_ATTACKS = 300

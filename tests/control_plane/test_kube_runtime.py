@@ -14,16 +14,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from finetune_operator.kube import errors
-from finetune_operator.kube import informer as informer_module
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.clock import SystemClock
-from finetune_operator.kube.connection import load_kubeconfig
-from finetune_operator.kube.feed import Feed
-from finetune_operator.kube.informer import Informer
-from finetune_operator.kube.leader import LeaderElector
-from finetune_operator.kube.recorder import EventRecorder
-from finetune_operator.kube.resource import (
+from finetune_operator.kube.api import errors
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.connection import load_kubeconfig
+from finetune_operator.kube.api.resource import (
     CONFIG_MAPS,
     EVENTS,
     JOBS,
@@ -31,9 +25,15 @@ from finetune_operator.kube.resource import (
     TOKEN_REVIEWS,
     Resource,
 )
-from finetune_operator.kube.transport import Transport
-from support.eventually import eventually_async
-from support.tcp_gate import tcp_gate
+from finetune_operator.kube.api.transport import Transport
+from finetune_operator.kube.cache import informer as informer_module
+from finetune_operator.kube.cache.feed import Feed
+from finetune_operator.kube.cache.informer import Informer
+from finetune_operator.kube.clock import SystemClock
+from finetune_operator.kube.leader import LeaderElector
+from finetune_operator.kube.recorder import EventRecorder
+from kit.processes.eventually import eventually_async
+from kit.servers.tcp_gate import tcp_gate
 
 CRDS = Resource(
     group="apiextensions.k8s.io",

@@ -7,8 +7,6 @@ import json
 import os
 
 import pytest
-from benchmarks.control_plane.kubelet import Fate, Kubelet, success
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
     condition,
@@ -23,12 +21,14 @@ from control_plane.cluster import (
 from devcluster.controlplane import start_control_plane
 from devcluster.kueueprocess import start_kueue
 from devcluster.teardown import remove_cluster
-from finetune_api.trainer import Stage
-from finetune_operator.controllers.caches import FINETUNEJOBS
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.integrations.kueue.workload import WORKLOADS
-from finetune_operator.kube.errors import Invalid
-from support.devcluster import skip_where_unfit_for_control_plane
-from support.eventually import eventually_async
+from finetune_operator.kube.api.errors import Invalid
+from kit.cluster.devcluster import skip_where_unfit_for_control_plane
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
 
 pytestmark = pytest.mark.slow
 

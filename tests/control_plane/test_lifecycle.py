@@ -5,8 +5,6 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
-from benchmarks.control_plane.kubelet import Fate, Kubelet, success
-from benchmarks.control_plane.simulation import ended_status, finetunejob, waiting_status
 
 from control_plane.cluster import (
     child_jobs,
@@ -20,13 +18,15 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import ExitCode, FailureClass, Stage
-from finetune_api.v1alpha1.status import FineTuneJobStatus
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.kube.errors import Invalid, NotFound
-from finetune_operator.kube.resource import CONFIG_MAPS, JOBS, PODS, SERVICES
-from support.eventually import eventually_async
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
+from finetune_api.v1alpha1.status.job import FineTuneJobStatus
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.errors import Invalid, NotFound
+from finetune_operator.kube.api.resource import CONFIG_MAPS, JOBS, PODS, SERVICES
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.simulation import ended_status, finetunejob, waiting_status
+from kit.processes.eventually import eventually_async
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
-from benchmarks.control_plane.kubelet import Fate, Kubelet, success
-from benchmarks.control_plane.simulation import finetunejob, result_of
 
 from control_plane.cluster import (
     connection_of,
@@ -16,11 +14,13 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from finetune_api.trainer import Stage
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.kube.resource import PODS
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.resource import PODS
 from finetune_operator.progress import endpoint
-from support.eventually import eventually_async
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.simulation import finetunejob, result_of
+from kit.processes.eventually import eventually_async
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from benchmarks.control_plane.kubelet import Fate, Kubelet, success
 from benchmarks.control_plane.measure import AuditLog
-from benchmarks.control_plane.simulation import ended_status, finetunejob, waiting_status
 
 from control_plane.cluster import (
     ROOT,
@@ -26,24 +24,19 @@ from control_plane.test_progress import push, token_of
 from control_plane.test_sweeps import script as sweep_script
 from control_plane.test_sweeps import sweep
 from finetune_api.names import Owner
-from finetune_api.trainer import Stage
+from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.controllers.sweeps import FINETUNESWEEPS
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
 from finetune_operator.finetunejob.render.config import render_config_map
 from finetune_operator.finetunejob.render.service import render_service
-from finetune_operator.kube.errors import NotFound
-from finetune_operator.kube.resource import (
-    CONFIG_MAPS,
-    EVENTS,
-    JOBS,
-    PODS,
-    SERVICES,
-    Resource,
-)
-from support.eventually import eventually_async
-from support.rights import rules_of, used
+from finetune_operator.kube.api.errors import NotFound
+from finetune_operator.kube.api.resource import CONFIG_MAPS, EVENTS, JOBS, PODS, SERVICES, Resource
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.rights import rules_of, used
+from kit.cluster.simulation import ended_status, finetunejob, waiting_status
+from kit.processes.eventually import eventually_async
 
 USER = "system:serviceaccount:finetune-system:finetune-operator"
 BINDINGS = Resource(group="", version="v1", plural="bindings", kind="Binding")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import signal
 
 import pytest
-from benchmarks.control_plane.kubelet import Kubelet, success
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import OperatorProcess, connection_of, install_crd, open_client
 from control_plane.observer import Observer
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.kube.errors import NotFound
-from finetune_operator.kube.resource import LEASES
-from support.eventually import eventually_async
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.errors import NotFound
+from finetune_operator.kube.api.resource import LEASES
+from kit.cluster.kubelet import Kubelet, success
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
 
 LEASE = {
     "leaseDurationSeconds": 4,

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import aiohttp
-from benchmarks.control_plane.kubelet import Kubelet, success
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import (
     OperatorProcess,
@@ -15,9 +13,11 @@ from control_plane.cluster import (
     install_crd,
     open_client,
 )
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from support.eventually import eventually_async
-from support.ports import free_port
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from kit.cluster.kubelet import Kubelet, success
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
+from kit.servers.ports import free_port
 
 NAMESPACE = "default"
 

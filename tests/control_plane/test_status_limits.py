@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from benchmarks.control_plane.kubelet import Fate, Kubelet, success
-from benchmarks.control_plane.simulation import ended_status, finetunejob, result_of
 
 from control_plane.cluster import (
     child_jobs,
@@ -17,17 +15,19 @@ from control_plane.cluster import (
     running_manager,
     test_config,
 )
-from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import Stage
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.controllers.sweeps import FINETUNESWEEPS
-from finetune_operator.finetunejob.draft import STATUS as JOB_STATUS
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
+from finetune_operator.finetunejob.state.draft import STATUS as JOB_STATUS
 from finetune_operator.finetunesweep.draft import STATUS as SWEEP_STATUS
-from finetune_operator.kube.errors import Invalid, KubeError, NotFound
-from finetune_operator.kube.resource import Resource
-from support.crd import status_at_limits
-from support.eventually import eventually_async
-from unit.operator.sweep_world import sweep as sweep_of
+from finetune_operator.kube.api.errors import Invalid, KubeError, NotFound
+from finetune_operator.kube.api.resource import Resource
+from kit.builders.sweeps import sweep as sweep_of
+from kit.cluster.crd import status_at_limits
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.simulation import ended_status, finetunejob, result_of
+from kit.processes.eventually import eventually_async
 
 ADMISSION = {"group": "admissionregistration.k8s.io", "version": "v1", "namespaced": False}
 POLICIES = Resource(

@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from benchmarks.control_plane.kubelet import Fate, Kubelet, success
-from benchmarks.control_plane.simulation import ended_status, finetunejob, result_of
 from pydantic import ValidationError
 
 from control_plane.cluster import (
@@ -28,21 +26,23 @@ from control_plane.cluster import (
 from control_plane.test_crashes import Island, run_until_death
 from finetune_api.meta import SWEEP_KIND
 from finetune_api.names import Owner
-from finetune_api.stage_results import ValidationScore
-from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import ExitCode, Stage
+from finetune_api.protocol.stage_results import ValidationScore
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import ExitCode, Stage
 from finetune_api.v1alpha1.finetunesweep import (
     SWEEP_FIXED_FIELDS,
     FineTuneSweep,
     fixed_in_sweep_message,
 )
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.controllers.sweeps import FINETUNESWEEPS
-from finetune_operator.kube import informer as informer_module
-from finetune_operator.kube.errors import NotFound
-from support.eventually import eventually_async
-from support.raw_api import MERGE, RawApi
-from support.sweep_cases import RATE, SWEEP_CASES, SweepCase, minimal_sweep
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
+from finetune_operator.kube.api.errors import NotFound
+from finetune_operator.kube.cache import informer as informer_module
+from kit.cases.sweep_cases import RATE, SWEEP_CASES, SweepCase, minimal_sweep
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.raw_api import MERGE, RawApi
+from kit.cluster.simulation import ended_status, finetunejob, result_of
+from kit.processes.eventually import eventually_async
 
 LOSSES = {"rates-t1": "1.5", "rates-t2": "1.2", "rates-t3": "0.9", "rates-t4": "1.1"}
 BEST = "rates-t3"

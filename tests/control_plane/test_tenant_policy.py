@@ -7,17 +7,17 @@ import re
 import subprocess
 
 import pytest
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import chart_objects, install_crd
-from finetune_api.sizes import varying_length
-from finetune_api.structural import schema_of
+from finetune_api.schema.sizes import varying_length
+from finetune_api.schema.structural import schema_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_api.v1alpha1.podtemplate import PodTemplate
-from finetune_api.v1alpha1.size_rules import MAX_PART_LENGTHS
+from finetune_api.v1alpha1.rules.sizes import MAX_PART_LENGTHS
+from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetunejob.admission import find_violations
-from support.eventually import eventually
+from finetune_operator.finetunejob.pods.admission import find_violations
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually
 
 SETTINGS = {
     "allowedImages": ["registry.corp/*", "*.corp:*/team-*/a", "plain:*"],

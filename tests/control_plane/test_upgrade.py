@@ -15,8 +15,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from benchmarks.control_plane.kubelet import Fate, Kubelet, success
-from benchmarks.control_plane.simulation import ended_status, finetunejob, success_text
 
 from control_plane.cluster import (
     ROOT,
@@ -33,11 +31,13 @@ from control_plane.cluster import (
 )
 from control_plane.test_lifecycle import last_words
 from control_plane.test_replicas import LEASE, holder
-from finetune_api.trainer import ExitCode, FailureClass, Stage
-from finetune_operator.controllers.caches import FINETUNEJOBS
-from finetune_operator.kube.resource import PODS
+from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.resource import PODS
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.simulation import ended_status, finetunejob, success_text
+from kit.processes.eventually import eventually_async
 from manifests import HelmNotFoundError, find_helm
-from support.eventually import eventually_async
 
 CHART = ROOT / "charts" / "finetune-operator"
 CRD = "crds/finetunejobs.yaml"

@@ -7,11 +7,11 @@ import re
 import subprocess
 
 import pytest
-from benchmarks.control_plane.simulation import finetunejob
 
 from control_plane.cluster import chart_objects, install_crd
 from control_plane.test_approvals import User, bind
-from support.eventually import eventually
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually
 
 KINDS = ("ClusterRole", "FlowSchema", "PriorityLevelConfiguration")
 TENANT = "tenant@example.org"

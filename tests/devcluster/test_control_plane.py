@@ -15,7 +15,7 @@ import pytest
 from devcluster.paths import cluster_dir, repository_root
 from devcluster.process import is_alive, marked_processes, start_ticks
 from devcluster.teardown import remove_cluster, remove_orphans
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from devcluster.paths import cluster_dir, state_root
 from devcluster.process import marked_processes, start_ticks
 from devcluster.state import load_state
 from devcluster.teardown import remove_cluster
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 pytestmark = pytest.mark.slow
 

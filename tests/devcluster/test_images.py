@@ -7,7 +7,7 @@ import secrets
 
 import pytest
 
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from devcluster.kueue import install_kueue
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from devcluster.node.worker import add_worker
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 pytestmark = pytest.mark.slow
 

@@ -22,7 +22,7 @@ from devcluster.process import (
     stop,
 )
 from devcluster.state import ClusterState, load_state, save_state
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 records = st.builds(

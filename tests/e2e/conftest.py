@@ -11,9 +11,9 @@ from benchmarks.control_plane.measure import AuditLog
 
 from devcluster.node import Node
 from e2e.world import Body, Tenant, helm, install_operator, limit_disk
+from kit.models.tiny_models import make_model
+from kit.processes.stages import Workbench, write_rows
 from manifests import NAMESPACE, RELEASE
-from support.stages import Workbench, write_rows
-from support.tiny_models import make_model
 
 BUCKETS = {"team-a": "team-a", "team-b": "team-b", "strict": "team-a", "cramped": "team-a"}
 STRICT_RELEASE = "finetune-strict"  # its own names and Lease: two installations side by side

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from e2e.world import Body, Job, Tenant, apply
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 pytestmark = pytest.mark.slow
 

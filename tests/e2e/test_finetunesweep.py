@@ -8,7 +8,7 @@ import pytest
 
 from devcluster.errors import DevclusterError
 from e2e.world import JOB_TIMEOUT_SECONDS, POLL_SECONDS, Body, Job, Tenant, apply
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 pytestmark = pytest.mark.slow
 

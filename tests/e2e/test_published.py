@@ -8,11 +8,11 @@ import os
 import pytest
 
 from e2e.world import RESUMED, Body, Job, Tenant, is_training
-from finetune_cli.verify import verify_uri
+from finetune_cli.reports.verify import verify_uri
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import open_store
-from support.eventually import eventually
-from support.stages import Workbench
+from kit.processes.eventually import eventually
+from kit.processes.stages import Workbench
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ import pytest
 from devcluster.node import Node
 from e2e.test_cli import Shell
 from e2e.world import RESUMED, Body, Job, Tenant, apply, is_training
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 pytestmark = pytest.mark.slow
 

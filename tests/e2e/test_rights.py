@@ -13,8 +13,8 @@ from benchmarks.control_plane.measure import AuditLog
 
 from devcluster.node import Node
 from e2e.world import OPERATOR_LABEL
+from kit.cluster.rights import rules_of, used
 from manifests import NAMESPACE
-from support.rights import rules_of, used
 
 pytestmark = pytest.mark.slow
 

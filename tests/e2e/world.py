@@ -15,9 +15,9 @@ import yaml
 from devcluster.errors import DevclusterError
 from devcluster.node import Node
 from finetune_trainer.storage import StorageAccess, open_store
+from kit.processes.eventually import eventually
+from kit.processes.stages import merge
 from manifests import CHART, NAMESPACE, find_helm
-from support.eventually import eventually
-from support.stages import merge
 
 SECRET = "object-store"
 OPERATOR_LABEL = "app.kubernetes.io/name=finetune-operator"

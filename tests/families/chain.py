@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from families.family import Family, write_model
-from support.stages import StageRun, Workbench, merge
+from kit.processes.stages import StageRun, Workbench, merge
 
 COLOURS = {
     "sky": "blue",

@@ -13,14 +13,14 @@ from typing import Any
 from families.family import Family
 from families.rows import Shape, shapes_of
 from families.table import FAMILIES
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
-from finetune_trainer.prepare.conversations import brings_reasoning
-from finetune_trainer.prepare.reading.formats import build_convert
-from finetune_trainer.prepare.reading.recognition import recognise_format
+from finetune_trainer.prepare.checks.conversations import brings_reasoning
+from finetune_trainer.prepare.reading.formats.formats import build_convert
+from finetune_trainer.prepare.reading.formats.recognition import recognise_format
 
 GOLDEN = Path(__file__).parent / "golden"
 MAX_TOKENS = 4096

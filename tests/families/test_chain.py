@@ -9,7 +9,7 @@ import pytest
 from families.chain import run_chain
 from families.family import Family
 from families.table import FAMILIES
-from support.real_tokenizers import TokenizerUnavailableError
+from kit.models.real_tokenizers import TokenizerUnavailableError
 
 CHOSEN = [family for family in FAMILIES if family.in_every_test_run]
 

@@ -12,11 +12,11 @@ from families.family import Family
 from families.labels import encode_prompt, encode_row, golden_path, show_family, spans_of
 from families.rows import Shape, answers_of, shapes_of
 from families.table import FAMILIES
-from finetune_api.prompt_template import find_chat_template_error
+from finetune_api.messages.prompt_template import find_chat_template_error
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.model.encoding import Encoded
-from support.real_tokenizers import TokenizerUnavailableError
+from kit.models.real_tokenizers import TokenizerUnavailableError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,7 +12,7 @@ from families.rows import ASKS_FRANCE, PARIS, TOOL_TURNS, WEATHER_TOOL, Shape
 from families.table import FAMILIES
 from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import Encoder
-from support.real_tokenizers import TokenizerUnavailableError
+from kit.models.real_tokenizers import TokenizerUnavailableError
 
 WHY = "France, so Paris."
 LOOKS, READS = "I need the weather.", "It said sunny."

@@ -12,7 +12,7 @@ import pytest
 from families.labels import encode_row, spans_of
 from families.rows import ASKS_FRANCE, ASKS_ITALY, PARIS, ROME, SYSTEM, Shape
 from families.table import FAMILIES
-from support.real_tokenizers import TokenizerUnavailableError
+from kit.models.real_tokenizers import TokenizerUnavailableError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

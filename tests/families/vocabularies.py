@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from base_model import ensure_model
-from support.real_tokenizers import fetch_tokenizer
+from kit.models.real_tokenizers import fetch_tokenizer
 
 NUM_MERGED = 600
 """Tokens of a made vocabulary: few, but enough that a blank and a word's start become one token."""

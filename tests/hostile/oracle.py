@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.prepare.reading.sources import locate
-from finetune_trainer.storage.hub_address import parse_hub_uri
+from finetune_trainer.storage.hub.address import parse_hub_uri
 from finetune_trainer.storage.store import local_path
 from hostile.corpus import DANGEROUS_ANNOTATIONS, DANGEROUS_LABELS, is_dangerous
 from hostile.places import PROGRESS_URL, SIDECARS, TRAINER_IMAGE, Endpoint, Policy, matches

@@ -6,10 +6,10 @@ import copy
 from random import Random
 from typing import Any
 
-from finetune_operator.finetunejob.decisions import read_decisions, trim_approval
 from finetune_operator.finetunejob.plan import plan
-from unit.operator.builders import CONFIG, PREPARE, TRAIN, at, job, observe, stages_done
-from unit.operator.test_requester import SOURCES, created, settle
+from finetune_operator.finetunejob.state.decisions import read_decisions, trim_approval
+from kit.builders.jobs import CONFIG, PREPARE, TRAIN, at, job, observe, stages_done
+from unit.operator.finetunejob.holds.test_requester import SOURCES, created, settle
 
 Object = dict[str, Any]
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.prepare.reading.template import PromptTemplate
+from finetune_trainer.prepare.reading.formats.template import PromptTemplate
 from hostile import trial
 from hostile.corpus import TEMPLATE_BOMBS, TEMPLATE_ESCAPES
 from hostile.generator import KINDS, attacks
@@ -84,7 +84,7 @@ def test_no_template_leaves_its_sandbox(text):
 
 @pytest.mark.parametrize("text", TEMPLATE_BOMBS, ids=lambda text: text[:24])
 def test_no_template_holds_up_the_operator_that_reads_it(text):
-    from finetune_api.prompt_template import find_chat_template_error, find_template_error
+    from finetune_api.messages.prompt_template import find_chat_template_error, find_template_error
 
     with within(10):  # tenths of a second on a machine that does nothing else
         find_template_error(text)

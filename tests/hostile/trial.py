@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.names import Owner
-from finetune_api.trainer import Stage
+from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetunejob.admission import find_violations
+from finetune_operator.finetunejob.pods.admission import find_violations
 from finetune_operator.finetunejob.render.config import render_config_map
 from finetune_operator.finetunejob.render.job import render_job
 from hostile.generator import KINDS, Attack, attacks

@@ -17,15 +17,15 @@ import pytest_asyncio
 
 from finetune_trainer.data.report import CheckReport, SideRows
 from finetune_trainer.evaluate.report.curve import draw_picture
-from finetune_trainer.evaluate.review.page import render_review
-from finetune_trainer.evaluate.review.verdicts import read_verdicts
-from finetune_trainer.prepare.page import render_page
-from support.browser import Page, browsing, find_browser
-from support.data_reports import report, sample
-from support.evaluation_pages import RECORD, baseline_section, label_section, page
-from support.experiment_runs import Made, comparison_page, trials
-from support.report_cases import CASES, report_page
-from support.reviews import RUBRIC, review
+from finetune_trainer.evaluate.sources.review.page import render_review
+from finetune_trainer.evaluate.sources.review.verdicts import read_verdicts
+from finetune_trainer.prepare.report.page import render_page
+from kit.reports.browser import Page, browsing, find_browser
+from kit.reports.data_reports import report, sample
+from kit.reports.evaluation_pages import RECORD, baseline_section, label_section, page
+from kit.reports.experiment_runs import Made, comparison_page, trials
+from kit.reports.report_cases import CASES, report_page
+from kit.reports.reviews import RUBRIC, review
 
 BROWSER = find_browser()
 AXE = os.environ.get("AXE", "")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from base_model import NAME, ensure_model
-from support.stages import Workbench
+from kit.processes.stages import Workbench
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "01-headline-sentiment"
 HEADLINES = {

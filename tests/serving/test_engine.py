@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from support.ports import free_port
-from support.stages import Workbench
-from support.vllm_server import LEAST_EQUAL, NEEDS_VLLM, PYTHON, stand_beside
+from kit.processes.stages import Workbench
+from kit.servers.ports import free_port
+from kit.servers.vllm_server import LEAST_EQUAL, NEEDS_VLLM, PYTHON, stand_beside
 
 FEW = 12
 """Rows that are also asked with a prompt and for the likeliest label: 1,000 tokens each."""

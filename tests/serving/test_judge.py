@@ -16,9 +16,13 @@ from typing import Any
 import pytest
 
 from base_model import NAME, ensure_model
-from finetune_trainer.evaluate.judge.endpoint import CallRefused, JudgeEndpoint, JudgeRefuses
-from support.stages import Workbench
-from support.vllm_server import NEEDS_VLLM, PYTHON, VllmServer, serve
+from finetune_trainer.evaluate.sources.judge.endpoint import (
+    CallRefused,
+    JudgeEndpoint,
+    JudgeRefuses,
+)
+from kit.processes.stages import Workbench
+from kit.servers.vllm_server import NEEDS_VLLM, PYTHON, VllmServer, serve
 
 NUM_QUESTIONS = 12
 

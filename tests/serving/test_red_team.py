@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.evaluate.redteam.reading import read_report
-from support import garak_container, vllm_server
-from support.ports import free_port
-from support.stages import StageRun, Workbench
+from finetune_trainer.evaluate.sources.red_team.reading import read_report
+from kit.processes.stages import StageRun, Workbench
+from kit.servers import garak_container, vllm_server
+from kit.servers.ports import free_port
 
 PROBES = (
     "dan.AutoDANCached",

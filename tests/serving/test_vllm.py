@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from base_model import NAME
-from support.stages import Workbench
-from support.vllm_server import LEAST_EQUAL, NEEDS_VLLM, PYTHON, VllmServer, serve
+from kit.processes.stages import Workbench
+from kit.servers.vllm_server import LEAST_EQUAL, NEEDS_VLLM, PYTHON, VllmServer, serve
 
 pytestmark = [
     NEEDS_VLLM,

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from support.seaweedfs import s3
+from kit.servers.seaweedfs import s3
 
 __all__ = ["s3"]

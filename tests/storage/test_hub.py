@@ -11,7 +11,7 @@ import sys
 import pyarrow as pa
 import pytest
 
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.prepare.reading.sources import fetch_source, locate
 from finetune_trainer.storage import (
@@ -21,8 +21,8 @@ from finetune_trainer.storage import (
     open_store,
     stream,
 )
-from finetune_trainer.storage.model_cache import fetch_model
-from support.fake_hub import fake_hub
+from finetune_trainer.storage.models.cache import fetch_model
+from kit.servers.fake_hub import fake_hub
 
 WEIGHTS = os.urandom(300_000)
 FILES = {
@@ -321,7 +321,7 @@ import json, sys
 from pathlib import Path
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import StorageAccess
-from finetune_trainer.storage.model_cache import fetch_model
+from finetune_trainer.storage.models.cache import fetch_model
 try:
     folder, revision = fetch_model(sys.argv[1], None, StorageAccess(), Path(sys.argv[2]))
     print(json.dumps([str(folder), revision]))

@@ -13,7 +13,7 @@ import pytest
 
 from devcluster.process import start_ticks
 from finetune_trainer.storage import StorageAccess, open_store
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "local_s3.py"
 

@@ -17,15 +17,15 @@ from finetune_trainer.storage import (
     fetch_folder,
     patience,
     publish_folder,
-    s3_upload,
     stream,
 )
-from finetune_trainer.storage import s3 as s3_module
 from finetune_trainer.storage.patience import Patience, PatientStore
+from finetune_trainer.storage.s3 import store as s3_module
+from finetune_trainer.storage.s3 import upload as s3_upload
 from finetune_trainer.train.checkpoint import commit_checkpoint, fetch_newest, upload_checkpoint
-from support.eventually import eventually
-from support.faulty_s3 import FaultyS3, faulty_s3
-from support.seaweedfs import SeaweedS3
+from kit.processes.eventually import eventually
+from kit.servers.faulty_s3 import FaultyS3, faulty_s3
+from kit.servers.seaweedfs import SeaweedS3
 
 MIB = 2**20
 

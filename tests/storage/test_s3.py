@@ -20,10 +20,10 @@ from finetune_trainer.storage import (
     stream,
     verify_folder,
 )
-from finetune_trainer.storage import s3 as s3_module
-from finetune_trainer.storage.model_cache import fetch_model
+from finetune_trainer.storage.models.cache import fetch_model
+from finetune_trainer.storage.s3 import store as s3_module
 from finetune_trainer.storage.stream import partial_path
-from support.cutting_proxy import cutting_proxy
+from kit.servers.cutting_proxy import cutting_proxy
 
 MIB = 1024 * 1024
 

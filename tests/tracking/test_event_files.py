@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage import ObjectStore, open_store
 from finetune_trainer.tracking.content import Facts, Point
 from finetune_trainer.tracking.tensorboard import events
 from finetune_trainer.tracking.tensorboard.tracker import EventFiles
-from support.event_files import read_events
-from support.eventually import eventually
-from support.tracked import PATIENCE, close, job_with, track, write_curve
+from kit.processes.eventually import eventually
+from kit.reports.event_files import read_events
+from kit.reports.tracked import PATIENCE, close, job_with, track, write_curve
 
 
 class Bench:

@@ -10,8 +10,8 @@ import pytest
 
 from finetune_trainer.tracking.mlflow.server import MlflowServer, authorization
 from finetune_trainer.tracking.tracker import TrackerError
-from support.mlflow_server import OwnServer
-from support.tracked import close, job_of, track, write_curve
+from kit.reports.tracked import close, job_of, track, write_curve
+from kit.servers.mlflow_server import OwnServer
 
 
 @pytest.fixture

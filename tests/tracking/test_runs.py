@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 from finetune_trainer.tracking.content import Facts, Version
-from support.eventually import eventually
-from support.mlflow_server import serving
-from support.tracked import PATIENCE, Server, close, job_of, track, write_curve
+from kit.processes.eventually import eventually
+from kit.reports.tracked import PATIENCE, Server, close, job_of, track, write_curve
+from kit.servers.mlflow_server import serving
 
 
 @pytest.fixture(scope="module")

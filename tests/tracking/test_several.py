@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.stage_results import TrainResult
-from finetune_api.trainer import Stage
+from finetune_api.protocol.stage_results import TrainResult
+from finetune_api.protocol.trainer import Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.tracking.stage import StageTracking
-from support.event_files import read_events
-from support.mlflow_server import OwnServer
-from support.tracked import job_with, write_curve
+from kit.reports.event_files import read_events
+from kit.reports.tracked import job_with, write_curve
+from kit.servers.mlflow_server import OwnServer
 
 TRAINED = TrainResult(
     uri="s3://a", sha256="0", num_bytes=1, manifest_sha256="1", step=3, metrics=[]

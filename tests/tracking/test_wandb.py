@@ -15,14 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.tracking.content import Facts, Point
 from finetune_trainer.tracking.tracker import TrackerError
 from finetune_trainer.tracking.wandb import client
 from finetune_trainer.tracking.wandb.tracker import WandbTracker
-from support.eventually import eventually
-from support.tracked import close, job_with, track, write_curve
-from support.wandb_server import ENTITY, WandbServer
+from kit.processes.eventually import eventually
+from kit.reports.tracked import close, job_with, track, write_curve
+from kit.servers.wandb_server import ENTITY, WandbServer
 
 PYTHON = os.environ.get("FINETUNE_TRACKERS_PYTHON")
 KEY = "k" * 40

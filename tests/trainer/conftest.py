@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from support.seaweedfs import s3  # noqa: F401 - a fixture
-from support.stages import Workbench, write_rows
-from support.tiny_models import make_model
+from kit.models.tiny_models import make_model
+from kit.processes.stages import Workbench, write_rows
+from kit.servers.seaweedfs import s3  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="session")

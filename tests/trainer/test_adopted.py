@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import Environment
-from finetune_cli.checkpoints import find_weights, read_run
+from finetune_api.protocol.trainer import Environment
+from finetune_cli.reports.checkpoints import find_weights, read_run
 from finetune_trainer.storage import StorageAccess
-from support.pushes import receiving
-from support.stages import Workbench, merge
-from support.tiny_models import make_eager_model
+from kit.cluster.pushes import receiving
+from kit.models.tiny_models import make_eager_model
+from kit.processes.stages import Workbench, merge
 
 KEPT = {
     "hyperparameters": {"maxSteps": 6},

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-from support.cli import Cli
-from support.stages import Workbench
+from kit.processes.cli import Cli
+from kit.processes.stages import Workbench
 
 
 def test_the_base_is_asked_before_anything_is_trained(bench: Callable[..., Workbench]) -> None:

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from support.cli import Cli
-from support.disks import needs_root, small_disk
-from support.seaweedfs import SeaweedS3
-from support.stages import StageRun, Workbench
+from kit.processes.cli import Cli
+from kit.processes.disks import needs_root, small_disk
+from kit.processes.stages import StageRun, Workbench
+from kit.servers.seaweedfs import SeaweedS3
 
 
 def ends_with(run: StageRun, exit_code: int, reason: str, *words: str) -> None:

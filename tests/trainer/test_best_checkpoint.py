@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import Environment
-from finetune_cli.checkpoints import Step, read_run
+from finetune_api.protocol.trainer import Environment
+from finetune_cli.reports.checkpoints import Step, read_run
 from finetune_trainer.storage import StorageAccess
-from support.eventually import eventually
-from support.pushes import receiving
-from support.stages import Workbench, kill_group, merge
-from support.tiny_models import make_eager_model
+from kit.cluster.pushes import receiving
+from kit.models.tiny_models import make_eager_model
+from kit.processes.eventually import eventually
+from kit.processes.stages import Workbench, kill_group, merge
 
 STEPS = 30
 Trained = tuple[Workbench, dict[str, Any], list[dict[str, Any]]]

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from support.cli import Cli, Finished
-from support.stages import Workbench
-from support.tiny_models import make_model
+from kit.models.tiny_models import make_model
+from kit.processes.cli import Cli, Finished
+from kit.processes.stages import Workbench
 
 
 def ask(folder: Path, uri: str, *options: str) -> Finished:

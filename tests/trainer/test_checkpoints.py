@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from support.eventually import eventually
-from support.pickles import find_pickles, forge_checkpoint
-from support.stages import Workbench
+from kit.processes.eventually import eventually
+from kit.processes.pickles import find_pickles, forge_checkpoint
+from kit.processes.stages import Workbench
 
 SIX_STEPS = {"hyperparameters": {"maxSteps": 6, "microBatchSize": 2}}
 STRATEGIES = {

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from support.engine_server import VERSION, engine_stub
-from support.eventually import eventually
-from support.stages import Workbench
+from kit.processes.eventually import eventually
+from kit.processes.stages import Workbench
+from kit.servers.engine_server import VERSION, engine_stub
 
 
 def fork_served(trained: Workbench, folder: Path, **change: str) -> Workbench:

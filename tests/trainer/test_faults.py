@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from support.eventually import eventually
-from support.faults import fault
-from support.stages import Workbench
+from kit.cluster.faults import fault
+from kit.processes.eventually import eventually
+from kit.processes.stages import Workbench
 
 SHORT = {
     "hyperparameters": {"maxSteps": 4, "microBatchSize": 2},

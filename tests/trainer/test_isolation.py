@@ -10,7 +10,7 @@ import torch
 import transformers
 from datasets import Dataset
 
-from finetune_api.trainer import ResolvedJob, resolve_job
+from finetune_api.protocol.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.adapters import build_lora_config
@@ -18,8 +18,8 @@ from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.model.load import load_model, read_model_architecture
 from finetune_trainer.train.ranks.isolation import IsolationProbe, judge_isolation
 from finetune_trainer.train.ranks.sft import build_config, build_trainer
-from finetune_trainer.train.recipe import DataShape, decide_recipe
-from support.tiny_tokenizer import make_tokenizer
+from finetune_trainer.train.recipe.recipe import DataShape, decide_recipe
+from kit.models.tiny_tokenizer import make_tokenizer
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 CONFIGS: dict[str, Any] = {

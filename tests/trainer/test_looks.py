@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from support.stages import Workbench
+from kit.processes.stages import Workbench
 
 LOSS = {"goal": {"metric": "loss", "atMost": "100"}}
 

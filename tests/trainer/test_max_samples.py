@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from support.stages import Workbench, write_rows
+from kit.processes.stages import Workbench, write_rows
 
 HELD_OUT = 100
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from finetune_trainer.storage import open_store, verify_folder
-from support.stages import StageRun, Workbench
-from support.tiny_models import make_model
+from kit.models.tiny_models import make_model
+from kit.processes.stages import StageRun, Workbench
 
 MERGED = {"output": {"formats": ["Adapter", "Merged"]}}
 

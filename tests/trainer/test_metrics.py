@@ -9,32 +9,27 @@ from typing import Any, get_args
 
 import pytest
 
-from finetune_api.evaluation_result import EvaluateResult
-from finetune_api.termination import (
+from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.termination import (
     OF_REPORTS,
     TERMINATION_MESSAGE_BYTES,
     TerminationMessage,
 )
-from finetune_api.trainer import ExitCode, ResolvedJob, Stage
-from finetune_api.v1alpha1.scoring import JUDGE_METRICS, MetricName
+from finetune_api.protocol.trainer import ExitCode, ResolvedJob, Stage
+from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS, MetricName
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.answering import (
-    Asker,
-    Comparison,
-    Said,
-    gather_answers,
-)
-from finetune_trainer.evaluate.encoded import encode_questions
-from finetune_trainer.evaluate.kept import combine
-from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
+from finetune_trainer.evaluate.inference.answering import Asker, Comparison, Said, gather_answers
+from finetune_trainer.evaluate.inference.encoded import encode_questions
+from finetune_trainer.evaluate.inference.kept import combine
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question, gather_questions
+from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.settings import read_settings, try_settings
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.storage import StorageAccess
-from support.spec_cases import changed, minimal_job
-from support.tiny_models import make_model
-from support.tiny_tokenizer import make_tokenizer
+from kit.cases.spec_cases import changed, minimal_job
+from kit.models.tiny_models import make_model
+from kit.models.tiny_tokenizer import make_tokenizer
 
 ORDER = '{"customer": {"name": "Ana", "address": {"zip": "4000"}}, "price": 12.5}'
 ROWS: list[dict[str, Any]] = [

@@ -12,7 +12,7 @@ from benchmarks.trainer.memory import Case, make_trainer
 
 from finetune_trainer.planning.experts import trains_router
 from finetune_trainer.planning.setup import Setup
-from finetune_trainer.train.selection import VALIDATION_LOSS
+from finetune_trainer.train.recipe.selection import VALIDATION_LOSS
 
 SIZE: dict[str, Any] = {
     "vocab_size": 256,

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from finetune_api.stage_results import PrepareResult
-from finetune_api.trainer import ResolvedJob, Stage
+from finetune_api.protocol.stage_results import PrepareResult
+from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import DataError, TrainerError, UserError
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
-from support.mutations import PERSONAL, make_file
-from support.tiny_tokenizer import make_tokenizer
+from kit.cases.mutations import PERSONAL, make_file
+from kit.models.tiny_tokenizer import make_tokenizer
 
 NUM_FILES = int(os.environ.get("FINETUNE_MUTATED_INPUTS", "300"))
 FIRST_SEED = int(os.environ.get("FINETUNE_MUTATION_SEED", "0"))

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from support.eventually import eventually
-from support.faulty_s3 import faulty_s3
-from support.seaweedfs import SeaweedS3
-from support.stages import Workbench
+from kit.processes.eventually import eventually
+from kit.processes.stages import Workbench
+from kit.servers.faulty_s3 import faulty_s3
+from kit.servers.seaweedfs import SeaweedS3
 
 
 def last_step(workbench: Workbench) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from support.eventually import eventually
-from support.stages import Workbench, kill_group, merge
-from support.tiny_models import make_eager_model
+from kit.models.tiny_models import make_eager_model
+from kit.processes.eventually import eventually
+from kit.processes.stages import Workbench, kill_group, merge
 
 
 @pytest.fixture(scope="module")

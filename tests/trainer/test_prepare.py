@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from finetune_api.stage_results import PrepareResult
-from finetune_api.trainer import RAW_COPIES, Environment, ResolvedJob, Stage
+from finetune_api.protocol.stage_results import PrepareResult
+from finetune_api.protocol.trainer import RAW_COPIES, Environment, ResolvedJob, Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, read_tokens
 from finetune_trainer.data.rows import Side
@@ -30,9 +30,9 @@ from finetune_trainer.prepare.licence import require_licence
 from finetune_trainer.prepare.reading import examples
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
-from support.awkward_templates import OPENS_REASONING
-from support.seaweedfs import SeaweedS3, s3
-from support.tiny_tokenizer import CHATML, make_tokenizer
+from kit.models.awkward_templates import OPENS_REASONING
+from kit.models.tiny_tokenizer import CHATML, make_tokenizer
+from kit.servers.seaweedfs import SeaweedS3, s3
 
 __all__ = ["s3"]
 

@@ -13,30 +13,30 @@ import numpy as np
 import pytest
 from tokenizers import normalizers
 
-from finetune_api.stage_results import RowCounts
-from finetune_api.trainer import Stage, resolve_job
+from finetune_api.protocol.stage_results import RowCounts
+from finetune_api.protocol.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.general_texts import MAX_TEXTS, fetch_texts
 from finetune_trainer.data.keys import dataset_prefix
 from finetune_trainer.data.prepared import REPORT_NAME, Prepared
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.baseline import train_side
 from finetune_trainer.evaluate.metrics.answers import Answers
-from finetune_trainer.evaluate.probes import attacks, packs
-from finetune_trainer.evaluate.probes.alarms import judge_alarms
-from finetune_trainer.evaluate.probes.gathering import gather_probes
-from finetune_trainer.evaluate.probes.probe import Heard, Probes
 from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.evaluate.sources.probes import attacks, packs
+from finetune_trainer.evaluate.sources.probes.alarms import judge_alarms
+from finetune_trainer.evaluate.sources.probes.gathering import gather_probes
+from finetune_trainer.evaluate.sources.probes.probe import Heard, Probes
+from finetune_trainer.evaluate.sources.prompt_baseline import train_side
 from finetune_trainer.model.chat_format import decide_format, write_format
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import StorageAccess, open_store, publish_folder
-from support.awkward_templates import OPENS_REASONING
-from support.data_reports import report
-from support.spec_cases import changed, minimal_job
-from support.stages import Workbench
-from support.tiny_tokenizer import make_tokenizer
+from kit.cases.spec_cases import changed, minimal_job
+from kit.models.awkward_templates import OPENS_REASONING
+from kit.models.tiny_tokenizer import make_tokenizer
+from kit.processes.stages import Workbench
+from kit.reports.data_reports import report
 
 CODE = "4829-1187-03"
 UUID = "9f1c2ab4-77d0-4e55-b1a3-0c6de28f9410"

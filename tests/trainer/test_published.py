@@ -14,9 +14,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.models import ModelPair, PublishedFolder
+from finetune_trainer.evaluate.inference.models import ModelPair, PublishedFolder
 from finetune_trainer.model.load import load_model
-from support.stages import Workbench
+from kit.processes.stages import Workbench
 
 GATES = {
     "evaluation": {

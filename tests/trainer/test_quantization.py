@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from finetune_trainer.evaluate.models import ModelPair
+from finetune_trainer.evaluate.inference.models import ModelPair
 from finetune_trainer.model.load import load_model
 from finetune_trainer.model.size import weight_bytes
 

@@ -15,13 +15,13 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.evaluate.redteam.reading import read_report
-from support.engine_server import engine_stub
-from support.eventually import eventually
-from support.garak_container import stand_beside
-from support.garak_files import PROBES, REPORTS
-from support.recorded_garak import put_recorded_garak
-from support.stages import Workbench
+from finetune_trainer.evaluate.sources.red_team.reading import read_report
+from kit.processes.eventually import eventually
+from kit.processes.stages import Workbench
+from kit.reports.garak_files import PROBES, REPORTS
+from kit.reports.recorded_garak import put_recorded_garak
+from kit.servers.engine_server import engine_stub
+from kit.servers.garak_container import stand_beside
 from trainer.test_engine import fork_served, reader_of, report_of
 
 

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_cli.verify import fetch_uri, verify_uri
-from support.stages import Workbench
+from finetune_cli.reports.verify import fetch_uri, verify_uri
+from kit.processes.stages import Workbench
 
 
 def version_of(workbench: Workbench) -> Path:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from support.eventually import eventually
-from support.stages import Workbench, kill_group
+from kit.processes.eventually import eventually
+from kit.processes.stages import Workbench, kill_group
 
 
 def steps_done(workbench: Workbench) -> int:

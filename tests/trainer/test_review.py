@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import Stage
-from finetune_cli.reviewing import Source, open_review, store_panel, summarize_panel
-from finetune_cli.verify import make_access, verify_uri
+from finetune_api.protocol.trainer import Stage
+from finetune_cli.reports.reviews import Source, open_review, store_panel, summarize_panel
+from finetune_cli.reports.verify import make_access, verify_uri
 from finetune_trainer.context import StageContext
 from finetune_trainer.decision import PublishDecision
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.review.files import read_items, read_key
+from finetune_trainer.evaluate.sources.review.files import read_items, read_key
 from finetune_trainer.publish.stage import publish
 from finetune_trainer.report.events import EventEmitter
-from support.judge_server import JudgeServer, always_first, serving
-from support.reviews import verdicts_of
-from support.stages import StageRun, Workbench
+from kit.processes.stages import StageRun, Workbench
+from kit.reports.reviews import verdicts_of
+from kit.servers.judge_server import JudgeServer, always_first, serving
 
 
 def publish_by(workbench: Workbench, evaluation: str, panel: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.storage import StorageAccess, open_store, verify_folder
-from support.stages import Workbench
+from kit.processes.stages import Workbench
 
 
 def test_run_leaves_a_verified_adapter_with_its_evidence(

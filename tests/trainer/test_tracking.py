@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from support.event_files import read_events
-from support.mlflow_server import OwnServer
-from support.stages import Workbench
+from kit.processes.stages import Workbench
+from kit.reports.event_files import read_events
+from kit.servers.mlflow_server import OwnServer
 
 
 @pytest.fixture

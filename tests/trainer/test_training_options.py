@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 from safetensors.torch import load_file
 
-from support.eventually import eventually
-from support.stages import Workbench, kill_group
+from kit.processes.eventually import eventually
+from kit.processes.stages import Workbench, kill_group
 
 FORMATS = ["Adapter", "Merged"]
 OPTIONS = {

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import ExitCode
+from finetune_api.protocol.trainer import ExitCode
 from finetune_trainer.data.rows import prompt_of
-from support.stages import Workbench
+from kit.processes.stages import Workbench
 
 BY_MATCH = {"evaluation": {"validation": {"metric": "exactMatch"}}}
 Trained = tuple[Workbench, dict[str, Any]]

@@ -11,7 +11,7 @@ import transformers
 from benchmarks.trainer.memory import Case, make_trainer
 from safetensors.torch import load_file
 
-from finetune_api.v1alpha1.method import Adapter
+from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.model.adapters import build_lora_config
 from finetune_trainer.planning.setup import Setup
 from finetune_trainer.train.ranks.whole import train_in_float32

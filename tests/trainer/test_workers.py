@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from support.eventually import eventually
-from support.faults import fault
-from support.stages import StageRun, Workbench
+from kit.cluster.faults import fault
+from kit.processes.eventually import eventually
+from kit.processes.stages import StageRun, Workbench
 
 pytestmark = pytest.mark.skipif(
     len(os.sched_getaffinity(0)) < 2, reason="one core runs one process"
@@ -44,7 +44,10 @@ def workers(workbench: Workbench) -> dict[int, int]:
             command = (folder / "cmdline").read_bytes().decode().split("\0")
         except OSError:
             continue
-        if "finetune_trainer.evaluate.worker" in command and str(workbench.work) in command[-3]:
+        if (
+            "finetune_trainer.evaluate.inference.worker" in command
+            and str(workbench.work) in command[-3]
+        ):
             found[int(command[-2])] = int(folder.name)
     return found
 

@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-
-from alert_faults.clock import FastClock
-from alert_faults.promtool import metrics_of
-from alert_faults.report import Finding, keep_findings, show_page
-from alert_faults.samples import Samples, name_series, show_number
+from benchmarks.alert_faults.clock import FastClock
+from benchmarks.alert_faults.promtool import metrics_of
+from benchmarks.alert_faults.report import Finding, keep_findings, show_page
+from benchmarks.alert_faults.samples import Samples, name_series, show_number
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "charts/finetune-operator/templates/prometheusrule.yaml"
@@ -111,6 +110,6 @@ def finding(alert, *, labels=None, problem=""):
 
 
 def test_every_alert_of_the_chart_has_a_fault():
-    scenarios = (ROOT / "tools/alert_faults/scenarios.py").read_text()
+    scenarios = (ROOT / "benchmarks/alert_faults/scenarios.py").read_text()
     for alert in re.findall(r"- alert: (\w+)", RULES.read_text()):
         assert f'"{alert}"' in scenarios

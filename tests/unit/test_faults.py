@@ -6,9 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from faults.matrix import Cell, Outcome, Result, Row, WrongEnd, choose_rows, run_row, seeds
-from faults.report import keep_results, read_results, show_page
+from benchmarks.faults.matrix import (
+    Cell,
+    Outcome,
+    Result,
+    Row,
+    WrongEnd,
+    choose_rows,
+    run_row,
+    seeds,
+)
+from benchmarks.faults.report import keep_results, read_results, show_page
 
 DIGEST = "3f2a1c" + "0" * 58
 

@@ -25,8 +25,8 @@ def test_source_roots_do_not_shadow_the_standard_library() -> None:
 @pytest.mark.parametrize(
     "module",
     [
-        "finetune_api.trainer",
-        "finetune_api.crd",
+        "finetune_api.protocol.trainer",
+        "finetune_api.schema.crd",
         "finetune_cli.__main__",
         "finetune_operator.controllers.manager",
         "finetune_trainer.storage",

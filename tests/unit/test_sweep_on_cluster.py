@@ -8,12 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmarks.sweep_on_cluster.account import Account, Trained, Verdict, read_curve
+from benchmarks.sweep_on_cluster.material import (
+    NUM_STEPS,
+    NUM_TRIALS,
+    read_material,
+    sweep_document,
+)
+from benchmarks.sweep_on_cluster.tables import checks, total_table, trial_table
 
 from cluster_place import Place
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
-from sweep_on_cluster.account import Account, Trained, Verdict, read_curve
-from sweep_on_cluster.material import NUM_STEPS, NUM_TRIALS, read_material, sweep_document
-from sweep_on_cluster.tables import checks, total_table, trial_table
 
 PLACE = Place(
     kubeconfig=Path("kubeconfig"),

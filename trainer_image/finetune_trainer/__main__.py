@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         from finetune_trainer.inspect_data import inspect_job
 
         return inspect_job(arguments)
-    from finetune_api.trainer import Stage
+    from finetune_api.protocol.trainer import Stage
     from finetune_trainer.stage import run_stage
 
     approved = getattr(arguments, "data_digest", None)

@@ -12,26 +12,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-from finetune_api.evaluation_result import Score
-from finetune_api.trainer import Stage
-from finetune_api.v1alpha1.scoring import JUDGE_METRICS
+from finetune_api.protocol.evaluation_result import Score
+from finetune_api.protocol.trainer import Stage
+from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS
 from finetune_trainer.context import StageContext, read_job
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.advice import advise
-from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import ask_models
-from finetune_trainer.evaluate.baseline.section import to_json
+from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.inference.kept import drop_answers
 from finetune_trainer.evaluate.inputs import keep_below
-from finetune_trainer.evaluate.kept import drop_answers
-from finetune_trainer.evaluate.measuring import score_all
 from finetune_trainer.evaluate.question_set import gather_question_set
+from finetune_trainer.evaluate.scores.measuring import score_all
+from finetune_trainer.evaluate.sources.prompt_baseline.section import to_json
 from finetune_trainer.failures import classify
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.model.hardware import detect_hardware
 from finetune_trainer.report.events import EventEmitter
-from finetune_trainer.train.recipe import decide_bfloat16
+from finetune_trainer.train.recipe.recipe import decide_bfloat16
 
 
 def advise_job(arguments: argparse.Namespace) -> int:

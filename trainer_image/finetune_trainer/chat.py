@@ -17,12 +17,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.trainer import Environment
+from finetune_api.protocol.trainer import Environment
 from finetune_trainer.context import cache_dir
 from finetune_trainer.errors import TrainerError, UserError
 from finetune_trainer.failures import classify
 from finetune_trainer.storage import StorageAccess, fetch_folder, open_store
-from finetune_trainer.storage.model_cache import fetch_model
+from finetune_trainer.storage.models.cache import fetch_model
 
 if TYPE_CHECKING:
     from finetune_trainer.model.encoding import Encoder
@@ -47,8 +47,8 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Load the models and answer, one dict per prompt."""
     import torch
 
-    from finetune_trainer.evaluate.models import ModelPair
-    from finetune_trainer.evaluate.scoring import generate_answers
+    from finetune_trainer.evaluate.inference.models import ModelPair
+    from finetune_trainer.evaluate.inference.scoring import generate_answers
     from finetune_trainer.model.chat_format import FORMAT_NAME, decide_format, read_format
     from finetune_trainer.model.encoding import Encoder
     from finetune_trainer.model.hardware import detect_hardware

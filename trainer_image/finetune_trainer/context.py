@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.meta import LocalObjectReference
-from finetune_api.trainer import Environment, ResolvedJob, Stage
+from finetune_api.protocol.trainer import Environment, ResolvedJob, Stage
 from finetune_trainer.data.keys import pointer_key, uri_of
 from finetune_trainer.errors import DataError, Stopped, TrainerError, UserError
 from finetune_trainer.report.events import EventEmitter
@@ -226,7 +226,7 @@ class StageContext:
             UserError: It is not there, or no longer what the run's first stage found.
         """
         if self._model is None or (include_weights and not self._model_has_weights):
-            from finetune_trainer.storage.model_cache import fetch_model
+            from finetune_trainer.storage.models.cache import fetch_model
 
             model = self.job.spec.model
             if include_weights:

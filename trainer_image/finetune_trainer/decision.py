@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
-from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.protocol.evaluation_result import EvaluateResult
 
 KEY_DIGITS = 12
 

@@ -2,9 +2,10 @@
 
 Each class fixes the exit code and the failure class that the operator decides on (run again, or
 not); ``reason`` names the cause for machines and ``message`` tells people what was tried, on what,
-what came back and what to do. The numbers and names repeat ``finetune_api.trainer.ExitCode`` and
-``FailureClass`` instead of importing them, because that module costs half a second of pydantic and
-the storage package must be importable in milliseconds; a unit test keeps the two equal.
+what came back and what to do. The numbers and names repeat
+``finetune_api.protocol.trainer.ExitCode`` and ``FailureClass`` instead of importing
+them: that module costs half a second of pydantic, and the storage package must be importable in
+milliseconds. A unit test keeps the two equal.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ import math
 import os
 from dataclasses import dataclass, replace
 
-from finetune_api.stage_results import PrepareResult, TimeEstimate
-from finetune_api.trainer import Environment, GPUKind, ResolvedJob
+from finetune_api.protocol.stage_results import PrepareResult, TimeEstimate
+from finetune_api.protocol.trainer import Environment, GPUKind, ResolvedJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.expected import (
     NOTHING_ASKED,
@@ -41,10 +41,10 @@ from finetune_trainer.planning.throughput import (
     tokens_per_second,
 )
 from finetune_trainer.train.adopted import idle_recipe
-from finetune_trainer.train.evaluation import EvaluationPlan, plan_evaluation
-from finetune_trainer.train.planned import setup_of
-from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe
-from finetune_trainer.train.shape import shape_of_training_side
+from finetune_trainer.train.recipe.evaluation import EvaluationPlan, plan_evaluation
+from finetune_trainer.train.recipe.planned import setup_of
+from finetune_trainer.train.recipe.recipe import DataShape, Recipe, decide_recipe
+from finetune_trainer.train.recipe.shape import shape_of_training_side
 
 ASSUMED_GPU: GPUKind = "h100"
 """Where nobody says which GPUs there are."""

@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import ExitCode
+from finetune_api.protocol.trainer import ExitCode
 from finetune_trainer.errors import (
     DataError,
     Hang,

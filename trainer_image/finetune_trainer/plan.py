@@ -11,8 +11,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from finetune_api.trainer import ResolvedJob, Stage
-from finetune_api.v1alpha1.plan_status import PlanStatus
+from finetune_api.protocol.trainer import ResolvedJob, Stage
+from finetune_api.v1alpha1.status.plan import PlanStatus
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.expected import (
@@ -39,9 +39,9 @@ from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.throughput import GPUS, find_gpu
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.train.adopted import describe_idle
-from finetune_trainer.train.planned import describe_plan
-from finetune_trainer.train.recipe import DataShape, find_warnings
-from finetune_trainer.train.shape import shape_of_training_side
+from finetune_trainer.train.recipe.planned import describe_plan
+from finetune_trainer.train.recipe.recipe import DataShape, find_warnings
+from finetune_trainer.train.recipe.shape import shape_of_training_side
 
 
 def plan_job(arguments: argparse.Namespace) -> int:

@@ -7,10 +7,16 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-from finetune_api.stage_results import limit_places
-from finetune_api.termination import StageResult, TerminationMessage
-from finetune_api.trainer import CLASS_OF_EXIT_CODE, Environment, ExitCode, ResolvedJob, Stage
-from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
+from finetune_api.protocol.stage_results import limit_places
+from finetune_api.protocol.termination import StageResult, TerminationMessage
+from finetune_api.protocol.trainer import (
+    CLASS_OF_EXIT_CODE,
+    Environment,
+    ExitCode,
+    ResolvedJob,
+    Stage,
+)
+from finetune_api.v1alpha1.status.dataset import InvalidRowPlace
 from finetune_trainer import stopping
 from finetune_trainer.context import StageContext, read_job
 from finetune_trainer.decision import PublishDecision

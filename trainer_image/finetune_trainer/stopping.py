@@ -12,7 +12,7 @@ termination message. Nothing is lost by that: what lies in storage is there whol
 an attempt that was killed is resumed the same way.
 
 Nothing here imports more than the standard library; names and numbers repeat the protocol's
-(``finetune_api.trainer``), and a unit test keeps them equal.
+(``finetune_api.protocol.trainer``), and a unit test keeps them equal.
 """
 
 from __future__ import annotations

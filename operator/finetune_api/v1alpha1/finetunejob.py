@@ -3,7 +3,7 @@
 The models are the single source of the CRD (``crds/finetunejobs.yaml``), of its reference page and
 of the messages of ``finetune validate``. Each part of the spec has a module of its own; rules that
 the API server checks through CEL carry the same message here
-(:mod:`finetune_api.v1alpha1.spec_rules`).
+(:mod:`finetune_api.v1alpha1.rules.spec`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from pydantic import Field, StrictBool, ValidationInfo, model_validator
 from finetune_api.meta import API_VERSION, NAME_PATTERN, APIModel, Integer
 from finetune_api.patterns import LABEL_RULE, STORED, SUBDOMAIN_RULE, Texts
 from finetune_api.v1alpha1.approval import UserName
-from finetune_api.v1alpha1.budget import Budget
-from finetune_api.v1alpha1.dataset import Dataset
-from finetune_api.v1alpha1.evaluation import Evaluation, Goal
-from finetune_api.v1alpha1.hyperparameters import Checkpoint, Hyperparameters
-from finetune_api.v1alpha1.method import Method
-from finetune_api.v1alpha1.model import Model, Origin
-from finetune_api.v1alpha1.output import S3, Output
-from finetune_api.v1alpha1.podtemplate import PodTemplate
-from finetune_api.v1alpha1.resources import Resources, Trainer
-from finetune_api.v1alpha1.retry import RetryPolicy
-from finetune_api.v1alpha1.rules import check_rules
-from finetune_api.v1alpha1.spec_rules import SPEC_RULES
-from finetune_api.v1alpha1.status import FineTuneJobStatus
-from finetune_api.v1alpha1.tracking import Tracking
+from finetune_api.v1alpha1.evaluation.spec import Evaluation, Goal
+from finetune_api.v1alpha1.rule import check_rules
+from finetune_api.v1alpha1.rules.spec import SPEC_RULES
+from finetune_api.v1alpha1.spec.budget import Budget
+from finetune_api.v1alpha1.spec.dataset import Dataset
+from finetune_api.v1alpha1.spec.hyperparameters import Checkpoint, Hyperparameters
+from finetune_api.v1alpha1.spec.method import Method
+from finetune_api.v1alpha1.spec.model import Model, Origin
+from finetune_api.v1alpha1.spec.output import S3, Output
+from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
+from finetune_api.v1alpha1.spec.resources import Resources, Trainer
+from finetune_api.v1alpha1.spec.retry import RetryPolicy
+from finetune_api.v1alpha1.spec.tracking import Tracking
+from finetune_api.v1alpha1.status.job import FineTuneJobStatus
 
 IMMUTABLE_FIELDS = (
     "goal",

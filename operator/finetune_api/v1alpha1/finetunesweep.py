@@ -20,11 +20,11 @@ from finetune_api.meta import (
 )
 from finetune_api.patterns import STORED, SUBDOMAIN_RULE, Texts
 from finetune_api.v1alpha1.approval import UserName
+from finetune_api.v1alpha1.evaluation.objective import OBJECTIVE_RULES, Objective
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.objective import OBJECTIVE_RULES, Objective
-from finetune_api.v1alpha1.rules import Rule, check_rules
-from finetune_api.v1alpha1.sweep_parameters import SEED_PATH, Parameter
-from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
+from finetune_api.v1alpha1.rule import Rule, check_rules
+from finetune_api.v1alpha1.spec.sweep_parameters import SEED_PATH, Parameter
+from finetune_api.v1alpha1.status.sweep import FineTuneSweepStatus
 
 MAX_TRIALS = 100
 MAX_REPLICATES = 10

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, replace
 
 from finetune_operator.controllers.refusals import AGAIN, judge
-from finetune_operator.finetunejob.actions import (
+from finetune_operator.finetunejob.state.actions import (
     ActivateWorkload,
     DeleteSelf,
     FailPod,
@@ -15,8 +15,8 @@ from finetune_operator.finetunejob.actions import (
     ResumeJob,
     Write,
 )
+from finetune_operator.kube.api.errors import KubeError
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import KubeError
 from finetune_operator.status.conditions import Reason, shorten
 from finetune_operator.status.draft import Announce
 

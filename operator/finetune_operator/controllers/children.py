@@ -16,12 +16,13 @@ from finetune_api.names import (
     ACTIVE_START_ANNOTATION,
     PAUSED_ANNOTATION,
 )
-from finetune_api.trainer import Stage
-from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
+from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers.guarding import FIELD_MANAGER
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.warnings import PodWarnings
-from finetune_operator.finetunejob.actions import (
+from finetune_operator.finetunejob.render.config import digest_of
+from finetune_operator.finetunejob.state.actions import (
     ActivateWorkload,
     ConfirmMissing,
     CreateStage,
@@ -34,15 +35,14 @@ from finetune_operator.finetunejob.actions import (
     ResumeJob,
     Write,
 )
-from finetune_operator.finetunejob.observed import Observed
-from finetune_operator.finetunejob.render.config import digest_of
-from finetune_operator.finetunejob.trimming import trim_job
+from finetune_operator.finetunejob.state.observed import Observed
+from finetune_operator.finetunejob.state.trimming import trim_job
 from finetune_operator.integrations.kueue.workload import WORKLOADS
-from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import AlreadyExists, Conflict, KubeError, ObjectNotFound
+from finetune_operator.kube.api.resource import CONFIG_MAPS, JOBS, PODS, SERVICES, Object, Resource
+from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import AlreadyExists, Conflict, KubeError, ObjectNotFound
-from finetune_operator.kube.resource import CONFIG_MAPS, JOBS, PODS, SERVICES, Object, Resource
-from finetune_operator.kube.store import Store
 from finetune_operator.status.conditions import Reason, timestamp
 
 logger = logging.getLogger(__name__)

@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_operator.kube.feed import Feed
-from finetune_operator.kube.informer import Informer
+from finetune_operator.kube.api.resource import ObjectKey
+from finetune_operator.kube.cache.feed import Feed
+from finetune_operator.kube.cache.informer import Informer
+from finetune_operator.kube.cache.store import EventType
 from finetune_operator.kube.metrics import KubeMetrics
-from finetune_operator.kube.resource import ObjectKey
-from finetune_operator.kube.store import EventType
-from finetune_operator.kube.workers import RequeueAfter, Result, Workers
-from finetune_operator.kube.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, WorkQueue
+from finetune_operator.kube.queue.workers import RequeueAfter, Result, Workers
+from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, PRIORITY_RESYNC, WorkQueue
 
 GATHER_SECONDS = 0.2
 """How long changes of children are gathered. Every stage ends, and starts, this much later."""

@@ -12,16 +12,17 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from finetune_api.trainer import Stage
+from finetune_api.protocol.trainer import Stage
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.changes import RefusedChanges, change_of
 from finetune_operator.controllers.children import Children
 from finetune_operator.controllers.controller import UNREAD_SECONDS
 from finetune_operator.controllers.guarding import Guard
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
+from finetune_operator.controllers.memory.validated import SharedModels, ValidatedJobs
 from finetune_operator.controllers.parents import ParentGone, read_parent
-from finetune_operator.controllers.validated import SharedModels, ValidatedJobs
-from finetune_operator.finetunejob.actions import (
+from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.state.actions import (
     ConfirmMissing,
     CreateStage,
     LookUpWarnings,
@@ -30,25 +31,24 @@ from finetune_operator.finetunejob.actions import (
     RestoreNeeds,
     Write,
 )
-from finetune_operator.finetunejob.decisions import read_decisions
-from finetune_operator.finetunejob.draft import OWNED_FIELDS, STATUS
-from finetune_operator.finetunejob.excerpts import is_whole
-from finetune_operator.finetunejob.observed import Observed
-from finetune_operator.finetunejob.plan import plan
-from finetune_operator.finetunejob.results import SECTIONS
-from finetune_operator.finetunejob.retry import Ledger
-from finetune_operator.finetunejob.trimmed import TrimmedPod, newest_runs, owner_uid
-from finetune_operator.finetunejob.waiting import is_at_rest
+from finetune_operator.finetunejob.state.decisions import read_decisions
+from finetune_operator.finetunejob.state.draft import OWNED_FIELDS, STATUS
+from finetune_operator.finetunejob.state.excerpts import is_whole
+from finetune_operator.finetunejob.state.observed import Observed
+from finetune_operator.finetunejob.state.results import SECTIONS
+from finetune_operator.finetunejob.state.retry import Ledger
+from finetune_operator.finetunejob.state.trimmed import TrimmedPod, newest_runs, owner_uid
+from finetune_operator.finetunejob.state.waiting import is_at_rest
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.state import QueueState, queue_state
 from finetune_operator.integrations.kueue.trimmed import TrimmedWorkload
-from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import Conflict, KubeError, NotFound
+from finetune_operator.kube.api.resource import Object, ObjectKey
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import Conflict, KubeError, NotFound
+from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
+from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, WorkQueue
 from finetune_operator.kube.recorder import EventRecorder
-from finetune_operator.kube.resource import Object, ObjectKey
-from finetune_operator.kube.workers import Done, RequeueAfter, Result
-from finetune_operator.kube.workqueue import PRIORITY_CHILD, WorkQueue
 from finetune_operator.status.conditions import is_terminal
 from finetune_operator.status.fitting import FittedStatus
 

@@ -13,20 +13,20 @@ from collections.abc import Iterable
 
 from pydantic import ValidationError
 
-from finetune_api.messages import explain_in_line
+from finetune_api.messages.messages import explain_in_line
 from finetune_api.meta import SWEEP_KIND
-from finetune_api.trainer import Stage
+from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunesweep import MAX_TRIALS, FineTuneSweep, FineTuneSweepSpec
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.caches import FINETUNEJOBS
 from finetune_operator.controllers.changes import Change, RefusedChanges
 from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.sweep_memory import SweepMemory
+from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS, Sweeps
+from finetune_operator.controllers.memory.validated import SharedModels
 from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
-from finetune_operator.controllers.sweepmemory import SweepMemory
-from finetune_operator.controllers.sweeps import FINETUNESWEEPS, Sweeps
-from finetune_operator.controllers.validated import SharedModels
-from finetune_operator.finetunejob.excerpts import is_whole
+from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.finetunesweep.actions import (
     Action,
     ConfirmMissing,
@@ -35,13 +35,12 @@ from finetune_operator.finetunesweep.actions import (
     Plan,
 )
 from finetune_operator.finetunesweep.draft import OWNED_FIELDS, STATUS
-from finetune_operator.finetunesweep.observed import Observed, owner_uid
 from finetune_operator.finetunesweep.plan import plan
-from finetune_operator.finetunesweep.rendering import has_recipe
-from finetune_operator.finetunesweep.trials import Trial
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import (
+from finetune_operator.finetunesweep.trials.observed import Observed, owner_uid
+from finetune_operator.finetunesweep.trials.rendering import has_recipe
+from finetune_operator.finetunesweep.trials.trial import Trial
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import (
     AlreadyExists,
     Conflict,
     Forbidden,
@@ -50,10 +49,11 @@ from finetune_operator.kube.errors import (
     NotFound,
     ObjectNotFound,
 )
+from finetune_operator.kube.api.resource import Object, ObjectKey
+from finetune_operator.kube.cache.store import Store
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.recorder import EventRecorder
-from finetune_operator.kube.resource import Object, ObjectKey
-from finetune_operator.kube.store import Store
-from finetune_operator.kube.workers import Done, RequeueAfter, Result
 from finetune_operator.status.conditions import is_terminal
 from finetune_operator.status.fitting import FittedStatus
 

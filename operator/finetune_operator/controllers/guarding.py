@@ -9,14 +9,20 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from finetune_operator.controllers.parents import ParentGone
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import (
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+    TooManyRequests,
+)
+from finetune_operator.kube.api.resource import Object, Resource
 from finetune_operator.kube.backoff import Pauses, exponential
-from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import Forbidden, Invalid, KubeError, NotFound, TooManyRequests
 from finetune_operator.kube.leader import LeadershipLost
+from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result, Retry
 from finetune_operator.kube.recorder import EventRecorder
-from finetune_operator.kube.resource import Object, Resource
-from finetune_operator.kube.workers import Done, RequeueAfter, Result, Retry
 from finetune_operator.status.conditions import Reason, is_terminal, shorten
 from finetune_operator.status.draft import Announce
 from finetune_operator.status.fitting import OTHER, FittedStatus, StatusSchema

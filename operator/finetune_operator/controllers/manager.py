@@ -19,22 +19,22 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.controller import Controller
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
 from finetune_operator.controllers.finetunesweep import FineTuneSweepReconciler
-from finetune_operator.controllers.validated import SharedModels
-from finetune_operator.finetunejob.excerpts import is_whole
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
+from finetune_operator.controllers.memory.validated import SharedModels
+from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.workload import is_installed
-from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.resource import Object, ObjectKey
+from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.leader import LeaderElector
+from finetune_operator.kube.queue.workqueue import WorkQueue
 from finetune_operator.kube.recorder import EventRecorder
-from finetune_operator.kube.resource import Object, ObjectKey
 from finetune_operator.kube.status import StatusThrottle
-from finetune_operator.kube.store import Store
-from finetune_operator.kube.workqueue import WorkQueue
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.metrics.sweeps import SweepMetrics
 from finetune_operator.progress.certificate import ServingCertificate

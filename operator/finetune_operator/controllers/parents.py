@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import ObjectNotFound
-from finetune_operator.kube.resource import Object, ObjectKey, Resource
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import ObjectNotFound
+from finetune_operator.kube.api.resource import Object, ObjectKey, Resource
 
 
 class ParentGone(Exception):  # noqa: N818 - a state of the world

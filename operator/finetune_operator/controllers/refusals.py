@@ -9,11 +9,17 @@ from __future__ import annotations
 
 from functools import partial
 
-from finetune_api.trainer import Stage
-from finetune_operator.finetunejob.observed import Refusal
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.finetunejob.state.observed import Refusal
+from finetune_operator.kube.api.errors import (
+    Forbidden,
+    Invalid,
+    KubeError,
+    NotFound,
+    ServerUnavailable,
+)
 from finetune_operator.kube.backoff import Pauses, exponential
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import Forbidden, Invalid, KubeError, NotFound, ServerUnavailable
 from finetune_operator.status.conditions import Reason, shorten
 
 FIRST_RETRY_SECONDS = 2.0

@@ -13,15 +13,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from finetune_operator.finetunejob.actions import LookUpWarnings
-from finetune_operator.finetunejob.observed import Observed, WarningEvent
-from finetune_operator.finetunejob.unstarted import VOLUME_REASONS, waited_for
+from finetune_operator.finetunejob.pods.unstarted import VOLUME_REASONS, waited_for
+from finetune_operator.finetunejob.state.actions import LookUpWarnings
+from finetune_operator.finetunejob.state.observed import Observed, WarningEvent
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import Forbidden, KubeError
+from finetune_operator.kube.api.resource import EVENTS, Object
 from finetune_operator.kube.backoff import exponential
-from finetune_operator.kube.client import KubeClient
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import Forbidden, KubeError
 from finetune_operator.kube.ratelimit import TokenBucket
-from finetune_operator.kube.resource import EVENTS, Object
 from finetune_operator.status.conditions import parse_timestamp, shorten
 
 logger = logging.getLogger(__name__)

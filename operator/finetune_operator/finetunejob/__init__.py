@@ -1,5 +1,5 @@
 """Decisions about one FineTuneJob: snapshot in, plan out. No I/O, no clock, no randomness.
 
 ``plan`` is the door; ``walk`` takes the stages in order; each other room answers one question and
-writes what it decides into the :class:`~finetune_operator.finetunejob.step.Step` it is passed.
+writes its decisions into the :class:`~finetune_operator.finetunejob.state.step.Step`.
 """

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from finetune_api.trainer import Stage
+from finetune_api.protocol.trainer import Stage
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetunejob.actions import DeleteSelf, Plan
-from finetune_operator.finetunejob.deadlines import seconds_to_live
-from finetune_operator.finetunejob.observed import Observed
-from finetune_operator.finetunejob.overriding import (
+from finetune_operator.finetunejob.lifecycle.deadlines import seconds_to_live
+from finetune_operator.finetunejob.lifecycle.overriding import (
     follow_override,
     is_overriding,
     tell_own_approvals,
 )
-from finetune_operator.finetunejob.pausing import release_actions
-from finetune_operator.finetunejob.step import Step
-from finetune_operator.finetunejob.walk import walk
+from finetune_operator.finetunejob.lifecycle.walk import walk
+from finetune_operator.finetunejob.pods.pausing import release_actions
+from finetune_operator.finetunejob.state.actions import DeleteSelf, Plan
+from finetune_operator.finetunejob.state.observed import Observed
+from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import is_terminal
 
 __all__ = ["plan"]

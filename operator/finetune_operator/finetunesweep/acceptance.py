@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from finetune_operator.finetunesweep.checking import find_fault
 from finetune_operator.finetunesweep.step import Step
+from finetune_operator.finetunesweep.trials.checking import find_fault
 from finetune_operator.status.conditions import ConditionType, Reason
 
 _ACCEPTED = "The spec is valid, and every trial is a FineTuneJob that this cluster takes."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from finetune_api.names import trial_name
 from finetune_operator.finetunesweep.search import ranking
 from finetune_operator.finetunesweep.step import Step
-from finetune_operator.finetunesweep.trials import Trial
+from finetune_operator.finetunesweep.trials.trial import Trial
 from finetune_operator.status.conditions import ConditionType, Reason
 
 _CAN_END = ("Publishing", "Published")

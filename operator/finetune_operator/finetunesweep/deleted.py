@@ -13,8 +13,8 @@ from typing import Any
 
 from finetune_api.names import trial_name
 from finetune_operator.finetunesweep.draft import SweepDraft
-from finetune_operator.finetunesweep.observed import Observed
-from finetune_operator.finetunesweep.trials import decimal_or_zero, sum_of_hours
+from finetune_operator.finetunesweep.trials.observed import Observed
+from finetune_operator.finetunesweep.trials.trial import decimal_or_zero, sum_of_hours
 
 Object = dict[str, Any]
 

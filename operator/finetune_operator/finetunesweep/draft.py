@@ -6,8 +6,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
-from finetune_operator.finetunesweep.trials import decimal_or_zero
+from finetune_api.v1alpha1.status.sweep import FineTuneSweepStatus
+from finetune_operator.finetunesweep.trials.trial import decimal_or_zero
 from finetune_operator.status.draft import Draft
 from finetune_operator.status.fitting import FittedStatus, StatusSchema
 

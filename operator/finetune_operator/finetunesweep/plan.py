@@ -10,27 +10,18 @@ from __future__ import annotations
 from datetime import datetime
 
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetunejob.deadlines import seconds_to_live
-from finetune_operator.finetunejob.observed import Refusal
+from finetune_operator.finetunejob.lifecycle.deadlines import seconds_to_live
+from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.finetunesweep.acceptance import accept
 from finetune_operator.finetunesweep.actions import CreateTrial, DeleteSelf, Plan
-from finetune_operator.finetunesweep.checking import Fault, find_refused_template
 from finetune_operator.finetunesweep.choosing import (
     best_of_search,
     choose,
     find_chosen,
     follow_chosen,
 )
-from finetune_operator.finetunesweep.observed import Observed
 from finetune_operator.finetunesweep.pausing import suspend_or_resume
-from finetune_operator.finetunesweep.rendering import (
-    priority_of,
-    render_trial,
-    scoring_of,
-    with_seed,
-)
 from finetune_operator.finetunesweep.search.space import Value
-from finetune_operator.finetunesweep.searching import values_of
 from finetune_operator.finetunesweep.step import Step
 from finetune_operator.finetunesweep.stopping import spent_text, stop_hopeless, tell_start
 from finetune_operator.finetunesweep.telling import (
@@ -39,7 +30,16 @@ from finetune_operator.finetunesweep.telling import (
     tell_phase,
     tell_trials,
 )
-from finetune_operator.finetunesweep.trials import Trial
+from finetune_operator.finetunesweep.trials.checking import Fault, find_refused_template
+from finetune_operator.finetunesweep.trials.observed import Observed
+from finetune_operator.finetunesweep.trials.rendering import (
+    priority_of,
+    render_trial,
+    scoring_of,
+    with_seed,
+)
+from finetune_operator.finetunesweep.trials.searching import values_of
+from finetune_operator.finetunesweep.trials.trial import Trial
 from finetune_operator.status.conditions import ConditionType, Reason, is_terminal
 
 __all__ = ["plan"]

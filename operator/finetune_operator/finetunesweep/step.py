@@ -8,11 +8,11 @@ from decimal import Decimal
 from finetune_api.names import trial_name
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunesweep.actions import Action, ConfirmMissing, PatchTrial, Plan
-from finetune_operator.finetunesweep.checking import Fault
 from finetune_operator.finetunesweep.deleted import count_deleted
 from finetune_operator.finetunesweep.draft import SweepDraft
-from finetune_operator.finetunesweep.observed import Observed
-from finetune_operator.finetunesweep.trials import Trial, sum_of_hours
+from finetune_operator.finetunesweep.trials.checking import Fault
+from finetune_operator.finetunesweep.trials.observed import Observed
+from finetune_operator.finetunesweep.trials.trial import Trial, sum_of_hours
 from finetune_operator.status.conditions import ConditionType, Reason, shorten, timestamp
 
 

@@ -15,7 +15,7 @@ from finetune_operator.finetunesweep.search.stopping import (
     should_prune,
 )
 from finetune_operator.finetunesweep.step import Step
-from finetune_operator.finetunesweep.trials import HOUR_SECONDS
+from finetune_operator.finetunesweep.trials.trial import HOUR_SECONDS
 from finetune_operator.status.conditions import parse_timestamp
 
 

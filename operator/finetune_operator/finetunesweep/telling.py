@@ -7,18 +7,18 @@ from datetime import timedelta
 from typing import Any
 
 from finetune_api.names import trial_name
-from finetune_api.v1alpha1.objective import (
+from finetune_api.v1alpha1.evaluation.objective import (
     VALIDATION_LOSS,
     direction_of,
     is_lower_better,
     metric_of,
 )
-from finetune_api.v1alpha1.sweep_status import MAX_TRIALS_TOLD
+from finetune_api.v1alpha1.status.sweep import MAX_TRIALS_TOLD
 from finetune_operator.finetunesweep.deleted import read_deleted
 from finetune_operator.finetunesweep.search import ranking
-from finetune_operator.finetunesweep.standstill import find_standstill
 from finetune_operator.finetunesweep.step import Step
-from finetune_operator.finetunesweep.trials import Trial
+from finetune_operator.finetunesweep.trials.standstill import find_standstill
+from finetune_operator.finetunesweep.trials.trial import Trial
 from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
 Object = dict[str, Any]

@@ -22,10 +22,10 @@ import random
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import AlreadyExists, Conflict, KubeError, NotFound
+from finetune_operator.kube.api.resource import LEASES, Object
 from finetune_operator.kube.clock import Clock, to_micro_timestamp
-from finetune_operator.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
-from finetune_operator.kube.resource import LEASES, Object
 
 logger = logging.getLogger(__name__)
 

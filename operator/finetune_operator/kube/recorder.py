@@ -15,10 +15,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.clock import Clock, to_timestamp
-from finetune_operator.kube.digest import digest_of
-from finetune_operator.kube.errors import (
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import (
     AlreadyExists,
     KubeError,
     NotFound,
@@ -26,8 +24,10 @@ from finetune_operator.kube.errors import (
     TooManyRequests,
     TransportError,
 )
+from finetune_operator.kube.api.resource import EVENTS, Object, Resource
+from finetune_operator.kube.clock import Clock, to_timestamp
+from finetune_operator.kube.digest import digest_of
 from finetune_operator.kube.ratelimit import TokenBucket
-from finetune_operator.kube.resource import EVENTS, Object, Resource
 
 logger = logging.getLogger(__name__)
 

@@ -10,17 +10,17 @@ import logging
 import random
 from collections.abc import Callable
 
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.digest import digest_of
-from finetune_operator.kube.errors import (
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import (
     Conflict,
     Forbidden,
     Invalid,
     KubeError,
     ObjectNotFound,
 )
-from finetune_operator.kube.resource import Object, ObjectKey, Resource, key_of
-from finetune_operator.kube.workqueue import WorkQueue
+from finetune_operator.kube.api.resource import Object, ObjectKey, Resource, key_of
+from finetune_operator.kube.digest import digest_of
+from finetune_operator.kube.queue.workqueue import WorkQueue
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from finetune_api.trainer import CPU_STAGES, Stage
-from finetune_operator.finetunejob.waiting import (
+from finetune_api.protocol.trainer import CPU_STAGES, Stage
+from finetune_operator.finetunejob.state.waiting import (
     STAGE_OF_PHASE,
     Wait,
     current_stage,

@@ -10,8 +10,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from finetune_api.trainer import ExitCode, Stage
-from finetune_operator.finetunejob.trimmed import Terminated, TrimmedPod, container_of
+from finetune_api.protocol.trainer import ExitCode, Stage
+from finetune_operator.finetunejob.state.trimmed import Terminated, TrimmedPod, container_of
 from finetune_operator.status.conditions import ConditionType, find_condition, parse_timestamp
 
 Object = dict[str, Any]

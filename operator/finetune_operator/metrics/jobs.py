@@ -13,12 +13,12 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from finetune_api.trainer import CPU_STAGES, FailureClass
-from finetune_operator.controllers.caches import Caches, key_of_owner
-from finetune_operator.finetunejob.trimmed import TrimmedPod, container_of, stage_of
-from finetune_operator.finetunejob.waiting import OTHER, class_of, current_stage, phase_of
+from finetune_api.protocol.trainer import CPU_STAGES, FailureClass
+from finetune_operator.controllers.memory.caches import Caches, key_of_owner
+from finetune_operator.finetunejob.state.trimmed import TrimmedPod, container_of, stage_of
+from finetune_operator.finetunejob.state.waiting import OTHER, class_of, current_stage, phase_of
+from finetune_operator.kube.cache.store import EventType
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.store import EventType
 from finetune_operator.metrics.census import gpus_of, gpus_per_pod, take_census
 from finetune_operator.metrics.gpu_time import divide_running_time, queued_seconds
 from finetune_operator.status.conditions import parse_timestamp

@@ -9,10 +9,10 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from finetune_operator.controllers.sweeps import Sweeps
-from finetune_operator.finetunesweep.standstill import find_standstill
+from finetune_operator.controllers.memory.sweeps import Sweeps
+from finetune_operator.finetunesweep.trials.standstill import find_standstill
+from finetune_operator.kube.api.resource import Object, key_of
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.resource import Object, key_of
 from finetune_operator.metrics.census import WAITING_SECONDS, keep_longest
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from finetune_api.trainer import PROGRESS_AUDIENCE
+from finetune_api.protocol.trainer import PROGRESS_AUDIENCE
 
 MAX_TOKEN_CHARACTERS = 8192
 LEEWAY_SECONDS = 60.0

@@ -15,12 +15,12 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter
 from pydantic import ValidationError
 
-from finetune_api.trainer import Stage
-from finetune_operator.controllers.caches import Caches, key_of_owner
-from finetune_operator.finetunejob.trimmed import TrimmedPod, owner_uid, stage_of
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.controllers.memory.caches import Caches, key_of_owner
+from finetune_operator.finetunejob.state.trimmed import TrimmedPod, owner_uid, stage_of
+from finetune_operator.kube.api.errors import KubeError
+from finetune_operator.kube.api.resource import Object
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import KubeError
-from finetune_operator.kube.resource import Object
 from finetune_operator.progress.claims import NotAuthenticated, PodIdentity
 from finetune_operator.progress.identity import MAX_PROVEN, Authenticator, Rates, TooSoon
 from finetune_operator.progress.report import Report

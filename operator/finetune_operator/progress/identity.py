@@ -13,11 +13,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
-from finetune_api.trainer import PROGRESS_AUDIENCE
-from finetune_operator.kube.client import KubeClient
+from finetune_api.protocol.trainer import PROGRESS_AUDIENCE
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.resource import TOKEN_REVIEWS
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.ratelimit import TokenBucket
-from finetune_operator.kube.resource import TOKEN_REVIEWS
 from finetune_operator.progress.claims import Claims, NotAuthenticated, PodIdentity, read_claims
 from finetune_operator.progress.turns import FairTurns
 

@@ -20,12 +20,12 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from finetune_api.stage_results import decimal_text
-from finetune_api.termination import StageResult
-from finetune_api.trainer import Stage
-from finetune_api.v1alpha1.plan_status import PlanStatus
-from finetune_api.v1alpha1.progress_status import ValidationStatus
-from finetune_api.v1alpha1.status_fields import MAX_COUNT, Count
+from finetune_api.protocol.stage_results import decimal_text
+from finetune_api.protocol.termination import StageResult
+from finetune_api.protocol.trainer import Stage
+from finetune_api.v1alpha1.status.fields import MAX_COUNT, Count
+from finetune_api.v1alpha1.status.plan import PlanStatus
+from finetune_api.v1alpha1.status.progress import ValidationStatus
 from finetune_operator.status.conditions import timestamp
 
 MAX_METRICS = 24

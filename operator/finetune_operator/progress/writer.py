@@ -10,14 +10,14 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from finetune_api.trainer import Stage
-from finetune_operator.controllers.caches import Caches
-from finetune_operator.finetunejob.draft import STATUS
-from finetune_operator.finetunejob.results import AnyResult, sections_of
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.controllers.memory.caches import Caches
+from finetune_operator.finetunejob.state.draft import STATUS
+from finetune_operator.finetunejob.state.results import AnyResult, sections_of
+from finetune_operator.kube.api.resource import Object, ObjectKey, key_of
+from finetune_operator.kube.cache.store import EventType
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.resource import Object, ObjectKey, key_of
 from finetune_operator.kube.status import StatusThrottle
-from finetune_operator.kube.store import EventType
 from finetune_operator.progress.report import Report, metrics_section, progress_section
 from finetune_operator.status.conditions import is_terminal
 from finetune_operator.status.draft import Announce, announce_cuts

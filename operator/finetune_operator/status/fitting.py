@@ -19,8 +19,8 @@ from typing import Any, NewType
 from pydantic import BaseModel
 
 from finetune_api.meta import PROSE
-from finetune_api.sizes import longest_key
-from finetune_api.structural import Schema, status_schema_of
+from finetune_api.schema.sizes import longest_key
+from finetune_api.schema.structural import Schema, status_schema_of
 from finetune_operator.status.conditions import shorten
 
 FittedStatus = NewType("FittedStatus", dict[str, Any])

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from finetune_api.answer_checks import (
+from finetune_api.messages.answer_checks import (
     find_answer_check_errors,
     find_pattern_error,
     find_schema_error,
     make_schema_check,
 )
-from finetune_api.messages import parse_job
-from support.spec_cases import changed, minimal_job
+from finetune_api.messages.messages import parse_job
+from kit.cases.spec_cases import changed, minimal_job
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from typing import Any, get_args
 
 import pytest
 
-from finetune_api.crd import (
+from finetune_api.protocol.trainer import ExitCode
+from finetune_api.schema.crd import (
     APPROVALS,
     CUSTOM_KINDS,
     SWEEPS,
@@ -23,8 +24,7 @@ from finetune_api.crd import (
     build_schema,
     build_sweep_schema,
 )
-from finetune_api.reference import EXIT_CODE_HELP, render_exit_codes, render_kind
-from finetune_api.trainer import ExitCode
+from finetune_api.schema.reference import EXIT_CODE_HELP, render_exit_codes, render_kind
 from finetune_api.v1alpha1.approval import APPROVAL_RULES
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJobSpec
 from finetune_api.v1alpha1.finetunesweep import (
@@ -32,9 +32,9 @@ from finetune_api.v1alpha1.finetunesweep import (
     SWEEP_RULES,
     FineTuneSweepSpec,
 )
-from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
-from finetune_api.v1alpha1.spec_rules import SPEC_RULES
-from finetune_api.v1alpha1.sweep_parameters import (
+from finetune_api.v1alpha1.rules.spec import SPEC_RULES
+from finetune_api.v1alpha1.spec.podtemplate import POD_TEMPLATE_RULES
+from finetune_api.v1alpha1.spec.sweep_parameters import (
     INTEGER_PATHS,
     PARAMETER_RULES,
     WORD_PATHS,

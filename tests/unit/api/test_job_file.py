@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from finetune_api.trainer import to_canonical_json
+from finetune_api.protocol.trainer import to_canonical_json
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.crd import CUSTOM_KINDS, CustomKind
-from finetune_api.lowering import VALIDATIONS, lowered, narrowed
+from finetune_api.schema.crd import CUSTOM_KINDS, CustomKind
+from finetune_api.schema.lowering import VALIDATIONS, lowered, narrowed
 
 Schema = dict[str, Any]
 Place = tuple[str, ...]

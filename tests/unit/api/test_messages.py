@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.messages import InvalidJobError, Problem, parse_job
-from support.spec_cases import changed, minimal_job
+from finetune_api.messages.messages import InvalidJobError, Problem, parse_job
+from kit.cases.spec_cases import changed, minimal_job
 
 HYPER = "spec.hyperparameters"
 

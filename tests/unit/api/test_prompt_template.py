@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from finetune_api.prompt_template import find_chat_template_error, find_template_error
+from finetune_api.messages.prompt_template import find_chat_template_error, find_template_error
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_nothing_is_computed() -> None:
 def test_the_contract_loads_without_jinja(monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib
 
-    import finetune_api.prompt_template as module
+    import finetune_api.messages.prompt_template as module
 
     monkeypatch.setitem(sys.modules, "jinja2", None)
     importlib.reload(module)

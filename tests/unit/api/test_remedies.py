@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from finetune_api import patterns
-from finetune_api.messages import InvalidJobError, parse_job
+from finetune_api.messages.messages import InvalidJobError, parse_job
 from finetune_api.patterns import TextRule, broken_message
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 SIZE = patterns.QUANTITY_RULE.message
 ORIGIN = "s3://b/runs/n/x/1/checkpoints/step-3"

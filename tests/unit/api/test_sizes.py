@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from finetune_api.crd import APPROVALS, CUSTOM_KINDS, JOBS, SWEEPS, CustomKind, build_crd
-from finetune_api.messages import InvalidJobError, parse_job
-from finetune_api.sizes import (
+from finetune_api.messages.messages import InvalidJobError, parse_job
+from finetune_api.schema.crd import APPROVALS, CUSTOM_KINDS, JOBS, SWEEPS, CustomKind, build_crd
+from finetune_api.schema.sizes import (
     Schema,
     UnboundedError,
     fixed_length,
@@ -19,12 +19,12 @@ from finetune_api.sizes import (
     varying_length,
 )
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_api.v1alpha1.size_rules import (
+from finetune_api.v1alpha1.rules.sizes import (
     MAX_PART_LENGTHS,
     MAX_SPEC_LENGTH,
     MAX_SWEEP_SPEC_LENGTH,
 )
-from support.spec_cases import CASES, FULL_SPEC, changed, minimal_job
+from kit.cases.spec_cases import CASES, FULL_SPEC, changed, minimal_job
 
 STATUS_LENGTHS = {JOBS.kind: 96 * 1024, SWEEPS.kind: 112 * 1024}
 

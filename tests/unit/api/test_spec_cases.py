@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.messages import InvalidJobError, parse_job
+from finetune_api.messages.messages import InvalidJobError, parse_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_api.v1alpha1.podtemplate import POD_TEMPLATE_RULES
-from finetune_api.v1alpha1.spec_rules import SPEC_RULES
-from support.spec_cases import CASES, FULL_SPEC, Case
+from finetune_api.v1alpha1.rules.spec import SPEC_RULES
+from finetune_api.v1alpha1.spec.podtemplate import POD_TEMPLATE_RULES
+from kit.cases.spec_cases import CASES, FULL_SPEC, Case
 
 
 def test_names_of_cases_are_unique() -> None:

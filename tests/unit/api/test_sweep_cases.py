@@ -6,8 +6,8 @@ import pytest
 from pydantic import ValidationError
 
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
-from support.spec_cases import changed
-from support.sweep_cases import SWEEP_CASES, SweepCase, minimal_sweep
+from kit.cases.spec_cases import changed
+from kit.cases.sweep_cases import SWEEP_CASES, SweepCase, minimal_sweep
 
 
 @pytest.mark.parametrize("case", SWEEP_CASES, ids=lambda case: case.name)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from finetune_api.crd import CUSTOM_KINDS, JOBS, SWEEPS, CustomKind
-from finetune_api.messages import parse_job
+from finetune_api.messages.messages import parse_job
 from finetune_api.patterns import URI_RULES
+from finetune_api.schema.crd import CUSTOM_KINDS, JOBS, SWEEPS, CustomKind
 from finetune_api.uris import EACH, URI_FIELDS, find_uris, replace_uris
-from support.spec_cases import job_with_uri, minimal_job
+from kit.cases.spec_cases import job_with_uri, minimal_job
 
 Field = tuple[str, ...]
 

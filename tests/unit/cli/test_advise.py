@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_cli.advise import SHOWN_CHARACTERS, describe, exit_code_of
+from finetune_cli.local.advise import SHOWN_CHARACTERS, describe, exit_code_of
 
 FOUND: dict[str, Any] = {
     "verdict": "Met",

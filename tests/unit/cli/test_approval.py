@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.approval import FineTuneApproval
-from finetune_cli.approval import describe_data, find_digest, make_approval
+from finetune_cli.cluster.approval import describe_data, find_digest, make_approval
 from finetune_cli.errors import CliError
-from finetune_cli.jobview import decision_text
-from support.spec_cases import changed, minimal_job
+from finetune_cli.views.job import decision_text
+from kit.cases.spec_cases import changed, minimal_job
 
 DIGEST, OTHER = "d" * 64, "e" * 64
 

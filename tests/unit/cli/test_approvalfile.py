@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_cli.approval import make_approval
-from finetune_cli.documents import to_yaml
-from support.judged_text import judge_text
+from finetune_cli.cluster.approval import make_approval
+from finetune_cli.files.documents import to_yaml
+from kit.reports.judged_text import judge_text
 
 GOOD = to_yaml(
     make_approval(

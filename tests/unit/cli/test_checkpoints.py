@@ -11,10 +11,16 @@ import pytest
 import yaml
 
 from finetune_cli.app import app
-from finetune_cli.checkpoints import Step, list_steps, read_losses, read_run, steps_of_status
-from finetune_cli.documents import read_single
 from finetune_cli.errors import CliError
-from finetune_cli.localjob import plan_run
+from finetune_cli.files.documents import read_single
+from finetune_cli.local.job import plan_run
+from finetune_cli.reports.checkpoints import (
+    Step,
+    list_steps,
+    read_losses,
+    read_run,
+    steps_of_status,
+)
 from finetune_trainer.storage import (
     ObjectInfo,
     ObjectStore,
@@ -22,7 +28,7 @@ from finetune_trainer.storage import (
     open_store,
     publish_folder,
 )
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
 
 RUN, VERSIONS = "runs/team-a/headlines/u1", "versions/team-a/headlines"
 CURVE = "".join(

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from finetune_api.evaluation_result import EvaluateResult, Score
-from finetune_api.messages import parse_job
-from finetune_api.stage_results import TrainResult
-from finetune_api.trainer import Event, Stage, resolve_job
-from finetune_api.v1alpha1.evaluation import Goal
-from finetune_cli.display import LiveDisplay, PlainDisplay, make_display
-from finetune_cli.localjob import LocalRun
-from finetune_cli.runner import RunOutcome
-from finetune_cli.summary import goal_text, print_summary
-from support.evaluation_pages import REMARKED, REMARKS
-from support.spec_cases import changed, minimal_job
+from finetune_api.messages.messages import parse_job
+from finetune_api.protocol.evaluation_result import EvaluateResult, Score
+from finetune_api.protocol.stage_results import TrainResult
+from finetune_api.protocol.trainer import Event, Stage, resolve_job
+from finetune_api.v1alpha1.evaluation.spec import Goal
+from finetune_cli.local.job import LocalRun
+from finetune_cli.local.runner import RunOutcome
+from finetune_cli.views.display import LiveDisplay, PlainDisplay, make_display
+from finetune_cli.views.summary import goal_text, print_summary
+from kit.cases.spec_cases import changed, minimal_job
+from kit.reports.evaluation_pages import REMARKED, REMARKS
 
 
 def console(*, is_terminal: bool) -> tuple[Console, StringIO]:

@@ -8,15 +8,15 @@ import pytest
 from typer.testing import CliRunner
 
 from finetune_cli.app import app
-from finetune_cli.documents import (
+from finetune_cli.errors import CliError
+from finetune_cli.files.documents import (
     find_problems,
     parse_documents,
     read_documents,
     read_single,
     to_yaml,
 )
-from finetune_cli.errors import CliError
-from finetune_cli.validation import judge_file
+from finetune_cli.files.validation import judge_file
 
 GOOD = """\
 apiVersion: finetune.dev/v1alpha1

@@ -10,16 +10,16 @@ import pytest
 import yaml
 
 from finetune_cli.app import app
-from finetune_cli.checkpoints import Step, find_weights
-from finetune_cli.documents import read_single
+from finetune_cli.cluster.retry import make_retry, name_of_step
 from finetune_cli.errors import CliError
-from finetune_cli.jobview import describe
-from finetune_cli.localjob import plan_run
-from finetune_cli.plan import describe as describe_plan
-from finetune_cli.retry import make_retry, name_of_step
+from finetune_cli.files.documents import read_single
+from finetune_cli.local.job import plan_run
+from finetune_cli.local.plan import describe as describe_plan
+from finetune_cli.reports.checkpoints import Step, find_weights
+from finetune_cli.views.job import describe
 from finetune_trainer.storage import StorageAccess, open_store
-from support.clock import START
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
+from kit.processes.clock import START
 
 STEPS = [
     Step(step=10, validation_loss=0.9),

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_api.trainer import local_uid
+from finetune_api.protocol.trainer import local_uid
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_cli.cluster import Cluster
+from finetune_cli.cluster.client import Cluster
 from finetune_cli.errors import CliError
-from finetune_cli.evaluationreport import find_report, is_job_file, source_of_file
-from finetune_cli.reviewing import Source, find_source
+from finetune_cli.reports.evaluation import find_report, is_job_file, source_of_file
+from finetune_cli.reports.reviews import Source, find_source
 from finetune_trainer.storage import StorageAccess, open_store, publish_folder
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 DIGEST = "d" * 64
 
@@ -78,7 +78,7 @@ def test_page_from_afar_is_kept_beside_its_data_sets_so_that_its_link_holds(
     monkeypatch.setattr("finetune_trainer.storage.is_local", lambda uri: False)
     job = {"status": {"phase": "Complete", "cost": {"gpuHours": "1.5", "amount": "4.20"},
                       "artifact": {"version": 3}}}  # fmt: skip
-    monkeypatch.setattr("finetune_cli.evaluationreport.REMOTE", "file://")
+    monkeypatch.setattr("finetune_cli.reports.evaluation.REMOTE", "file://")
     uri = f"file://{tmp_path}/out/runs/n/j/u/evaluation"
     found = find_report(Source(uri=uri, access=StorageAccess(), job=job), target="j")
     assert found.page.is_relative_to(tmp_path / "cache")

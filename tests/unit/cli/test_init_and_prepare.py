@@ -19,20 +19,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_api.stage_results import PrepareResult
-from finetune_api.trainer import Stage
-from finetune_cli.documents import (
-    find_problems,
-    parse_document,
-    parse_documents,
-    read_single,
-)
+from finetune_api.protocol.stage_results import PrepareResult
+from finetune_api.protocol.trainer import Stage
 from finetune_cli.errors import CliError
-from finetune_cli.localjob import plan_run
-from finetune_cli.starter import render_starter, write_starter
+from finetune_cli.files.documents import find_problems, parse_document, parse_documents, read_single
+from finetune_cli.files.starter import render_starter, write_starter
+from finetune_cli.local.job import plan_run
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.prepare.reading.file_types import (
+from finetune_trainer.prepare.reading.files.file_types import (
     COMPRESSIONS,
     EXTENSIONS,
     compression_of,
@@ -40,8 +35,8 @@ from finetune_trainer.prepare.reading.file_types import (
 )
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
-from support.spreadsheet import make_workbook
-from support.tiny_tokenizer import make_tokenizer
+from kit.models.tiny_tokenizer import make_tokenizer
+from kit.processes.spreadsheet import make_workbook
 
 NUM_ROWS = 20
 

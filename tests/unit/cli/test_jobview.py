@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from benchmarks.control_plane.simulation import finetunejob
-
-from finetune_cli.follow import verdict
-from finetune_cli.jobview import describe, is_terminal
+from finetune_cli.cluster.follow import verdict
+from finetune_cli.views.job import describe, is_terminal
+from kit.cluster.simulation import finetunejob
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from finetune_api.uris import URI_FIELDS, find_uris
-from finetune_cli.documents import Document, read_single
 from finetune_cli.errors import CliError
-from finetune_cli.localjob import LocalRun, absolute_uri, find_local_uris, plan_run
-from support.spec_cases import REMOVED, changed, job_with_uri, minimal_job
+from finetune_cli.files.documents import Document, read_single
+from finetune_cli.local.job import LocalRun, absolute_uri, find_local_uris, plan_run
+from kit.cases.spec_cases import REMOVED, changed, job_with_uri, minimal_job
 
 
 @pytest.fixture

@@ -14,13 +14,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from finetune_cli import cluster as cluster_module
-from finetune_cli import cluster_waiting, follow
-from finetune_cli.cluster import Cluster
-from finetune_cli.cluster_errors import ApiError
-from finetune_cli.cluster_waiting import follow_log
-from finetune_cli.follow import watch_until
-from finetune_cli.jobview import is_terminal
+from finetune_cli.cluster import client as cluster_module
+from finetune_cli.cluster import follow
+from finetune_cli.cluster import waiting as cluster_waiting
+from finetune_cli.cluster.client import Cluster
+from finetune_cli.cluster.errors import ApiError
+from finetune_cli.cluster.follow import watch_until
+from finetune_cli.cluster.waiting import follow_log
+from finetune_cli.views.job import is_terminal
 
 BREAK, HANG, END = "break", "hang", "end"
 

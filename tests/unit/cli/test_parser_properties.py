@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_api.messages import InvalidJobError, parse_job
+from finetune_api.messages.messages import InvalidJobError, parse_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_cli.documents import find_problems, parse_documents
 from finetune_cli.errors import CliError
-from support.spec_cases import FULL_SPEC, changed, minimal_job
+from finetune_cli.files.documents import find_problems, parse_documents
+from kit.cases.spec_cases import FULL_SPEC, changed, minimal_job
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-10, 10**12), st.floats(), st.text(max_size=12)

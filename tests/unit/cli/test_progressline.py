@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from finetune_api.trainer import Event, Stage
-from finetune_cli.progressline import ProgressLine
+from finetune_api.protocol.trainer import Event, Stage
+from finetune_cli.views.progress_line import ProgressLine
 
 
 class Terminal(io.StringIO):

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_cli.documents import find_problems, parse_document, parse_documents
 from finetune_cli.errors import CliError
-from finetune_cli.starter import render_starter
+from finetune_cli.files.documents import find_problems, parse_document, parse_documents
+from finetune_cli.files.starter import render_starter
 from finetune_trainer.data.rows import Example, RawRow
 from finetune_trainer.prepare.reading.examples import open_source
 from finetune_trainer.prepare.reading.sources import describe_file

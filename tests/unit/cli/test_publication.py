@@ -10,15 +10,15 @@ import pytest
 
 from finetune_api.v1alpha1.approval import FineTuneApproval
 from finetune_cli.app import app
-from finetune_cli.approval import make_approval
+from finetune_cli.cluster.approval import make_approval
 from finetune_cli.errors import CliError
-from finetune_cli.publication import (
+from finetune_cli.local.publication import (
     describe_candidate,
     find_evaluation,
     next_attempt,
     publish_locally,
 )
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
 
 DIGEST = "e" * 64
 
@@ -130,9 +130,9 @@ def test_an_override_is_asked_for_by_name_and_with_a_reason(
 
 
 def test_nothing_is_published_here_that_was_not_evaluated(tmp_path: Path) -> None:
-    from finetune_cli.display import PlainDisplay
-    from finetune_cli.documents import read_single
-    from finetune_cli.localjob import plan_run
+    from finetune_cli.files.documents import read_single
+    from finetune_cli.local.job import plan_run
+    from finetune_cli.views.display import PlainDisplay
 
     file = tmp_path / "job.yaml"
     file.write_text(

@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from finetune_cli.cluster import Cluster
-from finetune_cli.jobview import queue_text
-from finetune_cli.queueview import entries, lines, queues_of
+from finetune_cli.cluster.client import Cluster
+from finetune_cli.views.job import queue_text
+from finetune_cli.views.queue import entries, lines, queues_of
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 

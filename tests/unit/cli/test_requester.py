@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from finetune_cli.app import app
-from finetune_cli.approval import check_counts, describe_data
-from finetune_cli.cluster import Cluster
+from finetune_cli.cluster.approval import check_counts, describe_data
+from finetune_cli.cluster.client import Cluster
 from finetune_cli.errors import CliError
-from finetune_cli.jobview import current_time, decision_text, describe
-from support.spec_cases import changed, minimal_job
+from finetune_cli.views.job import current_time, decision_text, describe
+from kit.cases.spec_cases import changed, minimal_job
 
 RITA, BOB = "rita@example.org", "system:serviceaccount:team-a:bob"
 EVALUATION = "e" * 64

@@ -7,10 +7,16 @@ from typing import Any
 
 import pytest
 
+from finetune_cli.cluster.retry import (
+    check_failed,
+    choose_name,
+    find_weights,
+    make_retry,
+    names_after,
+)
 from finetune_cli.errors import CliError
-from finetune_cli.retry import check_failed, choose_name, find_weights, make_retry, names_after
 from finetune_trainer.storage import StorageAccess, open_store
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
 
 ACCESS = StorageAccess()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_cli.reviewterminal import judge_in_terminal
-from finetune_trainer.evaluate.review.blinding import Blind
-from finetune_trainer.evaluate.review.verdicts import Verdicts, read_verdicts
-from support.reviews import RUBRIC, review
+from finetune_cli.reports.review_terminal import judge_in_terminal
+from finetune_trainer.evaluate.sources.review.blinding import Blind
+from finetune_trainer.evaluate.sources.review.verdicts import Verdicts, read_verdicts
+from kit.reports.reviews import RUBRIC, review
 
 HIDDEN, KEY = review(2)
 EMPTY = Verdicts(review=HIDDEN.digest, reviewer="Ann", items={})

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from finetune_cli.comparisontext import bars, describe_comparison
 from finetune_cli.errors import CliError
-from finetune_cli.runfiles import Asking, name_apart, read_runs
+from finetune_cli.local.run_files import Asking, name_apart, read_runs
+from finetune_cli.views.comparison import bars, describe_comparison
 from finetune_trainer.experiments.comparison import compare_runs
-from support.experiment_runs import Made, write_run
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
+from kit.reports.experiment_runs import Made, write_run
 
 
 class FakeCluster:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.messages import parse_job
-from finetune_api.trainer import RAW_COPIES, Event, Stage, resolve_job
-from finetune_cli.display import PlainDisplay, duration_text, progress_text
-from finetune_cli.follow import readable
-from finetune_cli.localjob import LocalRun
-from finetune_cli.runner import Runner, RunOutcome
-from support.cli import FAKE_TRAINER, REPOSITORY
-from support.spec_cases import minimal_job
+from finetune_api.messages.messages import parse_job
+from finetune_api.protocol.trainer import RAW_COPIES, Event, Stage, resolve_job
+from finetune_cli.cluster.follow import readable
+from finetune_cli.local.job import LocalRun
+from finetune_cli.local.runner import Runner, RunOutcome
+from finetune_cli.views.display import PlainDisplay, duration_text, progress_text
+from kit.cases.spec_cases import minimal_job
+from kit.processes.cli import FAKE_TRAINER, REPOSITORY
 
 
 @pytest.fixture

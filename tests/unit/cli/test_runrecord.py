@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from finetune_cli.app import app
-from finetune_cli.documents import read_single
-from finetune_cli.localjob import LocalRun
-from finetune_cli.review_app import find_anywhere
-from finetune_cli.runfiles import Asking, find_runs
-from finetune_cli.runrecord import MAX_RECORDS, find_run, note_run
-from support.spec_cases import changed, minimal_job
+from finetune_cli.commands.review import find_anywhere
+from finetune_cli.files.documents import read_single
+from finetune_cli.local.job import LocalRun
+from finetune_cli.local.record import MAX_RECORDS, find_run, note_run
+from finetune_cli.local.run_files import Asking, find_runs
+from kit.cases.spec_cases import changed, minimal_job
 
 SETTING = ("--set", "hyperparameters.epochs=9")
 Run = Callable[..., LocalRun]
@@ -40,7 +40,7 @@ def run(file: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         run.work_dir.mkdir(parents=True, exist_ok=True)
         run.job_file.write_text(run.job.to_json())
 
-    monkeypatch.setattr("finetune_cli.running.run_planned", pretend)
+    monkeypatch.setattr("finetune_cli.local.running.run_planned", pretend)
 
     def call(*options: str) -> LocalRun:
         app(["run", "job.yaml", *options], standalone_mode=False)
@@ -125,6 +125,6 @@ def test_commands_that_read_a_run_find_it_by_its_file(
         read.append(prefix)
         return []
 
-    monkeypatch.setattr("finetune_cli.checkpoints.read_run", read_run)
+    monkeypatch.setattr("finetune_cli.reports.checkpoints.read_run", read_run)
     app(["checkpoints", "job.yaml"], standalone_mode=False)
     assert read == [job.run_prefix]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_cli.datafile import inspect_data
-from finetune_cli.documents import find_problems, parse_document, parse_documents
 from finetune_cli.errors import CliError
-from finetune_cli.starter import (
+from finetune_cli.files.data import inspect_data
+from finetune_cli.files.documents import find_problems, parse_document, parse_documents
+from finetune_cli.files.starter import (
     describe_columns,
     describe_guess,
     render_starter,

@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from finetune_cli.app import app
-from finetune_cli.cluster import Cluster
+from finetune_cli.cluster.client import Cluster
 from finetune_cli.errors import CliError
-from support.experiment_runs import trials, write_run
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
+from kit.reports.experiment_runs import trials, write_run
 
 
 class FakeCluster:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.judged_text import judge_text
+from kit.reports.judged_text import judge_text
 
 GOOD = """\
 apiVersion: finetune.dev/v1alpha1

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_cli.sweepreport import explain_choice, order_jobs
+from finetune_cli.views.sweep_report import explain_choice, order_jobs
 
 RATE, RANK = "hyperparameters.learningRate", "method.adapter.rank"
 

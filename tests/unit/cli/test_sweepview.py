@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from finetune_cli.cluster.promotion import check_trial, describe_choice
 from finetune_cli.errors import CliError
-from finetune_cli.promotion import check_trial, describe_choice
-from finetune_cli.sweepview import (
+from finetune_cli.views.sweep import (
     changes,
     compared,
     describe,
@@ -21,7 +21,7 @@ from finetune_cli.sweepview import (
     outcome,
     row,
 )
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
 
 NOW = datetime(2026, 1, 1, 2, tzinfo=UTC)
 RATE, RANK = "hyperparameters.learningRate", "method.adapter.rank"

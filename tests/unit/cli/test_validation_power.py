@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from finetune_cli import validation
-from finetune_cli.documents import to_yaml
-from finetune_cli.validation import judge_file
-from support.spec_cases import changed, minimal_job
+from finetune_cli.files import validation
+from finetune_cli.files.documents import to_yaml
+from finetune_cli.files.validation import judge_file
+from kit.cases.spec_cases import changed, minimal_job
 
 
 def write_job(folder: Path, **goal: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.v1alpha1.judging import Judge
+from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.errors import UserError
 from finetune_trainer.storage import StorageAccess

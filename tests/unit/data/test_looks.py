@@ -9,7 +9,7 @@ import pytest
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.statistics.claims import share_of_look
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 
 def test_the_doubt_of_all_looks_sums_to_that_of_one() -> None:

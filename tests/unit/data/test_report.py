@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.model import Model
+from finetune_api.v1alpha1.spec.model import Model
 from finetune_trainer.data.report import DatasetReport, TokenReport, tokenizer_name
 
 FIRST_VERSION: dict[str, Any] = {

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.advice import Advice, advise
-from finetune_trainer.evaluate.answering import Comparison
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 TRUTH = ["a", "b", "c"] * 20
 

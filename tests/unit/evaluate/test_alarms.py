@@ -7,21 +7,17 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from finetune_api.evaluation_result import EvaluateResult, GateResult
-from finetune_api.v1alpha1.evaluation import Evaluation
-from finetune_api.v1alpha1.probing import MAX_ALARMS, ProbeMetric
-from finetune_api.v1alpha1.red_teaming import MAX_RED_TEAM_PROBES
-from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
-from finetune_trainer.evaluate.gates import Found, check_gates
+from finetune_api.protocol.evaluation_result import EvaluateResult, GateResult
+from finetune_api.v1alpha1.evaluation.probing import MAX_ALARMS, ProbeMetric
+from finetune_api.v1alpha1.evaluation.red_teaming import MAX_RED_TEAM_PROBES
+from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.evaluate.metrics.answers import Answers
-from finetune_trainer.evaluate.probes.alarms import ALARMS, judge_alarms
-from finetune_trainer.evaluate.probes.measuring import (
-    ProbeScores,
-    measure_probes,
-    score_of,
-)
-from finetune_trainer.evaluate.probes.probe import Heard, Probe, Probes, join
-from finetune_trainer.evaluate.probes.section import WORDS, describe_probes
+from finetune_trainer.evaluate.scores.gates import Found, check_gates
+from finetune_trainer.evaluate.sources.probes.alarms import ALARMS, judge_alarms
+from finetune_trainer.evaluate.sources.probes.measuring import ProbeScores, measure_probes, score_of
+from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probes, join
+from finetune_trainer.evaluate.sources.probes.section import WORDS, describe_probes
 from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.statistics.confidence import Confidence
 from finetune_trainer.statistics.paired import Compared

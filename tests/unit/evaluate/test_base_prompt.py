@@ -7,20 +7,24 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.evaluate.baseline.fitting import (
+from finetune_trainer.evaluate.inference.encoded import encode_questions
+from finetune_trainer.evaluate.questions import Question, gather_questions
+from finetune_trainer.evaluate.sources.prompt_baseline.fitting import (
     PROMPT_TOKENS,
     Prompted,
     Room,
     measure_room,
     prompt_questions,
 )
-from finetune_trainer.evaluate.baseline.material import MAX_EXAMPLES, Material, gather_material
-from finetune_trainer.evaluate.encoded import encode_questions
-from finetune_trainer.evaluate.questions import Question, gather_questions
+from finetune_trainer.evaluate.sources.prompt_baseline.material import (
+    MAX_EXAMPLES,
+    Material,
+    gather_material,
+)
 from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import Encoder
-from support import awkward_templates
-from support.tiny_tokenizer import CHATML, NO_SYSTEM_CHATML, make_tokenizer
+from kit.models import awkward_templates
+from kit.models.tiny_tokenizer import CHATML, NO_SYSTEM_CHATML, make_tokenizer
 
 LABELS = ("red", "green", "blue")
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import ResolvedJob
-from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.baseline.choice import best_of
-from finetune_trainer.evaluate.goal import check_goal
-from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
-from support.spec_cases import changed, minimal_job
+from finetune_trainer.evaluate.scores.goal import check_goal
+from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
+from finetune_trainer.evaluate.scores.prompt_choice import best_of
+from kit.cases.spec_cases import changed, minimal_job
 
 TRUTH = ["a", "b", "c"] * 20
 

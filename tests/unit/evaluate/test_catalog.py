@@ -8,8 +8,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from finetune_api.v1alpha1.evaluation import Evaluation
-from finetune_api.v1alpha1.scoring import (
+from finetune_api.v1alpha1.evaluation.scoring import (
     CORPUS_METRICS,
     GRADED_METRICS,
     JUDGE_METRICS,
@@ -18,6 +17,7 @@ from finetune_api.v1alpha1.scoring import (
     GoalMetric,
     MetricName,
 )
+from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.evaluation_result import GateResult, Score
-from finetune_api.trainer import ResolvedJob
-from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.constants import OWN, list_constants
-from finetune_trainer.evaluate.gating import judge_gates, judge_goal
-from finetune_trainer.evaluate.measuring import measure_one
+from finetune_api.protocol.evaluation_result import GateResult, Score
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.evaluate.score_text import score_from
-from support.spec_cases import changed, minimal_job
+from finetune_trainer.evaluate.scores.constants import OWN, list_constants
+from finetune_trainer.evaluate.scores.gating import judge_gates, judge_goal
+from finetune_trainer.evaluate.scores.measuring import measure_one
+from finetune_trainer.evaluate.scores.score_text import score_from
+from kit.cases.spec_cases import changed, minimal_job
 
 LABELS = ("positive", "negative", "neutral")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.v1alpha1.evaluation import Evaluation
+from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.metrics.custom import load_scorer, score_by
 from finetune_trainer.evaluate.settings import read_settings

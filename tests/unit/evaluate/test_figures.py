@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from finetune_trainer.evaluate.figures import (
+from finetune_trainer.evaluate.scores.figures import (
     MOST_DIGITS,
     compare_figures,
     figure_text,

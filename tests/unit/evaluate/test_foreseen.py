@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_trainer.evaluate.foreseen import foresee_constant
 from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS
+from finetune_trainer.evaluate.scores.foreseen import foresee_constant
 
 UNEVEN = [("yes",)] * 30 + [("no",)] * 10
 

@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.evaluation_result import PublishedVersion
-from finetune_api.trainer import ResolvedJob, resolve_job
+from finetune_api.protocol.evaluation_result import PublishedVersion
+from finetune_api.protocol.trainer import ResolvedJob, resolve_job
+from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_api.v1alpha1.gates import Gate
 from finetune_trainer.data.rows import slice_digest
-from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.gates import Found, Inapplicable, Unmeasured, check_gates
-from finetune_trainer.evaluate.gating import judge_gates
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
+from finetune_trainer.evaluate.scores.gates import Found, Inapplicable, Unmeasured, check_gates
+from finetune_trainer.evaluate.scores.gating import judge_gates
 from finetune_trainer.statistics.bounded import confidence_of_share
 from finetune_trainer.statistics.confidence import Confidence, difference_of
 from finetune_trainer.statistics.paired import Compared
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 
 def gate(name: str = "a", metric: str = "exactMatch", **bound: Any) -> Gate:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.trainer import ResolvedJob
-from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.gating import judge_goal
-from finetune_trainer.evaluate.measuring import score_all
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
-from support.spec_cases import changed, minimal_job
+from finetune_trainer.evaluate.scores.gating import judge_goal
+from finetune_trainer.evaluate.scores.measuring import score_all
+from kit.cases.spec_cases import changed, minimal_job
 
 PAIRS = [{"prompt": f"p{i}", "completion": f"a long answer to all of p{i}"} for i in range(6)]
 TEXTS = [{"text": f"text {i}"} for i in range(24)]

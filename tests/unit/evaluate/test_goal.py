@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.v1alpha1.evaluation import Goal
-from finetune_trainer.evaluate.goal import Measurement, check_evidence, check_goal
+from finetune_api.v1alpha1.evaluation.spec import Goal
+from finetune_trainer.evaluate.scores.goal import Measurement, check_evidence, check_goal
 from finetune_trainer.statistics.bounded import confidence_of_share
 from finetune_trainer.statistics.confidence import Interval
 

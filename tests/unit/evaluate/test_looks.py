@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate import looks
@@ -20,7 +20,7 @@ from finetune_trainer.evaluate.looks import (
     withhold_unshown,
 )
 from finetune_trainer.storage import AlreadyExists, Manifest, ManifestFile, open_store
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 GOAL = {"metric": "exactMatch", "atLeast": "0.8"}
 

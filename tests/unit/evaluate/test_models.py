@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune_trainer.evaluate.models import ModelPair
-from finetune_trainer.evaluate.scoring import generate_answers
+from finetune_trainer.evaluate.inference.models import ModelPair
+from finetune_trainer.evaluate.inference.scoring import generate_answers
 from finetune_trainer.model.encoding import Encoder
-from support.tiny_models import make_model
-from support.tiny_tokenizer import make_tokenizer
+from kit.models.tiny_models import make_model
+from kit.models.tiny_tokenizer import make_tokenizer
 
 pytestmark = pytest.mark.slow  # it needs torch
 

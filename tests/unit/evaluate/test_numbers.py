@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.data.answer_values import read_number
+from finetune_trainer.data.answers.values import read_number
 from finetune_trainer.evaluate.metrics.numbers import number_close
 
 

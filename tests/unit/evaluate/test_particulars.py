@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.evaluate.probes import particulars as particulars_room
-from finetune_trainer.evaluate.probes.canaries import (
+from finetune_trainer.evaluate.sources.probes import particulars as particulars_room
+from finetune_trainer.evaluate.sources.probes.canaries import (
     NUM_ALTERNATIVES,
     CanaryRows,
     exposure_bits,
@@ -15,7 +15,7 @@ from finetune_trainer.evaluate.probes.canaries import (
     make_alternatives,
     variants,
 )
-from finetune_trainer.evaluate.probes.particulars import (
+from finetune_trainer.evaluate.sources.probes.particulars import (
     Particulars,
     answer_of,
     find_particular,

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from finetune_api.trainer import ResolvedJob
-from finetune_trainer.evaluate.answering import Comparison
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
-from finetune_trainer.evaluate.parts import MAX_SOURCES, divide, score_parts
 from finetune_trainer.evaluate.questions import Question
-from support.spec_cases import minimal_job
+from finetune_trainer.evaluate.scores.parts import MAX_SOURCES, divide, score_parts
+from kit.cases.spec_cases import minimal_job
 
 
 def question(prompt: Any, source: str = "a.csv", group: str = "") -> Question:

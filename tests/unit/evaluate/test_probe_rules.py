@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.probing import NUM_PROBES
-from finetune_trainer.evaluate.probes.packs import complies, read_pack
-from finetune_trainer.evaluate.probes.rules import follows
+from finetune_api.v1alpha1.evaluation.probing import NUM_PROBES
+from finetune_trainer.evaluate.sources.probes.packs import complies, read_pack
+from finetune_trainer.evaluate.sources.probes.rules import follows
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from finetune_api.evaluation_result import EvaluateResult, Score
-from finetune_trainer.evaluate.probes.measuring import Probed
-from finetune_trainer.evaluate.probes.section import (
+from finetune_api.protocol.evaluation_result import EvaluateResult, Score
+from finetune_trainer.evaluate.sources.probes.measuring import Probed
+from finetune_trainer.evaluate.sources.probes.section import (
     MAX_CHARACTERS,
     NUM_WORSENED,
     describe_probes,
     detectable_change,
 )
-from support.evaluation_pages import page
+from kit.reports.evaluation_pages import page
 
 
 def score(name: str, base: str, tuned: str) -> Score:

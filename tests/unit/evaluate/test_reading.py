@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_trainer.evaluate.caches import can_go_on
-from finetune_trainer.evaluate.reading import pair_prompts, score_and_answer
-from finetune_trainer.evaluate.scoring import generate_answers, score_likelihood
+from finetune_trainer.evaluate.inference.caches import can_go_on
+from finetune_trainer.evaluate.inference.reading import pair_prompts, score_and_answer
+from finetune_trainer.evaluate.inference.scoring import generate_answers, score_likelihood
 from finetune_trainer.model.encoding import Encoded, Encoder
-from support.architectures import MODELS, make_model
-from support.tiny_tokenizer import make_tokenizer
+from kit.models.architectures import MODELS, make_model
+from kit.models.tiny_tokenizer import make_tokenizer
 
 pytestmark = pytest.mark.slow  # it needs torch
 

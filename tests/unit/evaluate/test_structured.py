@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_api.answer_checks import make_schema_check
+from finetune_api.messages.answer_checks import make_schema_check
 from finetune_trainer.evaluate.metrics.structured import (
     json_equal,
     json_field_f1,

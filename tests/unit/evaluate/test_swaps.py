@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_trainer.evaluate.probes.swaps import swap_prompt, swap_text
+from finetune_trainer.evaluate.sources.probes.swaps import swap_prompt, swap_text
 
 
 @pytest.mark.parametrize(

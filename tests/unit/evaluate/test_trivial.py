@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.trainer import ResolvedJob
-from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.gating import judge_goal
-from finetune_trainer.evaluate.measuring import score_all
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.evaluate.trivial import MOST_FREQUENT, PROMPT, answer_trivially
-from support.spec_cases import changed, minimal_job
+from finetune_trainer.evaluate.scores.gating import judge_goal
+from finetune_trainer.evaluate.scores.measuring import score_all
+from finetune_trainer.evaluate.scores.trivial import MOST_FREQUENT, PROMPT, answer_trivially
+from kit.cases.spec_cases import changed, minimal_job
 
 
 def rows(truth: Sequence[str], *, same_prompt: bool = False) -> list[dict[str, Any]]:

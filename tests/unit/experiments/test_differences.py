@@ -11,7 +11,7 @@ from finetune_trainer.experiments.comparison import Comparison, best_run, compar
 from finetune_trainer.experiments.differences import Difference
 from finetune_trainer.experiments.reading import read_run
 from finetune_trainer.experiments.run import Run
-from support.experiment_runs import Made, documents
+from kit.reports.experiment_runs import Made, documents
 
 METRICS = ["exactMatch", "macroF1", "loss"]
 

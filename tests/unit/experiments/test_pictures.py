@@ -14,7 +14,7 @@ from finetune_trainer.experiments.pictures import (
 from finetune_trainer.experiments.reading import read_run
 from finetune_trainer.experiments.recipe import find_parameters
 from finetune_trainer.experiments.run import Run
-from support.experiment_runs import Made, comparison_page, documents, trials
+from kit.reports.experiment_runs import Made, comparison_page, documents, trials
 
 RUNS = [read_run(made.name, documents(made)) for made in trials()]
 COLOURS = list(range(8))

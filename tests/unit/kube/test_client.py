@@ -10,17 +10,17 @@ import time
 import pytest
 from aiohttp import web
 
-from finetune_operator.kube import errors
-from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.api import errors
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.connection import Connection, StaticCredentials
+from finetune_operator.kube.api.paging import MAX_PAGE_BYTES
+from finetune_operator.kube.api.resource import JOBS, PODS, TOKEN_REVIEWS
+from finetune_operator.kube.api.transport import Transport
 from finetune_operator.kube.clock import ServerClock
-from finetune_operator.kube.connection import Connection, StaticCredentials
-from finetune_operator.kube.paging import MAX_PAGE_BYTES
-from finetune_operator.kube.resource import JOBS, PODS, TOKEN_REVIEWS
-from finetune_operator.kube.transport import Transport
-from support.clock import START, FakeClock
-from support.eventually import eventually_async
-from support.objects import pod
-from support.scripted_server import (
+from kit.cluster.objects import pod
+from kit.processes.clock import START, FakeClock
+from kit.processes.eventually import eventually_async
+from kit.servers.scripted_server import (
     hang_up,
     reply,
     reply_list,

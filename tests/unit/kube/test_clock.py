@@ -8,7 +8,7 @@ from email.utils import format_datetime
 import pytest
 
 from finetune_operator.kube.clock import ServerClock
-from support.clock import START, FakeClock
+from kit.processes.clock import START, FakeClock
 
 
 def answer(local: FakeClock, clock: ServerClock, server: datetime, *, took: float = 0.0) -> None:

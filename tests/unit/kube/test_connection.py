@@ -8,8 +8,8 @@ import sys
 import pytest
 import yaml
 
-from finetune_operator.kube import connection
-from finetune_operator.kube.connection import (
+from finetune_operator.kube.api import connection
+from finetune_operator.kube.api.connection import (
     ConnectionConfigError,
     ExecCredentials,
     TokenFileCredentials,
@@ -17,7 +17,7 @@ from finetune_operator.kube.connection import (
     load_in_cluster,
     load_kubeconfig,
 )
-from support.clock import FakeClock
+from kit.processes.clock import FakeClock
 
 
 def kubeconfig(tmp_path, name="config", *, user=None, cluster=None, **document):

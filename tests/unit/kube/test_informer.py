@@ -8,16 +8,16 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from finetune_operator.kube import informer as informer_module
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.connection import Connection
-from finetune_operator.kube.informer import Informer
-from finetune_operator.kube.past import NUM_STALE_LISTS, HistoryRewritten
-from finetune_operator.kube.resource import PODS
-from finetune_operator.kube.transport import Transport
-from support.eventually import eventually_async
-from support.objects import pod
-from support.scripted_server import (
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.connection import Connection
+from finetune_operator.kube.api.resource import PODS
+from finetune_operator.kube.api.transport import Transport
+from finetune_operator.kube.cache import informer as informer_module
+from finetune_operator.kube.cache.informer import Informer
+from finetune_operator.kube.cache.past import NUM_STALE_LISTS, HistoryRewritten
+from kit.cluster.objects import pod
+from kit.processes.eventually import eventually_async
+from kit.servers.scripted_server import (
     forbidden_in,
     hang_up,
     reply,

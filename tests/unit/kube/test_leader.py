@@ -7,12 +7,12 @@ import random
 
 import pytest
 
-from finetune_operator.kube.errors import ServerUnavailable, TransportError
+from finetune_operator.kube.api.errors import ServerUnavailable, TransportError
+from finetune_operator.kube.api.resource import LEASES
 from finetune_operator.kube.leader import LeaderElector, LeadershipLost
-from finetune_operator.kube.resource import LEASES
-from support.clock import LoopClock
-from support.eventually import eventually_async
-from support.fake_client import FakeClient, FakeCluster
+from kit.cluster.fake_client import FakeClient, FakeCluster
+from kit.processes.clock import LoopClock
+from kit.processes.eventually import eventually_async
 
 pytestmark = pytest.mark.looptime
 

@@ -8,7 +8,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from finetune_operator.kube.paging import BoundedPages, PagedResponse
+from finetune_operator.kube.api.paging import BoundedPages, PagedResponse
 
 
 class InterruptedPage(PagedResponse):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.kube.ratelimit import TokenBucket
-from support.clock import FakeClock
+from kit.processes.clock import FakeClock
 
 
 def test_burst_passes_then_waits_grow_in_order():

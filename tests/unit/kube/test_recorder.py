@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from finetune_operator.kube.errors import Forbidden, ServerUnavailable
+from finetune_operator.kube.api.errors import Forbidden, ServerUnavailable
+from finetune_operator.kube.api.resource import JOBS
 from finetune_operator.kube.recorder import EventRecorder
-from finetune_operator.kube.resource import JOBS
-from support.clock import LoopClock
-from support.fake_client import FakeClient
-from support.objects import pod
+from kit.cluster.fake_client import FakeClient
+from kit.cluster.objects import pod
+from kit.processes.clock import LoopClock
 
 pytestmark = pytest.mark.looptime
 

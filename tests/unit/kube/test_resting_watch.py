@@ -10,13 +10,13 @@ import pytest
 from aiohttp import web
 
 from devcluster.certificates import create_control_plane_certificates, write_certificates
-from finetune_operator.kube import errors
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.connection import Connection
-from finetune_operator.kube.resource import PODS
-from finetune_operator.kube.transport import BUSY_BYTES, Transport
-from support.objects import pod
-from support.scripted_server import scripted_server, stream
+from finetune_operator.kube.api import errors
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.connection import Connection
+from finetune_operator.kube.api.resource import PODS
+from finetune_operator.kube.api.transport import BUSY_BYTES, Transport
+from kit.cluster.objects import pod
+from kit.servers.scripted_server import scripted_server, stream
 
 REST_SECONDS = 0.3
 

@@ -9,12 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.kube.sharing import (
-    MAX_PART_BYTES,
-    MAX_TEXT,
-    SharedParts,
-    share_texts,
-)
+from finetune_operator.kube.cache.sharing import MAX_PART_BYTES, MAX_TEXT, SharedParts, share_texts
 
 texts = st.text(max_size=2 * MAX_TEXT)
 values = st.recursive(

@@ -7,13 +7,13 @@ import random
 
 import pytest
 
-from finetune_operator.kube.errors import Invalid, ServerUnavailable
-from finetune_operator.kube.resource import JOBS
+from finetune_operator.kube.api.errors import Invalid, ServerUnavailable
+from finetune_operator.kube.api.resource import JOBS
+from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.status import StatusThrottle
-from finetune_operator.kube.store import Store
-from support.eventually import eventually_async
-from support.fake_client import FakeClient
-from support.objects import pod
+from kit.cluster.fake_client import FakeClient
+from kit.cluster.objects import pod
+from kit.processes.eventually import eventually_async
 
 
 async def make_object(client: FakeClient, name: str = "a") -> dict:

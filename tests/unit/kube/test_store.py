@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.kube.store import EventType, Store
-from support.objects import pod
+from finetune_operator.kube.cache.store import EventType, Store
+from kit.cluster.objects import pod
 
 
 def index_by_owner(obj: dict) -> list[str]:

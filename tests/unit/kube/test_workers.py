@@ -10,9 +10,9 @@ from itertools import pairwise
 import pytest
 
 from finetune_operator.kube.metrics import KubeMetrics
-from finetune_operator.kube.workers import Done, RequeueAfter, Retry, Workers
-from finetune_operator.kube.workqueue import WorkQueue
-from support.eventually import eventually_async
+from finetune_operator.kube.queue.workers import Done, RequeueAfter, Retry, Workers
+from finetune_operator.kube.queue.workqueue import WorkQueue
+from kit.processes.eventually import eventually_async
 
 pytestmark = pytest.mark.looptime
 

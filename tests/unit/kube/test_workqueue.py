@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.kube.metrics import KubeMetrics
-from finetune_operator.kube.workqueue import (
+from finetune_operator.kube.queue.workqueue import (
     MAX_HEAVY,
     PRIORITY_CHILD,
     PRIORITY_RESYNC,
@@ -18,7 +18,7 @@ from finetune_operator.kube.workqueue import (
     QueueShutDown,
     WorkQueue,
 )
-from support.eventually import eventually_async
+from kit.processes.eventually import eventually_async
 
 
 def make_queue(**options) -> WorkQueue[str]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import FalconH1Config, FalconH1ForCausalLM
 
-from finetune_api.v1alpha1.method import Adapter
+from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.adapters import (
     build_lora_config,

@@ -6,8 +6,8 @@ import pytest
 
 from finetune_trainer.model.chat_format import ChatFormat, decide_format
 from finetune_trainer.model.encoding import Encoder
-from support import awkward_templates as templates
-from support.tiny_tokenizer import CHATML, make_tokenizer
+from kit.models import awkward_templates as templates
+from kit.models.tiny_tokenizer import CHATML, make_tokenizer
 
 R1, QWEN3 = templates.OPENS_REASONING, templates.DROPS_REASONING
 HI = {"role": "user", "content": "hi"}

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.model.attention import AttentionSupport, explain_missing, list_attention
-from finetune_trainer.model.kernels import decide_liger
+from finetune_trainer.model.kernels.attention import (
+    AttentionSupport,
+    explain_missing,
+    list_attention,
+)
+from finetune_trainer.model.kernels.liger import decide_liger
 
 FULL = {"has_gpu": True, "has_flash": True, "is_half_precision": True}
 

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.encoding import IGNORED, Encoder, encode_rows
-from support.tiny_tokenizer import make_tokenizer
+from kit.models.tiny_tokenizer import make_tokenizer
 
 CHAT = [
     {"role": "user", "content": "hi"},

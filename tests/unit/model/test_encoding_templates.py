@@ -10,8 +10,8 @@ from jinja2 import TemplateSyntaxError
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import ChatFormat, decide_format
 from finetune_trainer.model.encoding import Encoded, Encoder
-from support import awkward_templates as templates
-from support.tiny_tokenizer import CHATML, make_tokenizer
+from kit.models import awkward_templates as templates
+from kit.models.tiny_tokenizer import CHATML, make_tokenizer
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 HI = {"role": "user", "content": "hi"}

@@ -21,7 +21,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from finetune_trainer.model.grouped_attention import NAME, attend_in_groups
+from finetune_trainer.model.kernels.grouped_attention import NAME, attend_in_groups
 
 pytestmark = pytest.mark.slow  # it needs torch
 

@@ -15,7 +15,7 @@ from peft import LoraConfig, get_peft_model
 from torch.profiler import profile
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PreTrainedConfig
 
-from finetune_trainer.model.output_layer import pack_output_input
+from finetune_trainer.model.kernels.output_layer import pack_output_input
 
 pytestmark = pytest.mark.slow  # it needs torch
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from finetune_api.messages import path_of
+from finetune_api.messages.messages import path_of
 from finetune_api.names import Owner
-from finetune_api.trainer import ResolvedJob, Stage
+from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_api.uris import EACH, URI_FIELDS
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetunejob.actions import PauseJob
-from finetune_operator.finetunejob.admission import find_violations
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.pods.admission import find_violations
 from finetune_operator.finetunejob.render.config import render_config_map
 from finetune_operator.finetunejob.render.pod import render_pod_template
-from support.spec_cases import job_with_uri
-from unit.operator.builders import (
+from finetune_operator.finetunejob.state.actions import PauseJob
+from kit.builders.jobs import (
     CONFIG,
     NOW,
     after,
@@ -33,6 +32,7 @@ from unit.operator.builders import (
     stages_done,
     trained,
 )
+from kit.cases.spec_cases import job_with_uri
 
 PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
 

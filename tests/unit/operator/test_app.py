@@ -12,12 +12,12 @@ import pytest
 from finetune_operator import app
 from finetune_operator.config import OperatorConfig
 from finetune_operator.integrations.kueue.workload import is_installed
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.connection import Connection
-from finetune_operator.kube.transport import Transport
-from support.eventually import eventually_async
-from support.ports import free_port
-from support.scripted_server import hang_up, reply_list, reply_status, scripted_server
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.connection import Connection
+from finetune_operator.kube.api.transport import Transport
+from kit.processes.eventually import eventually_async
+from kit.servers.ports import free_port
+from kit.servers.scripted_server import hang_up, reply_list, reply_status, scripted_server
 
 
 @asynccontextmanager

@@ -7,14 +7,14 @@ import copy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.finetunejob.excerpts import (
+from finetune_operator.finetunejob.state.excerpts import (
     MAX_KEPT_BYTES,
     MAX_TEXT,
     excerpt_of,
     is_large,
     is_whole,
 )
-from finetune_operator.kube.sharing import SharedParts
+from finetune_operator.kube.cache.sharing import SharedParts
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text(max_size=2 * MAX_TEXT),

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.trainer import Stage
+from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.finetunejob.plan import plan
-from finetune_operator.kube.errors import (
-    Conflict,
-    TransportError,
-    error_from_status,
-)
-from finetune_operator.kube.workers import RequeueAfter, Retry
-from support.clock import FakeClock
-from unit.operator.builders import CONFIG, after, at, condition, job, observe
-from unit.operator.test_publishing import decision, missed
-from unit.operator.test_reconcile import KEY, world_of
+from finetune_operator.kube.api.errors import Conflict, TransportError, error_from_status
+from finetune_operator.kube.queue.workers import RequeueAfter, Retry
+from kit.builders.jobs import CONFIG, after, at, condition, job, observe
+from kit.processes.clock import FakeClock
+from unit.operator.controllers.test_reconcile import KEY, world_of
+from unit.operator.finetunejob.publication.test_publishing import decision, missed
 
 
 def status(code, reason, message, **details):

@@ -7,22 +7,20 @@ import json
 
 import pytest
 import yaml
-from benchmarks.control_plane.simulation import result_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_api.meta import PROSE
-from finetune_api.structural import finish_status, ordered, status_schema_of
-from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import FailureClass, Stage
-from finetune_api.v1alpha1.status import FineTuneJobStatus
-from finetune_api.v1alpha1.sweep_status import FineTuneSweepStatus
-from finetune_operator.finetunejob.draft import STATUS
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import FailureClass, Stage
+from finetune_api.schema.structural import finish_status, ordered, status_schema_of
+from finetune_api.v1alpha1.status.job import FineTuneJobStatus
+from finetune_api.v1alpha1.status.sweep import FineTuneSweepStatus
 from finetune_operator.finetunejob.plan import plan
-from finetune_operator.finetunejob.results import sections_of
+from finetune_operator.finetunejob.state.draft import STATUS
+from finetune_operator.finetunejob.state.results import sections_of
 from finetune_operator.status.fitting import StatusSchema, describe_cuts
-from support.crd import FOLDER, status_at_limits, status_problems
-from unit.operator.builders import (
+from kit.builders.jobs import (
     CONFIG,
     accepted,
     after,
@@ -37,6 +35,8 @@ from unit.operator.builders import (
     trained,
     with_train_pod,
 )
+from kit.cluster.crd import FOLDER, status_at_limits, status_problems
+from kit.cluster.simulation import result_of
 
 PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
 EVALUATE, PUBLISH = Stage.EVALUATE, Stage.PUBLISH

@@ -9,7 +9,11 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.prepare.reading.columns import find_giveaways, find_group, is_identifier
+from finetune_trainer.prepare.reading.columns.columns import (
+    find_giveaways,
+    find_group,
+    is_identifier,
+)
 from finetune_trainer.prepare.reading.proposals import propose_reading
 
 NUM_ROWS = 40

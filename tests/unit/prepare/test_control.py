@@ -8,7 +8,7 @@ import pytest
 
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.prepare.reading.control import find_control_tokens, refuse_control_tokens
-from support.tiny_tokenizer import SPECIAL_TOKENS, make_tokenizer
+from kit.models.tiny_tokenizer import SPECIAL_TOKENS, make_tokenizer
 
 TOKENS = frozenset({"<|im_end|>", "<s>", "<|im_end|>x"})
 

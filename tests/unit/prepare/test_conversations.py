@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.model import Model
-from finetune_trainer.prepare.conversations import DEVELOPER_NOTE, choose_format
-from support.tiny_tokenizer import make_tokenizer
+from finetune_api.v1alpha1.spec.model import Model
+from finetune_trainer.prepare.checks.conversations import DEVELOPER_NOTE, choose_format
+from kit.models.tiny_tokenizer import make_tokenizer
 
 PLAIN = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
 PLAIN += "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

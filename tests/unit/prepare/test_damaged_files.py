@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import RawRow
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.prepare.reading.examples import open_source
 from finetune_trainer.prepare.reading.sources import describe_file
-from support.spreadsheet import ErrorCell, make_workbook
+from kit.processes.spreadsheet import ErrorCell, make_workbook
 
 SECRET = "Zq7SecretZq7"
 """Stands in every file; no message may hold it."""

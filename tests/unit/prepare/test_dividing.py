@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.dividing import Division, divide_rows, draw_rows
-from finetune_trainer.prepare.spool import LOOSE, SIDES, RowKeys
+from finetune_trainer.prepare.rows.spool import LOOSE, SIDES, RowKeys
+from finetune_trainer.prepare.splits.dividing import Division, divide_rows, draw_rows
 
 SIZES = st.dictionaries(st.text(min_size=1, max_size=4), st.integers(1, 9), min_size=3, max_size=60)
 PERCENTS = st.tuples(st.integers(0, 60), st.integers(0, 30))

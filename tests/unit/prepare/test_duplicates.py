@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.dataset import Dataset
+from finetune_api.v1alpha1.spec.dataset import Dataset
 from finetune_trainer.data.rows import Example, Side, make_example
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.duplicates.comparing import Compared, compare_rows
-from finetune_trainer.prepare.normal import normalise_row, normalise_text
-from finetune_trainer.prepare.spool import Spool, pack_rows
-from support.planted.duplicates import WRAPPERS
-from support.planted.measured import measure_all
+from finetune_trainer.prepare.rows.normal import normalise_row, normalise_text
+from finetune_trainer.prepare.rows.spool import Spool, pack_rows
+from kit.planted.duplicates import WRAPPERS
+from kit.planted.measured import measure_all
 
 Row = tuple[str, str]
 

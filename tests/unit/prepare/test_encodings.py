@@ -9,15 +9,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from finetune_api.v1alpha1.dataset import Source, TextEncodingName
+from finetune_api.v1alpha1.spec.dataset import Source, TextEncodingName
 from finetune_trainer.data.rows import RawRow
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.reading import encodings
-from finetune_trainer.prepare.reading.encodings import BINARY_MARKS, CODECS, choose_encoding
-from finetune_trainer.prepare.reading.files import read_rows
-from finetune_trainer.prepare.reading.opening import ARCHIVE_MARKS
+from finetune_trainer.prepare.reading.files import encodings
+from finetune_trainer.prepare.reading.files.encodings import BINARY_MARKS, CODECS, choose_encoding
+from finetune_trainer.prepare.reading.files.files import read_rows
+from finetune_trainer.prepare.reading.files.opening import ARCHIVE_MARKS
 from finetune_trainer.prepare.reading.sources import describe_file
-from finetune_trainer.prepare.summary import tell_encodings
+from finetune_trainer.prepare.report.summary import tell_encodings
 
 GERMAN = "text,label\nIch h\u00e4tte gern eine neue Karte f\u00fcr \u00fcbermorgen,karte\n"
 FRENCH = (

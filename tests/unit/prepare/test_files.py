@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from finetune_trainer.data.rows import QUOTED_CHARACTERS, RawRow, RowError
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.reading.encodings import UTF8, choose_encoding
-from finetune_trainer.prepare.reading.file_types import is_text
-from finetune_trainer.prepare.reading.files import read_rows
+from finetune_trainer.prepare.reading.files.encodings import UTF8, choose_encoding
+from finetune_trainer.prepare.reading.files.file_types import is_text
+from finetune_trainer.prepare.reading.files.files import read_rows
 
 ROWS = [{"q": "one"}, {"q": "two, and\nthree"}, {"q": "vier \u00e4\u00f6 \U0001f600"}]
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_api.v1alpha1.dataset import DatasetFormat, Source
+from finetune_api.v1alpha1.spec.dataset import DatasetFormat, Source
 from finetune_trainer.data.rows import Example, RawRow
 from finetune_trainer.prepare.reading.examples import open_source
-from finetune_trainer.prepare.reading.file_types import COMPRESSIONS, EXTENSIONS
+from finetune_trainer.prepare.reading.files.file_types import COMPRESSIONS, EXTENSIONS
 from finetune_trainer.prepare.reading.sources import describe_file
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import BadRow, is_in_slice, make_example, replace_group
 from finetune_trainer.errors import DataError, UserError
-from finetune_trainer.prepare.reading.formats import build_convert, read_group, read_slices
-from finetune_trainer.prepare.reading.recognition import recognise_format
+from finetune_trainer.prepare.reading.formats.formats import build_convert, read_group, read_slices
+from finetune_trainer.prepare.reading.formats.recognition import recognise_format
 
 PAIRS = {"format": "PromptCompletion"}
 NAN = float("nan")

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from finetune_api.messages import parse_job
+from finetune_api.messages.messages import parse_job
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.rows import slice_digest
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.prepare.gate_checks import require_gates
-from finetune_trainer.prepare.held_out import read_side
-from finetune_trainer.prepare.sample_size import count_questions
-from support.spec_cases import changed, minimal_job
+from finetune_trainer.prepare.refusals.gate_checks import require_gates
+from finetune_trainer.prepare.refusals.held_out import read_side
+from finetune_trainer.prepare.refusals.sample_size import count_questions
+from kit.cases.spec_cases import changed, minimal_job
 
 
 def refusal(

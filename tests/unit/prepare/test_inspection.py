@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob
-from finetune_api.trainer_reasons import TRAINER_REASONS
+from finetune_api.protocol.reasons import TRAINER_REASONS
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.prepare.inspection import TOLERATED, tolerate
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
 
 
 @pytest.fixture

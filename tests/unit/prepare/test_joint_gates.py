@@ -12,11 +12,11 @@ import pytest
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.gates import Found, check_gates
-from finetune_trainer.prepare.gate_checks import require_gates
-from finetune_trainer.prepare.held_out import read_side
+from finetune_trainer.evaluate.scores.gates import Found, check_gates
+from finetune_trainer.prepare.refusals.gate_checks import require_gates
+from finetune_trainer.prepare.refusals.held_out import read_side
 from finetune_trainer.statistics.paired import compare_means
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 LONG = "an answer that is no label because it has many more words than a label, number"
 

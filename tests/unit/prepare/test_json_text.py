@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from finetune_trainer.data.rows import RawRow, RowError
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.reading.files import read_rows
-from finetune_trainer.prepare.reading.json_text import JsonParser, find_repeated_key
+from finetune_trainer.prepare.reading.files.files import read_rows
+from finetune_trainer.prepare.reading.files.json_text import JsonParser, find_repeated_key
 
 GOOD = '{"prompt": "a", "completion": "b"}'
 BAD = {

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side
-from finetune_trainer.prepare.labels import MAX_LABELS, Labels, count_labels, tell_labels
+from finetune_trainer.prepare.checks.labels import MAX_LABELS, Labels, count_labels, tell_labels
 
 
 def chat(answer: str | None, **more: Any) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def test_labels_and_their_spellings_are_shown_as_the_shield_has_them() -> None:
 
 
 def test_the_counts_agree_with_the_labels_that_the_split_keeps() -> None:
-    from finetune_trainer.prepare.normal import normalise_row
+    from finetune_trainer.prepare.rows.normal import normalise_row
 
     rows = [chat(answer) for answer in [*YES, "no", "No"]]
     answers = {normalise_row(row).answer_digest for row in rows}

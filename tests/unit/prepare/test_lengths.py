@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob
-from finetune_cli.inspection import propose_settings
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_cli.local.inspection import propose_settings
 from finetune_trainer.prepare.reading.lengths import RowLength, part_outliers
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
 
 
 def measured(lengths: list[int]) -> list[RowLength]:

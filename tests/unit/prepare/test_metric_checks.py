@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from finetune_api.messages import parse_job
+from finetune_api.messages.messages import parse_job
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.prepare.metric_checks import require_metrics
+from finetune_trainer.prepare.refusals.metric_checks import require_metrics
 from finetune_trainer.storage import StorageAccess
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 
 def check(folder: Path, answers: list[str], change: dict[str, Any]) -> None:

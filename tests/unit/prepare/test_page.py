@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_api.stage_results import RowCounts
-from finetune_api.v1alpha1.dataset import Dataset
+from finetune_api.protocol.stage_results import RowCounts
+from finetune_api.v1alpha1.spec.dataset import Dataset
 from finetune_trainer.data.report import (
     CheckReport,
     InvalidRow,
@@ -20,12 +20,12 @@ from finetune_trainer.data.report import (
     LabelReport,
     SideRows,
 )
-from finetune_trainer.prepare.card import render_card
-from finetune_trainer.prepare.documents import explain_hidden_rows, find_lists
-from finetune_trainer.prepare.page import list_findings, render_page, words_of
-from finetune_trainer.prepare.samples import Sample
-from support.data_reports import report, sample
-from support.page_reading import Reading
+from finetune_trainer.prepare.report.card import render_card
+from finetune_trainer.prepare.report.documents import explain_hidden_rows, find_lists
+from finetune_trainer.prepare.report.page import list_findings, render_page, words_of
+from finetune_trainer.prepare.report.samples import Sample
+from kit.reports.data_reports import report, sample
+from kit.reports.page_reading import Reading
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}</div>"
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import Example, RawRow, RowError
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.reading.examples import open_source
-from finetune_trainer.prepare.reading.files import read_rows
-from finetune_trainer.prepare.reading.plain_text import PIECE_CHARACTERS
+from finetune_trainer.prepare.reading.files.files import read_rows
+from finetune_trainer.prepare.reading.files.plain_text import PIECE_CHARACTERS
 from finetune_trainer.prepare.reading.sources import describe_file
 
 FRONT = "---\ntitle: Notes\ntags: [a]\n---\n"

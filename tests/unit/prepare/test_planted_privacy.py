@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from data_quality import measure_privacy
+from benchmarks.data_quality import measure_privacy
 
 
 @pytest.mark.slow

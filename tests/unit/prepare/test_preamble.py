@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import BadRow
-from finetune_trainer.prepare.reading.formats import build_convert
-from finetune_trainer.prepare.reading.recognition import recognise_format
+from finetune_trainer.prepare.reading.formats.formats import build_convert
+from finetune_trainer.prepare.reading.formats.recognition import recognise_format
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 EARLIER = [{"role": "user", "content": "Hi?"}, {"role": "assistant", "content": "Hello."}]

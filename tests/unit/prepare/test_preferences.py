@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import BadRow, Example, RawRow, RowError, other_answer
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.prepare.reading.examples import open_source
-from finetune_trainer.prepare.reading.formats import build_convert
-from finetune_trainer.prepare.reading.paired import find_pair
+from finetune_trainer.prepare.reading.formats.formats import build_convert
+from finetune_trainer.prepare.reading.formats.paired import find_pair
+from finetune_trainer.prepare.reading.formats.recognition import recognise_format
+from finetune_trainer.prepare.reading.formats.verdicts import are_verdicts
 from finetune_trainer.prepare.reading.proposals import propose_reading
-from finetune_trainer.prepare.reading.recognition import recognise_format
 from finetune_trainer.prepare.reading.sources import describe_file
-from finetune_trainer.prepare.reading.verdicts import are_verdicts
-from finetune_trainer.prepare.refusals import require_preferences
+from finetune_trainer.prepare.refusals.refusals import require_preferences
 
 USER = {"role": "user", "content": "Hi?"}
 SYSTEM = {"role": "system", "content": "Be short."}

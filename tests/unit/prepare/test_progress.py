@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from finetune_api.trainer import Stage
+from finetune_api.protocol.trainer import Stage
 from finetune_trainer.prepare.progress import RowProgress
 from finetune_trainer.report.events import EventEmitter
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from benchmarks.data_quality import measure_published
 
-from data_quality import measure_published
-from finetune_api.v1alpha1.privacy import ENTITIES
-from support.published.forms import CLEAN, Half, make_rows, read_forms
+from finetune_api.v1alpha1.spec.privacy import ENTITIES
+from kit.published.forms import CLEAN, Half, make_rows, read_forms
 
 
 @pytest.fixture(scope="module")

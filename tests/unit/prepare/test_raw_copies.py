@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.messages import parse_job
-from finetune_api.trainer import RAW_COPIES, Stage, resolve_job
+from finetune_api.messages.messages import parse_job
+from finetune_api.protocol.trainer import RAW_COPIES, Stage, resolve_job
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.fetching import fetch_sources
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
-from support.spec_cases import minimal_job
+from kit.cases.spec_cases import minimal_job
 
 
 class Context(StageContext):

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_trainer.data.rows import Example, RowError, make_example
-from finetune_trainer.prepare.reasoning import Reasoning
-from finetune_trainer.prepare.screening import Screening
+from finetune_trainer.prepare.checks.reasoning import Reasoning
+from finetune_trainer.prepare.checks.screening import Screening
 
 
 def example(row: dict[str, Any]) -> Example:

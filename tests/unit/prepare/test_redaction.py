@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_api.v1alpha1.privacy import Privacy
+from finetune_api.v1alpha1.spec.privacy import Privacy
 from finetune_trainer.data.rows import (
     QUOTED_CHARACTERS,
     Example,
@@ -18,10 +18,10 @@ from finetune_trainer.data.rows import (
     make_example,
     make_snippet,
 )
+from finetune_trainer.prepare.checks.screening import Removal, Screening
 from finetune_trainer.prepare.privacy.finding import Settings
 from finetune_trainer.prepare.privacy.redaction import redact_row, redact_text
 from finetune_trainer.prepare.privacy.step import PrivacyStep, make_shield, privacy_steps
-from finetune_trainer.prepare.screening import Removal, Screening
 
 ALL = Settings()
 

@@ -9,9 +9,9 @@ import pytest
 
 from finetune_trainer.data.rows import Example, RowError, make_example
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.checks import Finding
-from finetune_trainer.prepare.row_checks import TEXT_CHECKS
-from finetune_trainer.prepare.screening import Screening
+from finetune_trainer.prepare.checks.checks import Finding
+from finetune_trainer.prepare.checks.row_checks import TEXT_CHECKS
+from finetune_trainer.prepare.checks.screening import Screening
 
 
 def example(row: dict[str, Any], line: int = 1) -> Example:

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune_api.stage_results import QuestionCount
-from finetune_api.trainer import Stage, resolve_job
+from finetune_api.protocol.stage_results import QuestionCount
+from finetune_api.protocol.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import draw_questions, order_questions
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.prepare.held_out import HeldOut, gather_side, read_side
-from finetune_trainer.prepare.sample_size import choose_number, count_questions
+from finetune_trainer.prepare.refusals.held_out import HeldOut, gather_side, read_side
+from finetune_trainer.prepare.refusals.sample_size import choose_number, count_questions
 from finetune_trainer.prepare.stage import has_version
 from finetune_trainer.report.events import EventEmitter
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 ACCURATE = {"metric": "exactMatch", "atLeast": "0.80"}
 JUDGE = {"endpoint": "https://judge.example/v1", "model": "m"}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from finetune_trainer.data.rows import Side
 from finetune_trainer.data.token_files import PackedTokens, TokenFiles
-from finetune_trainer.prepare.samples import (
+from finetune_trainer.prepare.report.samples import (
     MAX_PIECE_CHARACTERS,
     MAX_PIECES,
     Piece,

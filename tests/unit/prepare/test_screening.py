@@ -16,8 +16,8 @@ from finetune_trainer.data.rows import (
     refuse_row,
     replace_row,
 )
-from finetune_trainer.prepare.checks import Finding
-from finetune_trainer.prepare.screening import Judgement, Removal, Screening, Tally
+from finetune_trainer.prepare.checks.checks import Finding
+from finetune_trainer.prepare.checks.screening import Judgement, Removal, Screening, Tally
 
 
 def pair(prompt: str, answer: str, *, group: str | None = None) -> Example:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.trainer import resolve_job
+from finetune_api.protocol.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
-from finetune_trainer.prepare.served import require_served
-from support.spec_cases import changed, minimal_job
+from finetune_trainer.prepare.refusals.served import require_served
+from kit.cases.spec_cases import changed, minimal_job
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64,
          "intermediate_size": 64, "num_local_experts": 4}  # fmt: skip

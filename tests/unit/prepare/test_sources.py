@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.dataset import Source
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.errors import UserError
-from finetune_trainer.prepare.reading.encodings import TextEncoding
+from finetune_trainer.prepare.reading.files.encodings import TextEncoding
 from finetune_trainer.prepare.reading.sources import (
     Location,
     SourceFile,

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from finetune_trainer.data.rows import Side
-from finetune_trainer.prepare.dividing import Division, divide_rows
-from finetune_trainer.prepare.spool import LOOSE, SIDES, RowKeys, RowMarks
-from finetune_trainer.prepare.strata import (
+from finetune_trainer.prepare.rows.spool import LOOSE, SIDES, RowKeys, RowMarks
+from finetune_trainer.prepare.splits.dividing import Division, divide_rows
+from finetune_trainer.prepare.splits.strata import (
     count_wanted,
     find_strata,
     largest_deviation,

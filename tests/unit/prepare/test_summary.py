@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.report import SplitReport
-from finetune_trainer.prepare.summary import tell_report
-from support.data_reports import report
+from finetune_trainer.prepare.report.summary import tell_report
+from kit.reports.data_reports import report
 
 SPLIT = SplitReport(
     test_percent=20, validation_percent=5, seed=13, groups=1990, rows_drawn=2000,

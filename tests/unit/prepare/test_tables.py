@@ -10,15 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import Example, RawRow, RowError
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.reading import csv_table, workbook
-from finetune_trainer.prepare.reading import files as reading_files
 from finetune_trainer.prepare.reading.examples import open_source
-from finetune_trainer.prepare.reading.files import read_rows
+from finetune_trainer.prepare.reading.files import csv_table, workbook
+from finetune_trainer.prepare.reading.files import files as reading_files
+from finetune_trainer.prepare.reading.files.files import read_rows
 from finetune_trainer.prepare.reading.sources import describe_file
-from support.spreadsheet import ErrorCell, make_workbook
+from kit.processes.spreadsheet import ErrorCell, make_workbook
 
 DAY = datetime.date(2024, 5, 1)
 NOON = datetime.datetime(2024, 5, 1, 12, 30)

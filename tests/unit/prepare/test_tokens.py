@@ -11,9 +11,9 @@ from finetune_trainer.data.rows import Side, make_example
 from finetune_trainer.data.token_files import PackedTokens
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.encoding import Encoder
-from finetune_trainer.prepare.long_rows import LongRow
+from finetune_trainer.prepare.checks.long_rows import LongRow
 from finetune_trainer.prepare.tokens import TokenStatistics, measure_tokens
-from support.tiny_tokenizer import CHATML, NO_SYSTEM_CHATML, make_tokenizer
+from kit.models.tiny_tokenizer import CHATML, NO_SYSTEM_CHATML, make_tokenizer
 
 # What ChatML writes around one question and its answer, up to the answer's end.
 OVERHEAD = len("user\n") + len("\n") + len("assistant\n") + 4

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.dataset import Source
-from finetune_trainer.prepare.reading.unread import (
+from finetune_api.v1alpha1.spec.dataset import Source
+from finetune_trainer.prepare.reading.columns.unread import (
     Unread,
     find_written_identifiers,
     tell_identifiers,

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.data.rows import Example, RowFile, Side, make_example
-from finetune_trainer.prepare.dividing import divide_rows
-from finetune_trainer.prepare.spool import Spool, pack_rows
-from finetune_trainer.prepare.weighing import count_repeats, tell_weights
+from finetune_trainer.prepare.checks.weighing import count_repeats, tell_weights
+from finetune_trainer.prepare.rows.spool import Spool, pack_rows
+from finetune_trainer.prepare.splits.dividing import divide_rows
 
 
 def make_rows(source: str, number: int, side: Side | None = None) -> list[Example]:

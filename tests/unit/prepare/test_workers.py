@@ -20,8 +20,8 @@ from finetune_trainer.prepare.workers import (
     Workers,
     num_processes_granted,
 )
-from support import row_work
-from support.eventually import eventually
+from kit.processes import row_work
+from kit.processes.eventually import eventually
 
 
 def test_pieces_come_back_in_order_and_no_faster_than_they_are_worked_on() -> None:
@@ -75,7 +75,7 @@ def test_no_worker_outlives_a_stage_that_is_stopped_or_killed(
     how: signal.Signals, exit_code: int
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "support.row_work"],
+        [sys.executable, "-m", "kit.processes.row_work"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

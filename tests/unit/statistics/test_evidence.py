@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-from evidence import constants, coverage, families, jobs, looks, rare, verdicts
+from benchmarks.evidence import constants, coverage, families, jobs, looks, rare, verdicts
 
 pytestmark = pytest.mark.slow
 

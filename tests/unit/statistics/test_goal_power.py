@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from finetune_api.v1alpha1.evaluation import Goal
+from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.statistics.goal_power import (
     Asked,
@@ -19,7 +19,7 @@ from finetune_trainer.statistics.goal_power import (
     tell_power_without_data,
 )
 from finetune_trainer.statistics.paired import compare_means
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 
 def goal_of(metric: str = "exactMatch", **asked: str) -> Goal:

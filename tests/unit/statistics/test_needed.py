@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finetune_trainer.evaluate.comparing import compare
 from finetune_trainer.evaluate.metrics.labels import macro_f1
+from finetune_trainer.evaluate.scores.comparing import compare
 from finetune_trainer.statistics.bounded import confidence_of_share, lowest_bound_of_best
 from finetune_trainer.statistics.claims import doubt_of_equality
 from finetune_trainer.statistics.needed import (

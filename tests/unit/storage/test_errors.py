@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 
-from finetune_api.trainer import CLASS_OF_EXIT_CODE, ExitCode
+from finetune_api.protocol.trainer import CLASS_OF_EXIT_CODE, ExitCode
 from finetune_trainer import errors
 from finetune_trainer.storage import errors as storage_errors
 

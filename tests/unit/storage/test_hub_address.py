@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.storage.hub_address import parse_hub_uri
+from finetune_trainer.storage.hub.address import parse_hub_uri
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import sys
 PROGRAM = """
 import json, sys
 before = set(sys.modules)
-import finetune_trainer.storage, finetune_trainer.storage.model_cache
+import finetune_trainer.storage, finetune_trainer.storage.models.cache
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
 MAX_MODULES = 100

@@ -9,8 +9,8 @@ import pytest
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.storage import ObjectInfo, StorageAccess, open_store, publish_folder
-from finetune_trainer.storage.model_cache import fetch_model
-from finetune_trainer.storage.model_files import ModelSelection
+from finetune_trainer.storage.models.cache import fetch_model
+from finetune_trainer.storage.models.files import ModelSelection
 
 ACCESS = StorageAccess()
 
@@ -129,7 +129,7 @@ def test_a_model_in_the_other_layout_only_keeps_it():
 def test_records_of_the_cache_are_json_without_secrets(tmp_path, model):
     # The folder store behaves as a remote one when it is reached by another scheme; here only the
     # record's shape is of interest, the rest is tested against real servers.
-    from finetune_trainer.storage.model_cache import _Cache, _download_files
+    from finetune_trainer.storage.models.cache import _Cache, _download_files
 
     store = open_store(str(model))
     files = list(store.list())

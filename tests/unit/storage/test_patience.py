@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import Environment
+from finetune_api.protocol.trainer import Environment
 from finetune_trainer.errors import StorageError, TrainerError, UserError
 from finetune_trainer.storage import ObjectNotFound, patience
 from finetune_trainer.storage.errors import CredentialsRefused

@@ -14,7 +14,7 @@ from botocore.exceptions import (
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage import AlreadyExists, ObjectNotFound
 from finetune_trainer.storage.errors import CredentialsRefused
-from finetune_trainer.storage.s3_errors import S3Location, translate
+from finetune_trainer.storage.s3.errors import S3Location, translate
 
 LOCATION = S3Location(
     bucket="models",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from support.moved_clock import build, environment, unfit
+from kit.processes.moved_clock import build, environment, unfit
 
 PROGRAM = """
 import datetime, sys, time

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from support.eventually import eventually
-from support.preloaded import PreloadedPopen, is_preloadable
+from kit.processes.eventually import eventually
+from kit.processes.preloaded import PreloadedPopen, is_preloadable
 
 STAGE = [sys.executable, "-m", "finetune_trainer", "train", "--job"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}

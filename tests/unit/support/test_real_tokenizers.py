@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from support import real_tokenizers
-from support.real_tokenizers import TokenizerUnavailableError, fetch_tokenizer
+from kit.models import real_tokenizers
+from kit.models.real_tokenizers import TokenizerUnavailableError, fetch_tokenizer
 
 
 @pytest.fixture

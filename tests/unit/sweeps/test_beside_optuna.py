@@ -20,7 +20,7 @@ def _quiet() -> Iterator[None]:
 
 
 def test_the_same_trials_are_stopped() -> None:
-    from sweep_evidence.decisions import agreements
+    from benchmarks.sweep_evidence.decisions import agreements
 
     for line in agreements(80):
         assert line.num_different == 0, line
@@ -28,7 +28,7 @@ def test_the_same_trials_are_stopped() -> None:
 
 
 def test_the_search_is_not_worse_beyond_noise() -> None:
-    from sweep_evidence.regret import regrets
+    from benchmarks.sweep_evidence.regret import regrets
 
     for line in regrets(8, (24,)):
         assert line.above_ours >= -2 * line.half_width, line

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.sweep_evidence.stopping import run_halving
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_operator.finetunesweep.search.halving import Halving, Verdict, judge_rungs
 from finetune_operator.finetunesweep.search.trials import Point, Trial, TrialState
-from sweep_evidence.stopping import run_halving
 
 RULE = Halving(min_steps=10, reduction=2)
 HALVING_IN_THIRDS = Halving(min_steps=20, reduction=3)

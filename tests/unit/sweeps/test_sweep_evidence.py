@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
-from sweep_evidence.optimism import WAYS, optimism
-from sweep_evidence.stopping import savings
+from benchmarks.sweep_evidence.optimism import WAYS, optimism
+from benchmarks.sweep_evidence.stopping import savings
 
 pytestmark = pytest.mark.slow
 

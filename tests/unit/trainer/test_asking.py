@@ -11,28 +11,24 @@ import numpy as np
 import pytest
 
 from finetune_trainer.errors import InternalError
-from finetune_trainer.evaluate.answering import (
-    Asker,
-    Said,
-    gather_answers,
-)
-from finetune_trainer.evaluate.caches import can_go_on
-from finetune_trainer.evaluate.encoded import (
+from finetune_trainer.evaluate.inference.answering import Asker, Said, gather_answers
+from finetune_trainer.evaluate.inference.caches import can_go_on
+from finetune_trainer.evaluate.inference.encoded import (
     EncodedQuestions,
     encode_questions,
     read_encoded,
     write_encoded,
 )
-from finetune_trainer.evaluate.launch import failure_of
+from finetune_trainer.evaluate.inference.launch import failure_of
+from finetune_trainer.evaluate.inference.scoring import score_likelihood
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.evaluate.scoring import score_likelihood
-from finetune_trainer.evaluate.unended import tell_unended
+from finetune_trainer.evaluate.scores.unended import tell_unended
 from finetune_trainer.model.chat_format import decide_format, read_format
 from finetune_trainer.model.encoding import Encoded, Encoder
 from finetune_trainer.planning.answering import HELD_TOKENS, TOKENS_PER_BATCH
-from support.architectures import MODELS, make_model
-from support.awkward_templates import DROPS_REASONING, HEADER_NEVER, OPENS_REASONING
-from support.tiny_tokenizer import CHATML, make_tokenizer
+from kit.models.architectures import MODELS, make_model
+from kit.models.awkward_templates import DROPS_REASONING, HEADER_NEVER, OPENS_REASONING
+from kit.models.tiny_tokenizer import CHATML, make_tokenizer
 
 pytestmark = pytest.mark.slow  # it needs torch
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.publish.declared import (
     NOT_STATED,
     declared_section,
@@ -12,7 +12,7 @@ from finetune_trainer.publish.declared import (
     provenance_rows,
     use_facts,
 )
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 PROVENANCE = {"licence": "CC-BY-4.0", "origin": "help desk", "collected": "2026-01 to 2026-06"}
 

@@ -15,10 +15,10 @@ from finetune_trainer.errors import StorageError, TrainerError, UserError
 from finetune_trainer.storage import patience
 from finetune_trainer.storage.local import FileStore
 from finetune_trainer.train.checkpoint import complete_steps, fetch_newest
-from finetune_trainer.train.outbox import Outbox
+from finetune_trainer.train.parent.outbox import Outbox
 from finetune_trainer.train.ranks import durable
 from finetune_trainer.train.ranks.durable import DurableCheckpoints
-from support.eventually import eventually
+from kit.processes.eventually import eventually
 
 pytestmark = pytest.mark.slow  # it needs torch
 

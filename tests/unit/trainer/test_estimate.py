@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import pytest
 
-from finetune_api.stage_results import RowCounts
-from finetune_api.trainer import Environment, GPUKind, ResolvedJob, resolve_job
+from finetune_api.protocol.stage_results import RowCounts
+from finetune_api.protocol.trainer import Environment, GPUKind, ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.data.expected import (
     NOTHING_ASKED,
@@ -28,9 +28,9 @@ from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.plan import choose_device
 from finetune_trainer.planning.architecture import describe_architecture
 from finetune_trainer.planning.throughput import GPUS, find_gpu
-from finetune_trainer.train.recipe import DataShape
-from support.data_reports import report
-from support.spec_cases import minimal_job
+from finetune_trainer.train.recipe.recipe import DataShape
+from kit.cases.spec_cases import minimal_job
+from kit.reports.data_reports import report
 
 LLAMA_8B = describe_architecture(
     {

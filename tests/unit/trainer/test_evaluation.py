@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.trainer import ResolvedJob
-from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import choose_metrics, measure
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels
 from finetune_trainer.evaluate.questions import gather_questions, group_questions
-from support.spec_cases import changed, minimal_job
+from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
+from kit.cases.spec_cases import changed, minimal_job
 
 
 def answers(*texts: str) -> Answers:

@@ -11,11 +11,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from finetune_api.trainer import resolve_job
+from finetune_api.protocol.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.encoded import EncodedQuestions
-from finetune_trainer.evaluate.sizing import adapter_bytes, choose_held, count_row_bytes
+from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.sizing import adapter_bytes, choose_held, count_row_bytes
 from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.answering import estimate_answering, most_held, one_row
@@ -23,9 +23,9 @@ from finetune_trainer.planning.architecture import describe_architecture
 from finetune_trainer.planning.caches import CacheShape
 from finetune_trainer.planning.placement import Placement
 from finetune_trainer.planning.setup import Setup
-from finetune_trainer.train.evaluation import EvaluationPlan, plan_evaluation
-from finetune_trainer.train.recipe import DataShape, decide_recipe
-from support.spec_cases import changed, minimal_job
+from finetune_trainer.train.recipe.evaluation import EvaluationPlan, plan_evaluation
+from finetune_trainer.train.recipe.recipe import DataShape, decide_recipe
+from kit.cases.spec_cases import changed, minimal_job
 
 pytestmark = pytest.mark.slow  # it needs torch
 

@@ -10,15 +10,15 @@ import pytest
 import torch
 import yaml
 
-from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.model import Model
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.spec.model import Model
 from finetune_trainer.model.licence import licence_of
 from finetune_trainer.model.load import load_model
 from finetune_trainer.publish.card import model_card
 from finetune_trainer.publish.generation import read_settings
-from support.evaluation_pages import REMARKED, REMARKS
-from support.spec_cases import minimal_job
-from support.tiny_models import make_model
+from kit.cases.spec_cases import minimal_job
+from kit.models.tiny_models import make_model
+from kit.reports.evaluation_pages import REMARKED, REMARKS
 
 pytestmark = pytest.mark.slow  # it needs torch
 

@@ -9,17 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from finetune_api.trainer import Environment, resolve_job
+from finetune_api.protocol.trainer import Environment, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import StorageError
-from finetune_trainer.evaluate.answering import (
-    Asker,
-    Said,
-    ask_in_parts,
-)
 from finetune_trainer.evaluate.asking import Keeping, gather_facts
-from finetune_trainer.evaluate.encoded import EncodedQuestions, write_encoded
-from finetune_trainer.evaluate.kept import (
+from finetune_trainer.evaluate.inference.answering import Asker, Said, ask_in_parts
+from finetune_trainer.evaluate.inference.encoded import EncodedQuestions, write_encoded
+from finetune_trainer.evaluate.inference.kept import (
     SIDES,
     KeptAnswers,
     combine,
@@ -27,12 +23,12 @@ from finetune_trainer.evaluate.kept import (
     digest_of,
     drop_answers,
 )
-from finetune_trainer.evaluate.launch import read_said
-from finetune_trainer.evaluate.worker import WorkerPlan
+from finetune_trainer.evaluate.inference.launch import read_said
+from finetune_trainer.evaluate.inference.worker import WorkerPlan
 from finetune_trainer.model.encoding import Encoded, Encoder
 from finetune_trainer.storage.local import FileStore
-from support.spec_cases import changed, minimal_job
-from support.tiny_tokenizer import make_tokenizer
+from kit.cases.spec_cases import changed, minimal_job
+from kit.models.tiny_tokenizer import make_tokenizer
 
 NOTHING = {side: Said(likelihoods={}, texts={}) for side in SIDES}
 SAID = {

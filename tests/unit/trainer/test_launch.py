@@ -9,7 +9,7 @@ import pytest
 
 from finetune_trainer.errors import StorageError
 from finetune_trainer.failures import failure_record, leave_record, reserve_record
-from finetune_trainer.train.launch import _failure_of, lost_peer
+from finetune_trainer.train.parent.launch import _failure_of, lost_peer
 
 
 @pytest.mark.parametrize(

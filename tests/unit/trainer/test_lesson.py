@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob, resolve_job
+from finetune_api.protocol.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import Hang, OutOfMemory, RetryableError, StorageError, UserError
 from finetune_trainer.failures import classify
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import describe_architecture
 from finetune_trainer.storage.local import FileStore
-from finetune_trainer.train.attempts import note_end, noting_end, read_ends
-from finetune_trainer.train.lesson import End, Lesson, learn, what_next
-from finetune_trainer.train.recipe import DataShape, Recipe, decide_recipe
+from finetune_trainer.train.parent.attempts import note_end, noting_end, read_ends
+from finetune_trainer.train.recipe.lesson import End, Lesson, learn, what_next
+from finetune_trainer.train.recipe.recipe import DataShape, Recipe, decide_recipe
 
 MODEL = describe_architecture(
     {

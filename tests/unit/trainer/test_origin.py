@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import Stage, resolve_job
+from finetune_api.protocol.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_api.v1alpha1.method import Adapter
+from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import UserError
 from finetune_trainer.report.events import EventEmitter

@@ -13,8 +13,8 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.storage.local import FileStore
 from finetune_trainer.storage.store import OnBytes
-from finetune_trainer.train.outbox import Outbox, decide_budget, say_bytes
-from support.eventually import eventually
+from finetune_trainer.train.parent.outbox import Outbox, decide_budget, say_bytes
+from kit.processes.eventually import eventually
 
 GIB = 2**30
 

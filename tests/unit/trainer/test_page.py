@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 
-from finetune_api.evaluation_result import EvaluateResult, GateResult, PublishedVersion, Score
-from finetune_api.v1alpha1.evaluation import Goal
-from finetune_trainer.evaluate.baseline.section import describe_baseline
-from finetune_trainer.evaluate.goal import Measurement, find_criteria
+from finetune_api.protocol.evaluation_result import (
+    EvaluateResult,
+    GateResult,
+    PublishedVersion,
+    Score,
+)
+from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.label_section import count_both, describe_labels
+from finetune_trainer.evaluate.scores.goal import Measurement, find_criteria
+from finetune_trainer.evaluate.sources.prompt_baseline.section import describe_baseline
 from finetune_trainer.publish.card import scores_section
 from finetune_trainer.statistics.confidence import Interval
-from support.evaluation_pages import (
+from kit.reports.evaluation_pages import (
     RECORD,
     REMARKED,
     REMARKS,
@@ -26,7 +31,7 @@ from support.evaluation_pages import (
     sample,
     three_ways,
 )
-from support.page_reading import Reading
+from kit.reports.page_reading import Reading
 
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}</div>"
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.publish.panel import require_panel
 from finetune_trainer.storage.local import FileStore
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 EVALUATION = "e" * 64
 GOOD = {"kind": "ReviewPanel", "evaluation": EVALUATION, "reviewers": ["Ann", "Ben"]}

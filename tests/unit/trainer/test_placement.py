@@ -5,16 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from finetune_api.trainer import resolve_job
+from finetune_api.protocol.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.encoded import EncodedQuestions
-from finetune_trainer.evaluate.sizing import choose_placement, count_row_bytes
+from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.sizing import choose_placement, count_row_bytes
 from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.model.hardware import Hardware, require_gpus
 from finetune_trainer.planning.architecture import describe_architecture
 from finetune_trainer.planning.placement import GIB, Placement, place_on_cpu, place_on_gpus
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 H100 = 80 * GIB
 SMALL, LARGE, HUGE = 16 * GIB, 140 * GIB, 1300 * GIB

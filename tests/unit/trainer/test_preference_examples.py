@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.answering import count_wins
+from finetune_trainer.evaluate.inference.answering import count_wins
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.train.ranks.preference import Preferred, encode_preferences
-from support.tiny_tokenizer import make_tokenizer
+from kit.models.tiny_tokenizer import make_tokenizer
 
 pytestmark = pytest.mark.slow  # it needs torch
 

@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 
-from finetune_api.evaluation_result import EvaluateResult, GateResult, PublishedVersion, Score
-from finetune_api.trainer import ResolvedJob, Stage, resolve_job
+from finetune_api.protocol.evaluation_result import (
+    EvaluateResult,
+    GateResult,
+    PublishedVersion,
+    Score,
+)
+from finetune_api.protocol.trainer import ResolvedJob, Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
-from finetune_cli.verify import verify_uri
+from finetune_cli.reports.verify import verify_uri
 from finetune_trainer import stopping
 from finetune_trainer.context import StageContext
 from finetune_trainer.decision import PublishDecision
@@ -22,7 +27,7 @@ from finetune_trainer.publish import versions
 from finetune_trainer.publish.stage import publish
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import open_store, publish_folder
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 MISSED = GateResult(name="refunds", met=False, message="exactMatch 0.2 *")
 PASSED = GateResult(name="refunds", met=True)

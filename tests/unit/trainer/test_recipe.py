@@ -10,14 +10,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from finetune_api.trainer import ResolvedJob, resolve_job
+from finetune_api.protocol.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture, describe_architecture
-from finetune_trainer.train.batches import decide_global_batch
-from finetune_trainer.train.learning_rate import decide_learning_rate
-from finetune_trainer.train.recipe import (
+from finetune_trainer.train.recipe.batches import decide_global_batch
+from finetune_trainer.train.recipe.learning_rate import decide_learning_rate
+from finetune_trainer.train.recipe.recipe import (
     DataShape,
     Recipe,
     check_settings,

@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
-from finetune_api.evaluation_result import EvaluateResult, GateResult, RedTeamResult, Score
-from finetune_api.stage_results import limit_places
-from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import Event, ExitCode, Stage, resolve_job
+from finetune_api.protocol.evaluation_result import EvaluateResult, GateResult, RedTeamResult, Score
+from finetune_api.protocol.stage_results import limit_places
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import Event, ExitCode, Stage, resolve_job
+from finetune_api.v1alpha1.evaluation.gates import MAX_GATES
+from finetune_api.v1alpha1.evaluation.probing import MAX_ALARMS
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_api.v1alpha1.gates import MAX_GATES
-from finetune_api.v1alpha1.probing import MAX_ALARMS
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.report import place_row
 from finetune_trainer.errors import OutOfMemory, StorageError, UserError
 from finetune_trainer.failures import classify
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
-from support.pushes import receiving
+from kit.cluster.pushes import receiving
 
 
 def test_termination_message_fits_the_kubelet_and_keeps_the_facts() -> None:
@@ -231,7 +231,7 @@ def test_a_model_is_told_once_before_it_is_loaded(
         assert stream.getvalue().count("loading the model a/b") == 1
         return found
 
-    monkeypatch.setattr("finetune_trainer.storage.model_cache.fetch_model", fetch)
+    monkeypatch.setattr("finetune_trainer.storage.models.cache.fetch_model", fetch)
     context = StageContext(
         job=resolve_job(job, namespace="default", uid="u"),
         emit=EventEmitter(Stage.TRAIN, stream=stream),

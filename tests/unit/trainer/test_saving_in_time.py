@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from finetune_trainer.errors import Stopped
-from finetune_trainer.train.ranks import heartbeat
-from finetune_trainer.train.ranks.callbacks import StopRequest
-from finetune_trainer.train.ranks.heartbeat import SaveClock
+from finetune_trainer.train.ranks.callbacks import heartbeat
+from finetune_trainer.train.ranks.callbacks.heartbeat import SaveClock
+from finetune_trainer.train.ranks.callbacks.progress import StopRequest
 
 pytestmark = pytest.mark.slow  # it needs torch
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from finetune_api.v1alpha1.hyperparameters import EarlyStopping
-from finetune_trainer.train.selection import (
+from finetune_api.v1alpha1.spec.hyperparameters import EarlyStopping
+from finetune_trainer.train.recipe.selection import (
     Validation,
     decide_validation_interval,
     draw_curve,

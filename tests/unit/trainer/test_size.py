@@ -71,7 +71,7 @@ def test_a_second_layout_of_the_same_weights_does_not_count(tmp_path: Path) -> N
 def test_the_size_of_a_saved_model_is_that_of_the_loaded_one(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
-    from support.tiny_models import make_model
+    from kit.models.tiny_models import make_model
 
     folder = make_model(tmp_path / "model")
     loaded = AutoModelForCausalLM.from_pretrained(folder)

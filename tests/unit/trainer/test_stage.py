@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import JOB_DIGEST_ARGUMENT, Environment, ExitCode, Stage
+from finetune_api.protocol.trainer import JOB_DIGEST_ARGUMENT, Environment, ExitCode, Stage
 from finetune_trainer import stage as stages
 from finetune_trainer import stopping
 from finetune_trainer.__main__ import main
-from support.stages import Workbench
+from kit.processes.stages import Workbench
 
 CUSTOM = {"evaluation": {"customMetric": {"path": "/metrics/score.py"}}}
 OWN_CODE = {"model": {"trustRemoteCode": True}}

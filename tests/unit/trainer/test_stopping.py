@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import Environment, Event, ExitCode, FailureClass
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import Environment, Event, ExitCode, FailureClass
 from finetune_trainer import process, stopping
-from support.eventually import eventually
-from support.faults import fault
+from kit.cluster.faults import fault
+from kit.processes.eventually import eventually
 
 LISTEN = """
 import os, sys, time

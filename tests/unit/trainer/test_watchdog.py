@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.train.beats import Beat, BeatWriter, Phase, dump_stacks, read_beats
-from finetune_trainer.train.watchdog import Limits, find_blame, is_hung
-from support.eventually import eventually
+from finetune_trainer.train.parent.beats import Beat, BeatWriter, Phase, dump_stacks, read_beats
+from finetune_trainer.train.parent.watchdog import Limits, find_blame, is_hung
+from kit.processes.eventually import eventually
 
 HEAD = "Current thread 0x1 (most recent call first):\n"
 TORCH = "/site-packages/torch"
@@ -116,7 +116,7 @@ def test_beats_are_read_while_they_are_written(tmp_path: Path) -> None:
 STUCK = """
 import ctypes, sys
 from pathlib import Path
-from finetune_trainer.train.beats import BeatWriter
+from finetune_trainer.train.parent.beats import BeatWriter
 sleep = ctypes.PyDLL(None).sleep  # keeps the interpreter's lock
 beats = BeatWriter(Path(sys.argv[1]), 0)
 def deep_inside():

@@ -6,7 +6,7 @@ import json
 import random
 from typing import Any
 
-from finetune_api.v1alpha1.evaluation import DEFAULT_SAMPLES, Evaluation
+from finetune_api.v1alpha1.evaluation.spec import DEFAULT_SAMPLES, Evaluation
 from finetune_trainer.data.rows import prompt_of
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.scoring import READ_METRICS
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation.scoring import READ_METRICS
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.data.rows import Side

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from finetune_api.v1alpha1.judging import Judge
+from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_trainer.errors import UserError
 from finetune_trainer.storage import StorageAccess
 

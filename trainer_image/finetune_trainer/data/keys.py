@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 
 POINTER_NAME = "dataset.json"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import ROUND_CEILING, Decimal
 
 from finetune_api.meta import decimal_of
-from finetune_api.v1alpha1.evaluation import MOST_RESAMPLES
+from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.statistics.claims import share_of_look
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.stage_results import QuestionCount
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.stage_results import QuestionCount
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.keys import dataset_prefix, pointer_key, uri_of
 from finetune_trainer.data.report import DatasetPointer, DatasetReport
 from finetune_trainer.data.rows import Side

@@ -11,9 +11,9 @@ from __future__ import annotations
 from pydantic import Field
 
 from finetune_api.meta import APIModel
-from finetune_api.stage_results import QuestionCount, RowCounts
-from finetune_api.v1alpha1.dataset_status import InvalidRowPlace
-from finetune_api.v1alpha1.model import Model
+from finetune_api.protocol.stage_results import QuestionCount, RowCounts
+from finetune_api.v1alpha1.spec.model import Model
+from finetune_api.v1alpha1.status.dataset import InvalidRowPlace
 from finetune_trainer.data.rows import RowErrors
 
 

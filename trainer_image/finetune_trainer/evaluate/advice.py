@@ -6,27 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.evaluation import Goal
-from finetune_api.v1alpha1.scoring import (
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation.scoring import (
     BASELINE_WORDS,
     JUDGE_METRICS,
     LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
     BaselineName,
 )
-from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.baseline.choice import best_of, ways_of
-from finetune_trainer.evaluate.figures import compare_figures, figure_text, high_text, low_text
-from finetune_trainer.evaluate.goal import (
+from finetune_api.v1alpha1.evaluation.spec import Goal
+from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
+from finetune_trainer.evaluate.scores.figures import (
+    compare_figures,
+    figure_text,
+    high_text,
+    low_text,
+)
+from finetune_trainer.evaluate.scores.goal import (
     DIGITS,
     Measurement,
     certainty_of,
     check_goal,
     thresholds_of,
 )
-from finetune_trainer.evaluate.measuring import measure_one
-from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
+from finetune_trainer.evaluate.scores.measuring import measure_one
+from finetune_trainer.evaluate.scores.prompt_choice import best_of, ways_of
 from finetune_trainer.statistics.confidence import Interval
 from finetune_trainer.statistics.needed import count_to_decide
 

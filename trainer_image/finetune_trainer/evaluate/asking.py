@@ -11,17 +11,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import Environment, ResolvedJob
+from finetune_api.protocol.trainer import Environment, ResolvedJob
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.evaluate.answering import Said, gather_answers
-from finetune_trainer.evaluate.encoded import (
+from finetune_trainer.evaluate.inference.answering import Said, gather_answers
+from finetune_trainer.evaluate.inference.encoded import (
     PROBES_NAME,
     PROMPTED_NAME,
     folder_of,
     write_encoded,
 )
-from finetune_trainer.evaluate.engine.arguments import Conversing
-from finetune_trainer.evaluate.kept import (
+from finetune_trainer.evaluate.inference.engine.arguments import Conversing
+from finetune_trainer.evaluate.inference.kept import (
     SIDES,
     Answers,
     KeptAnswers,
@@ -30,17 +30,27 @@ from finetune_trainer.evaluate.kept import (
     digest_of,
     write_answers,
 )
-from finetune_trainer.evaluate.launch import STOP_FLAG, STOPPED_REASON, read_said, run_workers
-from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
-from finetune_trainer.evaluate.models import ADAPTER_WEIGHTS
-from finetune_trainer.evaluate.question_set import QuestionSet
-from finetune_trainer.evaluate.sizing import (
+from finetune_trainer.evaluate.inference.launch import (
+    STOP_FLAG,
+    STOPPED_REASON,
+    read_said,
+    run_workers,
+)
+from finetune_trainer.evaluate.inference.models import ADAPTER_WEIGHTS
+from finetune_trainer.evaluate.inference.sizing import (
     adapter_bytes,
     choose_held,
     choose_placement,
     count_row_bytes,
 )
-from finetune_trainer.evaluate.worker import BEFORE_NAME, ENGINE_NAME, PROBLEM_NAME, WorkerPlan
+from finetune_trainer.evaluate.inference.worker import (
+    BEFORE_NAME,
+    ENGINE_NAME,
+    PROBLEM_NAME,
+    WorkerPlan,
+)
+from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
+from finetune_trainer.evaluate.question_set import QuestionSet
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.hardware import detect_hardware
 from finetune_trainer.model.load import read_model_architecture, require_bitsandbytes

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from finetune_api.evaluation_result import PublishedVersion
+from finetune_api.protocol.evaluation_result import PublishedVersion
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.asking import Keeping, ask_models, read_problem
-from finetune_trainer.evaluate.engine.arguments import Conversing
-from finetune_trainer.evaluate.judge.consulting import open_judge
-from finetune_trainer.evaluate.judge.endpoint import JudgeEndpoint
+from finetune_trainer.evaluate.inference.engine.arguments import Conversing
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import Settings
-from finetune_trainer.evaluate.probes.gathering import gather_probes
-from finetune_trainer.evaluate.probes.probe import Probes
-from finetune_trainer.evaluate.published.gathering import gather_published
-from finetune_trainer.evaluate.published.version import tell_problem
 from finetune_trainer.evaluate.question_set import QuestionSet, gather_question_set
+from finetune_trainer.evaluate.sources.champion.gathering import gather_published
+from finetune_trainer.evaluate.sources.champion.version import tell_problem
+from finetune_trainer.evaluate.sources.judge.consulting import open_judge
+from finetune_trainer.evaluate.sources.judge.endpoint import JudgeEndpoint
+from finetune_trainer.evaluate.sources.probes.gathering import gather_probes
+from finetune_trainer.evaluate.sources.probes.probe import Probes
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import evaluated_context
 from finetune_trainer.model.encoding import Encoder, make_encoder

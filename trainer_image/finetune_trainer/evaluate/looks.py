@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.evaluation_result import LookResult
 from finetune_api.meta import decimal_of
-from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.evaluation import MOST_RESAMPLES
+from finetune_api.protocol.evaluation_result import LookResult
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.errors import StorageError, UserError

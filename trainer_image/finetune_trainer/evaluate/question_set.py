@@ -8,13 +8,13 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.baseline.fitting import Prompted
-from finetune_trainer.evaluate.baseline.making import make_prompted
-from finetune_trainer.evaluate.encoded import EncodedQuestions, encode_questions
+from finetune_trainer.evaluate.inference.encoded import EncodedQuestions, encode_questions
 from finetune_trainer.evaluate.metrics.catalog import Settings
-from finetune_trainer.evaluate.published.version import AskedPublished
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.settings import read_settings, try_settings
+from finetune_trainer.evaluate.sources.champion.version import AskedPublished
+from finetune_trainer.evaluate.sources.prompt_baseline.fitting import Prompted
+from finetune_trainer.evaluate.sources.prompt_baseline.making import make_prompted
 from finetune_trainer.model.context import evaluated_context
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.load import read_config

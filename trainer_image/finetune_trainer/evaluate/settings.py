@@ -8,9 +8,9 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
-from finetune_api.answer_checks import make_schema_check
-from finetune_api.v1alpha1.evaluation import Evaluation
-from finetune_trainer.data.answer_schema import fetch_schema
+from finetune_api.messages.answer_checks import make_schema_check
+from finetune_api.v1alpha1.evaluation.spec import Evaluation
+from finetune_trainer.data.answers.schema import fetch_schema
 from finetune_trainer.evaluate.metrics.catalog import Settings
 from finetune_trainer.evaluate.metrics.custom import load_scorer, score_by
 from finetune_trainer.evaluate.questions import Question, with_prompt

@@ -8,44 +8,49 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from finetune_api.evaluation_result import (
+from finetune_api.protocol.evaluation_result import (
     EvaluateResult,
     GateResult,
     LookResult,
     PublishedVersion,
     Score,
 )
-from finetune_api.trainer import Environment, ResolvedJob
+from finetune_api.protocol.trainer import Environment, ResolvedJob
 from finetune_trainer.context import StageContext
-from finetune_trainer.evaluate.answering import Comparison
 from finetune_trainer.evaluate.asking import read_engine
-from finetune_trainer.evaluate.gating import count_scored, judge_gates, judge_goal, tell_criteria
-from finetune_trainer.evaluate.goal import Measurement, certainty_of
+from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.inference.kept import drop_answers
 from finetune_trainer.evaluate.inputs import Inputs, ask, gather_inputs
-from finetune_trainer.evaluate.judge.consulting import Consulted, consult
-from finetune_trainer.evaluate.kept import drop_answers
 from finetune_trainer.evaluate.looks import take_look, withhold_unshown
-from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
-from finetune_trainer.evaluate.parts import score_parts
-from finetune_trainer.evaluate.probes.alarms import judge_alarms
-from finetune_trainer.evaluate.probes.measuring import ProbeScores, measure_said
-from finetune_trainer.evaluate.redteam.asking import (
+from finetune_trainer.evaluate.report.evidence import Evidence, gather_samples
+from finetune_trainer.evaluate.report.writing import write_report
+from finetune_trainer.evaluate.scores.gating import (
+    count_scored,
+    judge_gates,
+    judge_goal,
+    tell_criteria,
+)
+from finetune_trainer.evaluate.scores.goal import Measurement, certainty_of
+from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
+from finetune_trainer.evaluate.scores.parts import score_parts
+from finetune_trainer.evaluate.scores.trivial import answer_trivially
+from finetune_trainer.evaluate.scores.unended import tell_unended
+from finetune_trainer.evaluate.sources.judge.consulting import Consulted, consult
+from finetune_trainer.evaluate.sources.probes.alarms import judge_alarms
+from finetune_trainer.evaluate.sources.probes.measuring import ProbeScores, measure_said
+from finetune_trainer.evaluate.sources.red_team.asking import (
     attack,
     conversing_of,
     find_attacker,
     open_campaign,
     write_attacks,
 )
-from finetune_trainer.evaluate.redteam.campaign import Attacker, Campaign
-from finetune_trainer.evaluate.redteam.configuration import MAX_TOKENS, Asking
-from finetune_trainer.evaluate.redteam.measuring import RedTeamScores
-from finetune_trainer.evaluate.report.evidence import Evidence, gather_samples
-from finetune_trainer.evaluate.report.writing import write_report
-from finetune_trainer.evaluate.review.blinding import SECRET_BYTES
-from finetune_trainer.evaluate.review.files import write_review
-from finetune_trainer.evaluate.review.making import make_review
-from finetune_trainer.evaluate.trivial import answer_trivially
-from finetune_trainer.evaluate.unended import tell_unended
+from finetune_trainer.evaluate.sources.red_team.campaign import Attacker, Campaign
+from finetune_trainer.evaluate.sources.red_team.configuration import MAX_TOKENS, Asking
+from finetune_trainer.evaluate.sources.red_team.measuring import RedTeamScores
+from finetune_trainer.evaluate.sources.review.blinding import SECRET_BYTES
+from finetune_trainer.evaluate.sources.review.files import write_review
+from finetune_trainer.evaluate.sources.review.making import make_review
 from finetune_trainer.model.context import context_of
 from finetune_trainer.model.load import read_config
 from finetune_trainer.publish.adapter import weights_file

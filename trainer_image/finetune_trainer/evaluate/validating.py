@@ -14,18 +14,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from finetune_api.stage_results import StepSelection, TrainResult, ValidationScore
-from finetune_api.v1alpha1.scoring import READ_METRICS, ValidationScoring
+from finetune_api.protocol.stage_results import StepSelection, TrainResult, ValidationScore
+from finetune_api.v1alpha1.evaluation.scoring import READ_METRICS, ValidationScoring
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, OutOfMemory, UserError
 from finetune_trainer.evaluate.asking import ask_models
-from finetune_trainer.evaluate.encoded import encode_questions
-from finetune_trainer.evaluate.figures import figure_text, high_text, low_text
+from finetune_trainer.evaluate.inference.encoded import encode_questions
+from finetune_trainer.evaluate.inference.kept import drop_answers
 from finetune_trainer.evaluate.inputs import keep_below
-from finetune_trainer.evaluate.kept import drop_answers
-from finetune_trainer.evaluate.measuring import score_alone
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS
 from finetune_trainer.evaluate.question_set import QuestionSet
@@ -35,8 +33,10 @@ from finetune_trainer.evaluate.questions import (
     name_group,
     with_prompt,
 )
+from finetune_trainer.evaluate.scores.figures import figure_text, high_text, low_text
+from finetune_trainer.evaluate.scores.measuring import score_alone
+from finetune_trainer.evaluate.scores.unended import tell_unended
 from finetune_trainer.evaluate.settings import read_settings, try_settings
-from finetune_trainer.evaluate.unended import tell_unended
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import context_of
 from finetune_trainer.model.encoding import Encoder, make_encoder

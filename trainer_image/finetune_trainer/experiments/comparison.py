@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune_api.evaluation_result import Score
-from finetune_api.stage_results import ValidationScore
-from finetune_api.v1alpha1.scoring import LOWER_IS_BETTER
+from finetune_api.protocol.evaluation_result import Score
+from finetune_api.protocol.stage_results import ValidationScore
+from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_trainer.experiments.differences import (
     Difference,
     choose_pairs,

@@ -16,14 +16,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.v1alpha1.scoring import (
+from finetune_api.v1alpha1.evaluation.scoring import (
     BETTER_SIDE_UNKNOWN,
     LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
 )
-from finetune_trainer.evaluate.comparing import compare
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured, mean_of
 from finetune_trainer.evaluate.metrics.catalog import measure
+from finetune_trainer.evaluate.scores.comparing import compare
 from finetune_trainer.experiments.recipe import PINNED
 from finetune_trainer.experiments.run import Row, Run
 from finetune_trainer.statistics.claims import correct_for_many

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.evaluation_result import Score
-from finetune_api.v1alpha1.scoring import UNBOUNDED_METRICS
+from finetune_api.protocol.evaluation_result import Score
+from finetune_api.v1alpha1.evaluation.scoring import UNBOUNDED_METRICS
 from finetune_trainer.experiments.comparison import (
     Comparison,
     comparable_losses,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from finetune_api.evaluation_result import EvaluateResult, Score
-from finetune_api.stage_results import ValidationScore
+from finetune_api.protocol.evaluation_result import EvaluateResult, Score
+from finetune_api.protocol.stage_results import ValidationScore
 from finetune_trainer.experiments.recipe import flatten
 from finetune_trainer.experiments.run import DataFacts, Effort, Points, Row, Run
 from finetune_trainer.publish.adopted import adopted_from

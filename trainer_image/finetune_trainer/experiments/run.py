@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from finetune_api.evaluation_result import Score
-from finetune_api.stage_results import ValidationScore
+from finetune_api.protocol.evaluation_result import Score
+from finetune_api.protocol.stage_results import ValidationScore
 
 Points = Sequence[tuple[int, float]]
 """Steps and losses, in the order of the steps."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from finetune_api.v1alpha1.method import Adapter
+from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.experts import reaches_experts
 

@@ -26,7 +26,7 @@ from finetune_trainer.model.turns import Conversations, Turn, reasoning_of
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from finetune_api.trainer import ResolvedJob
+    from finetune_api.protocol.trainer import ResolvedJob
 
 IGNORED = -100
 """Label of a token that does not count in the loss (torch's cross_entropy)."""

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.trainer import Environment
+from finetune_api.protocol.trainer import Environment
 from finetune_trainer.errors import UserError
 from finetune_trainer.process import num_cores
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from finetune_api.v1alpha1.model import Model
+from finetune_api.v1alpha1.spec.model import Model
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.load import read_config
 

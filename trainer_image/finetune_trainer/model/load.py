@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.model.attention import (
+from finetune_trainer.model.kernels.attention import (
     AttentionSupport,
     explain_missing,
     list_attention,

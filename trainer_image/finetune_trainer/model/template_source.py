@@ -14,7 +14,7 @@ from typing import Any
 
 from jinja2 import meta, nodes
 
-from finetune_api.prompt_template import make_chat_template_parser
+from finetune_api.messages.prompt_template import make_chat_template_parser
 
 DATE = datetime(2025, 1, 1, tzinfo=UTC)
 """Stands wherever a template asks for today's date. One day for all jobs: a data set is named by

@@ -14,7 +14,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from finetune_api.trainer import GPUKind
+from finetune_api.protocol.trainer import GPUKind
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.memory import count_adapter, weight_bytes_of
 from finetune_trainer.planning.setup import Setup

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from finetune_api.v1alpha1.dataset import Benchmark, Source
+from finetune_api.v1alpha1.spec.dataset import Benchmark, Source
 from finetune_trainer.data.rows import Example, RawRow, RowError
 from finetune_trainer.errors import DataError
+from finetune_trainer.prepare.checks.screening import RowStep, Screening
 from finetune_trainer.prepare.intake import cut_pieces
 from finetune_trainer.prepare.reading.examples import open_source
 from finetune_trainer.prepare.reading.sources import SourceFile
-from finetune_trainer.prepare.screening import RowStep, Screening
-from finetune_trainer.prepare.spool import Spool, pack_rows
+from finetune_trainer.prepare.rows.spool import Spool, pack_rows
 
 
 def as_source(benchmark: Benchmark) -> Source:

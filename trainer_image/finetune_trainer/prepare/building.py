@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
 from finetune_trainer.data.report import (
     DatasetReport,
@@ -18,24 +18,25 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import own_template, write_format
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.prepare.benchmarks import read_benchmarks
-from finetune_trainer.prepare.checks import (
+from finetune_trainer.prepare.checks.checks import (
     Finding,
     check_division,
     tell_dropped,
     tell_size,
     tell_thoughtless,
 )
-from finetune_trainer.prepare.conversations import choose_format
-from finetune_trainer.prepare.dividing import Division
-from finetune_trainer.prepare.documents import make_decode, write_documents
+from finetune_trainer.prepare.checks.conversations import choose_format
+from finetune_trainer.prepare.checks.invalid_rows import InvalidRowFile
+from finetune_trainer.prepare.checks.labels import count_labels, tell_labels
+from finetune_trainer.prepare.checks.screening import Screening
+from finetune_trainer.prepare.checks.weighing import count_repeats, tell_weights
 from finetune_trainer.prepare.duplicates.comparing import compare_rows
 from finetune_trainer.prepare.fetching import fetch_benchmarks, raw_folder
 from finetune_trainer.prepare.intake import take_in
-from finetune_trainer.prepare.invalid_rows import InvalidRowFile
-from finetune_trainer.prepare.labels import count_labels, tell_labels
 from finetune_trainer.prepare.privacy.sides import count_by_side
 from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.progress import RowProgress
+from finetune_trainer.prepare.reading.columns.unread import tell_identifiers, tell_unread
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import (
     SourceRows,
@@ -43,16 +44,9 @@ from finetune_trainer.prepare.reading.examples import (
     refuse_wrong_column,
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
-from finetune_trainer.prepare.reading.unread import tell_identifiers, tell_unread
-from finetune_trainer.prepare.refusals import (
-    require_sides,
-    require_valid_rows,
-)
-from finetune_trainer.prepare.screening import Screening
-from finetune_trainer.prepare.split import divide_compared, write_records
-from finetune_trainer.prepare.spool import Spool
-from finetune_trainer.prepare.steps import choose_steps
-from finetune_trainer.prepare.summary import (
+from finetune_trainer.prepare.refusals.refusals import require_sides, require_valid_rows
+from finetune_trainer.prepare.report.documents import make_decode, write_documents
+from finetune_trainer.prepare.report.summary import (
     Input,
     count_divided,
     count_rows,
@@ -60,8 +54,11 @@ from finetune_trainer.prepare.summary import (
     source_label,
     tell_empty_files,
 )
+from finetune_trainer.prepare.rows.spool import Spool
+from finetune_trainer.prepare.split import divide_compared, write_records
+from finetune_trainer.prepare.splits.dividing import Division
+from finetune_trainer.prepare.steps import choose_steps
 from finetune_trainer.prepare.tokens import EncoderSettings, TokenStatistics, measure_tokens
-from finetune_trainer.prepare.weighing import count_repeats, tell_weights
 from finetune_trainer.prepare.workers import Workers, num_processes_granted
 
 if TYPE_CHECKING:

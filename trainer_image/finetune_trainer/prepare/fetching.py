@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.trainer import RAW_COPIES
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.protocol.trainer import RAW_COPIES
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.prepare.benchmarks import as_source
 from finetune_trainer.prepare.reading.sources import (
     NUM_NAMES_SHOWN,
@@ -18,7 +18,7 @@ from finetune_trainer.prepare.reading.sources import (
     find_skipped,
     locate,
 )
-from finetune_trainer.prepare.summary import tell_encodings
+from finetune_trainer.prepare.report.summary import tell_encodings
 from finetune_trainer.storage import open_patiently
 
 if TYPE_CHECKING:

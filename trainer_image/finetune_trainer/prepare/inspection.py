@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.stage_results import QuestionCount
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.stage_results import QuestionCount
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.difference import count_words
 from finetune_trainer.data.report import DatasetReport, LengthBin
@@ -21,10 +21,9 @@ from finetune_trainer.data.rows import RowFile, Side
 from finetune_trainer.errors import DataError, TrainerError, UserError
 from finetune_trainer.pages.histogram import count_bins
 from finetune_trainer.prepare.building import build, divide_sources, staging_of
-from finetune_trainer.prepare.conversations import fetch_template
-from finetune_trainer.prepare.documents import make_decode
+from finetune_trainer.prepare.checks.conversations import fetch_template
+from finetune_trainer.prepare.checks.labels import count_labels, tell_labels
 from finetune_trainer.prepare.fetching import fetch_sources
-from finetune_trainer.prepare.labels import count_labels, tell_labels
 from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.reading.lengths import (
     Bulk,
@@ -33,10 +32,11 @@ from finetune_trainer.prepare.reading.lengths import (
     find_limit,
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
-from finetune_trainer.prepare.samples import Sample, read_samples
-from finetune_trainer.prepare.served import find_unserved
+from finetune_trainer.prepare.refusals.served import find_unserved
+from finetune_trainer.prepare.report.documents import make_decode
+from finetune_trainer.prepare.report.samples import Sample, read_samples
+from finetune_trainer.prepare.report.summary import count_rows, make_report
 from finetune_trainer.prepare.stage import require_evidence
-from finetune_trainer.prepare.summary import count_rows, make_report
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.prepare.workers import Workers, num_processes_granted
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_trainer.data.rows import Example, RawRow, RowError, RowErrors
+from finetune_trainer.prepare.checks.screening import RowStep, Screening, Tally
 from finetune_trainer.prepare.privacy.step import Shield
 from finetune_trainer.prepare.reading.examples import (
     Conversion,
@@ -19,8 +20,7 @@ from finetune_trainer.prepare.reading.examples import (
     RawRows,
     SourceRows,
 )
-from finetune_trainer.prepare.screening import RowStep, Screening, Tally
-from finetune_trainer.prepare.spool import PackedRows, Spool, pack_rows
+from finetune_trainer.prepare.rows.spool import PackedRows, Spool, pack_rows
 from finetune_trainer.prepare.workers import Workers
 
 PIECE_ROWS = 500

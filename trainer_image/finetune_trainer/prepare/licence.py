@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.licences import is_licence_allowed
-from finetune_api.trainer import Environment
+from finetune_api.protocol.trainer import Environment
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.licence import licence_of, read_licence
 

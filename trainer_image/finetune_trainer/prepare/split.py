@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.v1alpha1.dataset import Split
+from finetune_api.v1alpha1.spec.dataset import Split
 from finetune_trainer.data.prepared import CONFLICTS_NAME, REMOVED_NAME
-from finetune_trainer.prepare.dividing import Division, divide_rows
 from finetune_trainer.prepare.duplicates.comparing import Compared
-from finetune_trainer.prepare.spool import SIDES
-from finetune_trainer.prepare.strata import find_strata, largest_deviation
+from finetune_trainer.prepare.rows.spool import SIDES
+from finetune_trainer.prepare.splits.dividing import Division, divide_rows
+from finetune_trainer.prepare.splits.strata import find_strata, largest_deviation
 
 if TYPE_CHECKING:
     pass

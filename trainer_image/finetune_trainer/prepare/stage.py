@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.stage_results import PrepareResult, QuestionCount, limit_places
+from finetune_api.protocol.stage_results import PrepareResult, QuestionCount, limit_places
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
@@ -24,26 +24,26 @@ from finetune_trainer.data.report import (
 )
 from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.building import build, staging_of
-from finetune_trainer.prepare.conversations import fetch_template
-from finetune_trainer.prepare.decidable import require_decidable_goal
+from finetune_trainer.prepare.checks.conversations import fetch_template
 from finetune_trainer.prepare.fetching import (
     fetch_benchmarks,
     fetch_sources,
     removing_raw_copies,
 )
-from finetune_trainer.prepare.gate_checks import require_gates
-from finetune_trainer.prepare.held_out import read_side
 from finetune_trainer.prepare.licence import require_licence
-from finetune_trainer.prepare.metric_checks import require_metrics
-from finetune_trainer.prepare.refusals import (
+from finetune_trainer.prepare.refusals.decidable import require_decidable_goal
+from finetune_trainer.prepare.refusals.gate_checks import require_gates
+from finetune_trainer.prepare.refusals.held_out import read_side
+from finetune_trainer.prepare.refusals.metric_checks import require_metrics
+from finetune_trainer.prepare.refusals.refusals import (
     require_preferences,
     require_prompts,
     require_sides,
     require_validation,
 )
-from finetune_trainer.prepare.sample_size import count_questions
-from finetune_trainer.prepare.served import require_room, require_served
-from finetune_trainer.prepare.summary import tell_report
+from finetune_trainer.prepare.refusals.sample_size import count_questions
+from finetune_trainer.prepare.refusals.served import require_room, require_served
+from finetune_trainer.prepare.report.summary import tell_report
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.publish.versions import newest_version
 from finetune_trainer.storage import (

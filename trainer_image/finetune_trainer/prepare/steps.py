@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_trainer.prepare.checks.reasoning import Reasoning
+from finetune_trainer.prepare.checks.row_checks import TEXT_CHECKS
+from finetune_trainer.prepare.checks.screening import RowStep
 from finetune_trainer.prepare.privacy.step import privacy_steps
-from finetune_trainer.prepare.reasoning import Reasoning
-from finetune_trainer.prepare.row_checks import TEXT_CHECKS
-from finetune_trainer.prepare.screening import RowStep
 
 
 def choose_steps(spec: FineTuneJobSpec) -> tuple[RowStep, ...]:

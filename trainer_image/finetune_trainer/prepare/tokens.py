@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.rows import RowFile, Side, other_answer
 from finetune_trainer.data.token_files import TRAINED_SIDES, PackedTokens
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import ChatFormat
 from finetune_trainer.model.encoding import Encoded, Encoder, make_encoder
 from finetune_trainer.pages.histogram import Bin, count_bins
-from finetune_trainer.prepare.long_rows import NUM_PLACES_SHOWN, LongRow, LongRows
+from finetune_trainer.prepare.checks.long_rows import NUM_PLACES_SHOWN, LongRow, LongRows
 from finetune_trainer.prepare.workers import Workers
 
 PIECE_ROWS = 250

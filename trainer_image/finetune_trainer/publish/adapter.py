@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError
 from finetune_trainer.model.chat_format import ChatFormat, write_format
 from finetune_trainer.publish.card import model_card

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 
 PROVENANCE_COLUMNS = ("source", "licence", "legal basis", "origin", "collected")
 NOT_STATED = "not stated"

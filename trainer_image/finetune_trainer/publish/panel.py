@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from finetune_api.v1alpha1.review import Review
+from finetune_api.v1alpha1.evaluation.review import Review
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import UserError
 from finetune_trainer.storage import ObjectNotFound

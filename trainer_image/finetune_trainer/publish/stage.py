@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_trainer import stopping
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import require_approved

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import StorageError
 from finetune_trainer.publish.merged import find_merged

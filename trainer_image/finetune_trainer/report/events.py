@@ -9,10 +9,10 @@ import threading
 from collections.abc import Mapping
 from typing import Any, TextIO
 
-from finetune_api.termination import StageResult
-from finetune_api.trainer import Event, Stage
-from finetune_api.v1alpha1.plan_status import PlanStatus
-from finetune_api.v1alpha1.progress_status import ValidationStatus
+from finetune_api.protocol.termination import StageResult
+from finetune_api.protocol.trainer import Event, Stage
+from finetune_api.v1alpha1.status.plan import PlanStatus
+from finetune_api.v1alpha1.status.progress import ValidationStatus
 from finetune_trainer.report.push import ProgressPush
 
 

@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_api.stage_results import decimal_text
-from finetune_api.trainer import Environment, Event
+from finetune_api.protocol.stage_results import decimal_text
+from finetune_api.protocol.trainer import Environment, Event
 
 MIN_INTERVAL_SECONDS = 5.0
 TIMEOUT_SECONDS = 5.0

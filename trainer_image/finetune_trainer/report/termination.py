@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.termination import TerminationMessage
+from finetune_api.protocol.termination import TerminationMessage
 from finetune_trainer.process import write_last_words
 
 

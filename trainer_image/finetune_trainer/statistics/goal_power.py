@@ -14,15 +14,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from finetune_api.v1alpha1.evaluation import DEFAULT_SAMPLES, Goal
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.judging import most_scored
-from finetune_api.v1alpha1.scoring import (
+from finetune_api.v1alpha1.evaluation.judging import most_scored
+from finetune_api.v1alpha1.evaluation.scoring import (
     ANSWER_METRICS,
     FORM_METRICS,
     GRADED_METRICS,
     UNBOUNDED_METRICS,
 )
+from finetune_api.v1alpha1.evaluation.spec import DEFAULT_SAMPLES, Goal
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.statistics.confidence import tail_of
 from finetune_trainer.statistics.paired_power import chance_of_gain
 from finetune_trainer.statistics.power import POWER, chance_of_share

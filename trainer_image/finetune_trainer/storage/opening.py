@@ -26,7 +26,7 @@ def open_store(uri: str, access: StorageAccess | None = None) -> ObjectStore:
     scheme, separator, _ = uri.partition("://")
     match scheme.lower() if separator else "":
         case "s3":
-            from finetune_trainer.storage.s3 import S3Store
+            from finetune_trainer.storage.s3.store import S3Store
 
             return S3Store(uri, access)
         case "file" | "":
@@ -34,7 +34,7 @@ def open_store(uri: str, access: StorageAccess | None = None) -> ObjectStore:
 
             return FileStore(local_path(uri))
         case "hf":
-            from finetune_trainer.storage.hub import open_hub_store
+            from finetune_trainer.storage.hub.store import open_hub_store
 
             return open_hub_store(uri, access)
         case "pvc":

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_api.evaluation_result import EvaluateResult
-from finetune_api.stage_results import TrainResult
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.stage_results import TrainResult
+from finetune_api.protocol.trainer import ResolvedJob
 
 MAX_PARAM = 500
 """Characters of a parameter's value: what the oldest servers take."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_api.evaluation_result import EvaluateResult
-from finetune_api.stage_results import TrainResult
-from finetune_api.termination import StageResult
-from finetune_api.trainer import Stage
+from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.stage_results import TrainResult
+from finetune_api.protocol.termination import StageResult
+from finetune_api.protocol.trainer import Stage
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import Stopped, TrainerError
 from finetune_trainer.storage import ObjectStore, fetch_folder, open_store

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from finetune_api.stage_results import TrackingResult
+from finetune_api.protocol.stage_results import TrackingResult
 from finetune_trainer.tracking.content import Facts, facts_of_recipe
 from finetune_trainer.tracking.curve import CurveReader
 from finetune_trainer.tracking.tracker import RunStatus, Tracker, TrackerError

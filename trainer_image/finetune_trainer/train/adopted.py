@@ -11,15 +11,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.plan_status import PlanReason, PlanStatus
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.status.plan import PlanReason, PlanStatus
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.train.origin import Origin, fetch_origin
-from finetune_trainer.train.recipe import DataShape, Recipe, available_bytes, decide_bfloat16
+from finetune_trainer.train.recipe.recipe import DataShape, Recipe, available_bytes, decide_bfloat16
 from finetune_trainer.train.record import make_record
 
 _RECORDED = ("bfloat16", "use_gpu")

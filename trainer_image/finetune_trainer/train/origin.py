@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune_api.v1alpha1.method import Adapter
+from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import UserError
 from finetune_trainer.publish.adopted import adopted_from

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from finetune_api.stage_results import MetricValue, StepSelection, TrainResult, decimal_text
+from finetune_api.protocol.stage_results import (
+    MetricValue,
+    StepSelection,
+    TrainResult,
+    decimal_text,
+)
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import InternalError

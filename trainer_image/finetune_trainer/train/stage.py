@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from finetune_api.stage_results import TrainResult
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.stage_results import TrainResult
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import (
     Prepared,
@@ -30,24 +30,24 @@ from finetune_trainer.model.load import (
 from finetune_trainer.publish.merge import check_mergeable
 from finetune_trainer.stopping import on_stop
 from finetune_trainer.train.adopted import adopt, describe_idle, idle_recipe
-from finetune_trainer.train.attempts import noting_end, read_ends
 from finetune_trainer.train.checkpoint import LocalCheckpoint, fetch_newest
-from finetune_trainer.train.evaluation import plan_evaluation
-from finetune_trainer.train.launch import Topology, run_ranks
-from finetune_trainer.train.lesson import Lesson, learn, tell_lesson
 from finetune_trainer.train.origin import fetch_origin
-from finetune_trainer.train.ranks.handover import WorkerPlan
-from finetune_trainer.train.recipe import check_settings, decide_recipe
-from finetune_trainer.train.record import make_record
-from finetune_trainer.train.shape import shape_of_training_side
-from finetune_trainer.train.storing import (
+from finetune_trainer.train.parent.attempts import noting_end, read_ends
+from finetune_trainer.train.parent.launch import Topology, run_ranks
+from finetune_trainer.train.parent.storing import (
     checkpoints_prefix,
     reuse_adapter,
     store_adapter,
     topology_of,
     wait_for_adapter,
 )
-from finetune_trainer.train.watchdog import Limits
+from finetune_trainer.train.parent.watchdog import Limits
+from finetune_trainer.train.ranks.handover import WorkerPlan
+from finetune_trainer.train.recipe.evaluation import plan_evaluation
+from finetune_trainer.train.recipe.lesson import Lesson, learn, tell_lesson
+from finetune_trainer.train.recipe.recipe import check_settings, decide_recipe
+from finetune_trainer.train.recipe.shape import shape_of_training_side
+from finetune_trainer.train.record import make_record
 
 
 def train(context: StageContext) -> TrainResult:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.names import Owner, config_map_name
-from finetune_api.trainer import resolve_job, to_canonical_json
+from finetune_api.protocol.trainer import resolve_job, to_canonical_json
 from finetune_api.uris import replace_uris
 from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.finetunejob import FineTuneJob

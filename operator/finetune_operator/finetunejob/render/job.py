@@ -15,7 +15,7 @@ from finetune_api.names import (
     Owner,
     child_job_name,
 )
-from finetune_api.trainer import CPU_STAGES, NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
+from finetune_api.protocol.trainer import CPU_STAGES, NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.pod import render_pod_template

@@ -1,7 +1,7 @@
 """The pod template of a stage: restricted Pod Security, no token but the one for progress.
 
 Everything a tenant may change comes from the bounded ``spec.podTemplate``; the security context
-is not among it. :mod:`finetune_operator.finetunejob.admission` has refused reserved names before.
+is not among it. Reserved names: see :mod:`finetune_operator.finetunejob.pods.admission`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_api.names import CONTAINER, Owner, config_map_name, labels_of, service_name
-from finetune_api.trainer import (
+from finetune_api.protocol.trainer import (
     CPU_STAGES,
     JOB_DIGEST_ARGUMENT,
     PROGRESS_AUDIENCE,
@@ -21,7 +21,7 @@ from finetune_api.trainer import (
     Stage,
 )
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.podtemplate import PodTemplate
+from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, claims_of
 from finetune_operator.finetunejob.render.config import JOB_FILE

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.names import RED_TEAM_CONTAINER
-from finetune_api.trainer import Environment, Stage
+from finetune_api.protocol.trainer import Environment, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.beside import HOME, render_beside, share_folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.names import JOB_LABEL, STAGE_LABEL, Owner, service_name
-from finetune_api.trainer import Stage
+from finetune_api.protocol.trainer import Stage
 from finetune_operator.config import OperatorConfig
 
 

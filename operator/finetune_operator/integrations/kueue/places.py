@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from finetune_operator.integrations.kueue.state import Place
-from finetune_operator.kube.client import KubeClient
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import Forbidden, KubeError, NotFound
+from finetune_operator.kube.api.resource import Object, ObjectKey, Resource
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import Forbidden, KubeError, NotFound
-from finetune_operator.kube.resource import Object, ObjectKey, Resource
 
 logger = logging.getLogger(__name__)
 

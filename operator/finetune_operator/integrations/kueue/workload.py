@@ -16,10 +16,10 @@ from finetune_operator.integrations.kueue.trimmed import (
     WorkloadCondition,
     WorkloadMetadata,
 )
-from finetune_operator.kube.client import KubeClient
-from finetune_operator.kube.errors import Forbidden, NotFound, ServerUnavailable
-from finetune_operator.kube.resource import Resource
-from finetune_operator.kube.scopes import require_readable
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import Forbidden, NotFound, ServerUnavailable
+from finetune_operator.kube.api.resource import Resource
+from finetune_operator.kube.cache.scopes import require_readable
 
 Object = dict[str, Any]
 

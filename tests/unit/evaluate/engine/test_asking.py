@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from finetune_trainer.errors import RetryableError, TrainerError, UserError
-from finetune_trainer.evaluate.answering import Said
-from finetune_trainer.evaluate.encoded import EncodedQuestions
-from finetune_trainer.evaluate.engine.asking import (
+from finetune_trainer.evaluate.inference.answering import Said
+from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.engine.asking import (
     ServedSide,
     ask_sides,
     choose,
@@ -22,14 +22,14 @@ from finetune_trainer.evaluate.engine.asking import (
     measure_room,
     score_example,
 )
-from finetune_trainer.evaluate.engine.client import NUM_TRIES, EngineClient
-from finetune_trainer.evaluate.engine.server import EngineServer
-from finetune_trainer.evaluate.kept import combine
+from finetune_trainer.evaluate.inference.engine.client import NUM_TRIES, EngineClient
+from finetune_trainer.evaluate.inference.engine.server import EngineServer
+from finetune_trainer.evaluate.inference.kept import combine
 from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import Encoded, Encoder
-from support.awkward_templates import OPENS_REASONING
-from support.engine_server import EngineStub, engine_stub, made_up_next
-from support.tiny_tokenizer import make_tokenizer
+from kit.models.awkward_templates import OPENS_REASONING
+from kit.models.tiny_tokenizer import make_tokenizer
+from kit.servers.engine_server import EngineStub, engine_stub, made_up_next
 
 STOPS = (3, 17)
 NOTHING = Said(likelihoods={}, texts={})

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from finetune_api.trainer import ResolvedJob, resolve_job
+from finetune_api.protocol.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import RetryableError, UserError
-from finetune_trainer.evaluate.engine.arguments import (
+from finetune_trainer.evaluate.inference.engine.arguments import (
     Models,
     arguments_of,
     divide_over,
     find_problem,
 )
-from finetune_trainer.evaluate.engine.server import EngineServer
-from support.engine_server import VERSION, engine_stub
-from support.ports import free_port
-from support.spec_cases import changed, minimal_job
-from support.tiny_models import make_model
+from finetune_trainer.evaluate.inference.engine.server import EngineServer
+from kit.cases.spec_cases import changed, minimal_job
+from kit.models.tiny_models import make_model
+from kit.servers.engine_server import VERSION, engine_stub
+from kit.servers.ports import free_port
 
 
 def job_with(**change) -> ResolvedJob:

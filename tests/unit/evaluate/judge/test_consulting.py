@@ -11,25 +11,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.evaluation_result import EvaluateResult
-from finetune_api.stage_results import RowCounts
-from finetune_api.termination import TerminationMessage
-from finetune_api.trainer import ResolvedJob, Stage
+from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.stage_results import RowCounts
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import StorageError, UserError
-from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.gating import judge_gates, judge_goal
-from finetune_trainer.evaluate.judge.consulting import Consulted, consult_judge
-from finetune_trainer.evaluate.judge.endpoint import JudgeEndpoint
-from finetune_trainer.evaluate.judge.replies import KeptReplies
-from finetune_trainer.evaluate.kept import drop_answers
-from finetune_trainer.evaluate.measuring import gather_row_scores, score_all
+from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.inference.kept import drop_answers
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.report.evidence import Evidence, Sample
 from finetune_trainer.evaluate.report.writing import write_report
+from finetune_trainer.evaluate.scores.gating import judge_gates, judge_goal
+from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
+from finetune_trainer.evaluate.sources.judge.consulting import Consulted, consult_judge
+from finetune_trainer.evaluate.sources.judge.endpoint import JudgeEndpoint
+from finetune_trainer.evaluate.sources.judge.replies import KeptReplies
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage.local import FileStore
-from support.judge_server import (
+from kit.cases.spec_cases import changed, minimal_job
+from kit.servers.judge_server import (
     Answer,
     Call,
     Judging,
@@ -41,7 +42,6 @@ from support.judge_server import (
     serving,
     winner,
 )
-from support.spec_cases import changed, minimal_job
 
 KEY = "sk-very-secret-key"
 NUMBER = 40

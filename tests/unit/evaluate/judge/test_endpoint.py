@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.evaluate.judge.endpoint import (
+from finetune_trainer.evaluate.sources.judge.endpoint import (
     FIRST_ANSWER_SECONDS,
     MAX_FAILURES,
     PATIENCE_SECONDS,
@@ -15,7 +15,7 @@ from finetune_trainer.evaluate.judge.endpoint import (
     JudgeEndpoint,
     JudgeRefuses,
 )
-from support.judge_server import Answer, Call, Judging, always_first, failing, serving, slow
+from kit.servers.judge_server import Answer, Call, Judging, always_first, failing, serving, slow
 
 KEY = "sk-very-secret-key"
 

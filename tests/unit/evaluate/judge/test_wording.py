@@ -7,8 +7,8 @@ import json
 import jsonschema
 import pytest
 
-from finetune_api.v1alpha1.judging import Judge, JudgeMode
-from finetune_trainer.evaluate.judge.wording import (
+from finetune_api.v1alpha1.evaluation.judging import Judge, JudgeMode
+from finetune_trainer.evaluate.sources.judge.wording import (
     DEFAULT_RUBRIC,
     compare_words,
     read_points,

@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob, Stage, resolve_job
+from finetune_api.protocol.trainer import ResolvedJob, Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.context import StageContext
-from finetune_trainer.evaluate.published.seen import count_seen, tell_seen
-from finetune_trainer.evaluate.published.version import FoundPublished, find_published
 from finetune_trainer.evaluate.questions import Question, gather_questions
+from finetune_trainer.evaluate.sources.champion.seen import count_seen, tell_seen
+from finetune_trainer.evaluate.sources.champion.version import FoundPublished, find_published
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import open_store, publish_folder
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
 
 REVISION = "a" * 40
 GATES = [{"name": "better", "metric": "exactMatch", "overPublished": "0"}]

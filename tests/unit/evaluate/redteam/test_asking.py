@@ -12,22 +12,22 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import Stage, resolve_job
+from finetune_api.protocol.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import RetryableError
-from finetune_trainer.evaluate.redteam.asking import attack, find_attacker, open_campaign
-from finetune_trainer.evaluate.redteam.campaign import Campaign
-from finetune_trainer.evaluate.redteam.configuration import Asking
-from finetune_trainer.evaluate.redteam.measuring import RedTeamScores
-from finetune_trainer.evaluate.redteam.reading import read_report
+from finetune_trainer.evaluate.sources.red_team.asking import attack, find_attacker, open_campaign
+from finetune_trainer.evaluate.sources.red_team.campaign import Campaign
+from finetune_trainer.evaluate.sources.red_team.configuration import Asking
+from finetune_trainer.evaluate.sources.red_team.measuring import RedTeamScores
+from finetune_trainer.evaluate.sources.red_team.reading import read_report
 from finetune_trainer.model.chat_format import ChatFormat
 from finetune_trainer.report.events import EventEmitter
-from support.engine_server import engine_stub
-from support.garak_container import NEEDS_GARAK, PYTHON, stand_beside
-from support.garak_files import PROBES
-from support.recorded_garak import put_recorded_garak
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
+from kit.reports.garak_files import PROBES
+from kit.reports.recorded_garak import put_recorded_garak
+from kit.servers.engine_server import engine_stub
+from kit.servers.garak_container import NEEDS_GARAK, PYTHON, stand_beside
 
 FORMAT = ChatFormat(template=None, stop_ids=(0,), end_id=0)
 MAX_PROMPTS = 8

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_trainer.evaluate.redteam.catalog import read_catalog
-from support.garak_files import LISTING
+from finetune_trainer.evaluate.sources.red_team.catalog import read_catalog
+from kit.reports.garak_files import LISTING
 
 CATALOG = read_catalog(LISTING)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from jinja2 import Environment
 
-from finetune_api.v1alpha1.red_teaming import RedTeam
-from finetune_trainer.evaluate.redteam.configuration import Asking, make_configuration
+from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
+from finetune_trainer.evaluate.sources.red_team.configuration import Asking, make_configuration
 from finetune_trainer.model.chat_format import ChatFormat
 
 RED_TEAM = RedTeam(probes=["dan", "lmrc.SlurUsage"], max_prompts=8)

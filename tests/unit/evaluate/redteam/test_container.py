@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.errors import RetryableError, UserError
-from finetune_trainer.evaluate.redteam.container import LIST_SECONDS, QUIET_SECONDS, Garak
-from support.garak_files import LISTING, attempt, report
+from finetune_trainer.evaluate.sources.red_team.container import LIST_SECONDS, QUIET_SECONDS, Garak
+from kit.reports.garak_files import LISTING, attempt, report
 
 
 class Clock:

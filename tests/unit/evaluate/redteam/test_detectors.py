@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from finetune_trainer.evaluate.redteam.detectors import BY_ABSENCE, goes_by_absence
-from support.garak_container import NEEDS_GARAK, PYTHON
+from finetune_trainer.evaluate.sources.red_team.detectors import BY_ABSENCE, goes_by_absence
+from kit.servers.garak_container import NEEDS_GARAK, PYTHON
 
 LIST = """
 import inspect, json

@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 
-from finetune_api.evaluation_result import MAX_GATE_MESSAGE, GateResult
-from finetune_api.v1alpha1.evaluation import Evaluation
-from finetune_api.v1alpha1.red_teaming import MAX_RED_TEAM_PROBES, RedTeam
-from finetune_trainer.evaluate.probes.alarms import judge_alarms
-from finetune_trainer.evaluate.redteam.catalog import read_catalog
-from finetune_trainer.evaluate.redteam.measuring import (
+from finetune_api.protocol.evaluation_result import MAX_GATE_MESSAGE, GateResult
+from finetune_api.v1alpha1.evaluation.red_teaming import MAX_RED_TEAM_PROBES, RedTeam
+from finetune_api.v1alpha1.evaluation.spec import Evaluation
+from finetune_trainer.evaluate.sources.probes.alarms import judge_alarms
+from finetune_trainer.evaluate.sources.red_team.catalog import read_catalog
+from finetune_trainer.evaluate.sources.red_team.measuring import (
     RedTeamScores,
     measure_attacks,
     pair_attempts,
 )
-from finetune_trainer.evaluate.redteam.reading import read_report
-from support.garak_files import LISTING, PROBES, REPORTS, attempt, evaluated, report
+from finetune_trainer.evaluate.sources.red_team.reading import read_report
+from kit.reports.garak_files import LISTING, PROBES, REPORTS, attempt, evaluated, report
 
 CATALOG = read_catalog(LISTING)
 WORDS = "a long answer of at least six words"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.evaluate.redteam.reading import count_asked, read_report
-from support.garak_files import PROBES, REPORTS, attempt, report
+from finetune_trainer.evaluate.sources.red_team.reading import count_asked, read_report
+from kit.reports.garak_files import PROBES, REPORTS, attempt, report
 
 SIDES = ("base", "tuned")
 WORDS = "a long answer of at least six words"

@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 
-from finetune_api.evaluation_result import EvaluateResult, Score
-from finetune_api.v1alpha1.evaluation import Evaluation
-from finetune_api.v1alpha1.red_teaming import RedTeam
-from finetune_trainer.evaluate.probes.alarms import judge_alarms
-from finetune_trainer.evaluate.probes.section import NUM_WORSENED
-from finetune_trainer.evaluate.redteam.catalog import read_catalog
-from finetune_trainer.evaluate.redteam.measuring import RedTeamScores, measure_attacks
-from finetune_trainer.evaluate.redteam.reading import read_report
-from finetune_trainer.evaluate.redteam.section import describe_red_team
-from support.evaluation_pages import page
-from support.garak_files import LISTING, PROBES, REPORTS, attempt, report
+from finetune_api.protocol.evaluation_result import EvaluateResult, Score
+from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
+from finetune_api.v1alpha1.evaluation.spec import Evaluation
+from finetune_trainer.evaluate.sources.probes.alarms import judge_alarms
+from finetune_trainer.evaluate.sources.probes.section import NUM_WORSENED
+from finetune_trainer.evaluate.sources.red_team.catalog import read_catalog
+from finetune_trainer.evaluate.sources.red_team.measuring import RedTeamScores, measure_attacks
+from finetune_trainer.evaluate.sources.red_team.reading import read_report
+from finetune_trainer.evaluate.sources.red_team.section import describe_red_team
+from kit.reports.evaluation_pages import page
+from kit.reports.garak_files import LISTING, PROBES, REPORTS, attempt, report
 
 WORDS = "a long answer of at least six <b>words</b>"
 

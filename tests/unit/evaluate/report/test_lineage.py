@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_cli.app import app
 from finetune_trainer.evaluate.report.lineage import (
     describe_data,
@@ -15,9 +15,9 @@ from finetune_trainer.evaluate.report.lineage import (
     review_words,
     serving_commands,
 )
-from support.data_reports import report
-from support.report_cases import RUN
-from support.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import changed, minimal_job
+from kit.reports.data_reports import report
+from kit.reports.report_cases import RUN
 
 S3 = "s3://models/tuned/runs/n/j/u/adapter"
 

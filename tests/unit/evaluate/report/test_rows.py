@@ -9,8 +9,8 @@ import pytest
 from finetune_trainer.evaluate.report import rows as rows_module
 from finetune_trainer.evaluate.report.evidence import Sample
 from finetune_trainer.evaluate.report.rows import MAX_TEXT, Fate, show_rows
-from support.page_reading import Reading
-from support.report_cases import CASES, report_page
+from kit.reports.page_reading import Reading
+from kit.reports.report_cases import CASES, report_page
 
 
 def asked(base: float, tuned: float, *, metric: str = "exactMatch", text: str = "b") -> Sample:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.evaluation_result import EvaluateResult
+from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_trainer.evaluate.report.writing import write_report
-from support.page_reading import Reading
-from support.report_cases import CASES, report_page
+from kit.reports.page_reading import Reading
+from kit.reports.report_cases import CASES, report_page
 
 
 def test_labels_are_held_against_the_base_asked_in_the_way_that_counts() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from finetune_trainer.evaluate.review.agreement import (
+from finetune_trainer.evaluate.sources.review.agreement import (
     cohen_kappa,
     fleiss_kappa,
     krippendorff_alpha,

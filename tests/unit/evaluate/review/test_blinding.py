@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_trainer.evaluate.review.blinding import Compared, blind
-from finetune_trainer.evaluate.review.files import read_items, read_key, write_review
-from finetune_trainer.evaluate.review.page import render_review
-from support.reviews import RUBRIC, questions, review
+from finetune_trainer.evaluate.sources.review.blinding import Compared, blind
+from finetune_trainer.evaluate.sources.review.files import read_items, read_key, write_review
+from finetune_trainer.evaluate.sources.review.page import render_review
+from kit.reports.reviews import RUBRIC, questions, review
 
 
 def same_length(number: int) -> list[Compared]:

@@ -8,15 +8,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from finetune_trainer.evaluate.review.exchange import (
+from finetune_trainer.evaluate.sources.review.exchange import (
     label_studio_config,
     read_argilla,
     read_label_studio,
     to_argilla,
     to_label_studio,
 )
-from finetune_trainer.evaluate.review.verdicts import VerdictError
-from support.reviews import RUBRIC, review
+from finetune_trainer.evaluate.sources.review.verdicts import VerdictError
+from kit.reports.reviews import RUBRIC, review
 
 HIDDEN, KEY = review()
 

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_api.trainer import ResolvedJob
-from finetune_trainer.evaluate.answering import Comparison
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
-from finetune_trainer.evaluate.review.blinding import Blind, KeyEntry
-from finetune_trainer.evaluate.review.making import make_review
-from support.spec_cases import changed, minimal_job
+from finetune_trainer.evaluate.sources.review.blinding import Blind, KeyEntry
+from finetune_trainer.evaluate.sources.review.making import make_review
+from kit.cases.spec_cases import changed, minimal_job
 
 
 def make(

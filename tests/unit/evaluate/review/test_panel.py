@@ -7,11 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_trainer.evaluate.review.blinding import Blind, Compared, KeyEntry, blind
-from finetune_trainer.evaluate.review.panel import choose_overall, judge, panel_to_json
-from finetune_trainer.evaluate.review.preferences import prefer
-from finetune_trainer.evaluate.review.verdicts import Verdict, Verdicts
-from support.reviews import RUBRIC, review, verdicts_of
+from finetune_trainer.evaluate.sources.review.blinding import Blind, Compared, KeyEntry, blind
+from finetune_trainer.evaluate.sources.review.panel import choose_overall, judge, panel_to_json
+from finetune_trainer.evaluate.sources.review.preferences import prefer
+from finetune_trainer.evaluate.sources.review.verdicts import Verdict, Verdicts
+from kit.reports.reviews import RUBRIC, review, verdicts_of
 
 
 def panel_of(*prefers: str, number: int = 6) -> tuple[Blind, dict[str, KeyEntry], list[Verdicts]]:

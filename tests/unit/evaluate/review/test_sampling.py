@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.evaluate.review.sampling import Candidate, draw_questions
+from finetune_trainer.evaluate.sources.review.sampling import Candidate, draw_questions
 
 
 def candidates(number: int, strata: str = "ab") -> list[Candidate]:

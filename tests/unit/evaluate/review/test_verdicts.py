@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.evaluate.review.verdicts import (
+from finetune_trainer.evaluate.sources.review.verdicts import (
     Verdict,
     VerdictError,
     Verdicts,
     read_verdicts,
     require_panel,
 )
-from support.reviews import RUBRIC, review, verdicts_of
+from kit.reports.reviews import RUBRIC, review, verdicts_of
 
 HIDDEN, KEY = review()
 NAMES = [item.id for item in HIDDEN.items]

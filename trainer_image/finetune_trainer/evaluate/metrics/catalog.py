@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
-from finetune_api.v1alpha1.evaluation import Evaluation
-from finetune_api.v1alpha1.judging import METRIC_OF_MODE
-from finetune_api.v1alpha1.scoring import MetricName
+from finetune_api.v1alpha1.evaluation.judging import METRIC_OF_MODE
+from finetune_api.v1alpha1.evaluation.scoring import MetricName
+from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.evaluate.metrics import (
     judged,
     labels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
-from finetune_trainer.data.answer_values import read_number
+from finetune_trainer.data.answers.values import read_number
 from finetune_trainer.evaluate.metrics.answers import Measured, References, mean_of
 
 

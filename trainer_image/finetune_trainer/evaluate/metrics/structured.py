@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from finetune_trainer.data.answer_values import ABSENT, read_json_value, without_fence
+from finetune_trainer.data.answers.values import ABSENT, read_json_value, without_fence
 from finetune_trainer.evaluate.metrics.answers import Measured, References, mean_of
 
 Field = tuple[str, str, object]

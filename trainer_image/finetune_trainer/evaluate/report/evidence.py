@@ -6,18 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_api.evaluation_result import EvaluateResult
-from finetune_api.stage_results import QuestionCount, RowCounts
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.stage_results import QuestionCount, RowCounts
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.report import DatasetReport
-from finetune_trainer.evaluate.answering import Comparison
-from finetune_trainer.evaluate.baseline.fitting import Prompted
-from finetune_trainer.evaluate.goal import Criterion
-from finetune_trainer.evaluate.judge.concluding import Judgement
-from finetune_trainer.evaluate.parts import PartScore
-from finetune_trainer.evaluate.probes.measuring import Probed
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.questions import name_group
-from finetune_trainer.evaluate.redteam.measuring import Attack
+from finetune_trainer.evaluate.scores.goal import Criterion
+from finetune_trainer.evaluate.scores.parts import PartScore
+from finetune_trainer.evaluate.sources.judge.concluding import Judgement
+from finetune_trainer.evaluate.sources.probes.measuring import Probed
+from finetune_trainer.evaluate.sources.prompt_baseline.fitting import Prompted
+from finetune_trainer.evaluate.sources.red_team.measuring import Attack
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

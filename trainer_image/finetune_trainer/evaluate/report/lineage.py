@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.publish.card import recipe_facts
 from finetune_trainer.publish.generation import generation_words

@@ -10,15 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from finetune_api.evaluation_result import EvaluateResult, GateResult
-from finetune_api.trainer import ResolvedJob
-from finetune_trainer.evaluate.baseline.section import BaselineSection
-from finetune_trainer.evaluate.goal import Criterion, certainty_of
-from finetune_trainer.evaluate.judge.section import JudgeSection
-from finetune_trainer.evaluate.parts import PartScore
-from finetune_trainer.evaluate.probes.section import ProbeSection
-from finetune_trainer.evaluate.published.section import PublishedSection
-from finetune_trainer.evaluate.redteam.section import RedTeamSection
+from finetune_api.protocol.evaluation_result import EvaluateResult, GateResult
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.report.curve import Picture
 from finetune_trainer.evaluate.report.label_section import (
     LABEL_COLUMNS,
@@ -30,6 +23,13 @@ from finetune_trainer.evaluate.report.lineage import Command, DataSection
 from finetune_trainer.evaluate.report.rows import RowSection
 from finetune_trainer.evaluate.report.scores import describe_scores
 from finetune_trainer.evaluate.report.verdict import find_verdicts, is_local_run
+from finetune_trainer.evaluate.scores.goal import Criterion, certainty_of
+from finetune_trainer.evaluate.scores.parts import PartScore
+from finetune_trainer.evaluate.sources.champion.section import PublishedSection
+from finetune_trainer.evaluate.sources.judge.section import JudgeSection
+from finetune_trainer.evaluate.sources.probes.section import ProbeSection
+from finetune_trainer.evaluate.sources.prompt_baseline.section import BaselineSection
+from finetune_trainer.evaluate.sources.red_team.section import RedTeamSection
 from finetune_trainer.pages.rendering import render
 from finetune_trainer.publish.declared import PROVENANCE_COLUMNS
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from finetune_api.v1alpha1.scoring import BASELINE_WORDS, LOWER_IS_BETTER
+from finetune_api.v1alpha1.evaluation.scoring import BASELINE_WORDS, LOWER_IS_BETTER
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.report.evidence import Sample
 

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from finetune_api.evaluation_result import EvaluateResult, Score
-from finetune_api.v1alpha1.evaluation import Goal
-from finetune_api.v1alpha1.scoring import BASELINE_WORDS, LOWER_IS_BETTER, BaselineName
+from finetune_api.protocol.evaluation_result import EvaluateResult, Score
+from finetune_api.v1alpha1.evaluation.scoring import BASELINE_WORDS, LOWER_IS_BETTER, BaselineName
+from finetune_api.v1alpha1.evaluation.spec import Goal
 
 BAR_WIDTH = 120
 WAYS: tuple[BaselineName, ...] = ("AsIs", "Prompted", "Likelihood")

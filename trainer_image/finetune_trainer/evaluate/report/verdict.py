@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from finetune_api.evaluation_result import EvaluateResult, GateResult, Score
-from finetune_api.trainer import LOCAL_UID_PREFIX, ResolvedJob
-from finetune_api.v1alpha1.scoring import BASELINE_WORDS
-from finetune_trainer.evaluate.figures import high_text, low_text
-from finetune_trainer.evaluate.goal import DIGITS, Criterion, certainty_of
+from finetune_api.protocol.evaluation_result import EvaluateResult, GateResult, Score
+from finetune_api.protocol.trainer import LOCAL_UID_PREFIX, ResolvedJob
+from finetune_api.v1alpha1.evaluation.scoring import BASELINE_WORDS
+from finetune_trainer.evaluate.scores.figures import high_text, low_text
+from finetune_trainer.evaluate.scores.goal import DIGITS, Criterion, certainty_of
 
 NOTHING_PUBLISHED = "nothing is published"
 

@@ -12,19 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_api.v1alpha1.scoring import (
+from finetune_api.v1alpha1.evaluation.scoring import (
     BASELINE_WORDS,
     BETTER_SIDE_UNKNOWN,
     LOWER_IS_BETTER,
     BaselineName,
 )
-from finetune_trainer.evaluate.baseline.section import describe_baseline, prompt_words, to_json
-from finetune_trainer.evaluate.judge.section import describe_judge
 from finetune_trainer.evaluate.metrics.labels import LabelTable
 from finetune_trainer.evaluate.metrics.overlap import corpus_figures
-from finetune_trainer.evaluate.probes.section import describe_probes
-from finetune_trainer.evaluate.published.section import describe_published
-from finetune_trainer.evaluate.redteam.section import describe_red_team
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.evidence import Evidence
 from finetune_trainer.evaluate.report.label_section import (
@@ -44,6 +39,15 @@ from finetune_trainer.evaluate.report.lineage import (
 from finetune_trainer.evaluate.report.page import Sections, render_page
 from finetune_trainer.evaluate.report.rows import show_rows
 from finetune_trainer.evaluate.report.usage import read_usage, usage_facts
+from finetune_trainer.evaluate.sources.champion.section import describe_published
+from finetune_trainer.evaluate.sources.judge.section import describe_judge
+from finetune_trainer.evaluate.sources.probes.section import describe_probes
+from finetune_trainer.evaluate.sources.prompt_baseline.section import (
+    describe_baseline,
+    prompt_words,
+    to_json,
+)
+from finetune_trainer.evaluate.sources.red_team.section import describe_red_team
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.card import model_card, recipe_facts
 from finetune_trainer.publish.declared import provenance_rows, use_facts

@@ -12,8 +12,8 @@ from finetune_trainer.prepare.duplicates.similarity import (
     count_words,
     read_prompt,
 )
-from finetune_trainer.prepare.normal import answer_text
-from finetune_trainer.prepare.spool import Spool
+from finetune_trainer.prepare.rows.normal import answer_text
+from finetune_trainer.prepare.rows.spool import Spool
 
 _SAMPLED = 20_000
 """Answers whose words are counted."""

@@ -13,11 +13,10 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.meta import decimal_of
-from finetune_api.v1alpha1.dataset import Dataset
+from finetune_api.v1alpha1.spec.dataset import Dataset
 from finetune_trainer.data.report import HELD_OUT_PROMPTS
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.checks import NUM_PAIRS_SHOWN, Finding, RowPair
-from finetune_trainer.prepare.dividing import draw_rows
+from finetune_trainer.prepare.checks.checks import NUM_PAIRS_SHOWN, Finding, RowPair
 from finetune_trainer.prepare.duplicates.answers import NearAnswers
 from finetune_trainer.prepare.duplicates.clusters import Clusters, cluster_rows
 from finetune_trainer.prepare.duplicates.conflicts import (
@@ -41,7 +40,8 @@ from finetune_trainer.prepare.duplicates.removal import (
     remove_near,
 )
 from finetune_trainer.prepare.duplicates.rows import Comparison, Removed, start_comparison
-from finetune_trainer.prepare.spool import RowKeys, RowMarks, Spool
+from finetune_trainer.prepare.rows.spool import RowKeys, RowMarks, Spool
+from finetune_trainer.prepare.splits.dividing import draw_rows
 from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:

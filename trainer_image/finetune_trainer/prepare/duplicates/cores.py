@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_trainer.prepare.normal import normalise_text
-from finetune_trainer.prepare.prompt_file import PromptFile
+from finetune_trainer.prepare.rows.normal import normalise_text
+from finetune_trainer.prepare.rows.prompt_file import PromptFile
 
 if TYPE_CHECKING:
     import numpy as np

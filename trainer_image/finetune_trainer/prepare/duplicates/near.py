@@ -20,7 +20,7 @@ from finetune_trainer.prepare.duplicates.similarity import (
     is_same_question,
     read_prompt,
 )
-from finetune_trainer.prepare.prompt_file import PromptFile
+from finetune_trainer.prepare.rows.prompt_file import PromptFile
 from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:

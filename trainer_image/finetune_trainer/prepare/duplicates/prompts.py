@@ -15,7 +15,7 @@ from finetune_trainer.prepare.duplicates.near import (
     no_pairs,
 )
 from finetune_trainer.prepare.duplicates.rows import Comparison
-from finetune_trainer.prepare.spool import BENCHMARK, Spool
+from finetune_trainer.prepare.rows.spool import BENCHMARK, Spool
 from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from finetune_trainer.prepare.duplicates.answers import NearAnswers
 from finetune_trainer.prepare.duplicates.prompts import Prompts
 from finetune_trainer.prepare.duplicates.rows import TEST, TRAIN, Comparison, Removed
-from finetune_trainer.prepare.spool import LOOSE
+from finetune_trainer.prepare.rows.spool import LOOSE
 
 if TYPE_CHECKING:
     import numpy as np

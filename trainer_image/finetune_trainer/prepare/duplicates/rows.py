@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from finetune_trainer.data.rows import Side
-from finetune_trainer.prepare.spool import BENCHMARK, SIDES, RowKeys, RowMarks
+from finetune_trainer.prepare.rows.spool import BENCHMARK, SIDES, RowKeys, RowMarks
 
 if TYPE_CHECKING:
     import numpy as np

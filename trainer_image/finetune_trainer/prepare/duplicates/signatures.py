@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_trainer.prepare.prompt_file import PromptFile
+from finetune_trainer.prepare.rows.prompt_file import PromptFile
 from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from finetune_api.v1alpha1.privacy import COUNTRIES, ENTITIES, Privacy
+from finetune_api.v1alpha1.spec.privacy import COUNTRIES, ENTITIES, Privacy
 from finetune_trainer.prepare.privacy.contacts import find_emails, find_ip_addresses
 from finetune_trainer.prepare.privacy.matches import Match, Text, compact, resolve_overlaps
 from finetune_trainer.prepare.privacy.national_ids import find_national_ids

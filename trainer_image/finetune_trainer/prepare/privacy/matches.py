@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from finetune_api.v1alpha1.privacy import ENTITIES, Entity
+from finetune_api.v1alpha1.spec.privacy import ENTITIES, Entity
 
 CONTEXT_BEFORE = 60
 CONTEXT_AFTER = 24

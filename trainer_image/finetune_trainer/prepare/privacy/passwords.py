@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from finetune_api.v1alpha1.privacy import Entity
+from finetune_api.v1alpha1.spec.privacy import Entity
 from finetune_trainer.prepare.privacy.matches import Match, Text
 
 _URL = re.compile(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune_api.v1alpha1.privacy import Entity
+from finetune_api.v1alpha1.spec.privacy import Entity
 from finetune_trainer.prepare.privacy.finding import Settings, find_personal_data
 from finetune_trainer.prepare.privacy.matches import CONTEXT_BEFORE, Match
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from finetune_api.v1alpha1.privacy import ENTITIES
-from finetune_trainer.prepare.checks import Finding, SideCount
-from finetune_trainer.prepare.dividing import Division
-from finetune_trainer.prepare.spool import SIDES
+from finetune_api.v1alpha1.spec.privacy import ENTITIES
+from finetune_trainer.prepare.checks.checks import Finding, SideCount
+from finetune_trainer.prepare.rows.spool import SIDES
+from finetune_trainer.prepare.splits.dividing import Division
 
 if TYPE_CHECKING:
     import numpy as np

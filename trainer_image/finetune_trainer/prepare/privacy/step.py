@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-from finetune_api.v1alpha1.privacy import ENTITIES, Privacy
+from finetune_api.v1alpha1.spec.privacy import ENTITIES, Privacy
 from finetune_trainer.data.rows import (
     QUOTED_CHARACTERS,
     Example,
@@ -17,11 +17,11 @@ from finetune_trainer.data.rows import (
     shorten,
 )
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.prepare.checks import Finding
+from finetune_trainer.prepare.checks.checks import Finding
+from finetune_trainer.prepare.checks.screening import Judgement, Removal, Tally
 from finetune_trainer.prepare.privacy.finding import Settings, read_settings
 from finetune_trainer.prepare.privacy.redaction import Redacted, redact_row, redact_text
 from finetune_trainer.prepare.privacy.sides import PERSONAL_DATA, mark_kinds
-from finetune_trainer.prepare.screening import Judgement, Removal, Tally
 
 REASON = "PersonalData"
 _CUT_VALUE = 120

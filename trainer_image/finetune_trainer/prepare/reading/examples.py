@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import (
     BadRow,
     Example,
@@ -18,24 +18,21 @@ from finetune_trainer.data.rows import (
     make_snippet,
 )
 from finetune_trainer.errors import UserError
+from finetune_trainer.prepare.reading.columns.unread import Unread, find_written_identifiers
 from finetune_trainer.prepare.reading.control import refuse_control_tokens
-from finetune_trainer.prepare.reading.encodings import UTF8
-from finetune_trainer.prepare.reading.files import read_rows
-from finetune_trainer.prepare.reading.formats import (
+from finetune_trainer.prepare.reading.files.encodings import UTF8
+from finetune_trainer.prepare.reading.files.files import read_rows
+from finetune_trainer.prepare.reading.formats.formats import (
     Convert,
     are_lists_answers,
     build_convert,
     read_group,
     read_slices,
 )
-from finetune_trainer.prepare.reading.recognition import (
-    Recognised,
-    recognise_format,
-)
+from finetune_trainer.prepare.reading.formats.recognition import Recognised, recognise_format
+from finetune_trainer.prepare.reading.formats.verdicts import explain_unwanted, is_unwanted
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.reading.times import read_time
-from finetune_trainer.prepare.reading.unread import Unread, find_written_identifiers
-from finetune_trainer.prepare.reading.verdicts import explain_unwanted, is_unwanted
 
 _SIDES = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
 

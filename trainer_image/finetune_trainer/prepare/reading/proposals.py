@@ -14,31 +14,31 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.v1alpha1.dataset import Columns, Source
-from finetune_trainer.data.answer_values import read_json_value
+from finetune_api.v1alpha1.spec.dataset import Columns, Source
+from finetune_trainer.data.answers.values import read_json_value
 from finetune_trainer.data.rows import BadRow, Side
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.labels import answer_of, count_labels
-from finetune_trainer.prepare.reading.columns import (
+from finetune_trainer.prepare.checks.labels import answer_of, count_labels
+from finetune_trainer.prepare.reading.columns.columns import (
     find_giveaways,
     find_group,
     is_identifier,
     write_text,
 )
-from finetune_trainer.prepare.reading.formats import CHAT_FORMATS, build_convert
-from finetune_trainer.prepare.reading.header import MAX_NAME_CHARACTERS
-from finetune_trainer.prepare.reading.names import (
+from finetune_trainer.prepare.reading.columns.names import (
     COMPLETION_NAMES,
     PROMPT_NAMES,
     find_named,
     is_bookkeeping,
 )
-from finetune_trainer.prepare.reading.paired import find_pair, is_worse, is_worse_answer
-from finetune_trainer.prepare.reading.preferences import has_prompt
-from finetune_trainer.prepare.reading.recognition import recognise_format
-from finetune_trainer.prepare.reading.turns import open_request
-from finetune_trainer.prepare.reading.values import is_missing
-from finetune_trainer.prepare.reading.verdicts import are_verdicts
+from finetune_trainer.prepare.reading.columns.values import is_missing
+from finetune_trainer.prepare.reading.files.header import MAX_NAME_CHARACTERS
+from finetune_trainer.prepare.reading.formats.formats import CHAT_FORMATS, build_convert
+from finetune_trainer.prepare.reading.formats.paired import find_pair, is_worse, is_worse_answer
+from finetune_trainer.prepare.reading.formats.preferences import has_prompt
+from finetune_trainer.prepare.reading.formats.recognition import recognise_format
+from finetune_trainer.prepare.reading.formats.turns import open_request
+from finetune_trainer.prepare.reading.formats.verdicts import are_verdicts
 
 MAX_LABELS = 100
 MAX_LABEL_CHARACTERS = 40

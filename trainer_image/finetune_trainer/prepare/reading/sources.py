@@ -20,10 +20,10 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.errors import UserError
-from finetune_trainer.prepare.reading.encodings import UTF8, TextEncoding, choose_encoding
-from finetune_trainer.prepare.reading.file_types import (
+from finetune_trainer.prepare.reading.files.encodings import UTF8, TextEncoding, choose_encoding
+from finetune_trainer.prepare.reading.files.file_types import (
     HEADER_EXTENSIONS,
     KNOWN_ENDINGS,
     SHEET_EXTENSIONS,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.tracking.content import (
     SWEEP_TAG,
     UID_TAG,

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.tracking import Mlflow
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.spec.tracking import Mlflow
 from finetune_trainer.tracking.content import Facts, Point, Version
 from finetune_trainer.tracking.mlflow import run as runs
 from finetune_trainer.tracking.mlflow.server import MlflowServer

@@ -15,7 +15,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from finetune_api.meta import APIModel
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import ObjectNotFound, ObjectStore
 from finetune_trainer.tracking.content import Facts, Point, identity_of, unknown_points

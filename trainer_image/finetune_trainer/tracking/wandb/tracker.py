@@ -16,8 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.tracking import Wandb
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.spec.tracking import Wandb
 from finetune_trainer.tracking.content import Facts, Point, identity_of
 from finetune_trainer.tracking.tracker import RunStatus, Tracker, TrackerError
 from finetune_trainer.tracking.wandb import client

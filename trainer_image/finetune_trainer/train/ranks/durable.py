@@ -36,7 +36,7 @@ from finetune_trainer.train.checkpoint import (
     drop_old,
     upload_checkpoint,
 )
-from finetune_trainer.train.outbox import Outbox, size_of
+from finetune_trainer.train.parent.outbox import Outbox, size_of
 
 DRAIN_SECONDS = 60.0
 """How long a rank that failed waits for its checkpoints on the way."""

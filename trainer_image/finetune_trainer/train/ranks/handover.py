@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.storage import ObjectStore, StorageAccess, open_patiently
 from finetune_trainer.storage.patience import EARLIER_STAGES
 

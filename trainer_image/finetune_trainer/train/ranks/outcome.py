@@ -7,21 +7,21 @@ import resource
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.trainer import ResolvedJob
-from finetune_api.v1alpha1.method import Adapter
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.model.adapters import ALL_LINEAR, adapts_experts, has_fused_experts
 from finetune_trainer.model.load import read_model_architecture
 from finetune_trainer.report.events import EventEmitter
-from finetune_trainer.train.planned import describe_plan
 from finetune_trainer.train.ranks.handover import WorkerPlan
-from finetune_trainer.train.recipe import DataShape, Recipe, find_warnings
-from finetune_trainer.train.selection import draw_curve
+from finetune_trainer.train.recipe.planned import describe_plan
+from finetune_trainer.train.recipe.recipe import DataShape, Recipe, find_warnings
+from finetune_trainer.train.recipe.selection import draw_curve
 
 if TYPE_CHECKING:
     from peft import LoraConfig
     from transformers import PreTrainedModel, Trainer
 
-    from finetune_trainer.train.ranks.watchers import Watchers
+    from finetune_trainer.train.ranks.callbacks.watchers import Watchers
 
 
 def tell_start(

@@ -20,13 +20,13 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.rows import other_answer
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.encoding import IGNORED, Encoder
 from finetune_trainer.train.ranks.sft import silence, training_arguments
 from finetune_trainer.train.ranks.validation import ExactValidation, LoraPlus
-from finetune_trainer.train.recipe import Recipe
+from finetune_trainer.train.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

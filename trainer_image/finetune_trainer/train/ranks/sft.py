@@ -26,10 +26,10 @@ from transformers import (
 )
 from trl import SFTConfig
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError, UserError
 from finetune_trainer.train.ranks.validation import SupervisedTrainer
-from finetune_trainer.train.recipe import Recipe
+from finetune_trainer.train.recipe.recipe import Recipe
 
 SCHEDULERS = {
     "Cosine": "cosine",

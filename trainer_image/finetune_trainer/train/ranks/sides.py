@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.data.rows import Side
 from finetune_trainer.data.token_files import mapped_file
 from finetune_trainer.train.ranks.handover import WorkerPlan
-from finetune_trainer.train.recipe import DataShape
-from finetune_trainer.train.shape import shape_of_preferences, shape_of_training_side
+from finetune_trainer.train.recipe.recipe import DataShape
+from finetune_trainer.train.recipe.shape import shape_of_preferences, shape_of_training_side
 
 if TYPE_CHECKING:
     from datasets import Dataset

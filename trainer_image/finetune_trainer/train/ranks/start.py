@@ -9,16 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.trainer import ResolvedJob
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError, RetryableError
-from finetune_trainer.model.kernels import decide_liger
+from finetune_trainer.model.kernels.liger import decide_liger
 from finetune_trainer.model.load import expected_attention, read_config, read_model_architecture
 from finetune_trainer.planning.experts import trains_router
 from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
-from finetune_trainer.train.launch import RECIPE_NAME
-from finetune_trainer.train.lesson import Lesson
+from finetune_trainer.train.parent.launch import RECIPE_NAME
 from finetune_trainer.train.ranks.handover import WorkerPlan, open_run_store
-from finetune_trainer.train.recipe import Recipe, decide_recipe
+from finetune_trainer.train.recipe.lesson import Lesson
+from finetune_trainer.train.recipe.recipe import Recipe, decide_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerControl
 from trl import SFTTrainer
 
-from finetune_trainer.train.selection import VALIDATION_LOSS
+from finetune_trainer.train.recipe.selection import VALIDATION_LOSS
 
 
 class ExactValidation(Trainer):  # type: ignore[misc]

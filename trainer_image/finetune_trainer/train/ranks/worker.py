@@ -14,7 +14,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-from finetune_api.trainer import ResolvedJob, Stage
+from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import InternalError, TrainerError
 from finetune_trainer.failures import (
     classify,
@@ -25,8 +25,8 @@ from finetune_trainer.failures import (
 from finetune_trainer.process import die_with_parent
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
-from finetune_trainer.train.beats import BeatWriter
-from finetune_trainer.train.launch import lost_peer
+from finetune_trainer.train.parent.beats import BeatWriter
+from finetune_trainer.train.parent.launch import lost_peer
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.ranks.outcome import (
     describe_selection,
@@ -87,8 +87,8 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     from finetune_trainer.model.adapters import build_lora_config
     from finetune_trainer.model.load import load_tokenizer
     from finetune_trainer.train.ranks import preference, sft
-    from finetune_trainer.train.ranks.chosen import TrainingIsOver
-    from finetune_trainer.train.ranks.watchers import make_watchers, train_durably
+    from finetune_trainer.train.ranks.callbacks.chosen import TrainingIsOver
+    from finetune_trainer.train.ranks.callbacks.watchers import make_watchers, train_durably
     from finetune_trainer.train.ranks.whole import train_in_float32
 
     job = ResolvedJob.from_json(Path(plan.job).read_text())

@@ -1,0 +1,506 @@
+"""The faults, done for real to operators on one API server; each names the alerts it has to raise.
+
+Pods are played, as there is no kubelet, and write what a kubelet would. All else is real: the API
+server, the Job controller, Kueue, the webhook that is gone, the operator and its endpoints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from benchmarks.alert_faults.certificate import write_certificate
+from benchmarks.alert_faults.clock import FastClock
+from benchmarks.alert_faults.operator import DEFECT
+from benchmarks.alert_faults.promtool import Labels
+from benchmarks.alert_faults.replica import Replica, running_replica
+
+from devcluster.controlplane import ControlPlane
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.connection import Connection
+from finetune_operator.kube.api.resource import PODS
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.simulation import ended_status, finetunejob, timestamp
+from kit.processes.eventually import eventually_async
+
+Body = dict[str, Any]
+
+QUEUED_SECONDS = 1800
+"""Chart setting of this run: its default is a day."""
+CERTIFICATE_LEFT = timedelta(days=7, minutes=10)
+"""At the start: ten minutes later it is a week."""
+AT_WORK, NO_PODS, CROWDED = "alerts-jobs", "alerts-no-pods", "alerts-crowd"
+HUNG, BLOCKED, QUEUED = "alerts-hung", "alerts-blocked", "alerts-queued"
+DENIED, BLIND = "alerts-denied", "alerts-blind"
+PATIENCE_SECONDS = 300.0
+"""For a job to come to a phase; machines that run this are busy."""
+NUM_FAILING, NUM_STORAGE = 6, 4
+NUM_CROWD = 600
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What an alert has to do in a scenario.
+
+    Attributes:
+        alert: Its name.
+        fault: What was done, for the table.
+        labels: Labels of the alert, beside its severity.
+        replica: Whose samples tell it.
+    """
+
+    alert: str
+    fault: str
+    labels: Labels
+    replica: Replica
+
+
+@dataclass(kw_only=True)
+class World:
+    """One API server with Kueue, and what is known of it.
+
+    Attributes:
+        cluster: The control plane.
+        connection: To its API server, as administrator.
+        client: A client on it.
+        clock: The operators' clock.
+        folder: For configurations and logs.
+        metrics: Names of the metrics that alerts ask for.
+        is_waiting: Set once the jobs in trouble only need time: then others may need the machine.
+    """
+
+    cluster: ControlPlane
+    connection: Connection
+    client: KubeClient
+    clock: FastClock
+    folder: Path
+    metrics: frozenset[str]
+    is_waiting: asyncio.Event
+
+    @asynccontextmanager
+    async def replica(self, name: str, **options: Any) -> AsyncIterator[Replica]:
+        """Run an operator of this world."""
+        options = {"kubeconfig": self.cluster.kubeconfig, **options}
+        async with running_replica(
+            name, folder=self.folder, clock=self.clock, metrics=self.metrics, **options
+        ) as found:
+            yield found
+
+    def apply(self, *documents: Body) -> None:
+        """Apply objects."""
+        items = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
+        self.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(items))
+
+    def make_namespaces(self, *names: str) -> None:
+        """Create namespaces."""
+        self.apply(
+            *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}} for n in names)
+        )
+
+    async def create(self, name: str, namespace: str, **spec: Any) -> None:
+        """Create a FineTuneJob."""
+        await self.client.create(FINETUNEJOBS, finetunejob(name, namespace, **spec))
+
+    async def reaches(self, name: str, namespace: str, **status: str) -> None:
+        """Wait until a FineTuneJob's status has these values."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                job = await self.client.get(FINETUNEJOBS, namespace, name)
+                found = job.get("status") or {}
+                if all(found.get(key) == value for key, value in status.items()):
+                    return
+                await asyncio.sleep(0.1)
+
+
+Scenario = Callable[[World], Coroutine[Any, Any, list[Seen]]]
+
+
+# ---- jobs that wait, hang and fail ---------------------------------------------------------------
+
+
+async def troubled_jobs(world: World) -> list[Seen]:
+    """Jobs of five namespaces in trouble, and a certificate that nobody renews."""
+    namespaces = (AT_WORK, NO_PODS, HUNG, BLOCKED, QUEUED)
+    world.make_namespaces(*namespaces)
+    _offer_nothing(world)
+    until = world.clock.now() + CERTIFICATE_LEFT
+    paths = write_certificate(world.folder, until=until)
+    settings = {
+        "namespaces": list(namespaces),
+        "kueue": "on",
+        "progressUrl": "https://finetune-operator-progress:8090",
+        "progressTlsCertificate": str(paths[0]),
+        "progressTlsKey": str(paths[1]),
+    }
+    kubelet = Kubelet(world.client, namespaces=namespaces, script=_fate_of)
+    async with world.replica("jobs", **settings) as replica, kubelet.running():
+        await replica.reach(5)
+        await _trouble(world, replica)
+    return [
+        Seen(
+            alert="FineTuneJobNotStarting",
+            fault="a pod that no node takes",
+            labels={"namespace": NO_PODS, "finetunejob": "unplaced", "reason": "Unschedulable"},
+            replica=replica,
+        ),
+        Seen(
+            alert="FineTuneJobHung",
+            fault="a training that reported ten times, and then no more, while its pod runs",
+            labels={"namespace": HUNG, "finetunejob": "hung"},
+            replica=replica,
+        ),
+        Seen(
+            alert="FineTuneJobQueuedTooLong",
+            fault=f"a ClusterQueue of a real Kueue without quota (queuedSeconds: {QUEUED_SECONDS})",
+            labels={"namespace": QUEUED, "finetunejob": "queued", "reason": "Pending"},
+            replica=replica,
+        ),
+        Seen(
+            alert="FineTuneSweepStalled",
+            fault=f"nobody approves the data of a sweep (queuedSeconds: {QUEUED_SECONDS})",
+            labels={
+                "namespace": AT_WORK,
+                "finetunesweep": "unseen",
+                "reason": "AwaitingApproval",
+            },
+            replica=replica,
+        ),
+        Seen(
+            alert="FineTuneProgressBlocked",
+            fault="a training whose reports never arrive",
+            labels={"namespace": BLOCKED},
+            replica=replica,
+        ),
+        Seen(
+            alert="FineTuneProgressRefused",
+            fault="a pod whose token has another audience reports again and again",
+            labels={},
+            replica=replica,
+        ),
+        Seen(
+            alert="FineTuneJobsFailing",
+            fault=f"{NUM_FAILING} jobs end with exit 65 in `prepare`, {NUM_STORAGE} others succeed",
+            labels={"class": "DataError"},
+            replica=replica,
+        ),
+        Seen(
+            alert="FineTuneStorageErrors",
+            fault=f"`prepare` of {NUM_STORAGE} jobs ends with exit 73, then succeeds",
+            labels={},
+            replica=replica,
+        ),
+        Seen(
+            alert="FineTuneProgressCertificateExpires",
+            fault="a certificate that nobody renews, with a week and ten minutes left",
+            labels={},
+            replica=replica,
+        ),
+    ]
+
+
+async def _trouble(world: World, replica: Replica) -> None:
+    """Do all faults at once and let the longest take its time."""
+    replica.note(
+        "FineTuneJobNotStarting",
+        "FineTuneJobQueuedTooLong",
+        "FineTuneSweepStalled",
+        "FineTuneProgressCertificateExpires",
+    )
+    await world.create("unplaced", NO_PODS)
+    await world.create("queued", QUEUED, queueName="team")
+    await world.client.create(FINETUNESWEEPS, _sweep_without_a_yes())
+    replica.note("FineTuneStorageErrors", "FineTuneJobsFailing")
+    for number in range(NUM_STORAGE):
+        await world.create(f"storage-{number}", AT_WORK)
+    for number in range(NUM_FAILING):
+        await world.create(f"failing-{number}", AT_WORK)
+    await world.create("hung", HUNG)
+    await world.create("blocked", BLOCKED)
+    await world.reaches("blocked", BLOCKED, phase="Training")
+    replica.note("FineTuneProgressBlocked")
+    await world.reaches("hung", HUNG, phase="Training")
+    good = await _token(world, HUNG, "hung", audience="finetune.dev")
+    bad = await _token(world, BLOCKED, "blocked", audience="somebody-else")
+    for _ in range(10):
+        await _report(replica, HUNG, "hung", good)
+    replica.note("FineTuneJobHung", "FineTuneProgressRefused")
+    world.is_waiting.set()
+    pushing = asyncio.create_task(_report_for_ever(replica, BLOCKED, "blocked", bad))
+    try:
+        await replica.reach(replica.minute + 80)
+    finally:
+        pushing.cancel()
+        await asyncio.gather(pushing, return_exceptions=True)
+
+
+def _fate_of(job: str, stage: Stage, attempt: int) -> Fate:
+    """Play the pods of each job."""
+    if job == "unplaced":
+        return Fate(starts=False, status=_unplaced())
+    if job.startswith("failing"):
+        return Fate(status=_ended(65, ExitCode.DATA_ERROR, FailureClass.DATA_ERROR, "InvalidRows"))
+    if job.startswith("storage") and stage is Stage.PREPARE and attempt == 0:
+        failed = (73, ExitCode.STORAGE, FailureClass.STORAGE_ERROR, "Unreachable")
+        return Fate(status=_ended(*failed))
+    if job in ("hung", "blocked") and stage is Stage.TRAIN:
+        return Fate()
+    return success(stage)
+
+
+def _sweep_without_a_yes() -> Body:
+    """Return a sweep whose trials wait for somebody who approves their data."""
+    template = finetunejob("unseen", AT_WORK)["spec"]
+    template["dataset"] = {**template["dataset"], "approval": "Required"}
+    rates = {"path": "hyperparameters.learningRate", "values": ["1e-4", "1e-3"]}
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneSweep",
+        "metadata": {"name": "unseen", "namespace": AT_WORK},
+        "spec": {"template": template, "parameters": [rates], "search": "Grid"},
+    }
+
+
+def _unplaced() -> Body:
+    condition = {
+        "type": "PodScheduled",
+        "status": "False",
+        "reason": "Unschedulable",
+        "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.",
+        "lastTransitionTime": timestamp(),
+    }
+    return {"phase": "Pending", "conditions": [condition]}
+
+
+def _ended(number: int, code: ExitCode, failure: FailureClass, reason: str) -> Body:
+    words = TerminationMessage(
+        stage=Stage.PREPARE,
+        exit_code=code,
+        failure_class=failure,
+        reason=reason,
+        message="played for an alert",
+    )
+    return ended_status(number, words.to_text())
+
+
+def _offer_nothing(world: World) -> None:
+    """Give a namespace a queue of Kueue without quota."""
+    api = "kueue.x-k8s.io/v1beta2"
+    quotas = [{"name": key, "nominalQuota": "0"} for key in ("cpu", "memory")]
+    flavor = {"name": QUEUED, "resources": quotas}
+    group = {"coveredResources": ["cpu", "memory"], "flavors": [flavor]}
+    spec = {"namespaceSelector": {}, "resourceGroups": [group]}
+    world.apply(
+        {"apiVersion": api, "kind": "ResourceFlavor", "metadata": {"name": QUEUED}},
+        {"apiVersion": api, "kind": "ClusterQueue", "metadata": {"name": QUEUED}, "spec": spec},
+        {
+            "apiVersion": api,
+            "kind": "LocalQueue",
+            "metadata": {"name": "team", "namespace": QUEUED},
+            "spec": {"clusterQueue": QUEUED},
+        },
+    )
+
+
+async def _token(world: World, namespace: str, job: str, *, audience: str) -> str:
+    """Return a token of a job's training pod, as the kubelet projects one."""
+    selector = f"finetune.dev/job={job},finetune.dev/stage=train"
+
+    async def list_pods() -> list[Body]:
+        return (await world.client.list(PODS, namespace, label_selector=selector)).items
+
+    # Training begins with its Job; the pod comes a moment later.
+    found: list[Body] = await eventually_async(list_pods, timeout=60.0)
+    (pod,) = found
+    bound = {key: pod["metadata"][key] for key in ("name", "uid")}
+    request = {
+        "apiVersion": "authentication.k8s.io/v1",
+        "kind": "TokenRequest",
+        "spec": {
+            "audiences": [audience],
+            "expirationSeconds": 864000,
+            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", **bound},
+        },
+    }
+    account = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
+    session = world.connection.open_session(
+        max_connections=1, user_agent="alert-faults", attach_credentials=True
+    )
+    async with session, session.post(world.connection.server + account, json=request) as answer:
+        answer.raise_for_status()
+        return str((await answer.json())["status"]["token"])
+
+
+async def _report(replica: Replica, namespace: str, job: str, token: str) -> int:
+    url = f"https://127.0.0.1:{replica.ports['progress']}/progress/{namespace}/{job}/train"
+    body = {"trainerStatus": {"progressPercentage": 42}, "finetune": {"step": 72}}
+    headers = {"Authorization": f"Bearer {token}"}
+    async with (
+        aiohttp.ClientSession() as session,
+        session.post(url, json=body, headers=headers, ssl=False) as answer,
+    ):
+        return answer.status
+
+
+async def _report_for_ever(replica: Replica, namespace: str, job: str, token: str) -> None:
+    while True:
+        await _report(replica, namespace, job, token)
+        await asyncio.sleep(0.3)
+
+
+# ---- an API server that refuses ------------------------------------------------------------------
+
+
+async def refused_writes(world: World) -> list[Seen]:
+    """A policy engine that is gone, with jobs coming in; and one job that meets a defect."""
+    world.make_namespaces(DENIED)
+    async with world.replica(
+        "refused", namespaces=[DENIED], environment={DEFECT: "defect"}
+    ) as replica:
+        await world.create("fine", DENIED, suspend=True)
+        await replica.reach(5)
+        replica.note("FineTuneOperatorReconcilePanics")
+        await world.create("defect", DENIED, suspend=True)
+        replica.note(
+            "FineTuneOperatorReconcileErrors", "FineTuneOperatorApiErrors", "FineTuneStatusRefused"
+        )
+        world.apply(_dead_webhook())
+        number = 0
+        end = replica.minute + 35
+        while replica.minute < end:
+            await world.create(f"refused-{number}", DENIED, suspend=True)
+            number += 1
+            await asyncio.sleep(1.0)
+    gone = "the webhook of a policy engine that is gone refuses every status write"
+    return [
+        Seen(alert=alert, fault=fault, labels=labels, replica=replica)
+        for alert, fault, labels in (
+            ("FineTuneOperatorReconcileErrors", gone, {}),
+            ("FineTuneOperatorApiErrors", gone, {}),
+            ("FineTuneStatusRefused", gone, {"kind": "FineTuneJob", "section": "other"}),
+            ("FineTuneOperatorReconcilePanics", "a defect planted into the plan of one job", {}),
+        )
+    ]
+
+
+def _dead_webhook() -> Body:
+    rule = {
+        "apiGroups": ["finetune.dev"],
+        "apiVersions": ["*"],
+        "resources": ["finetunejobs/status"],
+        "operations": ["UPDATE"],
+    }
+    webhook = {
+        "name": "policy.example.com",
+        "clientConfig": {"url": "https://127.0.0.1:9/validate"},
+        "rules": [rule],
+        "failurePolicy": "Fail",
+        "sideEffects": "None",
+        "timeoutSeconds": 2,
+        "admissionReviewVersions": ["v1"],
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": DENIED}},
+    }
+    return {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "alert-faults"},
+        "webhooks": [webhook],
+    }
+
+
+# ---- an operator that is slow, and then gone -----------------------------------------------------
+
+
+async def slow_then_gone(world: World) -> list[Seen]:
+    """An operator with far too small a budget finds hundreds of jobs; later it is killed."""
+    world.make_namespaces(CROWDED)
+    for first in range(0, NUM_CROWD, 50):
+        names = [f"crowd-{number}" for number in range(first, first + 50)]
+        await asyncio.gather(*(world.create(name, CROWDED, suspend=True) for name in names))
+    # One request in each of our seconds.
+    settings = {"requestsPerSecond": 1 / world.clock.speed, "requestBurst": 12}
+    async with world.replica("slow", namespaces=[CROWDED], **settings) as replica:
+        replica.note("FineTuneOperatorQueueGrows")
+        await replica.reach(20)
+        replica.note("FineTuneOperatorHasNoLeader")
+        replica.kill()
+        await replica.reach(replica.minute + 12)
+    return [
+        Seen(
+            alert="FineTuneOperatorQueueGrows",
+            fault=f"{NUM_CROWD} jobs found at the start, and requestsPerSecond far too low",
+            labels={},
+            replica=replica,
+        ),
+        Seen(
+            alert="FineTuneOperatorHasNoLeader",
+            fault="the only replica killed",
+            labels={},
+            replica=replica,
+        ),
+    ]
+
+
+# ---- an operator that leads and may not look -----------------------------------------------------
+
+
+async def blind_leader(world: World) -> list[Seen]:
+    """An operator whose role lacks the pods."""
+    world.make_namespaces(BLIND)
+    world.apply(*_rights_without_pods())
+    async with world.replica(
+        "blind",
+        namespaces=[BLIND],
+        kubeconfig=world.cluster.kubeconfig_for(BLIND),
+        readiness="waiting for the first complete list of pods",
+    ) as replica:
+        replica.note("FineTuneOperatorNotReady")
+        await replica.reach(replica.minute + 15)
+    return [
+        Seen(
+            alert="FineTuneOperatorNotReady",
+            fault="a role that lacks list and watch on pods",
+            labels={"name": "pods"},
+            replica=replica,
+        )
+    ]
+
+
+def _rights_without_pods() -> list[Body]:
+    """Return all rights but those on pods, for a user of the scenario's name."""
+    groups = ["finetune.dev", "batch", "coordination.k8s.io", "events.k8s.io"]
+    rules = [
+        {"apiGroups": groups, "resources": ["*"], "verbs": ["*"]},
+        {"apiGroups": [""], "resources": ["configmaps", "services", "events"], "verbs": ["*"]},
+    ]
+    metadata = {"name": BLIND}
+    group = "rbac.authorization.k8s.io"
+    binding = {
+        "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": BLIND},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": BLIND}],
+    }
+    return [
+        {"apiVersion": f"{group}/v1", "kind": "ClusterRole", "metadata": metadata, "rules": rules},
+        {
+            "apiVersion": f"{group}/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": metadata,
+            **binding,
+        },
+    ]
+
+
+FIRST: Scenario = troubled_jobs
+"""Its jobs need an hour of the operator's clock and no work."""
+MEANWHILE: tuple[Scenario, ...] = (refused_writes, blind_leader, slow_then_gone)
+"""One after the other."""

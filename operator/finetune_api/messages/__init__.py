@@ -1,0 +1,1 @@
+"""Errors of validation in words: what is wrong, where, and the remedy."""

@@ -1,0 +1,1 @@
+"""From the pydantic models to CustomResourceDefinitions and reference pages."""

@@ -1,0 +1,373 @@
+"""The CustomResourceDefinitions, built from the pydantic models, which are their single source.
+
+Nothing here reads or writes files; ``tools/generate.py`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from finetune_api.meta import (
+    API_VERSION,
+    APPROVAL_KIND,
+    APPROVAL_PLURAL,
+    GROUP,
+    KIND,
+    PLURAL,
+    SWEEP_KIND,
+    SWEEP_PLURAL,
+    VERSION,
+)
+from finetune_api.schema.lowering import lowered
+from finetune_api.schema.structural import (
+    Schema,
+    add_rules,
+    auto_or_integer_message,
+    finish_status,
+    ordered,
+    schema_of,
+)
+from finetune_api.v1alpha1.approval import APPROVAL_RULES, IMMUTABLE_MESSAGE, FineTuneApproval
+from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJob
+from finetune_api.v1alpha1.finetunesweep import (
+    MAX_SWEEP_NAME_LENGTH,
+    SWEEP_FIXED_FIELDS,
+    SWEEP_RULES,
+    FineTuneSweep,
+    fixed_in_sweep_message,
+)
+from finetune_api.v1alpha1.rules.queue import edit_rules
+from finetune_api.v1alpha1.rules.selection import selection_edit_rules
+from finetune_api.v1alpha1.rules.spec import SPEC_RULES
+from finetune_api.v1alpha1.spec.podtemplate import POD_TEMPLATE_RULES
+from finetune_api.v1alpha1.spec.sweep_parameters import PARAMETER_RULES
+
+__all__ = [
+    "CUSTOM_KINDS",
+    "JOBS",
+    "APPROVALS",
+    "SWEEPS",
+    "CustomKind",
+    "auto_or_integer_message",
+    "build_crd",
+    "build_schema",
+    "immutable_message",
+]
+
+MAX_NAME_LENGTH = 52
+"""Longest name of a FineTuneJob: names of its Jobs, pods and Services must fit 63 characters."""
+
+NAME_MESSAGE = (
+    f"metadata.name must be at most {MAX_NAME_LENGTH} lower-case letters, digits or dashes, "
+    "and start and end with a letter or digit: names of Jobs and Services are derived from it"
+)
+NAME_RULE = (
+    f"self.metadata.name.size() <= {MAX_NAME_LENGTH} && "
+    "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')"
+)
+
+_JOB_COLUMNS: tuple[Schema, ...] = (
+    {
+        "name": "Phase",
+        "type": "string",
+        "jsonPath": ".status.phase",
+        "description": "Where the job is in its life.",
+    },
+    {
+        "name": "Progress",
+        "type": "integer",
+        "jsonPath": ".status.progress.percent",
+        "description": "Share of the current stage done, in percent.",
+    },
+    {
+        "name": "Step",
+        "type": "integer",
+        "jsonPath": ".status.progress.step",
+        "description": "Optimiser steps done.",
+    },
+    {
+        "name": "Loss",
+        "type": "string",
+        "jsonPath": '.status.metrics[?(@.name=="loss")].value',
+        "description": "Latest training loss.",
+    },
+    {
+        "name": "Queue",
+        "type": "string",
+        "jsonPath": ".spec.queueName",
+        "description": "Kueue LocalQueue.",
+    },
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {
+        "name": "Reason",
+        "type": "string",
+        "priority": 1,
+        "jsonPath": ".status.reason",
+        "description": "Why the job is in its phase: what it waits for, or why it failed.",
+    },
+    {
+        "name": "Adapter",
+        "type": "string",
+        "priority": 1,
+        "jsonPath": ".status.artifact.uri",
+        "description": "Folder of the published adapter.",
+    },
+)
+
+_APPROVAL_COLUMNS: tuple[Schema, ...] = (
+    {
+        "name": "Job",
+        "type": "string",
+        "jsonPath": ".spec.job",
+        "description": "Name of the FineTuneJob.",
+    },
+    {
+        "name": "Subject",
+        "type": "string",
+        "jsonPath": ".spec.subject",
+        "description": "What is decided on.",
+    },
+    {
+        "name": "Decision",
+        "type": "string",
+        "jsonPath": ".spec.decision",
+        "description": "Approved or Rejected.",
+    },
+    {"name": "By", "type": "string", "jsonPath": ".spec.by", "description": "Who decided."},
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {
+        "name": "Digest",
+        "type": "string",
+        "priority": 1,
+        "jsonPath": ".spec.digest",
+        "description": "Version of the data set that was looked at.",
+    },
+    {
+        "name": "Reason",
+        "type": "string",
+        "priority": 1,
+        "jsonPath": ".spec.reason",
+        "description": "Why.",
+    },
+)
+
+_SWEEP_COLUMNS: tuple[Schema, ...] = (
+    {
+        "name": "Phase",
+        "type": "string",
+        "jsonPath": ".status.phase",
+        "description": "Where the sweep is in its life.",
+    },
+    {
+        "name": "Trials",
+        "type": "string",
+        "jsonPath": ".status.progress",
+        "description": "Trials that are over, of all.",
+    },
+    {
+        "name": "Best",
+        "type": "string",
+        "jsonPath": ".status.best.name",
+        "description": "FineTuneJob of the best trial.",
+    },
+    {
+        "name": "Score",
+        "type": "string",
+        "jsonPath": ".status.best.score",
+        "description": "Its score by the metric.",
+    },
+    {
+        "name": "Metric",
+        "type": "string",
+        "jsonPath": ".status.objective.metric",
+        "description": "What trials are compared by.",
+    },
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {
+        "name": "Reason",
+        "type": "string",
+        "priority": 1,
+        "jsonPath": ".status.reason",
+        "description": "Why the sweep is in its phase.",
+    },
+)
+SWEEP_NAME_MESSAGE = (
+    f"metadata.name must be at most {MAX_SWEEP_NAME_LENGTH} lower-case letters, digits or dashes, "
+    "and start and end with a letter or digit: names of FineTuneJobs are derived from it"
+)
+SWEEP_NAME_RULE = NAME_RULE.replace(str(MAX_NAME_LENGTH), str(MAX_SWEEP_NAME_LENGTH))
+
+
+def immutable_message(field: str) -> str:
+    """Return what the API server says when ``spec.<field>`` is changed."""
+    return (
+        f"{field} is fixed once the job exists: delete the job and create a new one, "
+        "or use another name"
+    )
+
+
+def build_schema() -> Schema:
+    """Build the structural schema of one FineTuneJob, rules included."""
+    schema = schema_of(FineTuneJob)
+    _set_head(schema, KIND)
+    properties = schema["properties"]
+    schema["x-kubernetes-validations"] = [
+        {"rule": NAME_RULE, "message": NAME_MESSAGE},
+        *edit_rules(),
+        *selection_edit_rules(),
+    ]
+    add_rules(properties["spec"], SPEC_RULES, prefix="")
+    add_rules(properties["spec"]["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
+    _fix_fields(properties["spec"], IMMUTABLE_FIELDS, immutable_message)
+    finish_status(properties["status"])
+    return ordered(schema)
+
+
+def build_approval_schema() -> Schema:
+    """Build the structural schema of one FineTuneApproval, rules included."""
+    schema = schema_of(FineTuneApproval)
+    _set_head(schema, APPROVAL_KIND)
+    spec = schema["properties"]["spec"]
+    fixed = {"message": IMMUTABLE_MESSAGE, "reason": "FieldValueForbidden"}
+    spec["x-kubernetes-validations"] = [{"rule": "self == oldSelf", **fixed}]
+    add_rules(spec, APPROVAL_RULES, prefix="")
+    return ordered(schema)
+
+
+def build_sweep_schema() -> Schema:
+    """Build the structural schema of one FineTuneSweep, rules included.
+
+    Its template obeys the rules of a FineTuneJob, so that a bad one is refused before any trial.
+    """
+    schema = schema_of(FineTuneSweep)
+    _set_head(schema, SWEEP_KIND)
+    schema["x-kubernetes-validations"] = [{"rule": SWEEP_NAME_RULE, "message": SWEEP_NAME_MESSAGE}]
+    spec = schema["properties"]["spec"]
+    template = spec["properties"]["template"]
+    add_rules(spec, SWEEP_RULES, prefix="")
+    add_rules(template, SPEC_RULES, prefix="")
+    add_rules(template["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
+    add_rules(spec["properties"]["parameters"]["items"], PARAMETER_RULES, prefix="")
+    _fix_fields(spec, SWEEP_FIXED_FIELDS, fixed_in_sweep_message)
+    finish_status(schema["properties"]["status"])
+    return ordered(schema)
+
+
+def _set_head(schema: Schema, kind: str) -> None:
+    """Describe what every object begins with, and leave metadata to the API server."""
+    properties = schema["properties"]
+    properties["apiVersion"] = {
+        "type": "string",
+        "description": f"Version of the API this object is written in: {API_VERSION}.",
+    }
+    properties["kind"] = {"type": "string", "description": f"Kind of the object: {kind}."}
+    properties["metadata"] = {"type": "object"}
+    schema["required"] = ["metadata", "spec"]
+
+
+def _fix_fields(spec: Schema, fields: Iterable[str], message_of: Callable[[str], str]) -> None:
+    """Add the immutability rules.
+
+    A rule on a field runs only while the field is there before and after, so fields without a
+    default need a second rule on the parent against being added or removed.
+    """
+    for field in fields:
+        schema = spec["properties"][field]
+        fixed = {"message": message_of(field), "reason": "FieldValueForbidden"}
+        schema.setdefault("x-kubernetes-validations", []).insert(
+            0, {"rule": "self == oldSelf", **fixed}
+        )
+        if field not in spec["required"] and "default" not in schema:
+            spec["x-kubernetes-validations"].append(
+                {"rule": f"has(self.{field}) == has(oldSelf.{field})", **fixed}
+                | {"fieldPath": f".{field}"}
+            )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CustomKind:
+    """One kind of this API group.
+
+    Attributes:
+        kind: Name in manifests.
+        plural: Name in paths and RBAC rules; its file is called by it.
+        short_names: What ``kubectl get`` takes as well.
+        source: Module of its model, below ``finetune_api/v1alpha1``.
+        columns: What ``kubectl get`` prints.
+        build_schema: Builds its structural schema, rules included.
+        has_status: Whether a controller reports in its status.
+        selectable: Paths that ``--field-selector`` takes.
+    """
+
+    kind: str
+    plural: str
+    short_names: tuple[str, ...]
+    source: str
+    columns: tuple[Schema, ...]
+    build_schema: Callable[[], Schema]
+    has_status: bool
+    selectable: tuple[str, ...]
+
+
+JOBS = CustomKind(
+    kind=KIND,
+    plural=PLURAL,
+    short_names=("ftj",),
+    source="finetunejob.py",
+    columns=_JOB_COLUMNS,
+    build_schema=build_schema,
+    has_status=True,
+    selectable=(".spec.queueName", ".status.phase"),
+)
+APPROVALS = CustomKind(
+    kind=APPROVAL_KIND,
+    plural=APPROVAL_PLURAL,
+    short_names=("fta",),
+    source="approval.py",
+    columns=_APPROVAL_COLUMNS,
+    build_schema=build_approval_schema,
+    has_status=False,
+    selectable=(".spec.job", ".spec.decision"),
+)
+SWEEPS = CustomKind(
+    kind=SWEEP_KIND,
+    plural=SWEEP_PLURAL,
+    short_names=("fts",),
+    source="finetunesweep.py",
+    columns=_SWEEP_COLUMNS,
+    build_schema=build_sweep_schema,
+    has_status=True,
+    selectable=(".status.phase",),
+)
+CUSTOM_KINDS = (JOBS, APPROVALS, SWEEPS)
+
+
+def build_crd(custom: CustomKind = JOBS) -> Schema:
+    """Build the CustomResourceDefinition of a kind as a JSON-ready dict."""
+    version: Schema = {"name": VERSION, "served": True, "storage": True}
+    if custom.has_status:
+        version["subresources"] = {"status": {}}
+    version |= {
+        "selectableFields": [{"jsonPath": path} for path in custom.selectable],
+        "additionalPrinterColumns": [dict(column) for column in custom.columns],
+        "schema": {"openAPIV3Schema": ordered(lowered(custom.build_schema()))},
+    }
+    return {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": f"{custom.plural}.{GROUP}"},
+        "spec": {
+            "group": GROUP,
+            "names": {
+                "kind": custom.kind,
+                "listKind": f"{custom.kind}List",
+                "plural": custom.plural,
+                "singular": custom.plural[:-1],
+                "shortNames": list(custom.short_names),
+                "categories": ["ml"],
+            },
+            "scope": "Namespaced",
+            "versions": [version],
+        },
+    }

@@ -1,0 +1,1 @@
+"""The goal, the gates and the evaluation of a FineTuneJob's spec."""

@@ -1,0 +1,39 @@
+"""Rules on the sources of a data set."""
+
+from __future__ import annotations
+
+from finetune_api.meta import decimal_of
+from finetune_api.v1alpha1.rule import Rule
+
+MAX_WEIGHT = 100
+
+SOURCE_RULES: tuple[Rule, ...] = (
+    Rule(
+        rule=(
+            "self.dataset.sources.all(s, double(s.weight) > 0.0 && "
+            f"double(s.weight) <= {MAX_WEIGHT}.0)"
+        ),
+        message=(
+            f"dataset.sources: weight must be greater than 0 and at most {MAX_WEIGHT}; a source "
+            "that is not to be seen at all is left out of the list"
+        ),
+        field="dataset.sources",
+        check=lambda spec: all(
+            0 < decimal_of(source.weight) <= MAX_WEIGHT for source in spec.dataset.sources
+        ),
+    ),
+    Rule(
+        rule=(
+            "self.dataset.sources.all(s, double(s.weight) == 1.0 || s.side in ['Split', 'Train'])"
+        ),
+        message=(
+            "dataset.sources: weight says how often rows are trained on, and a source with side "
+            "Validation or Test has none; leave it out"
+        ),
+        field="dataset.sources",
+        check=lambda spec: all(
+            decimal_of(source.weight) == 1 or source.side in ("Split", "Train")
+            for source in spec.dataset.sources
+        ),
+    ),
+)

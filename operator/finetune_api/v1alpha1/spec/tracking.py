@@ -1,0 +1,93 @@
+"""Where a job tells of itself beside its own report: a tracker of experiments."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StrictBool
+
+from finetune_api.meta import APIModel, LocalObjectReference
+from finetune_api.patterns import MODEL_NAME_RULE, TRACKER_RULE, Texts
+from finetune_api.v1alpha1.rule import Rule
+
+MAX_TRACKERS = 3
+"""Trackers that a job may name: one of each kind."""
+
+
+class Mlflow(APIModel):
+    """An MLflow server."""
+
+    uri: Annotated[str, Field(max_length=512), Texts(TRACKER_RULE)]
+    """Its address, for example `https://mlflow.example.org`. On a cluster it must be on the
+    operator's allow list, `allowedTrackers`."""
+    credentials_ref: LocalObjectReference | None = None
+    """Secret with `MLFLOW_TRACKING_TOKEN`, or `MLFLOW_TRACKING_USERNAME` and
+    `MLFLOW_TRACKING_PASSWORD`. Default: none. A Secret that is not there does not keep the job from
+    running."""
+    experiment: Annotated[str, Field(max_length=200), Texts(MODEL_NAME_RULE)] | None = None
+    """Experiment that the run is filed under; made if it is not there. Default: the namespace."""
+    registered_model: Annotated[str, Field(max_length=200), Texts(MODEL_NAME_RULE)] | None = None
+    """Registered model that gets a version when the adapter is published. Default: none."""
+    upload_report: StrictBool = False
+    """Store `report.html` with the run. It quotes held-out rows and answers, which leave the
+    job's storage with it; its address is told in any case."""
+
+
+class Wandb(APIModel):
+    """Weights & Biases, told by its own client."""
+
+    uri: Annotated[str, Field(max_length=512), Texts(TRACKER_RULE)] = "https://api.wandb.ai"
+    """Address of its server. On a cluster it must be on the operator's allow list,
+    `allowedTrackers`."""
+    credentials_ref: LocalObjectReference
+    """Secret with `WANDB_API_KEY`. A Secret that is not there does not keep the job from running;
+    `finetune run` takes the key from its environment."""
+    entity: Annotated[str, Field(max_length=128), Texts(MODEL_NAME_RULE)] | None = None
+    """Team or user that the run belongs to. Default: the key's own."""
+    project: Annotated[str, Field(max_length=128), Texts(MODEL_NAME_RULE)] | None = None
+    """Project that the run is filed under; made if it is not there. Default: the namespace."""
+
+
+class Tensorboard(APIModel):
+    """Event files for TensorBoard, in `tensorboard/` of the run's folder below `output.uri`."""
+
+
+class Tracking(APIModel):
+    """Trackers that are told settings, metrics, scores and addresses; never what a row says.
+
+    Training never waits for them, and a tracker that fails never fails a job.
+    """
+
+    mlflow: Mlflow | None = None
+    """An MLflow server."""
+    wandb: Wandb | None = None
+    """Weights & Biases."""
+    tensorboard: Tensorboard | None = None
+    """`{}`: event files beside the run, for `tensorboard --logdir`. Nothing leaves its storage."""
+
+    @property
+    def servers(self) -> dict[str, Mlflow | Wandb]:
+        """The trackers that are told over the network, by their field."""
+        named = {"mlflow": self.mlflow, "wandb": self.wandb}
+        return {field: server for field, server in named.items() if server is not None}
+
+
+TRACKING_RULES: tuple[Rule, ...] = (
+    Rule(
+        rule=(
+            "!has(self.tracking) || has(self.tracking.mlflow) || has(self.tracking.wandb)"
+            " || has(self.tracking.tensorboard)"
+        ),
+        message=(
+            "tracking names no tracker: add mlflow, wandb or tensorboard (`tensorboard: {}`), or"
+            " leave tracking out"
+        ),
+        field="tracking",
+        check=lambda s: (
+            s.tracking is None
+            or s.tracking.mlflow is not None
+            or s.tracking.wandb is not None
+            or s.tracking.tensorboard is not None
+        ),
+    ),
+)

@@ -1,0 +1,426 @@
+"""FineTuneJobs on a cluster: a thin client over the user's kubeconfig.
+
+Loads the Kubernetes package only when a command connects. Every refusal of the API server becomes
+one message that says what was tried on which object.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from finetune_cli.cluster.errors import (
+    FIELD_MANAGER,
+    GROUP_PATH,
+    ApiError,
+    ConnectionLostError,
+    NoClusterError,
+    StreamLostError,
+    UnknownTypeError,
+    read_refusal,
+)
+from finetune_cli.errors import CliError
+
+JOB_LABEL = "finetune.dev/job"
+STAGE_LABEL = "finetune.dev/stage"
+VISIBILITY_PATH = "/apis/visibility.kueue.x-k8s.io"
+VISIBILITY_VERSIONS = ("v1beta2", "v1beta1")
+WATCH_SECONDS = 300
+CONNECT_TIMEOUT_SECONDS = 10.0
+READ_TIMEOUT_SECONDS = 60.0
+WATCH_GRACE_SECONDS = 30.0
+"""The server ends a watch after `WATCH_SECONDS`; after so many more the connection is dead."""
+LOG_SILENCE_SECONDS = 300.0
+"""A followed log that is silent for so long is asked for again: its connection may be dead."""
+
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """One cluster and the namespace commands work in.
+
+    Attributes:
+        host: URL of the API server.
+        namespace: Namespace of all calls.
+    """
+
+    host: str
+    namespace: str
+    _client: Any
+
+    @classmethod
+    def connect(
+        cls, *, context: str | None, namespace: str | None, kubeconfig: Path | None
+    ) -> Cluster:
+        """Read the kubeconfig; nothing is sent yet.
+
+        Raises:
+            CliError: No kubeconfig, no such context, or the Kubernetes package is missing.
+        """
+        try:
+            from kubernetes import config
+            from kubernetes.client import ApiClient, Configuration
+        except ImportError as error:
+            raise CliError(
+                "talking to a cluster needs the Kubernetes client: "
+                "pip install 'finetune-operator[cli]'"
+            ) from error
+        if kubeconfig and not kubeconfig.is_file():
+            raise NoClusterError(f"cannot use the kubeconfig {kubeconfig}: there is no such file")
+        settings = Configuration()
+        file = str(kubeconfig) if kubeconfig else None
+        try:
+            namespaces, current = _read_contexts(file)
+            if context and namespaces and context not in namespaces:
+                raise config.ConfigException(
+                    f"it has no context {context}, only {', '.join(sorted(namespaces))}"
+                )
+            config.load_kube_config(file, context=context, client_configuration=settings)
+        except config.ConfigException as error:
+            raise NoClusterError(
+                f"cannot use the kubeconfig {file or _default_kubeconfig()}: "
+                f"{str(error).rstrip('.')}. Set "
+                "KUBECONFIG, or name a file with --kubeconfig and a context with --context"
+            ) from error
+        settings.retries = False
+        return cls(
+            host=settings.host,
+            namespace=namespace or namespaces.get(context or current) or "default",
+            _client=ApiClient(settings),
+        )
+
+    # FineTuneJobs
+
+    def get_job(self, name: str) -> Body:
+        """Return one job.
+
+        Raises:
+            ApiError: There is none, or the API server refused.
+        """
+        return self._json("GET", self._job_path(name), what=f"read {self._named(name)}")
+
+    def list_jobs(self, *, all_namespaces: bool = False, selector: str | None = None) -> Body:
+        """Return a list object of jobs."""
+        path = f"{GROUP_PATH}/finetunejobs" if all_namespaces else self._job_path()
+        return self._json("GET", path, {"labelSelector": selector}, what="list FineTuneJobs")
+
+    def apply_job(
+        self, body: Body, *, is_dry_run: bool = False, force_conflicts: bool = False
+    ) -> tuple[Body, str]:
+        """Create or update a job by server-side apply.
+
+        Args:
+            body: The job.
+            is_dry_run: Whether nothing is stored.
+            force_conflicts: Whether fields that others have set are taken over.
+
+        Returns:
+            The stored job, and ``created``, ``configured`` or ``unchanged``.
+        """
+        name = body["metadata"]["name"]
+        try:
+            known = self.get_job(name)
+        except ApiError as error:
+            if error.status != 404 or isinstance(error, UnknownTypeError):
+                raise
+            known = {}
+        before = known.get("metadata", {}).get("resourceVersion")
+        requester = known.get("spec", {}).get("requestedBy")
+        if requester is not None:
+            # Fixed: a file that leaves it out does not ask for its removal.
+            body = {**body, "spec": {"requestedBy": requester, **body["spec"]}}
+        query = {
+            "fieldManager": FIELD_MANAGER,
+            "fieldValidation": "Strict",
+            "force": "true" if force_conflicts else None,
+            "dryRun": "All" if is_dry_run else None,
+        }
+        stored = self._json(
+            "PATCH",
+            self._job_path(name),
+            query,
+            body=body,
+            content_type="application/apply-patch+yaml",
+            what=f"submit {self._named(name)}",
+        )
+        if before is None:
+            return stored, "created"
+        is_same = stored["metadata"]["resourceVersion"] == before
+        return stored, "unchanged" if is_same else "configured"
+
+    def patch_job(self, name: str, patch: Body) -> Body:
+        """Change single fields of a job."""
+        return self._json(
+            "PATCH",
+            self._job_path(name),
+            {"fieldManager": FIELD_MANAGER},
+            body=patch,
+            content_type="application/merge-patch+json",
+            what=f"change {self._named(name)}",
+        )
+
+    def delete_job(self, name: str) -> None:
+        """Delete a job; its pods go with it, its files in object storage stay."""
+        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
+        self._json("DELETE", self._job_path(name), body=body, what=f"delete {self._named(name)}")
+
+    def watch_job(self, name: str, resource_version: str) -> Iterator[tuple[str, Body]]:
+        """Yield (type, job) for changes after a version; ends when the server ends the watch.
+
+        Raises:
+            StreamLostError: The connection broke or is dead; the caller reads again.
+        """
+        query = {
+            "watch": "1",
+            "fieldSelector": f"metadata.name={name}",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(WATCH_SECONDS),
+        }
+        what = f"watch {self._named(name)}"
+        silence = WATCH_SECONDS + WATCH_GRACE_SECONDS
+        for line in self._lines(self._job_path(), query, silence, what=what):
+            event = json.loads(line)
+            if event["type"] == "ERROR":
+                return  # the version is too old: the caller reads again
+            yield event["type"], event["object"]
+
+    # FineTuneSweeps
+
+    def get_sweep(self, name: str) -> Body:
+        """Return one FineTuneSweep.
+
+        Raises:
+            ApiError: There is none, or the API server refused.
+        """
+        path = f"{GROUP_PATH}/namespaces/{self.namespace}/finetunesweeps/{quote(name)}"
+        return self._json("GET", path, what=f"read FineTuneSweep {self.namespace}/{name}")
+
+    def list_sweeps(self, *, all_namespaces: bool = False) -> Body:
+        """Return a list object of FineTuneSweeps."""
+        where = "" if all_namespaces else f"/namespaces/{self.namespace}"
+        return self._json("GET", f"{GROUP_PATH}{where}/finetunesweeps", what="list FineTuneSweeps")
+
+    # FineTuneApprovals
+
+    def find_job(self, name: str) -> Body | None:
+        """Return one job, or None if there is none.
+
+        Raises:
+            ApiError: The API server refused.
+        """
+        try:
+            return self.get_job(name)
+        except ApiError as error:
+            if error.status != 404 or isinstance(error, UnknownTypeError):
+                raise
+            return None
+
+    def user_name(self) -> str:
+        """Return the name that the API server knows the user of the kubeconfig by."""
+        path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+        body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        answer = self._json("POST", path, body=body, what="ask who you are")
+        return str(answer["status"]["userInfo"]["username"])
+
+    def create_approval(self, body: Body) -> Body:
+        """Create a FineTuneApproval.
+
+        Raises:
+            ApiError: The API server refused; status 409 if this decision is there already.
+        """
+        name = body["metadata"]["name"]
+        path = f"{GROUP_PATH}/namespaces/{self.namespace}/finetuneapprovals"
+        query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
+        what = f"create FineTuneApproval {self.namespace}/{name}"
+        return self._json("POST", path, query, body=body, what=what)
+
+    # Kueue
+
+    def list_pending(
+        self, queues: Iterable[tuple[str, str]]
+    ) -> tuple[dict[tuple[str, str], list[Body] | None], str]:
+        """Return the Workloads that wait in LocalQueues, by Kueue's visibility API.
+
+        Args:
+            queues: (namespace, name) of each LocalQueue.
+
+        Returns:
+            The PendingWorkloads of each queue, None where Kueue could not be asked; and why it
+            could not, or nothing.
+        """
+        found: dict[tuple[str, str], list[Body] | None] = {}
+        why = ""
+        for namespace, name in queues:
+            try:
+                found[namespace, name] = self._pending(namespace, name)
+            except ApiError as error:
+                found[namespace, name] = None
+                why = why or str(error)
+        return found, why
+
+    def _pending(self, namespace: str, name: str) -> list[Body]:
+        summary: Body = {}
+        for version in VISIBILITY_VERSIONS:
+            path = (
+                f"{VISIBILITY_PATH}/{version}/namespaces/{quote(namespace)}"
+                f"/localqueues/{quote(name)}/pendingworkloads"
+            )
+            try:
+                summary = self._json("GET", path, what=f"read queue {namespace}/{name}")
+                break
+            except ApiError as error:
+                if error.status != 404 or version == VISIBILITY_VERSIONS[-1]:
+                    raise
+        items: list[Body] = summary["items"]
+        return items
+
+    # What belongs to a job
+
+    def list_pods(self, name: str, stage: str | None = None) -> list[Body]:
+        """Return the pods of a job, oldest first."""
+        selector = f"{JOB_LABEL}={name}" + (f",{STAGE_LABEL}={stage}" if stage else "")
+        path = f"/api/v1/namespaces/{self.namespace}/pods"
+        found = self._json("GET", path, {"labelSelector": selector}, what="list pods")
+        pods: list[Body] = found["items"]
+        return sorted(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def list_events(self, name: str) -> list[Body]:
+        """Return the events on a job, oldest first."""
+        selector = f"involvedObject.kind=FineTuneJob,involvedObject.name={name}"
+        path = f"/api/v1/namespaces/{self.namespace}/events"
+        found = self._json("GET", path, {"fieldSelector": selector}, what="list events")
+        events: list[Body] = found["items"]
+        return sorted(events, key=lambda e: str(e.get("lastTimestamp") or e.get("eventTime") or ""))
+
+    def read_log(
+        self, pod: str, *, follow: bool, tail: int | None = None, since: str | None = None
+    ) -> Iterator[str]:
+        """Yield the lines of a pod's log.
+
+        Args:
+            pod: Its name.
+            follow: Whether to wait for more until the container ends.
+            tail: Only so many lines of the end.
+            since: Timestamp as the server wrote it: only lines of its second and later ones, each
+                with its timestamp in front; "" for all lines with timestamps.
+
+        Raises:
+            StreamLostError: The connection broke, or nothing came for `LOG_SILENCE_SECONDS`.
+        """
+        query = {
+            "follow": "true" if follow else None,
+            "tailLines": None if tail is None else str(tail),
+            "timestamps": None if since is None else "true",
+            "sinceTime": since or None,
+        }
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
+        silence = LOG_SILENCE_SECONDS if follow else READ_TIMEOUT_SECONDS
+        yield from self._lines(path, query, silence, what=f"read the log of pod {pod}")
+
+    # Transport
+
+    def _job_path(self, name: str | None = None) -> str:
+        path = f"{GROUP_PATH}/namespaces/{self.namespace}/finetunejobs"
+        return f"{path}/{quote(name)}" if name else path
+
+    def _named(self, name: str) -> str:
+        return f"FineTuneJob {self.namespace}/{name}"
+
+    def _json(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        *,
+        body: Body | None = None,
+        content_type: str = "application/json",
+        what: str,
+    ) -> Body:
+        response = self._request(method, path, query, body, content_type, what)
+        answer: Body = json.loads(response.data)
+        return answer
+
+    def _lines(
+        self, path: str, query: Mapping[str, str | None], silence_seconds: float, *, what: str
+    ) -> Iterator[str]:
+        response = self._request(
+            "GET", path, query, None, "", what, is_stream=True, read_seconds=silence_seconds
+        )
+        from urllib3.exceptions import HTTPError
+
+        pending = b""
+        try:
+            for chunk in response.stream(1 << 16, decode_content=True):
+                *lines, pending = (pending + chunk).split(b"\n")
+                for line in lines:
+                    yield line.decode("utf-8", errors="replace")
+        except HTTPError as error:
+            raise StreamLostError(f"cannot {what}: the connection was lost: {error}") from error
+        finally:
+            response.close()
+        if pending:
+            yield pending.decode("utf-8", errors="replace")
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | None] | None,
+        body: Body | None,
+        content_type: str,
+        what: str,
+        *,
+        is_stream: bool = False,
+        read_seconds: float = READ_TIMEOUT_SECONDS,
+    ) -> Any:
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError, ReadTimeoutError
+
+        given = {key: value for key, value in (query or {}).items() if value is not None}
+        url = f"{self.host}{path}" + (f"?{urlencode(given)}" if given else "")
+        headers = {"Accept": "*/*" if is_stream else "application/json"}
+        for auth in self._client.configuration.auth_settings().values():
+            headers[auth["key"]] = auth["value"]
+        if body is not None:
+            headers["Content-Type"] = content_type
+        try:
+            response = self._client.rest_client.pool_manager.request(
+                method,
+                url,
+                body=None if body is None else json.dumps(body).encode(),
+                headers=headers,
+                preload_content=not is_stream,
+                timeout=Timeout(connect=CONNECT_TIMEOUT_SECONDS, read=read_seconds),
+                retries=False,
+            )
+        except HTTPError as error:
+            # A kubelet sends not even headers before the first line of a log.
+            is_silent = is_stream and isinstance(error, ReadTimeoutError)
+            lost = StreamLostError if is_silent else ConnectionLostError
+            raise lost(f"cannot {what}: {self.host} does not answer: {error}") from error
+        if response.status >= 400:
+            raise read_refusal(response, path, what)
+        return response
+
+
+def _default_kubeconfig() -> str:
+    from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION
+
+    return str(KUBE_CONFIG_DEFAULT_LOCATION)
+
+
+def _read_contexts(file: str | None) -> tuple[dict[str, str | None], str]:
+    """Return the namespaces of a kubeconfig's contexts by their names, and the current context."""
+    from kubernetes.config.kube_config import KUBE_CONFIG_DEFAULT_LOCATION, KubeConfigMerger
+
+    merged = KubeConfigMerger(file or KUBE_CONFIG_DEFAULT_LOCATION).config
+    if merged is None:
+        return {}, ""
+    contexts = [each.value for each in merged.value["contexts"]]
+    namespaces = {each["name"]: (each.get("context") or {}).get("namespace") for each in contexts}
+    return namespaces, merged.value.get("current-context") or ""

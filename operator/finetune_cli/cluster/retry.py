@@ -1,0 +1,186 @@
+"""The job that takes up what another one has trained: same spec, new name, its weights.
+
+Nothing of the old job is changed. Training begins anew at its weights: optimiser, schedule and
+order of the rows are not taken over (``spec.initFrom``). Or it trains nothing, and the weights of
+one step are evaluated as they are (``spec.initFrom.train: false``).
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.names import MANAGED_BY_LABEL, REPLICATE_LABEL, SWEEP_LABEL, TRIAL_LABEL
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+from finetune_cli.views.job import is_true
+
+if TYPE_CHECKING:
+    from finetune_trainer.storage import StorageAccess
+
+Body = dict[str, Any]
+
+MAX_NAME = 52
+_NUMBERED = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{1,4})")
+_COMMITTED = re.compile(r"step-([0-9]+)/manifest\.json")
+
+
+def check_failed(job: Mapping[str, Any]) -> None:
+    """Refuse a job that has neither failed nor been pruned.
+
+    Raises:
+        CliError: It runs, waits or has succeeded.
+    """
+    if is_true(job, "Failed") or is_true(job, "Pruned"):
+        return
+    name, phase = job["metadata"]["name"], job.get("status", {}).get("phase", "Pending")
+    raise CliError(
+        f"FineTuneJob {name} has not failed, it is {phase}; only one that has failed or was pruned"
+        " can be taken up",
+        exit_code=NOT_MET,
+    )
+
+
+def choose_name(name: str, taken: Iterable[str], asked: str | None = None) -> str:
+    """Return the name of the new job: the one asked for, else the first free one.
+
+    Raises:
+        CliError: The one asked for is taken.
+    """
+    known = set(taken)
+    if asked in known:
+        raise CliError(f"there is a FineTuneJob {asked} already; choose another --name")
+    return asked or next(each for each in names_after(name) if each not in known)
+
+
+def names_after(name: str) -> Iterator[str]:
+    """Yield names for the next jobs, without end: of ``a`` these are ``a-2``, ``a-3`` ..."""
+    match = _NUMBERED.fullmatch(name)
+    stem, number = (match["stem"], int(match["number"])) if match else (name, 1)
+    while True:
+        number += 1
+        suffix = f"-{number}"
+        yield f"{stem[: MAX_NAME - len(suffix)].rstrip('-.')}{suffix}"
+
+
+def run_uri(job: Mapping[str, Any]) -> str:
+    """Return the folder that a job's run left in object storage."""
+    metadata = job["metadata"]
+    output = job["spec"]["output"]["uri"].rstrip("/")
+    return f"{output}/runs/{metadata['namespace']}/{metadata['name']}/{metadata['uid']}"
+
+
+def has_trained(job: Mapping[str, Any]) -> bool:
+    """Return whether the train stage ever started, so that there may be a checkpoint."""
+    stages = job.get("status", {}).get("stages", [])
+    return any(stage["name"] == "train" and stage.get("startTime") for stage in stages)
+
+
+def find_weights(job: Mapping[str, Any], access: StorageAccess) -> str | None:
+    """Return the URI of what a failed job has trained: its adapter, else its newest checkpoint.
+
+    Args:
+        job: The failed job.
+        access: How storage is reached from this machine.
+
+    Returns:
+        None if it never came to a checkpoint.
+
+    Raises:
+        CliError: There may be one, and its storage cannot be read from here.
+    """
+    adapter = job.get("status", {}).get("artifact", {}).get("uri")
+    if adapter:
+        return str(adapter)
+    if not has_trained(job):
+        return None
+    folder = f"{run_uri(job)}/checkpoints"
+    if not folder.startswith("s3://"):
+        raise CliError(f"{folder} can be read in a pod only. {_CHOICE}")
+    from finetune_trainer.errors import TrainerError
+    from finetune_trainer.storage import open_store
+
+    try:
+        keys = [item.key for item in open_store(folder, access).list()]
+    except TrainerError as error:
+        raise CliError(f"{error.message} {_CHOICE}", exit_code=error.exit_code) from error
+    steps = [int(match[1]) for key in keys if (match := _COMMITTED.fullmatch(key))]
+    return f"{folder}/step-{max(steps)}" if steps else None
+
+
+_OF_TRIALS = (SWEEP_LABEL, TRIAL_LABEL, REPLICATE_LABEL, MANAGED_BY_LABEL)
+
+_CHOICE = (
+    "Name what the new job begins from with --from, for example --from .../checkpoints/step-200,"
+    " or begin it afresh with --fresh"
+)
+
+
+def name_of_step(name: str, step: int) -> str:
+    """Return the name of the job that evaluates a step of another one: ``a-step-200``."""
+    suffix = f"-step-{step}"
+    return f"{name[: MAX_NAME - len(suffix)].rstrip('-.')}{suffix}"
+
+
+def take_as_is(spec: Body, weights: str) -> None:
+    """Have a job train nothing and take the weights as they are."""
+    spec["initFrom"] = {"uri": weights, "train": False}
+    spec.pop("holdAfter", None)  # there is nothing to choose among
+    # Nothing is shared among ranks, and the evaluation takes one node anyway.
+    spec["resources"] = {**(spec.get("resources") or {}), "nodes": 1}
+
+
+def make_retry(
+    job: Mapping[str, Any],
+    *,
+    name: str,
+    weights: str | None,
+    trains: bool = True,
+    overrides: list[str] | None = None,
+) -> Body:
+    """Return the new job; it names no requester, who need not be that of the earlier one.
+
+    Args:
+        job: The earlier job as the API server holds it.
+        name: Name of the new one.
+        weights: What it begins from; None for what the earlier one began from.
+        trains: False trains nothing: the weights are evaluated as they are.
+        overrides: ``path=value`` texts applied last.
+
+    Raises:
+        CliError: An override cannot be applied, or the result is not valid.
+    """
+    from finetune_cli.files.documents import Document, parse_document
+    from finetune_cli.local.job import apply_override
+
+    metadata = job["metadata"]
+    spec = copy.deepcopy(dict(job["spec"]))
+    for ended in ("suspend", "prune", "requestedBy"):
+        spec.pop(ended, None)
+    trained_nothing = (spec.get("initFrom") or {}).get("train") is False
+    if weights is not None and (trained_nothing or not trains):
+        take_as_is(spec, weights)
+    elif weights is not None:
+        spec["initFrom"] = {"uri": weights}
+    body: Body = {
+        "apiVersion": job["apiVersion"],
+        "kind": job["kind"],
+        "metadata": {"name": name, "namespace": metadata["namespace"]},
+        "spec": spec,
+    }
+    labels = dict(metadata.get("labels") or {})
+    if SWEEP_LABEL in labels:
+        # It is no trial any more: the sweep neither counts it nor lets it go on.
+        spec.pop("holdAfter", None)
+        labels = {label: value for label, value in labels.items() if label not in _OF_TRIALS}
+    if labels:
+        body["metadata"]["labels"] = labels
+    for override in overrides or []:
+        apply_override(body, override)
+    what = "retry" if trains else "evaluation of a step"
+    parse_document(
+        Document(source=f"the {what} of {metadata['name']}", body=body, lines={}, first_line=1)
+    )
+    return body

@@ -1,0 +1,1 @@
+"""The commands and their options: each loads its own code when it runs."""

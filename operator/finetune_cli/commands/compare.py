@@ -1,0 +1,142 @@
+"""``finetune compare``: runs side by side, on this machine or a cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from finetune_cli.commands.cluster import Context, Kubeconfig, Namespace
+from finetune_cli.commands.data import Region
+from finetune_cli.errors import CliError
+from finetune_cli.options import Format, OutputDir
+
+if TYPE_CHECKING:
+    from finetune_trainer.experiments.comparison import Comparison
+
+COMPARE_MODULES = ("finetune_trainer", "jinja2", "numpy", "scipy")
+"""What comparing runs needs; no torch."""
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="Names of FineTuneJobs; or of runs their folders, URIs, job files or results.",
+        ),
+    ],
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page: one file, no network.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Compare the scores of all others with this one."),
+    ] = None,
+    gpu_hour_price: Annotated[
+        float | None,
+        typer.Option(metavar="PRICE", min=0, help="Price of a GPU hour. Default: the cluster's."),
+    ] = None,
+    output_dir: OutputDir = None,
+    format_: Format = "text",
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
+    ] = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Compare runs: settings, data, curves, scores, which differences are real, time and cost.
+
+    A folder that holds several runs stands for all of them.
+    """
+    from finetune_cli.cluster.client import Cluster
+    from finetune_cli.extras import require_trainer
+    from finetune_cli.local.run_files import Asking, read_runs
+
+    check_page(html)
+    require_trainer(COMPARE_MODULES, to="comparing runs")
+    asking = Asking(
+        connect=lambda: Cluster.connect(
+            context=context, namespace=namespace, kubeconfig=kubeconfig
+        ),
+        namespace=namespace,
+        output=output_dir,
+        endpoint=endpoint,
+        region=region,
+        hour_price=gpu_hour_price,
+    )
+    from finetune_trainer.experiments.comparison import compare_runs
+
+    found = read_runs(runs, asking)
+    names = [run.name for run in found]
+    if against is not None and against not in names:
+        raise CliError(f"--against {against}: choose one of {', '.join(names)}")
+    comparison = compare_runs(found, against=None if against is None else names.index(against))
+    show(comparison, format_, html, title=f"{len(found)} runs side by side")
+
+
+def show(
+    comparison: Comparison,
+    format_: str,
+    html: Path | None,
+    *,
+    title: str,
+    first: Sequence[str] = (),
+) -> None:
+    """Print a comparison, and write its page if one is asked for.
+
+    Args:
+        comparison: What to show.
+        format_: ``text`` or ``json``.
+        html: Where the page goes; None for none.
+        title: Heading of the page.
+        first: Sentences that come before all else.
+
+    Raises:
+        CliError: The page cannot be written.
+    """
+    if format_ == "json":
+        from finetune_trainer.experiments.comparison import to_wire
+
+        print(json.dumps(to_wire(comparison), indent=1))
+    else:
+        from finetune_cli.local.inspection import printable
+        from finetune_cli.views.comparison import describe_comparison
+
+        print("".join(f"{printable(sentence)}\n" for sentence in first), end="\n" if first else "")
+        print(describe_comparison(comparison))
+    if html is not None:
+        from finetune_trainer.experiments.page import render_page
+
+        _write_page(html, render_page(comparison, title=title, first=first))
+
+
+def check_page(file: Path | None) -> None:
+    """Refuse a place that no page can be written to, before anything is read.
+
+    Raises:
+        CliError: Names the file and why.
+    """
+    from finetune_cli.views.summary import find_obstacle
+
+    if file is not None and (why := find_obstacle(file)):
+        raise CliError(f"--html {file}: {why}")
+
+
+def _write_page(file: Path, page: str) -> None:
+    """Write a page and say so.
+
+    Raises:
+        CliError: It cannot be written.
+    """
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise CliError(f"--html {file}: cannot be written: {error.strerror}") from error
+    print(f"wrote {file}", file=sys.stderr)

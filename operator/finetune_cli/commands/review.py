@@ -1,0 +1,293 @@
+"""``finetune review``: people compare the answers of base and tuned model, not knowing which is."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from finetune_cli.commands.cluster import Context, Kubeconfig, Namespace
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+from finetune_cli.options import Format
+
+if TYPE_CHECKING:
+    from finetune_cli.reports.reviews import Panel, Source
+
+review_app = typer.Typer(
+    name="review",
+    help="Compare answers of base and tuned model, not knowing which is which, and count verdicts.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+Target = Annotated[
+    str,
+    typer.Argument(
+        help="Folder or URI of a run, a job file that was run here, or a FineTuneJob's name."
+    ),
+]
+Files = Annotated[
+    list[Path], typer.Argument(metavar="FILE", help="Files of verdicts, one of each reviewer.")
+]
+Endpoint = Annotated[
+    str | None, typer.Option(help="URL of the S3 server. Default: the job's, else the environment.")
+]
+Region = Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")]
+Tool = Literal["label-studio", "argilla"]
+
+
+def _find(
+    target: str,
+    context: str | None,
+    namespace: str | None,
+    kubeconfig: Path | None,
+    endpoint: str | None,
+    region: str | None,
+) -> Source:
+    from finetune_cli.extras import require_trainer
+
+    require_trainer(("finetune_trainer", "jinja2"), to="reading a review")
+    return find_anywhere(target, context, namespace, kubeconfig, endpoint, region)
+
+
+def find_anywhere(
+    target: str,
+    context: str | None,
+    namespace: str | None,
+    kubeconfig: Path | None,
+    endpoint: str | None,
+    region: str | None,
+    output: str | None = None,
+    overrides: list[str] | None = None,
+) -> Source:
+    """Return where an evaluation lies: of a folder, URI or job file, or of a job on a cluster.
+
+    Raises:
+        CliError: There is no such job, or it has no evaluation yet.
+    """
+    from finetune_cli.reports.evaluation import is_job_file, source_of_file
+    from finetune_cli.reports.reviews import find_source, is_place
+
+    if is_job_file(target):
+        return source_of_file(
+            target,
+            namespace=namespace,
+            output=output,
+            overrides=overrides,
+            endpoint=endpoint,
+            region=region,
+        )
+    if output or overrides:
+        raise CliError(f"--output-dir and --set go with the file of a job; {target} is none")
+    if is_place(target):
+        return find_source(target, None, endpoint=endpoint, region=region)
+    from finetune_cli.cluster.client import Cluster
+    from finetune_cli.cluster.errors import looking_up
+
+    with looking_up(target):
+        cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+    return find_source(target, cluster, endpoint=endpoint, region=region)
+
+
+@review_app.command("open")
+def open_(
+    target: Target,
+    opens: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
+    ] = True,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Open the page on which a reviewer judges, and print where it lies on this machine.
+
+    It is one file that needs no network: send it to whoever shall judge.
+    """
+    from finetune_cli.reports.data import open_page
+    from finetune_cli.reports.reviews import find_page
+
+    page = find_page(_find(target, context, namespace, kubeconfig, endpoint, region))
+    print(page)
+    if opens and sys.stdout.isatty():
+        open_page(page)
+
+
+@review_app.command()
+def ask(
+    target: Target,
+    reviewer: Annotated[str, typer.Option("--as", metavar="NAME", help="Your name.")],
+    file: Annotated[
+        Path | None,
+        typer.Option(help="Where verdicts are kept; one that is there is continued."),
+    ] = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Judge in the terminal, one question at a time. Exit code 1 while some are not judged."""
+    from finetune_cli.reports.review_terminal import judge_in_terminal
+    from finetune_cli.reports.reviews import read_blind, read_file, verdicts_name
+
+    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    from finetune_trainer.evaluate.sources.review.verdicts import (
+        VerdictError,
+        Verdicts,
+        check_reviewer,
+    )
+
+    blind = read_blind(source)
+    try:
+        name = check_reviewer(reviewer, "--as")
+    except VerdictError as error:
+        raise CliError(str(error)) from error
+    kept = file or Path(verdicts_name(name, blind.digest))
+    verdicts = Verdicts(review=blind.digest, reviewer=name, items={})
+    if kept.exists():
+        verdicts = read_file(blind, kept)
+        if verdicts.reviewer.casefold() != name.casefold():
+            raise CliError(f"{kept} is by {verdicts.reviewer}, not by {name}: name another --file")
+    done = judge_in_terminal(blind, verdicts, kept)
+    missing = done.count_missing([item.id for item in blind.items], blind.rubric)
+    print(f"{len(blind.items) - missing} of {len(blind.items)} judged, in {kept}", file=sys.stderr)
+    if missing:
+        raise typer.Exit(NOT_MET)
+
+
+@review_app.command()
+def submit(
+    target: Target,
+    files: Files,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deciding.")] = False,
+    format_: Format = "text",
+    endpoint: Endpoint = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Count the verdicts of all reviewers, and store the result in the run's folder.
+
+    Wins, ties and a win rate with its interval; how far reviewers agree (Cohen, Fleiss,
+    Krippendorff). Of a job with evaluation.review.required, it then lets the candidate be
+    published, under your own name.
+    """
+    from finetune_cli.extras import require_trainer
+    from finetune_cli.reports.reviews import (
+        describe_panel,
+        open_review,
+        read_files,
+        store_panel,
+        waits_for_review,
+    )
+
+    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    require_trainer(("numpy", "scipy"), to="counting verdicts")
+    opened = open_review(source)
+    panel = store_panel(source, opened, read_files(opened, files))
+    if format_ == "json":
+        judged = [each.to_wire() for each in panel.judged]
+        print(json.dumps({"digest": panel.digest, "uri": panel.uri, "judged": judged}, indent=1))
+    else:
+        print(describe_panel(panel))
+    if not waits_for_review(source, opened):
+        return
+    if source.job is None:
+        print(f"to publish: finetune publish JOB.yaml --panel {panel.digest}", file=sys.stderr)
+        return
+    _let_publish(source.job, panel, yes, context, namespace, kubeconfig)
+
+
+def _let_publish(
+    job: dict[str, Any],
+    panel: Panel,
+    yes: bool,
+    context: str | None,
+    namespace: str | None,
+    kubeconfig: Path | None,
+) -> None:
+    """Create the FineTuneApproval that names the panel's result."""
+    from finetune_cli.cluster.approval import check_counts, make_approval
+    from finetune_cli.cluster.client import Cluster
+    from finetune_cli.commands.cluster import decide
+    from finetune_cli.reports.reviews import summarize_panel
+
+    cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+    user = cluster.user_name()
+    check_counts(job, user, is_approval=True)
+    body = make_approval(
+        job=job["metadata"]["name"],
+        namespace=cluster.namespace,
+        digest=panel.evaluation,
+        panel=panel.digest,
+        user=user,
+        is_approval=True,
+        reason=summarize_panel(panel),
+        subject="Publication",
+    )
+    decide(cluster, body, [body["spec"]["reason"]], what="let it be published", yes=yes)
+
+
+@review_app.command("export")
+def export_(
+    target: Target,
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="FILE", help="Files of verdicts, for preferences."),
+    ] = None,
+    to: Annotated[
+        Literal["preferences", "label-studio", "argilla"], typer.Option(help="What to write.")
+    ] = "preferences",
+    out: Annotated[
+        Path | None,
+        typer.Option("--file", help="Where to. Default: preferences.jsonl, TOOL.json."),
+    ] = None,
+    criterion: Annotated[
+        str, typer.Option(help="The criterion that decides a preference.")
+    ] = "overall",
+    endpoint: Endpoint = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Write verdicts as rows for DPO (prompt, chosen, rejected), or questions for another tool."""
+    from finetune_cli.reports.review_exchange import write_preferences, write_tasks
+
+    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    if to == "preferences":
+        if not files:
+            raise CliError("preferences come from verdicts: name the reviewers' files")
+        words = write_preferences(source, files, out or Path("preferences.jsonl"), criterion)
+    else:
+        words = write_tasks(source, to, out or Path(f"{to}.json"))
+    print(words)
+
+
+@review_app.command("import")
+def import_(
+    target: Target,
+    file: Annotated[Path, typer.Argument(help="What the tool has exported, as JSON.")],
+    tool: Annotated[Tool, typer.Option("--from", help="The tool.")],
+    folder: Annotated[
+        Path, typer.Option("--output-dir", help="Where the files of verdicts go.")
+    ] = Path(),
+    endpoint: Endpoint = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Turn what people judged in Label Studio or Argilla into one file of verdicts for each."""
+    from finetune_cli.reports.review_exchange import read_tool
+
+    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    for path in read_tool(source, file, tool, folder):
+        print(path)

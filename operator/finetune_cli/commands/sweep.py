@@ -1,0 +1,227 @@
+"""``finetune sweep`` and ``finetune promote``: trials side by side, and the choice of one."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune_cli.commandline import Timeout
+from finetune_cli.commands.cluster import (
+    Context,
+    Kubeconfig,
+    Namespace,
+    connect,
+    list_text,
+    print_object,
+)
+from finetune_cli.commands.compare import COMPARE_MODULES, check_page, show
+from finetune_cli.commands.data import Region
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+from finetune_cli.options import Format, ObjectFormat
+
+if TYPE_CHECKING:
+    from finetune_cli.cluster.client import Cluster
+
+sweep_app = typer.Typer(
+    name="sweep",
+    help="Trials of a FineTuneSweep side by side.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+SweepName = Annotated[str, typer.Argument(help="Name of the FineTuneSweep.")]
+POLL_SECONDS = 2.0
+KIND = "finetunesweep"
+
+
+@sweep_app.command("list")
+def list_(
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Sweeps of all namespaces.")
+    ] = False,
+    output: ObjectFormat = "text",
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """List sweeps, how far they are, and the best trial of each."""
+    from finetune_cli.views.job import current_time
+    from finetune_cli.views.sweep import COLUMNS, row
+
+    cluster = connect(context, namespace, kubeconfig)
+    found = cluster.list_sweeps(all_namespaces=all_namespaces)
+    rows = [row(sweep, current_time()) for sweep in found["items"]]
+    words = list_text(cluster, found, COLUMNS, rows, "FineTuneSweeps", everywhere=all_namespaces)
+    print_object(found, output, words, kind=KIND)
+
+
+@sweep_app.command()
+def get(
+    name: SweepName,
+    output: ObjectFormat = "text",
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show the trials, the best first: settings, score, step, tokens, state, and what is noise."""
+    from finetune_cli.views.sweep import leaderboard, outcome
+
+    sweep = connect(context, namespace, kubeconfig).get_sweep(name)
+    words = "\n".join(leaderboard(sweep)) or f"{name} has no trials yet, it is {outcome(sweep)}"
+    print_object(sweep, output, words, kind=KIND)
+
+
+@sweep_app.command()
+def describe(
+    name: SweepName,
+    output: ObjectFormat = "text",
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Show everything about one sweep. Parameters, conditions, trials, what was spent."""
+    from finetune_cli.views import sweep as sweepview
+    from finetune_cli.views.job import current_time
+
+    sweep = connect(context, namespace, kubeconfig).get_sweep(name)
+    words = "\n".join(sweepview.describe(sweep, current_time()))
+    print_object(sweep, output, words, kind=KIND)
+
+
+@sweep_app.command()
+def watch(
+    name: SweepName,
+    timeout: Timeout = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Tell what becomes of the trials, to the end. Exit code 1 if it failed or time is up."""
+    from finetune_cli.cluster.waiting import patiently
+    from finetune_cli.views.job import is_true
+    from finetune_cli.views.sweep import changes, is_over, leaderboard, outcome
+
+    cluster = connect(context, namespace, kubeconfig)
+    deadline = None if timeout is None else time.monotonic() + timeout
+    sweep = cluster.get_sweep(name)  # what is wrong from the start is told at once
+    before: dict[str, Any] | None = None
+    while True:
+        for line in changes(before, sweep):
+            print(line, flush=True)
+        if is_over(sweep):
+            break
+        if deadline is not None and time.monotonic() >= deadline:
+            message = f"FineTuneSweep {name} is still {outcome(sweep)} after {timeout:g} s"
+            raise CliError(message, exit_code=NOT_MET)
+        time.sleep(POLL_SECONDS)
+        before, sweep = sweep, patiently(lambda: cluster.get_sweep(name))
+    print("\n".join(["", *leaderboard(sweep), "", outcome(sweep)]))
+    if is_true(sweep, "Failed"):
+        raise typer.Exit(NOT_MET)
+
+
+@sweep_app.command()
+def report(
+    name: SweepName,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page: one file, no network.")
+    ] = None,
+    gpu_hour_price: Annotated[
+        float | None,
+        typer.Option(metavar="PRICE", min=0, help="Price of a GPU hour. Default: the cluster's."),
+    ] = None,
+    format_: Format = "text",
+    endpoint: Annotated[
+        str | None, typer.Option(help="URL of the S3 server. Default: the trials'.")
+    ] = None,
+    region: Region = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Say which trial won and why, and compare all, as finetune compare does with any runs."""
+    from finetune_cli.extras import require_trainer
+    from finetune_cli.local.run_files import Asking, found_on_cluster, read_found
+    from finetune_cli.views.sweep import chosen_trial
+    from finetune_cli.views.sweep_report import explain_choice, order_jobs
+
+    check_page(html)
+    require_trainer(COMPARE_MODULES, to="comparing runs")
+    cluster = connect(context, namespace, kubeconfig)
+    sweep = cluster.get_sweep(name)
+    jobs = order_jobs(sweep, list_trials(cluster, sweep))
+    if not jobs:
+        raise CliError(f"FineTuneSweep {name} has no trials yet", exit_code=NOT_MET)
+    asking = Asking(
+        connect=lambda: cluster, endpoint=endpoint, region=region, hour_price=gpu_hour_price
+    )
+    from finetune_trainer.experiments.comparison import compare_runs
+
+    chosen = chosen_trial(sweep)
+    runs = [
+        replace(run, state=f"{run.state}, chosen") if run.name == chosen else run
+        for run in read_found([found_on_cluster(job) for job in jobs], asking)
+    ]
+    show(
+        compare_runs(runs),
+        format_,
+        html,
+        title=f"{name}: {len(jobs)} trials",
+        first=explain_choice(sweep),
+    )
+
+
+def list_trials(cluster: Cluster, sweep: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the FineTuneJobs that a sweep owns, in the order of their numbers."""
+    from finetune_api.names import SWEEP_LABEL
+
+    name, uid = sweep["metadata"]["name"], sweep["metadata"]["uid"]
+    jobs = cluster.list_jobs(selector=f"{SWEEP_LABEL}={name}")["items"]
+    owned = [
+        job
+        for job in jobs
+        if any(owner.get("uid") == uid for owner in job["metadata"].get("ownerReferences") or ())
+    ]
+    return sorted(owned, key=lambda job: _number(job["metadata"]["name"]))
+
+
+def _number(name: str) -> tuple[int, str]:
+    """Return a trial's name in an order in which t10 comes after t9."""
+    end = name.rsplit("-t", 1)[-1]
+    return (int(end) if end.isdigit() else 0, name)
+
+
+def promote(
+    sweep: SweepName,
+    trial: Annotated[str, typer.Argument(help="Name of the trial, or its number.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
+    output: ObjectFormat = "text",
+    context: Context = None,
+    namespace: Namespace = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Choose a trained trial of a sweep yourself: it is evaluated, and published if it passes."""
+    import sys
+
+    from finetune_cli.cluster.promotion import LET_GO, check_trial, describe_choice
+    from finetune_cli.views.sweep import find_trial
+
+    cluster = connect(context, namespace, kubeconfig)
+    body = cluster.get_sweep(sweep)
+    jobs = list_trials(cluster, body)
+    job = find_trial(sweep, trial, jobs)
+    if job is None:
+        names = ", ".join(each["metadata"]["name"] for each in jobs) or "none yet"
+        raise CliError(f"FineTuneSweep {sweep} has no trial {trial}; its trials: {names}")
+    check_trial(sweep, job)
+    print("\n".join(describe_choice(body, job)), file=sys.stderr)
+    name = job["metadata"]["name"]
+    if not yes:
+        typer.confirm(f"let {name} go on?", abort=True, err=True)
+    stored = cluster.patch_job(name, LET_GO)
+    print_object(stored, output, f"finetunejob.finetune.dev/{name} goes on to its evaluation")

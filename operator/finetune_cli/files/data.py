@@ -1,0 +1,351 @@
+"""Looks at a user's data file to propose how it is read, how long its rows are, and a metric.
+
+The stage ``prepare`` reads the same file later, so this reads it with prepare's own reader, asks
+prepare's own recognition, and takes rows through prepare's own conversion and checks: what is
+proposed here is accepted there, and what is refused there is refused here for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from finetune_cli.errors import CliError
+
+if TYPE_CHECKING:
+    from finetune_api.v1alpha1.spec.dataset import Source
+    from finetune_trainer.data.rows import Example, RowError
+    from finetune_trainer.prepare.reading.lengths import RowLength
+    from finetune_trainer.prepare.reading.proposals import Proposal
+    from finetune_trainer.prepare.reading.sources import SourceFile
+
+NUM_PROBED_ROWS = 200
+"""Rows that the proposal is made of; enough to tell labels from texts."""
+
+NUM_READ_ROWS = 20_000
+"""Rows that are read in the proposed way, to see that they can be and how long they are."""
+
+NUM_READ_FILES = 8
+"""Files of a folder that are looked at, in the order of their names."""
+
+NUM_READ_TEXTS = 2_000
+"""The same of a folder of plain text, whose files are short."""
+
+NUM_ERRORS_SHOWN = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataGuess:
+    """What a data file seems to hold.
+
+    Attributes:
+        proposal: How it is read.
+        header: As the API's `header`.
+        names: Of the files that were looked at.
+        encodings: Names of encodings that are not UTF-8.
+        num_rows: Rows that were read.
+        is_whole: These are all.
+        longest: Estimated length of the longest of them but for the outliers, in tokens; rather too
+            long than too short.
+        outliers: Rows that are far longer than all others.
+        has_tools: Some rows offer or call tools.
+        unread: Fields with text or lists that are left out.
+        unlike: A sentence for each file that has other columns than the first.
+    """
+
+    proposal: Proposal
+    header: str
+    encodings: tuple[str, ...]
+    num_rows: int
+    is_whole: bool
+    longest: int
+    outliers: tuple[RowLength, ...] = ()
+    has_tools: bool = False
+    unread: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    unlike: tuple[str, ...] = ()
+
+
+def inspect_data(path: Path) -> DataGuess:
+    """Look at the rows of a file, or of several.
+
+    Args:
+        path: A file, a folder, or a pattern of files.
+
+    Raises:
+        CliError: The file is missing, empty, of a kind that is not read, or its rows are nothing
+            that can be learned from.
+    """
+    from finetune_trainer.prepare.reading.files.encodings import UTF8
+    from finetune_trainer.prepare.reading.files.file_types import is_plain
+    from finetune_trainer.prepare.reading.lengths import part_outliers
+    from finetune_trainer.prepare.reading.proposals import propose_reading
+    from finetune_trainer.prepare.reading.sources import describe_file
+
+    with _explaining(path):
+        paths = _find_files(path)
+        most = NUM_READ_TEXTS if is_plain(paths[0].name) else NUM_READ_FILES
+        files = [describe_file(one, name=str(one)) for one in paths[:most]]
+        header, rows = _read_first_rows(files)
+        proposal = propose_reading(rows, where=str(path))
+        source = proposal.make_source("file:///data", header=header)
+        read = _read_in_this_way(source, files, proposal.objective)
+        bulk = part_outliers(read.lengths)
+    others = [
+        file.encoding.name for file in files if file.encoding and file.encoding.codec != UTF8.codec
+    ]
+    return DataGuess(
+        proposal=proposal,
+        header=header,
+        encodings=tuple(dict.fromkeys(others)),
+        names=tuple(file.name for file in files),
+        num_rows=len(read.lengths),
+        is_whole=read.is_whole and len(paths) == len(files),
+        longest=bulk.longest,
+        outliers=bulk.outliers,
+        has_tools=read.has_tools,
+        unread=tuple(read.unread),
+        unlike=_find_unlike(files, header),
+    )
+
+
+def _find_unlike(files: list[SourceFile], header: str) -> tuple[str, ...]:
+    """Tell which files have other columns than the first, by the first rows of each."""
+    columns = {}
+    for file in files:
+        rows = _read_some(file, header, skips_errors=True) if len(files) > 1 else []
+        columns[file.name] = list(dict.fromkeys(name for row in rows for name in row))
+    first, *others = columns.items()
+    told = []
+    for name, seen in others:
+        more = ", ".join(each for each in seen if each not in first[1])
+        less = ", ".join(each for each in first[1] if each not in seen)
+        words = [f"it also has {more}"] * bool(more) + [f"it lacks {less}"] * bool(less)
+        if words:
+            told.append(f"{name} has other columns than {first[0]}: {' and '.join(words)}.")
+    return tuple(told)
+
+
+def propose_source(path: Path) -> tuple[Source, str]:
+    """Return how a file would be read, or several by the first, and for which objective.
+
+    Bad rows among its first ones are skipped: whoever reads all of them tells them.
+
+    Raises:
+        CliError: The file is missing, empty, of a kind that is not read, or its rows are nothing
+            that can be learned from.
+    """
+    from finetune_trainer.prepare.reading.proposals import propose_reading
+    from finetune_trainer.prepare.reading.sources import describe_file
+
+    with _explaining(path):
+        files = [describe_file(one, name=str(one)) for one in _find_files(path)[:NUM_READ_FILES]]
+        header, rows = _read_first_rows(files, skips_errors=True)
+        proposal = propose_reading(rows, where=str(path))
+    source = proposal.make_source(_uri_of(path), header=header)
+    return source, proposal.objective
+
+
+def read_whole(path: Path) -> Iterator[Example]:
+    """Yield the rows of a file as a job over it would have them before it divides them.
+
+    Rows that cannot be used, or that a row step removes, are left out.
+
+    Raises:
+        CliError: As :func:`propose_source`.
+    """
+    from finetune_trainer.data.rows import RowError
+    from finetune_trainer.prepare.reading.examples import open_source
+    from finetune_trainer.prepare.reading.sources import describe_file
+
+    source, objective = propose_source(path)
+    screen = _choose_screen(source, objective)
+    with _explaining(path):
+        files = [describe_file(one, name=one.name) for one in _find_files(path)]
+        opened = open_source(
+            source, files, index=0, label="", conversational=True, objective=objective
+        )
+        assert opened.conversion is not None  # there are rows
+        convert = opened.conversion.build()
+        for name, row in opened.rows:
+            outcome = row if isinstance(row, RowError) else convert(name, row)
+            screened = outcome if isinstance(outcome, RowError) else screen(outcome)
+            if screened is not None and not isinstance(screened, RowError):
+                yield screened
+
+
+def _find_files(path: Path) -> list[Path]:
+    """Return the files that a source with this path stands for."""
+    from finetune_trainer.prepare.reading.sources import find_files, locate
+    from finetune_trainer.storage import local_path, open_store
+
+    if path.is_file():
+        return [path]
+    if not path.exists() and not set("*?") & set(str(path)):
+        raise CliError(f"{path}: no such file")
+    location = locate(_uri_of(path))
+    store = open_store(location.root)
+    folder = local_path(location.root)
+    return [folder / key for key in find_files(str(path), store, location)]
+
+
+def find_skipped(path: Path) -> list[str]:
+    """Return the folders below a folder that are not looked into; of a file there are none."""
+    from finetune_trainer.prepare.reading import sources
+
+    return sources.find_skipped(sources.locate(_uri_of(path))) if path.is_dir() else []
+
+
+def format_words(format_: str, names: Iterable[str]) -> str:
+    """Return a format of the API for people: rows of JSON with columns are called Csv there."""
+    endings = {name.lower().removesuffix(".gz").rpartition(".")[2] for name in names}
+    if format_ == "Csv" and endings and endings <= {"json", "jsonl", "ndjson", "parquet", "xlsx"}:
+        return f"table from {' and '.join(sorted(endings))} (written format: Csv)"
+    return format_
+
+
+def _uri_of(path: Path) -> str:
+    return f"file://{quote(str(path.absolute()), safe='/*?')}"
+
+
+@contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    from finetune_trainer.errors import TrainerError
+
+    try:
+        yield
+    except TrainerError as error:
+        raise CliError(error.message, exit_code=error.exit_code) from error
+    except OSError as error:
+        raise CliError(f"cannot read {path}: {error.strerror or error}") from error
+    except ImportError as error:
+        raise CliError(
+            f"reading {path} needs {error.name}; pip install 'finetune-operator[trainer]'"
+        ) from error
+
+
+def _read_first_rows(
+    files: list[SourceFile], *, skips_errors: bool = False
+) -> tuple[str, list[dict[str, Any]]]:
+    """Return whether the first row names the columns, as the API says it, and some rows.
+
+    They are those of the first file, or of the first text that is not empty.
+
+    Raises:
+        CliError: There are none.
+    """
+    from finetune_trainer.errors import DataError
+    from finetune_trainer.prepare.reading.files.file_types import is_plain
+
+    for file in files:
+        try:
+            header, rows = "Auto", _read_some(file, "Auto", skips_errors=skips_errors)
+        except DataError as error:
+            if error.reason != "NoHeader":
+                raise
+            header, rows = "Absent", _read_some(file, "Absent", skips_errors=skips_errors)
+        if rows or not is_plain(file.name):
+            break
+    if not rows:
+        raise CliError(f"{files[0].name} holds no rows")
+    return header, rows
+
+
+def _read_some(file: SourceFile, header: str, *, skips_errors: bool) -> list[dict[str, Any]]:
+    from finetune_trainer.data.rows import RowError
+    from finetune_trainer.prepare.reading.files.encodings import UTF8
+    from finetune_trainer.prepare.reading.files.files import read_rows
+
+    rows = read_rows(file.path, file=file.name, encoding=file.encoding or UTF8, header=header)
+    fields: list[dict[str, Any]] = []
+    errors: list[RowError] = []
+    for row in islice(rows, NUM_PROBED_ROWS):
+        if not isinstance(row, RowError):
+            fields.append(row.fields)
+        else:
+            errors.append(row)
+            if not skips_errors:
+                break
+    if errors and not (skips_errors and fields):
+        raise _refuse(errors, num_good=len(fields))
+    return fields
+
+
+@dataclass(kw_only=True, slots=True)
+class _ReadRows:
+    """What was found of rows that were read: their estimated lengths in tokens, and the rest."""
+
+    lengths: list[RowLength] = field(default_factory=list)
+    is_whole: bool = False
+    has_tools: bool = False
+    unread: dict[str, None] = field(default_factory=dict)
+
+
+def _read_in_this_way(source: Source, files: list[SourceFile], objective: str) -> _ReadRows:
+    """Read rows as they would be, to the end or to their limit.
+
+    Raises:
+        CliError: Some of them cannot be used.
+        TrainerError: The file cannot be read in this way.
+    """
+    from finetune_trainer.data.rows import RawRow, RowError
+    from finetune_trainer.prepare.reading.examples import open_source, refuse_unwanted_row
+    from finetune_trainer.prepare.reading.lengths import RowLength, estimate_tokens
+
+    opened = open_source(source, files, index=0, label="", conversational=True, objective=objective)
+    assert opened.conversion is not None  # there are rows
+    convert, screen = opened.conversion.build(), _choose_screen(source, objective)
+    unread = opened.conversion.find_unread()
+    read = _ReadRows()
+    errors: list[RowError] = []
+    for name, row in islice(opened.rows, NUM_READ_ROWS):
+        outcome = row if isinstance(row, RowError) else convert(name, row)
+        if objective == "SFT" and not isinstance(row, RowError):
+            # The format that is proposed would have them learned.
+            outcome = refuse_unwanted_row(name, row, source.format) or outcome
+        screened = outcome if isinstance(outcome, RowError) else screen(outcome)
+        if isinstance(screened, RowError):
+            errors.append(screened)
+        elif screened is not None:
+            tokens = estimate_tokens(screened.row)
+            read.lengths.append(RowLength(file=name, line=row.line, num_tokens=tokens))
+            read.has_tools |= "tools" in screened.row
+            if isinstance(row, RawRow):
+                read.unread.update(dict.fromkeys(unread.find(row.fields)))
+    if errors:
+        raise _refuse(errors, num_good=len(read.lengths))
+    read.is_whole = next(opened.rows, None) is None
+    return read
+
+
+def _choose_screen(
+    source: Source, objective: str
+) -> Callable[[Example], Example | RowError | None]:
+    """Return the row steps of a job over this source."""
+    from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+    from finetune_trainer.prepare.checks.screening import Screening
+    from finetune_trainer.prepare.steps import choose_steps
+
+    spec = {
+        "model": {"uri": "file:///model"},
+        "dataset": {"sources": [source.to_wire()]},
+        "method": {"objective": objective},
+        "output": {"uri": "file:///out"},
+    }
+    return Screening(choose_steps(FineTuneJobSpec.model_validate(spec))).screen
+
+
+def _refuse(errors: list[RowError], *, num_good: int) -> CliError:
+    from finetune_trainer.errors import DataError
+
+    shown = "; ".join(str(error) for error in errors[:NUM_ERRORS_SHOWN])
+    more = f"; and {len(errors) - NUM_ERRORS_SHOWN} more" if len(errors) > NUM_ERRORS_SHOWN else ""
+    return CliError(
+        f"{shown}{more}; correct the file ({num_good} of the rows looked at can be used)",
+        exit_code=DataError.exit_code,
+    )

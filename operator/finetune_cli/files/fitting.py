@@ -1,0 +1,125 @@
+"""Fits a first job to its data: what is proposed is what the stage prepare takes, or it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.v1alpha1.evaluation.spec import Evaluation
+from finetune_cli.errors import CliError
+from finetune_cli.extras import DATA_MODULES, has_modules
+from finetune_cli.files.data import DataGuess
+from finetune_cli.files.documents import parse_documents
+from finetune_cli.files.starter import TEST_PERCENT, TOOL_MODEL, render_starter
+
+if TYPE_CHECKING:
+    from finetune_cli.local.job import LocalRun
+
+MAX_FITTED_ROWS = 2_000
+"""Up to so many rows the stage is asked; it takes seconds. More hold out enough prompts."""
+
+TEST_PERCENTS = (TEST_PERCENT, 25, 30, 40, 50)
+"""Shares to hold out that are tried, one after the other."""
+
+TOO_FEW = ("TooFewHeldOutPrompts", "GoalUndecidable")
+"""Refusals that more held-out rows mend."""
+
+
+def fit_starter(
+    *, file: Path, data: str | None = None, model: str | None = None, output: str | None = None
+) -> tuple[str, DataGuess | None, list[str]]:
+    """Return a job file, what its data seems to hold, and what prepare would not take.
+
+    Args:
+        file: Where it will be written.
+        data: Local file or URI of the examples.
+        model: URI or local folder of the base model.
+        output: URI or local folder of the results.
+
+    Raises:
+        CliError: The data file cannot be read.
+    """
+    text, guess = render_starter(file=file, data=data, model=model, output=output)
+    if guess is None or not _is_asked(guess):
+        return text, guess, []
+    found = _look(text, file)
+    warnings = _check_template(text, file) if guess.has_tools else []
+    for percent in TEST_PERCENTS[1:] if _may_hold_out_enough(found) else ():
+        raised, _ = render_starter(
+            file=file, data=data, model=model, output=output, test_percent=percent, guess=guess
+        )
+        other = _look(raised, file)
+        if not _is_too_few(other):
+            text, found = raised, other
+            break
+    return text, guess, [*warnings, *_tell_refusals(found)]
+
+
+def _is_asked(guess: DataGuess) -> bool:
+    is_small = guess.is_whole and guess.num_rows <= MAX_FITTED_ROWS
+    return is_small and has_modules(DATA_MODULES)
+
+
+def _look(text: str, file: Path) -> dict[str, Any]:
+    """Return what prepare would make of a job, as far as it can be told without its model."""
+    from finetune_cli.local.inspection import inspect_run
+
+    return inspect_run(_plan(text, file), with_model=False)
+
+
+def _check_template(text: str, file: Path) -> list[str]:
+    """Say whether the model's chat template writes the tools of rows."""
+    from finetune_cli.local.inspection import inspect_run
+
+    try:
+        refusals = inspect_run(_plan(text, file), with_model=True)["refusals"]
+        unread = [each["message"] for each in refusals if each["reason"] == "ModelNotFound"]
+    except CliError as error:
+        refusals, unread = [], [error.message]
+    if unread:
+        return [
+            f"the rows have tools, and the model's chat template was not read: {unread[0]}\n"
+            f"finetune validate --data --with-model {file} tells whether it writes them"
+        ]
+    return [
+        f"{_word(each)}; or take a model that knows tools: --model {TOOL_MODEL}"
+        for each in refusals
+        if each["reason"].startswith("Template")
+    ]
+
+
+def _plan(text: str, file: Path) -> LocalRun:
+    from finetune_cli.local.job import plan_run
+
+    (document,) = parse_documents(text, str(file))
+    return plan_run(document, namespace="default")
+
+
+def _is_too_few(found: dict[str, Any]) -> bool:
+    return any(each["reason"] in TOO_FEW for each in found["refusals"])
+
+
+def _may_hold_out_enough(found: dict[str, Any]) -> bool:
+    """Whether too few prompts are held out, and a larger share of the rows may change that."""
+    if not _is_too_few(found) or found["report"] is None:
+        return False
+    return bool(found["report"]["split"]["groups"] >= _least_groups())
+
+
+def _least_groups() -> int:
+    return -(-100 * Evaluation().min_prompts // TEST_PERCENTS[-1])
+
+
+def _tell_refusals(found: dict[str, Any]) -> list[str]:
+    lines = [_word(each) for each in found["refusals"]]
+    if _is_too_few(found) and found["report"] is not None:
+        lines.append(
+            f"the rows form {found['report']['split']['groups']:,} groups that must stay on one "
+            "side (equal and near prompts, and columns.group). At least "
+            f"{_least_groups():,} groups are needed to hold out {Evaluation().min_prompts} prompts"
+        )
+    return lines
+
+
+def _word(refusal: dict[str, str]) -> str:
+    return f"prepare would refuse this job: {refusal['message']} ({refusal['reason']})"

@@ -1,0 +1,214 @@
+"""Makes a FineTuneJob runnable on this machine: overrides, local paths, identity, work folder."""
+
+from __future__ import annotations
+
+import copy
+import os
+import secrets
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune_api.messages.messages import schema_of_kind
+from finetune_api.meta import KIND
+from finetune_api.protocol.trainer import ResolvedJob, local_uid, resolve_job
+from finetune_api.uris import find_uris, replace_uris
+from finetune_cli.errors import CliError
+from finetune_cli.files.documents import (
+    Document,
+    KubernetesLoader,
+    decimals_as_text,
+    parse_document,
+)
+
+DEFAULT_OUTPUT = "out"
+"""Folder beside the job file that results go to when the job names no output."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LocalRun:
+    """One run on this machine.
+
+    Attributes:
+        job: The effective job.
+        work_dir: Its scratch folder; the same job always gets the same one.
+        needs_approval: Whether somebody has to approve its data set before it is trained on.
+    """
+
+    job: ResolvedJob
+    work_dir: Path
+    needs_approval: bool = False
+
+    @property
+    def job_file(self) -> Path:
+        """Where the stages read the job from."""
+        return self.work_dir / "job.json"
+
+    @property
+    def log_dir(self) -> Path:
+        """Where the stages' logs go."""
+        return self.work_dir / "logs"
+
+
+def cache_root() -> Path:
+    """Return the user's cache folder of this project."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
+
+
+def plan_run(
+    document: Document,
+    *,
+    namespace: str,
+    output: str | None = None,
+    overrides: list[str] | None = None,
+    work_dir: Path | None = None,
+    is_fresh: bool = False,
+) -> LocalRun:
+    """Resolve a document to a local run.
+
+    Args:
+        document: The job as written.
+        namespace: Namespace the run is filed under, unless the job names one.
+        output: URI or folder that replaces ``spec.output.uri``.
+        overrides: ``path=value`` texts applied to the job first.
+        work_dir: Scratch folder; default: one of the run's own in the user's cache.
+        is_fresh: Start anew instead of resuming or reusing an earlier run of the same job.
+
+    Raises:
+        CliError: The job is invalid, or needs what only a cluster has.
+    """
+    if not isinstance(document.body, dict):
+        parse_document(document)
+    body = copy.deepcopy(document.body)
+    for override in overrides or []:
+        apply_override(body, override)
+    spec = body.get("spec")
+    if isinstance(spec, dict):
+        set_output(spec, output, document.folder)
+        replace_uris(spec, lambda uri: absolute_uri(uri, document.folder))
+    job = parse_document(replace(document, body=body))
+    namespace = job.metadata.namespace or namespace
+    uid = local_uid(job, namespace=namespace)
+    if is_fresh:
+        uid = f"{uid}-{secrets.token_hex(3)}"
+    resolved = resolve_job(job, namespace=namespace, uid=uid)
+    return LocalRun(
+        job=resolved,
+        work_dir=(work_dir or cache_root() / "runs" / uid).absolute(),
+        needs_approval=job.spec.dataset.approval == "Required",
+    )
+
+
+def set_output(spec: dict[str, Any], output: str | None, folder: Path) -> None:
+    """Have a job's results go where the command line says; beside its file by default."""
+    current = spec.get("output") if isinstance(spec.get("output"), dict) else {}
+    if output is None and "output" in spec:
+        return
+    uri = output or str(folder / DEFAULT_OUTPUT)
+    if "://" not in uri:
+        uri = f"file://{Path(uri).absolute()}"
+    spec["output"] = {**(current or {}), "uri": uri}
+
+
+def absolute_uri(uri: str, folder: Path) -> str:
+    """Resolve ``file://./x`` and ``file://../x`` against a folder; leave other URIs alone.
+
+    Raises:
+        CliError: A ``pvc://`` URI, which only a cluster can read.
+    """
+    if uri.startswith("pvc://"):
+        raise CliError(
+            f"{uri}: a volume claim exists only on a cluster; to run here name a folder or bucket "
+            "in its place (for one run: --set dataset.sources.0.uri=file:///folder), or use "
+            "`finetune submit` to run it there"
+        )
+    path = uri.removeprefix("file://")
+    if path == uri or not is_relative(uri):
+        return uri
+    absolute = Path(os.path.normpath(folder / path))
+    return f"file://{absolute}"
+
+
+def is_relative(uri: str) -> bool:
+    """Whether this is a ``file://`` URI with a path relative to the job file."""
+    path = uri.removeprefix("file://")
+    return path != uri and (path in (".", "..") or path.startswith(("./", "../")))
+
+
+def find_local_uris(body: dict[str, Any]) -> list[str]:
+    """Return the URIs of a valid job that count from its file's folder."""
+    return [uri for _, uri in find_uris(body["spec"]) if is_relative(uri)]
+
+
+def apply_override(body: dict[str, Any], override: str) -> None:
+    """Change one field of a job.
+
+    Args:
+        body: The job, changed in place.
+        override: ``path=value``; the path begins below ``spec`` unless it says otherwise.
+
+    Raises:
+        CliError: It is not of that form, or there is no such place.
+    """
+    path, separator, text = override.partition("=")
+    parts = [part for part in path.strip().split(".") if part]
+    if not separator or not parts:
+        raise CliError(
+            f"--set {override}: write path=value, for example --set hyperparameters.epochs=1"
+        )
+    if parts[0] not in ("spec", "metadata"):
+        parts.insert(0, "spec")
+    target: Any = body
+    for part in parts[:-1]:
+        target = _descend(target, part, override)
+    schema = _schema_at(parts)
+    is_text = schema.get("type") == "string" or "pattern" in schema
+    value = text if is_text else decimals_as_text(_read_value(text, override), schema, [])
+    if isinstance(target, list):
+        target[_position(target, parts[-1], override)] = value
+    else:
+        target[parts[-1]] = value
+
+
+def _read_value(text: str, override: str) -> Any:
+    try:
+        return yaml.load(text, KubernetesLoader)  # noqa: S506 - a safe loader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        cause = getattr(error, "problem", None) or error
+        raise CliError(
+            f"--set {override}: the value {text} is not valid YAML: {cause}; write a number, a "
+            "text, a list like [a, b] or an object like {a: 1}, in single quotes for the shell"
+        ) from error
+
+
+def _descend(target: Any, part: str, override: str) -> Any:
+    if isinstance(target, list):
+        return target[_position(target, part, override)]
+    if target.get(part) is None:
+        target[part] = {}
+    child = target[part]
+    if not isinstance(child, dict | list):
+        raise CliError(f"--set {override}: {part} is {child!r}, it has no fields below it")
+    return child
+
+
+def _position(target: list[Any], part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(target):
+        raise CliError(
+            f"--set {override}: {part!r} is no position in a list of {len(target)} items, "
+            "which count from 0"
+        )
+    return int(part)
+
+
+def _schema_at(parts: list[str]) -> dict[str, Any]:
+    """Return the schema of a field, so that text such as ``epochs=1`` needs no quotes."""
+    schema = schema_of_kind(KIND)
+    for part in parts:
+        if part.isdigit():
+            schema = schema.get("items", {})
+        else:
+            schema = schema.get("properties", {}).get(part, {})
+    return schema

@@ -1,0 +1,1 @@
+"""Caches of the controllers: objects, approvals, sweeps and validated specs."""

@@ -1,0 +1,57 @@
+"""What the operator remembers of a FineTuneSweep between two looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from finetune_api.v1alpha1.finetunesweep import FineTuneSweep, FineTuneSweepSpec
+from finetune_operator.finetunejob.state.observed import Refusal
+from finetune_operator.finetunesweep.deleted import read_deleted
+from finetune_operator.finetunesweep.trials.observed import find_own, read_trials
+from finetune_operator.finetunesweep.trials.trial import LastSeen, Trial
+from finetune_operator.kube.api.resource import Object
+
+
+@dataclass(slots=True)
+class SweepMemory:
+    """What is remembered of a sweep between two looks; to forget it costs requests only.
+
+    Attributes:
+        generation: Of the spec that ``parsed`` and ``problem`` are about.
+        parsed: The sweep, validated; None if ``problem`` says why not.
+        problem: Why the spec cannot be read.
+        missing: Trials that a live read did not find.
+        last_seen: Trials as they were at the last look, by number; of missing ones, what they had
+            used when they were missed.
+        num_created: The highest number given.
+        refusal: Why the API server did not create a trial.
+        refused_until: Monotonic time before which it is not asked again.
+        judged: Whether large jobs that no status has counted are trials, by UID.
+    """
+
+    generation: int = -1
+    parsed: FineTuneSweep | None = None
+    problem: str = ""
+    missing: frozenset[int] = frozenset()
+    last_seen: dict[int, LastSeen] = field(default_factory=dict)
+    num_created: int = 0
+    refusal: Refusal | None = None
+    refused_until: float = 0.0
+    judged: dict[str, bool] = field(default_factory=dict)
+
+    def own_trials(
+        self, sweep: Object, jobs: Iterable[Object], spec: FineTuneSweepSpec | None
+    ) -> tuple[tuple[Trial, ...], Trial | None]:
+        """Return the trials among FineTuneJobs, and the first that has to be read to be told."""
+        status = sweep.get("status") or {}
+        counts = status.get("counts") or {}
+        return find_own(
+            read_trials(jobs, sweep["metadata"]["uid"], spec),
+            sweep,
+            spec,
+            num_created=max(int(counts.get("created") or 0), self.num_created),
+            deleted=read_deleted(status.get("deleted")).numbers,
+            uids={number: seen.uid for number, seen in self.last_seen.items()},
+            judged=self.judged,
+        )

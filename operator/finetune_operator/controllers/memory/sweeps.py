@@ -1,0 +1,135 @@
+"""The cache of FineTuneSweeps, and which changes of them and of their trials are worth a look.
+
+A cluster may lack their type, or the operator the right to read it: an upgrade brings its parts one
+after the other. Then no sweep goes on, and all jobs run.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Sequence
+
+from finetune_api.meta import GROUP, SWEEP_KIND, SWEEP_PLURAL, VERSION
+from finetune_operator.controllers.controller import Owned
+from finetune_operator.controllers.memory.approvals import Wake
+from finetune_operator.controllers.memory.quiet import Quiet
+from finetune_operator.finetunejob.state.excerpts import excerpt_of, is_large
+from finetune_operator.finetunejob.state.observed import trim_finetunejob
+from finetune_operator.finetunesweep.trials.news import is_news
+from finetune_operator.finetunesweep.trials.observed import sweep_of
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.resource import Object, ObjectKey, Resource, key_of
+from finetune_operator.kube.cache.feed import Feed
+from finetune_operator.kube.cache.informer import Informer
+from finetune_operator.kube.cache.scopes import name_scope
+from finetune_operator.kube.cache.sharing import SharedParts
+from finetune_operator.kube.cache.store import EventType
+from finetune_operator.kube.queue.workqueue import PRIORITY_USER
+
+logger = logging.getLogger(__name__)
+
+FINETUNESWEEPS = Resource(group=GROUP, version=VERSION, plural=SWEEP_PLURAL, kind=SWEEP_KIND)
+BY_SWEEP = "sweep"
+"""Index of FineTuneJobs by the sweep that they are labelled with."""
+
+
+def index_by_sweep(job: Object) -> Iterable[str]:
+    """Return the key of the sweep of a FineTuneJob, as an index has it."""
+    key = sweep_of(job)
+    return () if key is None else ("/".join(key),)
+
+
+class Sweeps:
+    """FineTuneSweeps and their trials. Event loop only.
+
+    Args:
+        client: The API client; only reads.
+        jobs: The cache of FineTuneJobs, indexed by ``BY_SWEEP``.
+        wake: Told which FineTuneSweep to look at.
+        forget: Told of FineTuneSweeps that are gone.
+        shared: What FineTuneJobs have in common: a sweep's template is that of its trials.
+        namespaces: Where to watch; empty for all namespaces.
+        rng: Source of jitter.
+
+    Attributes:
+        informer: What watches the sweeps; has to run.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        jobs: Feed,
+        *,
+        wake: Wake,
+        forget: Callable[[Object], None],
+        shared: SharedParts,
+        namespaces: Sequence[str],
+        rng: random.Random,
+    ) -> None:
+        self._jobs = jobs
+        self._wake = wake
+        self._forget = forget
+        self._shared = shared
+        self.quiet = Quiet()
+        self.informer = Informer(
+            client,
+            FINETUNESWEEPS,
+            namespaces=namespaces,
+            transform=self._keep_sweep,
+            on_served=_tell_served,
+            may_be_forbidden=True,
+            rng=rng,
+        )
+        self.informer.store.add_handler(self._on_sweep)
+
+    @property
+    def owned(self) -> Owned:
+        """The trials, whose changes wake their sweep."""
+        return Owned(cache=self._jobs, owner_of=sweep_of, is_news=self._is_news_of_trial)
+
+    def trials_of(self, key: ObjectKey) -> list[Object]:
+        """Return the FineTuneJobs that are labelled with a sweep."""
+        return self._jobs.store.by_index(BY_SWEEP, "/".join(key))
+
+    def _keep_sweep(self, obj: Object) -> Object:
+        """Trim a FineTuneSweep; its template is in its trials, its words in other sweeps.
+
+        The cache keeps an excerpt of a large spec. The reconciler reads the whole one.
+        """
+        sweep = trim_finetunejob(obj)
+        if (spec := sweep.get("spec")) and is_large(spec):
+            sweep["spec"] = excerpt_of(spec, without=("template",))
+        self._shared.share(sweep, apart="template")
+        return sweep
+
+    def _is_news_of_trial(self, old: Object | None, new: Object | None) -> bool:
+        key = sweep_of(old if new is None else new)  # type: ignore[arg-type]
+        sweep = None if key is None or self.quiet.is_on else self.informer.store.get(*key)
+        return sweep is not None and is_news(sweep, old, new)
+
+    def _on_sweep(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        if new is None:
+            assert old is not None
+            self._forget(old)
+        elif old is None or _is_news_of_sweep(old, new):
+            self._wake(key_of(new), PRIORITY_USER)
+
+
+def _is_news_of_sweep(old: Object, new: Object) -> bool:
+    """Return whether a change is more than the status that the operator has written."""
+    before, after = old["metadata"], new["metadata"]
+    return any(
+        before.get(name) != after.get(name) for name in ("uid", "generation", "deletionTimestamp")
+    )
+
+
+def _tell_served(scope: str, problem: str) -> None:
+    if problem:
+        logger.warning(
+            "FineTuneSweeps of %s cannot be read: their CustomResourceDefinition is not installed,"
+            " or the operator's role lacks list and watch on them. No sweep goes on there; all jobs"
+            " run: %s",
+            name_scope(scope),
+            problem,
+        )

@@ -1,0 +1,1 @@
+"""What a stage waits for before it starts: approvals, budgets, pruning."""

@@ -1,0 +1,131 @@
+"""A job that is to end while it may be publishing: what lies in storage decides, not who was first.
+
+The evaluation's own pod publishes at its end. A prune, a deadline or a budget may come between the
+version's manifest and the word of it. So a stage that may have published is stopped first, and the
+job ends once its last words, or its last report, had the time to arrive. The Job controller calls a
+Job suspended before its pods have ended: they have their grace period. Job ``publish`` is never
+cut: it takes seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.trainer import ExitCode, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.pods.pausing import is_stopped_by_us, release_actions
+from finetune_operator.finetunejob.publication.endings import conclude, fail_stage, succeed
+from finetune_operator.finetunejob.state.actions import ConfirmMissing
+from finetune_operator.finetunejob.state.decisions import publishes_at_once
+from finetune_operator.finetunejob.state.failure import Cause
+from finetune_operator.finetunejob.state.results import is_verdict
+from finetune_operator.finetunejob.state.retry import exit_code_of
+from finetune_operator.finetunejob.state.stages import RESULT_GRACE_SECONDS, TRAITS, StageView
+from finetune_operator.finetunejob.state.step import Step
+from finetune_operator.status.conditions import find_condition, parse_timestamp, timestamp
+
+Object = dict[str, Any]
+
+_STOPPING = (
+    "{why} The evaluation may have published at its end: it is stopped, and the job ends once its"
+    " last words are known."
+)
+
+
+def stage_to_cut(step: Step, spec: FineTuneJobSpec) -> StageView | None:
+    """Return the stage that a limit ends: one that runs, was stopped for a limit, or would go on.
+
+    The last is for a record that is lost: what a limit has stopped must not run again.
+    """
+    for view in step.views:
+        is_over = view.has_ended or view.is_ending or step.draft.is_done(view.stage)
+        if is_over or view.stage is Stage.PUBLISH:
+            continue
+        is_cut = "cut" in (step.draft.stage(view.stage) or {})
+        goes_on = not spec.suspend and is_stopped_by_us(step, view)
+        if view.is_stoppable or is_cut or goes_on:
+            return view
+    return None
+
+
+def forget_cut(step: Step) -> None:
+    """Take back that a stage was stopped for a limit: it holds no more, for somebody raised it."""
+    for view in step.views:
+        if (entry := step.draft.stage(view.stage)) is not None:
+            entry.pop("cut", None)
+
+
+def cut(step: Step, spec: FineTuneJobSpec, view: StageView, cause: Cause) -> None:
+    """End the job for a limit it has reached, unless it turns out to be published."""
+    step.current = view
+    if view.job is not None:
+        step.draft.record_stage(view)
+    reason = cause.failure_class.value
+    if not is_awaited(step, spec, view, reason=reason, why=cause.message):
+        fail_stage(step, view, cause)
+
+
+def is_awaited(
+    step: Step, spec: FineTuneJobSpec, view: StageView, *, reason: str, why: str
+) -> bool:
+    """Return whether a job does not end as it is to: it is published, or that is not known yet.
+
+    Args:
+        step: The plan so far.
+        spec: The job's spec.
+        view: The stage at which it is to end.
+        reason: Why, for the stage's condition.
+        why: The same in words.
+    """
+    entry = step.draft.stage(view.stage)
+    is_at_once = publishes_at_once(spec, step.approval_policy)
+    if view.stage is not Stage.EVALUATE or entry is None or not is_at_once:
+        return False
+    result = view.result
+    if isinstance(result, EvaluateResult) and is_verdict(result, spec):
+        step.draft.record_end(view)
+        succeed(step, view)
+        conclude(step, spec)
+        step.then += release_actions(step.observed, step.views)
+        return True
+    if not entry.get("firstRunTime") and view.first_ran is None:
+        return False
+    if view.job is None and view.stage not in step.observed.missing:
+        step.first.append(ConfirmMissing(stage=view.stage, name=entry["job"]))
+    elif view.is_stoppable or (view.job is not None and not view.is_stopped):
+        step.then += release_actions(step.observed, [view])
+    elif _has_told(view):
+        return False
+    else:
+        patience = spec.grace_seconds + RESULT_GRACE_SECONDS
+        left = patience - (step.now - _stopped_at(step, view, entry)).total_seconds()
+        if left <= 0:
+            return False
+        step.look_again(left)
+    seconds = step.draft.active_seconds([view])
+    told = {"reason": reason, "time": timestamp(step.now), "activeSeconds": seconds}
+    entry.setdefault("cut", told)
+    message = _STOPPING.format(why=why)
+    step.draft.conditions.set(TRAITS[view.stage].condition, False, reason, message)
+    return True
+
+
+def _stopped_at(step: Step, view: StageView, entry: Object) -> datetime:
+    """Return when the pods were told to stop: with their Job, or by whoever deleted it."""
+    if view.job is None:
+        since = parse_timestamp(entry.setdefault("deletedTime", timestamp(step.now)))
+    else:
+        stopped = find_condition(view.job["status"].get("conditions"), "Suspended") or {}
+        since = parse_timestamp(stopped.get("lastTransitionTime"))
+    return since or step.now
+
+
+def _has_told(view: StageView) -> bool:
+    """Return whether the pods have ended with words that name no version: none is published.
+
+    A stage hears no stop any more once it claims a version; who says that it was stopped has not.
+    """
+    is_over = all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in view.pods)
+    return is_over and any(exit_code_of(pod) == ExitCode.STOPPED for pod in view.pods)

@@ -1,0 +1,164 @@
+"""Outages: a stage that has run before and cannot go on lets its nodes go and tries again later.
+
+A registry, a Secret, object storage or a node's device plugin may be away for an hour. What was
+trained is not lost to that: no retry is used up, no GPU is held, and the pauses grow. The record
+is ``status.stages[].outage``, so that a restart of the operator loses nothing. An outage is over
+once a new step is made, or, where steps are not known, once a container has run for some time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_api.protocol.trainer import FailureClass, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.pods.pausing import release_actions
+from finetune_operator.finetunejob.state.failure import Cause
+from finetune_operator.finetunejob.state.stages import TRAITS, StageState, StageView
+from finetune_operator.finetunejob.state.step import Step
+from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
+
+FIRST_SECONDS = 60.0
+"""How long a stage lets its nodes go for the first time; twice as long each time."""
+LONGEST_SECONDS = 3600.0
+RUNNING_SECONDS = 600.0
+"""A container that runs for so long has got past its start."""
+
+_OF_THE_STORE = frozenset(
+    {
+        "AccessDenied",
+        "BucketFull",
+        "ClockSkew",
+        "CredentialsExpired",
+        "CredentialsMissing",
+        "DamagedInTransit",
+        "StorageFailed",
+        "StorageStalled",
+        "Unreachable",
+    }
+)
+"""Reasons of StorageError that may pass: the store is away, or somebody has to mend it."""
+
+
+def has_run(step: Step, view: StageView) -> bool:
+    """Return whether a container of the stage, or of training, has run before."""
+    entries = [step.draft.stage(stage) or {} for stage in (view.stage, Stage.TRAIN)]
+    return any(entry.get("firstRunTime") for entry in entries) or step.observed.ledger.step > 0
+
+
+def is_outage(step: Step, cause: Cause) -> bool:
+    """Return whether the end of a pod, after steps were made, is nobody's fault and may pass."""
+    if not (step.observed.ledger.step or step.draft.is_done(Stage.TRAIN)):
+        return False
+    if cause.failure_class is FailureClass.STORAGE_ERROR:
+        return cause.reason in _OF_THE_STORE
+    # The node has refused it, or an init container that a webhook adds has failed.
+    return (
+        cause.failure_class is FailureClass.UNSCHEDULABLE or cause.reason == "InitContainerFailed"
+    )
+
+
+def wait_out(step: Step, view: StageView, cause: Cause) -> Cause | None:
+    """Let the nodes of a stage go for a while; return why it is given up, if it lasts too long.
+
+    Args:
+        step: The plan so far.
+        view: The stage; there is a record of it.
+        cause: Why it does not go on.
+    """
+    entry = step.draft.stage(view.stage)
+    assert entry is not None
+    reached = _reached(step, view)
+    told: dict[str, Any] = entry.get("outage") or {}
+    if not told or reached > told.get("step", 0):
+        began = parse_timestamp(cause.time) or step.now
+        told = {"since": timestamp(min(began, step.now)), "step": reached}
+    since = parse_timestamp(told["since"]) or step.now
+    limit = step.config.outage_deadline_seconds
+    if (step.now - since).total_seconds() - int(told.get("heldSeconds") or 0) >= limit:
+        words = f"It has been so since {told['since']}, for longer than outageDeadlineSeconds"
+        return replace(cause, message=f"{cause.message.rstrip('. ')}. {words} ({limit}).")
+    releases = int(told.get("releases") or 0)
+    seconds = min(FIRST_SECONDS * 2.0**releases, LONGEST_SECONDS)
+    due = timestamp(step.now + timedelta(seconds=seconds))
+    entry["outage"] = {**told, "releases": releases + 1, "retryTime": due}
+    step.draft.note_failure(cause, view.stage)
+    message = (
+        f"{cause.reason}: {cause.message.rstrip('. ')}. The stage has let its nodes go and tries"
+        f" again at {due}; it costs no retry. It has been so since {told['since']}, and ends the"
+        f" job after {limit} s (outageDeadlineSeconds); time suspended or queued is left out."
+    )
+    step.draft.announce(Reason.OUTAGE, f"{view.stage.value}: {message}", warning=True)
+    step.draft.conditions.set(TRAITS[view.stage].condition, False, Reason.OUTAGE, message)
+    _release(step, view, seconds)
+    return None
+
+
+def is_waiting_out(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+    """Keep a stage from its nodes until it tries again; return whether it waits for that.
+
+    Whoever suspends the job ends the wait: its resume is the next try. The time in which it is
+    suspended, or waits for quota after that, is no part of the outage: nothing was tried.
+    """
+    entry = step.draft.stage(view.stage)
+    told: dict[str, Any] = (entry or {}).get("outage") or {}
+    if entry is None or not told:
+        return False
+    due, held = (parse_timestamp(told.get(key)) for key in ("retryTime", "heldTime"))
+    if due is not None and due > step.now and not spec.suspend:
+        _release(step, view, (due - step.now).total_seconds())
+        return True
+    told = {key: value for key, value in told.items() if key not in ("retryTime", "heldTime")}
+    if spec.suspend or view.state is StageState.SUSPENDED:
+        told["heldTime"] = timestamp(held or min(due or step.now, step.now))
+    elif held is not None:
+        told["heldSeconds"] = _seconds_held(told, held, step.now)
+    entry["outage"] = told
+    return False
+
+
+def is_released(step: Step, view: StageView) -> bool:
+    """Return whether a stage has let its nodes go and waits for its next try."""
+    told = (step.draft.stage(view.stage) or {}).get("outage") or {}
+    due = parse_timestamp(told.get("retryTime"))
+    return due is not None and due > step.now
+
+
+def note_recovery(step: Step, view: StageView) -> None:
+    """End the record of an outage that is over."""
+    entry = step.draft.stage(view.stage)
+    told = (entry or {}).get("outage")
+    if entry is None or not told:
+        return
+    reached, began = _reached(step, view), view.youngest_began
+    if reached > told.get("step", 0):
+        del entry["outage"]
+    elif began is not None and not (reached and _reports(step, view, began)):
+        left = RUNNING_SECONDS - (step.now - began).total_seconds()
+        if left > 0:
+            step.look_again(left)
+        else:
+            del entry["outage"]
+
+
+def _reached(step: Step, view: StageView) -> int:
+    return step.observed.ledger.step if view.stage is Stage.TRAIN else 0
+
+
+def _reports(step: Step, view: StageView, began: datetime) -> bool:
+    """Return whether a container that began then tells of its steps: pushes may be blocked."""
+    progress = (step.observed.job.get("status") or {}).get("progress") or {}
+    last = parse_timestamp(progress.get("lastHeartbeatTime"))
+    return progress.get("stage") == view.stage.value and last is not None and last > began
+
+
+def _seconds_held(told: dict[str, Any], since: datetime, now: datetime) -> int:
+    """Return how long a stage was held during an outage, with the hold that is over now."""
+    return int(told.get("heldSeconds") or 0) + max(0, int((now - since).total_seconds()))
+
+
+def _release(step: Step, view: StageView, seconds: float) -> None:
+    step.then += release_actions(step.observed, [view])
+    step.look_again(seconds)

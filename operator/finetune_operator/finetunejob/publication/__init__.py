@@ -1,0 +1,1 @@
+"""How a stage ends, and what decides about the publication of its result."""

@@ -1,0 +1,281 @@
+"""How a stage ends, and how a job does: results taken over, verdicts told, pods stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.stage_results import PrepareResult, TrackingResult, TrainResult
+from finetune_api.protocol.trainer import FailureClass, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.pods.pausing import stop_actions
+from finetune_operator.finetunejob.pods.silence import has_heartbeat, silence_text
+from finetune_operator.finetunejob.render.pod import memory_of
+from finetune_operator.finetunejob.state import results
+from finetune_operator.finetunejob.state.failure import Cause, latest_cause
+from finetune_operator.finetunejob.state.stages import TRAITS, StageView
+from finetune_operator.finetunejob.state.step import Step
+from finetune_operator.status.conditions import (
+    MESSAGE_CHARACTERS,
+    ConditionType,
+    Reason,
+    shorten,
+    timestamp,
+)
+
+Object = dict[str, Any]
+
+# ---- stages ------------------------------------------------------------------------------------
+
+
+def take_late_result(step: Step, view: StageView) -> None:
+    """Take over what is known by now of a stage that was over before."""
+    late = step.draft.conditions.status_of(TRAITS[view.stage].condition) == "Unknown"
+    if late and view.result is not None:
+        succeed(step, view)
+    else:
+        _take_result(step, view)
+
+
+def succeed(step: Step, view: StageView) -> None:
+    """Tell that a stage is over, with its result."""
+    draft, stage = step.draft, view.stage
+    _take_result(step, view)
+    kind = TRAITS[stage].condition
+    result = view.result
+    if result is None:
+        reason, lost = lack_of_result(view)
+        message = f"{lost} It is in object storage."
+        draft.conditions.set(kind, "Unknown", reason, message)
+        draft.announce(reason, message, warning=True)
+    elif isinstance(result, PrepareResult):
+        rows = result.rows
+        message = (
+            f"{rows.train} training, {rows.validation} validation and {rows.test} held-out"
+            f" rows; {result.num_invalid_rows} left out, {result.num_truncated_rows} truncated."
+        )
+        questions = result.questions
+        if questions is not None:
+            message = f"{message} {questions.message}."
+        draft.conditions.set(kind, True, Reason.PREPARED, message)
+        is_short = questions is not None and not questions.enough
+        draft.announce("DatasetReady", message, warning=is_short)
+    elif isinstance(result, TrainResult):
+        message = f"{results.training_text(result)}{results.score_text(result)}"
+        is_silent = step.config.progress_url and not has_heartbeat(step)
+        if is_silent and result.origin_step is None:
+            message = f"{message} {silence_text(step)}"
+        draft.conditions.set(kind, False, Reason.SUCCEEDED, message)
+        words = results.training_text(result).rstrip(".")
+        draft.announce("Trained", f"{words}; adapter {result.sha256[:12]}")
+    else:
+        # Stage publish tells of it too: it reads what the evaluation has stored.
+        message = results.scores_text(result) or "Evaluated."
+        draft.conditions.set(ConditionType.EVALUATED, True, Reason.EVALUATED, message)
+        _tell_goal(step, result)
+
+
+def lack_of_result(view: StageView) -> tuple[Reason, str]:
+    """Return why the result of a stage that succeeded is not known: the reason, and in words."""
+    begun = f"Stage {view.stage.value} succeeded; its result"
+    if not view.problem:
+        return Reason.RESULT_NOT_REPORTED, f"{begun} was lost with its pod."
+    return Reason.RESULT_REFUSED, (
+        f"{begun} was refused ({view.problem}): is spec.trainer.image of the operator's version?"
+    )
+
+
+def _take_result(step: Step, view: StageView) -> None:
+    """Put the result of an ended stage into the status, if it is known."""
+    draft, result = step.draft, view.result
+    if isinstance(result, PrepareResult):
+        draft.put("dataset", results.dataset_section(result))
+    elif isinstance(result, TrainResult):
+        _take_tracking(step, result.tracking)
+        artifact = draft.get("artifact") or {}
+        draft.put("artifact", {**artifact, **results.artifact_section(result)})
+        if selection := results.selection_section(result):
+            draft.put("selection", selection)
+    elif isinstance(result, EvaluateResult):
+        _take_tracking(step, result.tracking)
+        draft.put("evaluation", results.evaluation_section(result))
+        artifact = draft.get("artifact") or {}
+        draft.put("artifact", results.published_section(artifact, result))
+
+
+def _take_tracking(step: Step, told: TrackingResult | None) -> None:
+    """Put what became of the tracking into the status; say it when it begins to fail."""
+    if told is None:
+        return
+    draft = step.draft
+    before = draft.get("tracking") or {}
+    draft.put("tracking", results.tracking_section(told, known=before.get("uris", [])))
+    if told.problem and not before.get("message"):
+        message = f"{told.problem}. The job does not need its trackers and goes on."
+        draft.announce("TrackingFailed", message, warning=True)
+
+
+def cause_of_end(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause:
+    """Explain why the Job controller gave a stage up."""
+    cause = latest_cause(view.pods, memory=memory_of(spec, view.stage, step.config))
+    if cause is not None:
+        return cause
+    ending = view.failure_message or "The Job failed"
+    message = f"{ending}; its pods are gone, so no cause is known."
+    return Cause(
+        failure_class=FailureClass.INTERNAL,
+        reason=view.failure_reason or "JobFailed",
+        message=message,
+        time=timestamp(view.ended_at or step.now),
+    )
+
+
+# ---- jobs --------------------------------------------------------------------------------------
+
+
+def conclude(step: Step, spec: FineTuneJobSpec) -> None:
+    """Tell the verdict, all stages being over; without one nothing is met or published."""
+    draft = step.draft
+    result = step.result(EvaluateResult)
+    if result is None or not results.is_verdict(result, spec):
+        _end_without_verdict(step, spec)
+        return
+    _tell_goal(step, result)
+    if result.is_missed:
+        _miss(step, result)
+        return
+    message = f"Version {result.version}: {results.scores_text(result)}{_warnings_text(result)}"
+    message += _newer_text(result)
+    draft.conditions.set(ConditionType.PUBLISHED, True, Reason.PUBLISHED, message)
+    draft.conditions.set(ConditionType.COMPLETE, True, Reason.SUCCEEDED, message)
+    draft.announce("Published", message)
+    draft.put("completionTime", timestamp(step.now))
+    close_progress(step)
+
+
+def _end_without_verdict(step: Step, spec: FineTuneJobSpec) -> None:
+    """End a job whose last stage another version of the operator recorded as over."""
+    reason = Reason.RESULT_NOT_REPORTED
+    message = (
+        "The evaluation is over, and its result is not known here: nothing is called published"
+        " without it. The report and, if the goal was met, the version lie in object storage."
+    )
+    kinds = [ConditionType.GOAL_MET] if spec.goal is not None else []
+    for kind in (*kinds, ConditionType.PUBLISHED):
+        step.draft.conditions.set(kind, "Unknown", reason, message)
+    cause = Cause(
+        failure_class=FailureClass.INTERNAL,
+        reason=reason,
+        message=message,
+        time=timestamp(step.now),
+    )
+    step.draft.note_failure(cause, _last_begun(step).stage)
+    fail(step, reason, message)
+
+
+def _tell_goal(step: Step, result: EvaluateResult) -> None:
+    conditions = step.draft.conditions
+    # Also without a goal: too few held-out prompts prove nothing.
+    if result.goal_met is False:
+        message = result.goal_message or f"The goal was missed: {results.scores_text(result)}"
+        conditions.set(ConditionType.GOAL_MET, False, Reason.GOAL_NOT_MET, message)
+    elif result.goal_met:
+        conditions.set(ConditionType.GOAL_MET, True, Reason.GOAL_REACHED, result.goal_message)
+
+
+def _warnings_text(result: EvaluateResult) -> str:
+    missed = [gate.name for gate in result.gates if not gate.met and gate.severity == "Warn"]
+    return f"; missed, which is only a warning: gate {', '.join(missed)}" if missed else ""
+
+
+def _newer_text(result: EvaluateResult) -> str:
+    published = result.published
+    if published is None or published.newer is None:
+        return ""
+    before = "none" if published.version is None else f"version {published.version}"
+    return f"; version {published.newer} was published meanwhile, and it was compared with {before}"
+
+
+def _miss(step: Step, result: EvaluateResult) -> None:
+    """End a job whose candidate missed its goal or a gate: it is kept, unpublished."""
+    draft = step.draft
+    is_goal = result.goal_met is False
+    reason = Reason.GOAL_NOT_MET if is_goal else Reason.GATES_NOT_MET
+    message = result.missed_words or f"The goal was missed: {results.scores_text(result)}"
+    draft.conditions.set(ConditionType.PUBLISHED, False, reason, message)
+    cause = Cause(
+        failure_class=FailureClass(reason.value),
+        reason=reason,
+        message=message,
+        time=timestamp(step.now),
+    )
+    (stage,) = (view.stage for view in step.views if view.result is result)
+    draft.note_failure(cause, stage)
+    fail(step, reason, message, event=reason)
+    close_progress(step)
+
+
+def close_progress(step: Step) -> None:
+    """Show the end of the last stage that began: no push follows, and its last one may be lost."""
+    begun = _last_begun(step)
+    if begun.job is None and not step.draft.last_run(begun.stage):
+        return
+    progress: Object = {"stage": begun.stage.value, "percent": 100}
+    trained = step.result(TrainResult)
+    metrics: list[Object] = []
+    if trained is not None and trained.origin_step is None:
+        progress |= {"step": trained.step, "totalSteps": trained.step}
+        metrics = results.metrics_section(trained)
+    step.draft.put_final_progress(progress, metrics)
+
+
+def _last_begun(step: Step) -> StageView:
+    """Return the last stage that has, or had, a Job."""
+    begun = [view for view in step.views if view.job or step.draft.last_run(view.stage)]
+    return begun[-1] if begun else step.views[0]
+
+
+def fail_stage(step: Step, view: StageView, cause: Cause) -> None:
+    """End the job because of one stage."""
+    step.draft.put("lastFailure", cause.to_wire(view.stage))
+    suffix = ""
+    if view.failure_reason == "BackoffLimitExceeded":
+        suffix = " All retries of backoffLimit are used up."
+    where = f" (pod {cause.pod} on {cause.node})" if cause.pod and cause.node else ""
+    message = f"{view.stage.value}: {cause.reason}{where}: {cause.message}{suffix}"
+    reason = cause.failure_class.value
+    if view.stage is Stage.PUBLISH:
+        tell_unpublished(step, Reason.PUBLISHING_FAILED, message)
+    else:
+        step.draft.conditions.set(TRAITS[view.stage].condition, False, reason, message)
+    fail(step, reason, message)
+
+
+def tell_unpublished(step: Step, reason: str, message: str) -> None:
+    """Say why a publication failed, and what tries it again where the evaluation is known."""
+    draft, observed = step.draft, step.observed
+    if (draft.get("evaluation") or {}).get("digest"):
+        message = _with_way_on(
+            message,
+            f" To publish what was evaluated: finetune publish {observed.name} -n"
+            f" {observed.namespace} --override --reason WHY",
+        )
+    draft.conditions.set(ConditionType.PUBLISHED, False, reason, message)
+
+
+def fail(step: Step, reason: str, message: str, *, event: str = "Failed") -> None:
+    """End the job: terminal, whatever comes after; what still runs is stopped."""
+    draft, observed = step.draft, step.observed
+    way_on = f" To begin again: finetune retry {observed.name} -n {observed.namespace}"
+    text = _with_way_on(message, way_on)
+    draft.conditions.set(ConditionType.STALLED, True, reason, text)
+    draft.conditions.set(ConditionType.FAILED, True, reason, text)
+    draft.put("completionTime", timestamp(step.now))
+    draft.announce(event, text, warning=True)
+    step.then = list(stop_actions(step.observed, step.views))
+
+
+def _with_way_on(message: str, way_on: str) -> str:
+    """Return a message with what to do at its end, however long it is."""
+    words = shorten(message, MESSAGE_CHARACTERS - len(way_on) - 1)
+    return words + ("" if words.endswith((".", "!", "?")) else ".") + way_on

@@ -1,0 +1,256 @@
+"""What stands between a candidate's evaluation and its publication. Pure.
+
+Where nothing can, which is the default, the evaluation's own pod publishes at its end, and stage
+``publish`` has no Job. Where something may, ``ResolvedJob.publishes_at_once`` is false: the
+evaluation's pod leaves the candidate unpublished, and Job ``publish`` is created once nothing in
+this room waits. The same Job reads the evaluation from storage where its result was lost.
+
+What may stand between plugs in here with three steps:
+
+1. a field of the spec, or of the administrator's policy, that makes ``publishes_at_once`` false, so
+   that the evaluation's pod knows;
+2. a function in ``_ASKED`` that returns a :class:`Wait` until it is satisfied;
+3. a function in ``_LETS`` that returns the :class:`Decision` which satisfied it: it goes into
+   ``status.publication``, and to the publishing pod, whose version and model card carry it.
+
+A human review, for example, waits until a FineTuneApproval names the panel's result. The digest of
+what was evaluated is ``status.evaluation.digest``. A FineTuneApproval of subject ``Publication``
+that names it overrules all that is waited for; one that rejects it ends the job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.protocol.trainer import Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.state.decisions import (
+    MAX_NAMED,
+    POLICY,
+    PUBLICATION,
+    ApprovalPolicy,
+    Decision,
+    decide,
+    on_subject,
+    own_approvals_text,
+    split_counted,
+)
+from finetune_operator.finetunejob.state.results import is_verdict
+from finetune_operator.finetunejob.state.stages import TRAITS, StageView
+from finetune_operator.finetunejob.state.step import Step
+from finetune_operator.status.conditions import Reason
+
+Status = Mapping[str, Any]
+Decisions = tuple[Decision, ...] | None
+"""All decisions of people on the job, the earliest first; None if FineTuneApprovals cannot be read,
+which is no yes."""
+
+SECTION = "publication"
+"""Where the status keeps the decision that the publication goes by."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wait:
+    """One reason why a candidate is not published yet.
+
+    Attributes:
+        reason: CamelCase cause, stable; told in the condition ``Published``.
+        message: What is waited for, and what to do, in a sentence.
+        is_final: Whether waiting cannot help: somebody has said no.
+    """
+
+    reason: str
+    message: str
+    is_final: bool = False
+
+
+def why_publishing_waits(
+    spec: FineTuneJobSpec, status: Status, decisions: Decisions
+) -> tuple[Wait, ...]:
+    """Return all that a candidate's publication waits for; nothing if it may be published.
+
+    Args:
+        spec: The job's spec.
+        status: Its status as planned, ``evaluation`` included.
+        decisions: What people have decided on the job; None if that cannot be read.
+    """
+    waits = (ask(spec, status, decisions) for ask in _ASKED)
+    return tuple(wait for wait in waits if wait is not None)
+
+
+def who_lets_it(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Decision | None:
+    """Return the decision that the publication goes by: the first that there is, or None."""
+    made = (let(spec, status, decisions) for let in _LETS)
+    return next((decision for decision in made if decision is not None), None)
+
+
+def decided_on_publication(
+    spec: FineTuneJobSpec, status: Status, decisions: Decisions
+) -> Decision | None:
+    """Return what somebody decided on publishing exactly what was evaluated, missed or not.
+
+    A panel's result overrules nothing: it lets what has passed be published.
+    """
+    digest = (status.get("evaluation") or {}).get("digest")
+    counted, _ = _split(spec, status, decisions)
+    overruling = [each for each in counted if not (each.is_approval and each.panel)]
+    return decide(overruling, digest) if digest else None
+
+
+def reviewed(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Decision | None:
+    """Return who handed in a panel's result on exactly what was evaluated: the first who did.
+
+    Where reviewers are users, nobody has until as many users as there are reviewers name the same
+    result.
+    """
+    if spec.publishes_at_once:
+        return None
+    for_panel = _panel_approvals(spec, status, decisions)
+    whole = (each for each in for_panel.values() if len(each) >= _num_users(spec, status))
+    return min((each[0] for each in whole), key=lambda each: each.time, default=None)
+
+
+def _panel_approvals(
+    spec: FineTuneJobSpec, status: Status, decisions: Decisions
+) -> dict[str, list[Decision]]:
+    """Return the approvals of each panel's result, the first of each user."""
+    digest = (status.get("evaluation") or {}).get("digest")
+    counted, _ = _split(spec, status, decisions)
+    found: dict[str, dict[str, Decision]] = {}
+    for each in counted:
+        if each.is_approval and each.panel and each.digest == digest:
+            found.setdefault(each.panel, {}).setdefault(each.by, each)
+    return {panel: list(by_user.values()) for panel, by_user in found.items()}
+
+
+def _num_users(spec: FineTuneJobSpec, status: Status) -> int:
+    """Return how many users must name a panel's result."""
+    review = spec.evaluation.review
+    policy = ApprovalPolicy.of_status(status.get(POLICY))
+    return review.reviewers if review is not None and policy.reviewers_are_users else 1
+
+
+def own_approvals(
+    spec: FineTuneJobSpec, status: Status, decisions: Decisions
+) -> tuple[Decision, ...]:
+    """Return the requester's approvals of exactly what was evaluated, where they do not count."""
+    digest = (status.get("evaluation") or {}).get("digest")
+    _, own = _split(spec, status, decisions)
+    return tuple(each for each in own if each.digest == digest)
+
+
+def _split(
+    spec: FineTuneJobSpec, status: Status, decisions: Decisions
+) -> tuple[tuple[Decision, ...], tuple[Decision, ...]]:
+    policy = ApprovalPolicy.of_status(status.get(POLICY))
+    return split_counted(on_subject(decisions or (), PUBLICATION), spec, policy)
+
+
+def _self_approval(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait | None:
+    """Say that the requester's own approval lets nothing be published."""
+    own = own_approvals(spec, status, decisions)
+    if not own or not any(ask(spec, status, decisions) for ask in (_review, _approval)):
+        return None
+    return Wait(reason=Reason.APPROVED_BY_REQUESTER, message=own_approvals_text(own))
+
+
+def _approval(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait | None:
+    policy = ApprovalPolicy.of_status(status.get(POLICY))
+    if PUBLICATION not in policy.required or reviewed(spec, status, decisions):
+        return None
+    if decisions is None:
+        return Wait(reason=Reason.APPROVALS_NOT_READ, message=_UNREAD)
+    evaluation = status.get("evaluation") or {}
+    return Wait(
+        reason=Reason.PUBLICATION_APPROVAL_REQUIRED,
+        message=(
+            "The candidate has passed, and is published once somebody approves evaluation"
+            f" {evaluation.get('digest', '')}: the policy of this namespace asks for it"
+            " (requireApproval). To decide: finetune publish NAME --reason WHY (or --reject), or"
+            " create a FineTuneApproval of subject Publication with that digest. Its page:"
+            f" {evaluation.get('reportUri', '')}"
+        ),
+    )
+
+
+def _review(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait | None:
+    review = spec.evaluation.review
+    if review is None or not review.required or reviewed(spec, status, decisions):
+        return None
+    if decisions is None:
+        return Wait(reason=Reason.APPROVALS_NOT_READ, message=_UNREAD)
+    page = str((status.get("evaluation") or {}).get("reportUri", "")).rpartition("/")[0]
+    for_panel = _panel_approvals(spec, status, decisions)
+    if for_panel:
+        panel, users = max(for_panel.items(), key=lambda each: len(each[1]))
+        named = ", ".join(repr(each.by) for each in users[:MAX_NAMED])
+        return Wait(
+            reason=Reason.REVIEW_REQUIRED,
+            message=(
+                f"{len(users)} of {review.reviewers} reviewers have approved the panel's result"
+                f" {panel} as users ({named}). The policy of this namespace asks each of them to"
+                " (reviewersAreUsers): finetune review submit with the same files, as oneself."
+            ),
+        )
+    return Wait(
+        reason=Reason.REVIEW_REQUIRED,
+        message=(
+            f"The candidate has passed, and is published once {review.reviewers} reviewer(s) have"
+            f" compared its answers with the base model's. Their page: {page}/review/page.html; to"
+            " hand their files in: finetune review submit."
+        ),
+    )
+
+
+_UNREAD = (
+    "The job waits for a person's decision, and this operator cannot read FineTuneApprovals: their"
+    " CustomResourceDefinition is not installed, or its role lacks list and watch on"
+    " finetuneapprovals. The job goes on by itself once it can."
+)
+_ASKED: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Wait | None], ...] = (
+    _self_approval,
+    _review,
+    _approval,
+)
+_LETS: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Decision | None], ...] = (
+    decided_on_publication,
+    reviewed,
+)
+
+
+def is_settled(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+    """Return whether a stage that runs on demand only has nothing to do: all is known."""
+    if not TRAITS[view.stage].is_on_demand or view.job is not None:
+        return False
+    if step.draft.last_run(view.stage):
+        return False
+    return any(is_verdict(earlier.result, spec) for earlier in step.views)
+
+
+def is_let(step: Step) -> bool:
+    """Return whether somebody's decision lets the candidate be published."""
+    return (step.draft.get(SECTION) or {}).get("decision") == "Approved"
+
+
+def overrules(step: Step) -> bool:
+    """Return whether that decision does without all that is waited for; a panel's does not."""
+    return is_let(step) and not step.draft.get(SECTION).get("panel")
+
+
+def decision_arguments(step: Step, stage: Stage) -> tuple[str, ...]:
+    """Return what the publishing pod is told of the decision that it goes by."""
+    if stage is not Stage.PUBLISH or not is_let(step):
+        return ()
+    made: dict[str, Any] = step.draft.get(SECTION)
+    told = {
+        "--evaluation-digest": step.draft.get("evaluation")["digest"],
+        "--decided-by": made["by"],
+        "--reason": made.get("reason") or "no reason given",
+        "--approval": made["name"],
+        **({"--panel": made["panel"]} if made.get("panel") else {}),
+    }
+    # One argument each: a reason may begin with a dash. The kubelet replaces $(NAME) by the
+    # container's variables, credentials among them; a doubled $ stands for itself.
+    return tuple(f"{option}={text}".replace("$", "$$") for option, text in told.items())

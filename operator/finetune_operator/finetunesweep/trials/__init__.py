@@ -1,0 +1,1 @@
+"""What is known of the trials of one sweep, and which values are tried next."""

@@ -1,0 +1,389 @@
+"""The API client: dict in, dict out, one ``orjson`` parse, typed errors.
+
+Not a generated client: typed models cost nine times the CPU on lists. Not a discovery client
+either: see ``resource.py``. What all verbs share is in ``transport.py``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import orjson
+
+from finetune_operator.kube.api.errors import TransportError, error_from_status
+from finetune_operator.kube.api.gated_body import Gate
+from finetune_operator.kube.api.resource import Object, Resource
+from finetune_operator.kube.api.transport import APPLY_PATCH, JSON, MERGE_PATCH, Transport
+from finetune_operator.kube.metrics import KubeMetrics
+from finetune_operator.kube.ratelimit import TokenBucket
+
+WatchEvent: TypeAlias = tuple[str, Object]
+"""(ADDED | MODIFIED | DELETED | BOOKMARK, object)."""
+
+METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ObjectList:
+    """A list, or one page of it.
+
+    Attributes:
+        items: The objects, as the server sent them: items of a list carry no kind.
+        resource_version: Version of the whole list; a watch may start from it.
+    """
+
+    items: list[Object]
+    resource_version: str
+
+
+class KubeClient:
+    """The verbs of one API server. Event loop only.
+
+    Args:
+        transport: The way to the server.
+        gate: Called before every write, raises to stop it; see ``fenced``.
+        budget: Requests per second of this client alone; the transport's if None, see ``budgeted``.
+    """
+
+    def __init__(
+        self, transport: Transport, *, gate: Gate | None = None, budget: TokenBucket | None = None
+    ) -> None:
+        self._transport = transport
+        self._gate = gate
+        self._budget = budget
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    @property
+    def metrics(self) -> KubeMetrics:
+        """Where the client counts."""
+        return self._transport.metrics
+
+    async def aclose(self) -> None:
+        """Close all connections. Requests in flight fail with ``TransportError``."""
+        await self._transport.aclose()
+
+    def fenced(self, gate: Gate) -> KubeClient:
+        """Return a client on the same transport that calls ``gate`` before every write.
+
+        The gate raises to stop the write (``LeaderElector.fence``): a process that was paused
+        beyond its lease wakes up in the middle of a reconcile, and this is the last place to
+        notice.
+        """
+        return KubeClient(self._transport, gate=gate, budget=self._budget)
+
+    def budgeted(self, *, qps: float, burst: int) -> KubeClient:
+        """Return a client on the same connections with a budget of its own.
+
+        What strangers can cause, and what must never wait (the Lease), take no tokens from each
+        other. Watches have no budget.
+
+        Args:
+            qps: Requests per second before this client holds itself back.
+            burst: Requests above ``qps`` that pass at once.
+        """
+        budget = self._transport.new_budget(qps=qps, burst=burst)
+        return KubeClient(self._transport, gate=self._gate, budget=budget)
+
+    async def get(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        subresource: str = "",
+        query: Mapping[str, str] | None = None,
+    ) -> Object:
+        """Read one object, or a subresource of it, from the server, not from a cache.
+
+        Args:
+            resource: What to read.
+            namespace: Where.
+            name: Name of the object.
+            subresource: For example ``pendingworkloads``; empty for the object itself.
+            query: Query parameters that the subresource takes.
+        """
+        path = resource.object_path(namespace, name, subresource)
+        return await self._request("get", "GET", resource, path, query, subresource=subresource)
+
+    async def list(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 500,
+        metadata_only: bool = False,
+    ) -> ObjectList:
+        """List a whole collection, all pages; see ``list_pages``."""
+        items: list[Object] = []
+        version = ""
+        async for page in self.list_pages(
+            resource,
+            namespace,
+            label_selector=label_selector,
+            field_selector=field_selector,
+            limit=limit,
+            metadata_only=metadata_only,
+        ):
+            items += page.items
+            version = page.resource_version
+        return ObjectList(items=items, resource_version=version)
+
+    async def list_pages(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        *,
+        label_selector: str = "",
+        field_selector: str = "",
+        limit: int = 500,
+        metadata_only: bool = False,
+    ) -> AsyncIterator[ObjectList]:
+        """List page by page, so that a caller that trims objects never holds the whole list.
+
+        Args:
+            resource: What to list.
+            namespace: Where; empty for all namespaces.
+            label_selector: Label selector, such as ``app=x,tier in (a,b)``.
+            field_selector: Field selector.
+            limit: Objects per page.
+            metadata_only: Ask for PartialObjectMetadata: names and versions without the rest.
+
+        Raises:
+            Gone: A continue token expired between two pages; list again from the start.
+        """
+        query = _selectors(label_selector, field_selector) | {"limit": str(limit)}
+        path = resource.collection_path(namespace)
+        accept = METADATA_ONLY if metadata_only else JSON
+        while True:
+            body = await self._request("list", "GET", resource, path, query, accept=accept)
+            metadata = body["metadata"]
+            yield ObjectList(
+                items=body.get("items") or [], resource_version=metadata["resourceVersion"]
+            )
+            if not metadata.get("continue"):
+                return
+            query["continue"] = metadata["continue"]
+
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str = "",
+        *,
+        resource_version: str,
+        label_selector: str = "",
+        field_selector: str = "",
+        timeout_seconds: int = 300,
+        silence_seconds: float = 90.0,
+        rest_seconds: float = 0.0,
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Stream changes after ``resource_version``; ends when the server ends the stream.
+
+        Args:
+            resource: What to watch.
+            namespace: Where; empty for all namespaces.
+            resource_version: Start after this version, from a list or an earlier event.
+            label_selector: Label selector.
+            field_selector: Field selector.
+            timeout_seconds: The server ends the stream after this time.
+            silence_seconds: Give up when not a byte came for so long. Bookmarks come once a
+                minute, so a silent stream is a dead connection.
+            rest_seconds: Take changes in together that come within so long of the last ones.
+
+        Raises:
+            Gone: The version is too old; list again.
+            KubeError: The server refused, or sent another error inside the stream.
+            TransportError: The connection broke or fell silent.
+        """
+        query = _selectors(label_selector, field_selector) | {
+            "watch": "1",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(timeout_seconds),
+        }
+        path = resource.collection_path(namespace)
+        lines = self._transport.stream(
+            resource, path, query, silence_seconds=silence_seconds, rest_seconds=rest_seconds
+        )
+        what = f"watch {resource.kind} in {namespace or 'all namespaces'}"
+        # Closed here and now: a watch that ends in an error must not leave its connection to the
+        # garbage collector.
+        async with contextlib.aclosing(lines):
+            async for line in lines:
+                try:
+                    event = orjson.loads(line)
+                except orjson.JSONDecodeError as error:
+                    raise TransportError(what, message=f"malformed event: {error}") from error
+                kind, body = event["type"], event["object"]
+                if kind == "ERROR":
+                    raise error_from_status(what, int(body.get("code") or 500), body)
+                yield kind, body
+
+    async def create(
+        self, resource: Resource, obj: Object, *, field_manager: str = "", strict: bool = False
+    ) -> Object:
+        """Create an object; also for reviews (TokenReview), whose answer is in the result.
+
+        Args:
+            resource: Its kind.
+            obj: The object.
+            field_manager: Who owns its fields.
+            strict: Refuse fields that the server's schema lacks, which it drops otherwise.
+
+        Raises:
+            AlreadyExists: The name is taken.
+            Invalid: The server will never accept it.
+        """
+        metadata = obj.get("metadata") or {}
+        path = resource.collection_path(metadata.get("namespace", ""))
+        query = {"fieldManager": field_manager} if field_manager else {}
+        if strict:
+            query["fieldValidation"] = "Strict"
+        return await self._request("create", "POST", resource, path, query or None, body=obj)
+
+    async def replace(self, resource: Resource, obj: Object, *, field_manager: str = "") -> Object:
+        """Put a whole object; with a resourceVersion in it, only over that version.
+
+        Raises:
+            Conflict: Somebody wrote in between.
+        """
+        metadata = obj["metadata"]
+        path = resource.object_path(metadata.get("namespace", ""), metadata["name"])
+        query = {"fieldManager": field_manager} if field_manager else None
+        return await self._request("update", "PUT", resource, path, query, body=obj)
+
+    async def apply(
+        self,
+        resource: Resource,
+        obj: Object,
+        *,
+        field_manager: str,
+        force: bool = True,
+        subresource: str = "",
+    ) -> Object:
+        """Server-side apply: own exactly the fields in ``obj``, create the object if missing.
+
+        Args:
+            resource: The object's type.
+            obj: The fields to own; ``apiVersion`` and ``kind`` are filled in if absent.
+            field_manager: Name of the owner.
+            force: Take fields that another manager owns.
+            subresource: Such as ``status``; then the object must exist.
+
+        Returns:
+            The object as stored.
+        """
+        metadata = obj["metadata"]
+        path = resource.object_path(metadata.get("namespace", ""), metadata["name"], subresource)
+        if "kind" not in obj:
+            obj = {"apiVersion": resource.api_version, "kind": resource.kind, **obj}
+        query = {"fieldManager": field_manager, "force": "true" if force else "false"}
+        return await self._request(
+            "patch",
+            "PATCH",
+            resource,
+            path,
+            query,
+            body=obj,
+            content=APPLY_PATCH,
+            subresource=subresource,
+        )
+
+    async def apply_status(
+        self, resource: Resource, obj: Object, *, field_manager: str, force: bool = True
+    ) -> Object:
+        """Server-side apply of the ``status`` subresource; ``obj`` holds metadata and status."""
+        return await self.apply(
+            resource, obj, field_manager=field_manager, force=force, subresource="status"
+        )
+
+    async def merge_patch(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        patch: Object,
+        *,
+        subresource: str = "",
+        field_manager: str = "",
+    ) -> Object:
+        """JSON merge patch, for the few fields of objects that belong to somebody else."""
+        path = resource.object_path(namespace, name, subresource)
+        query = {"fieldManager": field_manager} if field_manager else None
+        return await self._request(
+            "patch",
+            "PATCH",
+            resource,
+            path,
+            query,
+            body=patch,
+            content=MERGE_PATCH,
+            subresource=subresource,
+        )
+
+    async def delete(
+        self,
+        resource: Resource,
+        namespace: str,
+        name: str,
+        *,
+        uid: str = "",
+        resource_version: str = "",
+        propagation: str = "Background",
+    ) -> None:
+        """Delete one object, only if it still is the one that was meant.
+
+        Args:
+            resource: The object's type.
+            namespace: Its namespace.
+            name: Its name.
+            uid: Delete only the object with this UID.
+            resource_version: Delete only this version, when the decision hung on its state.
+            propagation: Background, Foreground or Orphan.
+
+        Raises:
+            NotFound: It is gone already.
+            Conflict: A precondition did not hold.
+        """
+        preconditions = {"uid": uid, "resourceVersion": resource_version}
+        options: Object = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "propagationPolicy": propagation,
+            "preconditions": {key: value for key, value in preconditions.items() if value},
+        }
+        path = resource.object_path(namespace, name)
+        await self._request("delete", "DELETE", resource, path, body=options)
+
+    async def _request(
+        self,
+        verb: str,
+        method: str,
+        resource: Resource,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Object:
+        return await self._transport.request(
+            verb, method, resource, path, query, gate=self._gate, budget=self._budget, **options
+        )
+
+
+def _selectors(label_selector: str, field_selector: str) -> dict[str, str]:
+    pairs = {"labelSelector": label_selector, "fieldSelector": field_selector}
+    return {key: value for key, value in pairs.items() if value}

@@ -1,0 +1,1 @@
+"""List and watch: local copies of the API server's objects."""

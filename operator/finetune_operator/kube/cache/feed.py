@@ -1,0 +1,177 @@
+"""A cache that somebody else feeds, and its repair.
+
+A host framework that watches the primary kind hands every event to ``observe``. Such hosts do not
+tell of objects that vanished while their watch was broken, and may lose events; left alone, the
+cache would be wrong for ever. So it is compared with the server from time to time, by a list of
+names and versions only: ghosts are dropped, and what stays behind is read again. A list that tells
+of a restored etcd ends the feed (``past.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Mapping, Sequence
+
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import Forbidden, KubeError, ObjectNotFound, StaleList
+from finetune_operator.kube.api.resource import Object, ObjectKey, Resource, key_of, version_of
+from finetune_operator.kube.backoff import full_jitter
+from finetune_operator.kube.cache.past import PAUSE_SECONDS, Past
+from finetune_operator.kube.cache.scopes import Scopes
+from finetune_operator.kube.cache.store import (
+    ALL_NAMESPACES,
+    Indexer,
+    Store,
+    Transform,
+    drop_managed_fields,
+)
+
+logger = logging.getLogger(__name__)
+
+_GRACE_STEPS = 20
+
+
+class Feed:
+    """A store fed through ``observe`` and repaired by lists. Event loop only.
+
+    Args:
+        client: The API client.
+        resource: The kind.
+        namespaces: What the host watches; empty for all namespaces.
+        label_selector: What the host watches.
+        indexers: Secondary indexes of the store.
+        transform: Trims objects at ingest.
+        repair_seconds: Time between two repairs.
+        grace_seconds: How long the host's own events may lag behind a list before they count as
+            lost. At start-up the host is still listing, so it gets the grace first.
+        rng: Source of jitter.
+
+    Attributes:
+        resource: The kind.
+        store: The cache.
+        scopes: What is known of each namespace.
+        synced: Set after the first repair of every namespace that may be listed: the cache then
+            holds all there is to be had.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        resource: Resource,
+        *,
+        namespaces: Sequence[str] = (),
+        label_selector: str = "",
+        indexers: Mapping[str, Indexer] | None = None,
+        transform: Transform = drop_managed_fields,
+        repair_seconds: float = 600.0,
+        grace_seconds: float = 5.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.resource = resource
+        self.store = Store(indexers=indexers, transform=transform)
+        self.scopes = Scopes(resource.plural, namespaces)
+        self.synced = self.scopes.synced
+        self._client = client
+        self._past = Past(resource.kind, self.store)
+        self._label_selector = label_selector
+        self._repair_seconds = repair_seconds
+        self._grace_seconds = grace_seconds
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        self._due = {scope: asyncio.Event() for scope in self.scopes.names}
+        self._ghosts = client.metrics.ghosts.labels(resource.plural)
+        self._lists = client.metrics.lists.labels(resource.plural)
+        client.metrics.cached_objects.labels(resource.plural).set_function(self.store.__len__)
+        client.metrics.synced.labels(resource.plural).set_function(self.synced.is_set)
+
+    def observe(self, kind: str | None, body: Object) -> None:
+        """Take in one event of the host: type (None for listed objects) and raw object.
+
+        A host that lists again has lost its watch: what vanished meanwhile is looked for at once.
+        """
+        self.store.observe(kind, body)
+        if kind is None and self.synced.is_set():
+            self._due[self.scopes.of(body["metadata"]["namespace"])].set()
+
+    async def run(self) -> None:
+        """Repair at start, then periodically and on request, until cancelled.
+
+        Raises:
+            ExceptionGroup: The server has gone back in time (``HistoryRewritten``).
+        """
+        await self.scopes.run_each(self._run_scope, "feed")
+
+    async def _run_scope(self, scope: str) -> None:
+        due, failures = self._due[scope], 0
+        while True:
+            try:
+                await self.repair(scope)
+                self.scopes.note_listed(scope)
+                failures, delay = 0, self._repair_seconds
+            except KubeError as error:
+                failures += 1
+                if not isinstance(error, Forbidden) or not self.scopes.note_forbidden(scope, error):
+                    logger.warning("%s: repair failed, will retry: %s", self.resource.plural, error)
+                delay = full_jitter(self._rng, failures, base=0.2, cap=30.0)
+                if isinstance(error, StaleList):
+                    delay = PAUSE_SECONDS
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await due.wait()
+            due.clear()
+
+    async def repair(self, scope: str = ALL_NAMESPACES) -> None:
+        """Compare the cache of ``scope`` with the server and mend it.
+
+        Raises:
+            KubeError: The server could not be asked, or its answer is doubtful; the cache is as it
+                was.
+            HistoryRewritten: The server has gone back in time.
+        """
+        self._lists.inc()
+        versions: dict[ObjectKey, int] = {}
+        listed, before = 0, self._past.before(scope)
+        async for page in self._client.list_pages(
+            self.resource, scope, label_selector=self._label_selector, metadata_only=True
+        ):
+            listed = int(page.resource_version)
+            self._past.check_version(scope, listed, before)
+            for item in page.items:
+                self._past.check_object(scope, item, listed)
+                versions[key_of(item)] = version_of(item)
+        self._past.accept(scope)
+        if ghosts := self.store.drop_unseen(set(versions), listed, scope=scope):
+            self._ghosts.inc(ghosts)
+            logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)
+        await self._wait_for_host(versions)
+        for key in self._stale(versions):
+            await self._read_again(key, versions[key])
+
+    async def _wait_for_host(self, versions: Mapping[ObjectKey, int]) -> None:
+        """Give the host's own events their grace; return early once it has caught up."""
+        for _ in range(_GRACE_STEPS):
+            if not self._stale(versions):
+                return
+            await asyncio.sleep(self._grace_seconds / _GRACE_STEPS)
+
+    def _stale(self, versions: Mapping[ObjectKey, int]) -> list[ObjectKey]:
+        """Return keys whose cached version is older than the list's, or missing."""
+        stale = []
+        for key, version in versions.items():
+            cached = self.store.get(*key)
+            if (version_of(cached) if cached is not None else 0) < version:
+                stale.append(key)
+        return stale
+
+    async def _read_again(self, key: ObjectKey, version: int) -> None:
+        try:
+            obj = await self._client.get(self.resource, *key)
+        except ObjectNotFound:
+            cached = self.store.get(*key)
+            # Deleted after the list, and the host's event may be lost as well.
+            if cached is not None and version_of(cached) <= version:
+                self.store.discard(cached)
+        else:
+            self.store.observe(None, obj)

@@ -1,0 +1,303 @@
+"""List and watch one kind into a ``Store``, for ever and without ghosts.
+
+Contract (that of client-go's Reflector): a paged list, then a watch from the list's version with
+bookmarks; a broken watch resumes from the last version seen; 410 means list again and *replace*,
+so that objects deleted unseen are dropped and their handlers told; anything else is retried with
+full jitter for ever. An informer ends by itself for one reason only: a server that has gone back in
+time (``past.py``), which leaves nothing to go on with. A type that a cluster may lack (another
+project's, or one newer than what is installed) can be declared so: then 404 is an answer, asked for
+again now and then; and 403 too, where rights may be as old as the rest. One of several namespaces
+that may not be listed, or no longer, does not hold up the others (``scopes.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import (
+    Forbidden,
+    Gone,
+    KubeError,
+    NotFound,
+    StaleList,
+    TransportError,
+)
+from finetune_operator.kube.api.resource import Object, ObjectKey, Resource, key_of, version_of
+from finetune_operator.kube.backoff import full_jitter
+from finetune_operator.kube.cache.past import PAUSE_SECONDS, HistoryRewritten, Past
+from finetune_operator.kube.cache.scopes import Scopes
+from finetune_operator.kube.cache.store import (
+    EventType,
+    Indexer,
+    Store,
+    Transform,
+    drop_managed_fields,
+)
+
+logger = logging.getLogger(__name__)
+
+BACKOFF_BASE_SECONDS = 0.2
+BACKOFF_CAP_SECONDS = 30.0
+ABSENT_RETRY_SECONDS = 30.0
+"""How often a type that the server does not serve is asked for again."""
+SHORT_WATCH_SECONDS = 1.0
+"""A watch that ends sooner and without events is a fault, not a time-out."""
+
+
+class Informer:
+    """Keeps a store equal to the server. Event loop only.
+
+    Args:
+        client: The API client.
+        resource: What to watch.
+        namespaces: Where; empty for all namespaces. One list and watch each.
+        label_selector: Only objects with these labels.
+        indexers: Secondary indexes of the store.
+        transform: Trims objects at ingest.
+        page_limit: Objects per page of a list.
+        watch_timeout_seconds: Least time after which the server ends a watch; a random part up to
+            the same again is added, so that many watches do not reconnect at once.
+        silence_seconds: Reconnect after so long without a byte.
+        rest_seconds: Changes may be so late, to be taken in with those that follow; cheaper.
+        on_served: The cluster may do without this type. Called with the scope, and why the server
+            turns out not to serve it there, which counts as a first, empty list; with an empty text
+            once it does.
+        may_be_forbidden: To be forbidden it counts as not being served it; needs ``on_served``.
+        patience_seconds: A first list that fails for longer counts as not being served it, until
+            it succeeds; needs ``on_served``. Without it is waited for.
+        rng: Source of jitter.
+
+    Attributes:
+        resource: What is watched.
+        store: The cache. What it held stays while the type is not served.
+        scopes: What is known of each namespace.
+        synced: Set when the first list of every namespace that may be listed is in the store; never
+            unset.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        resource: Resource,
+        *,
+        namespaces: Sequence[str] = (),
+        label_selector: str = "",
+        indexers: Mapping[str, Indexer] | None = None,
+        transform: Transform = drop_managed_fields,
+        page_limit: int = 500,
+        watch_timeout_seconds: int = 240,
+        silence_seconds: float = 90.0,
+        rest_seconds: float = 0.0,
+        on_served: Callable[[str, str], None] | None = None,
+        may_be_forbidden: bool = False,
+        patience_seconds: float = math.inf,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.resource = resource
+        self.store = Store(indexers=indexers, transform=transform)
+        self.scopes = Scopes(resource.plural, namespaces)
+        self.synced = self.scopes.synced
+        self._client = client
+        self._past = Past(resource.kind, self.store)
+        self._incomplete: set[str] = set()
+        self._label_selector = label_selector
+        self._page_limit = page_limit
+        self._watch_timeout_seconds = watch_timeout_seconds
+        self._silence_seconds = silence_seconds
+        self._rest_seconds = rest_seconds
+        self._on_served = on_served
+        # Of a collection, so it is the type that is unknown.
+        self._absence: tuple[type[KubeError], ...] = (
+            (NotFound, Forbidden) if may_be_forbidden else (NotFound,)
+        )
+        self._patience_seconds = patience_seconds if on_served is not None else math.inf
+        self._rng = rng or random.Random()  # noqa: S311 - jitter, not a secret
+        metrics = client.metrics
+        self._lists = metrics.lists.labels(resource.plural)
+        self._watches = metrics.watches.labels(resource.plural)
+        self._ghosts = metrics.ghosts.labels(resource.plural)
+        self._errors = metrics.watch_errors
+        metrics.cached_objects.labels(resource.plural).set_function(self.store.__len__)
+        metrics.synced.labels(resource.plural).set_function(self.synced.is_set)
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the server serves this type somewhere, as far as is known."""
+        return self.scopes.serves_any
+
+    def list_again(self, namespace: str) -> None:
+        """List anew once the watch of a namespace ends, for objects taken out of the store."""
+        self._incomplete.add(self.scopes.of(namespace))
+
+    async def run(self) -> None:
+        """List and watch until cancelled.
+
+        Raises:
+            ExceptionGroup: The server has gone back in time (``HistoryRewritten``).
+        """
+        await self.scopes.run_each(self._run_scope, "informer")
+
+    async def _run_scope(self, scope: str) -> None:
+        version = ""
+        failures = 0
+        give_up_at = asyncio.get_running_loop().time() + self._patience_seconds
+        while True:
+            progress = _Progress("" if scope in self._incomplete else version)
+            self._incomplete.discard(scope)
+            try:
+                if not progress.version:
+                    progress.version = await self._list(scope)
+                await self._watch(scope, progress)
+                failures = 0
+            except Gone as error:
+                logger.info("%s: version too old, listing again: %s", self.resource.plural, error)
+                self._errors.labels(self.resource.plural, "Gone").inc()
+                progress.version = ""
+                # The first one is answered at once; a server that says so again is not.
+                failures = 1 if progress.advanced else failures + 1
+                if failures > 1:
+                    await self._back_off(failures - 1)
+            except StaleList as error:
+                self._note_error(scope, error)
+                progress.version, failures = "", 0
+                await asyncio.sleep(PAUSE_SECONDS)
+            except KubeError as error:
+                if isinstance(error, self._absence) and self._on_served is not None:
+                    self._errors.labels(self.resource.plural, type(error).__name__).inc()
+                    self._note(scope, self.scopes.note_absent, str(error))
+                    progress.version, failures = "", 0
+                    await asyncio.sleep(ABSENT_RETRY_SECONDS * self._rng.uniform(0.8, 1.2))
+                else:
+                    self._note_error(scope, error)
+                    if asyncio.get_running_loop().time() >= give_up_at:
+                        self._note(scope, self.scopes.note_failing, str(error))
+                    failures = 1 if progress.advanced else failures + 1
+                    await self._back_off(failures)
+            except HistoryRewritten:
+                raise
+            except Exception:
+                # A malformed object, a bug in a transform: list afresh rather than die.
+                logger.exception("%s: informer failed, listing again", self.resource.plural)
+                self._errors.labels(self.resource.plural, "Internal").inc()
+                progress.version = ""
+                failures += 1
+                await self._back_off(failures)
+            version = progress.version
+
+    async def _list(self, scope: str) -> str:
+        """Take in all pages, drop what they do not hold; return the list's version."""
+        self._lists.inc()
+        seen: set[ObjectKey] = set()
+        version, before = "", self._past.before(scope)
+        async for page in self._client.list_pages(
+            self.resource, scope, label_selector=self._label_selector, limit=self._page_limit
+        ):
+            version = page.resource_version
+            self._past.check_version(scope, int(version), before)
+            for obj in page.items:
+                seen.add(key_of(obj))
+                self._past.check_object(scope, obj, int(version))
+                self.store.observe(None, obj, scope=scope)
+        self._past.accept(scope)
+        if ghosts := self.store.drop_unseen(seen, int(version), scope=scope):
+            self._ghosts.inc(ghosts)
+            logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)
+        self._note(scope, self.scopes.note_listed, "")
+        return version
+
+    async def _watch(self, scope: str, progress: _Progress) -> None:
+        """Take in events until the server ends the stream; ``progress`` tells how far it came."""
+        self._watches.inc()
+        clock = asyncio.get_running_loop()
+        started = clock.time()
+        least = self._watch_timeout_seconds
+        events = self._client.watch(
+            self.resource,
+            scope,
+            resource_version=progress.version,
+            label_selector=self._label_selector,
+            timeout_seconds=least + int(self._rng.uniform(0, least)),
+            silence_seconds=self._silence_seconds,
+            rest_seconds=self._rest_seconds,
+        )
+        try:
+            async with contextlib.aclosing(events):
+                async for kind, obj in events:
+                    self._take_in(scope, kind, obj)
+                    progress.version = obj["metadata"]["resourceVersion"]
+                    progress.advanced = True
+        except TransportError:
+            if not progress.advanced and clock.time() - started >= self._silence_seconds:
+                await self._check_present(scope)
+            raise
+        if not progress.advanced and clock.time() - started < SHORT_WATCH_SECONDS:
+            raise TransportError(
+                f"watch {self.resource.kind}", message="the server ended it at once, without events"
+            )
+
+    def _take_in(self, scope: str, kind: str, obj: Object) -> None:
+        """Take in one event of a watch."""
+        if kind == "BOOKMARK":
+            self.store.mark_observed(scope, version_of(obj))
+        elif kind in EventType.__members__:
+            self.store.observe(kind, obj, scope=scope)
+        else:
+            logger.warning("%s: unknown watch event %r", self.resource.plural, kind)
+
+    async def _check_present(self, scope: str) -> None:
+        """After a watch without a byte, ask how far the server is.
+
+        One that has gone back in time has nothing to tell before it is again where it was.
+
+        Raises:
+            StaleList: It is not as far as it was; list again.
+        """
+        before = self._past.before(scope)
+        async for page in self._client.list_pages(
+            self.resource,
+            scope,
+            label_selector=self._label_selector,
+            limit=1,
+            metadata_only=True,
+        ):
+            self._past.check_version(scope, int(page.resource_version), before)
+            break
+
+    def _note(self, scope: str, note: Callable[[str], None], problem: str) -> None:
+        """Note what a scope has turned out to be; tell when the type appears or vanishes there."""
+        before = self.scopes.serves(scope)
+        note(scope)
+        self._tell_served(scope, before, problem)
+
+    def _tell_served(self, scope: str, before: bool, problem: str) -> None:
+        if self._on_served is not None and before != self.scopes.serves(scope):
+            self._on_served(scope, problem)
+
+    def _note_error(self, scope: str, error: KubeError) -> None:
+        self._errors.labels(self.resource.plural, type(error).__name__).inc()
+        before = self.scopes.serves(scope)
+        if isinstance(error, Forbidden) and self.scopes.note_forbidden(scope, error):
+            self._tell_served(scope, before, str(error))
+        else:
+            logger.warning("%s: list or watch failed, will retry: %s", self.resource.plural, error)
+
+    async def _back_off(self, failures: int) -> None:
+        await asyncio.sleep(
+            full_jitter(self._rng, failures, base=BACKOFF_BASE_SECONDS, cap=BACKOFF_CAP_SECONDS)
+        )
+
+
+class _Progress:
+    """How far one watch came, also when it ends in an error."""
+
+    __slots__ = ("advanced", "version")
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.advanced = False

@@ -1,0 +1,88 @@
+"""Notices a server whose data went back in time: etcd was restored from a backup.
+
+A list without a version to start from is consistent: every API server answers it with all that had
+been written before it was asked. So its version cannot be older than what this process has seen
+before, and no object in it older than it was. Where it is, again and again, the caches hold what
+never came to be, refuse what is new, and cannot be mended object by object.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from finetune_operator.kube.api.errors import StaleList
+from finetune_operator.kube.api.resource import Object, key_of, version_of
+from finetune_operator.kube.cache.store import Store
+
+logger = logging.getLogger(__name__)
+
+NUM_STALE_LISTS = 3
+"""So many in a row are no mistake of a server that lags behind against the rules."""
+PAUSE_SECONDS = 10.0
+"""Between two of them."""
+
+
+class HistoryRewritten(Exception):  # noqa: N818 - a state of the world
+    """The server has forgotten what it had stored: begin anew, in a new process."""
+
+
+class Past:
+    """Holds the lists of one kind against what its store has seen. Event loop only.
+
+    Args:
+        what: The kind, for messages.
+        store: The cache.
+    """
+
+    def __init__(self, what: str, store: Store) -> None:
+        self._what = what
+        self._store = store
+        self._num_stale: dict[str, int] = {}
+
+    def before(self, scope: str) -> int:
+        """Return the newest version that is known; to be asked before a list is."""
+        return self._store.newest_version(scope)
+
+    def check_version(self, scope: str, listed: int, before: int) -> None:
+        """Check the version of a list against what was known before it.
+
+        Raises:
+            StaleList: It is older; list again.
+            HistoryRewritten: It was older again and again.
+        """
+        if listed < before:
+            self._doubt(scope, f"the list is of version {listed}, and {before} was seen before it")
+
+    def check_object(self, scope: str, obj: Object, listed: int) -> None:
+        """Check an object of a list against the cached one.
+
+        A cached object that is newer than the list may have been written since, and says nothing.
+
+        Raises:
+            StaleList: It is older, in a list that should have had the newer one.
+            HistoryRewritten: It was so again and again.
+        """
+        key, version = key_of(obj), version_of(obj)
+        cached = self._store.get(*key)
+        if cached is not None and version < (newer := version_of(cached)) <= listed:
+            self._doubt(
+                scope,
+                f"{'/'.join(key)} is of version {version} in a list of version {listed}, and"
+                f" {newer} was seen before",
+            )
+
+    def accept(self, scope: str) -> None:
+        """A complete list agreed with what was seen before."""
+        self._num_stale.pop(scope, None)
+
+    def _doubt(self, scope: str, why: str) -> None:
+        num_stale = self._num_stale[scope] = self._num_stale.get(scope, 0) + 1
+        if num_stale < NUM_STALE_LISTS:
+            raise StaleList(f"list {self._what}", message=why)
+        logger.critical(
+            "%s: the API server has gone back in time: %s. That is so after etcd was restored from"
+            " a backup. What this process has cached is void; it ends, to begin anew",
+            self._what,
+            why,
+        )
+        raise HistoryRewritten(f"{self._what}: {why}; was etcd restored from a backup?")

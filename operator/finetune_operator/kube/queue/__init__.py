@@ -1,0 +1,1 @@
+"""Keys that wait for a reconcile, and the workers that take them."""

@@ -1,0 +1,1 @@
+"""What tests and benchmarks share: builders, fakes and servers."""

@@ -1,0 +1,1 @@
+"""Builders of jobs, sweeps and worlds for tests of the operator."""

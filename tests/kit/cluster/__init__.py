@@ -1,0 +1,1 @@
+"""Parts of a cluster: API client, kubelet, objects and recorded traces."""

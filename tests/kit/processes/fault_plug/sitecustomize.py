@@ -1,0 +1,107 @@
+"""Makes processes of a stage fail on purpose. On PYTHONPATH of a test's stage; see ``faults.py``.
+
+Python runs this file before anything else. ``TEST_FAULT`` says what is to go wrong and where.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from importlib.abc import MetaPathFinder
+from typing import Any
+
+FAULT: dict[str, Any] = json.loads(os.environ.get("TEST_FAULT", "{}"))
+
+
+def hang() -> None:
+    """Wait for ever, and let the test know."""
+    with open(FAULT["mark"], "a") as mark:
+        mark.write(".")
+    time.sleep(3600)
+
+
+class HangingImport(MetaPathFinder):
+    """Hangs where a module is imported."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == FAULT["module"]:
+            hang()
+
+
+def break_ranks() -> None:
+    """Have a rank hang, or run out of memory, from some step on."""
+    from finetune_trainer.train.ranks import sft
+
+    build_trainer = sft.build_trainer
+    rank = int(os.environ.get("RANK", "0"))
+
+    def build(**values: Any) -> Any:
+        trainer = build_trainer(**values)
+        collate, compute_loss = trainer.data_collator, trainer.compute_loss
+
+        def collate_or_hang(rows: Any) -> Any:
+            if trainer.state.global_step >= FAULT["step"] and rank == FAULT["rank"]:
+                hang()
+            return collate(rows)
+
+        def compute_or_wait(*arguments: Any, **named: Any) -> Any:
+            import torch
+
+            if trainer.state.global_step >= FAULT["step"] and rank == FAULT["rank"]:
+                with open(FAULT["mark"], "a") as mark:
+                    mark.write(".")
+                torch.distributed.recv(torch.zeros(1))  # nobody sends
+            return compute_loss(*arguments, **named)
+
+        def compute_or_fail(*arguments: Any, **named: Any) -> Any:
+            import torch
+
+            if trainer.args.per_device_train_batch_size > FAULT["fits"]:
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return compute_loss(*arguments, **named)
+
+        if FAULT["kind"] == "loader":
+            # The attributes of its class stay in sight of those who ask for them.
+            trainer.data_collator = type(
+                "Hanging",
+                (),
+                {
+                    "__call__": lambda _self, rows: collate_or_hang(rows),
+                    "__getattr__": lambda _self, name: getattr(collate, name),
+                },
+            )()
+        elif FAULT["kind"] == "collective":
+            trainer.compute_loss = compute_or_wait
+        else:
+            trainer.compute_loss = compute_or_fail
+        return trainer
+
+    sft.build_trainer = build
+
+
+def break_workers() -> None:
+    """Have a worker of an evaluation hang after some batches of answers."""
+    from finetune_trainer.evaluate.inference import scoring
+
+    generate, calls = scoring.continue_greedily, []
+
+    def answer(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) > FAULT["answers"]:
+            hang()
+        return generate(*arguments, **named)
+
+    scoring.continue_greedily = answer
+
+
+match FAULT.get("kind"):
+    case "import" if "finetune_trainer" in sys.orig_argv:
+        sys.meta_path.insert(0, HangingImport())
+    case "loader" | "collective" | "memory" if "--module" not in sys.orig_argv and any(
+        "ranks.worker" in word or "ranks/worker" in word for word in sys.orig_argv
+    ):
+        break_ranks()
+    case "answers" if "finetune_trainer.evaluate.inference.worker" in sys.orig_argv:
+        break_workers()

@@ -1,0 +1,1 @@
+"""Reports, reviews and pages: builders and readers."""

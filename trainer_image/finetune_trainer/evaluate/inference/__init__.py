@@ -1,0 +1,1 @@
+"""Puts questions to models: transformers in worker processes, or a vLLM server."""

@@ -1,0 +1,193 @@
+"""The held-out questions as tokens, and their way to the processes that ask them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune_trainer.data.rows import other_answer
+from finetune_trainer.evaluate.inference.choosing import count_common
+from finetune_trainer.evaluate.questions import Question, with_prompt
+from finetune_trainer.model.chat_format import write_format
+from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.planning.answering import answer_length
+
+QUESTIONS_NAME = "questions.json"
+"""File of the questions as they are."""
+PROMPTED_NAME = "prompted.json"
+"""File of the questions behind a prompt for the base model; absent where there is none."""
+PROBES_NAME = "probes.json"
+"""File of what is asked beyond the held-out rows; absent where that is nothing."""
+LEAST_SHARED = 16
+"""A shorter beginning is read again with every row."""
+PUBLISHED_FOLDER = "published"
+"""Folder of the questions as the published version is asked them, in its own chat format."""
+
+
+def folder_of(folder: Path, side: str) -> Path:
+    """Return where below the control folder the questions and the chat format of a side lie."""
+    return folder / PUBLISHED_FOLDER if side == "published" else folder
+
+
+def name_of(side: str) -> str:
+    """Return the file of what a side is asked."""
+    if side == "prompted":
+        return PROMPTED_NAME
+    return PROBES_NAME if side.endswith("Probes") else QUESTIONS_NAME
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EncodedQuestions:
+    """The questions as tokens.
+
+    Attributes:
+        examples: All examples of the rows behind the questions, for the likelihood.
+        owners: Index of the question that each example belongs to; the worse answers of pairs, one
+            for each example, follow without.
+        prompts: Token ids of the questions that have a prompt.
+        answer_tokens: Longest answer to generate.
+        limits: Longest answer to each prompt; none where ``answer_tokens`` holds for all.
+        num_bytes: Bytes of the text that counts in each example that has an owner.
+        choices: Token ids of the answers that the likeliest is chosen from, for each prompt; none
+            chooses none.
+        num_shared: Tokens at the beginning that all prompts and examples share and that are read
+            once; nothing of them counts.
+        reference_tokens: Tokens of each reference of the prompts; none where nobody counted.
+    """
+
+    examples: list[Encoded]
+    owners: NDArray[np.int64]
+    prompts: list[list[int]]
+    answer_tokens: int
+    num_bytes: list[int] = field(default_factory=list)
+    choices: list[list[int]] = field(default_factory=list)
+    num_shared: int = 0
+    reference_tokens: Sequence[int] = ()
+    limits: list[int] = field(default_factory=list)
+
+    def limit_of(self, prompt: int) -> int:
+        """Return the longest answer to a prompt, given by its number."""
+        return self.limits[prompt] if self.limits else self.answer_tokens
+
+    def room_of(self, prompt: int) -> int:
+        """Return the tokens of a prompt, given by its number, with its longest answer."""
+        return len(self.prompts[prompt]) + self.limit_of(prompt)
+
+    @property
+    def cut_words(self) -> str:
+        """Say which answers cannot be right because they end too early; empty if none do."""
+        longer = [size for size in self.reference_tokens if size > self.answer_tokens]
+        if not longer:
+            return ""
+        return (
+            f"{len(longer):,} of {len(self.reference_tokens):,} references are longer than an "
+            f"answer may be, {self.answer_tokens:,} tokens (the longest has {max(longer):,}): what "
+            "the models say to these questions is cut, and scores as it stands. Raise "
+            "evaluation.maxNewTokens"
+        )
+
+    @property
+    def num_asks(self) -> int:
+        """Rows and prompts that one model is given, and choices that it is asked to make."""
+        num_prompts = len(self.prompts)
+        return len(self.examples) + num_prompts + (num_prompts if self.choices else 0)
+
+
+def encode_questions(
+    encoder: Encoder,
+    questions: Sequence[Question],
+    max_new_tokens: int | str,
+    *,
+    context: int | None = None,
+) -> EncodedQuestions:
+    """Encode the questions as training encoded its rows.
+
+    Args:
+        encoder: The encoder of training.
+        questions: The questions.
+        max_new_tokens: Longest answer; a word chooses it by the references, with room for what may
+            be reasoned before it.
+        context: Tokens that the model takes: reasoning gets what is left of them. None where
+            nobody knows.
+    """
+    examples = [
+        (owner, example)
+        for owner, question in enumerate(questions)
+        for row in question.rows
+        for example in encoder.encode_row(row)
+    ]
+    rows = [row for question in questions for row in question.rows]
+    are_pairs = all("rejected" in row for row in rows)
+    others = [encoder.encode_row(other_answer(row))[0] for row in rows] if are_pairs else []
+    asks = with_prompt(questions)
+    lengths = [encoder.answer_length(row) for question in asks for row in question.rows]
+    prompts = [encoder.encode_prompt(q.prompt, q.tools) for q in asks if q.prompt is not None]
+    scored = [*(example for _, example in examples), *others]
+    answer_tokens = answer_length(
+        lengths,
+        max_new_tokens,
+        may_reason=any(map(encoder.reader.may_reason, prompts)),
+        room=None if context is None else context - max(map(len, prompts), default=0),
+    )
+    return EncodedQuestions(
+        examples=scored,
+        owners=np.array([owner for owner, _ in examples]),
+        prompts=prompts,
+        answer_tokens=answer_tokens,
+        num_bytes=[encoder.count_bytes(example) for _, example in examples],
+        num_shared=_count_shared(prompts, scored),
+        reference_tokens=lengths,
+    )
+
+
+def _count_shared(prompts: Sequence[list[int]], examples: Sequence[Encoded]) -> int:
+    """Return how many tokens all prompts and examples begin with; 0 where they are few."""
+    size = min(
+        [
+            count_common([*prompts, *(example.input_ids for example in examples)]),
+            # One token of each must follow, and what counts is predicted by one that does.
+            *(len(prompt) - 1 for prompt in prompts),
+            *(example.spans[0][0] - 1 for example in examples if example.spans),
+        ],
+        default=0,
+    )
+    return size if size >= LEAST_SHARED else 0
+
+
+def write_encoded(
+    folder: Path, encoder: Encoder, encoded: EncodedQuestions, *, name: str = QUESTIONS_NAME
+) -> None:
+    """Write for :func:`read_encoded` what a worker needs to ask: tokens and the chat format."""
+    write_format(encoder.chat_format, folder)
+    wire = {
+        "examples": [[example.input_ids, example.spans] for example in encoded.examples],
+        "prompts": encoded.prompts,
+        "answerTokens": encoded.answer_tokens,
+        "choices": encoded.choices,
+        "numShared": encoded.num_shared,
+        "limits": encoded.limits,
+    }
+    (folder / name).write_text(json.dumps(wire))
+
+
+def read_encoded(folder: Path, *, name: str = QUESTIONS_NAME) -> EncodedQuestions:
+    """Read what :func:`write_encoded` has written; owners and bytes of examples stay behind."""
+    wire = json.loads((folder / name).read_text())
+    examples = [
+        Encoded(input_ids=ids, spans=tuple((start, end) for start, end in spans), num_cut=0)
+        for ids, spans in wire["examples"]
+    ]
+    return EncodedQuestions(
+        examples=examples,
+        owners=np.zeros(len(examples), dtype=np.int64),
+        prompts=wire["prompts"],
+        answer_tokens=wire["answerTokens"],
+        choices=wire["choices"],
+        num_shared=wire["numShared"],
+        limits=wire["limits"],
+    )

@@ -1,0 +1,1 @@
+"""Sources of evidence: each asks the models for one kind and measures it."""

@@ -1,0 +1,90 @@
+"""How many held-out questions a published version was trained on: they flatter it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from finetune_api.protocol.evaluation_result import PublishedVersion
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.rows import prompt_of
+from finetune_trainer.errors import StorageError
+from finetune_trainer.evaluate.questions import Question
+from finetune_trainer.evaluate.sources.champion.version import DAMAGED, FoundPublished
+from finetune_trainer.evaluate.sources.prompt_baseline.train_side import read_stored_train_side
+from finetune_trainer.publish.adopted import adopted_from
+
+
+def tell_seen(
+    context: StageContext, found: FoundPublished | None, questions: Sequence[Question]
+) -> PublishedVersion | None:
+    """Return what reports say of the published version, with how much of the questions it knew.
+
+    Args:
+        context: The stage's view of the world.
+        found: What is known of it; None where nobody asks for it.
+        questions: The held-out questions.
+
+    Raises:
+        StorageError: Storage failed.
+    """
+    if found is None or found.source is None or found.record is None:
+        return found.told if found else None
+    told, record = found.told, found.record
+    adopted = adopted_from(record)
+    name, digest = f"version {told.version}", (adopted or record).get("dataset")
+    number, problem = _count(context, digest, questions)
+    if number is None:
+        seen = f"whether {name} was trained on held-out prompts is not known: {problem}"
+    elif number:
+        seen = (
+            f"{number} of {len(questions)} held-out prompts were in the data that {name} was "
+            "trained on, which favours it"
+        )
+    else:
+        seen = f"no held-out prompt was in the data that {name} was trained on"
+    if adopted is None and (origin := _origin_of(record)):
+        seen += f"; it began from {origin}, whose data was not looked at"
+    context.emit.message(seen)
+    return told.model_copy(update={"num_seen": number, "seen": seen})
+
+
+def _count(
+    context: StageContext, digest: object, questions: Sequence[Question]
+) -> tuple[int | None, str]:
+    if not isinstance(digest, str) or not digest:
+        return None, "it does not say which data that was"
+    try:
+        rows, problem = read_stored_train_side(
+            context.output, context.job, context.work_dir, digest
+        )
+        return (None, problem) if problem else (count_seen(questions, rows), "")
+    except DAMAGED as error:
+        return None, f"data set {digest[:12]} is not in storage, or damaged ({error.reason})"
+    except StorageError as error:
+        if error.reason not in ("DatasetUnreadable", "ManifestInvalid"):
+            raise
+        return None, f"data set {digest[:12]} cannot be read ({error.reason})"
+
+
+def count_seen(questions: Sequence[Question], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Count the questions whose prompt, with its tools, occurs in rows. Pure.
+
+    Args:
+        questions: The questions.
+        rows: Prepared rows.
+    """
+    known = {_digest(row) for row in rows}
+    return sum(any(_digest(row) in known for row in q.rows[:1]) for q in questions)
+
+
+def _digest(row: Mapping[str, Any]) -> bytes:
+    text = json.dumps([prompt_of(dict(row)), row.get("tools")], sort_keys=True)
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()[:16]
+
+
+def _origin_of(record: Mapping[str, Any]) -> str:
+    origin = record.get("initFrom")
+    return str(origin.get("uri", "")) if isinstance(origin, Mapping) else ""

@@ -1,0 +1,100 @@
+"""What the train side gives an evaluation: a prompt for the base, and answers that are usual."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune_trainer.context import StageContext
+from finetune_trainer.data.prepared import Prepared
+from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.metrics.labels import looks_like_labels
+from finetune_trainer.evaluate.metrics.structured import looks_like_json
+from finetune_trainer.evaluate.questions import Question, with_prompt
+from finetune_trainer.evaluate.sources.prompt_baseline.fitting import (
+    Prompted,
+    measure_room,
+    prompt_questions,
+)
+from finetune_trainer.evaluate.sources.prompt_baseline.material import gather_material
+from finetune_trainer.evaluate.sources.prompt_baseline.train_side import read_train_side
+from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.context import context_of
+from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.load import read_config
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FromTrainSide:
+    """What the train side gives an evaluation.
+
+    Attributes:
+        prompted: The questions behind a prompt; None where there is none.
+        not_prompted: Why there is none.
+        answers: Some of its answers; empty where it was not read.
+    """
+
+    prompted: Prompted | None = None
+    not_prompted: str = ""
+    answers: tuple[str, ...] = ()
+
+
+def make_prompted(
+    context: StageContext,
+    prepared: Prepared,
+    questions: Sequence[Question],
+    encoded: EncodedQuestions,
+) -> FromTrainSide:
+    """Put the held-out questions behind the prompt that a person would write for the base model.
+
+    Args:
+        context: The stage's.
+        prepared: The run's data set.
+        questions: The held-out questions.
+        encoded: They as tokens, without a prompt.
+
+    Raises:
+        StorageError: The data set cannot be read.
+    """
+    job = context.job
+    is_asked = job.spec.evaluation.baseline != "AsIs"
+    not_asked = "evaluation.baseline is AsIs"
+    references = [question.references for question in with_prompt(questions)]
+    if not references:
+        reason = "plain text has no questions, so there is nothing to prompt"
+        return FromTrainSide(not_prompted=reason if is_asked else not_asked)
+    folder, _ = context.model_folder()
+    encoder = _make_encoder(context, prepared)
+    rows, problem = read_train_side(context.output, job, context.work_dir, prepared)
+    material = gather_material(
+        rows,
+        are_labels=looks_like_labels(references),
+        seed=job.spec.dataset.split.seed,
+        read_answer=encoder.read_answer,
+    )
+    if not is_asked:
+        return FromTrainSide(not_prompted=not_asked, answers=material.answers)
+    prompted, reason = prompt_questions(
+        questions,
+        material,
+        encoder,
+        room=measure_room(encoded, context_of(read_config(folder))),
+        is_json=looks_like_json(references),
+    )
+    told = [*([problem] if problem else []), *(prompted.told if prompted else [reason])]
+    for text in told:
+        context.emit.message(f"the base with a prompt: {text}")
+    return FromTrainSide(prompted=prompted, not_prompted=reason, answers=material.answers)
+
+
+def _make_encoder(context: StageContext, prepared: Prepared) -> Encoder:
+    """Return an encoder of rows of any length; what stands before a question never counts."""
+    method = context.job.spec.method
+    only_last = method.loss == "All" or method.objective != "SFT"
+    return Encoder(
+        context.load_tokenizer(),
+        read_format(prepared.folder),
+        loss="Completion" if only_last else method.loss,
+        max_tokens=sys.maxsize,
+    )

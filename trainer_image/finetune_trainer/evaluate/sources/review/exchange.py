@@ -1,0 +1,187 @@
+"""A review in the files of labelling tools: Label Studio and Argilla. Pure.
+
+What goes out is as blind as the page. What comes back becomes one file of verdicts per person.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from xml.sax.saxutils import quoteattr
+
+from finetune_trainer.evaluate.sources.review.blinding import Blind, Item
+from finetune_trainer.evaluate.sources.review.verdicts import (
+    CHOICES,
+    Verdict,
+    VerdictError,
+    Verdicts,
+)
+
+COMMENT = "comment"
+FIELDS = ("prompt", "left", "right")
+
+
+def to_label_studio(blind: Blind) -> list[dict[str, Any]]:
+    """Return the tasks to import."""
+    return [
+        {"data": {"item": item.id, "review": blind.digest, **_fields_of(item)}}
+        for item in blind.items
+    ]
+
+
+def label_studio_config(blind: Blind) -> str:
+    """Return the labelling interface that goes with the tasks."""
+    choices = "".join(f"<Choice value={quoteattr(choice)}/>" for choice in CHOICES)
+    asked = "".join(
+        f"<Header value={quoteattr(criterion)}/><Choices name={quoteattr(criterion)} "
+        f'toName="prompt" choice="single" required="true" showInline="true">{choices}</Choices>'
+        for criterion in blind.rubric
+    )
+    texts = "".join(
+        f'<Header value="{name}"/><Text name="{name}" value="${name}"/>' for name in FIELDS
+    )
+    comment = f'<TextArea name="{COMMENT}" toName="prompt" placeholder="Comment"/>'
+    return f"<View>{texts}{asked}{comment}</View>\n"
+
+
+def read_label_studio(body: object, *, name: str, review: str) -> list[Verdicts]:
+    """Read a project's JSON export.
+
+    Args:
+        body: The export: a list of tasks with annotations.
+        name: Name of the file, for messages.
+        review: Digest of the review that it must be of.
+
+    Raises:
+        VerdictError: It is no such export, or of another review.
+    """
+    found: dict[str, dict[str, Verdict]] = {}
+    for task in _records(body, name, "a JSON export of Label Studio"):
+        data = _object(task.get("data"), name)
+        item = _item_of(data, review, name)
+        for annotation in _list(task.get("annotations"), name):
+            annotation = _object(annotation, name)
+            if annotation.get("was_cancelled"):
+                continue
+            person = _person_of(annotation.get("completed_by"))
+            if item in found.setdefault(person, {}):
+                raise VerdictError(
+                    f"{name}: {person} has judged item {item} more than once; keep one annotation"
+                )
+            found[person][item] = _read_results(_list(annotation.get("result"), name), name)
+    return _files(found, review, name)
+
+
+def to_argilla(blind: Blind) -> list[dict[str, Any]]:
+    """Return the records for ``dataset.records.from_json``."""
+    return [
+        {
+            "id": item.id,
+            "fields": _fields_of(item),
+            "metadata": {"review": blind.digest},
+            "suggestions": {},
+            "responses": {},
+            "vectors": {},
+        }
+        for item in blind.items
+    ]
+
+
+def read_argilla(body: object, *, name: str, review: str) -> list[Verdicts]:
+    """Read records as ``dataset.records(with_responses=True).to_json`` writes them.
+
+    Args:
+        body: The records.
+        name: Name of the file, for messages.
+        review: Digest of the review that it must be of.
+
+    Raises:
+        VerdictError: It is no such file, or of another review.
+    """
+    choices: dict[tuple[str, str], dict[str, str]] = {}
+    comments: dict[tuple[str, str], str] = {}
+    for record in _records(body, name, "Argilla's records as JSON"):
+        metadata = _object(record.get("metadata"), name)
+        item = _item_of({**metadata, "item": record.get("id")}, review, name)
+        for question, answers in _object(record.get("responses"), name).items():
+            for answer in _list(answers, name):
+                answer = _object(answer, name)
+                person = _person_of(answer.get("user_id"))
+                value = str(answer.get("value") or "")
+                if question == COMMENT:
+                    comments[person, item] = value
+                else:
+                    choices.setdefault((person, item), {})[question] = value
+    found: dict[str, dict[str, Verdict]] = {}
+    for (person, item), chosen in choices.items():
+        comment = comments.get((person, item), "")
+        found.setdefault(person, {})[item] = Verdict(choices=chosen, comment=comment)
+    return _files(found, review, name)
+
+
+def _fields_of(item: Item) -> dict[str, str]:
+    if len(item.turns) == 1:
+        prompt = item.turns[0][1]
+    else:
+        prompt = "\n\n".join(f"{role}: {text}" for role, text in item.turns)
+    return {"prompt": prompt, "left": item.left, "right": item.right}
+
+
+def _read_results(results: Sequence[Any], name: str) -> Verdict:
+    choices: dict[str, str] = {}
+    comments: list[str] = []
+    for each in results:
+        result = _object(each, name)
+        value = _object(result.get("value"), name)
+        if result.get("type") == "choices":
+            chosen = _list(value.get("choices"), name)
+            choices[str(result.get("from_name"))] = str(chosen[0]) if len(chosen) == 1 else ""
+        elif result.get("type") == "textarea":
+            comments += map(str, _list(value.get("text"), name))
+    return Verdict(choices=choices, comment="\n".join(comments))
+
+
+def _person_of(value: object) -> str:
+    if isinstance(value, Mapping):
+        value = value.get("email") or value.get("id")
+    return " ".join(str(value if value is not None else "unknown").split())
+
+
+def _item_of(data: Mapping[str, Any], review: str, name: str) -> str:
+    if data.get("review") != review:
+        raise VerdictError(
+            f"{name} is about another review, or its tasks have lost their `review`; import what "
+            "`finetune review export` has written for this run"
+        )
+    return str(data.get("item"))
+
+
+def _files(found: Mapping[str, Mapping[str, Verdict]], review: str, name: str) -> list[Verdicts]:
+    if not found:
+        raise VerdictError(f"{name} holds no annotation of anybody; export it after judging")
+    return [Verdicts(review=review, reviewer=person, items=items)
+            for person, items in sorted(found.items())]  # fmt: skip
+
+
+def _records(body: object, name: str, what: str) -> Iterator[Mapping[str, Any]]:
+    if not isinstance(body, list):
+        raise VerdictError(f"{name} is not {what}, which is a list")
+    for record in body:
+        yield _object(record, name)
+
+
+def _object(value: object, name: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise VerdictError(f"{name} is damaged: {json.dumps(value)[:40]} stands for an object")
+    return value
+
+
+def _list(value: object, name: str) -> Sequence[Any]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise VerdictError(f"{name} is damaged: {json.dumps(value)[:40]} stands for a list")
+    return value

@@ -1,0 +1,1 @@
+"""Checks of rows and of the divided data set."""

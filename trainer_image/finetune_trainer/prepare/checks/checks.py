@@ -1,0 +1,153 @@
+"""What a check found, and the checks of the divided rows.
+
+Rows are checked in this order, each place with rules of its own:
+
+1. one by one while they are read (:mod:`finetune_trainer.prepare.checks.screening`), where text may
+   still    change: personal data and secrets are gone from what is compared later;
+2. against each other (:mod:`finetune_trainer.prepare.duplicates`): copies, leaks, contradictions;
+3. after the split, here: ``DIVISION_CHECKS`` look at the sides.
+
+A check must be deterministic, and any change of what it removes needs a new
+:data:`finetune_trainer.prepare.version.RECIPE_VERSION`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from finetune_trainer.data.rows import Side
+from finetune_trainer.prepare.splits.dividing import Division
+
+NUM_PAIRS_SHOWN = 20
+"""Pairs of rows that a finding lists."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RowPair:
+    """Two rows that a finding speaks of, by file and line; never by their text.
+
+    Attributes:
+        file: File of the row in question.
+        line: Its line.
+        other_file: File of the row that it repeats or contradicts.
+        other_line: Its line.
+    """
+
+    file: str
+    line: int
+    other_file: str
+    other_line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} and {self.other_file}:{self.other_line}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SideCount:
+    """Rows of one side that a finding speaks of.
+
+    Attributes:
+        side: The side.
+        num_rows: How many.
+        kinds: Of these, by kind; a row may be of several.
+    """
+
+    side: Side
+    num_rows: int
+    kinds: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        name: The check, camelCase, as in the report.
+        num_flagged: Rows (or groups, where the check is about groups) it speaks of.
+        num_removed: Rows it took out.
+        message: The finding in words for the user; empty when there is nothing to say.
+        counts: What was met, by kind.
+        files: Rows it speaks of, by file, where that is known.
+        pairs: The first pairs of rows it speaks of, at most :data:`NUM_PAIRS_SHOWN`.
+        sides: Rows it speaks of that are left, by side, where that is known.
+    """
+
+    name: str
+    num_flagged: int
+    num_removed: int = 0
+    message: str = ""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    files: Mapping[str, int] = field(default_factory=dict)
+    pairs: tuple[RowPair, ...] = ()
+    sides: tuple[SideCount, ...] = ()
+
+
+DivisionCheck = Callable[[Division], Finding]
+
+
+def count_groups_on_two_sides(division: Division) -> Finding:
+    """Count groups that the sources' own sides spread over two sides."""
+    number = division.num_groups_on_two_sides
+    message = ""
+    if number:
+        message = (
+            f"{number} of {division.num_groups} groups of rows (same group column, or same prompt) "
+            "are on two sides, because sources with a fixed side share them; held-out scores are "
+            "too good by what the model remembers"
+        )
+    return Finding(name="groupsOnTwoSides", num_flagged=number, message=message)
+
+
+DIVISION_CHECKS: tuple[DivisionCheck, ...] = (count_groups_on_two_sides,)
+
+
+def check_division(division: Division) -> list[Finding]:
+    """Run all checks of the divided rows."""
+    return [check(division) for check in DIVISION_CHECKS]
+
+
+FEW_ROWS, MANY_ROWS = 500, 5000
+"""Most fine-tunes take good examples of this number; fewer teach little, more rarely help."""
+
+
+def tell_size(num_rows: int) -> list[Finding]:
+    """Say that a data set is smaller or larger than what usually suits, if it is."""
+    if FEW_ROWS <= num_rows <= MANY_ROWS:
+        return []
+    words = (
+        f"{FEW_ROWS} to {MANY_ROWS:,} good examples are what most tasks need; with fewer, look at "
+        "the interval of the scores before you trust them"
+        if num_rows < FEW_ROWS
+        else f"{FEW_ROWS} to {MANY_ROWS:,} good examples are enough for most tasks: "
+        "dataset.maxRows draws some of them, and training takes less time in proportion"
+    )
+    message = f"there are {num_rows:,} rows; {words}"
+    return [Finding(name="numRows", num_flagged=num_rows, message=message)]
+
+
+def tell_thoughtless(num_rows: int, num_all: int) -> list[Finding]:
+    """Say in how many of all rows reasoning of an answer is not learned, if in any."""
+    if not num_rows:
+        return []
+    message = (
+        f"{num_rows} of {num_all} rows have answers whose reasoning (`reasoning_content`) the chat "
+        "template does not write, so it is not learned; give a template that writes it in "
+        "model.chatTemplate, or put it into the content, between <think> and </think>"
+    )
+    return [Finding(name="reasoningNotWritten", num_flagged=num_rows, message=message)]
+
+
+def tell_dropped(num_rows: int) -> Finding | None:
+    """Say how many rows ``dataset.onTooLong: Drop`` left out; None for none."""
+    if not num_rows:
+        return None
+    return Finding(
+        name="tooLongRows",
+        num_flagged=num_rows,
+        num_removed=num_rows,
+        message=(
+            f"left out {num_rows} rows that are longer than hyperparameters.maxSequenceLength "
+            "(dataset.onTooLong is Drop)"
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Columns: their usual names, their values, and what they identify."""

@@ -1,0 +1,1 @@
+"""Files: types, encodings, and rows out of each type."""

@@ -1,0 +1,1 @@
+"""Formats of rows: recognised, and brought into the canonical shape."""

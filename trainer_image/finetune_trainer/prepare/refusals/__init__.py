@@ -1,0 +1,1 @@
+"""Refuses data, goals and gates that could not be shown, before training."""

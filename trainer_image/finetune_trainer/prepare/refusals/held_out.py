@@ -1,0 +1,191 @@
+"""The held-out side as far as the number of questions depends on it; no text is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finetune_api.v1alpha1.evaluation.gates import Gate, GateSlice
+from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.evaluation.spec import Goal
+from finetune_trainer.data.answers.label_text import is_short_label, normalize_label
+from finetune_trainer.data.asking import order_questions, question_of
+from finetune_trainer.data.rows import Side, group_of, is_in_slice
+from finetune_trainer.prepare.checks.labels import answer_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOut:
+    """One held-out question.
+
+    Attributes:
+        group: What keeps questions together: those of one group are not independent.
+        gates: Names of the gates whose slice it belongs to.
+        label: Digest of its first answer, where that may be a label.
+        has_prompt: Whether models answer it; plain text is scored by its loss alone.
+    """
+
+    group: str
+    gates: frozenset[str] = frozenset()
+    label: bytes | None = None
+    has_prompt: bool = True
+
+
+IsSeen = Callable[[HeldOut], bool]
+"""Tells whether a claim looks at a question."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldOutSide:
+    """The held-out side of a prepared data set, read once.
+
+    Attributes:
+        questions: The questions, as the evaluation gathers them, in the order of their first row.
+        order: Their places in the order in which they are drawn.
+        sources: The files that rows came from, in the order of their first row.
+        has_several: Whether some question has several rows.
+        num_rows: The rows behind all of it.
+        num_unwanted: Those of them that are answers which nobody wants, and so no references.
+    """
+
+    questions: Sequence[HeldOut]
+    order: Sequence[int]
+    sources: Sequence[str] = ()
+    has_several: bool = False
+    num_rows: int = 0
+    num_unwanted: int = 0
+
+    def drawn(self, most: int) -> list[HeldOut]:
+        """Return the questions that are asked where so many are at most, in order of their draw."""
+        return [self.questions[place] for place in self.order[:most]]
+
+    def number(self, most: int, is_seen: IsSeen) -> int:
+        """Return how many questions are asked and looked at, where so many are asked at most."""
+        return sum(map(is_seen, self.drawn(most)))
+
+    def groups(self, most: int, is_seen: IsSeen) -> Counter[str]:
+        """Count the questions of each group that are asked and looked at."""
+        return Counter(question.group for question in self.drawn(most) if is_seen(question))
+
+    def number_with(self, num_groups: int, is_seen: IsSeen) -> int | None:
+        """Return how many questions must be asked for so many groups; None where there are less."""
+        groups: set[str] = set()
+        for number, place in enumerate(self.order, start=1):
+            question = self.questions[place]
+            if is_seen(question):
+                groups.add(question.group)
+            if len(groups) >= num_groups:
+                return number
+        return None
+
+
+def counts_for(goal: Goal | None) -> IsSeen:
+    """Return which held-out questions count for ``evaluation.minPrompts``.
+
+    Those that the goal's metric scores: plain text has nothing but a loss. Without a goal all do.
+    """
+    takes_all = goal is None or goal.metric in LOWER_IS_BETTER
+
+    def counts(question: HeldOut) -> bool:
+        return takes_all or question.has_prompt
+
+    return counts
+
+
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the held-out rows of a prepared data set."""
+    with (folder / f"{Side.TEST}.jsonl").open(encoding="utf-8") as rows:
+        yield from map(json.loads, rows)
+
+
+def read_side(folder: Path, gates: Sequence[Gate], *, seed: int) -> HeldOutSide:
+    """Return the held-out side of a prepared data set.
+
+    Args:
+        folder: The prepared data set.
+        gates: The job's gates.
+        seed: ``dataset.split.seed``.
+    """
+    return gather_side(read_rows(folder), gates, seed=seed)
+
+
+def gather_side(
+    rows: Iterable[dict[str, Any]], gates: Sequence[Gate] = (), *, seed: int
+) -> HeldOutSide:
+    """Return the held-out side of rows; see :func:`read_side`."""
+    found: dict[bytes, _Question] = {}
+    sources: dict[str, None] = {}
+    num_rows = num_unwanted = 0
+    for row in rows:
+        num_rows += 1
+        sources[source_of(row)] = None
+        if row.get("label") is False:
+            num_unwanted += 1
+            continue  # an answer that nobody wants is no reference
+        question = found.setdefault(digest_of(row), _Question(row))
+        question.add(row, gates)
+    return HeldOutSide(
+        questions=[
+            HeldOut(
+                group=question.group,
+                gates=frozenset(question.gates),
+                label=question.label,
+                has_prompt=question.has_prompt,
+            )
+            for question in found.values()
+        ],
+        order=order_questions(len(found), seed=seed),
+        sources=list(sources),
+        has_several=num_rows - num_unwanted > len(found),
+        num_rows=num_rows,
+        num_unwanted=num_unwanted,
+    )
+
+
+def digest_of(row: Mapping[str, Any]) -> bytes:
+    """Return what rows of one question have in common, as a digest."""
+    return hashlib.blake2b(question_of(dict(row)).encode(), digest_size=16).digest()
+
+
+def is_inside(row: Mapping[str, Any], part: GateSlice) -> bool:
+    """Return whether a row belongs to a slice."""
+    if part.column is not None and part.value is not None:
+        return is_in_slice(row, part.column, part.value)
+    if part.label is None:
+        return source_of(row) == part.source
+    answer = answer_of(row)
+    return answer is not None and normalize_label(answer) == normalize_label(part.label)
+
+
+def source_of(row: Mapping[str, Any]) -> str:
+    """Return the file that a row came from."""
+    return str(row.get("metadata", {}).get("source", ""))
+
+
+@dataclass(kw_only=False, slots=True)
+class _Question:
+    """A question whose rows are being read."""
+
+    group: str
+    label: bytes | None
+    has_prompt: bool
+    gates: set[str] = field(default_factory=set)
+
+    def __init__(self, row: Mapping[str, Any]) -> None:
+        answer = answer_of(row)
+        self.group = group_of(dict(row))
+        self.has_prompt = "text" not in row
+        self.label = None
+        self.gates = set()
+        if answer is not None and is_short_label(answer):
+            self.label = hashlib.blake2b(normalize_label(answer).encode(), digest_size=8).digest()
+
+    def add(self, row: Mapping[str, Any], gates: Sequence[Gate]) -> None:
+        self.gates.update(
+            gate.name for gate in gates if gate.slice is None or is_inside(row, gate.slice)
+        )

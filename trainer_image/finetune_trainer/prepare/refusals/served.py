@@ -1,0 +1,158 @@
+"""Refuses before training what the evaluation's server could not be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.data.asking import draw_questions
+from finetune_trainer.data.rows import other_answer, prompt_of
+from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.context import served_context
+from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.model.load import read_config, read_model_architecture
+from finetune_trainer.planning.answering import answer_length
+from finetune_trainer.planning.experts import reaches_experts
+from finetune_trainer.prepare.refusals.held_out import digest_of, read_rows
+
+if TYPE_CHECKING:
+    from finetune_trainer.context import StageContext
+
+_DROP = "hyperparameters.maxSequenceLength with dataset.onTooLong: Drop"
+
+
+def require_served(job: ResolvedJob, folder: Path) -> None:
+    """Refuse a vLLM server for an adapter on a mixture's experts.
+
+    vLLM drops, without a word, what an adapter changes in modules that it has no room for, and
+    keeps the experts of a layer as one module, by other names than an adapter.
+
+    Args:
+        job: The effective job.
+        folder: Local base model; its configuration is enough.
+
+    Raises:
+        UserError: ``EngineUnsuitable``.
+    """
+    if job.spec.evaluation.engine != "VLLM":
+        return
+    model_type = read_model_architecture(folder).model_type
+    if reaches_experts(model_type, tuple(job.spec.method.adapter.target_modules)):
+        raise UserError(
+            "EngineUnsuitable",
+            f"evaluation.engine VLLM: method.adapter.targetModules all-linear changes the experts "
+            f"of this mixture ({model_type}), which was never tried with vLLM; use Transformers, "
+            "or name the attention's modules, such as q_proj and v_proj",
+        )
+
+
+def require_room(context: StageContext, folder: Path, *, num_questions: int) -> None:
+    """Refuse held-out questions that are longer than a vLLM server lets the model read.
+
+    A server that is to have more tokens than the model takes does not begin.
+
+    Args:
+        context: The stage's.
+        folder: The prepared data set.
+        num_questions: How many held-out questions are asked at most.
+
+    Raises:
+        UserError: ``EngineUnsuitable``.
+        DataError: The chat template does not write a row.
+    """
+    job = context.job
+    if job.spec.evaluation.engine != "VLLM":
+        return
+    model_dir, _ = context.model_folder(include_weights=False)
+    room = served_context(read_config(model_dir))
+    if room is None:
+        return
+    encoder = make_encoder(job, context.load_tokenizer(), read_format(folder))
+    seed = job.spec.dataset.split.seed
+    lengths = _measure(encoder, _asked(folder, most=num_questions, seed=seed))
+    asked = job.spec.evaluation.max_new_tokens
+    # Reasoning before an answer has what that leaves, and needs no room of its own.
+    answer = answer_length(lengths.answers, asked)
+    if problem := _find_problem(lengths, answer, room, is_auto=asked == "auto"):
+        raise UserError("EngineUnsuitable", f"evaluation.engine VLLM: {problem}")
+
+
+def find_unserved(
+    context: StageContext, folder: Path, *, num_questions: int
+) -> list[DataError | UserError]:
+    """Return all that :func:`require_served` and :func:`require_room` refuse.
+
+    Arguments as for :func:`require_room`.
+    """
+    model_dir, _ = context.model_folder(include_weights=False)
+    refusals: list[DataError | UserError] = []
+    for require in (
+        partial(require_served, context.job, model_dir),
+        partial(require_room, context, folder, num_questions=num_questions),
+    ):
+        try:
+            require()
+        except (DataError, UserError) as error:
+            refusals.append(error)
+    return refusals
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Lengths:
+    """Tokens of what is asked: the longest example and prompt, and every reference."""
+
+    example: int
+    prompt: int
+    answers: list[int]
+
+
+def _find_problem(lengths: _Lengths, answer: int, room: int, *, is_auto: bool) -> str:
+    """Return why these lengths find no room, with the remedy; empty if they do."""
+    takes = f"more than the {room:,} that the model takes (config.json)"
+    if lengths.example > room:
+        return (
+            f"the longest held-out example has {lengths.example:,} tokens, {takes}; set "
+            f"hyperparameters.maxSequenceLength to at most {room:,}, or use Transformers"
+        )
+    if lengths.answers and lengths.prompt + answer > room:
+        chosen = "auto is" if is_auto else "is"
+        remedy = f"leave longer rows out ({_DROP}), or use Transformers"
+        if lengths.prompt < room:
+            left = room - lengths.prompt
+            remedy = f"set evaluation.maxNewTokens to at most {left:,}, {remedy}"
+        return (
+            f"the longest held-out prompt has {lengths.prompt:,} tokens and its answer up to "
+            f"{answer:,} (evaluation.maxNewTokens {chosen} {answer:,}), {takes}; {remedy}"
+        )
+    return ""
+
+
+def _measure(encoder: Encoder, rows: Iterator[dict[str, Any]]) -> _Lengths:
+    example, prompt = 0, 0
+    answers: list[int] = []
+    for row in rows:
+        examples = list(encoder.encode_row(row))
+        if "rejected" in row:
+            examples += encoder.encode_row(other_answer(row))
+        example = max([example, *(len(each.input_ids) for each in examples)])
+        if "text" not in row:
+            prompt = max(prompt, len(encoder.encode_prompt(prompt_of(row), row.get("tools"))))
+            answers.append(encoder.answer_length(row))
+    return _Lengths(example=example, prompt=prompt, answers=answers)
+
+
+def _asked(folder: Path, *, most: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Yield the held-out rows of the questions that the evaluation draws."""
+    numbers: dict[bytes, int] = {}
+    for row in read_rows(folder):
+        if row.get("label") is not False:
+            numbers.setdefault(digest_of(row), len(numbers))
+    drawn = set(draw_questions(len(numbers), most=most, seed=seed))
+    for row in read_rows(folder):
+        if row.get("label") is not False and numbers[digest_of(row)] in drawn:
+            yield row

@@ -1,0 +1,1 @@
+"""The report, the page and the card of a prepared data set."""

@@ -1,0 +1,1 @@
+"""Rows on their way through the stage, and when two are equal."""

@@ -1,0 +1,329 @@
+"""Rows on their way from the sources to the sides: text on disk, digests in memory.
+
+A data set may be larger than the pod's memory. Of each row only what checks and division compare is
+kept: digests, a side, its place in the sources, about 140 bytes. The text goes to a file, in the
+order of reading, and is distributed to the sides in a second pass; its normalised prompt goes to a
+second file, from which pairs of rows are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from finetune_trainer.data.rows import Example, RowFile, Side, replace_group
+from finetune_trainer.prepare.rows.normal import DIGEST_BYTES as NORMAL_BYTES
+from finetune_trainer.prepare.rows.normal import normalise_row
+from finetune_trainer.prepare.rows.prompt_file import PromptFile
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DIGEST_BYTES = 32
+SIDES = tuple(Side)
+LOOSE = len(SIDES)
+"""Code of a row whose side the split decides; other codes are positions in :data:`SIDES`."""
+_BLOCK_BYTES = 1 << 24
+BENCHMARK = LOOSE + 1
+"""Code of a row of ``dataset.contamination.against``: compared with, never written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowKeys:
+    """What is compared of rows, one entry per row.
+
+    Attributes:
+        positions: Where the rows stand in the spool, ascending.
+        groups: Digests of what keeps rows together, dtype ``S32``.
+        contents: Digests of the rows, dtype ``S32``.
+        sides: Codes of the sides that sources are bound to, or :data:`LOOSE`; dtype uint8.
+    """
+
+    positions: NDArray[np.int64]
+    groups: NDArray[np.bytes_]
+    contents: NDArray[np.bytes_]
+    sides: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def take(self, indexes: NDArray[np.int64]) -> RowKeys:
+        """Return the rows at these indexes, which ascend."""
+        return RowKeys(
+            positions=self.positions[indexes],
+            groups=self.groups[indexes],
+            contents=self.contents[indexes],
+            sides=self.sides[indexes],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowMarks:
+    """What tells rows that say the same, and where they came from; by position in the spool.
+
+    Attributes:
+        prompts: Digests of the normalised prompts, dtype ``S16``.
+        rows: Digests of the normalised rows, dtype ``S16``.
+        answers: Digests of the normalised answers, dtype uint64.
+        is_label: The answer is as short as a label.
+        files: Numbers of the files, in :attr:`file_names`.
+        lines: Lines, as in :class:`finetune_trainer.data.rows.RawRow`.
+        times: When they arose, in microseconds since 1970; 0 where that is not asked.
+        personal: Kinds of personal data that were found in them, as bits.
+        file_names: Files as the user knows them.
+    """
+
+    prompts: NDArray[np.bytes_]
+    rows: NDArray[np.bytes_]
+    answers: NDArray[np.uint64]
+    is_label: NDArray[np.bool_]
+    files: NDArray[np.uint32]
+    lines: NDArray[np.uint32]
+    times: NDArray[np.int64]
+    personal: NDArray[np.uint16]
+    file_names: tuple[str, ...]
+
+    def place(self, position: int) -> tuple[str, int]:
+        """Return file and line of a row."""
+        return self.file_names[self.files[position]], int(self.lines[position])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackedRows:
+    """Rows as the spool takes them in: what is kept of them in memory, and their text.
+
+    Attributes:
+        lines: The rows as :meth:`Example.to_json` writes them, each with its line break, in UTF-8.
+        groups: Their group digests, one after the other.
+        contents: Their content digests.
+        sides: The codes of their sides, one byte each.
+        prompts: Their normalised prompts, one after the other, in UTF-8.
+        prompt_bytes: The lengths of these, as ``array("I")``.
+        marks: Digests of normalised prompts, rows and answers, and flags of labels, each one after
+            the other.
+        files: The files they came from, as ``(name, rows)`` in their order.
+        places: The lines they stand on, as ``array("I")``.
+        times: When they arose, as ``array("q")``.
+        personal: Kinds of personal data in them, as ``array("H")``.
+    """
+
+    lines: bytes
+    groups: bytes
+    contents: bytes
+    sides: bytes
+    prompts: bytes
+    prompt_bytes: bytes
+    marks: tuple[bytes, bytes, bytes, bytes]
+    files: tuple[tuple[str, int], ...]
+    places: bytes
+    times: bytes
+    personal: bytes
+
+    def __len__(self) -> int:
+        return len(self.sides)
+
+
+def pack_rows(examples: Sequence[Example], *, is_benchmark: bool = False) -> PackedRows:
+    """Bring rows into the shape in which processes hand them on.
+
+    Args:
+        examples: The rows.
+        is_benchmark: They are only compared with.
+    """
+    normal = [normalise_row(example.row) for example in examples]
+    prompts = [row.prompt.encode() for row in normal]
+    return PackedRows(
+        lines="".join(f"{example.to_json()}\n" for example in examples).encode(),
+        groups=bytes.fromhex("".join(example.group for example in examples)),
+        contents=bytes.fromhex("".join(example.content for example in examples)),
+        sides=bytes(BENCHMARK if is_benchmark else _side_code(row.side) for row in examples),
+        prompts=b"".join(prompts),
+        prompt_bytes=array("I", map(len, prompts)).tobytes(),
+        marks=(
+            b"".join(row.prompt_digest for row in normal),
+            b"".join(row.row_digest for row in normal),
+            b"".join(row.answer_digest for row in normal),
+            bytes(row.is_label for row in normal),
+        ),
+        files=tuple(
+            (file, len(list(rows))) for file, rows in groupby(row.file for row in examples)
+        ),
+        places=array("I", (row.line for row in examples)).tobytes(),
+        times=array("q", (row.time or 0 for row in examples)).tobytes(),
+        personal=array("H", (row.personal for row in examples)).tobytes(),
+    )
+
+
+def _side_code(side: Side | None) -> int:
+    return LOOSE if side is None else SIDES.index(side)
+
+
+class Spool:
+    """Collects rows; used as a context it closes and removes its files."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream: IO[bytes] = path.open("wb")
+        self._prompts_path = path.with_suffix(".prompts")
+        self._prompts: IO[bytes] = self._prompts_path.open("wb")
+        self._groups = bytearray()
+        self._contents = bytearray()
+        self._sides = bytearray()
+        self._prompt_bytes = array("I")
+        self._marks = tuple(bytearray() for _ in range(4))
+        self._file_numbers: dict[str, int] = {}
+        self._files = array("I")
+        self._places = array("I")
+        self._times = array("q")
+        self._personal = array("H")
+
+    def __enter__(self) -> Spool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+        self._prompts.close()
+        self._path.unlink(missing_ok=True)
+        self._prompts_path.unlink(missing_ok=True)
+
+    def __len__(self) -> int:
+        return len(self._sides)
+
+    @property
+    def folder(self) -> Path:
+        """Where its files lie; others of the same life may lie beside them."""
+        return self._path.parent
+
+    def add(self, rows: PackedRows) -> None:
+        """Take in the next rows."""
+        self._stream.write(rows.lines)
+        self._groups += rows.groups
+        self._contents += rows.contents
+        self._sides += rows.sides
+        self._prompts.write(rows.prompts)
+        self._prompt_bytes.frombytes(rows.prompt_bytes)
+        for own, other in zip(self._marks, rows.marks, strict=True):
+            own += other
+        for file, number in rows.files:
+            code = self._file_numbers.setdefault(file, len(self._file_numbers))
+            self._files.extend([code] * number)
+        self._places.frombytes(rows.places)
+        self._times.frombytes(rows.times)
+        self._personal.frombytes(rows.personal)
+
+    def prompt_file(self, positions: NDArray[np.int64], folder: Path) -> PromptFile:
+        """Return the normalised prompts of some rows, numbered in this order.
+
+        Args:
+            positions: The rows; no row may be added afterwards.
+            folder: Where it is written where each one stands.
+        """
+        import numpy as np
+
+        self._prompts.flush()
+        lengths = np.frombuffer(self._prompt_bytes, dtype=np.uint32)
+        ends = np.cumsum(lengths, dtype=np.int64)
+        file = PromptFile(path=self._prompts_path, spans=folder / "prompts.npy")
+        np.save(file.spans, np.stack([ends - lengths, ends], axis=1)[positions])
+        return file
+
+    def row_reader(self) -> Callable[[int], dict[str, Any]]:
+        """Return the function that reads a row by its position; no row may be added afterwards."""
+        import numpy as np
+
+        self._stream.flush()
+        ends = [np.zeros(1, dtype=np.int64)]
+        with self._path.open("rb") as stream:
+            start = 0
+            while block := stream.read(_BLOCK_BYTES):
+                ends.append(start + 1 + np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n")))
+                start += len(block)
+            lines = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        places = np.concatenate(ends)
+
+        def read(position: int) -> dict[str, Any]:
+            row: dict[str, Any] = json.loads(lines[places[position] : places[position + 1]])
+            return row
+
+        return read
+
+    def marks(self) -> RowMarks:
+        """Return what tells equal rows; no row may be added afterwards."""
+        import numpy as np
+
+        prompts, rows, answers, is_label = self._marks
+        return RowMarks(
+            prompts=np.frombuffer(prompts, dtype=f"S{NORMAL_BYTES}"),
+            rows=np.frombuffer(rows, dtype=f"S{NORMAL_BYTES}"),
+            answers=np.frombuffer(answers, dtype=np.uint64),
+            is_label=np.frombuffer(is_label, dtype=np.bool_),
+            files=np.frombuffer(self._files, dtype=np.uint32),
+            lines=np.frombuffer(self._places, dtype=np.uint32),
+            times=np.frombuffer(self._times, dtype=np.int64),
+            personal=np.frombuffer(self._personal, dtype=np.uint16),
+            file_names=tuple(self._file_numbers),
+        )
+
+    def keys(self) -> RowKeys:
+        """Return what is compared of all rows; no row may be added afterwards."""
+        import numpy as np
+
+        return RowKeys(
+            positions=np.arange(len(self), dtype=np.int64),
+            groups=np.frombuffer(self._groups, dtype=f"S{DIGEST_BYTES}"),
+            contents=np.frombuffer(self._contents, dtype=f"S{DIGEST_BYTES}"),
+            sides=np.frombuffer(self._sides, dtype=np.uint8),
+        )
+
+    def write_sides(
+        self,
+        folder: Path,
+        positions: NDArray[np.int64],
+        sides: NDArray[np.uint8],
+        repeats: NDArray[np.uint8],
+        groups: NDArray[np.bytes_] | None = None,
+    ) -> Mapping[Side, RowFile]:
+        """Write one file of JSON lines per side, its rows in the order of reading.
+
+        Args:
+            folder: Where to; a side without rows gets an empty file.
+            positions: Rows that remain, ascending.
+            sides: Code of each one's side.
+            repeats: How often each one is written.
+            groups: Digest of what kept each one together with others, written to its metadata;
+                None keeps the rows' own.
+        """
+        import numpy as np
+
+        self._stream.flush()
+        code_of = np.full(len(self), LOOSE, dtype=np.uint8)
+        code_of[positions] = sides
+        repeats_of = np.zeros(len(self), dtype=np.uint8)
+        repeats_of[positions] = repeats
+        paths = [folder / f"{side}.jsonl" for side in SIDES]
+        with ExitStack() as stack:
+            outputs = [stack.enter_context(path.open("wb")) for path in paths]
+            lines = stack.enter_context(self._path.open("rb"))
+            codes, times = code_of.tobytes(), repeats_of.tobytes()
+            raw = b"" if groups is None else groups.tobytes()
+            starts = iter(range(0, len(raw), DIGEST_BYTES))
+            for code, number, line in zip(codes, times, lines, strict=True):
+                if code == LOOSE:
+                    continue
+                if groups is not None:
+                    start = next(starts)
+                    line = replace_group(line, raw[start : start + DIGEST_BYTES].hex())
+                outputs[code].write(line * number)
+        counts = np.bincount(sides, weights=repeats, minlength=len(SIDES)).astype(int).tolist()
+        return {
+            side: RowFile(path=path, num_rows=number)
+            for side, path, number in zip(SIDES, paths, counts, strict=True)
+        }

@@ -1,0 +1,1 @@
+"""Divides rows into the splits train, validation and test."""

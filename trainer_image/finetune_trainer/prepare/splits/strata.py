@@ -1,0 +1,104 @@
+"""Labels whose shares the split keeps, and what the size of the test side allows to say. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from functools import cache
+from typing import TYPE_CHECKING
+
+from finetune_api.v1alpha1.evaluation.judging import most_scored
+from finetune_api.v1alpha1.evaluation.scoring import CORPUS_METRICS, JUDGE_METRICS
+from finetune_api.v1alpha1.evaluation.spec import Evaluation
+from finetune_trainer.data.asking import most_asked
+from finetune_trainer.statistics.bounded import confidence_of_share
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from finetune_trainer.prepare.rows.spool import RowKeys, RowMarks
+
+MAX_LABELS = 200
+MIN_ROWS_PER_LABEL = 5
+WANTED_HALF_WIDTH = 0.10
+MOST_WANTED = 100_000
+_LABELLED_SHARE = 0.95
+
+
+def find_strata(keys: RowKeys, marks: RowMarks) -> NDArray[np.int64] | None:
+    """Return the number of each row's label, where the data set has a few labels; else None.
+
+    A data set has labels when nearly all answers are short, there are at most 200 different ones,
+    and five rows of each on average. Rows with another answer share a number.
+    """
+    import numpy as np
+
+    is_label = marks.is_label[keys.positions]
+    if not len(keys) or is_label.mean() < _LABELLED_SHARE:
+        return None
+    answers = np.where(is_label, marks.answers[keys.positions], np.uint64(0))
+    labels, strata = np.unique(answers, return_inverse=True)
+    if not 2 <= len(labels) <= min(MAX_LABELS, len(keys) // MIN_ROWS_PER_LABEL):
+        return None
+    return strata
+
+
+def largest_deviation(strata: NDArray[np.int64], on_side: NDArray[np.bool_]) -> float:
+    """Return by how much the share of a label on a side differs most from its share of all rows."""
+    import numpy as np
+
+    if not on_side.any():
+        return 0.0
+    num = int(strata.max()) + 1
+    overall = np.bincount(strata, minlength=num) / len(strata)
+    there = np.bincount(strata[on_side], minlength=num) / on_side.sum()
+    return float(np.abs(there - overall).max())
+
+
+@cache
+def widest_half(num_groups: int) -> float:
+    """Return half the width of the widest 95 % interval of a score between 0 and 1.
+
+    Args:
+        num_groups: Independent held-out prompts.
+
+    Source: Clopper and Pearson 1934, at a share of one half; the evaluation has the same bounds.
+    """
+    if num_groups <= 0:
+        return 0.5
+    interval = confidence_of_share(num_groups / 2, num_groups).interval()
+    return (interval.high - interval.low) / 2
+
+
+@cache
+def count_wanted(half_width: float = WANTED_HALF_WIDTH) -> int:
+    """Return how many independent held-out prompts make no interval wider than this."""
+    return bisect_left(range(MOST_WANTED), -half_width, key=lambda number: -widest_half(number))
+
+
+def word_width(evaluation: Evaluation, metric: str, num_groups: int) -> str:
+    """Say on how many held-out prompts a job's verdict rests, and what that is worth.
+
+    Args:
+        evaluation: The job's ``spec.evaluation``, which says how many are asked.
+        metric: The goal's metric; empty without one.
+        num_groups: Independent held-out prompts.
+    """
+    asked, wanted = most_asked(evaluation), count_wanted()
+    most = most_scored(evaluation, metric, asked)
+    number = min(num_groups, most)
+    sentence = f"the verdict rests on {number} independent held-out prompts"
+    if metric in CORPUS_METRICS:
+        return sentence  # what is no mean of rows may vary more than a share does
+    sentence += (
+        ": the 95 % interval of a share of hits reaches at most "
+        f"{widest_half(number):.3f} to either side"
+    )
+    if number >= wanted:
+        return sentence
+    remedy = "add examples, or raise dataset.split.testPercent"
+    if num_groups >= wanted:
+        is_judged = metric in JUDGE_METRICS and most < asked
+        field = "evaluation.judge.sample and maxCalls" if is_judged else "evaluation.maxSamples"
+        remedy = f"raise {field}"
+    return f"{sentence}; {wanted} are wanted for {WANTED_HALF_WIDTH:.2f}: {remedy}"

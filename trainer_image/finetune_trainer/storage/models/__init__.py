@@ -1,0 +1,1 @@
+"""Base models on a node: which files, which digests, one cache."""

@@ -1,0 +1,1 @@
+"""The parent process of a run: starts ranks, watches them, stores what they make."""

@@ -1,0 +1,292 @@
+"""What a node has yet to bring to storage: in order, behind training, within a budget of bytes.
+
+One thread sends one parcel after the other, because later ones count on earlier ones (a checkpoint
+on the weights of the best step before it). While the store is away the thread waits for it and
+training goes on; what is saved meanwhile gathers on the local disk. Only who finds no room in the
+budget, or is at the end of training, has to wait, and gives up when patience ends.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.protocol.trainer import Environment
+from finetune_trainer.errors import InternalError, StorageError, TrainerError
+from finetune_trainer.storage import ObjectStore
+from finetune_trainer.storage.patience import (
+    EARLIER_STAGES,
+    PATIENCE_SECONDS,
+    Patience,
+    PatientStore,
+    read_number,
+    say_seconds,
+)
+from finetune_trainer.storage.store import OnBytes
+
+SHARE_OF_DISK = 0.5
+"""The other half is for the checkpoint that is being written, the data and the trained weights."""
+
+REPORT_SECONDS = 60.0
+"""A parcel that is on its way longer than this is told, again and again."""
+
+Send = Callable[[ObjectStore, OnBytes], Any]
+"""Stores a parcel, and tells of bytes as the store has them."""
+
+
+@dataclass(kw_only=True, eq=False)
+class _Parcel:
+    """One thing that is to be stored.
+
+    Attributes:
+        name: What it is, for people.
+        num_bytes: What it holds of the local disk.
+        send: Stores it and removes it from the disk.
+        future: What came of it.
+        began: When it was sent; 0 before.
+        moved_at: When the store last took some bytes of it.
+        num_moved: Bytes that the store has of it.
+    """
+
+    name: str
+    num_bytes: int
+    send: Send
+    future: Future[Any]
+    began: float = 0.0
+    moved_at: float = 0.0
+    num_moved: int = 0
+
+
+class Outbox:
+    """Brings parcels to storage in the order in which they are submitted.
+
+    After one has failed for good all later ones fail with it: none may overtake.
+
+    Args:
+        store: Where to.
+        budget_bytes: What parcels may hold of the local disk together; one is always allowed.
+        tell: Called with messages for people.
+        patience_seconds: How long whoever waits here bears a store that is away.
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        *,
+        budget_bytes: int,
+        tell: Callable[[str], None],
+        patience_seconds: float = PATIENCE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._patience = Patience(
+            tell,
+            meanwhile="training goes on, what it saves waits on the local disk",
+            seconds=None,
+            known=EARLIER_STAGES,
+            clock=clock,
+        )
+        self._store = PatientStore(store, self._patience)
+        self.budget_bytes = budget_bytes
+        self.patience_seconds = patience_seconds
+        self._tell = tell
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._urgent: deque[_Parcel] = deque()
+        self._parcels: deque[_Parcel] = deque()
+        self._current: _Parcel | None = None
+        self._failure: TrainerError | None = None
+        self._thread: threading.Thread | None = None
+        self._reported_at = 0.0
+
+    def submit(self, name: str, num_bytes: int, send: Send, *, urgent: bool = False) -> Future[Any]:
+        """Have something stored.
+
+        Args:
+            name: What it is, for people.
+            num_bytes: What it holds of the local disk until it is stored.
+            send: Called in the outbox's thread with a store that outlasts outages.
+            urgent: Before all that is not.
+        """
+        parcel = _Parcel(name=name, num_bytes=num_bytes, send=send, future=Future())
+        with self._changed:
+            (self._urgent if urgent else self._parcels).append(parcel)
+            if self._thread is None:
+                # A daemon: a rank that fails must be able to leave.
+                self._thread = threading.Thread(target=self._run, name="outbox", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+        return parcel.future
+
+    @property
+    def failure(self) -> TrainerError | None:
+        """Why nothing more reaches storage; None while it does."""
+        return self._failure
+
+    @property
+    def num_bytes(self) -> int:
+        """What is not stored yet holds this much of the local disk."""
+        with self._changed:
+            return sum(parcel.num_bytes for parcel in self._waiting())
+
+    def is_idle(self) -> bool:
+        """Whether everything submitted has come to an end."""
+        with self._changed:
+            return not self._waiting()
+
+    def has_room(self, num_bytes: int) -> bool:
+        """Whether the budget holds so much more; always so when nothing waits."""
+        return self.is_idle() or self.num_bytes + num_bytes <= self.budget_bytes
+
+    def wait(self, seconds: float) -> None:
+        """Wait until a parcel comes to its end, at most so long."""
+        with self._changed:
+            if self._waiting():
+                self._changed.wait(seconds)
+
+    def is_hopeless(self, *, since: float) -> bool:
+        """Whether patience is at its end for somebody who waits since then, by the clock."""
+        now = self._clock()
+        away = self._patience.away_seconds
+        refused = away > 0 and min(away, now - since) >= self.patience_seconds
+        return refused or (self._is_stuck(now) and now - since >= self.patience_seconds)
+
+    def give_up(self) -> None:
+        """Let what is on its way fail with what the store said last."""
+        self._patience.give_up()
+        with self._changed:
+            current = self._current
+            if current is not None and self._is_stuck(self._clock()):
+                quiet = say_seconds(self._clock() - max(current.began, current.moved_at))
+                self._failure = StorageError(
+                    "StorageStalled",
+                    f"the {current.name} is on its way to {self._store.uri}, and the store has "
+                    f"neither taken a byte nor said anything for {quiet}. Check the server, the "
+                    "mount and the network.",
+                )
+
+    def describe(self) -> str:
+        """Say what waits, in words; empty if nothing does."""
+        with self._changed:
+            waiting = self._waiting()
+        if not waiting:
+            return ""
+        held = sum(parcel.num_bytes for parcel in waiting)
+        names = ", ".join(parcel.name for parcel in waiting if parcel.num_bytes)
+        return (
+            f"{names or waiting[0].name} ({say_bytes(held)} of a local budget of "
+            f"{say_bytes(self.budget_bytes)})"
+        )
+
+    def report(self) -> None:
+        """Tell of a parcel that is long on its way; call it now and then."""
+        now = self._clock()
+        with self._changed:
+            current, num_behind = self._current, len(self._waiting()) - 1
+        if current is None or not current.num_bytes or self._patience.away_seconds:
+            return  # an outage is told by itself
+        if now - max(current.began, self._reported_at) < REPORT_SECONDS:
+            return
+        self._reported_at = now
+        seconds, quiet = now - current.began, now - max(current.moved_at, current.began)
+        words = (
+            f"the {current.name} is on its way to storage for {say_seconds(seconds)}: "
+            f"{say_bytes(current.num_moved)} of {say_bytes(current.num_bytes)} stored"
+        )
+        if quiet >= REPORT_SECONDS:
+            words += f", nothing in the last {say_seconds(quiet)}"
+        elif current.num_moved:
+            words += f", {say_bytes(int(current.num_moved / seconds))}/s"
+        if num_behind > 0:
+            words += f"; behind it wait {num_behind} more, together {self.describe()}"
+        self._tell(words)
+
+    def _waiting(self) -> list[_Parcel]:
+        """Return what has not come to its end, the one on its way first."""
+        current = [self._current] if self._current is not None else []
+        return [*current, *self._urgent, *self._parcels]
+
+    def _is_stuck(self, now: float) -> bool:
+        """Whether the store neither takes nor says anything: a mount that hangs, for example."""
+        current = self._current
+        return (
+            current is not None
+            and self._patience.away_seconds == 0
+            and now - max(current.began, current.moved_at) >= self.patience_seconds
+        )
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not self._urgent and not self._parcels:
+                    self._changed.wait()
+                parcel = (self._urgent or self._parcels).popleft()
+                parcel.began = self._clock()
+                self._current = parcel
+            self._send(parcel)
+
+    def _send(self, parcel: _Parcel) -> None:
+        def note(num_bytes: int) -> None:
+            parcel.num_moved += num_bytes
+            parcel.moved_at = self._clock()
+
+        result, failure = None, self._failure
+        if failure is None:
+            try:
+                result = parcel.send(self._store, note)
+            except TrainerError as error:
+                failure = error
+            except Exception as error:
+                failure = InternalError(type(error).__name__[:63], f"{parcel.name}: {error}")
+                failure.__cause__ = error
+        with self._changed:
+            self._failure = self._failure or failure
+            self._current = None
+            if failure is None:
+                parcel.future.set_result(result)
+            else:
+                parcel.future.set_exception(failure)
+            self._changed.notify_all()
+
+
+def decide_budget(environment: Mapping[str, str], folder: Path) -> int:
+    """Return how many bytes of the local disk unstored checkpoints may hold.
+
+    Args:
+        environment: ``FINETUNE_CHECKPOINT_BUFFER_BYTES`` is the budget itself. Else it is half of
+            what is free, or half of ``FINETUNE_SCRATCH_BYTES``, the volume's limit, if that is
+            less: a pod that writes more is evicted.
+        folder: Where checkpoints are saved.
+
+    Raises:
+        UserError: A variable is no number of bytes.
+    """
+    if asked := environment.get(Environment.CHECKPOINT_BUFFER_BYTES):
+        return read_number(Environment.CHECKPOINT_BUFFER_BYTES, asked)
+    room = shutil.disk_usage(folder).free
+    if limit := environment.get(Environment.SCRATCH_BYTES):
+        room = min(room, read_number(Environment.SCRATCH_BYTES, limit))
+    return int(room * SHARE_OF_DISK)
+
+
+def say_bytes(num_bytes: int) -> str:
+    """Write a size for people: ``1.5 GiB``, ``12 KiB``."""
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes / 2**10:.0f} KiB"
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of a folder's files."""
+    return sum(
+        os.path.getsize(Path(top, name)) for top, _, names in os.walk(folder) for name in names
+    )

@@ -1,0 +1,1 @@
+"""Decides every automatic setting of a run. Pure."""

@@ -1,0 +1,350 @@
+"""Decides every ``auto`` of a job: a pure function from job, data and hardware to a recipe.
+
+The rules, with their reasons:
+
+* **Learning rate.** See :mod:`finetune_trainer.train.recipe.learning_rate`.
+* **Batches.** See :mod:`finetune_trainer.train.recipe.batches`.
+* **Micro batch, activation checkpointing, strategy.** What fits the memory at the least cost of
+  speed, see :mod:`finetune_trainer.planning.fit`. What cannot fit is refused.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.spec.hyperparameters import Hyperparameters
+from finetune_trainer.errors import UserError
+from finetune_trainer.model.hardware import Hardware
+from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
+from finetune_trainer.planning.setup import Setup, attention_of, drops_inputs
+from finetune_trainer.train.recipe.batches import check_micro_batch, share_batch
+from finetune_trainer.train.recipe.learning_rate import choose_rate
+from finetune_trainer.train.recipe.lesson import Lesson
+from finetune_trainer.train.recipe.selection import decide_validation_interval
+
+NOTHING_LEARNT = Lesson()
+IDLE_TOKENS = 2048
+"""Below so many tokens a forward pass leaves a large GPU waiting for its own launches."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataShape:
+    """What the recipe must know of the tokenised training side.
+
+    Attributes:
+        num_rows: Training examples.
+        num_tokens: Their tokens after truncation.
+        mean_tokens: Mean example length.
+        longest_tokens: Longest example.
+        std_tokens: Standard deviation of the lengths, if known.
+        num_sequences: Sequences behind one example: a pair of answers is two.
+    """
+
+    num_rows: int
+    num_tokens: int
+    mean_tokens: float
+    longest_tokens: int
+    std_tokens: float | None = None
+    num_sequences: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """Every setting of a run, with nothing left open.
+
+    Attributes:
+        learning_rate: Peak learning rate.
+        global_batch_size: Examples per optimiser step over all ranks.
+        micro_batch_size: Examples per rank and forward pass.
+        accumulation_steps: Forward passes per optimiser step.
+        world_size: Data-parallel ranks.
+        total_steps: Optimiser steps of the whole run.
+        epochs: Passes over the data.
+        strategy: DDP, ZeRO2, ZeRO3 or FSDP2.
+        bfloat16: Base weights (and compute) in bfloat16.
+        activation_checkpointing: Recompute activations.
+        padding_free: Flatten a micro batch into one row without padding.
+        packing: Several examples per row, cut to ``maxSequenceLength``.
+        use_gpu: Ranks run on GPUs.
+        estimated_memory_bytes: Of one rank at its peak.
+        memory: The same by what it is made of, bytes.
+        available_memory_bytes: What one rank has.
+        out_of_memory_at: Largest micro batch that ran out of memory in an earlier attempt, or 0.
+        validation_interval: Steps between two validations, if there are rows for it.
+    """
+
+    learning_rate: float
+    global_batch_size: int
+    micro_batch_size: int
+    accumulation_steps: int
+    world_size: int
+    total_steps: int
+    epochs: float
+    strategy: str
+    bfloat16: bool
+    activation_checkpointing: bool
+    padding_free: bool
+    packing: bool
+    use_gpu: bool
+    estimated_memory_bytes: int
+    memory: dict[str, int]
+    available_memory_bytes: int
+    validation_interval: int
+    out_of_memory_at: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as a JSON-ready dict."""
+        return asdict(self)
+
+
+def decide_recipe(
+    job: ResolvedJob,
+    data: DataShape,
+    model: Architecture,
+    hardware: Hardware,
+    *,
+    use_gpu: bool,
+    attention: str = "sdpa",
+    lesson: Lesson = NOTHING_LEARNT,
+) -> Recipe:
+    """Settle everything that the job left to us.
+
+    Args:
+        job: The effective job.
+        data: The tokenised training side.
+        model: The base model.
+        hardware: What this node offers.
+        use_gpu: Ranks run on GPUs.
+        attention: Attention that the ranks load: ``sdpa``, ``flash`` or ``eager``.
+        lesson: What earlier attempts of the run found out about memory.
+
+    Raises:
+        UserError: Settings contradict each other or the hardware, or the model does not fit; the
+            message names the values.
+    """
+    hyper = job.spec.hyperparameters
+    setup = make_setup(job, model, hardware, use_gpu=use_gpu, attention=attention)
+    global_batch, per_rank = share_batch(job, data.num_rows)
+    packing = job.spec.method.packing == "On"
+    fit = find_fit(
+        model,
+        setup,
+        bound_by(read_asked(job, per_rank, use_gpu=use_gpu), lesson),
+        _limit_lengths(data, hyper, packing=packing),
+        per_rank=per_rank,
+        available=available_bytes(job, hardware, use_gpu=use_gpu),
+    )
+    _check_verdict_batch(job, fit.micro)
+    total_steps = hyper.max_steps or _count_steps(data, hyper, global_batch, packing=packing)
+    return Recipe(
+        learning_rate=choose_rate(job, model, total_steps),
+        global_batch_size=global_batch,
+        micro_batch_size=fit.micro,
+        accumulation_steps=per_rank // fit.micro,
+        world_size=job.world_size,
+        total_steps=total_steps,
+        epochs=float(hyper.epochs),
+        strategy=fit.setup.strategy,
+        bfloat16=setup.bfloat16,
+        activation_checkpointing=fit.setup.checkpointing,
+        padding_free=fit.setup.padding_free and not packing,
+        packing=packing,
+        use_gpu=use_gpu,
+        estimated_memory_bytes=fit.memory.total,
+        memory=fit.memory.to_json(),
+        available_memory_bytes=fit.available,
+        validation_interval=_choose_interval(job, total_steps),
+        out_of_memory_at=lesson.out_of_memory_at,
+    )
+
+
+def bound_by(asked: Asked, lesson: Lesson) -> Asked:
+    """Return the settings with what earlier attempts found out; it counts above the job's own."""
+    return replace(
+        asked,
+        max_micro=lesson.max_micro_batch or None,
+        checkpointing=True if lesson.recomputes else asked.checkpointing,
+    )
+
+
+def _limit_lengths(data: DataShape, hyper: Hyperparameters, *, packing: bool) -> Lengths:
+    return Lengths(
+        mean=data.mean_tokens,
+        longest=min(data.longest_tokens, hyper.max_sequence_length * data.num_sequences),
+        deviation=data.std_tokens,
+        # A packed row is as long as a row may be, however short its examples.
+        row_limit=hyper.max_sequence_length if packing else None,
+    )
+
+
+def _choose_interval(job: ResolvedJob, total_steps: int) -> int:
+    checkpoint = job.spec.checkpoint
+    return decide_validation_interval(
+        checkpoint.validate_every_steps,
+        total_steps=total_steps,
+        every_steps=checkpoint.every_steps,
+    )
+
+
+def _check_verdict_batch(job: ResolvedJob, micro: int) -> None:
+    """Refuse batches of one answer for KTO, which compares the answers of a batch.
+
+    Raises:
+        UserError: There is only one answer in a batch.
+    """
+    if job.spec.method.objective == "KTO" and micro < 2:
+        raise UserError(
+            "MicroBatchTooSmall",
+            "method.objective KTO compares the answers of a micro batch, and only one would fit; "
+            "set hyperparameters.microBatchSize to 2 or more (a divisor of globalBatchSize over "
+            "the ranks), or lower maxSequenceLength",
+        )
+
+
+def make_setup(
+    job: ResolvedJob, model: Architecture, hardware: Hardware, *, use_gpu: bool, attention: str
+) -> Setup:
+    """Return what the job fixes of the training, as far as memory depends on it."""
+    adapter = job.spec.method.adapter
+    targets = tuple(adapter.target_modules)
+    return Setup(
+        adapter=adapter.type,
+        rank=adapter.rank,
+        targets=targets,
+        saved_modules=tuple(adapter.modules_to_save),
+        dropout=drops_inputs(adapter.dropout, targets, model_type=model.model_type),
+        bfloat16=decide_bfloat16(job, hardware, use_gpu=use_gpu),
+        attention=attention_of(model.model_type, attention),
+        world_size=job.world_size,
+        use_gpu=use_gpu,
+    )
+
+
+def read_asked(job: ResolvedJob, per_rank: int, *, use_gpu: bool) -> Asked:
+    """Return the settings that the job does not leave open.
+
+    Raises:
+        UserError: The micro batch does not divide the rank's share, or the strategy cannot run.
+    """
+    hyper = job.spec.hyperparameters
+    micro = check_micro_batch(hyper.micro_batch_size, per_rank)
+    strategy = decide_strategy(job, use_gpu=use_gpu)
+    is_sft = job.spec.method.objective == "SFT"
+    if strategy == "Auto" and not is_sft:
+        strategy = "DDP"  # the reference is the model without its adapter: it must be whole
+    # NEFTune's noise depends on the length of a row; TRL pads answers that it compares.
+    is_padded = job.spec.method.packing == "Off" or hyper.neftune_noise_alpha or not is_sft
+    recompute = hyper.activation_checkpointing
+    return Asked(
+        micro=micro,
+        checkpointing=None if recompute == "Auto" else recompute == "On",
+        strategy=None if strategy == "Auto" else strategy,
+        padding_free=False if is_padded else None,
+    )
+
+
+def available_bytes(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> int:
+    """Return the memory of one rank: a GPU's, or its share of the node's."""
+    return hardware.memory_bytes // (1 if use_gpu else max(1, job.spec.resources.gpus_per_node))
+
+
+def _count_steps(
+    data: DataShape, hyper: Hyperparameters, global_batch: int, *, packing: bool
+) -> int:
+    rows_per_epoch = data.num_rows
+    if packing:
+        rows_per_epoch = max(1, math.ceil(data.num_tokens / hyper.max_sequence_length))
+    steps_per_epoch = max(1, math.ceil(rows_per_epoch / global_batch))
+    return max(1, math.ceil(steps_per_epoch * float(hyper.epochs)))
+
+
+def check_settings(job: ResolvedJob, hardware: Hardware, *, num_rows: int, use_gpu: bool) -> None:
+    """Refuse what :func:`decide_recipe` would refuse, without tokens, model or ranks.
+
+    The parent of a run asks this, so that a wrong setting costs seconds and not the start of
+    every rank.
+
+    Args:
+        job: The effective job.
+        hardware: What this node offers.
+        num_rows: Training rows.
+        use_gpu: Ranks run on GPUs.
+
+    Raises:
+        UserError: Settings contradict each other or the hardware; the message names the values.
+    """
+    decide_bfloat16(job, hardware, use_gpu=use_gpu)
+    _, per_rank = share_batch(job, num_rows)
+    check_micro_batch(job.spec.hyperparameters.micro_batch_size, per_rank)
+    decide_strategy(job, use_gpu=use_gpu)
+
+
+def decide_bfloat16(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> bool:
+    """Return whether to compute in bfloat16.
+
+    Raises:
+        UserError: It was asked for and the device or the strategy cannot.
+    """
+    asked = job.spec.hyperparameters.precision
+    strategy = _asked_strategy(job)
+    # transformers takes bfloat16 under DeepSpeed for a matter of GPUs.
+    is_cpu_zero = strategy in ("ZeRO2", "ZeRO3") and not use_gpu
+    if asked == "BFloat16" and is_cpu_zero:
+        raise UserError(
+            "PrecisionUnsupported",
+            f"hyperparameters.precision BFloat16: {strategy} on CPU computes in float32 only; use "
+            "Float32 or Auto, or resources.strategy DDP",
+        )
+    if asked == "BFloat16" and not hardware.supports_bfloat16:
+        raise UserError(
+            "PrecisionUnsupported",
+            "hyperparameters.precision BFloat16: this device does not compute in bfloat16; use "
+            "Float32 or Auto",
+        )
+    return not is_cpu_zero and (
+        asked == "BFloat16" or (asked == "Auto" and hardware.supports_bfloat16)
+    )
+
+
+def decide_strategy(job: ResolvedJob, *, use_gpu: bool) -> str:
+    """Return how ranks share the work; ``Auto`` where memory is to decide.
+
+    Raises:
+        UserError: FSDP2 on CPU, where accelerate would silently run DDP instead.
+    """
+    if job.spec.resources.strategy == "FSDP2" and not use_gpu:
+        raise UserError(
+            "StrategyUnsupported",
+            "resources.strategy FSDP2 needs GPUs (on CPU it would silently fall back to DDP); use "
+            "DDP or ZeRO2",
+        )
+    return _asked_strategy(job)
+
+
+def find_warnings(recipe: Recipe, data: DataShape) -> list[str]:
+    """Say what the run leaves unused, or may not have room for."""
+    found = []
+    if recipe.use_gpu:
+        tokens = recipe.micro_batch_size * data.mean_tokens
+        if recipe.accumulation_steps == 1 and tokens < IDLE_TOKENS and not recipe.packing:
+            found.append(
+                f"each GPU sees only {tokens:.0f} tokens per forward pass and waits most of the "
+                f"time: a global batch of {recipe.global_batch_size} examples of "
+                f"{data.mean_tokens:.0f} tokens is too small for {recipe.world_size} GPU(s); take "
+                "fewer GPUs, or raise hyperparameters.globalBatchSize"
+            )
+    if recipe.estimated_memory_bytes > COMFORT * recipe.available_memory_bytes:
+        found.append(
+            f"memory is tight: about {recipe.estimated_memory_bytes / GIB:.1f} of "
+            f"{recipe.available_memory_bytes / GIB:.1f} GiB are needed at the peak"
+        )
+    return found
+
+
+def _asked_strategy(job: ResolvedJob) -> str:
+    # One rank has nothing to share; DeepSpeed would only add its start-up.
+    return job.spec.resources.strategy if job.world_size > 1 else "DDP"

@@ -1,0 +1,157 @@
+"""Which step's weights are published, and when training ends early: pure, from the loss history.
+
+All state is the history of validation losses, which every checkpoint carries. So a resumed run
+decides as the undisturbed one does, and all ranks decide alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.v1alpha1.spec.hyperparameters import EarlyStopping
+from finetune_api.v1alpha1.status.progress import (
+    MAX_VALIDATION_POINTS,
+    ValidationPoint,
+    ValidationStatus,
+)
+
+VALIDATION_LOSS = "eval_loss"
+VALIDATIONS_PER_RUN = 6
+CURVE_POINTS = 150
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validation:
+    """One measurement: the loss over all validation rows after ``step`` optimiser steps."""
+
+    step: int
+    loss: float
+
+
+def decide_validation_interval(asked: int | str, *, total_steps: int, every_steps: int) -> int:
+    """Return the steps between two validations.
+
+    Args:
+        asked: ``checkpoint.validateEverySteps``.
+        total_steps: Optimiser steps of the whole run.
+        every_steps: Steps between two checkpoints.
+    """
+    if isinstance(asked, int):
+        return asked
+    interval = math.ceil(total_steps / VALIDATIONS_PER_RUN)
+    if interval <= every_steps:
+        return interval
+    return -(-interval // every_steps) * every_steps
+
+
+def read_validations(history: Iterable[Mapping[str, Any]]) -> list[Validation]:
+    """Read the measurements from transformers' ``TrainerState.log_history``, in its order."""
+    return [
+        Validation(step=int(entry["step"]), loss=float(entry[VALIDATION_LOSS]))
+        for entry in history
+        if VALIDATION_LOSS in entry
+    ]
+
+
+def find_best(validations: Sequence[Validation]) -> Validation | None:
+    """Return the earliest of the lowest finite losses, or None."""
+    finite = [point for point in validations if math.isfinite(point.loss)]
+    return min(finite, key=lambda point: point.loss, default=None)
+
+
+def is_exhausted(validations: Sequence[Validation], rule: EarlyStopping | None) -> bool:
+    """Return whether ``patience`` validations in a row have brought no improvement."""
+    if rule is None:
+        return False
+    best, waited = math.inf, 0
+    for point in validations:
+        if point.loss < best - float(rule.min_delta):
+            best, waited = point.loss, 0
+        else:
+            waited += 1
+        if waited >= rule.patience:
+            return True
+    return False
+
+
+def thin(validations: Sequence[Validation], limit: int) -> list[Validation]:
+    """Return at most ``limit`` measurements in their order, the best and the last among them.
+
+    Every second, fourth, eighth and so on from the first is kept: as a curve grows, a point that is
+    left out does not come back.
+
+    Args:
+        validations: All measurements, in the order of their steps.
+        limit: At least 3.
+    """
+    count = len(validations)
+    stride = 1
+    while count > limit and -(-count // stride) > limit - 2:
+        stride *= 2
+    best = find_best(validations)
+    return [
+        point
+        for index, point in enumerate(validations)
+        if index % stride == 0 or index == count - 1 or point == best
+    ]
+
+
+def validation_status(validations: Sequence[Validation]) -> ValidationStatus | None:
+    """Return what the job's status says of the validation loss; None before it was measured.
+
+    A loss that is no number is left out, but for the last one: a sweep stops such a job.
+    """
+    finite = [point for point in validations if math.isfinite(point.loss)]
+    lost = [point for point in validations[-1:] if not math.isfinite(point.loss)]
+    if not (finite or lost):
+        return None
+    best = find_best(finite)
+    curve = [
+        ValidationPoint(step=point.step, loss=f"{point.loss:.6g}")
+        for point in [*thin(finite, MAX_VALIDATION_POINTS - len(lost)), *lost]
+    ]
+    if best is None:
+        return ValidationStatus(curve=curve)
+    return ValidationStatus(best_step=best.step, best_loss=f"{best.loss:.6g}", curve=curve)
+
+
+def draw_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
+    """Return the losses over the steps, for people: ``train`` (thinned) and ``validation``.
+
+    Each is a list of pairs of step and loss. Of the training losses at most
+    :data:`CURVE_POINTS` are kept, each the mean of those since the point before it.
+    """
+    logged = [(int(e["step"]), float(e["loss"])) for e in history if "loss" in e]
+    width = max(1, math.ceil(len(logged) / CURVE_POINTS))
+    groups = [logged[i : i + width] for i in range(0, len(logged), width)]
+    return {
+        "train": [
+            [group[-1][0], round(sum(loss for _, loss in group) / len(group), 6)]
+            for group in groups
+        ],
+        "validation": [[v.step, round(v.loss, 6)] for v in read_validations(history)],
+    }
+
+
+def find_superseded(stored: Iterable[int], checkpoints: Sequence[int]) -> list[int]:
+    """Return the steps whose stored weights no run can choose any more.
+
+    Whoever resumes at a checkpoint needs the newest weights stored up to it: weights are stored
+    only at a new lowest loss, so these were the best then.
+
+    Args:
+        stored: Steps with stored weights.
+        checkpoints: Steps a run may resume at.
+    """
+    steps = sorted(stored)
+    if not checkpoints:
+        return []
+    needed = {
+        max((step for step in steps if step <= checkpoint), default=-1)
+        for checkpoint in checkpoints
+    }
+    newest = max(checkpoints)
+    return [step for step in steps if step <= newest and step not in needed]
