@@ -1,7 +1,7 @@
 """Print the tables of ``benchmarks/results/evidence.md``.
 
-``python -m benchmarks.evidence`` prints every table; names of tables print these alone. All is drawn by seed,
-so that a figure changes only when the code does.
+``python -m benchmarks.evidence`` prints every table; names of tables print these alone. All
+is drawn by seed, so that a figure changes only when the code does.
 """
 
 from __future__ import annotations

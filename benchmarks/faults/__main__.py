@@ -1,4 +1,7 @@
-"""Runs the fault matrix and writes ``docs/reliability.md``: ``python -m benchmarks.faults [ROW ...]``."""
+"""Runs the fault matrix and writes ``docs/reliability.md``.
+
+Usage: ``python -m benchmarks.faults [ROW ...]``.
+"""
 
 from __future__ import annotations
 

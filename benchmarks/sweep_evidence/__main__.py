@@ -1,7 +1,7 @@
 """Print the tables of ``benchmarks/results/sweeps.md``.
 
-``python -m benchmarks.sweep_evidence`` prints every table; names of tables print these alone. All is drawn by
-seed, so that a figure changes only when the code does, or Optuna.
+``python -m benchmarks.sweep_evidence`` prints every table; names of tables print these alone. All
+is drawn by seed, so that a figure changes only when the code does, or Optuna.
 """
 
 from __future__ import annotations

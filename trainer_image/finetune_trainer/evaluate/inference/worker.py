@@ -55,7 +55,7 @@ class WorkerPlan:
             line for each batch, ``failure-<rank>.json``.
         base_dir: Local base model.
         tuned_dir: Local adapter, or fully tuned model; an empty folder where none is asked.
-        sides: Who is asked: of :data:`~finetune_trainer.evaluate.inference.kept.SIDES`, in its order.
+        sides: Who is asked: of ``kept.SIDES``, in its order.
         bfloat16: Type of the base weights, as in training; else float32.
         quantize: The base is loaded in 4 bits, as in training.
         num_workers: How many share the questions.
