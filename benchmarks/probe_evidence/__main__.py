@@ -1,7 +1,7 @@
 """Print the table of ``benchmarks/results/probes.md``: who is caught, and who is let pass.
 
-``python -m benchmarks.probe_evidence`` tunes SmolLM2-135M in four ways over three seeds and evaluates
-it with ``forgetting`` and ``safety`` switched on. What was run before is not run again.
+``python -m benchmarks.probe_evidence`` tunes SmolLM2-135M in four ways over three seeds. It
+evaluates each with ``forgetting`` and ``safety`` switched on. A finished run is not repeated.
 """
 
 from __future__ import annotations

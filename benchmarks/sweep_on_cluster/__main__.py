@@ -1,9 +1,9 @@
 """Run the sweep and the same trials whole on a cluster; print the table of what each trained.
 
 ``python -m benchmarks.sweep_on_cluster [--data DIR]`` uses the dev cluster, or the current
-kubectl context with USE_EXISTING_CLUSTER=1 (``cluster_place.py`` says what it then needs to know). Eight trials
-over learning rate and rank, two at a time: once halving at rungs, once whole. Then both sweeps are
-deleted, which must take all with them but what is published.
+kubectl context with USE_EXISTING_CLUSTER=1 (``cluster_place.py`` says what it then needs to know).
+Eight trials over learning rate and rank run two at a time: once halving at rungs, once whole. Then
+both sweeps are deleted. Only the published versions may remain.
 
 DIR holds ``banking77/train.csv`` (Casanueva et al. 2020, CC BY 4.0), of which ten intents are
 taken; without it the headlines of the examples are trained on. About half an hour on two cores.
