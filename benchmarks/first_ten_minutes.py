@@ -246,7 +246,8 @@ class DataSet:
 
 SETS = {
     "tools": DataSet(write_tools),
-    "preferences": DataSet(write_preferences),
+    # Learning from preferences reads every row four times: the newcomer asks for 20 steps.
+    "preferences": DataSet(write_preferences, ("hyperparameters.maxSteps=20",)),
     "excel-csv": DataSet(write_excel_csv),
     "alpaca": DataSet(write_alpaca),
     "sharegpt": DataSet(write_sharegpt),
