@@ -31,7 +31,6 @@ from benchmarks.control_plane.world import until
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.manager import Manager
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
 from finetune_operator.kube.api.client import KubeClient, ObjectList, WatchEvent
@@ -40,6 +39,7 @@ from finetune_operator.kube.api.resource import EVENTS, Object, Resource
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import SystemClock
 from finetune_operator.kube.metrics import KubeMetrics
+from finetune_operator.manager import Manager
 from kit.cluster.simulation import timestamp
 
 NAMESPACE = "kept"

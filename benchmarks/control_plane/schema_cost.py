@@ -134,7 +134,7 @@ def main() -> int:
     sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "operator")]
     import yaml
 
-    from finetune_api.schema.crd import build_crd
+    from finetune_api.crd import build_crd
 
     crd = build_crd()
     crds = {"as it is": crd, "without rules": without_rules(crd)}

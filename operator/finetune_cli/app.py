@@ -83,13 +83,13 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write a commented job file, fitted to your data."""
-    from finetune_cli.files.fitting import fit_starter
     from finetune_cli.files.starter import (
         describe_columns,
         describe_guess,
         tell_unseen,
         write_starter,
     )
+    from finetune_cli.local.fitting import fit_starter
 
     target = Path("job.yaml") if str(file) == "-" else file
     text, guess, warnings = fit_starter(file=target, data=data, model=model, output=output)
@@ -125,7 +125,7 @@ def validate(
 
     Exit code 1 if one is invalid. A file that cannot be read, or is not YAML, makes it 64.
     """
-    from finetune_cli.files.validation import judge_file
+    from finetune_cli.local.validation import judge_file
 
     if with_model and not data:
         raise CliError("--with-model goes together with --data")
@@ -174,10 +174,10 @@ def run(
 
     With -o json the result goes to standard output and progress to standard error.
     """
+    from finetune_cli.commands.running import run_planned
     from finetune_cli.files.documents import read_single
     from finetune_cli.local.job import plan_run
     from finetune_cli.local.record import note_run
-    from finetune_cli.local.running import run_planned
 
     planned = plan_run(
         read_single(file),
@@ -278,7 +278,7 @@ def verify(
     """Check a folder or version by its checksums. Exit code 1 if a byte differs."""
     import json
 
-    from finetune_cli.reports.verify import verified_table, verify_uri
+    from finetune_cli.local.verify import verified_table, verify_uri
 
     verified = verify_uri(uri, endpoint=endpoint, region=region)
     if format_ == "json":
@@ -325,7 +325,7 @@ def chat(
     """
     from finetune_cli.extras import require_trainer
     from finetune_cli.local.chat import chat_arguments, find_base_model, run_chat
-    from finetune_cli.reports.verify import find_adapter
+    from finetune_cli.local.verify import find_adapter
 
     require_trainer()
     adapter = find_adapter(uri, endpoint=endpoint, region=region)

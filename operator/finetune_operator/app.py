@@ -22,7 +22,6 @@ import kopf
 
 from finetune_api.meta import GROUP, PLURAL, VERSION
 from finetune_operator.config import ConfigError, OperatorConfig
-from finetune_operator.controllers.manager import Manager
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.connection import Connection, load_connection
@@ -30,6 +29,7 @@ from finetune_operator.kube.api.errors import KubeError, NotFound
 from finetune_operator.kube.api.transport import RequestRecorder, Transport
 from finetune_operator.kube.cache.scopes import require_readable
 from finetune_operator.kube.clock import ServerClock, SystemClock
+from finetune_operator.manager import Manager
 
 logger = logging.getLogger(__name__)
 

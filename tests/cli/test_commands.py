@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from finetune_cli.files.validation import DATA_NOT_READ
+from finetune_cli.local.validation import DATA_NOT_READ
 from kit.cases.spec_cases import minimal_job
 from kit.processes.cli import REPOSITORY, Cli
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_cli.files.validation import DATA_NOT_READ, MODEL_NOT_READ
+from finetune_cli.local.validation import DATA_NOT_READ, MODEL_NOT_READ
 from kit.models.tiny_tokenizer import make_tokenizer
 from kit.processes.cli import Cli
 from kit.processes.disks import needs_root, small_disk

@@ -23,7 +23,6 @@ import yaml
 from devcluster.controlplane import ControlPlane
 from devcluster.existing import ExistingCluster
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.manager import Manager
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.connection import Connection, load_kubeconfig
@@ -31,6 +30,7 @@ from finetune_operator.kube.api.resource import EVENTS, JOBS
 from finetune_operator.kube.api.transport import Transport
 from finetune_operator.kube.cache.informer import Informer
 from finetune_operator.kube.clock import SystemClock
+from finetune_operator.manager import Manager
 from kit.processes.eventually import eventually
 from manifests import HelmNotFoundError, render_chart
 

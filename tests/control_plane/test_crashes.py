@@ -24,13 +24,13 @@ from control_plane.cluster import (
 from control_plane.observer import Observer
 from devcluster.existing import use_existing_cluster
 from finetune_api.protocol.trainer import Stage
-from finetune_operator.controllers.manager import Manager
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.resource import Resource
 from finetune_operator.kube.api.transport import Transport
 from finetune_operator.kube.cache.informer import Informer
 from finetune_operator.kube.clock import SystemClock
+from finetune_operator.manager import Manager
 from kit.cluster.kubelet import Kubelet
 from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually_async

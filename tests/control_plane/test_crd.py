@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_api.crd import immutable_message
 from finetune_api.messages.messages import InvalidJobError, parse_job
-from finetune_api.schema.crd import immutable_message
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
 from finetune_api.v1alpha1.rules.queue import (
     PRIORITY_IS_KEPT,

@@ -17,8 +17,8 @@ import yaml
 from devcluster.binaries import program
 from devcluster.node import Node
 from e2e.world import JOB_TIMEOUT_SECONDS, RESUMED, Body, Job, Tenant, is_training
+from finetune_cli.local.verify import make_access
 from finetune_cli.reports.reviews import Source, open_review
-from finetune_cli.reports.verify import make_access
 from kit.processes.eventually import eventually
 from kit.reports.reviews import verdicts_of
 

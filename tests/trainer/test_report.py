@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from finetune_cli.reports.verify import fetch_uri, verify_uri
+from finetune_cli.local.verify import fetch_uri, verify_uri
 from kit.processes.stages import Workbench
 
 

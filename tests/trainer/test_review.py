@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from finetune_api.protocol.trainer import Stage
+from finetune_cli.local.verify import make_access, verify_uri
 from finetune_cli.reports.reviews import Source, open_review, store_panel, summarize_panel
-from finetune_cli.reports.verify import make_access, verify_uri
 from finetune_trainer.context import StageContext
 from finetune_trainer.decision import PublishDecision
 from finetune_trainer.errors import UserError

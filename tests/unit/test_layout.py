@@ -26,9 +26,9 @@ def test_source_roots_do_not_shadow_the_standard_library() -> None:
     "module",
     [
         "finetune_api.protocol.trainer",
-        "finetune_api.schema.crd",
+        "finetune_api.crd",
         "finetune_cli.__main__",
-        "finetune_operator.controllers.manager",
+        "finetune_operator.manager",
         "finetune_trainer.storage",
         "finetune_trainer.stage",
         "finetune_trainer.prepare.inspection",

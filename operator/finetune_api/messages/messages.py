@@ -16,14 +16,14 @@ from typing import Any, cast
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from finetune_api.crd import CUSTOM_KINDS
 from finetune_api.messages.remedies import field_remedy, remedy_of, synonym_of, uri_remedy
 from finetune_api.messages.yaml_slips import is_left_empty, slip_of
 from finetune_api.meta import KIND, NAME_PATTERN
 from finetune_api.patterns import LABEL_RULE
-from finetune_api.schema.crd import CUSTOM_KINDS
+from finetune_api.rule import BrokenRulesError
 from finetune_api.schema.structural import Schema
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_api.v1alpha1.rule import BrokenRulesError
 
 Location = tuple[str | int, ...]
 LineOf = Callable[[Location], int | None]

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from finetune_api.meta import PROSE
+from finetune_api.rule import Rule
 from finetune_api.schema.sizes import key_rule
-from finetune_api.v1alpha1.rule import Rule
 
 Schema = dict[str, Any]
 

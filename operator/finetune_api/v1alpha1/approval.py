@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from finetune_api.meta import API_VERSION, APIModel
 from finetune_api.patterns import LABEL_RULE, SUBDOMAIN_RULE, TextRule, Texts
-from finetune_api.v1alpha1.rule import Rule, check_rules
+from finetune_api.rule import Rule, check_rules
 
 DIGEST_RULE = TextRule(
     patterns={"": "[0-9a-f]{64}"},

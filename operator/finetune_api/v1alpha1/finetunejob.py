@@ -14,9 +14,9 @@ from pydantic import Field, StrictBool, ValidationInfo, model_validator
 
 from finetune_api.meta import API_VERSION, NAME_PATTERN, APIModel, Integer
 from finetune_api.patterns import LABEL_RULE, STORED, SUBDOMAIN_RULE, Texts
+from finetune_api.rule import check_rules
 from finetune_api.v1alpha1.approval import UserName
 from finetune_api.v1alpha1.evaluation.spec import Evaluation, Goal
-from finetune_api.v1alpha1.rule import check_rules
 from finetune_api.v1alpha1.rules.spec import SPEC_RULES
 from finetune_api.v1alpha1.spec.budget import Budget
 from finetune_api.v1alpha1.spec.dataset import Dataset

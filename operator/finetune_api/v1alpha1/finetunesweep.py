@@ -19,10 +19,10 @@ from finetune_api.meta import (
     decimal_of,
 )
 from finetune_api.patterns import STORED, SUBDOMAIN_RULE, Texts
+from finetune_api.rule import Rule, check_rules
 from finetune_api.v1alpha1.approval import UserName
 from finetune_api.v1alpha1.evaluation.objective import OBJECTIVE_RULES, Objective
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.rule import Rule, check_rules
 from finetune_api.v1alpha1.spec.sweep_parameters import SEED_PATH, Parameter
 from finetune_api.v1alpha1.status.sweep import FineTuneSweepStatus
 

@@ -153,7 +153,7 @@ def make_retry(
         CliError: An override cannot be applied, or the result is not valid.
     """
     from finetune_cli.files.documents import Document, parse_document
-    from finetune_cli.local.job import apply_override
+    from finetune_cli.files.overrides import apply_override
 
     metadata = job["metadata"]
     spec = copy.deepcopy(dict(job["spec"]))

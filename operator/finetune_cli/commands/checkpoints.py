@@ -82,8 +82,8 @@ def steps_of_planned(planned: LocalRun, endpoint: str | None, region: str | None
     Raises:
         CliError: Its storage cannot be read.
     """
+    from finetune_cli.local.verify import make_access
     from finetune_cli.reports.checkpoints import read_run
-    from finetune_cli.reports.verify import make_access
 
     job = planned.job
     return read_run(
@@ -126,8 +126,8 @@ def steps_of_object(job: Mapping[str, Any], endpoint: str | None, region: str | 
     Raises:
         CliError: Its storage cannot be read from here.
     """
+    from finetune_cli.local.verify import make_access
     from finetune_cli.reports.checkpoints import read_run
-    from finetune_cli.reports.verify import make_access
 
     metadata, s3 = job["metadata"], job["spec"].get("s3", {})
     home = f"{metadata['namespace']}/{metadata['name']}"

@@ -548,7 +548,7 @@ def retry(
 ) -> None:
     """Begin a failed or pruned job again, from its adapter or last checkpoint. Writes a new job."""
     from finetune_cli.cluster.retry import check_failed, choose_name, find_weights, make_retry
-    from finetune_cli.reports.verify import make_access
+    from finetune_cli.local.verify import make_access
 
     if fresh and weights:
         raise CliError("--from and --fresh exclude each other")
@@ -598,7 +598,7 @@ def cp(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Copy a job's adapter to a local folder, checking every byte."""
-    from finetune_cli.reports.verify import fetch_uri
+    from finetune_cli.local.verify import fetch_uri
 
     job = connect(context, namespace, kubeconfig).get_job(name)
     artifact = job.get("status", {}).get("artifact", {})

@@ -57,7 +57,7 @@ def compare(
     """
     from finetune_cli.cluster.client import Cluster
     from finetune_cli.extras import require_trainer
-    from finetune_cli.local.run_files import Asking, read_runs
+    from finetune_cli.reports.run_files import Asking, read_runs
 
     check_page(html)
     require_trainer(COMPARE_MODULES, to="comparing runs")
@@ -106,8 +106,8 @@ def show(
 
         print(json.dumps(to_wire(comparison), indent=1))
     else:
-        from finetune_cli.local.inspection import printable
         from finetune_cli.views.comparison import describe_comparison
+        from finetune_cli.views.display import printable
 
         print("".join(f"{printable(sentence)}\n" for sentence in first), end="\n" if first else "")
         print(describe_comparison(comparison))
@@ -123,7 +123,7 @@ def check_page(file: Path | None) -> None:
     Raises:
         CliError: Names the file and why.
     """
-    from finetune_cli.views.summary import find_obstacle
+    from finetune_cli.reports.summary import find_obstacle
 
     if file is not None and (why := find_obstacle(file)):
         raise CliError(f"--html {file}: {why}")

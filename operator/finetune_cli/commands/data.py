@@ -62,9 +62,9 @@ def prepare(
     work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
 ) -> None:
     """Prepare a job's data set on this machine and stop there; a run of the job finds it."""
+    from finetune_cli.commands.running import run_planned
     from finetune_cli.files.documents import read_single
     from finetune_cli.local.job import plan_run
-    from finetune_cli.local.running import run_planned
 
     planned = plan_run(
         read_single(file),

@@ -170,7 +170,8 @@ def _document_of(asked: Asked, namespace: str, output_dir: str | None) -> Docume
     from finetune_cli.cluster.retry import take_as_is
     from finetune_cli.commands.checkpoints import steps_of_planned
     from finetune_cli.files.documents import read_single
-    from finetune_cli.local.job import apply_override, set_output
+    from finetune_cli.files.overrides import apply_override
+    from finetune_cli.local.job import set_output
     from finetune_cli.local.record import find_run
     from finetune_cli.reports.checkpoints import find_weights
 
@@ -195,8 +196,8 @@ def _document_of(asked: Asked, namespace: str, output_dir: str | None) -> Docume
 
 
 def _run(document: Document, namespace: str, approved: str | None) -> None:
+    from finetune_cli.commands.running import run_planned
     from finetune_cli.local.job import plan_run
-    from finetune_cli.local.running import run_planned
 
     planned = plan_run(document, namespace=namespace)
     run_planned(planned, approved_data=approved, command=["finetune", *sys.argv[1:]])

@@ -146,7 +146,7 @@ def report(
 ) -> None:
     """Say which trial won and why, and compare all, as finetune compare does with any runs."""
     from finetune_cli.extras import require_trainer
-    from finetune_cli.local.run_files import Asking, found_on_cluster, read_found
+    from finetune_cli.reports.run_files import Asking, found_on_cluster, read_found
     from finetune_cli.views.sweep import chosen_trial
     from finetune_cli.views.sweep_report import explain_choice, order_jobs
 

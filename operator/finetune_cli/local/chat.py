@@ -16,7 +16,7 @@ from finetune_api.protocol.trainer import Environment, ExitCode
 from finetune_cli.errors import CliError
 from finetune_cli.local.job import cache_root
 from finetune_cli.local.stages import read_tail, trainer_command
-from finetune_cli.reports.verify import make_access
+from finetune_cli.local.verify import make_access
 
 if TYPE_CHECKING:
     from rich.console import Console

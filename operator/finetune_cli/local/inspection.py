@@ -20,6 +20,7 @@ from finetune_cli.files.documents import Document, to_yaml
 from finetune_cli.files.starter import DEFAULT_MODEL, MAX_LENGTH, round_length
 from finetune_cli.local.job import LocalRun, absolute_uri, cache_root, plan_run
 from finetune_cli.local.question import ask_trainer
+from finetune_cli.views.display import printable
 from finetune_cli.views.progress_line import ProgressLine
 
 BAR_CHARACTERS = 40
@@ -183,11 +184,6 @@ def describe_inspection(found: dict[str, Any]) -> str:
 def describe_refusals(found: dict[str, Any]) -> list[str]:
     """Write what the stage would refuse, one line each."""
     return [printable(f"  {each['reason']}: {each['message']}") for each in found["refusals"]]
-
-
-def printable(text: str) -> str:
-    """Return text that cannot steer a terminal, whatever stands in rows and names."""
-    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def describe_report(report: dict[str, Any]) -> list[str]:

@@ -139,7 +139,7 @@ def publish_locally(
 
 
 def _evaluation_of(planned: LocalRun) -> str:
-    from finetune_cli.reports.verify import make_access, storage_error
+    from finetune_cli.local.verify import make_access, storage_error
     from finetune_trainer.errors import TrainerError
     from finetune_trainer.storage import find_manifest, open_store
 

@@ -195,7 +195,7 @@ def read_run(
     """
     if output.startswith("pvc://"):
         raise CliError(f"{output} can be read in a pod only")
-    from finetune_cli.reports.verify import storage_error
+    from finetune_cli.local.verify import storage_error
     from finetune_trainer.errors import TrainerError
     from finetune_trainer.storage import join_uri, open_store
 

@@ -11,7 +11,7 @@ from typing import Any
 from finetune_cli.errors import CliError
 from finetune_cli.exits import STORAGE
 from finetune_cli.local.job import cache_root
-from finetune_cli.reports.verify import make_access, storage_error
+from finetune_cli.local.verify import make_access, storage_error
 
 PAGE_NAME = "report.html"
 REPORT_NAME = "report.json"

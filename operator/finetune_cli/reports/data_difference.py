@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_cli.errors import CliError
 from finetune_cli.files.data import read_whole
-from finetune_cli.local.inspection import printable
 from finetune_cli.reports.data import REPORT_NAME, fetch_files
+from finetune_cli.views.display import printable
 
 if TYPE_CHECKING:
     from finetune_trainer.data.difference import Contents, Difference, Place

@@ -16,8 +16,8 @@ from finetune_cli.errors import CliError
 from finetune_cli.exits import STORAGE
 from finetune_cli.local.job import cache_root
 from finetune_cli.local.record import find_run
+from finetune_cli.local.verify import storage_error
 from finetune_cli.reports.reviews import TAILS, Source, find_source
-from finetune_cli.reports.verify import storage_error
 
 if TYPE_CHECKING:
     from finetune_trainer.storage import ObjectStore

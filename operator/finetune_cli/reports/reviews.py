@@ -16,7 +16,7 @@ from finetune_cli.cluster.client import Cluster
 from finetune_cli.errors import CliError
 from finetune_cli.exits import STORAGE
 from finetune_cli.local.job import cache_root
-from finetune_cli.reports.verify import make_access, storage_error
+from finetune_cli.local.verify import make_access, storage_error
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluate.sources.review.blinding import Blind, KeyEntry

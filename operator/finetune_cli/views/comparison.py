@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finetune_api.v1alpha1.evaluation.scoring import BETTER_SIDE_UNKNOWN
-from finetune_cli.local.inspection import printable
-from finetune_cli.views.display import duration_text
+from finetune_cli.views.display import duration_text, printable
 from finetune_cli.views.job import table
 
 if TYPE_CHECKING:

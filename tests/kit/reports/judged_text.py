@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from finetune_cli.files.validation import judge_file
+from finetune_cli.local.validation import judge_file
 
 
 def judge_text(folder: Path, text: str, *, with_data: bool = False) -> tuple[bool, list[str]]:

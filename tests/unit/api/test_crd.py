@@ -13,8 +13,7 @@ from typing import Any, get_args
 
 import pytest
 
-from finetune_api.protocol.trainer import ExitCode
-from finetune_api.schema.crd import (
+from finetune_api.crd import (
     APPROVALS,
     CUSTOM_KINDS,
     SWEEPS,
@@ -24,7 +23,8 @@ from finetune_api.schema.crd import (
     build_schema,
     build_sweep_schema,
 )
-from finetune_api.schema.reference import EXIT_CODE_HELP, render_exit_codes, render_kind
+from finetune_api.protocol.trainer import ExitCode
+from finetune_api.reference import EXIT_CODE_HELP, render_exit_codes, render_kind
 from finetune_api.v1alpha1.approval import APPROVAL_RULES
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJobSpec
 from finetune_api.v1alpha1.finetunesweep import (

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.schema.crd import CUSTOM_KINDS, CustomKind
+from finetune_api.crd import CUSTOM_KINDS, CustomKind
 from finetune_api.schema.lowering import VALIDATIONS, lowered, narrowed
 
 Schema = dict[str, Any]

@@ -13,7 +13,7 @@ import finetune_operator
 from finetune_api.protocol.reasons import TRAINER_REASONS
 from finetune_api.protocol.trainer import FailureClass
 from finetune_api.reasons import OPERATOR_REASONS
-from finetune_api.schema.reference import render_reasons
+from finetune_api.reference import render_reasons
 from finetune_operator.finetunejob.pods.unstarted import CONFIGURATION_REASONS, IMAGE_REASONS
 from finetune_operator.status.conditions import Reason
 from finetune_trainer import errors

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from finetune_api.crd import APPROVALS, CUSTOM_KINDS, JOBS, SWEEPS, CustomKind, build_crd
 from finetune_api.messages.messages import InvalidJobError, parse_job
-from finetune_api.schema.crd import APPROVALS, CUSTOM_KINDS, JOBS, SWEEPS, CustomKind, build_crd
 from finetune_api.schema.sizes import (
     Schema,
     UnboundedError,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from finetune_api.crd import CUSTOM_KINDS, JOBS, SWEEPS, CustomKind
 from finetune_api.messages.messages import parse_job
 from finetune_api.patterns import URI_RULES
-from finetune_api.schema.crd import CUSTOM_KINDS, JOBS, SWEEPS, CustomKind
 from finetune_api.uris import EACH, URI_FIELDS, find_uris, replace_uris
 from kit.cases.spec_cases import job_with_uri, minimal_job
 

@@ -16,8 +16,8 @@ from finetune_api.protocol.trainer import Event, Stage, resolve_job
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_cli.local.job import LocalRun
 from finetune_cli.local.runner import RunOutcome
+from finetune_cli.reports.summary import goal_text, print_summary
 from finetune_cli.views.display import LiveDisplay, PlainDisplay, make_display
-from finetune_cli.views.summary import goal_text, print_summary
 from kit.cases.spec_cases import changed, minimal_job
 from kit.reports.evaluation_pages import REMARKED, REMARKS
 

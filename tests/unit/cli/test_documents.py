@@ -16,7 +16,7 @@ from finetune_cli.files.documents import (
     read_single,
     to_yaml,
 )
-from finetune_cli.files.validation import judge_file
+from finetune_cli.local.validation import judge_file
 
 GOOD = """\
 apiVersion: finetune.dev/v1alpha1

@@ -10,8 +10,8 @@ import typer.main
 from typer.testing import CliRunner
 
 from finetune_cli.app import app
-from finetune_cli.commands.reference import render_cli
 from finetune_cli.errors import CliError
+from finetune_cli.reference import render_cli
 
 
 def test_every_command_is_named_once_where_it_works() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from finetune_cli.errors import CliError
-from finetune_cli.local.run_files import Asking, name_apart, read_runs
+from finetune_cli.reports.run_files import Asking, name_apart, read_runs
 from finetune_cli.views.comparison import bars, describe_comparison
 from finetune_trainer.experiments.comparison import compare_runs
 from kit.cases.spec_cases import minimal_job

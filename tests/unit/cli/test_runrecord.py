@@ -14,7 +14,7 @@ from finetune_cli.commands.review import find_anywhere
 from finetune_cli.files.documents import read_single
 from finetune_cli.local.job import LocalRun
 from finetune_cli.local.record import MAX_RECORDS, find_run, note_run
-from finetune_cli.local.run_files import Asking, find_runs
+from finetune_cli.reports.run_files import Asking, find_runs
 from kit.cases.spec_cases import changed, minimal_job
 
 SETTING = ("--set", "hyperparameters.epochs=9")
@@ -40,7 +40,7 @@ def run(file: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         run.work_dir.mkdir(parents=True, exist_ok=True)
         run.job_file.write_text(run.job.to_json())
 
-    monkeypatch.setattr("finetune_cli.local.running.run_planned", pretend)
+    monkeypatch.setattr("finetune_cli.commands.running.run_planned", pretend)
 
     def call(*options: str) -> LocalRun:
         app(["run", "job.yaml", *options], standalone_mode=False)

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from finetune_cli.files import validation
 from finetune_cli.files.documents import to_yaml
-from finetune_cli.files.validation import judge_file
+from finetune_cli.local import validation
+from finetune_cli.local.validation import judge_file
 from kit.cases.spec_cases import changed, minimal_job
 
 

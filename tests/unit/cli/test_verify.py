@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from finetune_cli.errors import CliError
-from finetune_cli.reports.verify import fetch_uri, find_adapter, verify_uri
+from finetune_cli.local.verify import fetch_uri, find_adapter, verify_uri
 from finetune_trainer.storage import StorageAccess, open_store, publish_folder
 
 RUN = "runs/default/example/u1"

@@ -18,7 +18,7 @@ from finetune_api.protocol.evaluation_result import (
 )
 from finetune_api.protocol.trainer import ResolvedJob, Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
-from finetune_cli.reports.verify import verify_uri
+from finetune_cli.local.verify import verify_uri
 from finetune_trainer import stopping
 from finetune_trainer.context import StageContext
 from finetune_trainer.decision import PublishDecision

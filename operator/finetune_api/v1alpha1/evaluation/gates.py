@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import NAME_PATTERN, APIModel, DecimalString, SignedDecimal, decimal_of
+from finetune_api.rule import Rule
 from finetune_api.v1alpha1.evaluation.scoring import (
     BETTER_SIDE_UNKNOWN,
     JUDGE_METRICS,
     UNBOUNDED_METRICS,
     GateMetric,
 )
-from finetune_api.v1alpha1.rule import Rule
 
 MAX_GATES = 16
 _LEAST, _MOST = "0.5", "0.999"

@@ -16,9 +16,9 @@ from finetune_api.meta import (
     decimal_of,
 )
 from finetune_api.patterns import TextRule, Texts
+from finetune_api.rule import Rule
 from finetune_api.v1alpha1.evaluation.metric_rules import asks_for, needed_cel
 from finetune_api.v1alpha1.evaluation.review import CRITERION_RULE
-from finetune_api.v1alpha1.rule import Rule
 
 JudgeMode = Literal["Pairwise", "Rubric"]
 

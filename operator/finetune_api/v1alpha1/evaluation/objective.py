@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from finetune_api.meta import APIModel, Integer
+from finetune_api.rule import Rule
 from finetune_api.v1alpha1.evaluation.metric_rules import (
     METRIC_SETTINGS,
     has_validation_rows,
@@ -17,7 +18,6 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     LOWER_IS_BETTER,
     ValidationMetric,
 )
-from finetune_api.v1alpha1.rule import Rule
 
 VALIDATION_LOSS = "validationLoss"
 

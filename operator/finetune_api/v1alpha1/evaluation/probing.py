@@ -8,8 +8,8 @@ from pydantic import Field
 
 from finetune_api.meta import SET_LIST, URI, APIModel, Unique
 from finetune_api.patterns import TextRule, Texts
+from finetune_api.rule import Rule
 from finetune_api.v1alpha1.evaluation.red_teaming import MAX_RED_TEAM_PROBES
-from finetune_api.v1alpha1.rule import Rule
 
 ForgettingMetric = Literal["forgetting.bitsPerByte", "forgetting.instructions"]
 SafetyMetric = Literal[

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from finetune_api.meta import SET_LIST, APIModel, Integer, Unique
 from finetune_api.patterns import TextRule, Texts
-from finetune_api.v1alpha1.rule import Rule
+from finetune_api.rule import Rule
 
 MAX_RED_TEAM_PROBES = 8
 """Entries of `probes`: each has a verdict of its own."""

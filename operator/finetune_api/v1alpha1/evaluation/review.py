@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool
 
 from finetune_api.meta import SET_LIST, APIModel, Integer, Unique
 from finetune_api.patterns import TextRule, Texts
-from finetune_api.v1alpha1.rule import Rule
+from finetune_api.rule import Rule
 
 CRITERION_RULE = TextRule(
     patterns={"": "[a-z][A-Za-z0-9]*"},

@@ -6,12 +6,21 @@ of one list of values, mapped to its message, stands in for them.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from finetune_api.v1alpha1.rule import Rule
+from finetune_api.rule import Rule
+from finetune_api.v1alpha1.spec.hyperparameters import Hyperparameters
+from finetune_api.v1alpha1.spec.resources import Resources
 
-if TYPE_CHECKING:
-    from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+
+class BatchedSpec(Protocol):
+    """What the rules read of a FineTuneJob's spec."""
+
+    @property
+    def resources(self) -> Resources: ...  # noqa: D102
+    @property
+    def hyperparameters(self) -> Hyperparameters: ...  # noqa: D102
+
 
 _SUGGESTED = (
     *(1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 15, 16, 18, 20, 24, 28, 30, 32, 36, 40, 48, 50, 56),
@@ -46,17 +55,17 @@ def _digits(number: str) -> str:
     return f"({' + '.join([*digits, last])}).trim()"
 
 
-def world_size_of(spec: FineTuneJobSpec) -> int:
+def world_size_of(spec: BatchedSpec) -> int:
     """Return the number of data-parallel ranks; without GPUs there is one process per node."""
     return spec.resources.nodes * max(1, spec.resources.gpus_per_node)
 
 
-def _divides_over_ranks(spec: FineTuneJobSpec) -> bool:
+def _divides_over_ranks(spec: BatchedSpec) -> bool:
     asked = spec.hyperparameters.global_batch_size
     return asked == "auto" or asked % world_size_of(spec) == 0
 
 
-def _explain_global(spec: FineTuneJobSpec) -> str:
+def _explain_global(spec: BatchedSpec) -> str:
     asked, ranks = int(spec.hyperparameters.global_batch_size), world_size_of(spec)
     below = asked // ranks * ranks
     near = f"{below} or {below + ranks}" if below else f"{ranks}"
@@ -66,14 +75,14 @@ def _explain_global(spec: FineTuneJobSpec) -> str:
     )
 
 
-def _divides_share(spec: FineTuneJobSpec) -> bool:
+def _divides_share(spec: BatchedSpec) -> bool:
     asked, whole = spec.hyperparameters.micro_batch_size, spec.hyperparameters.global_batch_size
     if asked == "auto" or whole == "auto" or not _divides_over_ranks(spec):
         return True
     return whole // world_size_of(spec) % asked == 0
 
 
-def _explain_micro(spec: FineTuneJobSpec) -> str:
+def _explain_micro(spec: BatchedSpec) -> str:
     asked = int(spec.hyperparameters.micro_batch_size)
     whole, ranks = int(spec.hyperparameters.global_batch_size), world_size_of(spec)
     share = whole // ranks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.v1alpha1.rule import Rule
+from finetune_api.rule import Rule
 
 ENGINE_RULES: tuple[Rule, ...] = (
     Rule(

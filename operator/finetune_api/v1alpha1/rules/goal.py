@@ -6,8 +6,8 @@ from decimal import Decimal
 from typing import get_args
 
 from finetune_api.meta import decimal_of
+from finetune_api.rule import Rule
 from finetune_api.v1alpha1.evaluation.scoring import UNBOUNDED_METRICS, GoalMetric
-from finetune_api.v1alpha1.rule import Rule
 
 _UNBOUNDED = sorted(UNBOUNDED_METRICS & set(get_args(GoalMetric)))
 _LEAST, _MOST = "0.5", "0.999"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.meta import decimal_of
-from finetune_api.v1alpha1.rule import Rule
+from finetune_api.rule import Rule
 
 _SFT = "self.method.objective == 'SFT'"
 _PAIRS = ("DPO", "ORPO")

@@ -10,10 +10,10 @@ from functools import cache
 from typing import Any
 
 from finetune_api.meta import APIModel
+from finetune_api.rule import Rule
 from finetune_api.schema.sizes import Schema, length_reader, varying_length_cel
 from finetune_api.schema.structural import schema_of
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
-from finetune_api.v1alpha1.rule import Rule
 from finetune_api.v1alpha1.spec.dataset import Dataset
 from finetune_api.v1alpha1.spec.model import Model
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate

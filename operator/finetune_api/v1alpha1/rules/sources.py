@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.meta import decimal_of
-from finetune_api.v1alpha1.rule import Rule
+from finetune_api.rule import Rule
 
 MAX_WEIGHT = 100
 

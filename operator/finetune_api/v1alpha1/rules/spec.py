@@ -8,6 +8,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from finetune_api.meta import decimal_of
+from finetune_api.rule import Rule
 from finetune_api.v1alpha1.evaluation.gates import GATE_RULES
 from finetune_api.v1alpha1.evaluation.judging import JUDGE_RULES
 from finetune_api.v1alpha1.evaluation.metric_rules import METRIC_RULES
@@ -15,7 +16,6 @@ from finetune_api.v1alpha1.evaluation.probing import PROBE_RULES
 from finetune_api.v1alpha1.evaluation.red_teaming import RED_TEAM_RULES
 from finetune_api.v1alpha1.evaluation.review import REVIEW_RULES
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
-from finetune_api.v1alpha1.rule import Rule
 from finetune_api.v1alpha1.rules.batches import BATCH_RULES
 from finetune_api.v1alpha1.rules.engine import ENGINE_RULES
 from finetune_api.v1alpha1.rules.goal import GOAL_RULES

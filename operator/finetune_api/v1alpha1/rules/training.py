@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from finetune_api.meta import decimal_of
+from finetune_api.rule import Rule
 from finetune_api.v1alpha1.evaluation.metric_rules import (
     has_validation_rows,
     has_validation_rows_cel,
 )
-from finetune_api.v1alpha1.rule import Rule
 
 TRAINING_RULES: tuple[Rule, ...] = (
     Rule(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.meta import APIModel, DecimalString, decimal_of
-from finetune_api.v1alpha1.rule import Rule
+from finetune_api.rule import Rule
 
 
 class Budget(APIModel):

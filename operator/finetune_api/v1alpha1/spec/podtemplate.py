@@ -22,7 +22,7 @@ from finetune_api.meta import (
     UniqueNames,
 )
 from finetune_api.patterns import MOUNT_PATH_RULE, SUB_PATH_RULE, VARIABLE_RULE, Texts
-from finetune_api.v1alpha1.rule import Rule, check_rules
+from finetune_api.rule import Rule, check_rules
 from finetune_api.v1alpha1.spec.affinity import Affinity, LabelKey
 
 ShortText = Annotated[str, Field(max_length=253)]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from finetune_api.meta import SET_LIST, APIModel, Unique
 from finetune_api.patterns import TextRule, Texts
-from finetune_api.v1alpha1.rule import Rule
+from finetune_api.rule import Rule
 
 Entity = Literal[
     "Email",

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from finetune_api.meta import ATOMIC_LIST, APIModel, DecimalString, Integer, decimal_of
-from finetune_api.v1alpha1.rule import Rule, check_rules
+from finetune_api.rule import Rule, check_rules
 
 ParameterPath = Literal[
     "hyperparameters.learningRate",

@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool
 
 from finetune_api.meta import APIModel, LocalObjectReference
 from finetune_api.patterns import MODEL_NAME_RULE, TRACKER_RULE, Texts
-from finetune_api.v1alpha1.rule import Rule
+from finetune_api.rule import Rule
 
 MAX_TRACKERS = 3
 """Trackers that a job may name: one of each kind."""

@@ -14,9 +14,9 @@ from finetune_api.messages.messages import path_of
 from finetune_api.messages.prompt_template import find_template_errors
 from finetune_api.paths import is_below, normal_path
 from finetune_api.patterns import EXTENDED_RESOURCE_RULE
+from finetune_api.rule import find_broken
 from finetune_api.uris import find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.rule import find_broken
 from finetune_api.v1alpha1.rules.spec import SPEC_RULES
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_operator.allowlists import matches_image, matches_name, matches_pair, matches_url

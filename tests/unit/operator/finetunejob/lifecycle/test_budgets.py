@@ -9,12 +9,12 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.manager import Manager
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.connection import Connection
 from finetune_operator.kube.api.resource import PODS
 from finetune_operator.kube.api.transport import Transport
 from finetune_operator.kube.clock import SystemClock
+from finetune_operator.manager import Manager
 from kit.processes.eventually import eventually_async
 
 CONFIG = OperatorConfig(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from finetune_api import reasons
+from finetune_api.crd import JOBS, CustomKind
 from finetune_api.meta import API_VERSION
 from finetune_api.protocol.reasons.data import DATA
 from finetune_api.protocol.reasons.model import MODEL
@@ -18,7 +19,6 @@ from finetune_api.protocol.reasons.results import RESULTS
 from finetune_api.protocol.reasons.storage import STORAGE
 from finetune_api.protocol.reasons.train import TRAIN
 from finetune_api.protocol.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
-from finetune_api.schema.crd import JOBS, CustomKind
 
 Schema = dict[str, Any]
 

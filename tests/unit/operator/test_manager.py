@@ -8,12 +8,12 @@ import pytest
 
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.manager import Manager
 from finetune_operator.controllers.memory import caches as caches_module
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.connection import Connection
 from finetune_operator.kube.api.transport import Transport
 from finetune_operator.kube.clock import SystemClock
+from finetune_operator.manager import Manager
 from finetune_operator.progress import writer
 from finetune_operator.progress.report import Report
 from kit.builders.jobs import job

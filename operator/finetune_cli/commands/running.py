@@ -22,8 +22,8 @@ from finetune_cli.local.runner import (
     explain_hold,
     explain_stop,
 )
+from finetune_cli.reports.summary import find_obstacle, print_summary, to_json, write_result
 from finetune_cli.views.display import make_display
-from finetune_cli.views.summary import find_obstacle, print_summary, to_json, write_result
 
 NO_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES)
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from finetune_cli.cluster.client import Cluster
 from finetune_cli.cluster.errors import looking_up
 from finetune_cli.errors import CliError
+from finetune_cli.local.verify import make_access, storage_error
 from finetune_cli.reports.reviews import is_place
-from finetune_cli.reports.verify import make_access, storage_error
 
 if TYPE_CHECKING:
     from finetune_trainer.experiments.reading import Documents
