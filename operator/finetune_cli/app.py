@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from finetune_cli.commandline import Program, print_version
+from finetune_cli.commands import cluster as cluster_commands
+from finetune_cli.commands import decisions
 from finetune_cli.commands.checkpoints import checkpoints
-from finetune_cli.commands.cluster import register
 from finetune_cli.commands.compare import compare
 from finetune_cli.commands.data import data_app
 from finetune_cli.commands.evaluate import evaluate
@@ -352,7 +353,8 @@ app.command()(compare)
 app.command()(report)
 app.add_typer(data_app)
 app.add_typer(review_app)
-register(app)
+cluster_commands.register(app)
+decisions.register(app)
 app.command()(promote)
 app.add_typer(sweep_app)
 app.command()(checkpoints)

@@ -5,17 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_cli.commands.cluster import (
-    Context,
-    Endpoint,
-    JobOrFile,
-    Kubeconfig,
-    Namespace,
-    Region,
-)
+from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
+from finetune_cli.commands.objects import Endpoint, JobOrFile, Region
 from finetune_cli.errors import CliError
 from finetune_cli.options import Format, OutputDir, Overrides
 
@@ -26,6 +19,7 @@ if TYPE_CHECKING:
 FROM_STATUS = "{why}; this is what the job's status says, storage may hold more"
 
 
+@with_cluster_options
 def checkpoints(
     target: JobOrFile,
     output_dir: OutputDir = None,
@@ -33,9 +27,7 @@ def checkpoints(
     format_: Format = "text",
     endpoint: Endpoint = None,
     region: Region = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """List the steps of a run: validation loss, what is stored of each and where, which was chosen.
 
@@ -46,11 +38,11 @@ def checkpoints(
     from finetune_cli.views.job import table
 
     if names_file(target):
-        steps = _steps_of_file(target, output_dir, overrides, namespace, endpoint, region)
+        steps = _steps_of_file(target, output_dir, overrides, where.namespace, endpoint, region)
     else:
         if output_dir or overrides:
             raise CliError(f"--output-dir and --set go with the file of a job; {target} is a name")
-        steps = _steps_of_job(target, context, namespace, kubeconfig, endpoint, region)
+        steps = _steps_of_job(target, where, endpoint, region)
     if format_ == "json":
         print(json.dumps({"items": [step.to_wire() for step in steps]}, indent=2))
     elif steps:
@@ -97,18 +89,15 @@ def steps_of_planned(planned: LocalRun, endpoint: str | None, region: str | None
 
 def _steps_of_job(
     name: str,
-    context: str | None,
-    namespace: str | None,
-    kubeconfig: Path | None,
+    where: ClusterOptions,
     endpoint: str | None,
     region: str | None,
 ) -> list[Step]:
-    from finetune_cli.cluster.client import Cluster
     from finetune_cli.cluster.errors import looking_up
     from finetune_cli.reports.checkpoints import steps_of_status
 
     with looking_up(name):
-        cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+        cluster = where.connect()
     job = cluster.get_job(name)
     try:
         return steps_of_object(job, endpoint, region)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune_cli.commands.cluster import Context, Kubeconfig, Namespace
+from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commands.data import Region
 from finetune_cli.errors import CliError
 from finetune_cli.options import Format, OutputDir
@@ -22,6 +22,7 @@ COMPARE_MODULES = ("finetune_trainer", "jinja2", "numpy", "scipy")
 """What comparing runs needs; no torch."""
 
 
+@with_cluster_options
 def compare(
     runs: Annotated[
         list[str],
@@ -47,25 +48,20 @@ def compare(
         str | None, typer.Option(help="URL of the S3 server. Default: the job's.")
     ] = None,
     region: Region = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Compare runs: settings, data, curves, scores, which differences are real, time and cost.
 
     A folder that holds several runs stands for all of them.
     """
-    from finetune_cli.cluster.client import Cluster
     from finetune_cli.extras import require_trainer
     from finetune_cli.reports.run_files import Asking, read_runs
 
     check_page(html)
     require_trainer(COMPARE_MODULES, to="comparing runs")
     asking = Asking(
-        connect=lambda: Cluster.connect(
-            context=context, namespace=namespace, kubeconfig=kubeconfig
-        ),
-        namespace=namespace,
+        connect=where.connect,
+        namespace=where.namespace,
         output=output_dir,
         endpoint=endpoint,
         region=region,

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune_cli.commands.cluster import (
-    Context,
+from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
+from finetune_cli.commands.objects import (
     Endpoint,
     JobOrFile,
-    Kubeconfig,
-    Namespace,
     Region,
-    connect,
     print_object,
     with_requester,
 )
@@ -32,6 +29,7 @@ MAY_GO = (
 )
 
 
+@with_cluster_options
 def evaluate(
     target: JobOrFile,
     step: Annotated[
@@ -56,9 +54,7 @@ def evaluate(
     endpoint: Endpoint = None,
     region: Region = None,
     output: ObjectFormat = "text",
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Evaluate the weights of one step of a run, and publish them if goal and gates let it.
 
@@ -80,18 +76,18 @@ def evaluate(
     if names_file(target):
         if new_name:
             raise CliError(f"--name goes with a FineTuneJob; {target} is a file and keeps its name")
-        document = _document_of(asked, namespace or "default", output_dir)
+        document = _document_of(asked, where.namespace or "default", output_dir)
         if print_only:
             print_object(document.body, "yaml", "")
         else:
-            _run(document, namespace or "default", approve_data)
+            _run(document, where.namespace or "default", approve_data)
         return
     if output_dir or approve_data:
         raise CliError(f"--output-dir and --approve-data go with a file; {target} is a name")
     from finetune_cli.cluster.errors import looking_up
 
     with looking_up(target):
-        cluster = connect(context, namespace, kubeconfig)
+        cluster = where.connect()
     body = _object_of(asked, cluster, new_name)
     if cluster.get_job(target)["spec"].get("requestedBy"):
         body = with_requester(body, cluster.user_name())

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from finetune_cli.commands.cluster import Context, Kubeconfig, Namespace
+from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commands.review import Endpoint, Region, find_anywhere
 from finetune_cli.options import OutputDir, Overrides
 
 
+@with_cluster_options
 def report(
     target: Annotated[
         str,
@@ -27,9 +28,7 @@ def report(
     overrides: Overrides = None,
     endpoint: Endpoint = None,
     region: Region = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Open the report of a job's evaluation, and print where it lies on this machine.
 
@@ -41,9 +40,7 @@ def report(
 
     source = find_anywhere(
         target,
-        context,
-        namespace,
-        kubeconfig,
+        where,
         endpoint,
         region,
         output=output_dir,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from finetune_cli.commands.cluster import Context, Kubeconfig, Namespace
+from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.options import Format
@@ -42,23 +42,19 @@ Tool = Literal["label-studio", "argilla"]
 
 def _find(
     target: str,
-    context: str | None,
-    namespace: str | None,
-    kubeconfig: Path | None,
+    where: ClusterOptions,
     endpoint: str | None,
     region: str | None,
 ) -> Source:
     from finetune_cli.extras import require_trainer
 
     require_trainer(("finetune_trainer", "jinja2"), to="reading a review")
-    return find_anywhere(target, context, namespace, kubeconfig, endpoint, region)
+    return find_anywhere(target, where, endpoint, region)
 
 
 def find_anywhere(
     target: str,
-    context: str | None,
-    namespace: str | None,
-    kubeconfig: Path | None,
+    where: ClusterOptions,
     endpoint: str | None,
     region: str | None,
     output: str | None = None,
@@ -75,7 +71,7 @@ def find_anywhere(
     if is_job_file(target):
         return source_of_file(
             target,
-            namespace=namespace,
+            namespace=where.namespace,
             output=output,
             overrides=overrides,
             endpoint=endpoint,
@@ -85,15 +81,15 @@ def find_anywhere(
         raise CliError(f"--output-dir and --set go with the file of a job; {target} is none")
     if is_place(target):
         return find_source(target, None, endpoint=endpoint, region=region)
-    from finetune_cli.cluster.client import Cluster
     from finetune_cli.cluster.errors import looking_up
 
     with looking_up(target):
-        cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+        cluster = where.connect()
     return find_source(target, cluster, endpoint=endpoint, region=region)
 
 
 @review_app.command("open")
+@with_cluster_options
 def open_(
     target: Target,
     opens: Annotated[
@@ -101,9 +97,7 @@ def open_(
     ] = True,
     endpoint: Endpoint = None,
     region: Region = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Open the page on which a reviewer judges, and print where it lies on this machine.
 
@@ -112,13 +106,14 @@ def open_(
     from finetune_cli.reports.data import open_page
     from finetune_cli.reports.reviews import find_page
 
-    page = find_page(_find(target, context, namespace, kubeconfig, endpoint, region))
+    page = find_page(_find(target, where, endpoint, region))
     print(page)
     if opens and sys.stdout.isatty():
         open_page(page)
 
 
 @review_app.command()
+@with_cluster_options
 def ask(
     target: Target,
     reviewer: Annotated[str, typer.Option("--as", metavar="NAME", help="Your name.")],
@@ -128,15 +123,13 @@ def ask(
     ] = None,
     endpoint: Endpoint = None,
     region: Region = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Judge in the terminal, one question at a time. Exit code 1 while some are not judged."""
     from finetune_cli.reports.review_terminal import judge_in_terminal
     from finetune_cli.reports.reviews import read_blind, read_file, verdicts_name
 
-    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    source = _find(target, where, endpoint, region)
     from finetune_trainer.evaluate.sources.review.verdicts import (
         VerdictError,
         Verdicts,
@@ -162,6 +155,7 @@ def ask(
 
 
 @review_app.command()
+@with_cluster_options
 def submit(
     target: Target,
     files: Files,
@@ -169,9 +163,7 @@ def submit(
     format_: Format = "text",
     endpoint: Endpoint = None,
     region: Region = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Count the verdicts of all reviewers, and store the result in the run's folder.
 
@@ -188,7 +180,7 @@ def submit(
         waits_for_review,
     )
 
-    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    source = _find(target, where, endpoint, region)
     require_trainer(("numpy", "scipy"), to="counting verdicts")
     opened = open_review(source)
     panel = store_panel(source, opened, read_files(opened, files))
@@ -202,24 +194,21 @@ def submit(
     if source.job is None:
         print(f"to publish: finetune publish JOB.yaml --panel {panel.digest}", file=sys.stderr)
         return
-    _let_publish(source.job, panel, yes, context, namespace, kubeconfig)
+    _let_publish(source.job, panel, yes, where)
 
 
 def _let_publish(
     job: dict[str, Any],
     panel: Panel,
     yes: bool,
-    context: str | None,
-    namespace: str | None,
-    kubeconfig: Path | None,
+    where: ClusterOptions,
 ) -> None:
     """Create the FineTuneApproval that names the panel's result."""
     from finetune_cli.cluster.approval import check_counts, make_approval
-    from finetune_cli.cluster.client import Cluster
-    from finetune_cli.commands.cluster import decide
+    from finetune_cli.commands.decisions import decide
     from finetune_cli.reports.reviews import summarize_panel
 
-    cluster = Cluster.connect(context=context, namespace=namespace, kubeconfig=kubeconfig)
+    cluster = where.connect()
     user = cluster.user_name()
     check_counts(job, user, is_approval=True)
     body = make_approval(
@@ -236,6 +225,7 @@ def _let_publish(
 
 
 @review_app.command("export")
+@with_cluster_options
 def export_(
     target: Target,
     files: Annotated[
@@ -254,14 +244,12 @@ def export_(
     ] = "overall",
     endpoint: Endpoint = None,
     region: Region = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Write verdicts as rows for DPO (prompt, chosen, rejected), or questions for another tool."""
     from finetune_cli.reports.review_exchange import write_preferences, write_tasks
 
-    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    source = _find(target, where, endpoint, region)
     if to == "preferences":
         if not files:
             raise CliError("preferences come from verdicts: name the reviewers' files")
@@ -272,6 +260,7 @@ def export_(
 
 
 @review_app.command("import")
+@with_cluster_options
 def import_(
     target: Target,
     file: Annotated[Path, typer.Argument(help="What the tool has exported, as JSON.")],
@@ -281,13 +270,11 @@ def import_(
     ] = Path(),
     endpoint: Endpoint = None,
     region: Region = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Turn what people judged in Label Studio or Argilla into one file of verdicts for each."""
     from finetune_cli.reports.review_exchange import read_tool
 
-    source = _find(target, context, namespace, kubeconfig, endpoint, region)
+    source = _find(target, where, endpoint, region)
     for path in read_tool(source, file, tool, folder):
         print(path)

@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune_cli.commandline import Timeout
-from finetune_cli.commands.cluster import (
-    Context,
-    Kubeconfig,
-    Namespace,
-    connect,
-    list_text,
-    print_object,
-)
 from finetune_cli.commands.compare import COMPARE_MODULES, check_page, show
+from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commands.data import Region
+from finetune_cli.commands.objects import list_text, print_object
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.options import Format, ObjectFormat
@@ -40,20 +34,19 @@ KIND = "finetunesweep"
 
 
 @sweep_app.command("list")
+@with_cluster_options
 def list_(
     all_namespaces: Annotated[
         bool, typer.Option("--all-namespaces", "-A", help="Sweeps of all namespaces.")
     ] = False,
     output: ObjectFormat = "text",
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """List sweeps, how far they are, and the best trial of each."""
     from finetune_cli.views.job import current_time
     from finetune_cli.views.sweep import COLUMNS, row
 
-    cluster = connect(context, namespace, kubeconfig)
+    cluster = where.connect()
     found = cluster.list_sweeps(all_namespaces=all_namespaces)
     rows = [row(sweep, current_time()) for sweep in found["items"]]
     words = list_text(cluster, found, COLUMNS, rows, "FineTuneSweeps", everywhere=all_namespaces)
@@ -61,52 +54,49 @@ def list_(
 
 
 @sweep_app.command()
+@with_cluster_options
 def get(
     name: SweepName,
     output: ObjectFormat = "text",
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Show the trials, the best first: settings, score, step, tokens, state, and what is noise."""
     from finetune_cli.views.sweep import leaderboard, outcome
 
-    sweep = connect(context, namespace, kubeconfig).get_sweep(name)
+    sweep = where.connect().get_sweep(name)
     words = "\n".join(leaderboard(sweep)) or f"{name} has no trials yet, it is {outcome(sweep)}"
     print_object(sweep, output, words, kind=KIND)
 
 
 @sweep_app.command()
+@with_cluster_options
 def describe(
     name: SweepName,
     output: ObjectFormat = "text",
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Show everything about one sweep. Parameters, conditions, trials, what was spent."""
     from finetune_cli.views import sweep as sweepview
     from finetune_cli.views.job import current_time
 
-    sweep = connect(context, namespace, kubeconfig).get_sweep(name)
+    sweep = where.connect().get_sweep(name)
     words = "\n".join(sweepview.describe(sweep, current_time()))
     print_object(sweep, output, words, kind=KIND)
 
 
 @sweep_app.command()
+@with_cluster_options
 def watch(
     name: SweepName,
     timeout: Timeout = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Tell what becomes of the trials, to the end. Exit code 1 if it failed or time is up."""
     from finetune_cli.cluster.waiting import patiently
     from finetune_cli.views.job import is_true
     from finetune_cli.views.sweep import changes, is_over, leaderboard, outcome
 
-    cluster = connect(context, namespace, kubeconfig)
+    cluster = where.connect()
     deadline = None if timeout is None else time.monotonic() + timeout
     sweep = cluster.get_sweep(name)  # what is wrong from the start is told at once
     before: dict[str, Any] | None = None
@@ -126,6 +116,7 @@ def watch(
 
 
 @sweep_app.command()
+@with_cluster_options
 def report(
     name: SweepName,
     html: Annotated[
@@ -140,9 +131,7 @@ def report(
         str | None, typer.Option(help="URL of the S3 server. Default: the trials'.")
     ] = None,
     region: Region = None,
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Say which trial won and why, and compare all, as finetune compare does with any runs."""
     from finetune_cli.extras import require_trainer
@@ -152,7 +141,7 @@ def report(
 
     check_page(html)
     require_trainer(COMPARE_MODULES, to="comparing runs")
-    cluster = connect(context, namespace, kubeconfig)
+    cluster = where.connect()
     sweep = cluster.get_sweep(name)
     jobs = order_jobs(sweep, list_trials(cluster, sweep))
     if not jobs:
@@ -196,14 +185,13 @@ def _number(name: str) -> tuple[int, str]:
     return (int(end) if end.isdigit() else 0, name)
 
 
+@with_cluster_options
 def promote(
     sweep: SweepName,
     trial: Annotated[str, typer.Argument(help="Name of the trial, or its number.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
     output: ObjectFormat = "text",
-    context: Context = None,
-    namespace: Namespace = None,
-    kubeconfig: Kubeconfig = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Choose a trained trial of a sweep yourself: it is evaluated, and published if it passes."""
     import sys
@@ -211,7 +199,7 @@ def promote(
     from finetune_cli.cluster.promotion import LET_GO, check_trial, describe_choice
     from finetune_cli.views.sweep import find_trial
 
-    cluster = connect(context, namespace, kubeconfig)
+    cluster = where.connect()
     body = cluster.get_sweep(sweep)
     jobs = list_trials(cluster, body)
     job = find_trial(sweep, trial, jobs)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from finetune_cli.app import app
+from finetune_cli.commands.connection import ClusterOptions
 from finetune_cli.commands.review import find_anywhere
 from finetune_cli.files.documents import read_single
 from finetune_cli.local.job import LocalRun
@@ -117,7 +118,7 @@ def test_commands_that_read_a_run_find_it_by_its_file(
     place = f"{job.spec.output.uri}/{job.run_prefix}"
     (compared,) = find_runs("job.yaml", Asking(connect=lambda: pytest.fail("no cluster")))
     assert compared.uri == place
-    reviewed = find_anywhere("job.yaml", None, None, None, None, None)
+    reviewed = find_anywhere("job.yaml", ClusterOptions(), None, None)
     assert reviewed.run_uri == place
     read: list[str] = []
 

@@ -1,0 +1,83 @@
+"""Objects of a cluster as commands name and print them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune_cli.errors import CliError
+
+if TYPE_CHECKING:
+    from finetune_cli.cluster.client import Cluster
+
+Name = Annotated[str, typer.Argument(help="Name of the FineTuneJob.")]
+JobOrFile = Annotated[
+    str, typer.Argument(help="Name of a FineTuneJob, or the file of a job run on this machine.")
+]
+Endpoint = Annotated[str | None, typer.Option(help="URL of the S3 server. Default: the job's.")]
+Region = Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")]
+
+
+def print_object(
+    body: dict[str, Any], output: str, words: str, *, kind: str = "finetunejob"
+) -> None:
+    """Print an object as asked, or the words.
+
+    Args:
+        body: The object, or a list of such.
+        output: ``json``, ``yaml`` or ``name``; else the words are printed.
+        words: What a person reads.
+        kind: What it is, for its name.
+    """
+    for item in body.get("items", [body]):
+        item.get("metadata", {}).pop("managedFields", None)
+    if output == "json":
+        print(json.dumps(body, indent=2))
+    elif output == "yaml":
+        from finetune_cli.files.documents import to_yaml
+
+        print(to_yaml(body), end="")
+    elif output == "name":
+        for item in body.get("items", [body]):
+            print(f"{kind}.finetune.dev/{item['metadata']['name']}")
+    else:
+        print(words)
+
+
+def list_text(
+    cluster: Cluster,
+    found: dict[str, Any],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    kinds: str,
+    *,
+    everywhere: bool,
+) -> str:
+    """Return listed objects as a table, of all namespaces with theirs; or that there are none."""
+    from finetune_cli.views.job import table
+
+    if not rows:
+        place = "in any namespace" if everywhere else f"in namespace {cluster.namespace}"
+        return f"no {kinds} {place}"
+    if not everywhere:
+        return "\n".join(table(rows, columns))
+    spaces = [item["metadata"]["namespace"] for item in found["items"]]
+    placed = [[space, *cells] for space, cells in zip(spaces, rows, strict=True)]
+    return "\n".join(table(placed, ("NAMESPACE", *columns)))
+
+
+def with_requester(body: dict[str, Any], user: str) -> dict[str, Any]:
+    """Return a job that names who asks for it, and say so: a personal name is never sent silently.
+
+    Raises:
+        CliError: It names somebody else.
+    """
+    named = body["spec"].get("requestedBy")
+    if named not in (None, user):
+        raise CliError(f"the job is requested by {named}, and the cluster knows you as {user}")
+    print(f"requested by {user}", file=sys.stderr)
+    return {**body, "spec": {**body["spec"], "requestedBy": user}}
