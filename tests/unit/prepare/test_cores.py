@@ -68,14 +68,14 @@ TASK = "please do for us with great care today the task: {}"
     ],
 )
 def test_a_frame_is_long_and_shared_by_many(texts: list[str], kind: int) -> None:
-    core, found = find_frames([texts]).cut(texts[0])
+    core, found, _ = find_frames([texts]).cut(texts[0])
     assert found == kind
     assert core == (texts[0] if kind == NOT_FRAMED else "red 0 things x0")
 
 
 def test_a_prompt_that_is_all_frame_stays_as_it_is() -> None:
     frames = find_frames([numbered("tell me now {}", 40)])
-    assert frames.cut("tell me") == ("tell me", NOT_FRAMED)
+    assert frames.cut("tell me")[:2] == ("tell me", NOT_FRAMED)
 
 
 @pytest.mark.timeout(20)

@@ -470,6 +470,40 @@ def test_two_tasks_on_the_same_texts_are_not_near() -> None:
     assert removed(compared) == []
 
 
+TRANSLATE, SUMMARISE = "translate the text into German: {}", "{} is to be summarised in short"
+OTHER = "my sister {0} went to the town of {0} by boat"
+
+
+@pytest.mark.parametrize(
+    ("train_frame", "test_frame", "train_answer", "is_leak"),
+    [
+        (TRANSLATE, SUMMARISE, OTHER, False),
+        (TRANSLATE, "what does this say: {}", OTHER, False),
+        (TRANSLATE, SUMMARISE, "the given answer {0} of the test", True),
+        (TRANSLATE, SUMMARISE, "Well, the given answer {0} of the test!", True),
+        (TRANSLATE, TRANSLATE, OTHER, True),
+        (TRANSLATE, TRANSLATE.replace("{}", "please {}"), OTHER, True),
+        ("{}", SUMMARISE, OTHER, True),
+    ],
+    ids=["other end", "other beginning", "same answer", "near answer", "same", "longer", "none"],
+)
+def test_two_tasks_on_the_same_texts_are_a_leak_only_with_near_answers(
+    train_frame: str, test_frame: str, train_answer: str, is_leak: bool
+) -> None:
+    questions = [prompt.removeprefix("please tell me about ") for prompt, _ in filler(90)]
+    train = [(train_frame.format(q), train_answer.format(n)) for n, q in enumerate(questions[:60])]
+    test = [
+        (test_frame.format(q), f"the given answer {n} of the test")
+        for n, q in enumerate(questions[40:], start=40)
+    ]
+    examples = [
+        *(example(n, row, Side.TRAIN) for n, row in enumerate(train, start=1)),
+        *(example(n, row, Side.TEST) for n, row in enumerate(test, start=101)),
+    ]
+    leaks = [("leakedRows", 41 + n, 101 + n) for n in range(20)]
+    assert removed(compare(examples)) == (leaks if is_leak else [])
+
+
 def test_markup_around_another_label_is_no_copy_and_no_leak() -> None:
     rows = filler(60)
     examples = [

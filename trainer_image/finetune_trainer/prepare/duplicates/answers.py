@@ -49,6 +49,10 @@ class NearAnswers:
         self._answer = answer
         self._vocabulary = vocabulary
 
+    def has_text(self, position: int) -> bool:
+        """Tell whether the answer of a row is one text that another can be compared with."""
+        return bool(self._answer(position).words)
+
     def are_near(self, a: int, b: int) -> bool:
         """Tell whether the answers of two rows, by their positions, are nearly equal."""
         if self._marks.answers[a] == self._marks.answers[b]:

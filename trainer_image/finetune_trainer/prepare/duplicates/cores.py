@@ -3,7 +3,8 @@
 A test file whose prompts all stand in a page of HTML, or behind the same instruction, asks the same
 questions as the train file. What differs between the two is no question: it is taken away before
 prompts are compared once more. A frame is seen through where only one of two prompts has one, or
-where each has one that most prompts of its side have. Two other frames may be two tasks on a text.
+where each has one that most prompts of its side have. Two frames may be two tasks on a text: those
+of few are not seen through, and those of most are a leak only where the answers are near, too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from finetune_trainer.prepare.rows.normal import normalise_text
 from finetune_trainer.prepare.rows.prompt_file import PromptFile
@@ -46,8 +47,23 @@ _MOST_STRESSES = 3
 """Marks of stress that stand in each other."""
 
 
-Beginnings = dict[int, dict[tuple[str, ...], int]]
+Words = tuple[str, ...]
+Beginnings = dict[int, dict[Words, int]]
 """Beginnings of texts, with the kind of frame they are, by their length: the longest first."""
+
+
+class Core(NamedTuple):
+    """A text without its frame.
+
+    Attributes:
+        text: What is left.
+        kind: Which kind of frame was taken away.
+        frame: The shortest beginning and end of it that is a frame: longer ones are the same frame.
+    """
+
+    text: str
+    kind: int
+    frame: tuple[Words, Words]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,8 +72,8 @@ class Cores:
 
     Attributes:
         texts: Their texts, numbered as the prompts are.
-        marks: File of an array in ``.npy``, shape ``(n, 2)``, uint8: which kind of frame was taken
-            from each, and whether it is another text than the prompt.
+        marks: File of an array in ``.npy``, shape ``(n, 3)``, int64: which kind of frame was taken
+            from each, whether it is another text than the prompt, and the number of the frame.
     """
 
     texts: PromptFile
@@ -67,7 +83,7 @@ class Cores:
         """Return the function that tells whether two prompts may be compared by their cores."""
         import numpy as np
 
-        kinds, is_other = np.load(self.marks).T.tolist()
+        kinds, is_other, _ = np.load(self.marks).T.tolist()
 
         def may_compare(a: int, b: int) -> bool:
             if not (is_other[a] or is_other[b]):
@@ -75,6 +91,13 @@ class Cores:
             return NOT_FRAMED in (kinds[a], kinds[b]) or kinds[a] == kinds[b] == MOST
 
         return may_compare
+
+    def have_two_frames(self, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which pairs have each a frame that most of its side have, and not the same."""
+        import numpy as np
+
+        kinds, _, frames = np.moveaxis(np.load(self.marks)[pairs], -1, 0)
+        return np.asarray((kinds == MOST).all(axis=1) & (frames[:, 0] != frames[:, 1]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,14 +107,19 @@ class Frames:
     beginnings: Beginnings
     ends: Beginnings
 
-    def cut(self, text: str) -> tuple[str, int]:
-        """Return a text without its frame, and the kind of the frame."""
+    def cut(self, text: str) -> Core:
+        """Take its frame from a text."""
         words = text.split(" ")
         room = len(words) - _LEAST_CORE_WORDS
         first, start = _longest(words, self.beginnings, room)
-        last, end = _longest(words[: -_MOST_WORDS - 1 : -1], self.ends, room - start)
+        backwards = words[: -_MOST_WORDS - 1 : -1]
+        last, end = _longest(backwards, self.ends, room - start)
         core = words[start : len(words) - end]
-        return normalise_text(" ".join(core)), max(first, last)
+        return Core(
+            text=normalise_text(" ".join(core)),
+            kind=max(first, last),
+            frame=(_root(words[:start], self.beginnings), _root(backwards[:end], self.ends)),
+        )
 
 
 def strip_markup(text: str) -> str:
@@ -113,8 +141,8 @@ def find_frames(sides: Iterable[Sequence[str]]) -> Frames:
     Args:
         sides: The prompts of each side, without markup.
     """
-    beginnings: dict[tuple[str, ...], int] = {}
-    ends: dict[tuple[str, ...], int] = {}
+    beginnings: dict[Words, int] = {}
+    ends: dict[Words, int] = {}
     for texts in sides:
         words = [text.split(" ") for text in texts]
         beginnings |= _kinds_of_shared(words)
@@ -144,7 +172,8 @@ def write_cores(
         return strip_markup(read(index).decode())
 
     frames = find_frames([bare(index) for index in side[:_SAMPLED].tolist()] for side in sides)
-    marks = np.zeros((num_prompts, 2), dtype=np.uint8)
+    numbers: dict[tuple[Words, Words], int] = {}
+    marks = np.zeros((num_prompts, 3), dtype=np.int64)
     spans = np.zeros((num_prompts, 2), dtype=np.int64)
     cores = Cores(
         texts=PromptFile(path=folder / "cores.txt", spans=folder / "cores.npy"),
@@ -152,9 +181,9 @@ def write_cores(
     )
     with cores.texts.path.open("wb") as stream:
         for index in range(num_prompts):
-            text, kind = frames.cut(bare(index))
+            text, kind, frame = frames.cut(bare(index))
             core = text.encode()
-            marks[index] = kind, core != read(index)
+            marks[index] = kind, core != read(index), numbers.setdefault(frame, len(numbers))
             spans[index] = stream.tell(), stream.tell() + len(core)
             stream.write(core)
     np.save(cores.texts.spans, spans)
@@ -162,27 +191,25 @@ def write_cores(
     return cores if marks[:, 1].any() else None
 
 
-def _kinds_of_shared(words: Sequence[Sequence[str]]) -> dict[tuple[str, ...], int]:
+def _kinds_of_shared(words: Sequence[Sequence[str]]) -> dict[Words, int]:
     """Return what many texts begin with, with its kind; a longer one of most is one of most."""
-    kinds: dict[tuple[str, ...], int] = {}
+    kinds: dict[Words, int] = {}
     for kind, share, least, longest in _SHARES:
         needed = max(_LEAST_TEXTS, int(share * len(words)))
         for frame in _shared(words, needed, least, longest):
-            goes_on = any(frame[:number] in kinds for number in range(1, len(frame)))
+            goes_on = any(kinds.get(frame[:number]) == MOST for number in range(1, len(frame)))
             kinds.setdefault(frame, MOST if goes_on else kind)
     return kinds
 
 
-def _by_length(kinds: dict[tuple[str, ...], int]) -> Beginnings:
+def _by_length(kinds: dict[Words, int]) -> Beginnings:
     found: Beginnings = {}
     for frame in sorted(kinds, key=len, reverse=True):
         found.setdefault(len(frame), {})[frame] = kinds[frame]
     return found
 
 
-def _shared(
-    words: Sequence[Sequence[str]], needed: int, least: int, most: int
-) -> set[tuple[str, ...]]:
+def _shared(words: Sequence[Sequence[str]], needed: int, least: int, most: int) -> set[Words]:
     """Return the longest beginnings that so many texts have, of so many words."""
     if len(words) < needed:
         return set()
@@ -207,3 +234,11 @@ def _longest(words: Sequence[str], beginnings: Beginnings, room: int) -> tuple[i
         if kind is not None:
             return kind, number
     return NOT_FRAMED, 0
+
+
+def _root(words: Sequence[str], beginnings: Beginnings) -> Words:
+    """Return the shortest frame that words begin with."""
+    for number, frames in reversed(beginnings.items()):
+        if (root := tuple(words[:number])) in frames:
+            return root
+    return ()

@@ -41,14 +41,26 @@ class NearPairs:
         pairs: Indexes of the prompts, the smaller one first, shape ``(n, 2)``, ascending.
         scores: How much of the two is the same, at least the threshold.
         same_question: Whether they are word by word the same but for slips.
+        two_frames: Whether each has a frame that most prompts of its side have, and not the same:
+            they may be two tasks on one text.
     """
 
     pairs: NDArray[np.int64]
     scores: NDArray[np.float64]
     same_question: NDArray[np.bool_]
+    two_frames: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def take(self, kept: NDArray[np.bool_]) -> NearPairs:
+        """Return some of the pairs."""
+        return NearPairs(
+            pairs=self.pairs[kept],
+            scores=self.scores[kept],
+            same_question=self.same_question[kept],
+            two_frames=self.two_frames[kept],
+        )
 
 
 def no_pairs() -> NearPairs:
@@ -59,6 +71,7 @@ def no_pairs() -> NearPairs:
         pairs=np.zeros((0, 2), dtype=np.int64),
         scores=np.zeros(0),
         same_question=np.zeros(0, dtype=bool),
+        two_frames=np.zeros(0, dtype=bool),
     )
 
 
@@ -210,8 +223,11 @@ def _judge_all(
         same += judged.same
         done += judged.num_candidates
         on_progress(done, len(candidates))
+    pairs = candidates[kept] if kept else no_pairs().pairs
+    cores = settings.cores
     return NearPairs(
-        pairs=candidates[kept] if kept else no_pairs().pairs,
+        pairs=pairs,
         scores=np.array(scores, dtype=np.float64),
         same_question=np.array(same, dtype=bool),
+        two_frames=cores.have_two_frames(pairs) if cores else np.zeros(len(pairs), dtype=bool),
     )

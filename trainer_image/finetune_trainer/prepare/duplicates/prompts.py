@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from finetune_trainer.prepare.duplicates.answers import NearAnswers
 from finetune_trainer.prepare.duplicates.near import (
     NearPairs,
     draw_sample,
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_MAX_ANSWERS = 8
+"""Answers to one prompt that are compared with those to another."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prompts:
     """Distinct normalised prompts, numbered in the order of their digests.
@@ -32,12 +37,15 @@ class Prompts:
         number_of: The number of each row's prompt, by position; -1 for rows left out before.
         first: Position of the first row with each.
         near: Which are near each other.
+        leaks: Those of :attr:`near` of which one in training is known in the test: not two tasks on
+            one text, whose answers differ.
     """
 
     digests: NDArray[np.bytes_]
     number_of: NDArray[np.int64]
     first: NDArray[np.int64]
     near: NearPairs
+    leaks: NearPairs
 
     @property
     def num_prompts(self) -> int:
@@ -91,8 +99,13 @@ def find_prompts(
                 sides=_by_side(rows, positions, number),
                 on_progress=on_progress,
             )
-    prompts = Prompts(digests=digests, number_of=number_of, first=first, near=near)
-    return _without_contrasts(rows, prompts)
+    prompts = Prompts(digests=digests, number_of=number_of, first=first, near=near, leaks=near)
+    near = _without_contrasts(rows, prompts)
+    leaks = near
+    if threshold is not None and near.two_frames.any():
+        answers = NearAnswers(rows, spool, threshold=threshold)
+        leaks = near.take(~near.two_frames | _say_the_same(positions, number, near, answers))
+    return replace(prompts, near=near, leaks=leaks)
 
 
 def _by_side(
@@ -106,22 +119,46 @@ def _by_side(
     return [np.unique(number[sides == side]) for side in np.unique(sides).tolist()]
 
 
-def _without_contrasts(rows: Comparison, prompts: Prompts) -> Prompts:
+def _say_the_same(
+    positions: NDArray[np.int64],
+    number: NDArray[np.int64],
+    near: NearPairs,
+    answers: NearAnswers,
+) -> NDArray[np.bool_]:
+    """Tell of each pair with two frames whether some of its answers are near or not to be compared.
+
+    Args:
+        positions: The rows.
+        number: The number of each row's prompt.
+        near: The pairs of prompts.
+        answers: Compares rows.
+    """
     import numpy as np
 
+    found = np.zeros(len(near), dtype=bool)
+    asked = np.flatnonzero(near.two_frames)
+    of_prompt: dict[int, list[int]] = {each: [] for each in near.pairs[asked].ravel().tolist()}
+    is_asked = np.isin(number, list(of_prompt))
+    for prompt, row in zip(number[is_asked].tolist(), positions[is_asked].tolist(), strict=True):
+        if len(of_prompt[prompt]) < _MAX_ANSWERS:
+            of_prompt[prompt].append(row)
+    for place in asked.tolist():
+        ours, theirs = (of_prompt[each] for each in near.pairs[place].tolist())
+        found[place] = any(
+            not (answers.has_text(a) and answers.has_text(b)) or answers.are_near(a, b)
+            for a in ours
+            for b in theirs
+        )
+    return found
+
+
+def _without_contrasts(rows: Comparison, prompts: Prompts) -> NearPairs:
     near = prompts.near
     if not len(near):
-        return prompts
+        return near
     labels = _labels_of(rows, prompts)
     a, b = labels[near.pairs[:, 0]], labels[near.pairs[:, 1]]
-    keep = (a == b) | (a == 0) | (b == 0) | near.same_question
-    kept = NearPairs(
-        pairs=near.pairs[keep], scores=near.scores[keep], same_question=near.same_question[keep]
-    )
-    assert np.all(kept.pairs[:, 0] < kept.pairs[:, 1])
-    return Prompts(
-        digests=prompts.digests, number_of=prompts.number_of, first=prompts.first, near=kept
-    )
+    return near.take((a == b) | (a == 0) | (b == 0) | near.same_question)
 
 
 def _labels_of(rows: Comparison, prompts: Prompts) -> NDArray[np.uint64]:

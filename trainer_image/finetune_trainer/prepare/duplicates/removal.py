@@ -56,8 +56,8 @@ def count_copies(rows: Comparison) -> int:
 def find_leaked(rows: Comparison, prompts: Prompts) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """Find rows bound to train or validation that are close to a held-out row.
 
-    Close is an equal or near prompt. A row bound to train is found if a row bound to validation or
-    test is close, one bound to validation if one bound to test is.
+    Close is an equal prompt, or a near one of the same task. A row bound to train is found if a row
+    bound to validation or test is close, one bound to validation if one bound to test is.
 
     Returns:
         Their indexes, ascending, and the positions of the held-out rows.
@@ -135,7 +135,7 @@ def remove_near(rows: Comparison, prompts: Prompts, answers: NearAnswers) -> Rem
 def _witness(
     prompts: Prompts, found: NDArray[np.int64], positions: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return for each prompt the first of the given rows that has it or a near one, or ``_NONE``.
+    """Return for each prompt the first of the given rows that leaks it, or ``_NONE``.
 
     Args:
         prompts: All prompts.
@@ -147,7 +147,7 @@ def _witness(
     own = np.full(prompts.num_prompts, _NONE, dtype=np.int64)
     np.minimum.at(own, found, positions)
     near = np.full_like(own, _NONE)
-    first, second = prompts.near.pairs[:, 0], prompts.near.pairs[:, 1]
+    first, second = prompts.leaks.pairs[:, 0], prompts.leaks.pairs[:, 1]
     np.minimum.at(near, first, own[second])
     np.minimum.at(near, second, own[first])
     return np.where(own < _NONE, own, near)
