@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,16 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
+from finetune_trainer.evaluate.metrics.custom import MODULE_NAME, load_scorer
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.evaluate.scores.constants import OWN, list_constants
+from finetune_trainer.evaluate.scores.constants import NUM_COSTLY_SCREENED, OWN, list_constants
 from finetune_trainer.evaluate.scores.gating import judge_gates, judge_goal
 from finetune_trainer.evaluate.scores.measuring import measure_one
 from finetune_trainer.evaluate.scores.score_text import score_from
 from kit.cases.spec_cases import changed, minimal_job
 
+NUM_KINDS = 10
+"""Kinds of answers that need no model."""
 LABELS = ("positive", "negative", "neutral")
 
 
@@ -324,6 +328,33 @@ def test_a_metric_of_the_users_own_that_fails_on_every_constant_is_missed() -> N
     assert met is False
     assert "MISSED evaluation.customMetric failed on every answer that stays the same" in words
     assert found.constant == ""
+
+
+COUNTED = """
+calls = []
+
+
+def score(text, references, prompt):
+    calls.append(text)
+    return text[:3] == references[0][:3]
+"""
+
+
+def test_a_metric_of_the_users_own_is_called_seldom_for_constants(tmp_path: Path) -> None:
+    path = tmp_path / "metric.py"
+    path.write_text(COUNTED)
+    settings = Settings(scorer=load_scorer(path, "score"), scorer_path=path)
+    calls = sys.modules[MODULE_NAME].calls
+    truth = [words_of(5, i) for i in range(300)]
+    comparison = replace(compared(truth, honest(truth, 10)), trained=truth[:200])
+    goal = {"metric": "custom", "atLeast": "0.5"}
+    assert judged(goal, comparison, settings)[0] is True
+    of_models = 2 * len(truth)
+    assert len(calls) <= of_models + NUM_KINDS * NUM_COSTLY_SCREENED + len(truth)
+    counted = len(calls)
+    gate = {"name": "g", **goal}
+    assert judge_gates(job_with(None, gates=[gate]), comparison, settings)[0].met
+    assert len(calls) == counted
 
 
 def test_the_candidates_are_distinct_and_name_no_row() -> None:

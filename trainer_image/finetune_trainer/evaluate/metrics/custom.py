@@ -3,10 +3,13 @@
 It gets the answer, the list of references and the prompt (a text, or OpenAI's message list), and
 returns a number from 0 to 1. What it says of a row stays out of every message: only the file, its
 line and the number of the question are told, and what it prints is dropped.
+
+It may be slow, so it is asked once about the same answer to the same question.
 """
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import sys
@@ -20,13 +23,15 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.metrics.answers import Measured, References, mean_of
 
 MODULE_NAME = "finetune_custom_metric"
+MAX_REMEMBERED = 200_000
+"""Scores that are kept, of 16 bytes of key each."""
 
 Scorer = Callable[[str, list[str], Any], object]
 Prompts = Sequence[Any]
 
 
 def load_scorer(path: Path, name: str) -> Scorer:
-    """Return the function of a file.
+    """Return the function of a file, which remembers what it returned.
 
     Args:
         path: The Python file.
@@ -59,7 +64,24 @@ def load_scorer(path: Path, name: str) -> Scorer:
             "CustomMetricUnusable",
             f"evaluation.customMetric.function {name}: {path} has no function of this name",
         )
-    return scorer  # type: ignore[no-any-return]
+    return _remember(scorer)
+
+
+def _remember(scorer: Scorer) -> Scorer:
+    """Return a function that calls another once for the same arguments, unless it raises."""
+    known: dict[bytes, object] = {}
+
+    def score(text: str, references: list[str], prompt: Any) -> object:
+        asked = repr((text, references, prompt)).encode("utf-8", "surrogatepass")
+        key = hashlib.blake2b(asked, digest_size=16).digest()
+        if key not in known:
+            value = scorer(text, references, prompt)
+            if len(known) >= MAX_REMEMBERED:
+                return value
+            known[key] = value
+        return known[key]
+
+    return score
 
 
 def score_by(

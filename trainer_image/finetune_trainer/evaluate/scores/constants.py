@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from finetune_api.v1alpha1.evaluation.spec.scoring import ANSWER_METRICS, JUDGE_METRICS
+from finetune_api.v1alpha1.evaluation.spec.spec.gates import Gate
 
-from finetune_api.v1alpha1.evaluation.gates import Gate
-from finetune_api.v1alpha1.evaluation.scoring import ANSWER_METRICS, JUDGE_METRICS
 from finetune_trainer.data.answers.values import ABSENT, read_json_value
 from finetune_trainer.evaluate.metrics.answers import Measured, References
 from finetune_trainer.evaluate.metrics.labels import (
@@ -34,6 +34,9 @@ NUM_SPREAD = 24
 NUM_SCREENED = 64
 """Questions that all constants are scored on; the best of them are scored on every question."""
 NUM_FINALISTS = 3
+NUM_COSTLY_SCREENED = 16
+"""Questions that one constant of each kind is scored on by a metric of the user's own, which may be
+slow or cost money."""
 MOST = 0.5
 """A judge's verdicts say nothing of a model that answers more than this share with one text."""
 
@@ -144,6 +147,8 @@ def best_constant(
     score: Callable[[str, Ints], Measured | None],
     number: int,
     own: Sequence[str],
+    *,
+    is_costly: bool = False,
 ) -> tuple[Constant, Measured] | None:
     """Return the constant that scores best, with its scores on all questions.
 
@@ -155,18 +160,23 @@ def best_constant(
         score: Scores a text on some of the questions, by their numbers; None where it cannot.
         number: Questions.
         own: What the tuned model answered.
+        is_costly: One text of each kind is scored, on few questions, and only the best on all.
 
     Returns:
         The constant; None where none can be scored.
     """
     every = np.arange(number)
-    few = np.unique(np.linspace(0, number - 1, min(number, NUM_SCREENED)).astype(np.int64))
+    most = NUM_COSTLY_SCREENED if is_costly else NUM_SCREENED
+    few = np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))
     screened = []
-    for constant in constants:
+    for constant in _one_of_each(constants) if is_costly else constants:
         scored = score(constant.text, few)
         if scored is not None:
             screened.append((scored.over(np.arange(len(few))), constant))
     ranked = [each for _, each in sorted(screened, key=lambda pair: -pair[0])]
+    if is_costly:
+        scores = ((each, score(each.text, every)) for each in ranked[:NUM_FINALISTS])
+        return next(((each, found) for each, found in scores if found is not None), None)
     said = Counter(own).most_common(1)[0][0] if own else None
     others = ranked[NUM_FINALISTS:]
     chosen = [each for each in others if each.text == said]
@@ -174,6 +184,14 @@ def best_constant(
     finalists = [(each, score(each.text, every)) for each in (*ranked[:NUM_FINALISTS], *chosen)]
     known = [(each, found) for each, found in finalists if found is not None]
     return max(known, key=lambda pair: pair[1].over(every), default=None)
+
+
+def _one_of_each(constants: Iterable[Constant]) -> list[Constant]:
+    """Return the first constant of each kind."""
+    first: dict[str, Constant] = {}
+    for constant in constants:
+        first.setdefault(constant.what, constant)
+    return list(first.values())
 
 
 def judge_alike(texts: Sequence[str]) -> Rival | None:

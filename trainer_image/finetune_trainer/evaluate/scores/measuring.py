@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-
-from finetune_api.protocol.evaluation_result import Score
-from finetune_api.protocol.trainer import ResolvedJob
-from finetune_api.v1alpha1.evaluation.scoring import (
+from finetune_api.v1alpha1.evaluation.spec.scoring import (
     ANSWER_METRICS,
     FORM_METRICS,
     JUDGE_METRICS,
     UNBOUNDED_METRICS,
     BaselineName,
 )
+
+from finetune_api.protocol.evaluation_result import Score
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
@@ -138,7 +138,9 @@ class _Metric:
         references = [question.references for question in self.comparison.asked]
         own = self.comparison.tuned.texts
         constants = list_constants(references, own, self.comparison.trained)
-        best = best_constant(constants, self.score_constant, len(references), own)
+        best = best_constant(
+            constants, self.score_constant, len(references), own, is_costly=self.name == "custom"
+        )
         if best is None:
             return (
                 Rival(
