@@ -44,14 +44,15 @@ def inspect_job(arguments: argparse.Namespace) -> int:
 
 def _tell_power(job: ResolvedJob, found: Inspection) -> str:
     """Say how often a good model meets the job's goal on the held-out rows, if there are any."""
-    from finetune_api.v1alpha1.evaluation.judging import most_scored
-    from finetune_api.v1alpha1.evaluation.scoring import ANSWER_METRICS, FORM_METRICS
+    from finetune_api.v1alpha1.evaluation.spec.scoring import ANSWER_METRICS, FORM_METRICS
+    from finetune_api.v1alpha1.evaluation.spec.spec.judging import most_scored
+
     from finetune_trainer.data.asking import most_asked
     from finetune_trainer.data.looks import at_first_look
     from finetune_trainer.data.rows import Side
-    from finetune_trainer.prepare.refusals.decidable import count_labels
-    from finetune_trainer.prepare.refusals.held_out import counts_for, read_side
-    from finetune_trainer.prepare.refusals.sized_claims import unevenness_of
+    from finetune_trainer.prepare.refusals.refusals.held_out import counts_for, read_side
+    from finetune_trainer.prepare.refusals.refusals.refusals.decidable import count_labels
+    from finetune_trainer.prepare.refusals.refusals.refusals.sized_claims import unevenness_of
     from finetune_trainer.statistics.goal_power import count_alike, tell_power
 
     goal, folder = at_first_look(job.spec).goal, found.folder
@@ -80,7 +81,7 @@ def _foresee(job: ResolvedJob, folder: Path, most: int) -> float | None:
     from finetune_trainer.evaluate.questions import gather_questions, read_reference, with_prompt
     from finetune_trainer.evaluate.scores.foreseen import foresee_constant
     from finetune_trainer.evaluate.sources.prompt_baseline.material import gather_material
-    from finetune_trainer.prepare.refusals.held_out import read_rows
+    from finetune_trainer.prepare.refusals.refusals.refusals.held_out import read_rows
 
     assert job.spec.goal is not None
     seed, tolerance = job.spec.dataset.split.seed, job.spec.evaluation.number_tolerance
@@ -95,9 +96,9 @@ def _foresee(job: ResolvedJob, folder: Path, most: int) -> float | None:
         absolute=Decimal(tolerance.absolute) if tolerance else Decimal(0),
         relative=Decimal(tolerance.relative) if tolerance else Decimal(0),
     )
-    references = [question.references for question in with_prompt(questions)]
-    if not any(map(any, references)):
+    asked = with_prompt(questions)
+    if not any(any(question.references) for question in asked):
         return None  # answers that are tool calls have no text here
-    found = foresee_constant(job.spec.goal.metric, references, trained, settings)
+    found = foresee_constant(job.spec.goal.metric, asked, trained, settings)
     # Where one answer is always right, the verdict goes by another metric.
     return found if found is not None and found < 1 else None

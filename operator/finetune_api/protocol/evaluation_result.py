@@ -8,11 +8,11 @@ from pydantic import Field
 
 from finetune_api.meta import APIModel, UniqueNames
 from finetune_api.protocol.stage_results import Brief, NumberIfAny, TrackingResult, is_empty
-from finetune_api.v1alpha1.evaluation.gates import MAX_GATES
-from finetune_api.v1alpha1.evaluation.judging import JudgeMode
-from finetune_api.v1alpha1.evaluation.probing import MAX_ALARMS
-from finetune_api.v1alpha1.evaluation.scoring import BaselineName
-from finetune_api.v1alpha1.status.fields import Count, Number, StoredURI
+from finetune_api.v1alpha1.evaluation.spec.spec.gates import MAX_GATES
+from finetune_api.v1alpha1.evaluation.spec.spec.judging import JudgeMode
+from finetune_api.v1alpha1.evaluation.spec.spec.probing import MAX_ALARMS
+from finetune_api.v1alpha1.evaluation.spec.spec.scoring import BaselineName
+from finetune_api.v1alpha1.status.job.fields import Count, Number, StoredURI
 
 MAX_GATE_MESSAGE = 480
 """Characters of what is said of one gate."""
@@ -57,8 +57,8 @@ class Score(APIModel):
     trivial: NumberIfAny = ""
     """Score of answers that need no model; empty for metrics that compare none."""
     constant: Brief = ""
-    """Score of the best answer that stays the same whatever is asked; empty for metrics that
-    compare no answers."""
+    """Score of the best answer that needs no knowledge, one text to everything or the prompt
+    itself; empty for metrics that compare no answers."""
     constant_words: Annotated[str, Field(max_length=120, exclude_if=is_empty)] = ""
     """What that is, in words: the most frequent label, for example; with the metric that both are
     compared by where that is another one."""

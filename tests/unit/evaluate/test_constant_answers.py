@@ -22,6 +22,7 @@ from finetune_trainer.evaluate.scores.constants import NUM_COSTLY_SCREENED, OWN,
 from finetune_trainer.evaluate.scores.gating import judge_gates, judge_goal
 from finetune_trainer.evaluate.scores.measuring import measure_one
 from finetune_trainer.evaluate.scores.score_text import score_from
+from finetune_trainer.evaluate.scores.trivial import PROMPT
 from kit.cases.spec_cases import changed, minimal_job
 
 NUM_KINDS = 10
@@ -35,11 +36,15 @@ def said(texts: Sequence[str]) -> Answers:
 
 
 def compared(
-    truth: Sequence[str], tuned: Sequence[str], *, sources: Sequence[str] = ("a.jsonl",)
+    truth: Sequence[str],
+    tuned: Sequence[str],
+    *,
+    sources: Sequence[str] = ("a.jsonl",),
+    prompts: Sequence[str] = (),
 ) -> Comparison:
     rows = [
         {
-            "prompt": f"p{i}",
+            "prompt": prompts[i] if prompts else f"p{i}",
             "completion": answer,
             "metadata": {"source": sources[i % len(sources)]},
         }
@@ -160,6 +165,30 @@ def test_the_most_central_answer_of_the_train_side_is_a_constant() -> None:
               for each in constants]  # fmt: skip
     best = constants[scored.index(max(scored))]
     assert best.what == "an answer of the train side"
+
+
+@pytest.mark.parametrize("metric", ["rougeL", "chrF", "exactMatch"])
+def test_saying_the_prompt_again_meets_no_goal(metric: str) -> None:
+    prompts = [words_of(9, i) for i in range(100)]
+    truth = [f"{each} {words_of(9, i)}" if i % 2 else each for i, each in enumerate(prompts)]
+    goal = {"metric": metric, "atLeast": "0.4"}
+    for tuned, is_met in ((prompts, False), (truth, True)):
+        comparison = compared(truth, tuned, prompts=prompts)
+        met, words, score = judged(goal, comparison)
+        assert met is is_met, words
+        assert "over always giving the prompt itself" in words
+        assert (score.constant_words, float(score.over_constant_low) > 0) == (PROMPT, is_met)
+        assert gates_of(comparison, goal)[0].met is is_met
+
+
+def test_saying_the_prompt_again_is_a_rival_of_the_users_own_metric() -> None:
+    truth = [words_of(9, i) for i in range(60)]
+    settings = scorer(lambda text, references, _: float(text == references[0]))
+    goal = {"metric": "custom", "atLeast": "0.5"}
+    met, words, score = judged(goal, compared(truth, truth, prompts=truth), settings)
+    assert met is False, words
+    # It is right everywhere, and so is the prompt: what answers say decides, and is the same too.
+    assert score.constant_words == f"{PROMPT}, by rougeL"
 
 
 def test_a_constant_behind_a_character_that_changes_is_found() -> None:

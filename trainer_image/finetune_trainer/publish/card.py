@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from finetune_api.v1alpha1.evaluation.spec.spec.scoring import BASELINE_WORDS
+
 from finetune_api.protocol.evaluation_result import EvaluateResult, JudgeResult
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_api.v1alpha1.evaluation.scoring import BASELINE_WORDS
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.declared import declared_section, plain_text
 from finetune_trainer.publish.generation import generation_words
@@ -208,7 +209,8 @@ def scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
         if score.constant
     ]
     if constant:
-        text += f"\n\nBest constant answer, one text for every prompt: {', '.join(constant)}."
+        told = ", ".join(constant)
+        text += f"\n\nBest constant answer, one text or the prompt itself for every prompt: {told}."
     if evaluation.goal_met is not None:
         verdict = "met" if evaluation.goal_met else "missed"
         text += f"\n\nGoal {verdict}: {evaluation.goal_message}."

@@ -1,8 +1,8 @@
-"""Answers that stay the same whatever is asked: what a model must beat to meet a level. Pure.
+"""Answers that need no knowledge: what a model must beat to meet a level. Pure.
 
 One text can score high: the label that most rows have, all labels listed in one answer where it is
-enough to contain the right one, ``{}`` where it is enough to be JSON. A model that has learned no
-more than such a text meets no goal and no gate.
+enough to contain the right one, ``{}`` where it is enough to be JSON. So can the prompt said again,
+where answers are much like it. A model that has learned no more meets no goal and no gate.
 """
 
 from __future__ import annotations
@@ -14,18 +14,28 @@ from dataclasses import dataclass
 
 import numpy as np
 from finetune_api.v1alpha1.evaluation.spec.scoring import ANSWER_METRICS, JUDGE_METRICS
-from finetune_api.v1alpha1.evaluation.spec.spec.gates import Gate
+from finetune_api.v1alpha1.evaluation.spec.spec.scoring import ANSWER_METRICS, JUDGE_METRICS
+from finetune_api.v1alpha1.evaluation.spec.spec.spec.gates import Gate
+from finetune_api.v1alpha1.evaluation.spec.spec.spec.spec.gates import Gate
 
 from finetune_trainer.data.answers.values import ABSENT, read_json_value
+from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.metrics.answers import Measured, References
+from finetune_trainer.evaluate.metrics.catalog import Settings
 from finetune_trainer.evaluate.metrics.labels import (
     MAX_LABELS,
     looks_like_labels,
     normalize_label,
 )
 from finetune_trainer.evaluate.metrics.structured import looks_like_json
+from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.scores.comparing import Ints
-from finetune_trainer.evaluate.scores.trivial import MOST_FREQUENT
+from finetune_trainer.evaluate.scores.trivial import (
+    MOST_FREQUENT,
+    PROMPT,
+    repeat_prompts,
+    score_texts,
+)
 from finetune_trainer.statistics.confidence import Confidence
 
 NUM_FREQUENT = 3
@@ -49,15 +59,23 @@ OWN_TOO = "an answer of the tuned model"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Constant:
-    """One answer to everything.
+    """One answer to everything, or the prompt itself.
 
     Attributes:
         what: What it is, in words; never the text, which may be that of a row.
         text: The answer.
+        texts: The answer to each question, where it is not the same.
     """
 
     what: str
-    text: str
+    text: str = ""
+    texts: Sequence[str] | None = None
+
+    def answer(self, places: Ints) -> list[str]:
+        """Return the answers to some questions, by their numbers."""
+        if self.texts is None:
+            return [self.text] * len(places)
+        return [self.texts[place] for place in places.tolist()]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +84,7 @@ class Rival:
 
     Attributes:
         what: What it is, in words that follow "over".
-        constant: What is always answered, in words; empty where that is not one text.
+        constant: What is always answered, in words; empty where that is drawn.
         score: What it scores.
         over: The tuned model's score minus that, paired; None where that is not known.
         by: The metric that both are scored by, where it is another one than what is asked.
@@ -142,46 +160,76 @@ def list_constants(
     return [Constant(what=what, text=text) for text, what in found.items()]
 
 
-def best_constant(
+def find_best(
+    metric: str,
+    asked: Sequence[Question],
+    *,
+    own: Sequence[str] = (),
+    trained: Sequence[str] = (),
+    settings: Settings,
+) -> tuple[Constant, Measured] | None:
+    """Return the constant that scores best, with its scores on all questions.
+
+    Args:
+        metric: The metric.
+        asked: The questions.
+        own: What the tuned model answered.
+        trained: Answers of the train side, drawn by chance.
+        settings: What the job tells metrics.
+
+    Returns:
+        The constant; None where the user's own metric scores none.
+    """
+
+    def score(constant: Constant, places: Ints) -> Measured | None:
+        some = [asked[place] for place in places.tolist()]
+        try:
+            return score_texts(metric, constant.answer(places), some, settings)
+        except UserError:
+            return None
+
+    constants = list_constants([question.references for question in asked], own, trained)
+    constants.append(Constant(what=PROMPT, texts=repeat_prompts(asked)))
+    return _choose_best(constants, score, len(asked), own, is_costly=metric == "custom")
+
+
+def _choose_best(
     constants: Sequence[Constant],
-    score: Callable[[str, Ints], Measured | None],
+    score: Callable[[Constant, Ints], Measured | None],
     number: int,
     own: Sequence[str],
     *,
-    is_costly: bool = False,
+    is_costly: bool,
 ) -> tuple[Constant, Measured] | None:
-    """Return the constant that scores best, with its scores on all questions.
+    """Return the constant that scores best.
 
     All are scored on some questions, the best of these on all. So are what the tuned model says
     most often and the best of its other answers: a model that says little else is hardly better.
 
     Args:
-        constants: What :func:`list_constants` returns.
-        score: Scores a text on some of the questions, by their numbers; None where it cannot.
+        constants: What is tried.
+        score: Scores one on some of the questions, by their numbers; None where it cannot.
         number: Questions.
         own: What the tuned model answered.
-        is_costly: One text of each kind is scored, on few questions, and only the best on all.
-
-    Returns:
-        The constant; None where none can be scored.
+        is_costly: One of each kind is scored, on few questions, and only the best on all.
     """
     every = np.arange(number)
     most = NUM_COSTLY_SCREENED if is_costly else NUM_SCREENED
     few = np.unique(np.linspace(0, number - 1, min(number, most)).astype(np.int64))
     screened = []
     for constant in _one_of_each(constants) if is_costly else constants:
-        scored = score(constant.text, few)
+        scored = score(constant, few)
         if scored is not None:
             screened.append((scored.over(np.arange(len(few))), constant))
     ranked = [each for _, each in sorted(screened, key=lambda pair: -pair[0])]
     if is_costly:
-        scores = ((each, score(each.text, every)) for each in ranked[:NUM_FINALISTS])
+        scores = ((each, score(each, every)) for each in ranked[:NUM_FINALISTS])
         return next(((each, found) for each, found in scores if found is not None), None)
     said = Counter(own).most_common(1)[0][0] if own else None
     others = ranked[NUM_FINALISTS:]
     chosen = [each for each in others if each.text == said]
     chosen += [each for each in others if each.what == OWN_TOO][:1]
-    finalists = [(each, score(each.text, every)) for each in (*ranked[:NUM_FINALISTS], *chosen)]
+    finalists = [(each, score(each, every)) for each in (*ranked[:NUM_FINALISTS], *chosen)]
     known = [(each, found) for each, found in finalists if found is not None]
     return max(known, key=lambda pair: pair[1].over(every), default=None)
 

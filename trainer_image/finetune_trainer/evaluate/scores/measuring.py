@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from finetune_api.v1alpha1.evaluation.spec.scoring import (
+from finetune_api.v1alpha1.evaluation.spec.spec.scoring import (
     ANSWER_METRICS,
     FORM_METRICS,
     JUDGE_METRICS,
@@ -19,6 +19,17 @@ from finetune_api.protocol.evaluation_result import Score
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.errors import DataError
+from finetune_trainer.evaluate.scores.prompt_choice import best_of, ways_of
+from finetune_trainer.evaluate.scores.comparing import Ints, compare
+from finetune_trainer.evaluate.scores.constants import (
+    Rival,
+    content_metric,
+    find_best,
+    judge_alike,
+    rank_at_random,
+)
+from finetune_trainer.evaluate.scores.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,
@@ -43,6 +54,11 @@ from finetune_trainer.evaluate.scores.prompt_choice import best_of, ways_of
 from finetune_trainer.evaluate.scores.score_text import score_from
 from finetune_trainer.evaluate.scores.slices import take_judged
 from finetune_trainer.evaluate.scores.trivial import MOST_FREQUENT, Trivial, answer_trivially
+from finetune_trainer.evaluate.scores.trivial import (
+    MOST_FREQUENT,
+    Trivial,
+    answer_trivially,
+    score_texts,
 from finetune_trainer.statistics.confidence import SLACK, Interval
 from finetune_trainer.statistics.needed import count_of_gains
 from finetune_trainer.statistics.paired import Compared
@@ -122,24 +138,15 @@ class _Metric:
         overall = {way: each.over(np.arange(len(each.rows))) for way, each in scores.items()}
         return best_of(self.name, overall), scores
 
-    def score_constant(self, text: str, places: Ints) -> Measured | None:
-        """Return what one answer scores on some questions; None where the user's metric fails."""
-        asked = [self.comparison.asked[place] for place in places.tolist()]
-        said = replace(self.comparison.tuned, texts=[text] * len(asked))
-        references = [question.references for question in asked]
-        prompts = [question.prompt for question in asked]
-        try:
-            return measure(self.name, said, references, settings=self.settings, prompts=prompts)
-        except UserError:
-            return None
-
     def find_rivals(self) -> tuple[Rival, ...]:
         """Return what a model must be better than that has learned more than one answer."""
-        references = [question.references for question in self.comparison.asked]
-        own = self.comparison.tuned.texts
-        constants = list_constants(references, own, self.comparison.trained)
-        best = best_constant(
-            constants, self.score_constant, len(references), own, is_costly=self.name == "custom"
+        asked = self.comparison.asked
+        best = find_best(
+            self.name,
+            asked,
+            own=self.comparison.tuned.texts,
+            trained=self.comparison.trained,
+            settings=self.settings,
         )
         if best is None:
             return (
@@ -160,7 +167,7 @@ class _Metric:
         )
         if self.name != "macroF1":
             return (rival,)
-        return rival, rank_at_random(references, compared.tuned)
+        return rival, rank_at_random([each.references for each in asked], compared.tuned)
 
     def compare(self, before: Measured, after: Measured) -> Compared:
         """Compare two models' scores on the same rows."""
@@ -328,7 +335,7 @@ def _measure(
     certainty = certainty_of(job.spec.goal)
     without_model = None
     if trivial is not None and name in COMPARED_WITH_TRIVIAL:
-        answers = metric.score(replace(comparison.base, texts=trivial.texts))
+        answers = score_texts(name, trivial.texts, comparison.asked, settings)
         without_model = answers.over(np.arange(len(trivial.texts)))
     beside = compare_published(job, comparison, name, settings)
     return Measurement(

@@ -7,10 +7,14 @@ what it is above that.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from finetune_trainer.evaluate.metrics.answers import Answers, Measured
+from finetune_trainer.evaluate.metrics.catalog import Settings, measure
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels, normalize_label
 from finetune_trainer.evaluate.questions import Question
 
@@ -49,8 +53,29 @@ def answer_trivially(asked: Sequence[Question]) -> Trivial:
         )
         label = counts.most_common(1)[0][0]
         return Trivial(what=MOST_FREQUENT, texts=[label] * len(asked), is_label=True)
-    return Trivial(
-        what=PROMPT, texts=[_last_words(question.prompt) for question in asked], is_label=False
+    return Trivial(what=PROMPT, texts=repeat_prompts(asked), is_label=False)
+
+
+def repeat_prompts(asked: Iterable[Question]) -> list[str]:
+    """Return the last user message of each question, as if it were the answer."""
+    return [_last_words(question.prompt) for question in asked]
+
+
+def score_texts(
+    metric: str, texts: Sequence[str], asked: Sequence[Question], settings: Settings
+) -> Measured:
+    """Return what texts that no model gave score as the answers to questions.
+
+    Raises:
+        UserError: A pattern takes too long, or the user's own metric failed.
+    """
+    nothing = np.zeros(len(texts))
+    return measure(
+        metric,
+        Answers(texts=texts, nll_sums=nothing, num_tokens=nothing),
+        [question.references for question in asked],
+        settings=settings,
+        prompts=[question.prompt for question in asked],
     )
 
 
