@@ -93,19 +93,19 @@ def init(
     from finetune_cli.local.fitting import fit_starter
 
     target = Path("job.yaml") if str(file) == "-" else file
-    text, guess, warnings = fit_starter(file=target, data=data, model=model, output=output)
-    for warning in warnings:
+    fitted = fit_starter(file=target, data=data, model=model, output=output)
+    for warning in fitted.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if str(file) == "-":
-        print(text, end="")
+        print(fitted.text, end="")
         return
-    write_starter(file, text, is_forced=force)
-    if guess is not None:
-        print(f"{data}: {describe_guess(guess)}")
-        print("".join(f"  {line}\n" for line in describe_columns(guess)), end="")
+    write_starter(file, fitted.text, is_forced=force)
+    if fitted.guess is not None:
+        print(f"{data}: {describe_guess(fitted.guess)}")
+        print("".join(f"  {line}\n" for line in describe_columns(fitted.guess)), end="")
     elif data is not None:
         print(tell_unseen(data, file))
-    print(f"wrote {file}; next: finetune validate --data {file}, then finetune run {file}")
+    print(f"wrote {file}; {fitted.next_step(file)}")
 
 
 @app.command()

@@ -63,6 +63,11 @@ def test_too_few_rows_are_told_at_once_with_the_number_needed(cli: Cli) -> None:
     done = cli("init", "--data", "rows.jsonl")
     assert "TooFewHeldOutPrompts" in done.err
     assert "At least 60 groups are needed to hold out 30 prompts" in done.err
+    assert (done.code, done.out.splitlines()[-1]) == (
+        0,
+        "wrote job.yaml; it will be refused until TooFewHeldOutPrompts is mended; check it with: "
+        "finetune validate --data job.yaml",
+    )
     assert (cli.folder / "job.yaml").exists()
 
 
@@ -78,6 +83,8 @@ def test_a_template_that_drops_the_tools_of_rows_is_told_at_once(cli: Cli) -> No
     (cli.folder / "model" / "config.json").write_text(json.dumps(config))
     done = cli("init", "--data", "rows.jsonl", "--model", "model")
     assert "(TemplateDropsTools)" in done.err
+    assert "until TemplateDropsTools is mended" in done.out
+    assert done.out.endswith("finetune validate --data --with-model job.yaml\n")
     done = cli("init", "--data", "rows.jsonl", "--model", "nowhere", "--force")
     assert "the model's chat template was not read" in done.err
     done = cli("init", "--data", "rows.jsonl", "--force")

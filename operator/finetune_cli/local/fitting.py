@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.v1alpha1.evaluation.spec import Evaluation
+from finetune_api.v1alpha1.evaluation.spec.spec.spec import Evaluation
+
 from finetune_cli.errors import CliError
 from finetune_cli.extras import DATA_MODULES, has_modules
 from finetune_cli.files.data import DataGuess
@@ -21,14 +24,43 @@ MAX_FITTED_ROWS = 2_000
 TEST_PERCENTS = (TEST_PERCENT, 25, 30, 40, 50)
 """Shares to hold out that are tried, one after the other."""
 
+TEMPLATE = "Template"
+"""Reasons that begin so are about the model's chat template."""
 TOO_FEW = ("TooFewHeldOutPrompts", "GoalUndecidable")
 """Refusals that more held-out rows mend."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A job file that fits its data as far as it can.
+
+    Attributes:
+        text: The file.
+        guess: What the data seems to hold; None where it was not looked at.
+        warnings: What the stage prepare would not take, and what was not read.
+        reasons: Why the stage would refuse the job.
+    """
+
+    text: str
+    guess: DataGuess | None
+    warnings: Sequence[str] = ()
+    reasons: Sequence[str] = ()
+
+    def next_step(self, file: Path) -> str:
+        """Say what to do with the file once it is written."""
+        if not self.reasons:
+            return f"next: finetune validate --data {file}, then finetune run {file}"
+        needs_model = any(reason.startswith(TEMPLATE) for reason in self.reasons)
+        return (
+            f"it will be refused until {' and '.join(self.reasons)} is mended; check it with: "
+            f"finetune validate --data{' --with-model' if needs_model else ''} {file}"
+        )
+
+
 def fit_starter(
     *, file: Path, data: str | None = None, model: str | None = None, output: str | None = None
-) -> tuple[str, DataGuess | None, list[str]]:
-    """Return a job file, what its data seems to hold, and what prepare would not take.
+) -> Fitted:
+    """Return a job file and what prepare would not take of it.
 
     Args:
         file: Where it will be written.
@@ -41,9 +73,9 @@ def fit_starter(
     """
     text, guess = render_starter(file=file, data=data, model=model, output=output)
     if guess is None or not _is_asked(guess):
-        return text, guess, []
+        return Fitted(text=text, guess=guess)
     found = _look(text, file)
-    warnings = _check_template(text, file) if guess.has_tools else []
+    unread, of_template = _check_template(text, file) if guess.has_tools else ([], [])
     for percent in TEST_PERCENTS[1:] if _may_hold_out_enough(found) else ():
         raised, _ = render_starter(
             file=file, data=data, model=model, output=output, test_percent=percent, guess=guess
@@ -52,7 +84,13 @@ def fit_starter(
         if not _is_too_few(other):
             text, found = raised, other
             break
-    return text, guess, [*warnings, *_tell_refusals(found)]
+    refusals = [*of_template, *found["refusals"]]
+    return Fitted(
+        text=text,
+        guess=guess,
+        warnings=[*unread, *map(_word, of_template), *_tell_refusals(found)],
+        reasons=list(dict.fromkeys(each["reason"] for each in refusals)),
+    )
 
 
 def _is_asked(guess: DataGuess) -> bool:
@@ -69,23 +107,22 @@ def _look(text: str, file: Path) -> dict[str, Any]:
 
 def _check_template(text: str, file: Path) -> list[str]:
     """Say whether the model's chat template writes the tools of rows."""
-    from finetune_cli.local.inspection import inspect_run
 
+
+def _check_template(text: str, file: Path) -> tuple[list[str], list[dict[str, str]]]:
+    """Return why the model's chat template was not read, and why it drops the rows' tools."""
     try:
         refusals = inspect_run(_plan(text, file), with_model=True)["refusals"]
         unread = [each["message"] for each in refusals if each["reason"] == "ModelNotFound"]
     except CliError as error:
         refusals, unread = [], [error.message]
     if unread:
-        return [
+        words = (
             f"the rows have tools, and the model's chat template was not read: {unread[0]}\n"
             f"finetune validate --data --with-model {file} tells whether it writes them"
-        ]
-    return [
-        f"{_word(each)}; or take a model that knows tools: --model {TOOL_MODEL}"
-        for each in refusals
-        if each["reason"].startswith("Template")
-    ]
+        )
+        return [words], []
+    return [], [each for each in refusals if each["reason"].startswith(TEMPLATE)]
 
 
 def _plan(text: str, file: Path) -> LocalRun:
@@ -122,4 +159,7 @@ def _tell_refusals(found: dict[str, Any]) -> list[str]:
 
 
 def _word(refusal: dict[str, str]) -> str:
-    return f"prepare would refuse this job: {refusal['message']} ({refusal['reason']})"
+    words = f"prepare would refuse this job: {refusal['message']} ({refusal['reason']})"
+    if not refusal["reason"].startswith(TEMPLATE):
+        return words
+    return f"{words}; or take a model that knows tools: --model {TOOL_MODEL}"
