@@ -37,9 +37,7 @@ def render_files() -> dict[str, str]:
     """Return the generated files: path below the repository, content."""
     files: dict[str, str] = {}
     for custom in CUSTOM_KINDS:
-        crd = _render_crd(custom)
-        files[f"crds/{custom.plural}.yaml"] = crd
-        files[f"charts/finetune-operator/crds/{custom.plural}.yaml"] = crd
+        files[f"charts/finetune-operator/crds/{custom.plural}.yaml"] = _render_crd(custom)
         page = f"docs/reference/{custom.kind.lower()}.md"
         files[page] = MARKDOWN_HEADER + render_kind(custom)
     return files | {

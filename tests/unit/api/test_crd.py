@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any, get_args
 
 import pytest
+from finetune_api.rule.spec import SPEC_RULES
 
 from finetune_api.crd import (
     APPROVALS,
@@ -32,7 +33,6 @@ from finetune_api.v1alpha1.finetunesweep import (
     SWEEP_RULES,
     FineTuneSweepSpec,
 )
-from finetune_api.v1alpha1.rules.spec import SPEC_RULES
 from finetune_api.v1alpha1.spec.podtemplate import POD_TEMPLATE_RULES
 from finetune_api.v1alpha1.spec.sweep_parameters import (
     INTEGER_PATHS,
@@ -247,10 +247,10 @@ def test_generate_is_idempotent_and_names_drift(
 ) -> None:
     root = ["--root", str(tmp_path)]
     assert generate.main(root) == 0
-    assert capsys.readouterr().out.count("wrote") == 12
+    assert capsys.readouterr().out.count("wrote") == 9
     assert generate.main(root) == 0
     assert capsys.readouterr().out == ""
-    crd = tmp_path / "crds" / "finetunejobs.yaml"
+    crd = tmp_path / "charts" / "finetune-operator" / "crds" / "finetunejobs.yaml"
     crd.write_text(crd.read_text().replace("shortNames", "longNames"))
     assert generate.main([*root, "--check"]) == 1
     shown = capsys.readouterr()
