@@ -12,7 +12,6 @@ from types import ModuleType
 from typing import Any, get_args
 
 import pytest
-from finetune_api.rule.spec import SPEC_RULES
 
 from finetune_api.crd import (
     APPROVALS,
@@ -33,6 +32,7 @@ from finetune_api.v1alpha1.finetunesweep import (
     SWEEP_RULES,
     FineTuneSweepSpec,
 )
+from finetune_api.v1alpha1.rules.spec import SPEC_RULES
 from finetune_api.v1alpha1.spec.podtemplate import POD_TEMPLATE_RULES
 from finetune_api.v1alpha1.spec.sweep_parameters import (
     INTEGER_PATHS,
