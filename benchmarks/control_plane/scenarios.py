@@ -286,7 +286,7 @@ SCENARIOS: dict[str, Scenario] = {
     "crowd": lambda world, scale: measure_crowd("crowd", world, int(500 * scale)),
     "sweeps": lambda world, scale: measure_sweeps("sweeps", world, max(1, int(200 * scale))),
 }
-# Not a peer's number but our own promise: docs and CHANGELOG cite these.
+# Targets of this project, which the docs cite.
 TARGETS: dict[str, dict[str, float]] = {
     "rate": {"first_job_p99_ms": 40, "cpu_seconds_per_job": 0.03, "writes_per_job": 15},
     "burst": {
