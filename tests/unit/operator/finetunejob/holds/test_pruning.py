@@ -162,7 +162,7 @@ def test_a_job_in_training_saves_stops_and_is_pruned():
     assert (made.status["phase"], made.status["reason"]) == ("Pruned", "PruneRequested")
     told = condition(made, "Pruned")
     assert (told["status"], told["reason"]) == ("True", "PruneRequested")
-    assert "in stage train, at step 40" in told["message"]
+    assert "at step 40" in told["message"]
     assert f"{RUNS}/checkpoints" in told["message"]
     assert "finetune retry headlines -n team-a" in told["message"]
     assert [(event.kind, event.reason) for event in made.events] == [("Normal", "Pruned")]

@@ -306,7 +306,8 @@ def test_where_reviewers_are_users_each_of_them_names_the_same_result():
     assert created(made) == []
     assert body["status"]["reason"] == "ReviewRequired"
     told = condition(body, "Published")["message"]
-    assert told.startswith(f"1 of 2 reviewers have approved the panel's result {first} as users")
+    assert told.startswith("1 of 2 reviewers ")
+    assert first in told
     known["decisions"] += (on_candidate("two", BOB, panel=first, second=4),)
     made, body = settle(body, held, known)
     assert created(made) == [PUBLISH]

@@ -348,7 +348,8 @@ def test_a_queue_that_cannot_change_now_is_told(workload, suspend):
     made = planned(workload, with_spec(begun(), queueName="team-b"), suspend=suspend)
     assert relabels(made) == {}
     told = condition(made, "QuotaReserved")["message"]
-    assert "spec.queueName names team-b by now; this stage stays in team-a" in told
+    for value in ("spec.queueName", "team-b", "team-a"):
+        assert value in told
 
 
 def test_a_running_jobs_priority_changes_but_is_not_given():
@@ -430,9 +431,7 @@ def test_a_queue_of_other_clusters_is_refused_with_the_reason():
     made = plan(observe(body, **snapshot), at(100), CONFIG)
     assert made.status["phase"] == "Failed"
     assert made.status["lastFailure"]["reason"] == "MultiKueue"
-    assert (
-        "LocalQueue team-a hands its Jobs to other clusters" in condition(made, "Failed")["message"]
-    )
+    assert "LocalQueue team-a" in condition(made, "Failed")["message"]
     # What was handed over is taken back, also by the next plan.
     off = ActivateWorkload(stage=TRAIN, name=state_of("check pending").workload, active=False)
     assert made.then == (off,)

@@ -80,7 +80,7 @@ def test_no_stage_of_an_accepted_job_gets_pods_that_are_refused_now(template, re
     assert failed["status"] == "True"
     assert "spec.podTemplate." in failed["message"]
     assert made.status["dataset"]["uri"] in failed["message"]
-    assert failed["message"].endswith("To begin again: finetune retry headlines -n team-a")
+    assert failed["message"].endswith("finetune retry headlines -n team-a")
 
 
 @pytest.mark.parametrize(

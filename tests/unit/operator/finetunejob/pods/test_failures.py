@@ -266,8 +266,8 @@ def test_a_training_that_brings_its_node_down_each_time_ends(pods, progress, giv
     if gives_up:
         failure = made.status["lastFailure"]
         assert (failure["class"], failure["reason"]) == ("Retryable", "ContainerLost")
-        assert "5 times in a row, more than backoffLimit + 1" in failure["message"]
-        assert "the last one rank0-4 on node-4" in failure["message"]
+        assert "5 times in a row" in failure["message"]
+        assert "rank0-4 on node-4" in failure["message"]
         assert "NetworkPolicy" not in failure["message"]
         assert "does not count" not in failure["message"]
 

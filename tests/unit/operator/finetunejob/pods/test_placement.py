@@ -72,7 +72,8 @@ def test_ranks_that_wait_for_others_give_their_gpus_back_and_try_again():
     assert isinstance(pause, PauseJob)
     assert (pause.why, pause.active_seconds) == ("placement", 610)
     assert condition(made, "Training")["reason"] == "NodesReleased"
-    assert "1 of 2 pods found no node for 600 s" in condition(made, "Training")["message"]
+    assert "1 of 2 pods" in condition(made, "Training")["message"]
+    assert "600 s" in condition(made, "Training")["message"]
     body = after(body, made)
     assert body["status"]["phase"] == "Training"
     assert not is_terminal(body["status"])

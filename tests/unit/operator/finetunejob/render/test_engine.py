@@ -123,7 +123,7 @@ def test_a_server_whose_image_cannot_run_it_has_a_deadline_like_one_that_cannot_
     assert cause is not None
     assert (cause.failure_class, cause.reason) == (FailureClass.IMAGE_ERROR, reason)
     assert 'exec: "sh": not found' in cause.message
-    assert "check vllmImage in the operator's configuration" in cause.message
+    assert "vllmImage" in cause.message
 
 
 def test_a_server_that_crashes_again_and_again_has_a_log_to_read():
