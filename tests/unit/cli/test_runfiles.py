@@ -121,7 +121,7 @@ def test_a_job_whose_storage_cannot_be_reached_is_compared_by_its_status(output:
     text = describe_comparison(compare_runs(found))
     assert "not judged" in text
     assert "the answers of headlines are not stored or could not be read" in text
-    assert "note: headlines: its files could not be read" in text
+    assert f"note: headlines: {job.notes[0]}" in text
 
 
 def test_names_are_told_apart_by_the_end_of_the_uid() -> None:

@@ -35,7 +35,7 @@ def test_the_most_prompts_are_taken_where_there_is_no_data(tmp_path: Path) -> No
     file = write_job(tmp_path, metric="exactMatch", atLeast="0.80")
     (verdict,) = judge_file(file)
     assert verdict.is_valid
-    assert "rows): with 500 independent prompts, a model truly at 0.9 meets" in verdict.lines[1]
+    assert "with 500 independent prompts" in verdict.lines[1]
 
 
 def test_nothing_is_told_where_the_trainer_is_not_installed(
@@ -54,6 +54,6 @@ def test_the_prompts_and_the_best_constant_of_the_data_are_counted(
     file = write_job(tmp_path, metric="exactMatch", atLeast="0.80")
     (verdict,) = judge_file(file, with_data=True)
     assert verdict.is_valid, verdict.lines
-    assert "goal: with 80 independent prompts, a model truly at 0.9 meets" in verdict.lines[-1]
-    assert "better than the best constant answer (truly at 0.5" in verdict.lines[-1]
+    assert "goal: with 80 independent prompts" in verdict.lines[-1]
+    assert "constant answer (truly at 0.5" in verdict.lines[-1]
     assert verdict.lines[-1].endswith("143 prompts make it 90 %")

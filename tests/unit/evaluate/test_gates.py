@@ -147,7 +147,7 @@ def test_gates_on_probes_are_told_another_remedy_than_held_out_prompts() -> None
         "ask for the change alone with overBase or set severity: Warn"
     )
     change = gate(metric="safety.refusals", overBase="0.4", severity="Warn")
-    assert check(of, change)[0].message.endswith("add few or none: ask for less")
+    assert check(of, change)[0].message.endswith(": ask for less")
     (result,) = check(of, gate(metric="safety.refusals", atLeast="0.96"))
     assert "the score itself misses" in result.message
 
@@ -212,7 +212,7 @@ def test_gates_that_stop_nothing_are_corrected_among_themselves() -> None:
     ]
     results = check(of, *warns, gate("b", atLeast="0.849"))
     assert [result.met for result in results] == [False] * 4 + [True]
-    assert "that 4 gates of severity Warn may have" in results[0].message
+    assert "4 gates of severity Warn" in results[0].message
 
 
 @pytest.mark.parametrize(
@@ -263,10 +263,7 @@ def test_what_asks_for_nothing_is_no_gate_that_could_be_passed_by_luck() -> None
     nothing = Inapplicable(why="nothing is published as n/job yet")
     results = check_gates(gates, lambda g: nothing if g.name == "first" else found(0.5, 0.9))
     assert (results[0].met, results[0].applicable, results[0].value) == (True, False, "")
-    assert results[0].message == (
-        "exactMatch (0.1 above the published version) does not apply: nothing is published as "
-        "n/job yet"
-    )
+    assert results[0].message.endswith(f" does not apply: {nothing.why}")
     assert results[1].met
     assert "doubt" not in results[1].message
 

@@ -78,7 +78,7 @@ def test_a_goal_that_was_not_measured_is_missed_on_the_prompts_that_it_would_hav
     )  # fmt: skip
     met, words = judge_goal(resolved.spec, lost, {})
     assert met is False
-    assert words.startswith("MISSED 6 distinct held-out prompt(s)")
+    assert words.startswith("MISSED 6 distinct ")
     assert "MISSED exactMatch was not measured: nobody counted" in words
 
 

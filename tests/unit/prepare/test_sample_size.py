@@ -268,7 +268,7 @@ def test_graded_scores_have_as_many_bounds_as_hits_have() -> None:
         assert chosen.number == choose(3, "contains").number
         hopeless = choose(11, metric, **more)
         assert not hopeless.enough
-        assert "can be shown by no number of prompts" in hopeless.message
+        assert "shown by no number" in hopeless.message
 
 
 def test_rows_that_belong_together_count_as_if_they_were_all_alike() -> None:

@@ -159,7 +159,7 @@ def test_a_fair_judge_finds_the_better_model_in_both_orders(tmp_path: Path) -> N
     assert (len(calls), consulted.result.num_calls) == (2 * NUMBER, 2 * NUMBER)
     (gate,) = judge_gates(bench.job, consulted.comparison)
     assert gate.met, gate.message
-    assert "go to the judge judge-1 at http://127.0.0.1" in bench.told
+    assert "judge-1 at http://127.0.0.1" in bench.told
     assert KEY not in bench.told
 
 
@@ -390,7 +390,7 @@ def test_report_page_card_and_last_words_tell_of_the_judge(tmp_path: Path) -> No
     page = (tmp_path / "report.html").read_text()
     assert '<h2 id="judge">Judge</h2>' in page
     assert "<script>alert" not in page
-    assert "The judge leans to whichever answer stands first" in page
+    assert "The judge leans to" in page
     assert "agreed on 0.0000" in (tmp_path / "README.md").read_text()
     lines = (tmp_path / "judgements.jsonl").read_text().splitlines()
     assert len(lines) == NUMBER

@@ -71,10 +71,7 @@ def test_machines_are_told_of_the_same_answers_of_the_base_as_people(tmp_path: P
     rows = {each["label"]: each["numRows"] for each in labels["base"]["labels"]}
     hits = sum(each["recall"] * rows[each["label"]] for each in labels["base"]["labels"])
     assert hits == pytest.approx(right, abs=0.05)
-    assert (
-        "The base model's are its answers with a prompt"
-        in Reading((tmp_path / "report.html").read_text()).text
-    )
+    assert "answers with a prompt" in Reading((tmp_path / "report.html").read_text()).text
 
 
 def test_answers_that_were_cut_are_told(tmp_path: Path) -> None:
