@@ -333,11 +333,10 @@ LIFE = {
 EVENTS = {
     "Accepted": ReasonHelp("The job or the sweep is accepted, and work on it begins.", "Nothing."),
     "DatasetReady": ReasonHelp(
-        "The data is prepared; a Warning says that too few rows are held out for what is asked.",
-        "Nothing; after a Warning: more held-out rows, or ask for less.",
+        "The data is prepared, and too few rows are held out for what is asked.",
+        "Hold out more rows, or ask for less.",
     ),
     "TrainingStarted": ReasonHelp("The pods of the training are running.", _WAIT),
-    "Trained": ReasonHelp("The adapter is trained and stored; evaluation is next.", _WAIT),
     "Suspended": ReasonHelp(
         "`spec.suspend` was set to true: running pods save and stop.",
         "Set it to false to go on.",

@@ -58,16 +58,14 @@ def succeed(step: Step, view: StageView) -> None:
         if questions is not None:
             message = f"{message} {questions.message}."
         draft.conditions.set(kind, True, Reason.PREPARED, message)
-        is_short = questions is not None and not questions.enough
-        draft.announce("DatasetReady", message, warning=is_short)
+        if questions is not None and not questions.enough:
+            draft.announce("DatasetReady", message, warning=True)
     elif isinstance(result, TrainResult):
         message = f"{results.training_text(result)}{results.score_text(result)}"
         is_silent = step.config.progress_url and not has_heartbeat(step)
         if is_silent and result.origin_step is None:
             message = f"{message} {silence_text(step)}"
         draft.conditions.set(kind, False, Reason.SUCCEEDED, message)
-        words = results.training_text(result).rstrip(".")
-        draft.announce("Trained", f"{words}; adapter {result.sha256[:12]}")
     else:
         # Stage publish tells of it too: it reads what the evaluation has stored.
         message = results.scores_text(result) or "Evaluated."

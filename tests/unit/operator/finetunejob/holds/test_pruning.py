@@ -85,7 +85,6 @@ def test_a_held_job_waits_after_training_without_anything_that_runs():
     assert (told["status"], told["reason"]) == ("False", "HeldAfterTraining")
     assert told["message"].startswith("Trained 171 steps. ")
     assert [(event.kind, event.reason) for event in made.events] == [
-        ("Normal", "Trained"),
         ("Normal", "HeldAfterTraining"),
     ]
     assert made.status["progress"] == {
@@ -98,7 +97,7 @@ def test_a_trial_waits_for_its_sweep_without_an_event_of_that():
     body["metadata"]["labels"] = {SWEEP_LABEL: "rates"}
     made = plan(observe(body, **stages_done(PREPARE, TRAIN)), at(130), CONFIG)
     assert made.status["reason"] == "HeldAfterTraining"
-    assert [event.reason for event in made.events] == ["Trained"]
+    assert made.events == ()
 
 
 def test_a_held_job_is_written_once_and_neither_deadline_nor_budget_run_on():
@@ -285,7 +284,7 @@ def test_training_that_ended_at_the_same_time_is_recorded_before_the_prune():
     assert made.first == ()
     assert made.status["phase"] == "Pruned"
     assert made.status["artifact"]["sha256"] == "a" * 64
-    assert reasons(made) == ["Trained", "Pruned"]
+    assert reasons(made) == ["Pruned"]
 
 
 def test_a_stage_that_has_just_ended_is_waited_for_before_the_prune():
