@@ -112,7 +112,7 @@ tracking: setup ## Install MLflow, TensorBoard and wandb beside the project (0.8
 	@FINETUNE_TRACKERS_PYTHON="$$($(PYTHON) tools/trackers_venv.py)" $(PYTEST) tests/tracking
 
 .PHONY: verify
-verify: setup ## Generated files, lint, format, types, imports, spelling
+verify: setup ## Generated files, lint, format, types, imports, spelling, prose
 	@$(PYTHON) tools/generate.py --check
 	@$(PYTHON) tools/chart_readme.py --check
 	@$(VENV)/bin/ruff check .
@@ -121,6 +121,7 @@ verify: setup ## Generated files, lint, format, types, imports, spelling
 	@$(VENV)/bin/mypy tools benchmarks
 	@$(VENV)/bin/lint-imports
 	@$(VENV)/bin/codespell
+	@$(PYTHON) tools/prose.py
 	@tools/check_repository.sh
 
 .PHONY: generate
