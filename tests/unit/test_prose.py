@@ -1,7 +1,8 @@
-"""The check of prose: which sentences it finds, and a number of hits that may only fall."""
+"""The check of prose: which sentences it finds, numbers that only fall, and the glossary."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 TOOL = Path(__file__).parents[2] / "tools" / "prose.py"
+GLOSSARY = TOOL.parents[1] / "docs" / "glossary.md"
 WORDS = """generated = ["docs/reference/cli.md"]
 [instead]
 '\\btold\\b' = "reports"
@@ -76,3 +78,18 @@ def test_numbers_fall_and_never_rise(tmp_path: Path) -> None:
     write(tmp_path, "docs/page.md", "It is told.\n")
     assert check(tmp_path, "--lower").returncode == 1
     assert '"docs" = 0\n' in (tmp_path / "words.toml").read_text()
+
+
+def test_the_glossary_has_forty_words_at_most_and_names_what_the_code_has() -> None:
+    root = TOOL.parents[1]
+    rows = re.findall(r"^\| ([a-z][^|]*) \| .* \| `(\w+)` \|$", GLOSSARY.read_text(), re.MULTILINE)
+    words = [word for word, _ in rows]
+    assert 0 < len(words) <= 40
+    assert words == sorted(set(words))
+    sources = [
+        path.read_text()
+        for folder in ("operator", "trainer_image")
+        for path in (root / folder).rglob("*.py")
+    ]
+    found = set(re.findall(r"\w+", "\n".join(sources)))
+    assert [name for _, name in rows if name not in found] == []
