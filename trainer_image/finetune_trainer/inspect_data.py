@@ -44,9 +44,8 @@ def inspect_job(arguments: argparse.Namespace) -> int:
 
 def _tell_power(job: ResolvedJob, found: Inspection) -> str:
     """Say how often a good model meets the job's goal on the held-out rows, if there are any."""
-    from finetune_api.v1alpha1.evaluation.spec.scoring import ANSWER_METRICS, FORM_METRICS
-    from finetune_api.v1alpha1.evaluation.spec.spec.judging import most_scored
-
+    from finetune_api.v1alpha1.evaluation.judging import most_scored
+    from finetune_api.v1alpha1.evaluation.scoring import ANSWER_METRICS, FORM_METRICS
     from finetune_trainer.data.asking import most_asked
     from finetune_trainer.data.looks import at_first_look
     from finetune_trainer.data.rows import Side

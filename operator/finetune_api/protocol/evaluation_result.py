@@ -8,10 +8,10 @@ from pydantic import Field
 
 from finetune_api.meta import APIModel, UniqueNames
 from finetune_api.protocol.stage_results import Brief, NumberIfAny, TrackingResult, is_empty
-from finetune_api.v1alpha1.evaluation.spec.spec.gates import MAX_GATES
-from finetune_api.v1alpha1.evaluation.spec.spec.judging import JudgeMode
-from finetune_api.v1alpha1.evaluation.spec.spec.probing import MAX_ALARMS
-from finetune_api.v1alpha1.evaluation.spec.spec.scoring import BaselineName
+from finetune_api.v1alpha1.evaluation.gates import MAX_GATES
+from finetune_api.v1alpha1.evaluation.judging import JudgeMode
+from finetune_api.v1alpha1.evaluation.probing import MAX_ALARMS
+from finetune_api.v1alpha1.evaluation.scoring import BaselineName
 from finetune_api.v1alpha1.status.job.fields import Count, Number, StoredURI
 
 MAX_GATE_MESSAGE = 480

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.v1alpha1.evaluation.spec.spec.spec import Evaluation
-
+from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_cli.errors import CliError
 from finetune_cli.extras import DATA_MODULES, has_modules
 from finetune_cli.files.data import DataGuess

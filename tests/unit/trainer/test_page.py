@@ -7,7 +7,6 @@ import hashlib
 from typing import Any
 
 import pytest
-from finetune_api.v1alpha1.evaluation.spec.spec.spec import Goal
 
 from finetune_api.protocol.evaluation_result import (
     EvaluateResult,
@@ -15,6 +14,7 @@ from finetune_api.protocol.evaluation_result import (
     PublishedVersion,
     Score,
 )
+from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.label_section import count_both, describe_labels
 from finetune_trainer.evaluate.scores.goal import Measurement, find_criteria

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from finetune_api.v1alpha1.evaluation.spec.spec.scoring import BASELINE_WORDS
-
 from finetune_api.protocol.evaluation_result import EvaluateResult, JudgeResult
 from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation.scoring import BASELINE_WORDS
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.declared import declared_section, plain_text
 from finetune_trainer.publish.generation import generation_words

@@ -13,11 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from finetune_api.v1alpha1.evaluation.spec.scoring import ANSWER_METRICS, JUDGE_METRICS
-from finetune_api.v1alpha1.evaluation.spec.spec.scoring import ANSWER_METRICS, JUDGE_METRICS
-from finetune_api.v1alpha1.evaluation.spec.spec.spec.gates import Gate
-from finetune_api.v1alpha1.evaluation.spec.spec.spec.spec.gates import Gate
 
+from finetune_api.v1alpha1.evaluation.gates import Gate
+from finetune_api.v1alpha1.evaluation.scoring import ANSWER_METRICS, JUDGE_METRICS
 from finetune_trainer.data.answers.values import ABSENT, read_json_value
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.metrics.answers import Measured, References

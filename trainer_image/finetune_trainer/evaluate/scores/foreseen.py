@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from finetune_api.v1alpha1.evaluation.spec.scoring import ANSWER_METRICS, FORM_METRICS
 
+from finetune_api.v1alpha1.evaluation.scoring import ANSWER_METRICS, FORM_METRICS
 from finetune_trainer.evaluate.metrics.catalog import Settings
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.scores.constants import (

@@ -7,29 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from finetune_api.v1alpha1.evaluation.spec.spec.scoring import (
+
+from finetune_api.protocol.evaluation_result import Score
+from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation.scoring import (
     ANSWER_METRICS,
     FORM_METRICS,
     JUDGE_METRICS,
     UNBOUNDED_METRICS,
     BaselineName,
 )
-
-from finetune_api.protocol.evaluation_result import Score
-from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.errors import DataError, UserError
-from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.scores.prompt_choice import best_of, ways_of
-from finetune_trainer.evaluate.scores.comparing import Ints, compare
-from finetune_trainer.evaluate.scores.constants import (
-    Rival,
-    content_metric,
-    find_best,
-    judge_alike,
-    rank_at_random,
-)
-from finetune_trainer.evaluate.scores.goal import Measurement, certainty_of
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.metrics.catalog import (
     LIKELIHOOD_METRICS,
@@ -43,22 +32,21 @@ from finetune_trainer.evaluate.questions import Question, group_questions
 from finetune_trainer.evaluate.scores.comparing import Ints, compare
 from finetune_trainer.evaluate.scores.constants import (
     Rival,
-    best_constant,
     content_metric,
+    find_best,
     judge_alike,
-    list_constants,
     rank_at_random,
 )
 from finetune_trainer.evaluate.scores.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.scores.prompt_choice import best_of, ways_of
 from finetune_trainer.evaluate.scores.score_text import score_from
 from finetune_trainer.evaluate.scores.slices import take_judged
-from finetune_trainer.evaluate.scores.trivial import MOST_FREQUENT, Trivial, answer_trivially
 from finetune_trainer.evaluate.scores.trivial import (
     MOST_FREQUENT,
     Trivial,
     answer_trivially,
     score_texts,
+)
 from finetune_trainer.statistics.confidence import SLACK, Interval
 from finetune_trainer.statistics.needed import count_of_gains
 from finetune_trainer.statistics.paired import Compared
