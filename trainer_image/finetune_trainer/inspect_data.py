@@ -49,9 +49,9 @@ def _tell_power(job: ResolvedJob, found: Inspection) -> str:
     from finetune_trainer.data.asking import most_asked
     from finetune_trainer.data.looks import at_first_look
     from finetune_trainer.data.rows import Side
-    from finetune_trainer.prepare.refusals.refusals.held_out import counts_for, read_side
-    from finetune_trainer.prepare.refusals.refusals.refusals.decidable import count_labels
-    from finetune_trainer.prepare.refusals.refusals.refusals.sized_claims import unevenness_of
+    from finetune_trainer.prepare.refusals.decidable import count_labels
+    from finetune_trainer.prepare.refusals.held_out import counts_for, read_side
+    from finetune_trainer.prepare.refusals.sized_claims import unevenness_of
     from finetune_trainer.statistics.goal_power import count_alike, tell_power
 
     goal, folder = at_first_look(job.spec).goal, found.folder
@@ -80,7 +80,7 @@ def _foresee(job: ResolvedJob, folder: Path, most: int) -> float | None:
     from finetune_trainer.evaluate.questions import gather_questions, read_reference, with_prompt
     from finetune_trainer.evaluate.scores.foreseen import foresee_constant
     from finetune_trainer.evaluate.sources.prompt_baseline.material import gather_material
-    from finetune_trainer.prepare.refusals.refusals.refusals.held_out import read_rows
+    from finetune_trainer.prepare.refusals.held_out import read_rows
 
     assert job.spec.goal is not None
     seed, tolerance = job.spec.dataset.split.seed, job.spec.evaluation.number_tolerance

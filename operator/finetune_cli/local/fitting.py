@@ -104,12 +104,10 @@ def _look(text: str, file: Path) -> dict[str, Any]:
     return inspect_run(_plan(text, file), with_model=False)
 
 
-def _check_template(text: str, file: Path) -> list[str]:
-    """Say whether the model's chat template writes the tools of rows."""
-
-
 def _check_template(text: str, file: Path) -> tuple[list[str], list[dict[str, str]]]:
     """Return why the model's chat template was not read, and why it drops the rows' tools."""
+    from finetune_cli.local.inspection import inspect_run
+
     try:
         refusals = inspect_run(_plan(text, file), with_model=True)["refusals"]
         unread = [each["message"] for each in refusals if each["reason"] == "ModelNotFound"]
