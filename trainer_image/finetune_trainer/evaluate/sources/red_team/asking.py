@@ -127,7 +127,7 @@ def attack(context: StageContext, campaign: Campaign | None) -> RedTeamScores:
         context.emit.message(f"the red team is not whole, and the job goes on without: {failure}")
     scores = _measure(context.job, campaign, failure)
     if scores.unmeasured and not failure:
-        return scores.refer_to(context.keep_logs(logs))
+        return scores.refer_to(context.storage.keep_logs(logs))
     return scores
 
 
@@ -161,7 +161,7 @@ def _attack_all(context: StageContext, campaign: Campaign, logs: Path) -> None:
                     campaign.left_out[run] = why
                     context.output.write_bytes(campaign.left_out_at(run), why.encode())
                     garak.keep_logs(logs)
-                    context.keep_logs(logs)
+                    context.storage.keep_logs(logs)
         except RetryableError:
             server.keep_log(logs)
             raise
