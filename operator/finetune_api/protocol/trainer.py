@@ -18,6 +18,7 @@ from pydantic import Field
 
 from finetune_api.meta import API_VERSION, APIModel
 from finetune_api.patterns import STORED
+from finetune_api.protocol.publication import Publication, publication_of
 from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.v1alpha1.rules.batches import world_size_of
@@ -195,10 +196,9 @@ class ResolvedJob(APIModel):
         return f"runs/{self.namespace}/{self.name}/{self.uid}"
 
     @property
-    def publishes_at_once(self) -> bool:
-        """Whether the evaluation publishes a candidate that passed: nobody has to decide first."""
-        is_asked = "Publication" in (self.required_approvals or ())
-        return self.spec.publishes_at_once and not is_asked
+    def publication(self) -> Publication:
+        """When the candidate is published, if it passes."""
+        return publication_of(self.spec, self.required_approvals or ())
 
     @property
     def versions_prefix(self) -> str:

@@ -134,15 +134,6 @@ class FineTuneJobSpec(APIModel):
         return "Merged" in self.output.formats and self.method.adapter.type != "Full"
 
     @property
-    def publishes_at_once(self) -> bool:
-        """Whether nothing may stand between a candidate that passed and its publication.
-
-        Then the evaluation's pod publishes at its end. Both that pod and the operator ask this.
-        """
-        review = self.evaluation.review
-        return review is None or not review.required
-
-    @property
     def grace_seconds(self) -> int:
         """Time that its pods have between SIGTERM and SIGKILL, in seconds."""
         return (self.pod_template or PodTemplate()).termination_grace_period_seconds

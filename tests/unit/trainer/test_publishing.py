@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finetune_cli.reports.verify import verify_uri
 
 from finetune_api.protocol.evaluation_result import (
     EvaluateResult,
@@ -17,7 +18,7 @@ from finetune_api.protocol.evaluation_result import (
     Score,
 )
 from finetune_api.protocol.trainer import ResolvedJob, Stage, resolve_job
-from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_cli.local.verify import verify_uri
 from finetune_trainer import stopping
 from finetune_trainer.context import StageContext
@@ -47,8 +48,9 @@ def make(tmp_path: Path) -> Make:
         decision: PublishDecision | None = None,
         uid: str = "u",
         published: PublishedVersion | None = None,
+        required_approvals: list[str] | None = None,
     ) -> StageContext:
-        run = job.model_copy(update={"uid": uid})
+        run = job.model_copy(update={"uid": uid, "required_approvals": required_approvals})
         store_run(store, run, tmp_path / "made" / uid, gate, published)
         emit = EventEmitter(Stage.PUBLISH)
         folders = {"work_dir": tmp_path / "work", "cache_dir": tmp_path / "cache"}
@@ -143,15 +145,15 @@ def test_a_stop_that_comes_as_a_version_is_claimed_waits_for_its_word(
 
 
 def test_what_missed_or_waits_for_a_person_is_not_published(
-    make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     context = make(MISSED)
     result = publish(context)
     assert result.version is None
     assert result.digest == decision_on(context).evaluation
     assert "gate refunds missed: exactMatch 0.2" in capsys.readouterr().out
-    monkeypatch.setattr(FineTuneJobSpec, "publishes_at_once", False)
-    assert publish(make(uid="held")).version is None
+    assert publish(make(uid="held", required_approvals=["Publication"])).version is None
+    assert "once somebody has approved it" in capsys.readouterr().out
     assert not version_file(context).exists()
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.publication import Publication
 from finetune_trainer import stopping
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import require_approved
@@ -101,14 +102,13 @@ def _may_publish(context: StageContext, candidate: Candidate) -> bool:
     if decision is not None:
         require_panel(context, decision.panel, evaluation=decision.evaluation)
         return True
-    if not context.job.publishes_at_once:
-        done = (
-            "somebody has approved"
-            if context.job.spec.publishes_at_once
-            else "people have reviewed"
-        )
-        context.emit.message(f"the candidate passed; it is published once {done} it")
-    return context.job.publishes_at_once
+    publication = context.job.publication
+    if publication is Publication.AT_ONCE:
+        return True
+    is_review = publication is Publication.AFTER_REVIEW
+    done = "people have reviewed" if is_review else "somebody has approved"
+    context.emit.message(f"the candidate passed; it is published once {done} it")
+    return False
 
 
 def _read_candidate(context: StageContext) -> Candidate:

@@ -7,12 +7,12 @@ ended by the prune: nothing of it fails, nothing is counted, and its checkpoints
 
 from __future__ import annotations
 
+from finetune_api.protocol.publication import Publication, publication_of
 from finetune_api.protocol.stage_results import TrainResult
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.pods.pausing import release_actions
 from finetune_operator.finetunejob.render.claims import to_claim_uri
-from finetune_operator.finetunejob.state.decisions import publishes_at_once
 from finetune_operator.finetunejob.state.results import score_text, training_text
 from finetune_operator.finetunejob.state.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.state.step import Step
@@ -58,8 +58,8 @@ def is_pruned(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return False
     if view.stage is not Stage.PUBLISH:
         return True
-    is_open = not publishes_at_once(spec, step.approval_policy)
-    return view.state is StageState.ABSENT and is_open
+    publication = publication_of(spec, step.approval_policy.required)
+    return view.state is StageState.ABSENT and publication is not Publication.AT_ONCE
 
 
 def prune(step: Step, view: StageView) -> None:

@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.publication import Publication, publication_of
 from finetune_api.protocol.trainer import ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.pods.pausing import is_stopped_by_us, release_actions
 from finetune_operator.finetunejob.publication.endings import conclude, fail_stage, succeed
 from finetune_operator.finetunejob.state.actions import ConfirmMissing
-from finetune_operator.finetunejob.state.decisions import publishes_at_once
 from finetune_operator.finetunejob.state.failure import Cause
 from finetune_operator.finetunejob.state.results import is_verdict
 from finetune_operator.finetunejob.state.retry import exit_code_of
@@ -80,8 +80,8 @@ def is_awaited(
         why: The same in words.
     """
     entry = step.draft.stage(view.stage)
-    is_at_once = publishes_at_once(spec, step.approval_policy)
-    if view.stage is not Stage.EVALUATE or entry is None or not is_at_once:
+    publication = publication_of(spec, step.approval_policy.required)
+    if view.stage is not Stage.EVALUATE or entry is None or publication is not Publication.AT_ONCE:
         return False
     result = view.result
     if isinstance(result, EvaluateResult) and is_verdict(result, spec):

@@ -38,7 +38,7 @@ from finetune_operator.finetunejob.publication.endings import (
     succeed,
     take_late_result,
 )
-from finetune_operator.finetunejob.publication.publishing import is_settled
+from finetune_operator.finetunejob.publication.publishing import has_work
 from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.state.decisions import needs_digest
 from finetune_operator.finetunejob.state.results import is_verdict
@@ -68,7 +68,10 @@ def walk(step: Step) -> None:
 
 def _walk_stages(step: Step, spec: FineTuneJobSpec) -> None:
     for view in step.views:
-        if not is_settled(step, spec, view) and not _advance(step, spec, view):
+        has_begun = view.job is not None or bool(step.draft.last_run(view.stage))
+        if not (has_begun or has_work(view.stage, spec, step.views)):
+            continue
+        if not _advance(step, spec, view):
             return
     conclude(step, spec)
 

@@ -1,29 +1,31 @@
-"""What stands between a candidate's evaluation and its publication. Pure.
+"""What a candidate's publication waits for, and who lets it happen. Pure.
 
-Where nothing can, which is the default, the evaluation's own pod publishes at its end, and stage
-``publish`` has no Job. Where something may, ``ResolvedJob.publishes_at_once`` is false: the
-evaluation's pod leaves the candidate unpublished, and Job ``publish`` is created once nothing in
-this room waits. The same Job reads the evaluation from storage where its result was lost.
+:func:`~finetune_api.protocol.publication.publication_of` decides when a candidate that passed is
+published. ``AT_ONCE``, the default: the evaluation's pod publishes at its end, and stage
+``publish`` has no Job. Otherwise the evaluation's pod leaves the candidate unpublished, and Job
+``publish`` is created once nothing here waits. Job ``publish`` also reads the evaluation from
+storage where its result was lost. The version in the result records what was published.
 
-What may stand between plugs in here with three steps:
+To add a condition for publication:
 
-1. a field of the spec, or of the administrator's policy, that makes ``publishes_at_once`` false, so
-   that the evaluation's pod knows;
-2. a function in ``_ASKED`` that returns a :class:`Wait` until it is satisfied;
-3. a function in ``_LETS`` that returns the :class:`Decision` which satisfied it: it goes into
-   ``status.publication``, and to the publishing pod, whose version and model card carry it.
+1. Add a member to ``Publication`` and its case to ``publication_of``. The evaluation's pod learns
+   it from ``job.json``.
+2. Add a function to ``_ASKED``. It returns a :class:`Wait` until the condition is met.
+3. Add a function to ``_LETS``. It returns the :class:`Decision` that met the condition. This
+   decision goes into ``status.publication``, the version and the model card.
 
 A human review, for example, waits until a FineTuneApproval names the panel's result. The digest of
-what was evaluated is ``status.evaluation.digest``. A FineTuneApproval of subject ``Publication``
-that names it overrules all that is waited for; one that rejects it ends the job.
+the evaluation is ``status.evaluation.digest``. A FineTuneApproval of subject ``Publication`` that
+names this digest overrides all waits; one that rejects it ends the job.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_api.protocol.publication import Publication, publication_of
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.state.decisions import (
@@ -38,7 +40,7 @@ from finetune_operator.finetunejob.state.decisions import (
     split_counted,
 )
 from finetune_operator.finetunejob.state.results import is_verdict
-from finetune_operator.finetunejob.state.stages import TRAITS, StageView
+from finetune_operator.finetunejob.state.stages import StageView
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import Reason
 
@@ -105,7 +107,8 @@ def reviewed(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Dec
     Where reviewers are users, nobody has until as many users as there are reviewers name the same
     result.
     """
-    if spec.publishes_at_once:
+    required = ApprovalPolicy.of_status(status.get(POLICY)).required
+    if publication_of(spec, required) is not Publication.AFTER_REVIEW:
         return None
     for_panel = _panel_approvals(spec, status, decisions)
     whole = (each for each in for_panel.values() if len(each) >= _num_users(spec, status))
@@ -220,13 +223,13 @@ _LETS: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Decision | None], ..
 )
 
 
-def is_settled(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
-    """Return whether a stage that runs on demand only has nothing to do: all is known."""
-    if not TRAITS[view.stage].is_on_demand or view.job is not None:
-        return False
-    if step.draft.last_run(view.stage):
-        return False
-    return any(is_verdict(earlier.result, spec) for earlier in step.views)
+def has_work(stage: Stage, spec: FineTuneJobSpec, views: Sequence[StageView]) -> bool:
+    """Return whether a stage has anything to do in a job in which it has not begun.
+
+    Job ``publish`` has nothing to do once a verdict is known: the evaluation has published, or
+    the candidate missed its goal or a gate.
+    """
+    return stage is not Stage.PUBLISH or not any(is_verdict(view.result, spec) for view in views)
 
 
 def is_let(step: Step) -> bool:

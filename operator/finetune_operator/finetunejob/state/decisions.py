@@ -147,11 +147,6 @@ def needs_digest(spec: FineTuneJobSpec, policy: ApprovalPolicy, stage: Stage) ->
     return stage is Stage.PREPARE and needs_approval(spec, policy)
 
 
-def publishes_at_once(spec: FineTuneJobSpec, policy: ApprovalPolicy) -> bool:
-    """Return whether the evaluation's pod publishes; it is told the same by ``job.json``."""
-    return spec.publishes_at_once and PUBLICATION not in policy.required
-
-
 def split_counted(
     decisions: Iterable[Decision], spec: FineTuneJobSpec, policy: ApprovalPolicy
 ) -> tuple[tuple[Decision, ...], tuple[Decision, ...]]:

@@ -45,7 +45,6 @@ class StageTraits:
         under_way_reason: Reason of the condition meanwhile.
         under_way: Its message; ``{job}`` stands for the name of the batch/v1 Job.
         needs_result: Whether the job's end rests on its result: without it, it runs again.
-        is_on_demand: Whether it has no Job where the stages before have settled everything.
     """
 
     condition: ConditionType
@@ -53,7 +52,6 @@ class StageTraits:
     under_way_reason: Reason
     under_way: str
     needs_result: bool = False
-    is_on_demand: bool = False
 
 
 TRAITS = {
@@ -81,7 +79,6 @@ TRAITS = {
         under_way_reason=Reason.PUBLISHING,
         under_way="Job {job} reads evaluation and gates from storage, and publishes.",
         needs_result=True,
-        is_on_demand=True,
     ),
 }
 

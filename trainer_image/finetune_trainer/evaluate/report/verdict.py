@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune_api.protocol.evaluation_result import EvaluateResult, GateResult, Score
+from finetune_api.protocol.publication import Publication
 from finetune_api.protocol.trainer import LOCAL_UID_PREFIX, ResolvedJob
 from finetune_api.v1alpha1.evaluation.scoring import BASELINE_WORDS
 from finetune_trainer.evaluate.scores.figures import high_text, low_text
@@ -128,7 +129,7 @@ def _what_comes(job: ResolvedJob, result: EvaluateResult) -> Verdict:
             words="Its files stay where the lineage below says; a person may still decide to "
             f"publish it, on record: finetune publish {which} --override --reason TEXT.",
         )
-    if job.publishes_at_once:
+    if job.publication is Publication.AT_ONCE:
         return Verdict(
             is_met=None, strong="It is published", words=f"as the next version of {name}."
         )
@@ -136,5 +137,5 @@ def _what_comes(job: ResolvedJob, result: EvaluateResult) -> Verdict:
         is_met=None,
         strong="Publication waits for people.",
         words=f"It becomes the next version of {name} once they have"
-        f" {'approved' if job.spec.publishes_at_once else 'reviewed'} it.",
+        f" {'reviewed' if job.publication is Publication.AFTER_REVIEW else 'approved'} it.",
     )

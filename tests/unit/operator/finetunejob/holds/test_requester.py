@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from finetune_api.protocol.publication import Publication
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
@@ -239,7 +240,7 @@ def test_the_policy_has_the_data_approved_whatever_the_job_says():
 
 def test_the_policy_holds_a_candidate_that_passed_until_somebody_else_approves():
     made, body = accepted(BOTH, requestedBy=RITA)
-    assert not job_file(made).publishes_at_once
+    assert job_file(made).publication is Publication.AFTER_APPROVAL
     known = {**passed(), "decisions": (on_data("yes", BOB),)}
     made, body = settle(body, BOTH, known)
     assert created(made) == []

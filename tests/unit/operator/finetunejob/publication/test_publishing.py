@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from finetune_api.names import child_job_name
+from finetune_api.protocol.publication import Publication, publication_of
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.publication import publishing
 from finetune_operator.finetunejob.publication.publishing import Wait, why_publishing_waits
@@ -51,7 +51,7 @@ def spec_of(body):
 
 def test_nothing_stands_between_evaluation_and_publication_by_default():
     spec = spec_of(job())
-    assert spec.publishes_at_once
+    assert publication_of(spec, ()) is Publication.AT_ONCE
     assert why_publishing_waits(spec, {}, ()) == ()
 
 
@@ -67,7 +67,6 @@ def test_everything_that_is_waited_for_is_told(monkeypatch):
 @pytest.fixture
 def held(monkeypatch):
     """Have every publication wait for somebody's decision, as a review would."""
-    monkeypatch.setattr(FineTuneJobSpec, "publishes_at_once", False)
     wait = Wait(reason="ReviewRequired", message="The panel has not decided.")
     monkeypatch.setattr(publishing, "_ASKED", (lambda *_: wait,))
 
@@ -320,8 +319,12 @@ def reviewed_job(**review):
 
 
 def test_a_review_that_is_not_required_holds_nothing():
-    assert spec_of(changed(job(), {"spec.evaluation.review": {}})).publishes_at_once
-    assert not spec_of(reviewed_job()).publishes_at_once
+    optional = spec_of(changed(job(), {"spec.evaluation.review": {}}))
+    assert publication_of(optional, ()) is Publication.AT_ONCE
+    assert publication_of(optional, ("DataSet",)) is Publication.AT_ONCE
+    assert publication_of(optional, ("Publication",)) is Publication.AFTER_APPROVAL
+    for required in ((), ("Publication",)):
+        assert publication_of(spec_of(reviewed_job()), required) is Publication.AFTER_REVIEW
 
 
 def test_a_candidate_waits_for_its_review_and_says_where_the_page_lies():

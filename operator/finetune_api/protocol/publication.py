@@ -1,0 +1,40 @@
+"""When a candidate that passed its goal and gates is published.
+
+Operator, trainer and CLI ask :func:`publication_of`. Its answer does not change during a job's
+life, because it rests on the immutable spec and on the policy that was recorded at acceptance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+
+from finetune_api.v1alpha1.approval import Subject
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+
+
+class Publication(StrEnum):
+    """Who has to agree before a candidate that passed is published."""
+
+    AT_ONCE = "AtOnce"
+    """Nobody: the evaluation's pod publishes at its end."""
+    AFTER_REVIEW = "AfterReview"
+    """The reviewers of ``evaluation.review``: Job ``publish`` publishes after them."""
+    AFTER_APPROVAL = "AfterApproval"
+    """Whoever approves publications in the namespace: Job ``publish`` publishes after that."""
+
+
+def publication_of(spec: FineTuneJobSpec, required_approvals: Collection[Subject]) -> Publication:
+    """Return when the candidate of a job is published, if it passes.
+
+    Args:
+        spec: The job's spec.
+        required_approvals: Subjects that the administrator's policy has a person decide on. A
+            required review answers this request too, because its result is an approval.
+    """
+    review = spec.evaluation.review
+    if review is not None and review.required:
+        return Publication.AFTER_REVIEW
+    if "Publication" in required_approvals:
+        return Publication.AFTER_APPROVAL
+    return Publication.AT_ONCE
