@@ -188,7 +188,7 @@ LIFE = {
     "ResultNotReported": ReasonHelp(
         "A stage succeeded and its result was lost with its pod.",
         "Nothing: the next stage finds it in storage, and Job `publish` reads an evaluation. On a"
-        " failed job: keep ended pods for a minute, and let progress reports through.",
+        " failed job: keep ended pods for a minute.",
     ),
     "ResultRefused": ReasonHelp(
         "A stage succeeded and its result was not taken: it breaks the bounds of the status, or is"

@@ -19,7 +19,7 @@ from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.resource import PODS
 from finetune_operator.progress import endpoint
 from kit.cluster.kubelet import Fate, Kubelet, success
-from kit.cluster.simulation import finetunejob, result_of
+from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually_async
 
 
@@ -163,23 +163,6 @@ async def test_progress_is_coalesced_to_one_write_per_interval(training):
 
     await eventually_async(is_reported, timeout=20)
     assert written("status_writes_total", {"outcome": "written"}) <= 2
-
-
-async def test_a_pushed_result_reaches_the_status_without_last_words(training, monkeypatch):
-    from finetune_operator.progress import writer
-
-    monkeypatch.setattr(writer, "RESULT_DELAY_SECONDS", 0.5)
-    connection, client, namespace, pods, _, standby = training
-    token = await token_of(connection, namespace, pods["one"])
-    result = result_of(Stage.TRAIN).to_wire()
-    body = {**REPORT, "finetune": {"step": 171, "result": result}}
-    assert await push(standby, namespace, "one", token, body=body) == 200
-
-    async def is_reported():
-        return (await get_job(client, namespace, "one"))["status"].get("artifact")
-
-    artifact = await eventually_async(is_reported, timeout=20)
-    assert artifact["sha256"] == "a" * 64
 
 
 async def test_progress_starts_again_with_the_next_stage(control_plane, namespace):

@@ -28,7 +28,7 @@ from finetune_trainer.storage.patience import EARLIER_STAGES
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Say = Callable[[str], object]
+Say = Callable[[str], None]
 """Emits a message for people."""
 LOG_BYTES = 64 * 1024
 """The end of a log that is kept: the reason of a failure stands there."""

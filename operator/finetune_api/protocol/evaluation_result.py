@@ -12,7 +12,7 @@ from finetune_api.v1alpha1.evaluation.gates import MAX_GATES
 from finetune_api.v1alpha1.evaluation.judging import JudgeMode
 from finetune_api.v1alpha1.evaluation.probing import MAX_ALARMS
 from finetune_api.v1alpha1.evaluation.scoring import BaselineName
-from finetune_api.v1alpha1.status.job.fields import Count, Number, StoredURI
+from finetune_api.v1alpha1.status.fields import Count, Number, StoredURI
 
 MAX_GATE_MESSAGE = 480
 """Characters of what is said of one gate."""

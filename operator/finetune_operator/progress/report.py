@@ -1,7 +1,8 @@
 """What a trainer pushes, and what of it enters the status. Pure.
 
-The body is what transformers' ``KubeflowCallback`` posts, so that any Hugging Face trainer image
-reports unchanged; our own trainer adds a ``finetune`` object with exact steps and its result.
+The body is what transformers' ``KubeflowCallback`` posts, so any Hugging Face trainer image reports
+unchanged. Our own trainer adds a ``finetune`` object with exact steps. A result that an older
+trainer image pushes is ignored: results come from termination messages.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from finetune_api.protocol.stage_results import decimal_text
-from finetune_api.protocol.termination import StageResult
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.status.fields import MAX_COUNT, Count
 from finetune_api.v1alpha1.status.plan import PlanStatus
@@ -67,7 +67,6 @@ class OwnStatus(_Lenient):
     epoch: float | str | None = None
     plan: PlanStatus | None = None
     validation: ValidationStatus | None = None
-    result: StageResult | None = None
 
     @field_validator("plan", "validation", mode="before")
     @classmethod

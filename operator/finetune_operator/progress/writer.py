@@ -13,7 +13,6 @@ from typing import Any
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers.memory.caches import Caches
 from finetune_operator.finetunejob.state.draft import STATUS
-from finetune_operator.finetunejob.state.results import AnyResult, sections_of
 from finetune_operator.kube.api.resource import Object, ObjectKey, key_of
 from finetune_operator.kube.cache.store import EventType
 from finetune_operator.kube.clock import Clock
@@ -26,8 +25,8 @@ from finetune_operator.status.fitting import Cut
 logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "finetune-progress"
-RESULT_DELAY_SECONDS = 10.0
-"""A result is usually read from the pod's last words; only if it is not by then, it is written."""
+CURVE_DELAY_SECONDS = 10.0
+"""How long after the last report of training the end of its validation curve is written."""
 
 
 def is_wanted(caches: Caches, job: Object, status: Object) -> bool:
@@ -87,7 +86,6 @@ class ProgressWriter:
         self._clock = clock
         self._announce = announce
         self._told: dict[str, Announce] = {}
-        self._sections: dict[str, Object] = {}
         self._latest: dict[str, Object] = {}
         self._ending: set[str] = set()
 
@@ -95,30 +93,28 @@ class ProgressWriter:
         """Drop the memory of a FineTuneJob that is gone."""
         metadata = job["metadata"]
         self._told.pop(metadata["uid"], None)
-        self._sections.pop(metadata["uid"], None)
         self._latest.pop(metadata["uid"], None)
         self._throttle.forget((metadata["namespace"], metadata["name"]))
 
     def follow(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         """Drop the memory of a FineTuneJob that has ended; a handler of the cache.
 
-        Ended jobs may lie for ever, some 10 KB each. Not at once: a last result and the end of the
-        curve are looked at for a while.
+        Ended jobs may stay for ever, some 10 KB each. The memory is kept for a while, because the
+        end of the validation curve may still be written.
         """
         if new is None or not is_terminal(new.get("status")):
             return
         uid = new["metadata"]["uid"]
-        if uid in self._ending or not (uid in self._latest or uid in self._sections):
+        if uid in self._ending or uid not in self._latest:
             return
         self._ending.add(uid)
         loop = asyncio.get_running_loop()
-        loop.call_later(RESULT_DELAY_SECONDS, self._forget_ended, key_of(new), uid)
+        loop.call_later(CURVE_DELAY_SECONDS, self._forget_ended, key_of(new), uid)
 
     def _forget_ended(self, key: ObjectKey, uid: str) -> None:
         self._ending.discard(uid)
         self._told.pop(uid, None)
         self._latest.pop(uid, None)
-        self._sections.pop(uid, None)
         current = self._caches.finetunejobs.get(*key)
         is_same = current is not None and current["metadata"]["uid"] == uid
         if is_same and not self._throttle.has_pending(key):
@@ -148,17 +144,15 @@ class ProgressWriter:
                 status[name] = section
         self._latest[uid] = status
         self._submit(job)
-        if report.finetune.result is not None:
-            asyncio.get_running_loop().call_later(
-                RESULT_DELAY_SECONDS, self._keep_result, job, report.finetune.result
-            )
+        if stage is Stage.TRAIN and progress.get("percent") == 100:
+            asyncio.get_running_loop().call_later(CURVE_DELAY_SECONDS, self._finish_curve, job)
         return True
 
-    def _keep_result(self, job: Object, result: AnyResult) -> None:
-        """Write a result that the leader has not found by itself, and the end of the curve.
+    def _finish_curve(self, job: Object) -> None:
+        """Write the end of the validation curve if it is missing.
 
-        Of the last losses, what waited for its interval was dropped when the stage was over; who
-        reads the status of a trained job would find another best step than the one published.
+        A report that waits for its interval is dropped when the stage is over. The status would
+        then show another best step than the one that is published.
         """
         metadata = job["metadata"]
         key: ObjectKey = (metadata["namespace"], metadata["name"])
@@ -166,17 +160,10 @@ class ProgressWriter:
         if current is None or current["metadata"]["uid"] != metadata["uid"]:
             return
         status = current.get("status") or {}
-        missing = {
-            name: section
-            for name, section in sections_of(result).items()
-            if any(status.get(name, {}).get(field) != value for field, value in section.items())
-        }
         curve = status.get("validation")
         is_short = self._latest.get(metadata["uid"], {}).get("validation", curve) != curve
-        if is_terminal(status) or not (missing or is_short):
-            return
-        self._sections.setdefault(metadata["uid"], {}).update(missing)
-        self._submit(current, urgent=True)
+        if is_short and not is_terminal(status):
+            self._submit(current, urgent=True)
 
     def _tell_cuts(self, job: Object, cuts: Iterable[Cut]) -> None:
         """Say what a report brings that the status cannot hold; the next report brings it too."""
@@ -187,7 +174,7 @@ class ProgressWriter:
 
     def _submit(self, job: Object, *, urgent: bool = False) -> None:
         uid = job["metadata"]["uid"]
-        status = {**self._latest.get(uid, {}), **self._sections.get(uid, {})}
+        status = dict(self._latest.get(uid, {}))
         progress = status.get("progress") or {}
         if _is_over(job, progress.get("stage")):
             status["progress"] = {

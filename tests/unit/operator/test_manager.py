@@ -86,7 +86,7 @@ async def test_changes_of_jobs_pods_and_workloads_wake_the_finetunejob_they_belo
 
 
 async def test_the_progress_of_a_job_is_forgotten_after_its_end(manager, monkeypatch):
-    monkeypatch.setattr(writer, "RESULT_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(writer, "CURVE_DELAY_SECONDS", 0.0)
     store, body = manager.caches.finetunejobs, job()
     store.observe("ADDED", body)
     report = Report.model_validate({"finetune": {"step": 20, "totalSteps": 50}})

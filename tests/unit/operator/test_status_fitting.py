@@ -268,7 +268,7 @@ def test_what_is_cut_is_told_once_and_is_no_news_afterwards():
 
 def test_the_sections_of_every_result_fit():
     for stage in Stage:
-        fitted, cuts = STATUS.fit(sections_of(result_of(stage)))
+        fitted, cuts = STATUS.fit(sections_of(result_of(stage), {}))
         assert cuts == ()
         assert status_problems(fitted) == []
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from finetune_cli.reports.verify import verify_uri
 
 from finetune_api.protocol.evaluation_result import (
     EvaluateResult,

@@ -181,7 +181,7 @@ def test_an_unknown_error_is_told_by_type_and_place_without_text_of_rows(
     assert "test_reporting.py:" in failure.message
 
 
-def test_pushes_carry_status_token_and_result(tmp_path: Path) -> None:
+def test_pushes_carry_status_and_token_and_end_at_100_percent(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("secret\n")
     with receiving() as (url, received):
@@ -190,10 +190,11 @@ def test_pushes_carry_status_token_and_result(tmp_path: Path) -> None:
             Event(event="progress", stage=Stage.TRAIN, step=5, total_steps=10, percent=50,
                   metrics={"loss": 0.5})
         )  # fmt: skip
-        push.finish({"stage": "train"})
+        push.finish(is_done=True)
     authorization, body = received[-1]
     assert authorization == "Bearer secret"
-    assert body["finetune"]["result"] == {"stage": "train"}
+    assert body["trainerStatus"]["progressPercentage"] == 100
+    assert "result" not in body["finetune"]
     assert any(body["trainerStatus"].get("metrics") for _, body in received)
 
 
@@ -204,14 +205,14 @@ def test_the_newest_validation_goes_with_every_push() -> None:
     sent: list[dict[str, object]] = []
     push._send = lambda body: sent.append(body["finetune"])  # type: ignore[method-assign]
     push.update(Event(event="progress", stage=Stage.TRAIN, step=1, total_steps=2, percent=50))
-    push.finish(None)
+    push.finish(is_done=False)
     assert [own["validation"] for own in sent] == [{"bestStep": 2}]
 
 
 def test_unreachable_operator_only_costs_a_count() -> None:
     push = ProgressPush("http://127.0.0.1:9/nobody", token_file=None, ca_file=None)
     push.update(Event(event="progress", stage=Stage.TRAIN, step=1, total_steps=2, percent=50))
-    push.finish(None)
+    push.finish(is_done=False)
     assert push.num_sent == 0
     assert push.num_failed == 1
 

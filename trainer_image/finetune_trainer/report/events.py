@@ -87,7 +87,7 @@ class EventEmitter:
         wire = result.to_wire()
         self._write(Event(event="result", stage=self.stage, result=wire))
         if self._push is not None:
-            self._push.finish(wire)
+            self._push.finish(is_done=True)
 
     def failure(self, *, reason: str, message: str, exit_code: int, step: int | None) -> None:
         """Tell why the stage ends without a result."""
@@ -102,12 +102,12 @@ class EventEmitter:
             )
         )
         if self._push is not None:
-            self._push.finish(None)
+            self._push.finish(is_done=False)
 
     def close(self) -> None:
         """Send what is still pending; for a rank that leaves the result to its parent."""
         if self._push is not None:
-            self._push.finish(None)
+            self._push.finish(is_done=False)
 
     def _write(self, event: Event) -> None:
         wire: dict[str, Any] = event.to_wire()

@@ -90,16 +90,19 @@ class ProgressPush:
             self._pending = {"trainerStatus": status, "finetune": own}
             self._wake.notify()
 
-    def finish(self, result: dict[str, Any] | None) -> None:
-        """Send what is pending, with the stage's result, and stop. Waits a few seconds at most."""
+    def finish(self, *, is_done: bool) -> None:
+        """Send what is pending and stop. Waits a few seconds at most.
+
+        Args:
+            is_done: Whether the stage succeeded: then the last push says 100 percent.
+        """
         with self._wake:
-            if result is not None:
+            if is_done:
                 body = self._pending or {
                     "trainerStatus": {"lastUpdatedTime": datetime.now(UTC).isoformat()},
                     "finetune": {},
                 }
                 body["trainerStatus"]["progressPercentage"] = 100
-                body["finetune"]["result"] = result
                 self._pending = body
             self._closed = True
             self._wake.notify()

@@ -99,8 +99,8 @@ def start_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     reason, _ = lack_of_result(view)
     message = (
         f"Stage {view.stage.value} succeeded {view.run} times, and no result arrived: its pods are"
-        " deleted before their last words are read and no progress report gets through, or"
-        " spec.trainer.image is not of this version. What it found lies in object storage."
+        " deleted before the operator reads their termination message, or spec.trainer.image is not"
+        " of this version. What it found lies in object storage."
     )
     if view.problem:
         message = (

@@ -86,19 +86,12 @@ def lack_of_result(view: StageView) -> tuple[Reason, str]:
 def _take_result(step: Step, view: StageView) -> None:
     """Put the result of an ended stage into the status, if it is known."""
     draft, result = step.draft, view.result
-    if isinstance(result, PrepareResult):
-        draft.put("dataset", results.dataset_section(result))
-    elif isinstance(result, TrainResult):
+    if result is None:
+        return
+    if not isinstance(result, PrepareResult):
         _take_tracking(step, result.tracking)
-        artifact = draft.get("artifact") or {}
-        draft.put("artifact", {**artifact, **results.artifact_section(result)})
-        if selection := results.selection_section(result):
-            draft.put("selection", selection)
-    elif isinstance(result, EvaluateResult):
-        _take_tracking(step, result.tracking)
-        draft.put("evaluation", results.evaluation_section(result))
-        artifact = draft.get("artifact") or {}
-        draft.put("artifact", results.published_section(artifact, result))
+    for name, section in results.sections_of(result, draft.get("artifact") or {}).items():
+        draft.put(name, section)
 
 
 def _take_tracking(step: Step, told: TrackingResult | None) -> None:

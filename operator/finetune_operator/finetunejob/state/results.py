@@ -1,7 +1,6 @@
 """From stage results to sections of the status, and back.
 
-Back, because the replica that receives a pushed result may not be the one that reconciles: it
-writes the section, and the leader reads it if the pod's own last words are gone.
+Results arrive in termination messages. They are read back from the status once the pods are gone.
 """
 
 from __future__ import annotations
@@ -37,7 +36,8 @@ AnyResult = PrepareResult | TrainResult | EvaluateResult
 MAX_SCORES = 16
 MAX_METRICS = 24
 SECTIONS = ("dataset", "selection", "artifact", "evaluation")
-"""The sections of the status that results fill: two field managers write them."""
+"""The sections of the status that results fill. Replicas before this version, which may still run
+during an upgrade, write them from pushed results too."""
 
 
 def dataset_section(result: PrepareResult) -> Section:
@@ -208,17 +208,23 @@ def _asked(score: Score) -> str:
     return f" ({BASELINE_WORDS[score.baseline]})"
 
 
-def sections_of(result: AnyResult) -> Section:
-    """Return the sections of the status that a result fills."""
+def sections_of(result: AnyResult, artifact: Section) -> Section:
+    """Return the sections of the status that a result fills.
+
+    Args:
+        result: The result of a stage.
+        artifact: ``status.artifact`` as it stands; training and publication each fill a part.
+    """
     if isinstance(result, PrepareResult):
         return {"dataset": dataset_section(result)}
     if isinstance(result, TrainResult):
         selection = selection_section(result)
-        sections: Section = {"artifact": artifact_section(result)}
+        sections: Section = {"artifact": {**artifact, **artifact_section(result)}}
         return {**sections, "selection": selection} if selection else sections
-    sections = {"evaluation": evaluation_section(result)}
-    published = published_section({}, result)
-    return {**sections, "artifact": published} if published else sections
+    return {
+        "evaluation": evaluation_section(result),
+        "artifact": published_section(artifact, result),
+    }
 
 
 def result_of_status(status: Section | None, stage: Stage) -> AnyResult | None:
@@ -304,7 +310,7 @@ def _evaluate_result(status: Section, stage: Stage) -> EvaluateResult | None:
         version=artifact.get("version"),
         manifest_uri=artifact.get("manifestUri") or "",
     )
-    # Half of a pushed result: nothing may be concluded from it.
+    # A candidate that waits, or half a result of an older operator: nothing may be concluded.
     return found if found.is_missed or found.version is not None else None
 
 

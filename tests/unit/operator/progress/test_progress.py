@@ -20,6 +20,7 @@ from finetune_operator.progress.writer import ProgressWriter, is_wanted
 from kit.builders.jobs import NOW, job
 from kit.cluster.crd import status_problems
 from kit.cluster.fake_client import FakeClient
+from kit.cluster.simulation import result_of
 from kit.processes.clock import FakeClock
 from kit.processes.eventually import eventually_async
 
@@ -163,14 +164,19 @@ async def test_the_validation_curve_stays_until_there_is_a_newer_one():
     assert "validation" not in push_to(job(), Stage.TRAIN, wire)
 
 
+@pytest.mark.parametrize("stage", Stage)
+def test_a_pushed_result_of_an_older_image_is_ignored(stage):
+    result = result_of(stage).to_wire()
+    told = push_to(job(), stage, {"finetune": {"result": result}})
+    assert set(told) == {"progress"}
+
+
 async def test_the_end_of_the_validation_curve_is_told_after_the_stage_is_over(monkeypatch):
-    monkeypatch.setattr(writing, "RESULT_DELAY_SECONDS", 0.0)
+    monkeypatch.setattr(writing, "CURVE_DELAY_SECONDS", 0.0)
     selection = {"step": 50, "lastStep": 50, "plannedSteps": 50, "validationLoss": "0.3"}
-    result = {"stage": "train", "uri": "s3://x/a", "sha256": "a" * 64, "numBytes": 1, "step": 50,
-              "manifestSha256": "", "selection": selection}  # fmt: skip
     curve = {"bestStep": 50, "bestLoss": "0.3", "curve": [{"step": 50, "loss": "0.3"}]}
     old = {"bestStep": 40, "bestLoss": "0.4", "curve": [{"step": 40, "loss": "0.4"}]}
-    end = {"step": 50, "totalSteps": 50, "validation": curve, "result": result}
+    end = {"step": 50, "totalSteps": 50, "validation": curve}
     over = with_status(
         stages=stages(train="2026-11-24T12:00:00Z"),
         validation=old,
@@ -179,7 +185,8 @@ async def test_the_end_of_the_validation_curve_is_told_after_the_stage_is_over(m
     )
     throttle, caches = Throttle(), Caches(with_status(validation=old))
     writer = ProgressWriter(caches, throttle, clock=FakeClock(), announce=no_events)
-    assert writer.accept(caches.body, Stage.TRAIN, Report.model_validate({"finetune": end}))
+    last = {"trainerStatus": {"progressPercentage": 100}, "finetune": end}
+    assert writer.accept(caches.body, Stage.TRAIN, Report.model_validate(last))
     late = throttle.submitted.pop()
     caches.body = over  # the leader has found the end before that was written
     assert not is_wanted(caches, over, late)
@@ -203,7 +210,7 @@ def real_writer():
         SimpleNamespace(finetunejobs=store), throttle, clock=FakeClock(), announce=no_events
     )
     store.add_handler(writer.follow)
-    kept = (writer._latest, writer._sections, writer._ending, throttle._last_write)
+    kept = (writer._latest, writer._ending, throttle._last_write)
     return store, throttle, writer, lambda: sum(map(len, kept))
 
 

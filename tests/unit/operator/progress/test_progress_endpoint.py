@@ -19,7 +19,6 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from prometheus_client import CollectorRegistry
 
-from finetune_api.protocol.trainer import Stage
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.connection import Connection
 from finetune_operator.kube.api.transport import Transport
@@ -28,7 +27,6 @@ from finetune_operator.kube.leader import LeaderElector
 from finetune_operator.progress import endpoint as module
 from finetune_operator.progress.endpoint import ProgressEndpoint
 from finetune_operator.progress.identity import REVIEW_BURST, Authenticator
-from kit.cluster.simulation import result_of
 from kit.processes.clock import FakeClock
 from kit.processes.eventually import eventually_async
 
@@ -212,16 +210,6 @@ async def test_a_genuine_token_is_reviewed_once():
         assert [await world.push(token()) for _ in range(20)] == [200] * 20
         assert len(world.server.reviews) == 1
         assert len(world.accepted) == 20
-
-
-@pytest.mark.parametrize("stage", [Stage.PREPARE, Stage.EVALUATE, Stage.PUBLISH])
-async def test_a_pod_pushes_no_result_of_another_stage(stage):
-    of_another = {"finetune": {"result": result_of(stage).to_wire()}}
-    own = {"finetune": {"result": result_of(Stage.TRAIN).to_wire()}}
-    async with serving() as world:
-        assert await world.push(token(), body=of_another) == 403
-        assert await world.push(token(), body=own) == 200
-        assert [report.finetune.result.stage for report in world.accepted] == ["train"]
 
 
 @pytest.mark.parametrize("number", [-1, 2**53, 2**63, 2**64, 10**300])

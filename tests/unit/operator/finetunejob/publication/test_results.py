@@ -75,7 +75,7 @@ def test_weights_that_were_taken_over_go_into_the_status_and_back():
         uri="s3://m/adapter", sha256="a", num_bytes=7, manifest_sha256="", step=0,
         origin_digest="d", origin_step=20,
     )  # fmt: skip
-    assert result_of_status(sections_of(result), TRAIN) == result
+    assert result_of_status(sections_of(result, {}), TRAIN) == result
     assert training_text(result) == (
         "Trained nothing: the adapter is the weights of spec.initFrom, taken after step 20 of their"
         " run, unchanged."
@@ -101,7 +101,7 @@ def test_places_of_rows_left_out_and_questions_go_into_the_status_and_back():
         num_truncated_rows=0,
         questions=QuestionCount(number=641, enough=False, message="too few"),
     )
-    sections = sections_of(result)
+    sections = sections_of(result, {})
     DatasetStatus.model_validate(sections["dataset"], by_alias=True, by_name=False)
     assert sections["dataset"]["invalidRows"] == [place.to_wire()]
     assert result_of_status(sections, PREPARE) == result
@@ -131,7 +131,7 @@ def test_a_score_on_validation_rows_goes_into_the_status_and_back():
     for told in (score, ValidationScore(metric="custom", reason="CustomMetricFailed", message="x")):
         selection = StepSelection(step=80, last_step=90, planned_steps=90, score=told)
         result = result_of(TRAIN).model_copy(update={"selection": selection})
-        sections = sections_of(result)
+        sections = sections_of(result, {})
         SelectionStatus.model_validate(sections["selection"], by_alias=True, by_name=False)
         back = result_of_status(sections, TRAIN)
         assert isinstance(back, TrainResult)
@@ -169,12 +169,12 @@ def test_what_is_to_be_known_of_a_judge_goes_into_the_status():
         report_uri="s3://models/report.json",
         judge=judge,
     )
-    section = sections_of(result)["evaluation"]["judge"]
+    section = sections_of(result, {})["evaluation"]["judge"]
     told = {"rows": 98, "agreement": "0.8100", "first": "0.6000", "message": "leans to the first"}
     assert section == told
     assert JudgeStatus.model_validate(section).to_wire() == told
     failed = judge.model_copy(update={"failure": "it stayed away " * 20, "agreement": ""})
-    section = sections_of(result.model_copy(update={"judge": failed}))["evaluation"]["judge"]
+    section = sections_of(result.model_copy(update={"judge": failed}), {})["evaluation"]["judge"]
     assert section["message"].startswith("it stayed away")
     assert JudgeStatus.model_validate(section).agreement is None
 
@@ -236,11 +236,11 @@ def test_a_verdict_needs_no_job_of_its_own():
     assert [entry["name"] for entry in made.status["stages"]] == ["prepare", "train", "evaluate"]
 
 
-def test_whatever_a_stage_pushes_is_known_to_be_pushed():
+def test_results_fill_only_the_sections_that_are_known():
     selection = StepSelection(step=80, last_step=90, planned_steps=90)
     chosen = result_of(TRAIN).model_copy(update={"selection": selection})
     results = [*map(result_of, Stage), chosen]
-    assert {name for result in results for name in sections_of(result)} == set(SECTIONS)
+    assert {name for result in results for name in sections_of(result, {})} == set(SECTIONS)
 
 
 def test_a_result_that_is_lost_every_time_ends_the_job_with_the_reason():
