@@ -15,7 +15,7 @@ from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.scores.gating import judge_gates, judge_goal
 from finetune_trainer.evaluate.scores.measuring import measure_one
-from finetune_trainer.statistics.goal_power import chance_of_goal, suppose
+from finetune_trainer.verdict.power import chance_of_goal, suppose
 
 NUM_PROMPTS = 40
 LABELS = ("positive", "negative", "neutral")

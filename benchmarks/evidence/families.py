@@ -14,11 +14,11 @@ from finetune_api.v1alpha1.evaluation.probing import NUM_PROBES
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.evaluate.metrics.answers import Measured
 from finetune_trainer.evaluate.scores.comparing import compare
-from finetune_trainer.evaluate.scores.gates import Found, LookUp, check_gates
 from finetune_trainer.evaluate.sources.probes.alarms import judge_alarms
 from finetune_trainer.evaluate.sources.probes.canaries import NUM_ALTERNATIVES, is_exposed
 from finetune_trainer.statistics.bounded import confidence_of_share
 from finetune_trainer.statistics.paired import Compared, compare_means
+from finetune_trainer.verdict.gates import Found, LookUp, check_gates
 
 GATED = 0.8
 """What gates ask for, and what the model's true score is: it should meet none."""

@@ -14,15 +14,15 @@ import numpy as np
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.spec import MOST_SAMPLES
+from finetune_trainer.data.held_out import read_side
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.evaluate.scores.gating import judge_goal
 from finetune_trainer.evaluate.scores.measuring import score_all
-from finetune_trainer.prepare.refusals.decidable import require_decidable_goal
-from finetune_trainer.prepare.refusals.held_out import read_side
 from finetune_trainer.prepare.refusals.refusals import require_prompts
+from finetune_trainer.verdict.decidable import require_decidable_goal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

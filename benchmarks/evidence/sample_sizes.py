@@ -12,12 +12,12 @@ from benchmarks.evidence.coverage import NUM_DRAWS, SEED, Floats, Ints
 from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.data.asking import order_questions
-from finetune_trainer.evaluate.scores.gates import Found, check_gates
-from finetune_trainer.evaluate.scores.goal import Measurement, certainty_of, check_goal
-from finetune_trainer.prepare.refusals.held_out import HeldOut
-from finetune_trainer.prepare.refusals.sample_size import choose_number
+from finetune_trainer.data.held_out import HeldOut
 from finetune_trainer.statistics.paired import Compared, compare_means, confidence_of_scores
 from finetune_trainer.statistics.power import better_than
+from finetune_trainer.verdict.gates import Found, check_gates
+from finetune_trainer.verdict.goal import Measurement, certainty_of, check_goal
+from finetune_trainer.verdict.sample_size import choose_number
 
 Draw = Callable[[float, Ints, np.random.Generator], Floats]
 """Draws one score for each question, with this mean, from the questions' clusters."""

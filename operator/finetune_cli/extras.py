@@ -13,7 +13,7 @@ DATA_MODULES = ("finetune_trainer", "transformers", "tokenizers", "pyarrow", "ji
 """What looking at data needs; no torch."""
 
 
-POWER_MODULES = ("finetune_trainer.statistics.goal_power", "numpy", "scipy")
+POWER_MODULES = ("finetune_trainer.verdict.power", "numpy", "scipy")
 """What counting with the verdict's bounds needs."""
 
 

@@ -47,12 +47,12 @@ def _tell_power(job: ResolvedJob, found: Inspection) -> str:
     from finetune_api.v1alpha1.evaluation.judging import most_scored
     from finetune_api.v1alpha1.evaluation.scoring import ANSWER_METRICS, FORM_METRICS
     from finetune_trainer.data.asking import most_asked
-    from finetune_trainer.data.looks import at_first_look
+    from finetune_trainer.data.held_out import counts_for, read_side
     from finetune_trainer.data.rows import Side
-    from finetune_trainer.prepare.refusals.decidable import count_labels
-    from finetune_trainer.prepare.refusals.held_out import counts_for, read_side
-    from finetune_trainer.prepare.refusals.sized_claims import unevenness_of
-    from finetune_trainer.statistics.goal_power import count_alike, tell_power
+    from finetune_trainer.verdict.decidable import count_labels
+    from finetune_trainer.verdict.looks import at_first_look
+    from finetune_trainer.verdict.power import count_alike, tell_power
+    from finetune_trainer.verdict.sized_claims import unevenness_of
 
     goal, folder = at_first_look(job.spec).goal, found.folder
     if goal is None or folder is None or not (folder / f"{Side.TEST}.jsonl").exists():
@@ -75,12 +75,12 @@ def _tell_power(job: ResolvedJob, found: Inspection) -> str:
 
 def _foresee(job: ResolvedJob, folder: Path, most: int) -> float | None:
     """Return what the best constant answer to the held-out questions scores, where it is known."""
+    from finetune_trainer.data.held_out import read_rows
     from finetune_trainer.data.rows import RowFile, Side
     from finetune_trainer.evaluate.metrics.catalog import Settings
     from finetune_trainer.evaluate.questions import gather_questions, read_reference, with_prompt
     from finetune_trainer.evaluate.scores.foreseen import foresee_constant
     from finetune_trainer.evaluate.sources.prompt_baseline.material import gather_material
-    from finetune_trainer.prepare.refusals.held_out import read_rows
 
     assert job.spec.goal is not None
     seed, tolerance = job.spec.dataset.split.seed, job.spec.evaluation.number_tolerance

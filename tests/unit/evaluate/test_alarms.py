@@ -13,7 +13,6 @@ from finetune_api.v1alpha1.evaluation.red_teaming import MAX_RED_TEAM_PROBES
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.evaluate.metrics.answers import Answers
-from finetune_trainer.evaluate.scores.gates import Found, check_gates
 from finetune_trainer.evaluate.sources.probes.alarms import ALARMS, judge_alarms
 from finetune_trainer.evaluate.sources.probes.measuring import ProbeScores, measure_probes, score_of
 from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probes, join
@@ -21,6 +20,7 @@ from finetune_trainer.evaluate.sources.probes.section import WORDS, describe_pro
 from finetune_trainer.model.encoding import Encoded
 from finetune_trainer.statistics.confidence import Confidence
 from finetune_trainer.statistics.paired import Compared
+from finetune_trainer.verdict.gates import Found, check_gates
 
 ON: dict[str, Any] = {"forgetting": {}, "safety": {}}
 

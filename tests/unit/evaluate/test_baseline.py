@@ -13,9 +13,9 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.evaluate.scores.goal import check_goal
 from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.scores.prompt_choice import best_of
+from finetune_trainer.verdict.goal import check_goal
 from kit.cases.spec_cases import changed, minimal_job
 
 TRUTH = ["a", "b", "c"] * 20

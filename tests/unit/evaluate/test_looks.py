@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate import looks
 from finetune_trainer.evaluate.looks import (
@@ -20,6 +19,7 @@ from finetune_trainer.evaluate.looks import (
     withhold_unshown,
 )
 from finetune_trainer.storage import AlreadyExists, Manifest, ManifestFile, open_store
+from finetune_trainer.verdict.looks import raise_certainty
 from kit.cases.spec_cases import changed, minimal_job
 
 GOAL = {"metric": "exactMatch", "atLeast": "0.8"}

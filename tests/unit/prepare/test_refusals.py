@@ -10,11 +10,11 @@ import pytest
 from finetune_api.messages.messages import parse_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.data.asking import most_asked
+from finetune_trainer.data.held_out import gather_side
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.questions import gather_questions, with_prompt
-from finetune_trainer.prepare.refusals.held_out import gather_side
 from finetune_trainer.prepare.refusals.refusals import require_prompts, require_validation
-from finetune_trainer.prepare.refusals.sample_size import count_questions
+from finetune_trainer.verdict.sample_size import count_questions
 from kit.cases.spec_cases import changed, minimal_job
 
 STOPS_EARLY = {"spec.checkpoint.earlyStopping": {"patience": 3}}

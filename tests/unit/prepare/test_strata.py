@@ -9,16 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest
 
 from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.rows.spool import LOOSE, SIDES, RowKeys, RowMarks
 from finetune_trainer.prepare.splits.dividing import Division, divide_rows
 from finetune_trainer.prepare.splits.strata import (
-    count_wanted,
     find_strata,
     largest_deviation,
-    widest_half,
 )
 
 
@@ -115,12 +112,3 @@ def test_the_deviation_is_the_largest_of_all_labels() -> None:
     strata = np.array([0, 0, 1, 1])
     assert largest_deviation(strata, np.array([True, True, True, False])) == pytest.approx(1 / 6)
     assert largest_deviation(strata, np.zeros(4, dtype=bool)) == 0.0
-
-
-def test_as_many_prompts_are_wanted_as_the_evaluations_interval_needs() -> None:
-    assert count_wanted() == 104
-    for number in (30, 92, 104, 500):
-        wanted = binomtest(number // 2, number).proportion_ci(method="exact")
-        assert widest_half(number) == pytest.approx((wanted.high - wanted.low) / 2, abs=1e-4)
-    assert widest_half(104) <= 0.10 < widest_half(103)
-    assert widest_half(0) == 0.5

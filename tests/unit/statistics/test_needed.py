@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from finetune_trainer.evaluate.metrics.labels import macro_f1
 from finetune_trainer.evaluate.scores.comparing import compare
@@ -15,8 +16,10 @@ from finetune_trainer.statistics.needed import (
     count_for_gain,
     count_of_gains,
     count_to_decide,
+    count_wanted,
     highest_bound,
     highest_gain_bound,
+    widest_half,
 )
 from finetune_trainer.statistics.paired import compare_means, confidence_of_scores
 
@@ -108,3 +111,12 @@ def test_the_least_gains_are_those_of_the_exact_test(certainty: float) -> None:
 @pytest.mark.parametrize("value", [0.7, 0.8])
 def test_no_number_of_rows_helps_a_score_below(value: float) -> None:
     assert count_to_decide(value=value, bound=0.6, threshold=0.8, number=50) is None
+
+
+def test_as_many_prompts_are_wanted_as_the_evaluations_interval_needs() -> None:
+    assert count_wanted() == 104
+    for number in (30, 92, 104, 500):
+        wanted = binomtest(number // 2, number).proportion_ci(method="exact")
+        assert widest_half(number) == pytest.approx((wanted.high - wanted.low) / 2, abs=1e-4)
+    assert widest_half(104) <= 0.10 < widest_half(103)
+    assert widest_half(0) == 0.5

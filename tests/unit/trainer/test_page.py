@@ -17,10 +17,10 @@ from finetune_api.protocol.evaluation_result import (
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.report.label_section import count_both, describe_labels
-from finetune_trainer.evaluate.scores.goal import Measurement, find_criteria
 from finetune_trainer.evaluate.sources.prompt_baseline.section import describe_baseline
 from finetune_trainer.publish.card import scores_section
 from finetune_trainer.statistics.confidence import Interval
+from finetune_trainer.verdict.goal import Measurement, find_criteria
 from kit.reports.evaluation_pages import (
     RECORD,
     REMARKED,

@@ -289,6 +289,18 @@ def group_of(row: dict[str, Any]) -> str:
     return str(row.get("metadata", {}).get("group") or json.dumps(prompt_of(row)))
 
 
+def answer_of(row: Mapping[str, Any]) -> str | None:
+    """Return the text of a row's last answer; None for plain text, preferences and tool calls."""
+    if "text" in row or "rejected" in row or "label" in row:
+        return None
+    answers = row["messages"] if "messages" in row else row["completion"]
+    if isinstance(answers, str):
+        return answers
+    last = answers[-1]
+    content = last.get("content")
+    return content if isinstance(content, str) and not last.get("tool_calls") else None
+
+
 def other_answer(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a pair's worse answer: as if it alone had been given."""
     kept = {name: row[name] for name in ("prompt", "tools") if name in row}

@@ -17,23 +17,23 @@ from finetune_api.v1alpha1.evaluation.scoring import (
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
-from finetune_trainer.evaluate.scores.figures import (
+from finetune_trainer.evaluate.scores.measuring import measure_one
+from finetune_trainer.evaluate.scores.prompt_choice import best_of, ways_of
+from finetune_trainer.statistics.confidence import Interval
+from finetune_trainer.statistics.needed import count_to_decide
+from finetune_trainer.verdict.figures import (
     compare_figures,
     figure_text,
     high_text,
     low_text,
 )
-from finetune_trainer.evaluate.scores.goal import (
+from finetune_trainer.verdict.goal import (
     DIGITS,
     Measurement,
     certainty_of,
     check_goal,
     thresholds_of,
 )
-from finetune_trainer.evaluate.scores.measuring import measure_one
-from finetune_trainer.evaluate.scores.prompt_choice import best_of, ways_of
-from finetune_trainer.statistics.confidence import Interval
-from finetune_trainer.statistics.needed import count_to_decide
 
 
 class Verdict(StrEnum):

@@ -20,9 +20,9 @@ from finetune_api.protocol.evaluation_result import LookResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
 from finetune_trainer.context import StageContext
-from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage import AlreadyExists, Manifest, ObjectStore
+from finetune_trainer.verdict.looks import raise_certainty
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluate.inputs import Inputs

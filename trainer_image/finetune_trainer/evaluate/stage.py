@@ -30,7 +30,6 @@ from finetune_trainer.evaluate.scores.gating import (
     judge_goal,
     tell_criteria,
 )
-from finetune_trainer.evaluate.scores.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.scores.parts import score_parts
 from finetune_trainer.evaluate.scores.trivial import answer_trivially
@@ -57,6 +56,7 @@ from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.merged import find_merged
 from finetune_trainer.publish.stage import publish
 from finetune_trainer.storage import MANIFEST_NAME, publish_folder
+from finetune_trainer.verdict.goal import Measurement, certainty_of
 
 RowScores: TypeAlias = list[dict[str, tuple[float, float]]]
 """Of each question asked, by metric, the scores of base and tuned model."""

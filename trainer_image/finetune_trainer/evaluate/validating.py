@@ -33,7 +33,6 @@ from finetune_trainer.evaluate.questions import (
     name_group,
     with_prompt,
 )
-from finetune_trainer.evaluate.scores.figures import figure_text, high_text, low_text
 from finetune_trainer.evaluate.scores.measuring import score_alone
 from finetune_trainer.evaluate.scores.unended import tell_unended
 from finetune_trainer.evaluate.settings import read_settings, try_settings
@@ -42,6 +41,7 @@ from finetune_trainer.model.context import context_of
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.model.load import read_config
 from finetune_trainer.storage import fetch_folder, find_manifest, publish_folder
+from finetune_trainer.verdict.figures import figure_text, high_text, low_text
 
 FOLDER = "validation"
 """Below the run: the score, and every row's answer with what it scores."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 from finetune_api.protocol.stage_results import PrepareResult, QuestionCount, limit_places
 from finetune_trainer.data.asking import most_asked
+from finetune_trainer.data.held_out import read_side
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
-from finetune_trainer.data.looks import at_first_look
 from finetune_trainer.data.prepared import fetch_prepared
 from finetune_trainer.data.report import (
     DatasetPointer,
@@ -31,9 +31,6 @@ from finetune_trainer.prepare.fetching import (
     removing_raw_copies,
 )
 from finetune_trainer.prepare.licence import require_licence
-from finetune_trainer.prepare.refusals.decidable import require_decidable_goal
-from finetune_trainer.prepare.refusals.gate_checks import require_gates
-from finetune_trainer.prepare.refusals.held_out import read_side
 from finetune_trainer.prepare.refusals.metric_checks import require_metrics
 from finetune_trainer.prepare.refusals.refusals import (
     require_preferences,
@@ -41,7 +38,6 @@ from finetune_trainer.prepare.refusals.refusals import (
     require_sides,
     require_validation,
 )
-from finetune_trainer.prepare.refusals.sample_size import count_questions
 from finetune_trainer.prepare.refusals.served import require_room, require_served
 from finetune_trainer.prepare.report.summary import tell_report
 from finetune_trainer.prepare.version import compute_version
@@ -52,6 +48,10 @@ from finetune_trainer.storage import (
     OtherWriterWon,
     publish_folder,
 )
+from finetune_trainer.verdict.decidable import require_decidable_goal
+from finetune_trainer.verdict.gate_checks import require_gates
+from finetune_trainer.verdict.looks import at_first_look
+from finetune_trainer.verdict.sample_size import count_questions
 
 if TYPE_CHECKING:
     from finetune_trainer.context import StageContext

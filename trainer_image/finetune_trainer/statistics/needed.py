@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
+from functools import cache
 from typing import overload
 
-from finetune_trainer.statistics.bounded import lowest_bound_of_best
+from finetune_trainer.statistics.bounded import confidence_of_share, lowest_bound_of_best
 from finetune_trainer.statistics.confidence import Floats, tail_of
 
 MOST = 1_000_000
 """Nobody holds out more: a goal that would need it cannot be decided."""
+WANTED_HALF_WIDTH = 0.10
+MOST_WANTED = 100_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,3 +127,24 @@ def _ratio_at_limit(room: float, wanted: float) -> float:
     if room < 1:
         return math.log1p(-room) / math.log1p(-wanted)
     return room / wanted
+
+
+@cache
+def widest_half(num_groups: int) -> float:
+    """Return half the width of the widest 95 % interval of a score between 0 and 1.
+
+    Args:
+        num_groups: Independent held-out prompts.
+
+    Source: Clopper and Pearson 1934, at a share of one half; the evaluation has the same bounds.
+    """
+    if num_groups <= 0:
+        return 0.5
+    interval = confidence_of_share(num_groups / 2, num_groups).interval()
+    return (interval.high - interval.low) / 2
+
+
+@cache
+def count_wanted(half_width: float = WANTED_HALF_WIDTH) -> int:
+    """Return how many independent held-out prompts make no interval wider than this."""
+    return bisect_left(range(MOST_WANTED), -half_width, key=lambda number: -widest_half(number))

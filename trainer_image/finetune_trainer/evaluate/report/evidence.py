@@ -12,12 +12,12 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.questions import name_group
-from finetune_trainer.evaluate.scores.goal import Criterion
 from finetune_trainer.evaluate.scores.parts import PartScore
 from finetune_trainer.evaluate.sources.judge.concluding import Judgement
 from finetune_trainer.evaluate.sources.probes.measuring import Probed
 from finetune_trainer.evaluate.sources.prompt_baseline.fitting import Prompted
 from finetune_trainer.evaluate.sources.red_team.measuring import Attack
+from finetune_trainer.verdict.goal import Criterion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,7 +23,6 @@ from finetune_trainer.evaluate.report.lineage import Command, DataSection
 from finetune_trainer.evaluate.report.rows import RowSection
 from finetune_trainer.evaluate.report.scores import describe_scores
 from finetune_trainer.evaluate.report.verdict import find_verdicts, is_local_run
-from finetune_trainer.evaluate.scores.goal import Criterion, certainty_of
 from finetune_trainer.evaluate.scores.parts import PartScore
 from finetune_trainer.evaluate.sources.champion.section import PublishedSection
 from finetune_trainer.evaluate.sources.judge.section import JudgeSection
@@ -32,6 +31,7 @@ from finetune_trainer.evaluate.sources.prompt_baseline.section import BaselineSe
 from finetune_trainer.evaluate.sources.red_team.section import RedTeamSection
 from finetune_trainer.pages.rendering import render
 from finetune_trainer.publish.declared import PROVENANCE_COLUMNS
+from finetune_trainer.verdict.goal import Criterion, certainty_of
 
 GATE_COLUMNS = (
     {"label": "gate"},

@@ -9,8 +9,8 @@ from finetune_api.protocol.evaluation_result import EvaluateResult, GateResult, 
 from finetune_api.protocol.publication import Publication
 from finetune_api.protocol.trainer import LOCAL_UID_PREFIX, ResolvedJob
 from finetune_api.v1alpha1.evaluation.scoring import BASELINE_WORDS
-from finetune_trainer.evaluate.scores.figures import high_text, low_text
-from finetune_trainer.evaluate.scores.goal import DIGITS, Criterion, certainty_of
+from finetune_trainer.verdict.figures import high_text, low_text
+from finetune_trainer.verdict.goal import DIGITS, Criterion, certainty_of
 
 NOTHING_PUBLISHED = "nothing is published"
 

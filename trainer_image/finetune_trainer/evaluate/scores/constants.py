@@ -35,6 +35,7 @@ from finetune_trainer.evaluate.scores.trivial import (
     score_texts,
 )
 from finetune_trainer.statistics.confidence import Confidence
+from finetune_trainer.verdict.hypotheses import Rival
 
 NUM_FREQUENT = 3
 NUM_SPREAD = 24
@@ -74,29 +75,6 @@ class Constant:
         if self.texts is None:
             return [self.text] * len(places)
         return [self.texts[place] for place in places.tolist()]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rival:
-    """What the tuned model must be better than, whatever else is asked.
-
-    Attributes:
-        what: What it is, in words that follow "over".
-        constant: What is always answered, in words; empty where that is drawn.
-        score: What it scores.
-        over: The tuned model's score minus that, paired; None where that is not known.
-        by: The metric that both are scored by, where it is another one than what is asked.
-        is_label: It is the most frequent label.
-        problem: Why nothing is known of it; the claim is missed for it.
-    """
-
-    what: str = ""
-    constant: str = ""
-    score: float = 0.0
-    over: Confidence | None = None
-    by: str = ""
-    is_label: bool = False
-    problem: str = ""
 
 
 def claims_level(gate: Gate) -> bool:

@@ -18,22 +18,22 @@ from finetune_trainer.evaluate.metrics.catalog import (
     Settings,
 )
 from finetune_trainer.evaluate.scores.constants import claims_level
-from finetune_trainer.evaluate.scores.gates import (
+from finetune_trainer.evaluate.scores.measuring import compare_by, compare_published, find_rivals
+from finetune_trainer.evaluate.scores.slices import take_judged, take_slice
+from finetune_trainer.verdict.gates import (
     Found,
     Inapplicable,
     Standing,
     Unmeasured,
     check_gates,
 )
-from finetune_trainer.evaluate.scores.goal import (
+from finetune_trainer.verdict.goal import (
     Criterion,
     Measurement,
     check_evidence,
     check_goal,
     find_criteria,
 )
-from finetune_trainer.evaluate.scores.measuring import compare_by, compare_published, find_rivals
-from finetune_trainer.evaluate.scores.slices import take_judged, take_slice
 
 _NOTHING_ELSE: Mapping[str, Standing] = MappingProxyType({})
 

@@ -31,13 +31,11 @@ from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.questions import Question, group_questions
 from finetune_trainer.evaluate.scores.comparing import Ints, compare
 from finetune_trainer.evaluate.scores.constants import (
-    Rival,
     content_metric,
     find_best,
     judge_alike,
     rank_at_random,
 )
-from finetune_trainer.evaluate.scores.goal import Measurement, certainty_of
 from finetune_trainer.evaluate.scores.prompt_choice import best_of, ways_of
 from finetune_trainer.evaluate.scores.score_text import score_from
 from finetune_trainer.evaluate.scores.slices import take_judged
@@ -50,6 +48,8 @@ from finetune_trainer.evaluate.scores.trivial import (
 from finetune_trainer.statistics.confidence import SLACK, Interval
 from finetune_trainer.statistics.needed import count_of_gains
 from finetune_trainer.statistics.paired import Compared
+from finetune_trainer.verdict.goal import Measurement, certainty_of
+from finetune_trainer.verdict.hypotheses import Rival
 
 COMPARED_WITH_TRIVIAL = (
     *("exactMatch", "macroF1", "rougeL", "chrF", "bleu", "contains", "numberClose"),

@@ -16,10 +16,10 @@ from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS, NO_SETTINGS, Settings
 from finetune_trainer.evaluate.questions import Question
-from finetune_trainer.evaluate.scores.figures import make_score
-from finetune_trainer.evaluate.scores.goal import certainty_of
 from finetune_trainer.evaluate.scores.measuring import compare_by
 from finetune_trainer.evaluate.scores.slices import take_judged, take_questions
+from finetune_trainer.verdict.figures import make_score
+from finetune_trainer.verdict.goal import certainty_of
 
 MAX_SOURCES = 8
 """The largest; the others are one part together."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from finetune_api.protocol.evaluation_result import BaselineScore, Score
 from finetune_api.v1alpha1.evaluation.spec import Goal
-from finetune_trainer.evaluate.scores.figures import figure_text, high_text, low_text, make_score
-from finetune_trainer.evaluate.scores.goal import Measurement, certainty_of, thresholds_of
+from finetune_trainer.verdict.figures import figure_text, high_text, low_text, make_score
+from finetune_trainer.verdict.goal import Measurement, certainty_of, thresholds_of
 
 
 def score_from(name: str, measured: Measurement, goal: Goal | None) -> Score:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,17 +13,6 @@ from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.questions import Question
-
-
-def describe_slice(part: GateSlice | None) -> str:
-    """Return which rows a gate looks at, in words; empty for all."""
-    if part is None:
-        return ""
-    if part.label is not None:
-        return f"label {json.dumps(part.label, ensure_ascii=False)}"
-    if part.column is not None:
-        return f"{part.column} {json.dumps(part.value, ensure_ascii=False)}"
-    return f"source {part.source}"
 
 
 def is_inside(question: Question, part: GateSlice) -> bool:

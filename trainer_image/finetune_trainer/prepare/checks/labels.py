@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_trainer.data.report import LabelReport
-from finetune_trainer.data.rows import Side, prompt_of
+from finetune_trainer.data.rows import Side, answer_of, prompt_of
 from finetune_trainer.prepare.checks.checks import Finding
 from finetune_trainer.prepare.rows.normal import normalise_text
 
@@ -192,15 +192,3 @@ def label_of(row: Mapping[str, Any]) -> str | None:
     answer = answer.strip()
     is_short = 0 < len(answer) <= MAX_LABEL_CHARACTERS and "\n" not in answer
     return answer if is_short else None
-
-
-def answer_of(row: Mapping[str, Any]) -> str | None:
-    """Return the text of a row's last answer; None for plain text, preferences and tool calls."""
-    if "text" in row or "rejected" in row or "label" in row:
-        return None
-    answers = row["messages"] if "messages" in row else row["completion"]
-    if isinstance(answers, str):
-        return answers
-    last = answers[-1]
-    content = last.get("content")
-    return content if isinstance(content, str) and not last.get("tool_calls") else None

@@ -16,9 +16,9 @@ from typing import Any
 
 from finetune_api.v1alpha1.spec.dataset import Columns, Source
 from finetune_trainer.data.answers.values import read_json_value
-from finetune_trainer.data.rows import BadRow, Side
+from finetune_trainer.data.rows import BadRow, Side, answer_of
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.checks.labels import answer_of, count_labels
+from finetune_trainer.prepare.checks.labels import count_labels
 from finetune_trainer.prepare.reading.columns.columns import (
     find_giveaways,
     find_group,

@@ -14,9 +14,8 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.answers.schema import fetch_schema
 from finetune_trainer.data.answers.values import ABSENT, read_json_value, read_number
 from finetune_trainer.data.general_texts import fetch_texts
-from finetune_trainer.data.rows import Side
+from finetune_trainer.data.rows import Side, answer_of
 from finetune_trainer.errors import DataError, UserError
-from finetune_trainer.prepare.checks.labels import answer_of
 from finetune_trainer.storage import StorageAccess
 
 

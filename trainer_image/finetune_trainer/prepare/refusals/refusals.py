@@ -10,12 +10,12 @@ from finetune_api.protocol.stage_results import RowCounts
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.spec import MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_trainer.data.held_out import HeldOutSide, IsSeen, counts_for
 from finetune_trainer.data.keys import uri_of
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
 from finetune_trainer.data.report import place_row, report_invalid_rows
 from finetune_trainer.data.rows import RowErrors, Side
 from finetune_trainer.errors import DataError, RowsRefused, TrainerError
-from finetune_trainer.prepare.refusals.held_out import HeldOutSide, IsSeen, counts_for
 from finetune_trainer.storage import ObjectStore
 
 NUM_ERRORS_SHOWN = 5

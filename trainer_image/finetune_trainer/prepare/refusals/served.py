@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.asking import draw_questions
+from finetune_trainer.data.held_out import digest_of, read_rows
 from finetune_trainer.data.rows import other_answer, prompt_of
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.model.chat_format import read_format
@@ -18,7 +19,6 @@ from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.model.load import read_config, read_model_architecture
 from finetune_trainer.planning.answering import answer_length
 from finetune_trainer.planning.experts import reaches_experts
-from finetune_trainer.prepare.refusals.held_out import digest_of, read_rows
 
 if TYPE_CHECKING:
     from finetune_trainer.context import StageContext

@@ -34,9 +34,10 @@ from finetune_trainer.prepare.reading.files.encodings import UTF8
 from finetune_trainer.prepare.reading.files.file_types import is_plain
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.splits.dividing import Division
-from finetune_trainer.prepare.splits.strata import count_wanted, widest_half, word_width
+from finetune_trainer.prepare.splits.strata import word_width
 from finetune_trainer.prepare.tokens import TokenStatistics
 from finetune_trainer.prepare.version import RECIPE_VERSION
+from finetune_trainer.statistics.needed import count_wanted, widest_half
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from functools import cache
 from typing import TYPE_CHECKING
 
 from finetune_api.v1alpha1.evaluation.judging import most_scored
 from finetune_api.v1alpha1.evaluation.scoring import CORPUS_METRICS, JUDGE_METRICS
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.data.asking import most_asked
-from finetune_trainer.statistics.bounded import confidence_of_share
+from finetune_trainer.statistics.needed import WANTED_HALF_WIDTH, count_wanted, widest_half
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
 
 MAX_LABELS = 200
 MIN_ROWS_PER_LABEL = 5
-WANTED_HALF_WIDTH = 0.10
-MOST_WANTED = 100_000
 _LABELLED_SHARE = 0.95
 
 
@@ -53,27 +49,6 @@ def largest_deviation(strata: NDArray[np.int64], on_side: NDArray[np.bool_]) -> 
     overall = np.bincount(strata, minlength=num) / len(strata)
     there = np.bincount(strata[on_side], minlength=num) / on_side.sum()
     return float(np.abs(there - overall).max())
-
-
-@cache
-def widest_half(num_groups: int) -> float:
-    """Return half the width of the widest 95 % interval of a score between 0 and 1.
-
-    Args:
-        num_groups: Independent held-out prompts.
-
-    Source: Clopper and Pearson 1934, at a share of one half; the evaluation has the same bounds.
-    """
-    if num_groups <= 0:
-        return 0.5
-    interval = confidence_of_share(num_groups / 2, num_groups).interval()
-    return (interval.high - interval.low) / 2
-
-
-@cache
-def count_wanted(half_width: float = WANTED_HALF_WIDTH) -> int:
-    """Return how many independent held-out prompts make no interval wider than this."""
-    return bisect_left(range(MOST_WANTED), -half_width, key=lambda number: -widest_half(number))
 
 
 def word_width(evaluation: Evaluation, metric: str, num_groups: int) -> str:

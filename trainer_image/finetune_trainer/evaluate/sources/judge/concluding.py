@@ -15,8 +15,6 @@ from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_trainer.evaluate.metrics.answers import Floats
 from finetune_trainer.evaluate.questions import group_questions
 from finetune_trainer.evaluate.scores.comparing import number_clusters
-from finetune_trainer.evaluate.scores.figures import figure_text, high_text, low_text
-from finetune_trainer.evaluate.scores.goal import DIGITS, certainty_of
 from finetune_trainer.evaluate.sources.judge.asking import Asked
 from finetune_trainer.evaluate.sources.judge.counting import (
     FAIR,
@@ -35,6 +33,8 @@ from finetune_trainer.evaluate.sources.judge.wording import (
     read_winner,
     rubric_of,
 )
+from finetune_trainer.verdict.figures import figure_text, high_text, low_text
+from finetune_trainer.verdict.goal import DIGITS, certainty_of
 
 MOST_UNREAD = 0.2
 """Of the questions that were asked so large a share may be without a verdict: beyond it those that

@@ -18,12 +18,12 @@ from finetune_api.v1alpha1.evaluation.probing import Forgetting, Safety
 from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
-from finetune_trainer.evaluate.scores.figures import figure_text, low_text
-from finetune_trainer.evaluate.scores.gates import Found
-from finetune_trainer.evaluate.scores.goal import DIGITS
 from finetune_trainer.statistics.claims import correct_for_many
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, SLACK, Confidence
 from finetune_trainer.statistics.paired import Compared
+from finetune_trainer.verdict.figures import figure_text, low_text
+from finetune_trainer.verdict.gates import Found
+from finetune_trainer.verdict.goal import DIGITS
 
 Severity = Literal["Block", "Warn"]
 

@@ -12,12 +12,12 @@ from finetune_api.protocol.evaluation_result import Score
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats, Measured, mean_of
 from finetune_trainer.evaluate.scores.comparing import compare
-from finetune_trainer.evaluate.scores.figures import make_score
-from finetune_trainer.evaluate.scores.gates import Found, Standing, Unmeasured
 from finetune_trainer.evaluate.sources.probes.alarms import MIN_SHARE
 from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probes
 from finetune_trainer.statistics.confidence import Confidence
 from finetune_trainer.statistics.paired import Compared
+from finetune_trainer.verdict.figures import make_score
+from finetune_trainer.verdict.gates import Found, Standing, Unmeasured
 
 _Pair = tuple[Probe, Heard, Heard]
 """A probe with what the base and the tuned model said to it."""

@@ -16,11 +16,11 @@ from finetune_api.protocol.evaluation_result import RedTeamResult
 from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
 from finetune_trainer.evaluate.metrics.answers import mean_of
 from finetune_trainer.evaluate.scores.comparing import compare
-from finetune_trainer.evaluate.scores.figures import make_score
-from finetune_trainer.evaluate.scores.gates import Found
 from finetune_trainer.evaluate.sources.probes.alarms import MIN_SHARE, RED_TEAM
 from finetune_trainer.evaluate.sources.red_team.catalog import Catalog
 from finetune_trainer.evaluate.sources.red_team.reading import Attempt, GarakReport
+from finetune_trainer.verdict.figures import make_score
+from finetune_trainer.verdict.gates import Found
 
 _Numbered = dict[tuple[str, str, int], Attempt]
 """Attempts by probe, prompt, and how often that came before."""

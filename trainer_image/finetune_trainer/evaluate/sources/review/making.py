@@ -10,7 +10,6 @@ from finetune_api.v1alpha1.evaluation.review import Review
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels, normalize_label
-from finetune_trainer.evaluate.scores.goal import certainty_of
 from finetune_trainer.evaluate.scores.prompt_choice import likest_way, ways_of
 from finetune_trainer.evaluate.sources.review.blinding import Blind, Compared, KeyEntry, blind
 from finetune_trainer.evaluate.sources.review.sampling import (
@@ -19,6 +18,7 @@ from finetune_trainer.evaluate.sources.review.sampling import (
     DrawnAs,
     draw_questions,
 )
+from finetune_trainer.verdict.goal import certainty_of
 
 
 def make_review(

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.statistics.claims import share_of_look
+from finetune_trainer.verdict.looks import raise_certainty
 from kit.cases.spec_cases import changed, minimal_job
 
 

@@ -13,17 +13,17 @@ from typing import Literal
 from finetune_api.meta import decimal_of
 from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
-from finetune_trainer.evaluate.scores.constants import Rival
-from finetune_trainer.evaluate.scores.figures import (
+from finetune_trainer.statistics.bounded import NUM_DRAWS
+from finetune_trainer.statistics.claims import correct_for_many, count_ahead
+from finetune_trainer.statistics.confidence import SLACK, Confidence
+from finetune_trainer.verdict.figures import (
     compare_figures,
     figure_text,
     high_text,
     low_text,
 )
-from finetune_trainer.evaluate.scores.goal import DIGITS, LEAST_OVER, what_decides
-from finetune_trainer.statistics.bounded import NUM_DRAWS
-from finetune_trainer.statistics.claims import correct_for_many, count_ahead
-from finetune_trainer.statistics.confidence import SLACK, Confidence
+from finetune_trainer.verdict.goal import DIGITS, LEAST_OVER, what_decides
+from finetune_trainer.verdict.hypotheses import Rival
 
 Severity = Literal["Block", "Warn"]
 SEVERITIES: tuple[Severity, ...] = ("Block", "Warn")

@@ -18,10 +18,14 @@ from finetune_api.v1alpha1.evaluation.probing import FACT_METRICS, NUM_PROBES
 from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS, UNBOUNDED_METRICS
 from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_trainer.data.held_out import HeldOutSide
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.refusals.best_answers import word_groups
-from finetune_trainer.prepare.refusals.decidable import scale_of
-from finetune_trainer.prepare.refusals.gate_claims import (
+from finetune_trainer.statistics.bounded import NUM_DRAWS
+from finetune_trainer.statistics.claims import correct_for_many
+from finetune_trainer.statistics.needed import HITS
+from finetune_trainer.verdict.best_answers import word_groups
+from finetune_trainer.verdict.decidable import scale_of
+from finetune_trainer.verdict.gate_claims import (
     REASON,
     allowed_doubt,
     count_least,
@@ -30,11 +34,7 @@ from finetune_trainer.prepare.refusals.gate_claims import (
     sees,
     threshold_of,
 )
-from finetune_trainer.prepare.refusals.held_out import HeldOutSide
-from finetune_trainer.prepare.refusals.remedies import MORE_GROUPS, word_more
-from finetune_trainer.statistics.bounded import NUM_DRAWS
-from finetune_trainer.statistics.claims import correct_for_many
-from finetune_trainer.statistics.needed import HITS
+from finetune_trainer.verdict.remedies import MORE_GROUPS, word_more
 
 MOST_NAMED = 3
 """Gates that a message says the wanted prompts of."""

@@ -10,12 +10,12 @@ import pytest
 
 from finetune_api.messages.messages import parse_job
 from finetune_trainer.data.asking import most_asked
+from finetune_trainer.data.held_out import read_side
 from finetune_trainer.data.rows import slice_digest
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.prepare.refusals.gate_checks import require_gates
-from finetune_trainer.prepare.refusals.held_out import read_side
-from finetune_trainer.prepare.refusals.sample_size import count_questions
+from finetune_trainer.verdict.gate_checks import require_gates
+from finetune_trainer.verdict.sample_size import count_questions
 from kit.cases.spec_cases import changed, minimal_job
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from finetune_api.v1alpha1.evaluation.judging import most_scored
 from finetune_api.v1alpha1.evaluation.spec import MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_trainer.prepare.refusals.held_out import HeldOutSide, IsSeen
+from finetune_trainer.data.held_out import HeldOutSide, IsSeen
 
 ADD = "add examples, raise dataset.split.testPercent, give a source with side: Test"
 MORE_GROUPS = "hold out rows of more groups, or fewer of the largest"

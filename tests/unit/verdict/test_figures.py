@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from finetune_trainer.evaluate.scores.figures import (
+from finetune_trainer.statistics.confidence import Interval
+from finetune_trainer.verdict.figures import (
     MOST_DIGITS,
     compare_figures,
     figure_text,
@@ -15,7 +16,6 @@ from finetune_trainer.evaluate.scores.figures import (
     low_text,
     make_score,
 )
-from finetune_trainer.statistics.confidence import Interval
 
 
 @pytest.mark.parametrize(

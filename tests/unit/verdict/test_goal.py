@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from finetune_api.v1alpha1.evaluation.spec import Goal
-from finetune_trainer.evaluate.scores.goal import Measurement, check_evidence, check_goal
 from finetune_trainer.statistics.bounded import confidence_of_share
 from finetune_trainer.statistics.confidence import Interval
+from finetune_trainer.verdict.goal import Measurement, check_evidence, check_goal
 
 
 def interval(value: float, low: float, high: float) -> Interval:

@@ -11,12 +11,12 @@ import pytest
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.data.asking import most_asked
+from finetune_trainer.data.held_out import read_side
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.questions import gather_questions, group_questions
 from finetune_trainer.evaluate.scores.comparing import number_clusters
-from finetune_trainer.prepare.refusals.decidable import require_decidable_goal
-from finetune_trainer.prepare.refusals.held_out import read_side
 from finetune_trainer.statistics.paired import compare_means
+from finetune_trainer.verdict.decidable import require_decidable_goal
 from kit.cases.spec_cases import changed, minimal_job
 
 

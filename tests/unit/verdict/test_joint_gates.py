@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_trainer.data.held_out import read_side
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.scores.gates import Found, check_gates
-from finetune_trainer.prepare.refusals.gate_checks import require_gates
-from finetune_trainer.prepare.refusals.held_out import read_side
 from finetune_trainer.statistics.paired import compare_means
+from finetune_trainer.verdict.gate_checks import require_gates
+from finetune_trainer.verdict.gates import Found, check_gates
 from kit.cases.spec_cases import changed, minimal_job
 
 LONG = "an answer that is no label because it has many more words than a label, number"

@@ -14,10 +14,8 @@ from functools import partial
 from finetune_api.v1alpha1.evaluation.judging import most_scored
 from finetune_api.v1alpha1.evaluation.scoring import CORPUS_METRICS, JUDGE_METRICS, LOWER_IS_BETTER
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_trainer.data.held_out import HeldOut, HeldOutSide
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.refusals.best_answers import best_confidence, is_uneven, word_groups
-from finetune_trainer.prepare.refusals.held_out import HeldOut, HeldOutSide
-from finetune_trainer.prepare.refusals.remedies import ADD, MORE_GROUPS, word_more
 from finetune_trainer.statistics.confidence import SLACK
 from finetune_trainer.statistics.needed import (
     Scale,
@@ -27,6 +25,8 @@ from finetune_trainer.statistics.needed import (
     highest_bound,
     highest_gain_bound,
 )
+from finetune_trainer.verdict.best_answers import best_confidence, is_uneven, word_groups
+from finetune_trainer.verdict.remedies import ADD, MORE_GROUPS, word_more
 
 LABEL_METRICS = ("exactMatch", "macroF1")
 REASON = "GoalUndecidable"

@@ -17,13 +17,12 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     BaselineName,
     name_base,
 )
-from finetune_trainer.evaluate.scores.claims import SEVERITIES, Claim, Family, Severity, find_remedy
-from finetune_trainer.evaluate.scores.constants import Rival
-from finetune_trainer.evaluate.scores.figures import figure_text, high_text
-from finetune_trainer.evaluate.scores.goal import DIGITS, word_rival
-from finetune_trainer.evaluate.scores.slices import describe_slice
 from finetune_trainer.statistics.confidence import SLACK, Confidence
 from finetune_trainer.statistics.paired import Compared
+from finetune_trainer.verdict.claims import SEVERITIES, Claim, Family, Severity, find_remedy
+from finetune_trainer.verdict.figures import figure_text, high_text
+from finetune_trainer.verdict.goal import DIGITS, word_rival
+from finetune_trainer.verdict.hypotheses import Rival, describe_slice
 
 CERTAIN_DOUBT = 1.0
 """p-value of what nothing is known of."""

@@ -16,11 +16,11 @@ from finetune_api.protocol.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import draw_questions, order_questions
+from finetune_trainer.data.held_out import HeldOut, gather_side, read_side
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.prepare.refusals.held_out import HeldOut, gather_side, read_side
-from finetune_trainer.prepare.refusals.sample_size import choose_number, count_questions
 from finetune_trainer.prepare.stage import has_version
 from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.verdict.sample_size import choose_number, count_questions
 from kit.cases.spec_cases import changed, minimal_job
 
 ACCURATE = {"metric": "exactMatch", "atLeast": "0.80"}

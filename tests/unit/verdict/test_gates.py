@@ -17,11 +17,11 @@ from finetune_trainer.data.rows import slice_digest
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
-from finetune_trainer.evaluate.scores.gates import Found, Inapplicable, Unmeasured, check_gates
 from finetune_trainer.evaluate.scores.gating import judge_gates
 from finetune_trainer.statistics.bounded import confidence_of_share
 from finetune_trainer.statistics.confidence import Confidence, difference_of
 from finetune_trainer.statistics.paired import Compared
+from finetune_trainer.verdict.gates import Found, Inapplicable, Unmeasured, check_gates
 from kit.cases.spec_cases import changed, minimal_job
 
 

@@ -12,9 +12,7 @@ from finetune_api.v1alpha1.evaluation.judging import most_scored
 from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS, UNBOUNDED_METRICS
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_trainer.prepare.refusals.decidable import LABEL_METRICS, count_labels
-from finetune_trainer.prepare.refusals.gate_claims import threshold_of
-from finetune_trainer.prepare.refusals.held_out import HeldOut
+from finetune_trainer.data.held_out import HeldOut
 from finetune_trainer.statistics.confidence import tail_of
 from finetune_trainer.statistics.paired_power import (
     count_for_gain,
@@ -22,6 +20,8 @@ from finetune_trainer.statistics.paired_power import (
     widest_gain,
 )
 from finetune_trainer.statistics.power import POWER, better_than, count_for_share, tail_of_many
+from finetune_trainer.verdict.decidable import LABEL_METRICS, count_labels
+from finetune_trainer.verdict.gate_claims import threshold_of
 
 OPPOSED = "judgeWinRate"
 """A win of the tuned model is a loss of the base: of the two scores one says the other."""

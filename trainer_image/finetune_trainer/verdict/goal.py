@@ -13,16 +13,15 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     name_base,
 )
 from finetune_api.v1alpha1.evaluation.spec import Goal
-from finetune_trainer.evaluate.metrics.answers import Floats
-from finetune_trainer.evaluate.scores.constants import Rival
-from finetune_trainer.evaluate.scores.figures import (
+from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, SLACK, Floats, Interval
+from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
+from finetune_trainer.verdict.figures import (
     compare_figures,
     figure_text,
     high_text,
     low_text,
 )
-from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, SLACK, Interval
-from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
+from finetune_trainer.verdict.hypotheses import Rival
 
 DIGITS = 3
 """Behind the point, in sentences."""

@@ -9,7 +9,8 @@ import pytest
 
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
-from finetune_trainer.statistics.goal_power import (
+from finetune_trainer.statistics.paired import compare_means
+from finetune_trainer.verdict.power import (
     Asked,
     chance_of_goal,
     count_alike,
@@ -18,7 +19,6 @@ from finetune_trainer.statistics.goal_power import (
     tell_power,
     tell_power_without_data,
 )
-from finetune_trainer.statistics.paired import compare_means
 from kit.cases.spec_cases import changed, minimal_job
 
 

@@ -11,10 +11,10 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
 )
-from finetune_trainer.prepare.refusals.best_answers import best_confidence, is_uneven
-from finetune_trainer.prepare.refusals.held_out import HeldOut, IsSeen
+from finetune_trainer.data.held_out import HeldOut, IsSeen
 from finetune_trainer.statistics.confidence import SLACK
 from finetune_trainer.statistics.needed import Scale, count_for_best, count_for_gain
+from finetune_trainer.verdict.best_answers import best_confidence, is_uneven
 
 REASON = "GateUndecidable"
 LEAST_UNBOUNDED = 2

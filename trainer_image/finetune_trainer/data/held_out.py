@@ -15,8 +15,7 @@ from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_trainer.data.answers.label_text import is_short_label, normalize_label
 from finetune_trainer.data.asking import order_questions, question_of
-from finetune_trainer.data.rows import Side, group_of, is_in_slice
-from finetune_trainer.prepare.checks.labels import answer_of
+from finetune_trainer.data.rows import Side, answer_of, group_of, is_in_slice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

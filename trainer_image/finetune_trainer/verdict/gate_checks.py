@@ -11,20 +11,20 @@ from finetune_api.v1alpha1.evaluation.judging import most_scored
 from finetune_api.v1alpha1.evaluation.probing import NUM_PROBES
 from finetune_api.v1alpha1.evaluation.scoring import UNBOUNDED_METRICS
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_trainer.data.held_out import HeldOutSide
 from finetune_trainer.errors import DataError
-from finetune_trainer.prepare.refusals.decidable import scale_of
-from finetune_trainer.prepare.refusals.gate_claims import (
+from finetune_trainer.statistics.bounded import lowest_bound_of_best
+from finetune_trainer.statistics.needed import HITS, highest_gain_bound
+from finetune_trainer.verdict.decidable import scale_of
+from finetune_trainer.verdict.gate_claims import (
     REASON,
     count_least,
     is_enough,
     name_gate,
     sees,
 )
-from finetune_trainer.prepare.refusals.held_out import HeldOutSide
-from finetune_trainer.prepare.refusals.joint_gates import require_gates_together
-from finetune_trainer.prepare.refusals.remedies import word_more
-from finetune_trainer.statistics.bounded import lowest_bound_of_best
-from finetune_trainer.statistics.needed import HITS, highest_gain_bound
+from finetune_trainer.verdict.joint_gates import require_gates_together
+from finetune_trainer.verdict.remedies import word_more
 
 MAX_SOURCES_NAMED = 8
 

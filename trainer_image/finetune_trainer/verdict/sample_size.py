@@ -17,12 +17,12 @@ from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.evaluation.spec import DEFAULT_SAMPLES, MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.asking import order_questions
-from finetune_trainer.prepare.refusals.gate_claims import sees
-from finetune_trainer.prepare.refusals.held_out import HeldOut, HeldOutSide, IsSeen, counts_for
-from finetune_trainer.prepare.refusals.remedies import ADD
-from finetune_trainer.prepare.refusals.sized_claims import Claim, is_of, list_claims, most_judged
-from finetune_trainer.prepare.splits.strata import count_wanted
+from finetune_trainer.data.held_out import HeldOut, HeldOutSide, IsSeen, counts_for
+from finetune_trainer.statistics.needed import count_wanted
 from finetune_trainer.statistics.power import MARGIN
+from finetune_trainer.verdict.gate_claims import sees
+from finetune_trainer.verdict.remedies import ADD
+from finetune_trainer.verdict.sized_claims import Claim, is_of, list_claims, most_judged
 
 MESSAGE_CHARACTERS = 512
 LEAST_OF_SLICE = 2

@@ -1,0 +1,1 @@
+"""What goal and gates ask, whether it could be shown, and whether it was."""
