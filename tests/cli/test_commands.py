@@ -80,7 +80,8 @@ def test_init_then_validate(tmp_path: Path) -> None:
     assert done.code == 0
     mine, power, *others = done.out.splitlines()
     assert (mine.split(":")[0], mine.split()[-1]) == ("mine.yaml", "valid")
-    assert power.startswith("  goal, if 2,500 rows give 500 prompts")  # the other two have no goal
+    assert power.startswith("  goal, ")  # the other two have no goal
+    assert "500 prompts" in power
     assert others == ["job.yaml: example is valid", "-: third is valid", DATA_NOT_READ]
 
 
@@ -195,7 +196,7 @@ def test_run_without_the_trainer_extra_says_what_to_install(cli: Cli) -> None:
     cli.environment["PYTHONPATH"] = f"{cli.folder}:{cli.environment['PYTHONPATH']}"
     done = cli("run", "job.yaml")
     assert done.code == 64
-    assert "pip install 'finetune-operator[trainer]'" in done.err
+    assert "'finetune-operator[trainer]'" in done.err
 
 
 @pytest.fixture

@@ -240,12 +240,10 @@ def test_validate_opens_the_data_and_goes_on_with_the_next_file(
     done = cli("validate", "--data", "bad.yaml", "job.yaml")
     assert done.code == 1
     first, second = done.out.split("job.yaml: parcels")
-    assert "bad.yaml: parcels is valid, but its data would be refused" in first
+    assert first.startswith("bad.yaml: parcels is valid, but")
     assert "rows.jsonl:41" in first
-    assert "is valid, and so is its data: 30 train, 2 validation, 8 test rows" in second
-    assert (
-        "8 of 8 held-out questions are asked, too few: as no goal or gate takes a number" in second
-    )
+    assert "30 train, 2 validation, 8 test rows" in second
+    assert "8 of 8 held-out questions are asked, too few" in second
     assert SECRET not in done.out + done.err
     assert not (tmp_path / "out").exists()
     assert bad.exists()
@@ -415,7 +413,7 @@ def test_ctrl_c_while_data_is_prepared_is_one_line_and_the_next_attempt_begins_a
         _, err = process.communicate(timeout=120)
     assert process.returncode == 79
     (told,) = err.splitlines()
-    assert told.startswith("error: stopped in stage prepare before the data set was published; the")
+    assert told.startswith("error: stopped in stage prepare ")
     assert told.endswith("To go on: finetune data prepare job.yaml")
     assert not (tmp_path / "out/datasets").exists()
     assert cli("data", "prepare", "job.yaml").code == 0
