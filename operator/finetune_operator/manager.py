@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BACKOFF_SECONDS = 60.0
 """Longest pause between tries of a job that fails: what is mended is noticed within a minute."""
+STATUS_SECONDS = 2.0
+"""Least time between two statuses that only tell how far a job is: nobody reads them faster."""
 PLACES_QPS, PLACES_BURST = 2.0, 5
 """Budget of looking up places in Kueue's queues."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -246,6 +248,7 @@ class Manager:
             queue=queue,
             places=places,
             models=self._models,
+            status_seconds=STATUS_SECONDS,
         )
         self._finetunejobs = Controller(
             self.caches.feed,

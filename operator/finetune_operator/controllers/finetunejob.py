@@ -21,7 +21,13 @@ from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.memory.validated import SharedModels, ValidatedJobs
 from finetune_operator.controllers.parents import ParentGone, read_parent
+from finetune_operator.finetunejob.decisions import read_decisions
+from finetune_operator.finetunejob.draft import OWNED_FIELDS, STATUS, tells_only_how_far
+from finetune_operator.finetunejob.excerpts import is_whole
+from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.results import SECTIONS
+from finetune_operator.finetunejob.retry import Ledger
 from finetune_operator.finetunejob.state.actions import (
     ConfirmMissing,
     CreateStage,
@@ -39,6 +45,8 @@ from finetune_operator.finetunejob.state.results import SECTIONS
 from finetune_operator.finetunejob.state.retry import Ledger
 from finetune_operator.finetunejob.state.trimmed import TrimmedPod, newest_runs, owner_uid
 from finetune_operator.finetunejob.state.waiting import is_at_rest
+from finetune_operator.finetunejob.trimmed import TrimmedPod, newest_runs, owner_uid
+from finetune_operator.finetunejob.waiting import is_at_rest
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.state import QueueState, queue_state
 from finetune_operator.integrations.kueue.trimmed import TrimmedWorkload
@@ -46,8 +54,10 @@ from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.errors import Conflict, KubeError, NotFound
 from finetune_operator.kube.api.resource import Object, ObjectKey
 from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.errors import Conflict, KubeError, NotFound
 from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, WorkQueue
+from finetune_operator.kube.ratelimit import Pace
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.status.conditions import is_terminal
 from finetune_operator.status.fitting import FittedStatus
@@ -75,6 +85,7 @@ class FineTuneJobReconciler:
         queue: Where keys wait; asked how many, and given back keys whose status can wait.
         places: Places in Kueue's queues; None without Kueue.
         models: Parts of validated specs that others keep as well.
+        status_seconds: Least time between two statuses of a job that only tell how far it is.
     """
 
     def __init__(
@@ -88,6 +99,7 @@ class FineTuneJobReconciler:
         queue: WorkQueue[ObjectKey],
         places: QueuePlaces | None = None,
         models: SharedModels | None = None,
+        status_seconds: float = 0.0,
     ) -> None:
         self._client = client
         self._caches = caches
@@ -112,6 +124,7 @@ class FineTuneJobReconciler:
         self._validated = ValidatedJobs(models or SharedModels())
         self._settings: dict[str, OperatorConfig] = {}
         self._ledgers: dict[str, Ledger] = {}
+        self._pace = Pace(clock, status_seconds)
 
     def forget(self, job: Object) -> None:
         """Drop the memory of a FineTuneJob that is gone."""
@@ -121,6 +134,7 @@ class FineTuneJobReconciler:
     def _forget_ended(self, uid: str) -> None:
         self._validated.forget(uid)
         self._ledgers.pop(uid, None)
+        self._pace.forget(uid)
         self._children.forget(uid)
         self._changes.forget(uid)
 
@@ -150,6 +164,9 @@ class FineTuneJobReconciler:
                 self._queue.add(key, priority=PRIORITY_CHILD)
                 return Done()
             step = plan(observed, self._clock.now(), config)
+        left = self._pace.seconds_left(observed.uid)
+        if left > 0 and _may_come_later(observed, step, left):
+            return RequeueAfter(left)
         await self._write_status(observed.job, step.status)
         self.guard.announce(observed.job, step.events)
         await self._change_all(observed, step.then)
@@ -324,6 +341,7 @@ class FineTuneJobReconciler:
             await self._refresh(metadata)
             raise
         if answer is not None:
+            self._pace.wrote(metadata["uid"])
             with self._caches.quiet():
                 self._caches.finetunejobs.absorb(answer)
 
@@ -331,6 +349,15 @@ class FineTuneJobReconciler:
         """After a conflict, read what won instead of waiting for the watch."""
         live = await self._read_parent((metadata["namespace"], metadata["name"]), metadata["uid"])
         self._caches.finetunejobs.absorb(live)
+
+
+def _may_come_later(observed: Observed, step: Plan, seconds: float) -> bool:
+    """Return whether a status may wait so long, and go into one write with what follows it."""
+    is_due = step.requeue_after is not None and step.requeue_after < seconds
+    if step.status is None or step.then or is_due or observed.refusals:
+        return False
+    is_warned = any(event.kind == "Warning" for event in step.events)
+    return not is_warned and tells_only_how_far(observed.job.get("status") or {}, step.status)
 
 
 async def _both(first: Coroutine[Any, Any, _A], second: Coroutine[Any, Any, _B]) -> tuple[_A, _B]:

@@ -62,3 +62,31 @@ class TokenBucket:
         now = self._clock.monotonic()
         self._tokens = min(self._burst, self._tokens + (now - self._updated) * self._rate)
         self._updated = now
+
+
+class Pace:
+    """Keeps the writes of one object apart. Event loop only.
+
+    Args:
+        clock: Monotonic time.
+        seconds: Least time between two writes; 0 for none.
+    """
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._seconds = seconds
+        self._written: dict[str, float] = {}
+
+    def wrote(self, uid: str) -> None:
+        """Note that an object is written now."""
+        if self._seconds:
+            self._written[uid] = self._clock.monotonic()
+
+    def seconds_left(self, uid: str) -> float:
+        """Return for how long the next write has to wait; 0 or less if it need not."""
+        written = self._written.get(uid)
+        return 0.0 if written is None else written + self._seconds - self._clock.monotonic()
+
+    def forget(self, uid: str) -> None:
+        """Drop the memory of an object that is gone or has ended."""
+        self._written.pop(uid, None)

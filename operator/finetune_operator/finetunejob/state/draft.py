@@ -292,3 +292,39 @@ def _settled_stages(status: Object) -> list[tuple[Any, ...]]:
         tuple(item.get(key) for key in ("name", "job", *_RECORDED))
         for item in status.get("stages") or ()
     ]
+
+
+def tells_only_how_far(stored: Object, status: Object) -> bool:
+    """Return whether a status tells of a job that goes on only how far it is.
+
+    Jobs, pods and Kueue tell that again at the next plan. What only the status remembers, such as
+    an incident whose pod may be gone by then, they do not.
+    """
+    both = (stored, status)
+    if any(each.get("phase") not in _GOING_ON for each in both):
+        return False
+    before, after = map(_remembered, both)
+    return before == after
+
+
+_GOING_ON = frozenset({"Preparing", "Queued", "Training", "Evaluating", "Publishing"})
+_HOW_FAR = frozenset(
+    {"phase", "reason", "conditions", "dataset", "selection", "artifact", "evaluation", "queue"}
+    | {"cost", "estimate", "progress", "metrics", "trainerImage", "stages", "attempts"}
+)
+_INCIDENTS = ("incidents", "evictions", "fruitless", "outage", "deletedTime", "cut")
+
+
+def _remembered(status: Object) -> Object:
+    attempts = status.get("attempts") or {}
+    told = [
+        (item["name"], key, item[key])
+        for item in status.get("stages") or ()
+        for key in _INCIDENTS
+        if item.get(key)
+    ]
+    return {
+        **{key: value for key, value in status.items() if key not in _HOW_FAR},
+        "attempts": [attempts.get(key) or None for key in _ATTEMPTS],
+        "stages": told,
+    }

@@ -6,6 +6,23 @@ import random
 from types import SimpleNamespace
 
 import pytest
+from finetune_operator.finetunejob.actions import ActivateWorkload, ConfirmMissing, PauseJob
+from finetune_operator.finetunejob.draft import tells_only_how_far
+from finetune_operator.kube.errors import Conflict, Invalid, NotFound
+from finetune_operator.kube.workers import RequeueAfter, Retry
+from finetune_operator.kube.workqueue import WorkQueue
+from unit.operator.builders import (
+    CONFIG,
+    NOW,
+    accepted,
+    complete,
+    condition,
+    ended,
+    failed,
+    job,
+    observe,
+    succeeded,
+)  # fmt: skip
 
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers import finetunejob as controller
@@ -34,7 +51,7 @@ class Recorder:
         self.events.append((obj["metadata"]["name"], kind, reason, message))
 
 
-def world_of(body, *, has_kueue=False, config=CONFIG):
+def world_of(body, *, has_kueue=False, config=CONFIG, status_seconds=0.0):
     """Return a reconciler whose cache holds one FineTuneJob, its client and its Events."""
     client, recorder, rng = FakeClient(), Recorder(), random.Random(1)
     caches = Caches(
@@ -56,6 +73,7 @@ def world_of(body, *, has_kueue=False, config=CONFIG):
         clock=clock,
         recorder=recorder,
         queue=WorkQueue("finetunejob", rng=rng),
+        status_seconds=status_seconds,
     )
     return SimpleNamespace(
         children=Children(client, caches, clock=clock),
@@ -248,3 +266,65 @@ async def test_a_404_of_a_status_drops_no_finetunejob_that_is_there(answers):
     assert [reason for _, _, reason, _ in world.events] == ["APIServerError"]
     await world.reconciler.reconcile(KEY)
     assert world.client.cluster.objects["finetunejobs", *KEY]["status"]["phase"] == "Suspended"
+
+
+# ---- how often a status is written ---------------------------------------------------------------
+
+
+async def preparing(status_seconds=2.0):
+    """Return a world whose job was just told to be preparing, and the Job that does it."""
+    world = world_of(job(), status_seconds=status_seconds)
+    await world.reconciler.reconcile(KEY)
+    assert statuses(world) == ["Preparing"]
+    return world, world.client.cluster.objects["jobs", "team-a", "headlines-prepare"]
+
+
+def statuses(world):
+    return [sent["status"]["phase"] for verb, sent in world.client.writes if "status" in sent]
+
+
+def end_preparation(world, prepare, pod, status):
+    owner = {"kind": "Job", "name": "x", "uid": prepare["metadata"]["uid"], "controller": True}
+    container = {"name": "trainer", "state": pod["status"]["container"]}
+    pod["metadata"]["ownerReferences"] = [owner]
+    pod["status"]["containerStatuses"] = [container]
+    world.caches.pods.absorb(pod)
+    key = ("jobs", "team-a", "headlines-prepare")
+    world.caches.jobs.absorb(world.client.cluster.store(key, {**prepare, "status": status}))
+
+
+async def test_what_follows_a_status_at_once_goes_into_one_write_with_what_follows_it():
+    world, prepare = await preparing()
+    end_preparation(world, prepare, succeeded(Stage.PREPARE), complete())
+    assert await world.reconciler.reconcile(KEY) == RequeueAfter(2.0)
+    assert ("jobs", "team-a", "headlines-train") in world.client.cluster.objects
+    assert statuses(world) == ["Preparing"]
+    world.clock.advance(2.0)
+    await world.reconciler.reconcile(KEY)
+    assert statuses(world) == ["Preparing", "Training"]
+    stored = world.client.cluster.objects["finetunejobs", *KEY]
+    assert stored["status"]["dataset"]["rows"]["train"] == 450
+
+
+async def test_a_failure_is_written_at_once():
+    world, prepare = await preparing()
+    end_preparation(world, prepare, ended(Stage.PREPARE, 2), failed())
+    await world.reconciler.reconcile(KEY)
+    assert statuses(world) == ["Preparing", "Failed"]
+
+
+REMEMBERED = [
+    {"attempts": {"total": 2, "counted": 1}},
+    {"stages": [{"name": "train", "job": "headlines-train", "outage": {"seconds": 3}}]},
+    {"lastFailure": {"reason": "Killed"}},
+    {"observedGeneration": 2},
+    {"phase": "Suspended"},
+]
+
+
+@pytest.mark.parametrize("news", REMEMBERED, ids=lambda news: next(iter(news)))
+def test_a_status_that_remembers_more_than_how_far_a_job_is_does_not_wait(news):
+    stored = {"phase": "Training", "observedGeneration": 1, "attempts": {"total": 1, "counted": 0}}
+    further = {**stored, "phase": "Evaluating", "attempts": {"total": 2, "counted": 0}}
+    assert tells_only_how_far(stored, further)
+    assert not tells_only_how_far(stored, {**further, **news})
