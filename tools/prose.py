@@ -15,7 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs", "operator", "trainer_image")
+ROOTS = (
+    *("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md"),
+    *("docs", "operator", "trainer_image"),
+)
 COMMENT = re.compile(r"(?:^[ \t]*#.*\n)+|  # .*$", re.MULTILINE)
 SENTENCE = re.compile(r"\S.*?(?:[.!?:;](?=\s|$)|\||\n\s*\n|\Z)", re.DOTALL)
 NEW_BLOCK = re.compile(r"\s*([-*|#>]|\d+\.)\s")
