@@ -12,9 +12,10 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_api.names import trial_name
+from finetune_operator.finetunejob.state.gpu_time import decimal_or_zero
 from finetune_operator.finetunesweep.draft import SweepDraft
 from finetune_operator.finetunesweep.trials.observed import Observed
-from finetune_operator.finetunesweep.trials.trial import decimal_or_zero, sum_of_hours
+from finetune_operator.finetunesweep.trials.trial import sum_of_hours
 
 Object = dict[str, Any]
 
@@ -69,7 +70,7 @@ def count_deleted(observed: Observed, draft: SweepDraft, now: datetime) -> Delet
     if not new:
         return told
     seen = {number: observed.last_seen[number] for number in new if number in observed.last_seen}
-    gpu_hours = told.gpu_hours + sum((each.gpu_hours for each in seen.values()), Decimal(0))
+    gpu_hours = told.gpu_hours + sum((each.hours_until(now) for each in seen.values()), Decimal(0))
     if len(seen) < len(new):
         there = [trial for trial in observed.trials if trial.number not in told.numbers]
         gpu_hours = max(gpu_hours, draft.told_hours - sum_of_hours(there, now))

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_api.v1alpha1.status.sweep import FineTuneSweepStatus
-from finetune_operator.finetunesweep.trials.trial import decimal_or_zero
+from finetune_operator.finetunejob.state.gpu_time import decimal_or_zero
 from finetune_operator.status.draft import Draft
 from finetune_operator.status.fitting import FittedStatus, StatusSchema
 

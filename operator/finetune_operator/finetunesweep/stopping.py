@@ -7,6 +7,7 @@ from decimal import Decimal
 
 from finetune_api.meta import decimal_of
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweepSpec
+from finetune_operator.finetunejob.state.gpu_time import HOUR_SECONDS
 from finetune_operator.finetunesweep.search.halving import Halving, judge_rungs
 from finetune_operator.finetunesweep.search.stopping import (
     Asha,
@@ -15,7 +16,6 @@ from finetune_operator.finetunesweep.search.stopping import (
     should_prune,
 )
 from finetune_operator.finetunesweep.step import Step
-from finetune_operator.finetunesweep.trials.trial import HOUR_SECONDS
 from finetune_operator.status.conditions import parse_timestamp
 
 

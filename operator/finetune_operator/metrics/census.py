@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from finetune_api.protocol.trainer import CPU_STAGES, Stage
+from finetune_operator.finetunejob.state.gpu_time import gpus_of
 from finetune_operator.finetunejob.state.waiting import (
     STAGE_OF_PHASE,
     Wait,
@@ -96,20 +96,3 @@ def keep_longest(
         for found in by_state.values()
         for wait in heapq.nlargest(MAX_WAITING, found, key=seconds)
     ]
-
-
-def gpus_of(job: Object, stage: Stage) -> int:
-    """Return the GPUs that all pods of a stage ask for."""
-    spec = job.get("spec") or {}
-    nodes = int((spec.get("resources") or {}).get("nodes") or 1)
-    return gpus_per_pod(job, stage) * (nodes if stage is Stage.TRAIN else 1)
-
-
-def gpus_per_pod(job: Object, stage: Stage) -> int:
-    """Return the GPUs that one pod of a stage asks for."""
-    spec = job.get("spec") or {}
-    per_node = int((spec.get("resources") or {}).get("gpusPerNode", 1))
-    if stage in CPU_STAGES:
-        return 0
-    asked = (spec.get("evaluation") or {}).get("gpus", "auto")
-    return int(asked) if stage is Stage.EVALUATE and isinstance(asked, int) else per_node

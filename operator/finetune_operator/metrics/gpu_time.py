@@ -1,8 +1,8 @@
-"""What became of the time that GPUs were held, or queued for. Pure.
+"""What part of the GPU time is lost, and how long GPUs were queued for. Pure.
 
-An estimate from what the operator sees: when containers started and ended, how, and the last
-reported step. It reads no storage, so it takes a checkpoint to be there every
-``checkpoint.everySteps`` steps.
+The whole GPU time is the account in ``status`` (``finetunejob.state.gpu_time``). The lost part is
+an estimate: from when containers started and ended, how they ended, and the last reported step. The
+operator reads no storage, so it assumes a checkpoint every ``checkpoint.everySteps`` steps.
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ _KEPT = (ExitCode.OK, ExitCode.STOPPED)
 """Ends that lose nothing: done, or saved and stopped."""
 
 
-def divide_running_time(
-    pod: TrimmedPod, job: Object, stage: Stage, now: datetime
-) -> tuple[float, float]:
-    """Divide the running time of a pod that has ended, in seconds.
+def lost_seconds(pod: TrimmedPod, job: Object, stage: Stage, now: datetime) -> float:
+    """Return the running time of a pod that has ended which an attempt after it does again.
 
     Args:
         pod: The trimmed pod; one that vanished while it ran has ended now.
@@ -32,8 +30,7 @@ def divide_running_time(
         now: The present.
 
     Returns:
-        Productive seconds, and lost ones, which an attempt after it does again. Both 0 if the
-        container never ran.
+        Seconds; 0 if the container never ran.
     """
     container = container_of(pod)
     ended: Terminated = container.get("terminated") or {}
@@ -41,15 +38,14 @@ def divide_running_time(
         ended.get("startedAt") or (container.get("running") or {}).get("startedAt")
     )
     if started is None:
-        return 0.0, 0.0
+        return 0.0
     finished = parse_timestamp(ended.get("finishedAt")) or now
     ran = max(0.0, (finished - started).total_seconds())
     if ended.get("exitCode") in _KEPT:
-        return ran, 0.0
-    lost = ran
-    if stage is Stage.TRAIN:
-        lost = min(ran, _seconds_since_checkpoint(job, started, finished, ran))
-    return ran - lost, lost
+        return 0.0
+    if stage is not Stage.TRAIN:
+        return ran
+    return min(ran, _seconds_since_checkpoint(job, started, finished, ran))
 
 
 def _seconds_since_checkpoint(

@@ -15,12 +15,13 @@ from prometheus_client.registry import Collector
 
 from finetune_api.protocol.trainer import CPU_STAGES, FailureClass
 from finetune_operator.controllers.memory.caches import Caches, key_of_owner
+from finetune_operator.finetunejob.state.gpu_time import gpu_time_of_job, gpus_of
 from finetune_operator.finetunejob.state.trimmed import TrimmedPod, container_of, stage_of
 from finetune_operator.finetunejob.state.waiting import OTHER, class_of, current_stage, phase_of
 from finetune_operator.kube.cache.store import EventType
 from finetune_operator.kube.clock import Clock
-from finetune_operator.metrics.census import gpus_of, gpus_per_pod, take_census
-from finetune_operator.metrics.gpu_time import divide_running_time, queued_seconds
+from finetune_operator.metrics.census import take_census
+from finetune_operator.metrics.gpu_time import lost_seconds, queued_seconds
 from finetune_operator.status.conditions import parse_timestamp
 
 Object = dict[str, Any]
@@ -80,6 +81,8 @@ class JobMetrics(Collector):
         self._clock = clock
         self._is_leader = is_leader
         self._expects_progress = expects_progress
+        self._counted: dict[str, int] = {}
+        """GPU seconds that were counted of each job, by UID."""
         self._job_seconds = Histogram(
             "finetune_job_duration_seconds",
             "Time from the first stage's start to the job's end.",
@@ -108,8 +111,8 @@ class JobMetrics(Collector):
         )
         self._gpu_seconds = Counter(
             "finetune_gpu_seconds_total",
-            "GPU seconds of pods that have ended, productive or lost (what is done again), and of"
-            " waits in the queue that have ended.",
+            "GPU seconds that jobs have used, productive or lost (what is done again), counted when"
+            " a pod or the job ends; and of waits in the queue that have ended.",
             ["namespace", "state"],
             registry=registry,
         )
@@ -142,7 +145,12 @@ class JobMetrics(Collector):
         yield from (jobs, gpus, waiting)
 
     def _on_finetunejob(self, kind: EventType, old: Object | None, new: Object | None) -> None:
-        if old is None or new is None or not self._is_leader():
+        if new is None:
+            self._counted.pop((old or {}).get("metadata", {}).get("uid"), None)
+            return
+        if old is None or not self._is_leader():
+            # What was used before this replica counts is another replica's to count.
+            self._counted[new["metadata"]["uid"]] = gpu_time_of_job(new).until(self._clock.now())
             return
         before, after = old.get("status") or {}, new.get("status") or {}
         if before is after or before == after:
@@ -152,6 +160,7 @@ class JobMetrics(Collector):
             self._attempt_failures.labels(class_of(after)).inc()
         if (phase := phase_of(new)) in _ENDS and phase_of(old) not in _ENDS:
             self._count_end(phase, after)
+            self._count_gpu_time(new)
         seen = {item["name"] for item in before.get("stages") or () if item.get("completionTime")}
         for item in after.get("stages") or ():
             if item.get("completionTime") and item["name"] not in seen:
@@ -181,10 +190,21 @@ class JobMetrics(Collector):
         job = None if key is None else self._caches.finetunejobs.get(*key)
         if job is None or stage is None or stage in CPU_STAGES or not self._is_leader():
             return
-        num_gpus = gpus_per_pod(job, stage)
-        if not num_gpus:
-            return
-        productive, lost = divide_running_time(pod, job, stage, self._clock.now())
-        namespace = job["metadata"]["namespace"]
-        self._gpu_seconds.labels(namespace, "productive").inc(productive * num_gpus)
-        self._gpu_seconds.labels(namespace, "lost").inc(lost * num_gpus)
+        lost = lost_seconds(pod, job, stage, self._clock.now())
+        self._count_gpu_time(job, lost=lost * gpus_of(job, stage))
+
+    def _count_gpu_time(self, job: Object, *, lost: float = 0.0) -> None:
+        """Count what a job has used since it was last counted.
+
+        Args:
+            job: The FineTuneJob.
+            lost: GPU seconds of it that are done again. All pods of an attempt end together, so the
+                first that ends speaks for all.
+        """
+        metadata = job["metadata"]
+        used = gpu_time_of_job(job).until(self._clock.now())
+        new = max(0, used - self._counted.get(metadata["uid"], used))
+        lost = min(lost, new)
+        self._counted[metadata["uid"]] = used
+        self._gpu_seconds.labels(metadata["namespace"], "productive").inc(new - lost)
+        self._gpu_seconds.labels(metadata["namespace"], "lost").inc(lost)

@@ -274,6 +274,7 @@ class SweepWorld:
             training = {"type": "Training", "status": "True", "reason": "Running",
                         "lastTransitionTime": timestamp(NOW)}  # fmt: skip
             return {**status, "phase": "Training", "conditions": [training],
+                    "stages": [{"name": "train", "runTime": timestamp(NOW)}],
                     "validation": {"curve": curve},
                     "metrics": [{"name": "num_tokens", "value": str(100 * step)}]}  # fmt: skip
         best = min(curve, key=lambda point: float(point["loss"]))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from decimal import ROUND_HALF_UP, Decimal
+from functools import partial
 
 from finetune_api.meta import decimal_of
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.render.pod import num_gpus_of
+from finetune_operator.finetunejob.state.gpu_time import HOUR_SECONDS, gpu_time_of
 from finetune_operator.finetunejob.state.step import Step
-
-HOUR_SECONDS = 3600
 
 
 def num_gpus(spec: FineTuneJobSpec, stage: Stage) -> int:
@@ -21,14 +21,16 @@ def num_gpus(spec: FineTuneJobSpec, stage: Stage) -> int:
 
 def gpu_seconds(step: Step, spec: FineTuneJobSpec) -> int:
     """Return GPUs times running time over all stages, up to now."""
-    return sum(
-        step.draft.active_seconds([view]) * num_gpus(spec, view.stage) for view in step.views
-    )
+    entries = [step.draft.entry_now(view) for view in step.views]
+    time = gpu_time_of(entries, step.draft.get("cost"), partial(num_gpus, spec))
+    return time.until(step.now)
 
 
 def past_gpu_seconds(step: Step, spec: FineTuneJobSpec) -> int:
     """Return the same up to the last pause: what runs now is left out."""
-    return sum(step.draft.past_seconds(view) * num_gpus(spec, view.stage) for view in step.views)
+    entries = [step.draft.entry_at_pause(view) for view in step.views]
+    time = gpu_time_of(entries, step.draft.get("cost"), partial(num_gpus, spec))
+    return time.until(step.now)
 
 
 def limit_in_hours(step: Step, spec: FineTuneJobSpec) -> Decimal | None:

@@ -6,7 +6,6 @@ from finetune_api.meta import decimal_of
 from finetune_api.protocol.trainer import FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.holds.cost import (
-    HOUR_SECONDS,
     amount_text,
     budget_text,
     cost_text,
@@ -19,6 +18,7 @@ from finetune_operator.finetunejob.holds.cost import (
 )
 from finetune_operator.finetunejob.lifecycle.in_hand import cut, stage_to_cut
 from finetune_operator.finetunejob.state.failure import Cause
+from finetune_operator.finetunejob.state.gpu_time import HOUR_SECONDS
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import ConditionType, timestamp
 

@@ -11,9 +11,9 @@ from finetune_api.names import run_of
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.status.job import FineTuneJobStatus
 from finetune_operator.finetunejob.state.failure import Cause
+from finetune_operator.finetunejob.state.gpu_time import find_unplaced, running_time_of
 from finetune_operator.finetunejob.state.retry import Ledger, queue_evictions
 from finetune_operator.finetunejob.state.stages import STAGES, StageState, StageView
-from finetune_operator.finetunejob.state.unplaced import Unplaced, find_unplaced
 from finetune_operator.status.conditions import parse_timestamp, timestamp
 from finetune_operator.status.draft import Draft
 from finetune_operator.status.fitting import FittedStatus, StatusSchema
@@ -110,21 +110,10 @@ class JobDraft(Draft):
             entry.setdefault("startTime", started)
         if (first := view.first_ran) is not None:
             entry.setdefault("firstRunTime", timestamp(first))
-        is_stopped = view.state is StageState.SUSPENDED or view.has_ended
-        past = view.active_seconds if is_stopped else view.past_seconds
-        began = None if is_stopped or view.run_began is None else timestamp(view.run_began)
-        for key, value in (("pastSeconds", past or None), ("runTime", began)):
-            if value is None:
-                entry.pop(key, None)
-            else:
-                entry[key] = value
-        found = self._unplaced(view)
-        since = None if found.since is None else timestamp(found.since)
-        for key, value in (("unplacedSeconds", found.seconds), ("unplacedSince", since)):
-            if value is None:
-                entry.pop(key, None)
-            else:
-                entry[key] = value
+        times = self._times_of(view)
+        for key in _TIMES:
+            entry.pop(key, None)
+        entry.update(times)
 
     def record_end(self, view: StageView) -> None:
         """Record that a stage is over: from now on its Job is not looked at any more."""
@@ -148,32 +137,41 @@ class JobDraft(Draft):
 
         Only what ran on a node: while no pod of a stage has one, nothing is held.
         """
-        return sum(self._active_seconds(view) for view in views)
+        return sum(running_time_of(self.entry_now(view)).until(self.now) for view in views)
 
-    def past_seconds(self, view: StageView) -> int:
-        """Return the same of one stage up to its last pause; all of it once it is over."""
-        if self.is_done(view.stage):
-            return self._active_seconds(view)
-        return max(0, view.past_seconds - (self._unplaced(view).seconds or 0))
-
-    def _active_seconds(self, view: StageView) -> int:
+    def entry_now(self, view: StageView) -> Object:
+        """Return what ``status.stages`` would say of a stage if it were recorded now."""
         entry = self._stages.get(view.stage.value) or {}
-        recorded = entry.get("activeSeconds")
-        if recorded is not None:
-            return int(recorded)
-        seconds = max(0, view.active_seconds - self._unplaced(view).until(self.now))
-        if view.job is None:
-            seconds = max(0, seconds_on_record(entry) - int(entry.get("unplacedSeconds") or 0))
-        # Kueue counts a run only once its pods have ended.
-        return max(seconds, int((entry.get("cut") or {}).get("activeSeconds") or 0))
+        if view.job is None or "activeSeconds" in entry:
+            return {"name": view.stage.value, **entry}
+        kept = {key: value for key, value in entry.items() if key not in (*_TIMES, "deletedTime")}
+        return {"name": view.stage.value, **kept, **self._times_of(view)}
 
-    def _unplaced(self, view: StageView) -> Unplaced:
+    def entry_at_pause(self, view: StageView) -> Object:
+        """Return the same up to the last pause: what runs now is left out."""
+        entry = self.entry_now(view)
+        if self.is_done(view.stage):
+            return entry
+        kept = {key: value for key, value in entry.items() if key in ("name", "unplacedSeconds")}
+        return {**kept, "pastSeconds": view.past_seconds}
+
+    def _times_of(self, view: StageView) -> Object:
+        """Return the running time of a stage that has a Job, as its entry records it."""
+        is_stopped = view.state is StageState.SUSPENDED or view.has_ended
+        began = None if is_stopped else view.run_began
         is_recorded = view.run == self.last_run(view.stage)
         entry = self._stages.get(view.stage.value) or {}
         progress = self._stored.get("progress") or {}
         is_its = progress.get("stage") == view.stage.value
         reported = parse_timestamp(progress.get("lastHeartbeatTime")) if is_its else None
-        return find_unplaced(entry if is_recorded else {}, view, self.now, reported=reported)
+        found = find_unplaced(entry if is_recorded else {}, view, self.now, reported=reported)
+        times: Object = {
+            "pastSeconds": (view.active_seconds if is_stopped else view.past_seconds) or None,
+            "runTime": None if began is None else timestamp(began),
+            "unplacedSeconds": found.seconds,
+            "unplacedSince": None if found.since is None else timestamp(found.since),
+        }
+        return {key: value for key, value in times.items() if value is not None}
 
     def note_failure(self, cause: Cause, stage: Stage, *, is_new: bool = False) -> bool:
         """Set ``lastFailure`` unless a later one is there; return whether it is news.
@@ -278,6 +276,7 @@ def _is_worth_writing(stored: Object, wire: Object) -> bool:
     return _settled_stages(stored) != _settled_stages(wire)
 
 
+_TIMES = ("pastSeconds", "runTime", "unplacedSeconds", "unplacedSince")
 MAX_HISTORY = 10
 """Incidents that are kept in the status."""
 _ATTEMPTS = ("counted", "preemptions", "history")

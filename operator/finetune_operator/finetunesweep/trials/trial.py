@@ -10,14 +10,19 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from finetune_api.meta import GROUP, SWEEP_KIND
 from finetune_api.names import REPLICATE_LABEL, trial_number
 from finetune_api.v1alpha1.evaluation.objective import VALIDATION_LOSS, is_lower_better
-from finetune_api.v1alpha1.status.fields import MAX_COUNT
 from finetune_operator.finetunejob.state.decisions import PHASE as AWAITING_APPROVAL
+from finetune_operator.finetunejob.state.gpu_time import (
+    HOUR_SECONDS,
+    GpuTime,
+    decimal_or_zero,
+    gpu_time_of_job,
+)
 from finetune_operator.finetunesweep.search import trials as search
 from finetune_operator.finetunesweep.search.space import Value
 from finetune_operator.finetunesweep.search.trials import Curve, Point
@@ -26,12 +31,10 @@ from finetune_operator.status.conditions import (
     Reason,
     find_condition,
     is_true,
-    parse_timestamp,
 )
 
 Object = dict[str, Any]
 
-HOUR_SECONDS = 3600
 _GRAIN = Decimal("0.0001")
 _UNDER_WAY = ("Pending", "Running", "Suspended")
 
@@ -42,30 +45,23 @@ class LastSeen:
 
     Attributes:
         uid: UID of the FineTuneJob.
-        gpu_hours: What it had used when ``since`` began.
-        num_gpus: GPUs that it holds since then; 0 if it holds none.
-        since: When it began to hold them.
+        gpu_time: Its account of GPU time.
         tokens: Tokens trained on.
         is_replicate: Whether it repeats another trial.
     """
 
     uid: str
-    gpu_hours: Decimal
-    num_gpus: int
-    since: datetime | None
+    gpu_time: GpuTime
     tokens: int
     is_replicate: bool
 
     def until(self, now: datetime) -> LastSeen:
         """Return the same with what it has used up to now, and holding nothing any more."""
-        return replace(self, gpu_hours=self.hours_until(now), num_gpus=0, since=None)
+        return replace(self, gpu_time=GpuTime(told_seconds=self.gpu_time.until(now)))
 
     def hours_until(self, now: datetime) -> Decimal:
         """Return the GPU hours that it has used up to now, in ten-thousandths."""
-        if self.since is None or not self.num_gpus:
-            return self.gpu_hours
-        seconds = max(0, int((now - self.since).total_seconds()))
-        return self.gpu_hours + (Decimal(seconds * self.num_gpus) / HOUR_SECONDS).quantize(_GRAIN)
+        return (Decimal(self.gpu_time.until(now)) / HOUR_SECONDS).quantize(_GRAIN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +79,6 @@ class Trial:
         step: Last step whose validation loss is known; 0 before the first.
         curve: Validation losses by step.
         tokens: Tokens trained on, as far as it is told.
-        gpu_hours: GPUs times running time of its stages that are over.
         replicate_of: The trial whose values it repeats with another seed; None for one of the
             search.
         is_released: Whether it may be evaluated: it was chosen.
@@ -101,7 +96,6 @@ class Trial:
     step: int
     curve: Curve
     tokens: int
-    gpu_hours: Decimal
     replicate_of: int | None
     is_released: bool
     is_pruned: bool
@@ -221,21 +215,15 @@ class Trial:
     @property
     def last_seen(self) -> LastSeen:
         """What is remembered of it, in case it is deleted."""
-        status = self.job.get("status") or {}
-        training = find_condition(status.get("conditions"), ConditionType.TRAINING) or {}
-        is_running = status.get("phase") == "Training" and training.get("status") == "True"
-        resources = self.job["spec"].get("resources") or {}
         return LastSeen(
             uid=self.uid,
-            gpu_hours=self.gpu_hours,
-            num_gpus=int(resources.get("nodes", 1)) * int(resources.get("gpusPerNode", 1)),
-            since=parse_timestamp(training.get("lastTransitionTime")) if is_running else None,
+            gpu_time=gpu_time_of_job(self.job),
             tokens=self.tokens,
             is_replicate=self.replicate_of is not None,
         )
 
     def gpu_hours_until(self, now: datetime) -> Decimal:
-        """Return ``gpu_hours`` with what the stage that runs now has used since it last began."""
+        """Return the GPU hours that it has used up to now, in ten-thousandths."""
         return self.last_seen.hours_until(now)
 
     def for_search(self) -> search.Trial:
@@ -312,7 +300,6 @@ def read_trial(job: Object, paths: tuple[str, ...], metric: str = VALIDATION_LOS
         step=curve[-1].step if curve else 0,
         curve=curve,
         tokens=_tokens_of(status),
-        gpu_hours=decimal_or_zero((status.get("cost") or {}).get("gpuHours")),
         replicate_of=int(replicate) if replicate.isdecimal() else None,
         is_released=is_released,
         is_pruned=bool(spec.get("prune")),
@@ -395,15 +382,6 @@ def _loss(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
-
-
-def decimal_or_zero(text: object) -> Decimal:
-    """Return an amount; 0 for what cannot be added up, such as ``1e99999999`` in a pod's report."""
-    try:
-        value = Decimal(str(text)) if text else Decimal(0)
-    except InvalidOperation:
-        return Decimal(0)
-    return value if value.is_finite() and value.copy_abs() <= MAX_COUNT else Decimal(0)
 
 
 def _conditions(job: Object) -> Any:

@@ -36,7 +36,8 @@ async def run_one_for(world: SweepWorld, seconds: float) -> str:
     name = max(world.jobs, key=lambda each: int(each.rpartition("-t")[2]))
     training = {"type": "Training", "status": "True", "reason": "Running",
                 "lastTransitionTime": world.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")}  # fmt: skip
-    put_status(world, name, phase="Training", conditions=[training],
+    runs = {"name": "train", "runTime": training["lastTransitionTime"]}
+    put_status(world, name, phase="Training", conditions=[training], stages=[runs],
                metrics=[{"name": "num_tokens", "value": "700"}])  # fmt: skip
     await world.reconcile()
     world.clock.advance(seconds)

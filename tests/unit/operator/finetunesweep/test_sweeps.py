@@ -48,7 +48,7 @@ async def test_the_best_of_a_grid_is_published_and_the_others_are_pruned():
     assert status["counts"] == {
         "total": 4, "created": 4, "running": 0, "trained": 4, "pruned": 0, "failed": 0
     }  # fmt: skip
-    assert status["spent"] == {"gpuHours": "2.0", "tokens": 12000}
+    assert status["spent"] == {"gpuHours": "2.0000", "tokens": 12000}
     assert world.condition("Published")["message"] == f"{BEST} is published as version 1"
     reasons = [reason for reason, _ in world.recorder.events]
     assert reasons[0] == "Accepted"

@@ -16,7 +16,7 @@ from finetune_operator.finetunejob.state.trimming import trim_pod
 from finetune_operator.finetunejob.state.waiting import find_wait
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.metrics.census import MAX_WAITING, take_census
-from finetune_operator.metrics.gpu_time import divide_running_time
+from finetune_operator.metrics.gpu_time import lost_seconds
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 from kit.builders.jobs import NOW, at
@@ -306,14 +306,17 @@ def pod(state: dict[str, Any], version: int, stage: Stage = Stage.TRAIN) -> dict
     }
 
 
+IN_TRAINING = {"name": "train", "runTime": timestamp(at(100))}
+
+
 def test_a_pods_gpu_seconds_are_counted_at_its_end(world):
-    world.caches.finetunejobs.observe("ADDED", job(phase="Training"))
+    end(world, {"phase": "Training"}, {"phase": "Training", "stages": [IN_TRAINING]})
     started = {"startedAt": timestamp(at(100))}
     world.caches.pods.observe("ADDED", pod({"running": started}, 1))
     done = {"exitCode": 79, **started, "finishedAt": timestamp(at(700))}
     world.caches.pods.observe("MODIFIED", pod({"terminated": done}, 2))
     world.caches.pods.observe("DELETED", pod({"terminated": done}, 3))
-    assert world.value("finetune_gpu_seconds_total", namespace="team-a", state="productive") == 2400
+    assert world.value("finetune_gpu_seconds_total", namespace="team-a", state="productive") == 7200
     assert world.value("finetune_gpu_seconds_total", namespace="team-a", state="lost") == 0
     assert b"finetune_gpu_seconds_total" in generate_latest(world.registry)
 
@@ -326,24 +329,24 @@ PROGRESS = {
     "estimatedCompletionTime": timestamp(at(1100)),  # 10 s per step
 }
 ENDS = {
-    "done": (0, PROGRESS, Stage.TRAIN, (600.0, 0.0)),
-    "saved and stopped": (79, PROGRESS, Stage.TRAIN, (600.0, 0.0)),
+    "done": (0, PROGRESS, Stage.TRAIN, 0.0),
+    "saved and stopped": (79, PROGRESS, Stage.TRAIN, 0.0),
     # 7 steps after the checkpoint at step 50, and what ran since the last report
-    "failed after a checkpoint": (70, PROGRESS, Stage.TRAIN, (430.0, 170.0)),
-    "failed before it reported": (70, {}, Stage.TRAIN, (0.0, 600.0)),
+    "failed after a checkpoint": (70, PROGRESS, Stage.TRAIN, 170.0),
+    "failed before it reported": (70, {}, Stage.TRAIN, 600.0),
     "failed with a report of an attempt before": (
         70,
         {**PROGRESS, "lastHeartbeatTime": timestamp(at(50))},
         Stage.TRAIN,
-        (0.0, 600.0),
+        600.0,
     ),
-    "failed while evaluating": (70, PROGRESS, Stage.EVALUATE, (0.0, 600.0)),
-    "vanished": (None, PROGRESS, Stage.TRAIN, (430.0, 170.0)),
+    "failed while evaluating": (70, PROGRESS, Stage.EVALUATE, 600.0),
+    "vanished": (None, PROGRESS, Stage.TRAIN, 170.0),
 }
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_running_time_is_productive_up_to_the_last_checkpoint(name):
+def test_running_time_is_lost_since_the_last_checkpoint(name):
     code, progress, stage, expected = ENDS[name]
     started = {"startedAt": timestamp(at(100))}
     state = (
@@ -352,4 +355,4 @@ def test_running_time_is_productive_up_to_the_last_checkpoint(name):
         else {"terminated": {"exitCode": code, **started, "finishedAt": timestamp(at(700))}}
     )
     body = job(phase="Training", progress=progress)
-    assert divide_running_time(trim_pod(pod(state, 1, stage)), body, stage, at(700)) == expected
+    assert lost_seconds(trim_pod(pod(state, 1, stage)), body, stage, at(700)) == expected
