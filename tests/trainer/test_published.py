@@ -197,6 +197,6 @@ def test_a_damaged_version_misses_its_gates_and_stops_nothing_else(
     result = workbench.run_to("evaluate").result
     assert [gate["met"] for gate in result["gates"]] == [False, False]
     assert "was not measured: version 1: it is damaged" in result["gates"][0]["message"]
-    assert "publish a version that can be asked" in result["published"]["problem"]
+    assert "it is damaged" in result["published"]["problem"]
     assert "version" not in result
     assert len(result["scores"]) > 2

@@ -44,7 +44,7 @@ def require_judged(ended: StageRun, folder: Path, server: JudgeServer, names: se
     score = next(s for s in ended.result["scores"] if s["name"] == "judgeWinRate")
     assert score["tuned"] == "0.5000"
     assert "judgements.jsonl" in names
-    assert f"go to the judge m at {server.url}" in ended.messages
+    assert f" m at {server.url}" in ended.messages
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert not any(b"sk-secret" in path.read_bytes() for path in files)
     assert not list((folder.parent / "answers").glob("*"))
@@ -96,8 +96,9 @@ def test_a_candidate_waits_for_people_and_is_published_by_their_result(
     )
     assert panel.evaluation == ended.result["digest"]
     assert summarize_panel(panel).startswith("2 reviewer(s): tuned preferred to base in 1.0000 [")
-    with pytest.raises(UserError, match="there is no panel's result"):
+    with pytest.raises(UserError) as refused:
         publish_by(workbench, panel.evaluation, "0" * 64)
+    assert refused.value.reason == "PanelUnusable"
     assert not (workbench.output / "versions").exists()
     published = publish_by(workbench, panel.evaluation, panel.digest)
     assert published.version == 1
