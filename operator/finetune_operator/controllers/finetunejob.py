@@ -21,13 +21,7 @@ from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.memory.validated import SharedModels, ValidatedJobs
 from finetune_operator.controllers.parents import ParentGone, read_parent
-from finetune_operator.finetunejob.decisions import read_decisions
-from finetune_operator.finetunejob.draft import OWNED_FIELDS, STATUS, tells_only_how_far
-from finetune_operator.finetunejob.excerpts import is_whole
-from finetune_operator.finetunejob.observed import Observed
 from finetune_operator.finetunejob.plan import plan
-from finetune_operator.finetunejob.results import SECTIONS
-from finetune_operator.finetunejob.retry import Ledger
 from finetune_operator.finetunejob.state.actions import (
     ConfirmMissing,
     CreateStage,
@@ -38,15 +32,13 @@ from finetune_operator.finetunejob.state.actions import (
     Write,
 )
 from finetune_operator.finetunejob.state.decisions import read_decisions
-from finetune_operator.finetunejob.state.draft import OWNED_FIELDS, STATUS
+from finetune_operator.finetunejob.state.draft import OWNED_FIELDS, STATUS, tells_only_how_far
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.finetunejob.state.observed import Observed
 from finetune_operator.finetunejob.state.results import SECTIONS
 from finetune_operator.finetunejob.state.retry import Ledger
 from finetune_operator.finetunejob.state.trimmed import TrimmedPod, newest_runs, owner_uid
 from finetune_operator.finetunejob.state.waiting import is_at_rest
-from finetune_operator.finetunejob.trimmed import TrimmedPod, newest_runs, owner_uid
-from finetune_operator.finetunejob.waiting import is_at_rest
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.state import QueueState, queue_state
 from finetune_operator.integrations.kueue.trimmed import TrimmedWorkload
@@ -54,7 +46,6 @@ from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.errors import Conflict, KubeError, NotFound
 from finetune_operator.kube.api.resource import Object, ObjectKey
 from finetune_operator.kube.clock import Clock
-from finetune_operator.kube.errors import Conflict, KubeError, NotFound
 from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, WorkQueue
 from finetune_operator.kube.ratelimit import Pace

@@ -6,12 +6,19 @@ import random
 from types import SimpleNamespace
 
 import pytest
-from finetune_operator.finetunejob.actions import ActivateWorkload, ConfirmMissing, PauseJob
-from finetune_operator.finetunejob.draft import tells_only_how_far
-from finetune_operator.kube.errors import Conflict, Invalid, NotFound
-from finetune_operator.kube.workers import RequeueAfter, Retry
-from finetune_operator.kube.workqueue import WorkQueue
-from unit.operator.builders import (
+
+from finetune_api.protocol.trainer import Stage
+from finetune_operator.controllers import finetunejob as controller
+from finetune_operator.controllers import guarding
+from finetune_operator.controllers.children import Children
+from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
+from finetune_operator.controllers.memory.caches import Caches
+from finetune_operator.finetunejob.state.actions import ActivateWorkload, ConfirmMissing, PauseJob
+from finetune_operator.finetunejob.state.draft import tells_only_how_far
+from finetune_operator.kube.api.errors import Conflict, Invalid, NotFound
+from finetune_operator.kube.queue.workers import RequeueAfter, Retry
+from finetune_operator.kube.queue.workqueue import WorkQueue
+from kit.builders.jobs import (
     CONFIG,
     NOW,
     accepted,
@@ -23,18 +30,6 @@ from unit.operator.builders import (
     observe,
     succeeded,
 )  # fmt: skip
-
-from finetune_api.protocol.trainer import Stage
-from finetune_operator.controllers import finetunejob as controller
-from finetune_operator.controllers import guarding
-from finetune_operator.controllers.children import Children
-from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
-from finetune_operator.controllers.memory.caches import Caches
-from finetune_operator.finetunejob.state.actions import ActivateWorkload, ConfirmMissing, PauseJob
-from finetune_operator.kube.api.errors import Conflict, Invalid, NotFound
-from finetune_operator.kube.queue.workers import RequeueAfter, Retry
-from finetune_operator.kube.queue.workqueue import WorkQueue
-from kit.builders.jobs import CONFIG, NOW, accepted, condition, job, observe
 from kit.cluster.fake_client import FakeClient
 from kit.processes.clock import FakeClock
 
