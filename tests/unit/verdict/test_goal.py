@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_trainer.statistics.bounded import confidence_of_share
-from finetune_trainer.statistics.confidence import Interval
-from finetune_trainer.verdict.goal import Measurement, check_evidence, check_goal
+from finetune_trainer.statistics.confidence import LEAST_OVER, SLACK, Confidence, Interval
+from finetune_trainer.verdict.goal import Measurement, check_evidence, check_goal, find_criteria
+from finetune_trainer.verdict.hypotheses import Rival
 
 
 def interval(value: float, low: float, high: float) -> Interval:
@@ -180,3 +184,15 @@ def test_too_few_prompts_decide_nothing(met: bool | None) -> None:
     verdict, words = check_evidence(met, "w", num_prompts=29, min_prompts=30)
     assert verdict is False
     assert "MISSED 29 distinct held-out prompt(s), evaluation.minPrompts asks for 30" in words
+
+
+@pytest.mark.parametrize(
+    ("low", "is_above"), [(0.0, False), (SLACK / 2, False), (LEAST_OVER, True), (1e-7, True)]
+)
+def test_goal_and_gates_agree_on_what_is_above_a_rival(low: float, is_above: bool) -> None:
+    bounds = np.full(9, low)
+    over = Confidence(value=low, lower=bounds, upper=bounds)
+    rival = Rival(what="always giving no answer", over=over)
+    found = replace(measured(interval(0.9, 0.8, 1), interval(0, 0, 0)), rivals=(rival,))
+    criterion = find_criteria(Goal(metric="exactMatch", at_least="0.5"), found)[-1]
+    assert (criterion.met, rival.is_missed(0.95)) == (is_above, not is_above)

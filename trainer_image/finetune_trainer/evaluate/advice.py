@@ -162,7 +162,7 @@ def _sentence(goal: Goal, way: BaselineName, measured: Measurement, *, num_ways:
     asked += [
         f"more than the {rival.score:.3f} of {rival.what}{f' by {rival.by}' if rival.by else ''}"
         for rival in measured.rivals
-        if rival.over is not None and rival.over.interval(certainty_of(goal)).low <= 0
+        if rival.is_missed(certainty_of(goal))
     ]
     thresholds, _ = thresholds_of(goal)
     over_all = f" over all {num_ways} ways of asking" if num_ways > 1 else ""

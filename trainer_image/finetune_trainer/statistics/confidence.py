@@ -12,6 +12,8 @@ Floats = NDArray[np.float64]
 DEFAULT_CERTAINTY = 0.95
 SLACK = 1e-9
 """Figures are floats: 0.9 reached as 0.8999999999 is reached."""
+LEAST_OVER = 2 * SLACK
+"""Least difference that counts as above 0."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,14 +15,14 @@ from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
 from finetune_trainer.statistics.bounded import NUM_DRAWS
 from finetune_trainer.statistics.claims import correct_for_many, count_ahead
-from finetune_trainer.statistics.confidence import SLACK, Confidence
+from finetune_trainer.statistics.confidence import LEAST_OVER, SLACK, Confidence
 from finetune_trainer.verdict.figures import (
     compare_figures,
     figure_text,
     high_text,
     low_text,
 )
-from finetune_trainer.verdict.goal import DIGITS, LEAST_OVER, what_decides
+from finetune_trainer.verdict.goal import DIGITS, what_decides
 from finetune_trainer.verdict.hypotheses import Rival
 
 Severity = Literal["Block", "Warn"]
@@ -76,10 +76,7 @@ class Claim:
 
     def missed_rival(self, certainty: float) -> Rival | None:
         """Return what it is not better than, if anything, with a certainty."""
-        for rival in self.rivals:
-            if rival.over is not None and rival.over.interval(certainty).low < LEAST_OVER - SLACK:
-                return rival
-        return None
+        return next((rival for rival in self.rivals if rival.is_missed(certainty)), None)
 
     @property
     def least_doubt(self) -> float:

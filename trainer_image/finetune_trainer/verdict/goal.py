@@ -13,7 +13,12 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     name_base,
 )
 from finetune_api.v1alpha1.evaluation.spec import Goal
-from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, SLACK, Floats, Interval
+from finetune_trainer.statistics.confidence import (
+    DEFAULT_CERTAINTY,
+    LEAST_OVER,
+    Floats,
+    Interval,
+)
 from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
 from finetune_trainer.verdict.figures import (
     compare_figures,
@@ -25,8 +30,6 @@ from finetune_trainer.verdict.hypotheses import Rival
 
 DIGITS = 3
 """Behind the point, in sentences."""
-LEAST_OVER = 2 * SLACK
-"""What counts as above 0."""
 RESAMPLED = (
     "its bounds are a bootstrap's, for it has no limits: rare rows that are much worse than all "
     "that were asked are not counted"

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from finetune_api.v1alpha1.evaluation.gates import GateSlice
-from finetune_trainer.statistics.confidence import Confidence
+from finetune_trainer.statistics.confidence import LEAST_OVER, SLACK, Confidence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,6 +30,10 @@ class Rival:
     by: str = ""
     is_label: bool = False
     problem: str = ""
+
+    def is_missed(self, certainty: float) -> bool:
+        """Whether the tuned model is not better than it, with a certainty; not where unknown."""
+        return self.over is not None and self.over.interval(certainty).low < LEAST_OVER - SLACK
 
 
 def describe_slice(part: GateSlice | None) -> str:

@@ -23,12 +23,10 @@ from finetune_api.v1alpha1.evaluation.scoring import (
 )
 from finetune_api.v1alpha1.evaluation.spec import DEFAULT_SAMPLES, Goal
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_trainer.statistics.confidence import tail_of
+from finetune_trainer.statistics.confidence import LEAST_OVER, tail_of
 from finetune_trainer.statistics.paired_power import chance_of_gain
 from finetune_trainer.statistics.power import POWER, chance_of_share
 
-LEAST_OVER = 1e-6
-"""What counts as above 0."""
 MOST = 100_000
 """Prompts that are asked at most."""
 

@@ -13,7 +13,7 @@ from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS, UNBOUNDED_ME
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.held_out import HeldOut
-from finetune_trainer.statistics.confidence import tail_of
+from finetune_trainer.statistics.confidence import LEAST_OVER, tail_of
 from finetune_trainer.statistics.paired_power import (
     count_for_gain,
     count_for_wins,
@@ -120,7 +120,7 @@ def _goal(goal: Goal | None, labels: Counter[bytes]) -> Iterator[_Asked]:
         yield ask(f"goal.overBase {goal.over_base}", goal.over_base, before=before, after=after)
     if trivial is not None:
         field = "goal: more than always giving the most frequent label"
-        yield ask(field, 0.0, before=trivial, after=least)
+        yield ask(field, LEAST_OVER, before=trivial, after=least)
 
 
 def _widest(metric: str, gain: float, *, at_least: float = 0.0) -> tuple[float, float]:
