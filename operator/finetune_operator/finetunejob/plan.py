@@ -51,14 +51,14 @@ def _after_the_end(step: Step) -> Plan:
     """Stop what still runs, publish what somebody decided on, delete the job in the end."""
     observed = step.observed
     is_decided = follow_override(step)
-    published_by = Stage.PUBLISH if is_overriding(step) else None
+    published_by = Stage.PUBLISH if is_overriding(step.draft) else None
     stopped = [view for view in step.views if view.stage is not published_by]
     then = tuple(release_actions(observed, stopped))
     ended = (observed.job.get("status") or {}).get("completionTime")
     left = seconds_to_live(observed.job, ended, step.now)
     if left is not None and left <= 0 and not is_decided:
         return Plan(then=(DeleteSelf(),))
-    if left is not None and not is_overriding(step):
+    if left is not None and not is_overriding(step.draft):
         step.look_again(max(0.0, left))
     is_told = is_decided or tell_own_approvals(step)
     status = step.draft.to_wire() if is_told else None

@@ -33,9 +33,14 @@ def past_gpu_seconds(step: Step, spec: FineTuneJobSpec) -> int:
     return time.until(step.now)
 
 
-def limit_in_hours(step: Step, spec: FineTuneJobSpec) -> Decimal | None:
-    """Return the tighter bound of the budget in GPU hours; None where there is none."""
-    budget, price = spec.budget, step.config.gpu_hour_price
+def limit_in_hours(spec: FineTuneJobSpec, price: str | None) -> Decimal | None:
+    """Return the tighter bound of the budget in GPU hours; None where there is none.
+
+    Args:
+        spec: The job's spec.
+        price: Price of a GPU hour; None where the administrator has set none.
+    """
+    budget = spec.budget
     limits: list[Decimal] = []
     if budget is not None and budget.gpu_hours is not None:
         limits.append(decimal_of(budget.gpu_hours))

@@ -55,9 +55,9 @@ def tell_estimate(step: Step, spec: FineTuneJobSpec) -> None:
     """Put into the status what the job will take, as far as it can be known by now."""
     before: Section = step.draft.get(SECTION) or {}
     found = _measured(step, spec, before) or _reckoned(step, spec, before) or before
-    told = {**_by_the_hour(step, spec), **_kept(found)}
+    told = {**_by_the_hour(spec, step.config.gpu_hour_price), **_kept(found)}
     if "trainSeconds" in found:
-        told |= _priced(step, spec, found)
+        told |= _priced(spec, found, step.config.gpu_hour_price)
     if told:
         step.draft.put(SECTION, {"basis": found.get("basis", "Spec"), **told})
     _hold_against_budget(step, spec, told)
@@ -69,7 +69,7 @@ def is_hopeless(step: Step, spec: FineTuneJobSpec) -> str:
     A trial of a sweep may be ended early by it, and is never hopeless.
     """
     least = (step.draft.get(SECTION) or {}).get("leastGpuHours")
-    limit = limit_in_hours(step, spec)
+    limit = limit_in_hours(spec, step.config.gpu_hour_price)
     if least is None or limit is None or step.observed.is_trial or decimal_of(least) <= limit:
         return ""
     hours = cost_text(decimal_of(least), step.config.gpu_hour_price)
@@ -169,21 +169,21 @@ def _kept(found: Section) -> Section:
     return {name: found[name] for name in names if name in found}
 
 
-def _by_the_hour(step: Step, spec: FineTuneJobSpec) -> Section:
+def _by_the_hour(spec: FineTuneJobSpec, price: str | None) -> Section:
     """Return what training holds and costs by the hour; nothing of a job without GPUs."""
-    gpus, price = num_gpus(spec, Stage.TRAIN), step.config.gpu_hour_price
+    gpus = num_gpus(spec, Stage.TRAIN)
     if not gpus:
         return {}
     return {"gpus": gpus, **({"hourlyAmount": amount_text(Decimal(gpus), price)} if price else {})}
 
 
-def _priced(step: Step, spec: FineTuneJobSpec, found: Section) -> Section:
+def _priced(spec: FineTuneJobSpec, found: Section, price: str | None) -> Section:
     """Return the GPU hours of both stages, and their price."""
     training, evaluating = num_gpus(spec, Stage.TRAIN), num_gpus(spec, Stage.EVALUATE)
     seconds = found["trainSeconds"] * training + found.get("evaluateSeconds", 0) * evaluating
     if not seconds:
         return {}
-    hours, price = hours_of(seconds), step.config.gpu_hour_price
+    hours = hours_of(seconds)
     section = {"gpuHours": hours_text(hours)}
     if price is not None:
         section["amount"] = amount_text(hours, price)
@@ -195,7 +195,7 @@ def _priced(step: Step, spec: FineTuneJobSpec, found: Section) -> Section:
 def _hold_against_budget(step: Step, spec: FineTuneJobSpec, told: Section) -> None:
     """Say whether the estimate fits the budget, and warn at once where it does not."""
     conditions, kind = step.draft.conditions, ConditionType.WITHIN_BUDGET
-    limit = limit_in_hours(step, spec)
+    limit = limit_in_hours(spec, step.config.gpu_hour_price)
     if limit is None:
         if conditions.get(kind) is not None:
             conditions.set(kind, True, Reason.WITHIN_BUDGET, "The job has no budget any more.")

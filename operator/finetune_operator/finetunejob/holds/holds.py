@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from finetune_api.protocol.stage_results import TrainResult
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.holds import pruning
@@ -101,7 +102,7 @@ def _unselected(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
         return None
     return Hold(
         reason=Reason.HELD_AFTER_TRAINING,
-        message=pruning.held_text(step),
+        message=pruning.held_text(step.result(TrainResult)),
         told_in=ConditionType.EVALUATED,
         phase=pruning.PHASE,
         shown_in=ConditionType.EVALUATED,
@@ -114,7 +115,7 @@ def _undecided(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     """Hold publishing back while something stands between it and the evaluation."""
     if stage is not Stage.PUBLISH or not (evaluation := step.draft.get("evaluation")):
         return None  # without an evaluation that is known, the stage only reads it
-    if not evaluation.get("digest") or overrules(step):
+    if not evaluation.get("digest") or overrules(step.draft.get(publishing.SECTION)):
         return None
     waits = why_publishing_waits(spec, step.draft.sections(), step.observed.decisions)
     if not waits:

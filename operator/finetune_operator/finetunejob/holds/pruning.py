@@ -13,6 +13,8 @@ from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.pods.pausing import release_actions
 from finetune_operator.finetunejob.render.claims import to_claim_uri
+from finetune_operator.finetunejob.state.decisions import ApprovalPolicy
+from finetune_operator.finetunejob.state.observed import Observed
 from finetune_operator.finetunejob.state.results import score_text, training_text
 from finetune_operator.finetunejob.state.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.state.step import Step
@@ -37,9 +39,8 @@ def is_held(spec: FineTuneJobSpec, stage: Stage) -> bool:
     return spec.hold_after == "Train" and stage is Stage.EVALUATE
 
 
-def held_text(step: Step) -> str:
+def held_text(trained: TrainResult | None) -> str:
     """Return what a job that has trained waits for."""
-    trained = step.result(TrainResult)
     steps = f"{training_text(trained)}{score_text(trained)} " if trained is not None else ""
     return (
         f"{steps}spec.holdAfter keeps the job from being evaluated: it waits for whoever chooses."
@@ -47,7 +48,7 @@ def held_text(step: Step) -> str:
     )
 
 
-def is_pruned(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+def is_pruned(spec: FineTuneJobSpec, policy: ApprovalPolicy, view: StageView) -> bool:
     """Return whether ``spec.prune`` ends the job at a stage that is not recorded as over.
 
     Not once the stage's Job has ended, or its pods have: that is recorded first. Nor once the job
@@ -58,7 +59,7 @@ def is_pruned(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return False
     if view.stage is not Stage.PUBLISH:
         return True
-    publication = publication_of(spec, step.approval_policy.required)
+    publication = publication_of(spec, policy.required)
     return view.state is StageState.ABSENT and publication is not Publication.AT_ONCE
 
 
@@ -79,20 +80,20 @@ def prune(step: Step, view: StageView) -> None:
 def _message(step: Step, view: StageView) -> str:
     observed = step.observed
     trained = step.result(TrainResult)
-    where = f"Pruned by spec.prune {_moment(step, view)}."
+    where = f"Pruned by spec.prune {_moment(view, step.observed.ledger.step)}."
     if trained is not None:
         kept = f" Its adapter is kept, unpublished: {to_claim_uri(trained.uri)}."
     elif step.draft.last_run(Stage.TRAIN) or (view.stage is Stage.TRAIN and view.job is not None):
-        kept = f" Its checkpoints are kept: {run_uri(step)}/checkpoints."
+        kept = f" Its checkpoints are kept: {run_uri(observed)}/checkpoints."
     else:
         return f"{where} Nothing was trained."
     return f"{where}{kept} To begin from it: finetune retry {observed.name} -n {observed.namespace}"
 
 
-def _moment(step: Step, view: StageView) -> str:
+def _moment(view: StageView, num_steps: int) -> str:
     stage = view.stage.value
     if view.is_stoppable:
-        reached = step.observed.ledger.step if view.stage is Stage.TRAIN else 0
+        reached = num_steps if view.stage is Stage.TRAIN else 0
         at_step = f", at step {reached}" if reached else ""
         return f"in stage {stage}{at_step}: its pods are stopped, and save first"
     if view.state is StageState.SUSPENDED:
@@ -100,9 +101,8 @@ def _moment(step: Step, view: StageView) -> str:
     return f"before stage {stage}"
 
 
-def run_uri(step: Step) -> str:
+def run_uri(observed: Observed) -> str:
     """Return where the checkpoints and results of a job lie, as its user knows it."""
-    observed = step.observed
     assert observed.parsed is not None
     output = to_claim_uri(observed.parsed.spec.output.uri).rstrip("/")
     return f"{output}/runs/{observed.namespace}/{observed.name}/{observed.uid}"

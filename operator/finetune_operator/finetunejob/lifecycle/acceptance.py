@@ -81,7 +81,7 @@ def find_breach(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause | N
     dataset = (step.draft.get("dataset") or {}).get("uri")
     kept = f" The prepared data set is kept at {dataset}." if dataset else ""
     if any(each.job is not None and each.stage is Stage.TRAIN for each in step.views):
-        kept += f" Checkpoints are kept below {run_uri(step)}."
+        kept += f" Checkpoints are kept below {run_uri(step.observed)}."
     message = (
         f"{'; '.join(str(each) for each in violations)}. The job was accepted before this was"
         f" refused.{kept} Correct podTemplate in the new job."

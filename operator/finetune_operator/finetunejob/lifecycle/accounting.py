@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from finetune_api.protocol.trainer import Stage
@@ -15,6 +16,7 @@ from finetune_operator.finetunejob.lifecycle.fruitless import (
 )
 from finetune_operator.finetunejob.pods.incidents import Incident, has_own_limit, why_not_again
 from finetune_operator.finetunejob.pods.outages import has_run, is_outage, is_released, wait_out
+from finetune_operator.finetunejob.state.draft import JobDraft
 from finetune_operator.finetunejob.state.failure import Cause
 from finetune_operator.finetunejob.state.stages import StageView
 from finetune_operator.finetunejob.state.step import Step
@@ -33,7 +35,7 @@ def account(
     The record is the memory: it lies in the status, so that an operator that was away counts what
     it missed and none twice, also where pods are gone.
     """
-    last, told = step.draft.last_incident(view.stage), _pods_told(step, view.stage)
+    last, told = step.draft.last_incident(view.stage), _pods_told(step.draft, view.stage)
     given_up: Cause | None = None
     for incident in incidents:
         if incident.pods & told or (last is not None and _is_known(incident, last)):
@@ -72,12 +74,14 @@ def _account_free(step: Step, view: StageView, incident: Incident) -> Cause | No
 
 def _passes(step: Step, spec: FineTuneJobSpec, incident: Incident) -> bool:
     """Return whether an incident is an outage that uses up no retry: no budget is named for it."""
-    return is_outage(step, incident.cause) and not has_own_limit(spec, incident.incident_class)
+    return is_outage(step.draft, step.observed.ledger.step, incident.cause) and not has_own_limit(
+        spec, incident.incident_class
+    )
 
 
 def _wait_out(step: Step, view: StageView, incident: Incident) -> Cause | None:
     """Wait for the end of an outage, unless the stage waits already or is over."""
-    if view.has_ended or is_released(step, view):
+    if view.has_ended or is_released(step.draft, view):
         return None
     return wait_out(step, view, incident.cause)
 
@@ -91,26 +95,28 @@ def record_eviction(step: Step, view: StageView, queue: QueueState) -> Cause | N
     Returns:
         The cause to give the stage up for, if it has come to nothing too often.
     """
-    cause = evicted_by_queue(step, queue.reason, queue.message)
+    cause = evicted_by_queue(queue.reason, queue.message, step.now)
     reached = step.observed.ledger.step if view.stage is Stage.TRAIN else 0
     _record_free(step, view, cause, to_step=reached or None)
-    if not has_run(step, view):
+    if not has_run(step.draft, step.observed.ledger.step, view):
         return None  # it held quota, and no pod of it ran
-    seconds = _admitted_seconds(step, view, queue)
+    seconds = _admitted_seconds(step.observed.job, view, queue, step.now)
     return count_fruitless(step, view, cause, "others", seconds=seconds)[1]
 
 
-def _admitted_seconds(step: Step, view: StageView, queue: QueueState) -> float:
+def _admitted_seconds(
+    job: Mapping[str, Any], view: StageView, queue: QueueState, now: datetime
+) -> float:
     """Return how long the admission went on that an eviction ends.
 
     Once the quota is gone, Kueue tells the sum only; the record has what it was before.
     """
     began = parse_timestamp(queue.admitted_at)
     if began is not None:
-        return (step.now - began).total_seconds()
+        return (now - began).total_seconds()
     assert view.job is not None
     name = view.job["metadata"]["name"]
-    stages = (step.observed.job.get("status") or {}).get("stages") or ()
+    stages = (job.get("status") or {}).get("stages") or ()
     known = [int(entry.get("pastSeconds") or 0) for entry in stages if entry.get("job") == name]
     return view.past_seconds - sum(known)
 
@@ -139,9 +145,9 @@ def _record_free(step: Step, view: StageView, cause: Cause, *, to_step: int | No
     step.draft.record_incident(view.stage, entry)
 
 
-def _pods_told(step: Step, stage: Stage) -> frozenset[str]:
+def _pods_told(draft: JobDraft, stage: Stage) -> frozenset[str]:
     """Return the pods of the stage's recorded incidents: clocks of nodes may be wrong."""
-    history = (step.draft.get("attempts") or {}).get("history") or ()
+    history = (draft.get("attempts") or {}).get("history") or ()
     told = (entry.get("pod") for entry in history if entry.get("stage") == stage.value)
     return frozenset(pod for pod in told if pod)
 

@@ -25,7 +25,7 @@ from finetune_operator.status.conditions import ConditionType, timestamp
 
 def is_spent(step: Step, spec: FineTuneJobSpec) -> bool:
     """End a job that has used up its ``budget`` while it runs; return whether it did."""
-    limit = limit_in_hours(step, spec)
+    limit = limit_in_hours(spec, step.config.gpu_hour_price)
     view = stage_to_cut(step, spec)
     if limit is None or view is None:
         return False

@@ -8,10 +8,12 @@ of the operator.
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any, Literal, TypeAlias
 
 from finetune_api.protocol.trainer import FailureClass, Stage
 from finetune_operator.finetunejob.pods.rounds import START_SECONDS
+from finetune_operator.finetunejob.state.draft import JobDraft
 from finetune_operator.finetunejob.state.failure import Cause
 from finetune_operator.finetunejob.state.stages import StageView
 from finetune_operator.finetunejob.state.step import Step
@@ -70,7 +72,7 @@ def count_fruitless(
     limit = step.config.max_fruitless_evictions * (OTHERS_FACTOR if kind == "others" else 1)
     if told[kind] <= limit:
         return told[kind], None
-    where = ", ".join(_nodes_of(step, view, cause))
+    where = ", ".join(_nodes_of(step.draft, view, cause))
     message = (
         f"{told[kind]} times in a row the stage ended with {cause.reason}, which costs no retry,"
         f" before a new step was made (step {told['step']})"
@@ -89,17 +91,17 @@ def count_fruitless(
     return told[kind], given_up
 
 
-def evicted_by_queue(step: Step, reason: str, message: str) -> Cause:
+def evicted_by_queue(reason: str, message: str, now: datetime) -> Cause:
     """Return the cause of an end by Kueue."""
     return Cause(
         failure_class=FailureClass.EVICTED,
         reason=reason,
         message=message,
-        time=timestamp(step.now),
+        time=timestamp(now),
     )
 
 
-def _nodes_of(step: Step, view: StageView, cause: Cause) -> list[str]:
-    history = (step.draft.get("attempts") or {}).get("history") or ()
+def _nodes_of(draft: JobDraft, view: StageView, cause: Cause) -> list[str]:
+    history = (draft.get("attempts") or {}).get("history") or ()
     nodes = [each.get("node") for each in history if each.get("stage") == view.stage.value]
     return list(dict.fromkeys(node for node in [*reversed(nodes), cause.node] if node))[:5]

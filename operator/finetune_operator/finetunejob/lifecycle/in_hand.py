@@ -44,7 +44,7 @@ def stage_to_cut(step: Step, spec: FineTuneJobSpec) -> StageView | None:
         if is_over or view.stage is Stage.PUBLISH:
             continue
         is_cut = "cut" in (step.draft.stage(view.stage) or {})
-        goes_on = not spec.suspend and is_stopped_by_us(step, view)
+        goes_on = not spec.suspend and is_stopped_by_us(step.observed, view)
         if view.is_stoppable or is_cut or goes_on:
             return view
     return None
@@ -100,7 +100,7 @@ def is_awaited(
         return False
     else:
         patience = spec.grace_seconds + RESULT_GRACE_SECONDS
-        left = patience - (step.now - _stopped_at(step, view, entry)).total_seconds()
+        left = patience - (step.now - _stopped_at(view, entry, step.now)).total_seconds()
         if left <= 0:
             return False
         step.look_again(left)
@@ -112,14 +112,14 @@ def is_awaited(
     return True
 
 
-def _stopped_at(step: Step, view: StageView, entry: Object) -> datetime:
+def _stopped_at(view: StageView, entry: Object, now: datetime) -> datetime:
     """Return when the pods were told to stop: with their Job, or by whoever deleted it."""
     if view.job is None:
-        since = parse_timestamp(entry.setdefault("deletedTime", timestamp(step.now)))
+        since = parse_timestamp(entry.setdefault("deletedTime", timestamp(now)))
     else:
         stopped = find_condition(view.job["status"].get("conditions"), "Suspended") or {}
         since = parse_timestamp(stopped.get("lastTransitionTime"))
-    return since or step.now
+    return since or now
 
 
 def _has_told(view: StageView) -> bool:

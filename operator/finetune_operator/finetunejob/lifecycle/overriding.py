@@ -8,6 +8,9 @@ condition ``Published``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -25,6 +28,7 @@ from finetune_operator.finetunejob.state.decisions import (
     Decision,
     own_approvals_text,
 )
+from finetune_operator.finetunejob.state.draft import JobDraft
 from finetune_operator.finetunejob.state.failure import latest_cause
 from finetune_operator.finetunejob.state.stages import StageState, StageView
 from finetune_operator.finetunejob.state.step import Step
@@ -43,10 +47,10 @@ _UNDER_WAY = Reason.PUBLISHING
 _NO_WORD = "Job publish ended without a word on a version, which may be published all the same."
 
 
-def is_overriding(step: Step) -> bool:
+def is_overriding(draft: JobDraft) -> bool:
     """Return whether a publication is under way that somebody decided on after the job's end."""
-    told = step.draft.conditions.reason_of(ConditionType.PUBLISHED)
-    return told == _UNDER_WAY and bool(step.draft.get(SECTION))
+    told = draft.conditions.reason_of(ConditionType.PUBLISHED)
+    return told == _UNDER_WAY and bool(draft.get(SECTION))
 
 
 def follow_override(step: Step) -> bool:
@@ -54,7 +58,7 @@ def follow_override(step: Step) -> bool:
     parsed = step.observed.parsed
     if parsed is None:
         return False
-    if is_overriding(step):
+    if is_overriding(step.draft):
         _go_on(step, parsed.spec)
         return True
     is_open = step.draft.conditions.reason_of(ConditionType.PUBLISHED) in _OPEN
@@ -69,7 +73,11 @@ def tell_own_approvals(step: Step) -> bool:
     parsed, told = step.observed.parsed, step.draft.conditions.get(ConditionType.PUBLISHED)
     if parsed is None or told is None or told["reason"] not in _OPEN:
         return False
-    own = own_approvals(parsed.spec, step.draft.sections(), _untried(step))
+    own = own_approvals(
+        parsed.spec,
+        step.draft.sections(),
+        _untried(step.draft.get(SECTION), step.observed.decisions),
+    )
     if not own:
         return False
     text = f" {own_approvals_text(own)}"
@@ -81,17 +89,19 @@ def tell_own_approvals(step: Step) -> bool:
     return True
 
 
-def _publish_view(step: Step) -> StageView:
-    return next(view for view in step.views if view.stage is Stage.PUBLISH)
+def _publish_view(views: Sequence[StageView]) -> StageView:
+    return next(view for view in views if view.stage is Stage.PUBLISH)
 
 
 def _begin(step: Step, spec: FineTuneJobSpec) -> bool:
     """Record the decision; the plan after the write acts on it, so that none is without record."""
     draft = step.draft
-    decision = decided_on_publication(spec, draft.sections(), _untried(step))
+    decision = decided_on_publication(
+        spec, draft.sections(), _untried(step.draft.get(SECTION), step.observed.decisions)
+    )
     if decision is None or not decision.is_approval:
         return False
-    run = max(_publish_view(step).run, draft.last_run(Stage.PUBLISH)) + 1
+    run = max(_publish_view(step.views).run, draft.last_run(Stage.PUBLISH)) + 1
     draft.put(SECTION, {**decision.to_wire(), "run": run})
     is_missed = draft.conditions.reason_of(ConditionType.FAILED) in _MISSED
     although = " although it missed" if is_missed else ""
@@ -105,19 +115,21 @@ def _begin(step: Step, spec: FineTuneJobSpec) -> bool:
     return True
 
 
-def _untried(step: Step) -> tuple[Decision, ...]:
+def _untried(
+    publication: Mapping[str, Any] | None, decisions: tuple[Decision, ...] | None
+) -> tuple[Decision, ...]:
     """Return the decisions without the approvals up to the one that was tried: a later one counts.
 
     The objects of those that were tried stay as a rule, and stand before it.
     """
-    tried = step.draft.get(SECTION) or {}
+    tried = publication or {}
     until = tried.get("time") or "", tried.get("name") or ""
-    made = step.observed.decisions or ()
+    made = decisions or ()
     return tuple(each for each in made if not each.is_approval or (each.time, each.name) > until)
 
 
 def _go_on(step: Step, spec: FineTuneJobSpec) -> None:
-    view, draft = _publish_view(step), step.draft
+    view, draft = _publish_view(step.views), step.draft
     run = int(draft.get(SECTION).get("run") or 1)
     if draft.last_run(Stage.PUBLISH) >= run > view.run:
         _end(step, Reason.JOB_DELETED, "Job publish was deleted before its end.")

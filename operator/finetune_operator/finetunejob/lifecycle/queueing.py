@@ -13,6 +13,7 @@ from finetune_operator.finetunejob.publication.endings import fail_stage
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.state.actions import RelabelJob
 from finetune_operator.finetunejob.state.failure import Cause
+from finetune_operator.finetunejob.state.observed import Observed
 from finetune_operator.finetunejob.state.stages import StageState, StageView
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.finetunejob.state.trimmed import seconds_since_created
@@ -57,9 +58,9 @@ def tell_quota(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         _tell_unmanaged(step, view, late)
 
 
-def is_being_evicted(step: Step, view: StageView) -> bool:
+def is_being_evicted(observed: Observed, view: StageView) -> bool:
     """Return whether Kueue takes the quota back while the pods still save."""
-    queue = step.observed.queue.get(view.stage)
+    queue = observed.queue.get(view.stage)
     return queue is not None and queue.is_evicted and not queue.was_resumed
 
 

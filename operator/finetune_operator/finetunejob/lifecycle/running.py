@@ -29,7 +29,7 @@ from finetune_operator.finetunejob.publication.endings import fail_stage
 from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.state.actions import LookUpWarnings
 from finetune_operator.finetunejob.state.failure import Cause, latest_cause
-from finetune_operator.finetunejob.state.retry import is_lost
+from finetune_operator.finetunejob.state.retry import Ledger, is_lost
 from finetune_operator.finetunejob.state.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason, parse_timestamp
@@ -61,11 +61,13 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         # One of the pods that still run may have failed first.
         step.look_again(SETTLE_SECONDS)
         return
-    given_up = account(step, spec, view, incidents) or _cause_of_giving_up(step, spec, view)
+    given_up = account(step, spec, view, incidents) or _cause_of_giving_up(
+        step.observed.ledger, spec, view
+    )
     if given_up is not None and not view.is_ending:
         fail_stage(step, view, given_up)
         return
-    if is_released(step, view):
+    if is_released(step.draft, view):
         return
     note_recovery(step, view)
     if let_go(step, view) or tell_lingering(step, view):
@@ -123,9 +125,9 @@ def _pods_text(view: StageView) -> str:
     return f"{count} pod{'' if count == 1 else 's'}{where}"
 
 
-def _cause_of_giving_up(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause | None:
+def _cause_of_giving_up(ledger: Ledger, spec: FineTuneJobSpec, view: StageView) -> Cause | None:
     """Explain why a stage that the Job controller would start for ever is given up, if so."""
-    rounds = fruitless_rounds(view.pods, step.observed.ledger)
+    rounds = fruitless_rounds(view.pods, ledger)
     if rounds.count <= spec.backoff_limit + 1:
         return None
     lost = [pod for pod in rounds.pods if is_lost(pod)]
@@ -160,7 +162,7 @@ def _tell_problem(step: Step, view: StageView, problem: Cause) -> None:
     if draft.note_failure(problem, stage, is_new=is_new):
         draft.announce(problem.reason, f"{stage.value}: {problem.message}", warning=True)
     if _is_start_overdue(step, problem):
-        if has_run(step, view) and not problem.is_hopeless:
+        if has_run(step.draft, step.observed.ledger.step, view) and not problem.is_hopeless:
             given_up = wait_out(step, view, problem)
         else:
             given_up = problem

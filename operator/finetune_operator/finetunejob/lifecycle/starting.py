@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, child_job_name
 from finetune_api.protocol.trainer import FailureClass, Stage
@@ -18,8 +19,8 @@ from finetune_operator.finetunejob.pods.image import settled_image
 from finetune_operator.finetunejob.pods.needs import job_digest_of, needs_of
 from finetune_operator.finetunejob.pods.outages import LONGEST_SECONDS
 from finetune_operator.finetunejob.pods.pausing import find_disallowed, release_actions
+from finetune_operator.finetunejob.publication import publishing
 from finetune_operator.finetunejob.publication.endings import fail_stage, lack_of_result
-from finetune_operator.finetunejob.publication.publishing import decision_arguments
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.state.actions import ConfirmMissing, CreateStage
 from finetune_operator.finetunejob.state.draft import seconds_on_record
@@ -34,6 +35,8 @@ from finetune_operator.status.conditions import (
     parse_timestamp,
     timestamp,
 )
+
+Object = dict[str, Any]
 
 MAX_RUNS = 3
 """How often a stage runs whose result is lost each time."""
@@ -164,7 +167,7 @@ def _note_deletion(step: Step, view: StageView, name: str) -> Cause | None:
         message=f"Job {name} was deleted and had not finished.",
         time=timestamp(step.now),
     )
-    if _was_given_up(step):
+    if _was_given_up(step.observed.job):
         words = f"Kueue had deactivated its Workload, and Job {name} is gone: it is not run again."
         return replace(cause, message=words)
     given_up = record_deletion(step, view, cause)
@@ -181,9 +184,9 @@ def _note_deletion(step: Step, view: StageView, name: str) -> Cause | None:
     return None
 
 
-def _was_given_up(step: Step) -> bool:
+def _was_given_up(job: Object) -> bool:
     """Return whether Kueue had given up the stage by the last status: it may delete such Jobs."""
-    stored = (step.observed.job.get("status") or {}).get("conditions")
+    stored = (job.get("status") or {}).get("conditions")
     suspended = find_condition(stored, ConditionType.SUSPENDED) or {}
     return suspended.get("reason") == Reason.DEACTIVATED and is_true(stored, ConditionType.STALLED)
 
@@ -223,11 +226,13 @@ def create_stage(
         stage,
         observed.owner,
         config,
-        image=settled_image(step),
+        image=settled_image(step.draft),
         run=run,
         job_digest=job_digest,
         data_digest=pinned_digest(step, spec, stage),
-        arguments=decision_arguments(step, stage),
+        arguments=publishing.decision_arguments(
+            stage, step.draft.get(publishing.SECTION), step.draft.get("evaluation")
+        ),
         has_kueue=observed.has_kueue,
     )
     if past_seconds:

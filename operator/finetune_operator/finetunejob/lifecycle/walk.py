@@ -25,7 +25,7 @@ from finetune_operator.finetunejob.lifecycle.starting import (
 )
 from finetune_operator.finetunejob.pods.image import settle_image
 from finetune_operator.finetunejob.pods.incidents import find_incidents
-from finetune_operator.finetunejob.pods.lost import declare_lost
+from finetune_operator.finetunejob.pods.lingering import declare_lost
 from finetune_operator.finetunejob.pods.needs import settle_job_digest
 from finetune_operator.finetunejob.pods.outages import is_waiting_out
 from finetune_operator.finetunejob.pods.pausing import suspend_or_resume, tell_suspended, wake
@@ -40,8 +40,10 @@ from finetune_operator.finetunejob.publication.endings import (
 )
 from finetune_operator.finetunejob.publication.publishing import has_work
 from finetune_operator.finetunejob.render.pod import memory_of
-from finetune_operator.finetunejob.state.decisions import needs_digest
+from finetune_operator.finetunejob.state.decisions import ApprovalPolicy, needs_digest
+from finetune_operator.finetunejob.state.draft import JobDraft
 from finetune_operator.finetunejob.state.results import is_verdict
+from finetune_operator.finetunejob.state.retry import Ledger
 from finetune_operator.finetunejob.state.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason
@@ -61,7 +63,7 @@ def walk(step: Step) -> None:
         if spec.prune or not (is_overdue(step, spec) or is_spent(step, spec)):
             _walk_stages(step, spec)
         tell_cost(step, spec)
-    _count_attempts(step)
+    _count_attempts(step.draft, step.observed.ledger)
     if step.draft.conditions.status_of(ConditionType.ACCEPTED) != "Unknown":
         _tell_phase(step)
 
@@ -83,7 +85,7 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         take_late_result(step, view)
         return True
     step.current = view
-    if is_pruned(step, spec, view):
+    if is_pruned(spec, step.approval_policy, view):
         _record(step, view)
         why = "spec.prune ends the job."
         if not is_awaited(step, spec, view, reason=Reason.PRUNE_REQUESTED, why=why):
@@ -113,11 +115,11 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return False
     if is_kept_waiting(step, spec, view) or is_waiting_out(step, spec, view):
         return False
-    if view.state is StageState.SUSPENDED and has_let_go(step, view) and not spec.suspend:
+    if view.state is StageState.SUSPENDED and has_let_go(step.observed, view) and not spec.suspend:
         try_again(step, spec, view)
     elif wake(step, spec, view):
         pass  # what held it is over
-    elif view.state is StageState.SUSPENDED or is_being_evicted(step, view):
+    elif view.state is StageState.SUSPENDED or is_being_evicted(step.observed, view):
         tell_suspended(step, spec, view)
     else:
         tell_under_way(step, spec, view)
@@ -141,7 +143,7 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     memory = memory_of(spec, view.stage, step.config)
     incidents = find_incidents(view.pods, step.now, memory=memory, has_peers=view.has_peers)
     given_up = account(step, spec, view, incidents)
-    if view.state is StageState.SUCCEEDED and _lacks_result(step, spec, view):
+    if view.state is StageState.SUCCEEDED and _lacks_result(spec, step.approval_policy, view):
         if view.result is not None:
             succeed(step, view)  # it has read an evaluation that still waits for somebody
         start_again(step, spec, view)
@@ -150,23 +152,22 @@ def _end(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     if view.state is StageState.SUCCEEDED:
         succeed(step, view)
         return True
-    fail_stage(step, view, given_up or cause_of_end(step, spec, view))
+    fail_stage(step, view, given_up or cause_of_end(view, memory=memory, now=step.now))
     return False
 
 
-def _lacks_result(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
+def _lacks_result(spec: FineTuneJobSpec, policy: ApprovalPolicy, view: StageView) -> bool:
     """Return whether a stage must run again: how the job goes on rests on a result that is lost."""
-    is_approved = needs_digest(spec, step.approval_policy, view.stage)
+    is_approved = needs_digest(spec, policy, view.stage)
     if is_approved or needs_score(spec, view.stage):
         return view.result is None and not spec.prune
     return TRAITS[view.stage].needs_result and not is_verdict(view.result, spec)
 
 
-def _count_attempts(step: Step) -> None:
-    counted = step.draft.num_counted
-    ledger = step.observed.ledger
-    if ledger.num_started or counted or step.draft.get("attempts"):
-        step.draft.count_attempts(ledger, counted)
+def _count_attempts(draft: JobDraft, ledger: Ledger) -> None:
+    counted = draft.num_counted
+    if ledger.num_started or counted or draft.get("attempts"):
+        draft.count_attempts(ledger, counted)
 
 
 def _tell_phase(step: Step) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from finetune_operator.finetunejob.state.draft import JobDraft
 from finetune_operator.finetunejob.state.step import Step
 
 _DIGEST = re.compile(r"^(?:[a-z-]+://)?(?P<repository>[^@]+)@(?P<digest>sha256:[0-9a-f]{64})$")
@@ -53,9 +54,9 @@ def settle_image(step: Step) -> None:
     draft.put("trainerImage", settled)
 
 
-def settled_image(step: Step) -> str | None:
+def settled_image(draft: JobDraft) -> str | None:
     """Return the image that the run's pods have to be of; None before its first pod."""
-    settled = step.draft.get("trainerImage") or {}
+    settled = draft.get("trainerImage") or {}
     return settled.get("name")
 
 

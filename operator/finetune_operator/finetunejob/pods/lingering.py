@@ -1,8 +1,16 @@
-"""Pods that go on after the stage's own container has ended: another container does not end.
+"""Pods that should have ended and do not.
 
-A mesh or a secrets agent may add a container to every pod. Where it is an ordinary one it runs for
-ever, the pod with it, and the pod's GPUs stay held. The kubelet ends native sidecars (init
-containers that restart always, as the operator's own are) with the pod's containers.
+**The stage's container has ended, and another container has not.** A mesh or a secrets agent may
+add a container to every pod. An ordinary container runs for ever; so does the pod, and its GPUs
+stay held. The kubelet ends native sidecars (init containers that restart always, as the operator's
+own are) together with the pod's containers.
+
+**The node does not answer.** A node that is cut off keeps its Node object. Its pods are marked for
+deletion after five minutes and stay so for ever, because only their kubelet could say that they
+have ended. The Job controller waits for that before it replaces a pod and before it calls a Job
+complete. Kubernetes declares such pods failed once an administrator taints the node as out of
+service. The operator does it for the pods of its jobs. Output of a pod that runs on unseen is never
+mistaken for that of a later attempt (docs/adr/0017-incidents-not-pods.md).
 """
 
 from __future__ import annotations
@@ -10,6 +18,8 @@ from __future__ import annotations
 from datetime import datetime
 
 from finetune_api.names import CONTAINER
+from finetune_operator.finetunejob.state.actions import FailPod
+from finetune_operator.finetunejob.state.retry import is_disrupted
 from finetune_operator.finetunejob.state.stages import TRAITS, StageView
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.finetunejob.state.trimmed import TrimmedPod, container_of
@@ -78,3 +88,39 @@ def _remaining(pod: TrimmedPod) -> list[str]:
 def _ended_at(pod: TrimmedPod) -> datetime | None:
     """Return when the stage's own container ended; None while it has not."""
     return parse_timestamp((container_of(pod).get("terminated") or {}).get("finishedAt"))
+
+
+def declare_lost(step: Step, view: StageView) -> None:
+    """Declare pods failed that have not ended within their time."""
+    for pod in view.pods:
+        left = _seconds_left(pod, step.now, patience_seconds=step.config.lost_pod_seconds)
+        if left is None:
+            continue
+        if left > 0:
+            step.look_again(left)
+            continue
+        name, node = pod["metadata"]["name"], pod["spec"]["nodeName"]
+        where = f"Its node {node} does not answer" if node else "It was never on a node"
+        message = (
+            f"The pod is to be deleted and has not ended {step.config.lost_pod_seconds} s after its"
+            f" grace period. {where}: it is taken for lost, and replaced."
+        )
+        step.draft.announce(
+            Reason.NODE_LOST, f"{view.stage.value}: pod {name}: {message}", warning=True
+        )
+        action = FailPod(
+            name=name,
+            uid=pod["metadata"]["uid"],
+            message=message,
+            is_explained=is_disrupted(pod),
+        )
+        step.then.append(action)
+
+
+def _seconds_left(pod: TrimmedPod, now: datetime, *, patience_seconds: float) -> float | None:
+    """Return the seconds a pod that is being deleted has to end; None if it is not waited for."""
+    # The API server sets the time at which the grace period is over.
+    due = parse_timestamp(pod["metadata"].get("deletionTimestamp"))
+    if due is None or pod["status"]["phase"] in ("Succeeded", "Failed"):
+        return None
+    return patience_seconds - (now - due).total_seconds()

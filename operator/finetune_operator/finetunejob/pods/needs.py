@@ -11,6 +11,9 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.render.config import digest_of, render_config_map
 from finetune_operator.finetunejob.render.service import render_service
 from finetune_operator.finetunejob.state.actions import RestoreNeeds
+from finetune_operator.finetunejob.state.decisions import ApprovalPolicy
+from finetune_operator.finetunejob.state.draft import JobDraft
+from finetune_operator.finetunejob.state.observed import Observed
 from finetune_operator.finetunejob.state.stages import StageView
 from finetune_operator.finetunejob.state.step import Step
 
@@ -19,7 +22,9 @@ Object = dict[str, Any]
 
 def needs_of(step: Step, spec: FineTuneJobSpec, stage: Stage) -> tuple[Object, ...]:
     """Return what is created before the Job of a stage."""
-    needs: list[Object] = [_config_map(step)] if stage is Stage.PREPARE else []
+    needs: list[Object] = (
+        [_config_map(step.observed, step.approval_policy)] if stage is Stage.PREPARE else []
+    )
     if _has_rendezvous(spec, stage):
         needs.append(render_service(step.observed.owner, step.config))
     return tuple(needs)
@@ -31,8 +36,8 @@ def settle_job_digest(step: Step) -> None:
     The operator of another version may write the same job in other bytes. What the Job itself says
     counts for nothing: somebody else may have made it.
     """
-    if Stage.PREPARE in step.observed.jobs and _is_unsettled(step):
-        step.draft.put("jobDigest", digest_of(_config_map(step)))
+    if Stage.PREPARE in step.observed.jobs and _is_unsettled(step.draft, step.observed.job):
+        step.draft.put("jobDigest", digest_of(_config_map(step.observed, step.approval_policy)))
 
 
 def job_digest_of(step: Step, stage: Stage, run: int, needs: tuple[Object, ...]) -> str | None:
@@ -44,16 +49,16 @@ def job_digest_of(step: Step, stage: Stage, run: int, needs: tuple[Object, ...])
         run: Which run of it.
         needs: What is created before it; of stage ``prepare`` the ConfigMap comes first.
     """
-    if stage is Stage.PREPARE and run == 1 and _is_unsettled(step):
+    if stage is Stage.PREPARE and run == 1 and _is_unsettled(step.draft, step.observed.job):
         return digest_of(needs[0])
     settled: str | None = step.draft.get("jobDigest")
     return settled
 
 
-def _is_unsettled(step: Step) -> bool:
+def _is_unsettled(draft: JobDraft, job: Object) -> bool:
     """Whether no status names the job file, nor tells of a Job from before one was named."""
-    stored = step.observed.job.get("status") or {}
-    return not step.draft.get("jobDigest") and not stored.get("stages")
+    stored = job.get("status") or {}
+    return not draft.get("jobDigest") and not stored.get("stages")
 
 
 def restore_lost(step: Step, view: StageView) -> None:
@@ -65,7 +70,9 @@ def restore_lost(step: Step, view: StageView) -> None:
     told = [observed.warnings.get(pod["metadata"]["name"]) for pod in view.pods]
     if not any(missed.search(warning.message) for warning in told if warning is not None):
         return
-    _restore(step, _config_map(step), "Pods of the job start with it.")
+    _restore(
+        step, _config_map(step.observed, step.approval_policy), "Pods of the job start with it."
+    )
 
 
 def restore_rendezvous(step: Step, spec: FineTuneJobSpec, stage: Stage) -> None:
@@ -94,8 +101,7 @@ def _restore(step: Step, obj: Object, use: str) -> None:
         step.draft.announce("Restored", message, warning=True)
 
 
-def _config_map(step: Step) -> Object:
-    observed = step.observed
+def _config_map(observed: Observed, policy: ApprovalPolicy) -> Object:
     assert observed.parsed is not None
-    required = step.approval_policy.required
+    required = policy.required
     return render_config_map(observed.parsed, observed.owner, required_approvals=required)

@@ -15,7 +15,9 @@ from typing import Any
 from finetune_api.protocol.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.pods.pausing import release_actions
+from finetune_operator.finetunejob.state.draft import JobDraft
 from finetune_operator.finetunejob.state.failure import Cause
+from finetune_operator.finetunejob.state.observed import Observed
 from finetune_operator.finetunejob.state.stages import TRAITS, StageState, StageView
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
@@ -42,15 +44,15 @@ _OF_THE_STORE = frozenset(
 """Reasons of StorageError that may pass: the store is away, or somebody has to mend it."""
 
 
-def has_run(step: Step, view: StageView) -> bool:
+def has_run(draft: JobDraft, num_steps: int, view: StageView) -> bool:
     """Return whether a container of the stage, or of training, has run before."""
-    entries = [step.draft.stage(stage) or {} for stage in (view.stage, Stage.TRAIN)]
-    return any(entry.get("firstRunTime") for entry in entries) or step.observed.ledger.step > 0
+    entries = [draft.stage(stage) or {} for stage in (view.stage, Stage.TRAIN)]
+    return any(entry.get("firstRunTime") for entry in entries) or num_steps > 0
 
 
-def is_outage(step: Step, cause: Cause) -> bool:
+def is_outage(draft: JobDraft, num_steps: int, cause: Cause) -> bool:
     """Return whether the end of a pod, after steps were made, is nobody's fault and may pass."""
-    if not (step.observed.ledger.step or step.draft.is_done(Stage.TRAIN)):
+    if not (num_steps or draft.is_done(Stage.TRAIN)):
         return False
     if cause.failure_class is FailureClass.STORAGE_ERROR:
         return cause.reason in _OF_THE_STORE
@@ -70,7 +72,7 @@ def wait_out(step: Step, view: StageView, cause: Cause) -> Cause | None:
     """
     entry = step.draft.stage(view.stage)
     assert entry is not None
-    reached = _reached(step, view)
+    reached = _reached(step.observed, view)
     told: dict[str, Any] = entry.get("outage") or {}
     if not told or reached > told.get("step", 0):
         began = parse_timestamp(cause.time) or step.now
@@ -119,11 +121,11 @@ def is_waiting_out(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     return False
 
 
-def is_released(step: Step, view: StageView) -> bool:
+def is_released(draft: JobDraft, view: StageView) -> bool:
     """Return whether a stage has let its nodes go and waits for its next try."""
-    told = (step.draft.stage(view.stage) or {}).get("outage") or {}
+    told = (draft.stage(view.stage) or {}).get("outage") or {}
     due = parse_timestamp(told.get("retryTime"))
-    return due is not None and due > step.now
+    return due is not None and due > draft.now
 
 
 def note_recovery(step: Step, view: StageView) -> None:
@@ -132,10 +134,10 @@ def note_recovery(step: Step, view: StageView) -> None:
     told = (entry or {}).get("outage")
     if entry is None or not told:
         return
-    reached, began = _reached(step, view), view.youngest_began
+    reached, began = _reached(step.observed, view), view.youngest_began
     if reached > told.get("step", 0):
         del entry["outage"]
-    elif began is not None and not (reached and _reports(step, view, began)):
+    elif began is not None and not (reached and _reports(step.observed, view, began)):
         left = RUNNING_SECONDS - (step.now - began).total_seconds()
         if left > 0:
             step.look_again(left)
@@ -143,13 +145,13 @@ def note_recovery(step: Step, view: StageView) -> None:
             del entry["outage"]
 
 
-def _reached(step: Step, view: StageView) -> int:
-    return step.observed.ledger.step if view.stage is Stage.TRAIN else 0
+def _reached(observed: Observed, view: StageView) -> int:
+    return observed.ledger.step if view.stage is Stage.TRAIN else 0
 
 
-def _reports(step: Step, view: StageView, began: datetime) -> bool:
+def _reports(observed: Observed, view: StageView, began: datetime) -> bool:
     """Return whether a container that began then tells of its steps: pushes may be blocked."""
-    progress = (step.observed.job.get("status") or {}).get("progress") or {}
+    progress = (observed.job.get("status") or {}).get("progress") or {}
     last = parse_timestamp(progress.get("lastHeartbeatTime"))
     return progress.get("stage") == view.stage.value and last is not None and last > began
 

@@ -71,7 +71,7 @@ def suspend_or_resume(step: Step, spec: FineTuneJobSpec) -> None:
 
     What an administrator or Kueue itself has deactivated is nobody's to wake but theirs.
     """
-    held = _held_by_others(step)
+    held = _held_by_others(step.observed, step.views)
     if held is None and step.draft.is_true(ConditionType.STALLED):
         # Kueue had given it up. Whoever lets it go on may do so while its user holds it too.
         step.draft.conditions.set(ConditionType.STALLED, False, Reason.REACTIVATED, "")
@@ -85,10 +85,10 @@ def suspend_or_resume(step: Step, spec: FineTuneJobSpec) -> None:
         _tell_released(step)
 
 
-def _held_by_others(step: Step) -> QueueState | None:
+def _held_by_others(observed: Observed, views: Iterable[StageView]) -> QueueState | None:
     """Return what Kueue says of the stage that somebody else has deactivated, if there is one."""
-    for view in step.views:
-        queue = step.observed.queue.get(view.stage)
+    for view in views:
+        queue = observed.queue.get(view.stage)
         if queue is not None and queue.is_held_by_others and not view.has_ended:
             return queue
     return None
@@ -96,7 +96,7 @@ def _held_by_others(step: Step) -> QueueState | None:
 
 def _tell_held(step: Step, held: QueueState) -> None:
     """Say who keeps the job from running, and what lets it go on: nothing else will."""
-    draft, message = step.draft, _held_text(step, held)
+    draft, message = step.draft, _held_text(held, step.observed.namespace)
     if draft.conditions.reason_of(ConditionType.SUSPENDED) != Reason.DEACTIVATED:
         draft.announce(Reason.DEACTIVATED, message, warning=True)
     draft.conditions.set(ConditionType.SUSPENDED, True, Reason.DEACTIVATED, message)
@@ -105,7 +105,7 @@ def _tell_held(step: Step, held: QueueState) -> None:
         draft.conditions.set(ConditionType.STALLED, True, held.reason, message)
 
 
-def _held_text(step: Step, held: QueueState) -> str:
+def _held_text(held: QueueState, namespace: str) -> str:
     if held.is_given_up:
         who = f"Kueue has deactivated Workload {held.workload}: {held.message}."
     else:
@@ -113,7 +113,7 @@ def _held_text(step: Step, held: QueueState) -> str:
         who = f"{by[0].upper()}{by[1:]} has deactivated Workload {held.workload} (spec.active)."
     return (
         f"{who} spec.suspend does not change that. Whoever may let it go on: kubectl patch workload"
-        f" {held.workload} -n {step.observed.namespace} --type=merge -p"
+        f" {held.workload} -n {namespace} --type=merge -p"
         ' \'{"spec":{"active":true}}\''
     )
 
@@ -131,7 +131,7 @@ def _suspend(step: Step, held: QueueState | None) -> None:
         draft.announce("Suspended", "Suspended by spec.suspend; running pods save and stop")
     message = "spec.suspend is true; set it to false to go on where it stopped."
     if held is not None:
-        message = f"spec.suspend is true. Besides: {_held_text(step, held)}"
+        message = f"spec.suspend is true. Besides: {_held_text(held, step.observed.namespace)}"
     stops = release_actions(step.observed, step.views)
     if stops and step.observed.refused_change:
         message = f"{message} {step.observed.refused_change}"
@@ -166,7 +166,11 @@ def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:
     wakes: list[ResumeJob | ActivateWorkload] = list(queued)
     stopping: list[str] = []
     for view in views:
-        if view.job is None or view.state is not StageState.SUSPENDED or not is_paused(step, view):
+        if (
+            view.job is None
+            or view.state is not StageState.SUSPENDED
+            or not is_paused(step.observed, view)
+        ):
             continue
         name = view.job["metadata"]["name"]
         if view.is_stopped:
@@ -234,31 +238,31 @@ def queue_label(view: StageView) -> str:
     return str(labels.get(QUEUE_LABEL) or "")
 
 
-def is_kueues(step: Step, view: StageView) -> bool:
+def is_kueues(observed: Observed, view: StageView) -> bool:
     """Return whether a stage's Job belongs to Kueue, which alone starts its pods and stops them.
 
     The Job tells it, not the spec: a LocalQueue ``default`` takes the Jobs that name no queue.
     """
-    return view.stage in step.observed.queue or bool(queue_label(view))
+    return view.stage in observed.queue or bool(queue_label(view))
 
 
-def is_paused(step: Step, view: StageView) -> bool:
+def is_paused(observed: Observed, view: StageView) -> bool:
     """Return whether the operator, not Kueue and not a person, has suspended a stage's Job."""
-    if view.job is None or view.stage in step.observed.queue:
+    if view.job is None or view.stage in observed.queue:
         return False  # what was noted on a Job before Kueue had it says nothing any more
     return PAUSED_ANNOTATION in (view.job["metadata"].get("annotations") or {})
 
 
-def is_stopped_by_us(step: Step, view: StageView) -> bool:
+def is_stopped_by_us(observed: Observed, view: StageView) -> bool:
     """Return whether the operator has stopped a stage and may let it go on.
 
     A Job of Kueue's is started by Kueue alone: there the Workload tells it.
     """
-    queue = step.observed.queue.get(view.stage)
+    queue = observed.queue.get(view.stage)
     if queue is not None:
         return queue.is_paused_by_us and not view.has_ended
     is_suspended = view.state is StageState.SUSPENDED
-    return is_suspended and is_paused(step, view) and not is_kueues(step, view)
+    return is_suspended and is_paused(observed, view) and not is_kueues(observed, view)
 
 
 def wake(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
@@ -267,7 +271,7 @@ def wake(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     What the Job or its Workload says decides: the record of why it was stopped may be lost, or be
     over, as a limit is that somebody has raised.
     """
-    if spec.suspend or view.job is None or not is_stopped_by_us(step, view):
+    if spec.suspend or view.job is None or not is_stopped_by_us(step.observed, view):
         return False
     queue = step.observed.queue.get(view.stage)
     action: ResumeJob | ActivateWorkload | None = None

@@ -15,6 +15,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.pods.needs import restore_rendezvous
 from finetune_operator.finetunejob.pods.pausing import is_kueues
 from finetune_operator.finetunejob.state.actions import PauseJob, ResumeJob
+from finetune_operator.finetunejob.state.observed import Observed
 from finetune_operator.finetunejob.state.stages import TRAITS, StageView
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.finetunejob.state.trimmed import TrimmedPod
@@ -31,7 +32,7 @@ RELEASE_SECONDS = 300.0
 def let_go(step: Step, view: StageView) -> bool:
     """Stop a stage some of whose pods found no node for too long; return whether it was."""
     limit = step.config.placement_deadline_seconds
-    if not limit or view.job is None or is_kueues(step, view):
+    if not limit or view.job is None or is_kueues(step.observed, view):
         return False
     alive = [pod for pod in view.pods if pod["status"]["phase"] in ("Pending", "Running")]
     waits = [since for pod in alive if (since := _unplaced_since(pod)) is not None]
@@ -61,9 +62,9 @@ def let_go(step: Step, view: StageView) -> bool:
     return True
 
 
-def has_let_go(step: Step, view: StageView) -> bool:
+def has_let_go(observed: Observed, view: StageView) -> bool:
     """Return whether a suspended Job waits for its pods to find nodes, and for nobody's word."""
-    if is_kueues(step, view):
+    if is_kueues(observed, view):
         return False
     annotations = view.job["metadata"].get("annotations") or {} if view.job else {}
     return annotations.get(PAUSED_ANNOTATION) == PLACEMENT

@@ -1,17 +1,20 @@
-"""Whether a running job reports, and what is said if it does not. It runs on all the same.
+"""Whether a running job reports its progress. A job that does not runs on.
 
-A hang is found in the pod and ends it; what is told here is seen from afar, and may as well be a
-network that lets no report through.
+The pod itself detects a hang and ends. A missing report may also be lost in the network.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 from finetune_operator.finetunejob.state.stages import StageView
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
 
+Object = dict[str, Any]
+
 SILENCE_SECONDS = 120.0
-"""A stage that runs for so long without a progress push is told to be silent."""
+"""Running time without a progress push after which the condition says so."""
 
 STALE_SECONDS = 900.0
 """A report that is so old says nothing of the present. The pod itself takes its training to hang
@@ -27,7 +30,7 @@ def judge_reports(step: Step, view: StageView) -> tuple[Reason, str]:
     if last is None:
         silence = SILENCE_SECONDS - view.active_seconds
         if silence <= 0:
-            return Reason.RUNNING, f"Training. {silence_text(step)}"
+            return Reason.RUNNING, f"Training. {silence_text(step.config.progress_url)}"
         step.look_again(silence)
         return Reason.RUNNING, "Training."
     began = view.youngest_began
@@ -44,15 +47,15 @@ def judge_reports(step: Step, view: StageView) -> tuple[Reason, str]:
     )
 
 
-def has_heartbeat(step: Step) -> bool:
-    """Return whether progress was ever received."""
-    progress = (step.observed.job.get("status") or {}).get("progress") or {}
+def has_heartbeat(job: Object) -> bool:
+    """Return whether progress of a FineTuneJob was ever received."""
+    progress = (job.get("status") or {}).get("progress") or {}
     return bool(progress.get("lastHeartbeatTime"))
 
 
-def silence_text(step: Step) -> str:
-    """Return what may be the reason, in words."""
+def silence_text(progress_url: str) -> str:
+    """Return why no progress may arrive, in words."""
     return (
-        f"No progress was received: pods may not reach {step.config.progress_url}"
+        f"No progress was received: pods may not reach {progress_url}"
         " (NetworkPolicy?). The job is not affected."
     )

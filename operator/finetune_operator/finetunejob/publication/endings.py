@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from finetune_api.protocol.evaluation_result import EvaluateResult
@@ -10,8 +12,8 @@ from finetune_api.protocol.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.pods.pausing import stop_actions
 from finetune_operator.finetunejob.pods.silence import has_heartbeat, silence_text
-from finetune_operator.finetunejob.render.pod import memory_of
 from finetune_operator.finetunejob.state import results
+from finetune_operator.finetunejob.state.draft import JobDraft
 from finetune_operator.finetunejob.state.failure import Cause, latest_cause
 from finetune_operator.finetunejob.state.stages import TRAITS, StageView
 from finetune_operator.finetunejob.state.step import Step
@@ -62,9 +64,10 @@ def succeed(step: Step, view: StageView) -> None:
             draft.announce("DatasetReady", message, warning=True)
     elif isinstance(result, TrainResult):
         message = f"{results.training_text(result)}{results.score_text(result)}"
-        is_silent = step.config.progress_url and not has_heartbeat(step)
-        if is_silent and result.origin_step is None:
-            message = f"{message} {silence_text(step)}"
+        url = step.config.progress_url
+        is_silent = not has_heartbeat(step.observed.job)
+        if url and is_silent and result.origin_step is None:
+            message = f"{message} {silence_text(url)}"
         draft.conditions.set(kind, False, Reason.SUCCEEDED, message)
     else:
         # Stage publish tells of it too: it reads what the evaluation has stored.
@@ -106,9 +109,15 @@ def _take_tracking(step: Step, told: TrackingResult | None) -> None:
         draft.announce("TrackingFailed", message, warning=True)
 
 
-def cause_of_end(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause:
-    """Explain why the Job controller gave a stage up."""
-    cause = latest_cause(view.pods, memory=memory_of(spec, view.stage, step.config))
+def cause_of_end(view: StageView, *, memory: str, now: datetime) -> Cause:
+    """Explain why the Job controller gave a stage up.
+
+    Args:
+        view: The stage.
+        memory: Memory limit of its pods.
+        now: The present.
+    """
+    cause = latest_cause(view.pods, memory=memory)
     if cause is not None:
         return cause
     ending = view.failure_message or "The Job failed"
@@ -117,7 +126,7 @@ def cause_of_end(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause:
         failure_class=FailureClass.INTERNAL,
         reason=view.failure_reason or "JobFailed",
         message=message,
-        time=timestamp(view.ended_at or step.now),
+        time=timestamp(view.ended_at or now),
     )
 
 
@@ -160,7 +169,7 @@ def _end_without_verdict(step: Step, spec: FineTuneJobSpec) -> None:
         message=message,
         time=timestamp(step.now),
     )
-    step.draft.note_failure(cause, _last_begun(step).stage)
+    step.draft.note_failure(cause, _last_begun(step.views, step.draft).stage)
     fail(step, reason, message)
 
 
@@ -208,7 +217,7 @@ def _miss(step: Step, result: EvaluateResult) -> None:
 
 def close_progress(step: Step) -> None:
     """Show the end of the last stage that began: no push follows, and its last one may be lost."""
-    begun = _last_begun(step)
+    begun = _last_begun(step.views, step.draft)
     if begun.job is None and not step.draft.last_run(begun.stage):
         return
     progress: Object = {"stage": begun.stage.value, "percent": 100}
@@ -220,10 +229,10 @@ def close_progress(step: Step) -> None:
     step.draft.put_final_progress(progress, metrics)
 
 
-def _last_begun(step: Step) -> StageView:
+def _last_begun(views: Sequence[StageView], draft: JobDraft) -> StageView:
     """Return the last stage that has, or had, a Job."""
-    begun = [view for view in step.views if view.job or step.draft.last_run(view.stage)]
-    return begun[-1] if begun else step.views[0]
+    begun = [view for view in views if view.job or draft.last_run(view.stage)]
+    return begun[-1] if begun else views[0]
 
 
 def fail_stage(step: Step, view: StageView, cause: Cause) -> None:

@@ -41,7 +41,6 @@ from finetune_operator.finetunejob.state.decisions import (
 )
 from finetune_operator.finetunejob.state.results import is_verdict
 from finetune_operator.finetunejob.state.stages import StageView
-from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import Reason
 
 Status = Mapping[str, Any]
@@ -232,23 +231,31 @@ def has_work(stage: Stage, spec: FineTuneJobSpec, views: Sequence[StageView]) ->
     return stage is not Stage.PUBLISH or not any(is_verdict(view.result, spec) for view in views)
 
 
-def is_let(step: Step) -> bool:
-    """Return whether somebody's decision lets the candidate be published."""
-    return (step.draft.get(SECTION) or {}).get("decision") == "Approved"
+def is_approved(publication: Status | None) -> bool:
+    """Return whether ``status.publication`` records that somebody approved the publication."""
+    return (publication or {}).get("decision") == "Approved"
 
 
-def overrules(step: Step) -> bool:
-    """Return whether that decision does without all that is waited for; a panel's does not."""
-    return is_let(step) and not step.draft.get(SECTION).get("panel")
+def overrules(publication: Status | None) -> bool:
+    """Return whether this approval overrides all waits. A panel's result does not."""
+    return is_approved(publication) and not (publication or {}).get("panel")
 
 
-def decision_arguments(step: Step, stage: Stage) -> tuple[str, ...]:
-    """Return what the publishing pod is told of the decision that it goes by."""
-    if stage is not Stage.PUBLISH or not is_let(step):
+def decision_arguments(
+    stage: Stage, publication: Status | None, evaluation: Status | None
+) -> tuple[str, ...]:
+    """Return the arguments that tell the publishing pod which decision it goes by.
+
+    Args:
+        stage: The stage whose pod is rendered.
+        publication: ``status.publication``.
+        evaluation: ``status.evaluation``.
+    """
+    if stage is not Stage.PUBLISH or publication is None or not is_approved(publication):
         return ()
-    made: dict[str, Any] = step.draft.get(SECTION)
+    made, digest = publication, (evaluation or {})["digest"]
     told = {
-        "--evaluation-digest": step.draft.get("evaluation")["digest"],
+        "--evaluation-digest": digest,
         "--decided-by": made["by"],
         "--reason": made.get("reason") or "no reason given",
         "--approval": made["name"],
