@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side
+from finetune_trainer.evaluate.metrics.labels import looks_like_labels
 from finetune_trainer.prepare.checks.labels import MAX_LABELS, Labels, count_labels, tell_labels
 
 
@@ -43,6 +45,16 @@ def test_labels_are_counted_by_side_the_most_frequent_first() -> None:
 )
 def test_answers_that_are_no_labels_are_not_counted(rows: list[dict[str, Any]]) -> None:
     assert count_labels({Side.TRAIN: rows}) == Labels()
+
+
+@pytest.mark.parametrize(("number", "are_labels"), [(150, True), (200, True), (201, False)])
+def test_prepare_and_evaluation_agree_on_how_many_labels_there_may_be(
+    number: int, are_labels: bool
+) -> None:
+    answers = [f"l{i % number}" for i in range(4 * number)]
+    rows = [{"prompt": "q", "completion": answer} for answer in answers]
+    assert bool(count_labels({Side.TRAIN: rows}).counts) is are_labels
+    assert looks_like_labels([(answer,) for answer in answers]) is are_labels
 
 
 def talk(ending: str, *, is_split: bool) -> dict[str, Any]:

@@ -196,7 +196,7 @@ class DatasetReport(APIModel):
     trained: dict[str, TrainedReport] = Field(default_factory=dict)
     """By side: what the token files hold."""
     labels: list[LabelReport] = Field(default_factory=list)
-    """Where the answers are labels (at most 100, short): the most frequent first."""
+    """Where the answers are labels (at most 200, short): the most frequent first."""
 
     @property
     def num_leaked_prompts(self) -> int:

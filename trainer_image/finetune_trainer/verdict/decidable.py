@@ -14,6 +14,7 @@ from functools import partial
 from finetune_api.v1alpha1.evaluation.judging import most_scored
 from finetune_api.v1alpha1.evaluation.scoring import CORPUS_METRICS, JUDGE_METRICS, LOWER_IS_BETTER
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.held_out import HeldOut, HeldOutSide
 from finetune_trainer.errors import DataError
 from finetune_trainer.statistics.confidence import SLACK
@@ -30,8 +31,6 @@ from finetune_trainer.verdict.remedies import ADD, MORE_GROUPS, word_more
 
 LABEL_METRICS = ("exactMatch", "macroF1")
 REASON = "GoalUndecidable"
-MAX_LABELS = 200
-"""More are no labels to choose from."""
 
 
 def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+MAX_LABELS = 200
+"""More different answers are no labels to choose from."""
 MAX_LABEL_WORDS = 6
 MAX_UNSPACED_LETTERS = 30
 """Letters of scripts without spaces, which write a whole sentence as one word."""

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.data.answers.label_text import is_short_label
+from finetune_trainer.data.answers.label_text import MAX_LABELS, is_short_label
 from finetune_trainer.data.answers.label_text import normalize_label as normalize_label
 from finetune_trainer.evaluate.metrics.answers import Floats, Measured, References, mean_of
 from finetune_trainer.statistics.sums import Matrix, Sums
-
-MAX_LABELS = 200
 
 
 def looks_like_labels(references: References) -> bool:

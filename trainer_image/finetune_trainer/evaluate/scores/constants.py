@@ -16,12 +16,12 @@ import numpy as np
 
 from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.evaluation.scoring import ANSWER_METRICS, JUDGE_METRICS
+from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.answers.values import ABSENT, read_json_value
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.metrics.answers import Measured, References
 from finetune_trainer.evaluate.metrics.catalog import Settings
 from finetune_trainer.evaluate.metrics.labels import (
-    MAX_LABELS,
     looks_like_labels,
     normalize_label,
 )

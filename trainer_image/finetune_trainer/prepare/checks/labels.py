@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side, answer_of, prompt_of
 from finetune_trainer.prepare.checks.checks import Finding
 from finetune_trainer.prepare.rows.normal import normalise_text
 
-MAX_LABELS = 100
 MAX_SPELLINGS = 1000
 """With more different answers than these, they are texts."""
 MAX_LABEL_CHARACTERS = 64

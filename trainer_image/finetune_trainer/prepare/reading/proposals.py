@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.v1alpha1.spec.dataset import Columns, Source
+from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.answers.values import read_json_value
 from finetune_trainer.data.rows import BadRow, Side, answer_of
 from finetune_trainer.errors import DataError
@@ -40,7 +41,6 @@ from finetune_trainer.prepare.reading.formats.recognition import recognise_forma
 from finetune_trainer.prepare.reading.formats.turns import open_request
 from finetune_trainer.prepare.reading.formats.verdicts import are_verdicts
 
-MAX_LABELS = 100
 MAX_LABEL_CHARACTERS = 40
 
 _ANSWER_OF_FORMAT = {"PromptCompletion": "completion", "Alpaca": "output"}

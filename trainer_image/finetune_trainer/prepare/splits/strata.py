@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from finetune_api.v1alpha1.evaluation.judging import most_scored
 from finetune_api.v1alpha1.evaluation.scoring import CORPUS_METRICS, JUDGE_METRICS
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
+from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.statistics.needed import WANTED_HALF_WIDTH, count_wanted, widest_half
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 
     from finetune_trainer.prepare.rows.spool import RowKeys, RowMarks
 
-MAX_LABELS = 200
 MIN_ROWS_PER_LABEL = 5
 _LABELLED_SHARE = 0.95
 

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from finetune_trainer.data.answers.label_text import is_short_label, normalize_label
+from finetune_trainer.data.answers.label_text import MAX_LABELS, is_short_label, normalize_label
 
-MAX_LABELS = 200
-"""Labels that a prompt may name and a likelihood is computed of; the most frequent ones."""
 MAX_ANSWERS = 1000
 """That are drawn by chance, to know which are usual."""
 MAX_EXAMPLES = 8
@@ -44,7 +42,7 @@ class Material:
 
     Attributes:
         labels: Labels as they are written most often, the most frequent first; empty where answers
-            are no labels.
+            are no labels. A prompt names these, and a likelihood is computed of each.
         num_labels: How many there are on the train side, also beyond :data:`MAX_LABELS`.
         examples: Rows to show, the first one first.
         answers: Answers of rows drawn by chance.
