@@ -4,6 +4,9 @@ To read one field of an object, the API server copies the schemas of all its fie
 ``spec`` pays for two dozen of them each time it says ``self.``, at every write of a status too. The
 models state rules there, where they are read together; in the CRD each stands at the lowest place
 that holds all it reads, on the way to the field that its error names.
+
+What cannot be lowered and reads only fields that never change is judged once: a new object has no
+status, and one that has a status passes.
 """
 
 from __future__ import annotations
@@ -17,6 +20,12 @@ Schema = dict[str, Any]
 
 VALIDATIONS = "x-kubernetes-validations"
 
+FIXED = "self == oldSelf"
+"""The rule of a field that never changes."""
+ONCE = "has(self.status) || "
+"""What a rule begins with that is only for new objects."""
+
+_FIELD = re.compile(r"\bself\.(\w+)")
 _LITERAL = re.compile(r"'[^']*'")
 _INNERMOST = re.compile(r"\([^()]*\)|\[[^\[\]]*\]|\{[^{}]*\}")
 
@@ -25,8 +34,41 @@ def lowered(schema: Schema) -> Schema:
     """Return the schema with each rule as low as it may stand; what is refused stays the same."""
     result = copy.deepcopy(schema)
     _lower(result)
+    _judge_once(result)
     _complete_defaults(result)
     return result
+
+
+def _judge_once(schema: Schema) -> None:
+    """Move rules about fixed fields of ``spec`` to the root, where they see whether it is new."""
+    properties = schema.get("properties", {})
+    if not {"spec", "status"} <= set(properties):
+        return
+    spec = properties["spec"]
+    fixed = {name for name, field in spec["properties"].items() if _is_fixed(field)}
+    kept: list[Schema] = []
+    for validation in spec.pop(VALIDATIONS, []):
+        rule = validation["rule"]
+        if "oldSelf" not in rule and set(_FIELD.findall(rule)) <= fixed:
+            schema.setdefault(VALIDATIONS, []).append(_once(validation))
+        else:
+            kept.append(validation)
+    if kept:
+        spec[VALIDATIONS] = kept
+
+
+def _once(validation: Schema) -> Schema:
+    """Return a rule of ``spec`` as it reads at the root: for objects without a status."""
+    at_root = dict(validation, fieldPath=f".spec{validation.get('fieldPath', '')}")
+    for key in ("rule", "messageExpression"):
+        if key in validation:
+            at_root[key] = _FIELD.sub(r"self.spec.\1", validation[key])
+    at_root["rule"] = f"{ONCE}({at_root['rule']})"
+    return at_root
+
+
+def _is_fixed(field: Schema) -> bool:
+    return any(rule["rule"] == FIXED for rule in field.get(VALIDATIONS, []))
 
 
 def _complete_defaults(schema: Schema) -> None:

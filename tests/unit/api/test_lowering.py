@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from finetune_api.crd import CUSTOM_KINDS, CustomKind
-from finetune_api.schema.lowering import VALIDATIONS, lowered, narrowed
+from finetune_api.schema.lowering import FIXED, ONCE, VALIDATIONS, lowered, narrowed
 
 Schema = dict[str, Any]
 Place = tuple[str, ...]
@@ -81,6 +81,8 @@ def _unasked(node: Schema, rule: str) -> Iterator[str]:
 def _is_same(schema: Schema, origin: tuple[Place, Schema], moved: Schema, place: Place) -> bool:
     """Put the path back before what a rule reads, and a guard where an object may be missing."""
     start, rule = origin
+    if moved["rule"].startswith(ONCE) and start == ("spec",) and not place:
+        return _is_judged_once(rule, moved)
     if place[: len(start)] != start:
         return False
     path = ".".join(("self", *place[len(start) :]))
@@ -98,6 +100,25 @@ def _is_same(schema: Schema, origin: tuple[Place, Schema], moved: Schema, place:
         and raised["messageExpression"] == rule.get("messageExpression", "")
         and moved.get("reason") == rule.get("reason")
     )
+
+
+def _is_judged_once(rule: Schema, moved: Schema) -> bool:
+    keys = ("rule", "messageExpression")
+    raised = {key: re.sub(r"\bself\.", "self.spec.", rule.get(key, "")) for key in keys}
+    expected = {**raised, "rule": f"{ONCE}({raised['rule']})"}
+    return all(moved.get(key, "") == expected[key] for key in keys)
+
+
+def test_rules_about_what_never_changes_are_judged_once() -> None:
+    root = lowered(CUSTOM_KINDS[0].build_schema())
+    for rule in root["properties"]["spec"][VALIDATIONS]:
+        assert "oldSelf" in rule["rule"] or "self.budget" in rule["rule"], rule["rule"]
+    once = [rule for rule in root[VALIDATIONS] if rule["rule"].startswith(ONCE)]
+    for rule in once:
+        for name in re.findall(r"\bself\.spec\.(\w+)", rule["rule"]):
+            rules = root["properties"]["spec"]["properties"][name][VALIDATIONS]
+            assert FIXED in {each["rule"] for each in rules}, rule["rule"]
+    assert len(once) > 20
 
 
 def _node_at(schema: Schema, place: Place) -> Schema:
