@@ -10,7 +10,7 @@ from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels
-from finetune_trainer.prepare.checks.labels import MAX_LABELS, Labels, count_labels, tell_labels
+from finetune_trainer.prepare.checks.labels import Labels, count_labels, tell_labels
 
 
 def chat(answer: str | None, **more: Any) -> dict[str, Any]:
