@@ -100,16 +100,16 @@ pages: setup ## The pages for people in a real Chromium, if there is one (AXE=ax
 
 .PHONY: vllm-test
 vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answers with the evaluation's
-	@FINETUNE_VLLM_PYTHON="$$($(PYTHON) tools/vllm_venv.py)" $(PYTEST) tests/serving -s
+	@FINETUNE_VLLM_PYTHON="$$($(PYTHON) tools/locked_environment.py vllm)" $(PYTEST) tests/serving -s
 
 .PHONY: garak-test
 garak-test: setup ## Install vLLM and garak beside the project (11 GB) and have garak attack what vLLM serves
-	@FINETUNE_VLLM_PYTHON="$$($(PYTHON) tools/vllm_venv.py)" \
-		FINETUNE_GARAK_PYTHON="$$($(PYTHON) tools/garak_venv.py)" $(PYTEST) tests/serving/test_red_team.py -s
+	@FINETUNE_VLLM_PYTHON="$$($(PYTHON) tools/locked_environment.py vllm)" \
+		FINETUNE_GARAK_PYTHON="$$($(PYTHON) tools/locked_environment.py garak)" $(PYTEST) tests/serving/test_red_team.py -s
 
 .PHONY: tracking
 tracking: setup ## Install MLflow, TensorBoard and wandb beside the project (0.8 GB), tell them of runs and read those back
-	@FINETUNE_TRACKERS_PYTHON="$$($(PYTHON) tools/trackers_venv.py)" $(PYTEST) tests/tracking
+	@FINETUNE_TRACKERS_PYTHON="$$($(PYTHON) tools/locked_environment.py trackers)" $(PYTEST) tests/tracking
 
 .PHONY: verify
 verify: setup ## Generated files, lint, format, types, imports, spelling, prose

@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
-from families.chain import Outcome, run_chain
-from families.family import Family
-from families.labels import golden_path, show_family
-from families.table import FAMILIES
+from kit.families.chain import Outcome, run_chain
+from kit.families.family import Family
+from kit.families.labels import golden_path, show_family
+from kit.families.table import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "families.md"

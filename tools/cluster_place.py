@@ -24,9 +24,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(REPOSITORY / name) for name in ("tools", "operator", "trainer_image")]
 
 from demo import say  # noqa: E402
-from devcluster.binaries import program  # noqa: E402
 from devcluster.errors import DevclusterError  # noqa: E402
 from devcluster.existing import ExistingCluster, use_existing_cluster  # noqa: E402
+from devcluster.programs.binaries import program  # noqa: E402
 from finetune_trainer.errors import TrainerError  # noqa: E402
 from manifests import HelmNotFoundError  # noqa: E402
 
@@ -103,7 +103,7 @@ def find_place() -> Place:
         )
         if done.returncode:
             raise RuntimeError(f"`python -m devcluster {verb}` failed; its words are above")
-    from devcluster.node import Node, NodeOptions
+    from devcluster.node.node import Node, NodeOptions
     from devcluster.paths import cluster_dir
     from devcluster.state import load_state
 

@@ -49,8 +49,8 @@ def find_helm() -> Path:
     found = shutil.which(named)
     if found:
         return Path(found)
-    from devcluster.binaries import program
     from devcluster.errors import DevclusterError
+    from devcluster.programs.binaries import program
 
     try:
         return program("helm")

@@ -296,8 +296,8 @@ def is_out(workload: Body) -> bool:
 def main() -> int:
     """Record on a control plane of its own."""
     sys.path[:0] = [str(REPOSITORY / "tools")]
-    from devcluster.controlplane import start_control_plane
-    from devcluster.kueueprocess import start_kueue
+    from devcluster.kueue.beside import start_kueue
+    from devcluster.starting import start_control_plane
     from devcluster.teardown import remove_cluster
 
     cluster = start_control_plane(owner_pid=os.getpid())

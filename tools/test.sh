@@ -15,9 +15,9 @@ cd "$(dirname "$0")/.."
 PYTHON=.venv/bin/python
 LOG=build/devcluster-build.log
 # Those of the alerts start no cluster, but ask promtool, which is built meanwhile too.
-CLUSTER_TESTS=(tests/control_plane tests/devcluster tests/e2e tests/chart/test_alerts.py)
+CLUSTER_TESTS=(tests/control_plane tests/tools/devcluster tests/e2e tests/chart/test_alerts.py)
 # In this order: the first wants to begin and end nodes of its own, the others share one.
-NODE_TESTS=(tests/devcluster/test_{footprint,images,kueue,node}.py tests/e2e)
+NODE_TESTS=(tests/tools/devcluster/test_{footprint,images,kueue,node}.py tests/e2e)
 # What starts no cluster and runs in the second part, when one core has time for it.
 LATE_TESTS=(tests/cli tests/storage)
 SLOWEST=(--durations=15 --durations-min=15)
@@ -62,7 +62,7 @@ if [ -z "${CLUSTER_ONLY:-}" ]; then
   say "what starts no cluster; meanwhile what clusters need is built ($LOG)"
   # Fast unit tests by themselves: there torch is hidden, so that they stay fast.
   "$PYTHON" -m pytest tests/unit -m "not slow" --numprocesses 2 --dist worksteal || status=$?
-  "$PYTHON" -m pytest tests "${CLUSTER_TESTS[@]/#/--ignore=}" "${LATE_TESTS[@]/#/--ignore=}" \
+  "$PYTHON" -m pytest tests benchmarks/tests "${CLUSTER_TESTS[@]/#/--ignore=}" "${LATE_TESTS[@]/#/--ignore=}" \
     -m "not fast" --numprocesses 2 --dist worksteal "${SLOWEST[@]}" || status=$?
   if [ -n "$background" ]; then
     say "waiting until what clusters need is built"
@@ -74,7 +74,7 @@ fi
 say "API servers and a node, side by side; lines of the node's tests begin with 'node:'"
 in_background run_node_tests
 background=$!
-"$PYTHON" -m pytest tests/chart/test_alerts.py tests/control_plane tests/devcluster "${NODE_TESTS[@]/#/--ignore=}" "${SLOWEST[@]}" ||
+"$PYTHON" -m pytest tests/chart/test_alerts.py tests/control_plane tests/tools/devcluster "${NODE_TESTS[@]/#/--ignore=}" "${SLOWEST[@]}" ||
   status=$?
 if [ -z "${CLUSTER_ONLY:-}" ]; then
   say "what starts no cluster and was left for now"

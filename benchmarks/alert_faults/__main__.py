@@ -31,11 +31,13 @@ from benchmarks.alert_faults.scenarios import (
     World,
 )
 
-from control_plane.cluster import connection_of, install_crd, open_client
-from devcluster.binaries import ensure_built
-from devcluster.controlplane import ControlPlane, start_control_plane
-from devcluster.kueueprocess import start_kueue
+from devcluster.control_plane.controlplane import ControlPlane
+from devcluster.kueue.beside import start_kueue
+from devcluster.programs.binaries import ensure_built
+from devcluster.starting import start_control_plane
 from devcluster.teardown import remove_cluster
+from kit.cluster.chart import install_crd
+from kit.processes.operators import connection_of, open_client
 from manifests import find_helm, render_chart
 
 SPEED = 20.0

@@ -22,7 +22,7 @@ from benchmarks.alert_faults.operator import DEFECT
 from benchmarks.alert_faults.promtool import Labels
 from benchmarks.alert_faults.replica import Replica, running_replica
 
-from devcluster.controlplane import ControlPlane
+from devcluster.control_plane.controlplane import ControlPlane
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS

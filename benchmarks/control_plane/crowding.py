@@ -21,19 +21,16 @@ from benchmarks.control_plane.driver import JobDriver
 from benchmarks.control_plane.measure import FirstJobs, first_jobs, percentile
 from benchmarks.control_plane.world import World, until
 
-from finetune_api.meta import API_VERSION
 from finetune_api.protocol.trainer import Stage
-from finetune_api.v1alpha1.rules.sizes import MAX_PART_LENGTHS
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.connection import load_kubeconfig
-from finetune_operator.kube.api.resource import Object
 from finetune_operator.kube.api.transport import Transport
+from kit.cases.crowd import NUM_TRIALS, spec_at_the_limit, sweep_at_the_limit
+from kit.cluster.chart import render_chart
 from kit.cluster.simulation import finetunejob
-from manifests import render_chart
 
-NUM_TRIALS = 100
 NUM_PARALLEL_CREATES = 8
 NUM_ALONE = 10
 """Jobs of the other tenant before there is a crowd."""
@@ -42,51 +39,6 @@ PROBE_SECONDS = 2.0
 PATIENCE_SECONDS = 900.0
 TENANT = "tenant"
 RESOURCES = "finetunejobs.finetune.dev,finetunesweeps.finetune.dev"
-
-
-def spec_at_the_limit(name: str) -> Object:
-    """Return fields of a spec that are as large as they may be, in the dearest of characters."""
-    sign = "\u6f22"  # two bytes in memory, three on the wire
-    model, dataset, evaluation, pod_template = (
-        MAX_PART_LENGTHS[part] - 1200 for part in ("model", "dataset", "evaluation", "podTemplate")
-    )
-    text = name + sign * (dataset // 4)
-    source = {"uri": "s3://data/rows.csv", "template": text, "system": text}
-    return {
-        "model": {
-            "uri": "hf://HuggingFaceTB/SmolLM2-135M-Instruct",
-            "chatTemplate": {"text": name + sign * model},
-        },
-        "dataset": {"sources": [source, {**source, "uri": "s3://data/more.csv"}]},
-        "evaluation": {"jsonSchema": {"text": f'{{"title": "{name}{sign * evaluation}"}}'}},
-        "podTemplate": {
-            "env": [
-                {"name": f"APP_NOTE_{n}", "value": name + sign * (pod_template // 4)}
-                for n in range(4)
-            ]
-        },
-    }
-
-
-def sweep_at_the_limit(name: str, namespace: str) -> Object:
-    """Return a sweep whose trials are all under way at once."""
-    return {
-        "apiVersion": API_VERSION,
-        "kind": "FineTuneSweep",
-        "metadata": {"name": name, "namespace": namespace},
-        "spec": {
-            "template": finetunejob(name, namespace, **spec_at_the_limit(name))["spec"],
-            "parameters": [
-                {
-                    "path": "hyperparameters.learningRate",
-                    "logUniform": {"min": "1e-5", "max": "1e-2"},
-                }
-            ],
-            "trials": NUM_TRIALS,
-            "parallelism": NUM_TRIALS,
-            "objective": {"metric": "validationLoss"},
-        },
-    }
 
 
 async def measure_crowd(name: str, world: World, count: int) -> dict[str, Any]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-import orjson
 
 WRITES = frozenset({"create", "update", "patch", "delete"})
 
@@ -76,33 +74,6 @@ def _machine_ticks() -> tuple[int, int]:
     line = Path("/proc/stat").read_text().partition("\n")[0]
     ticks = [int(word) for word in line.split()[1:9]]  # guests are counted within the first
     return ticks[3] + ticks[4], sum(ticks)
-
-
-class AuditLog:
-    """The API server's audit log from a mark on."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0
-
-    def mark(self) -> None:
-        """Count only what comes from now on."""
-        self._offset = self._path.stat().st_size if self._path.exists() else 0
-
-    def entries(self, user_agent: str = "") -> list[dict[str, Any]]:
-        """Return the complete requests since the mark, of one user agent if named."""
-        return list(self.read(user_agent))
-
-    def read(self, user_agent: str = "") -> Iterator[dict[str, Any]]:
-        """Yield what `entries` returns, for logs that are larger than memory."""
-        with self._path.open("rb") as log:
-            log.seek(self._offset)
-            for line in log:
-                if not line.endswith(b"\n") or user_agent.encode() not in line:
-                    continue
-                entry = orjson.loads(line)
-                if entry.get("stage") == "ResponseComplete" and entry.get("objectRef"):
-                    yield entry
 
 
 def requests_by_kind(entries: Iterable[dict[str, Any]]) -> Counter[str]:

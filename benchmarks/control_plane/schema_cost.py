@@ -57,7 +57,8 @@ async def measure(crds: dict[str, Object], rounds: int) -> dict[str, list[float]
     Returns:
         Milliseconds of the API server's processor time per patch, one figure a round.
     """
-    from devcluster.controlplane import ControlPlaneOptions, start_control_plane
+    from devcluster.control_plane.controlplane import ControlPlaneOptions
+    from devcluster.starting import start_control_plane
     from devcluster.teardown import remove_cluster
     from finetune_operator.kube.api.client import KubeClient
     from finetune_operator.kube.api.connection import load_kubeconfig

@@ -16,7 +16,6 @@ from typing import Any
 import aiohttp
 import yaml
 from benchmarks.control_plane.measure import (
-    AuditLog,
     CpuMeter,
     Usage,
     num_writes,
@@ -24,8 +23,9 @@ from benchmarks.control_plane.measure import (
     usage_of,
 )
 
-from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
-from devcluster.kueueprocess import start_kueue
+from devcluster.control_plane.controlplane import ControlPlane, ControlPlaneOptions
+from devcluster.kueue.beside import start_kueue
+from devcluster.starting import start_control_plane
 from devcluster.teardown import remove_cluster
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.client import KubeClient
@@ -34,6 +34,7 @@ from finetune_operator.kube.api.errors import NotFound
 from finetune_operator.kube.api.resource import Resource
 from finetune_operator.kube.api.transport import Transport
 from kit.cluster.simulation import finetunejob
+from kit.processes.audit_log import AuditLog
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICE_ACCOUNTS = Resource(group="", version="v1", plural="serviceaccounts", kind="ServiceAccount")

@@ -20,9 +20,9 @@ from benchmarks.faults.runs import Runs
 from benchmarks.faults.storage import MOVES
 
 from devcluster import host
-from e2e.world import OPERATOR_LABEL, Job, apply, is_training
 from kit.processes import moved_clock
 from kit.processes.eventually import eventually
+from kit.processes.installation import OPERATOR_LABEL, Job, apply, is_training
 from manifests import NAMESPACE
 
 CONFIG_MAP = "moved-clock"

@@ -18,13 +18,14 @@ from benchmarks.faults.matrix import Outcome, WrongEnd
 from benchmarks.faults.recording import recorded
 from benchmarks.faults.runs import Runs
 
-from devcluster.images import load_images
-from devcluster.node import Node, NodeOptions, start_node
+from devcluster.node.images import load_images
+from devcluster.node.node import Node, NodeOptions
 from devcluster.paths import cluster_dir
+from devcluster.starting import start_node
 from devcluster.state import load_state
 from devcluster.teardown import remove_cluster
-from e2e.world import Job, Tenant, helm, install_operator
 from kit.processes.eventually import eventually
+from kit.processes.installation import Job, Tenant, helm, install_operator
 from kit.processes.stages import merge
 from manifests import NAMESPACE, RELEASE
 

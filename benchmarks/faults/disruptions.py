@@ -20,8 +20,8 @@ from benchmarks.faults.nodes import GRACE_SECONDS, SHORT_GRACE
 
 from devcluster import host
 from devcluster.errors import DevclusterError
-from devcluster.node import Node
-from e2e.world import OPERATOR_LABEL, Job, is_training
+from devcluster.node.node import Node
+from kit.processes.installation import OPERATOR_LABEL, Job, is_training
 from manifests import NAMESPACE, RELEASE
 
 MAX_LIFE_SECONDS = 5.0

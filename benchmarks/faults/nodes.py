@@ -18,8 +18,8 @@ from benchmarks.faults.matrix import Outcome, Row, WrongEnd
 from devcluster import host
 from devcluster.node.place import FIRST_NODE
 from devcluster.node.worker import Worker, add_worker
-from e2e.world import JOB_TIMEOUT_SECONDS, Job, is_training
 from kit.processes.eventually import eventually
+from kit.processes.installation import JOB_TIMEOUT_SECONDS, Job, is_training
 
 NODE = "second"
 GRACE_SECONDS = 10

@@ -16,9 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from devcluster.binaries import program
-from e2e.world import Job
+from devcluster.programs.binaries import program
 from finetune_api.names import JOB_LABEL
+from kit.processes.installation import Job
 
 FOLDER = Path(__file__).resolve().parents[2] / "tests/kit/cluster/traces"
 KINDS = ("jobs", "pods")

@@ -7,8 +7,8 @@ fastest on some of the rows. Bar: at most 1.0 of its time. Processor seconds sta
 time: other work on the machine changes them little.
 
 Rows come from the examples' generators, or from banking77 and e2e with ``--data``. vLLM, where it
-is installed (``tools/vllm_venv.py``), is asked by a script, and with ``--engine`` by the stage:
-that server takes the adapter beside its weights, which on a CPU takes it long.
+is installed (``tools/locked_environment.py vllm``), is asked by a script, and with ``--engine`` by
+the stage: that server takes the adapter beside its weights, which on a CPU takes it long.
 
 Usage: python benchmarks/trainer/evaluation_time.py [--data DIR] [--only CASE] [--questions N]
     [--no-vllm] [--engine] [--folder DIR]
@@ -45,7 +45,7 @@ from finetune_trainer.publish.merge import MergePlan, merge_adapter  # noqa: E40
 from kit.processes.stages import Workbench  # noqa: E402
 from kit.servers.ports import free_port  # noqa: E402
 from kit.servers.vllm_server import serve, stand_beside  # noqa: E402
-from vllm_venv import find_python  # noqa: E402
+from locked_environment import find_vllm  # noqa: E402
 
 PLAIN = Path(__file__).with_name("plain_generate.py")
 NUM_STEPS = 60
@@ -239,9 +239,9 @@ def time_vllm(bench: Workbench, samples: list[dict[str, Any]], task: dict[str, A
 
     Its updates beside the weights have no kernels for CPUs.
     """
-    python = find_python()
+    python = find_vllm()
     if python is None:
-        return "not installed (`python tools/vllm_venv.py`)"
+        return "not installed (`python tools/locked_environment.py vllm`)"
     prompts = [sample["prompt"] for sample in samples]
     said = []
     for side, folder in {"base": bench.model, "tuned": write_merged(bench)}.items():
@@ -274,7 +274,7 @@ def write_merged(bench: Workbench) -> Path:
 
 def time_engine(bench: Workbench) -> str:
     """Have the stage ask a server that stands beside it; say how long it took, its start too."""
-    python = find_python()
+    python = find_vllm()
     if python is None:
         return "not installed"
     served = bench.fork(bench.folder / "served", {"evaluation": {"engine": "VLLM"}})

@@ -14,11 +14,10 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import random
 import sys
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,43 +30,11 @@ from finetune_trainer.planning.architecture import Architecture, describe_archit
 from finetune_trainer.planning.headers import Stored  # noqa: E402
 from finetune_trainer.planning.memory import Memory, estimate_training, saved_bytes  # noqa: E402
 from finetune_trainer.planning.setup import Batch, Setup, attention_of  # noqa: E402
+from kit.models.measured_trainer import Case, make_trainer  # noqa: E402
 
 OVER, UNDER = 1.15, 0.95
 RESULT = ROOT / "benchmarks" / "results" / "memory.md"
 MIB = 2**20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """One model and one way to train it.
-
-    Attributes:
-        family: Name in :data:`FAMILIES`.
-        size: Changes to the family's configuration.
-        rows: Examples per micro batch.
-        length: Tokens per example.
-        setup: How it is trained.
-    """
-
-    family: str
-    size: dict[str, int] = field(default_factory=dict)
-    rows: int = 4
-    length: int = 128
-    setup: Setup
-
-    def __str__(self) -> str:
-        """Name the case in a table."""
-        setup = self.setup
-        words = [setup.adapter if setup.is_full else f"{setup.adapter} r{setup.rank}"]
-        words += ["bf16" if setup.bfloat16 else "fp32"]
-        words += ["drop"] if setup.dropout and not setup.is_full else []
-        words += ["ckpt"] if setup.checkpointing else []
-        words += ["padded"] if not setup.padding_free else []
-        words += ["acc 2"] if setup.accumulation else []
-        words += [f"saves {' '.join(setup.saved_modules)}"] if setup.saved_modules else []
-        words += [" ".join(setup.targets)] if "all-linear" not in setup.targets else []
-        words += [setup.attention] if setup.attention != "sdpa" else []
-        return " ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -195,87 +162,6 @@ def measure(case: Case) -> Outcome:
         peak=peak,
         saved=saved.largest,
     )
-
-
-def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
-    """Build our trainer over random examples that are all equally long."""
-    from datasets import Dataset
-
-    from finetune_trainer.model.adapters import build_lora_config
-    from finetune_trainer.train.ranks.sft import build_config, build_trainer
-    from finetune_trainer.train.ranks.whole import train_in_float32
-    from kit.models.tiny_tokenizer import make_tokenizer
-
-    job, recipe, rows = _make_job(case.setup), _make_recipe(case), _draw_rows(case)
-    dataset = Dataset.from_dict({"input_ids": rows, "labels": rows})
-    config = build_config(job, recipe, scratch, has_validation=False)
-    config.save_strategy = "no"
-    trainer = build_trainer(
-        job=job,
-        config=config,
-        model=model,
-        tokenizer=make_tokenizer(),
-        lora=build_lora_config(job.spec.method.adapter, model),
-        train=dataset,
-        validation=dataset.select([]),
-        callbacks=[],
-    )
-    train_in_float32(trainer.model, adapter=case.setup.adapter, strategy=recipe.strategy)
-    return trainer
-
-
-def _make_job(setup: Setup) -> Any:
-    from finetune_api.protocol.trainer import resolve_job
-    from finetune_api.v1alpha1.finetunejob import FineTuneJob
-
-    adapter = {
-        "type": setup.adapter,
-        "rank": setup.rank,
-        "dropout": "0.05" if setup.dropout else "0",
-        "targetModules": list(setup.targets),
-        "modulesToSave": list(setup.saved_modules),
-    }
-    body = {
-        "metadata": {"name": "memory"},
-        "spec": {
-            "model": {"uri": "file:///m"},
-            "dataset": {"sources": [{"uri": "file:///d"}]},
-            "output": {"uri": "file:///o"},
-            "resources": {"gpusPerNode": 1 if setup.use_gpu else 0},
-            "hyperparameters": {"maxSteps": 2},
-            "method": {"adapter": adapter},
-        },
-    }
-    return resolve_job(FineTuneJob.from_wire(body), namespace="n", uid="u")
-
-
-def _make_recipe(case: Case) -> Any:
-    from finetune_trainer.train.recipe.recipe import Recipe
-
-    setup, accumulation = case.setup, _num_accumulated(case)
-    return Recipe(
-        learning_rate=1e-4, global_batch_size=case.rows * accumulation,
-        micro_batch_size=case.rows, accumulation_steps=accumulation, world_size=1, total_steps=2,
-        epochs=1, strategy="DDP", bfloat16=setup.bfloat16,
-        activation_checkpointing=setup.checkpointing, padding_free=setup.padding_free,
-        packing=False, use_gpu=setup.use_gpu, estimated_memory_bytes=0, memory={},
-        available_memory_bytes=0, validation_interval=1,
-    )  # fmt: skip
-
-
-def _draw_rows(case: Case) -> list[list[int]]:
-    rng = random.Random(0)
-    rows = []
-    for index in range(2 * case.rows * _num_accumulated(case)):
-        # Padded batches get a mask only if some row is shorter.
-        short = not case.setup.padding_free and index % case.rows == 1
-        length = case.length // 2 if short else case.length
-        rows.append([rng.randrange(5, 200) for _ in range(length)])
-    return rows
-
-
-def _num_accumulated(case: Case) -> int:
-    return 2 if case.setup.accumulation else 1
 
 
 LORA = Setup(use_gpu=False)

@@ -1,46 +1,21 @@
-"""Fixtures for the chart: a helm binary, and the chart rendered with given values."""
+"""The chart is rendered by helm, and parts of it are installed on an API server."""
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from kit.cluster.chart import helm, render, run_helm
+from kit.cluster.devcluster import (
+    control_plane,
+    control_plane_factory,
+    namespace,
+    private_control_plane,
+)
 
-import pytest
-import yaml
-
-from manifests import HelmNotFoundError, find_helm, render_chart
-
-Objects = list[dict[str, Any]]
-Render = Callable[[dict[str, Any]], Objects]
-
-
-@pytest.fixture(scope="session")
-def helm() -> Path:
-    try:
-        return find_helm()
-    except HelmNotFoundError as error:
-        pytest.skip(str(error))
-
-
-@pytest.fixture
-def render(helm: Path, tmp_path: Path) -> Render:
-    """Render the chart with these values; raises RenderError where helm refuses."""
-
-    def render_values(values: dict[str, Any]) -> Objects:
-        path = tmp_path / "values.yaml"
-        path.write_text(yaml.safe_dump(values))
-        return render_chart(["--values", str(path)], helm=helm)
-
-    return render_values
-
-
-@pytest.fixture(scope="session")
-def run_helm(helm: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(helm), *arguments], capture_output=True, text=True, check=False, timeout=60
-        )
-
-    return run
+__all__ = [
+    "helm",
+    "render",
+    "run_helm",
+    "control_plane",
+    "control_plane_factory",
+    "namespace",
+    "private_control_plane",
+]

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from chart.conftest import Render
-from devcluster.binaries import ensure_built
-from devcluster.host import go_program
+from kit.cluster.chart import Render
+from kit.cluster.devcluster import ensure_built, go_program
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOK = "docs/how-to/troubleshooting.md"

@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry
 from pydantic.alias_generators import to_camel
 
 import finetune_operator
-from chart_readme import CHART, MissingCommentError, read_values, render_table, update
 from finetune_operator.config import OperatorConfig
 from finetune_operator.integrations.kueue.workload import MINIMUM_KUEUE, WORKLOADS
 from finetune_operator.kube.metrics import KubeMetrics
 from finetune_operator.tenants import NamespacePolicy
+from kit.cluster.chart import CHART, read_values
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES_TEXT = (CHART / "values.yaml").read_text()
@@ -50,18 +50,6 @@ def schemas(node: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[st
     yield path, node
     for name, child in node.get("properties", {}).items():
         yield from schemas(child, f"{path}.{name}".lstrip("."))
-
-
-def test_readme_lists_the_values() -> None:
-    readme = (CHART / "README.md").read_text()
-    assert update(readme, render_table(read_values(VALUES_TEXT))) == readme, (
-        "run python tools/chart_readme.py"
-    )
-
-
-def test_a_value_without_comment_is_named() -> None:
-    with pytest.raises(MissingCommentError, match=r"values.yaml:4: a\.c has no comment"):
-        read_values("a:\n  b: 1\n  c: 1\n".replace("  b", "  # -- documented\n  b"))
 
 
 def test_schema_refuses_unknown_fields_wherever_it_lists_fields() -> None:

@@ -16,10 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
-from control_plane.cluster import install_crd
+from kit.cluster.chart import CHART, install_crd, render_chart
 from kit.processes.eventually import eventually
 from kit.servers.ports import free_port
-from manifests import CHART, render_chart
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("helm")]
 ROOT = CHART.parent.parent

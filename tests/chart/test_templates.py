@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from chart.conftest import Objects, Render
 from finetune_operator.config import OperatorConfig
-from manifests import CHART, RenderError
+from kit.cluster.chart import CHART, Objects, Render, RenderError
 
 DEFAULT = {
     "CustomResourceDefinition/finetunejobs.finetune.dev",

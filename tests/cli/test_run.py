@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from devcluster.process import start_ticks
 from kit.cases.spec_cases import changed, minimal_job
+from kit.cluster.devcluster import start_ticks
 from kit.models.tiny_models import make_model
 from kit.processes.cli import Cli, Finished
 from kit.processes.disks import needs_root, small_disk

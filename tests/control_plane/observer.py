@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 from collections import defaultdict
 
-from control_plane.cluster import holds
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.resource import JOBS
 from finetune_operator.kube.cache.informer import Informer
+from kit.processes.operators import holds
 
 
 class Observer:

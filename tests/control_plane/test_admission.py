@@ -6,19 +6,19 @@ import json
 
 import pytest
 
-from control_plane.cluster import (
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from kit.cluster.chart import install_crd
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
     child_jobs,
     condition,
     connection_of,
     get_job,
-    install_crd,
     open_client,
     running_manager,
     test_config,
 )
-from finetune_operator.controllers.memory.caches import FINETUNEJOBS
-from kit.cluster.simulation import finetunejob
-from kit.processes.eventually import eventually_async
 
 GROUP = "admissionregistration.k8s.io/v1"
 JOBS = {"apiGroups": ["batch"], "apiVersions": ["v1"], "operations": ["CREATE"]}

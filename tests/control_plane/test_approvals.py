@@ -10,29 +10,26 @@ from pathlib import Path
 import pytest
 import yaml
 
-from control_plane.cluster import (
-    ROOT,
-    chart_objects,
-    child_jobs,
-    condition,
-    connection_of,
-    get_job,
-    install_crd,
-    is_of_people,
-    open_client,
-    running_manager,
-    test_config,
-)
 from control_plane.test_lifecycle import phase_is
 from finetune_operator.controllers.memory.approvals import FINETUNEAPPROVALS
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.cache import informer as informer_module
 from kit.cases.sweep_cases import minimal_sweep
+from kit.cluster.chart import NAMESPACE, chart_objects, install_crd, is_of_people
 from kit.cluster.kubelet import Kubelet
 from kit.cluster.simulation import finetunejob
 from kit.processes.cli import Cli
 from kit.processes.eventually import eventually, eventually_async
-from manifests import NAMESPACE
+from kit.processes.operators import (
+    ROOT,
+    child_jobs,
+    condition,
+    connection_of,
+    get_job,
+    open_client,
+    running_manager,
+    test_config,
+)
 
 DIGEST, OTHER = "d" * 64, "e" * 64  # the first is what the simulated kubelet reports
 REVIEWER, DEVELOPER, ROBOT = "rita@example.org", "dev@example.org", "git-robot"
@@ -63,7 +60,7 @@ class User:
     """Somebody with a kubeconfig of their own."""
 
     def __init__(self, cluster, namespace: str, name: str) -> None:
-        from devcluster.binaries import program
+        from kit.cluster.devcluster import program
 
         self.name = name
         self.kubeconfig = cluster.kubeconfig_for(name)

@@ -11,18 +11,7 @@ import uuid
 
 import pytest
 
-from control_plane.cluster import (
-    child_jobs,
-    connection_of,
-    get_job,
-    holds,
-    install_crd,
-    open_client,
-    running_manager,
-    test_config,
-)
 from control_plane.observer import Observer
-from devcluster.existing import use_existing_cluster
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.client import KubeClient
@@ -31,9 +20,20 @@ from finetune_operator.kube.api.transport import Transport
 from finetune_operator.kube.cache.informer import Informer
 from finetune_operator.kube.clock import SystemClock
 from finetune_operator.manager import Manager
+from kit.cluster.chart import install_crd
+from kit.cluster.devcluster import use_existing_cluster
 from kit.cluster.kubelet import Kubelet
 from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
+    child_jobs,
+    connection_of,
+    get_job,
+    holds,
+    open_client,
+    running_manager,
+    test_config,
+)
 
 NAMESPACES = Resource(
     group="", version="v1", plural="namespaces", kind="Namespace", namespaced=False

@@ -5,23 +5,18 @@ from __future__ import annotations
 import secrets
 
 import pytest
-from benchmarks.control_plane.crowding import spec_at_the_limit, sweep_at_the_limit
 
-from control_plane.cluster import (
-    connection_of,
-    install_crd,
-    open_client,
-    running_manager,
-    test_config,
-)
 from finetune_api.names import JOB_LABEL
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.kube.api.errors import Invalid
 from finetune_operator.kube.api.resource import JOBS
+from kit.cases.crowd import spec_at_the_limit, sweep_at_the_limit
+from kit.cluster.chart import install_crd
 from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually_async
+from kit.processes.operators import connection_of, open_client, running_manager, test_config
 
 NUM_SMALL, NUM_LARGE = 100, 20
 REQUESTS_PER_SECOND = 40

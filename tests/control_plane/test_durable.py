@@ -6,17 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from control_plane.cluster import (
-    condition,
-    connection_of,
-    event_reasons,
-    get_job,
-    holds,
-    install_crd,
-    open_client,
-    running_manager,
-    test_config,
-)
 from control_plane.test_lifecycle import phase_is
 from control_plane.test_progress import push, token_of
 from finetune_api.protocol.termination import TerminationMessage
@@ -26,9 +15,20 @@ from finetune_operator.finetunejob.pods import outages
 from finetune_operator.kube.api.errors import NotFound
 from finetune_operator.kube.api.resource import JOBS, PODS
 from finetune_operator.kube.clock import to_timestamp
+from kit.cluster.chart import install_crd
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.simulation import ended_status, finetunejob, waiting_status
 from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
+    condition,
+    connection_of,
+    event_reasons,
+    get_job,
+    holds,
+    open_client,
+    running_manager,
+    test_config,
+)
 
 NUM_EVICTIONS = 60
 NUM_WITH_STEPS = 20

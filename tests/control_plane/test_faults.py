@@ -8,24 +8,24 @@ import random
 import aiohttp
 import pytest
 
-from control_plane.cluster import (
+from control_plane.fault_proxy import FaultProxy
+from control_plane.observer import Observer
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from kit.cluster.chart import install_crd
+from kit.cluster.kubelet import Kubelet, success
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
     OperatorProcess,
     child_jobs,
     condition,
     connection_of,
     get_job,
     holds,
-    install_crd,
     open_client,
     running_manager,
     test_config,
 )
-from control_plane.fault_proxy import FaultProxy
-from control_plane.observer import Observer
-from finetune_operator.controllers.memory.caches import FINETUNEJOBS
-from kit.cluster.kubelet import Kubelet, success
-from kit.cluster.simulation import finetunejob
-from kit.processes.eventually import eventually_async
 from kit.servers.ports import free_port
 
 

@@ -15,18 +15,6 @@ from dataclasses import replace
 
 import pytest
 
-from control_plane.cluster import (
-    chart_objects,
-    child_jobs,
-    condition,
-    connection_of,
-    get_job,
-    install_crd,
-    is_of_people,
-    open_client,
-    running_manager,
-    test_config,
-)
 from control_plane.test_approvals import User, approval, bind
 from control_plane.test_lifecycle import phase_is
 from finetune_api.protocol.trainer import JOB_DIGEST_ARGUMENT
@@ -35,9 +23,19 @@ from hostile import trial
 from hostile.generator import attacks
 from hostile.places import SHIPPED
 from hostile.test_oracle import mounted, written
+from kit.cluster.chart import chart_objects, install_crd, is_of_people
 from kit.cluster.kubelet import Fate, Kubelet
 from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually, eventually_async
+from kit.processes.operators import (
+    child_jobs,
+    condition,
+    connection_of,
+    get_job,
+    open_client,
+    running_manager,
+    test_config,
+)
 
 MALLORY = "mallory@example.org"
 NUM_ATTACKS = 300
@@ -70,7 +68,7 @@ def dry_run(tenant: User, body: dict) -> tuple[bool, str]:
 
 def store_all(tenant: User, namespace: str, bodies: list[dict]) -> list[dict]:
     """Return what the API server would store of some objects, without kubectl's own checks."""
-    from devcluster.binaries import program
+    from kit.cluster.devcluster import program
 
     listed = {"apiVersion": "v1", "kind": "List", "items": bodies}
     command = [str(program("kubectl")), "--kubeconfig", str(tenant.kubeconfig), "-n", namespace]

@@ -450,7 +450,7 @@ async def test_events_show_in_describe_with_their_count(client, control_plane, n
 async def test_leader_paused_beyond_its_lease_writes_nothing_when_it_wakes(
     client, control_plane, namespace
 ):
-    script = Path(__file__).parents[1] / "support" / "lease_holder.py"
+    script = Path(__file__).parents[1] / "kit" / "cluster" / "lease_holder.py"
     operator = Path(__file__).parents[2] / "operator"
     old = await asyncio.create_subprocess_exec(
         sys.executable,

@@ -8,27 +8,29 @@ import os
 
 import pytest
 
-from control_plane.cluster import (
-    condition,
-    connection_of,
-    event_reasons,
-    get_job,
-    install_crd,
-    open_client,
-    running_manager,
-    test_config,
-)
-from devcluster.controlplane import start_control_plane
-from devcluster.kueueprocess import start_kueue
-from devcluster.teardown import remove_cluster
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.integrations.kueue.workload import WORKLOADS
 from finetune_operator.kube.api.errors import Invalid
-from kit.cluster.devcluster import skip_where_unfit_for_control_plane
+from kit.cluster.chart import install_crd
+from kit.cluster.devcluster import (
+    remove_cluster,
+    skip_where_unfit_for_control_plane,
+    start_control_plane,
+    start_kueue,
+)
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
+    condition,
+    connection_of,
+    event_reasons,
+    get_job,
+    open_client,
+    running_manager,
+    test_config,
+)
 
 pytestmark = pytest.mark.slow
 

@@ -6,27 +6,27 @@ from datetime import UTC, datetime
 
 import pytest
 
-from control_plane.cluster import (
-    child_jobs,
-    condition,
-    connection_of,
-    event_reasons,
-    get_job,
-    holds,
-    install_crd,
-    open_client,
-    running_manager,
-    test_config,
-)
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.status.job import FineTuneJobStatus
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.errors import Invalid, NotFound
 from finetune_operator.kube.api.resource import CONFIG_MAPS, JOBS, PODS, SERVICES
+from kit.cluster.chart import install_crd
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.simulation import ended_status, finetunejob, waiting_status
 from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
+    child_jobs,
+    condition,
+    connection_of,
+    event_reasons,
+    get_job,
+    holds,
+    open_client,
+    running_manager,
+    test_config,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

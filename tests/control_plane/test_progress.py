@@ -5,22 +5,22 @@ from __future__ import annotations
 import aiohttp
 import pytest
 
-from control_plane.cluster import (
-    connection_of,
-    get_job,
-    holds,
-    install_crd,
-    open_client,
-    running_manager,
-    test_config,
-)
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.resource import PODS
 from finetune_operator.progress import endpoint
+from kit.cluster.chart import install_crd
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
+    connection_of,
+    get_job,
+    holds,
+    open_client,
+    running_manager,
+    test_config,
+)
 
 
 @pytest.fixture(scope="module", autouse=True)

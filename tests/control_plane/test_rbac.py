@@ -6,18 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
-from benchmarks.control_plane.measure import AuditLog
 
-from control_plane.cluster import (
-    ROOT,
-    OperatorProcess,
-    connection_of,
-    get_job,
-    holds,
-    install_crd,
-    open_client,
-)
 from control_plane.test_faults import free_port
 from control_plane.test_lifecycle import pod_is_stuck_in_deletion
 from control_plane.test_progress import push, token_of
@@ -33,10 +22,19 @@ from finetune_operator.finetunejob.render.config import render_config_map
 from finetune_operator.finetunejob.render.service import render_service
 from finetune_operator.kube.api.errors import NotFound
 from finetune_operator.kube.api.resource import CONFIG_MAPS, EVENTS, JOBS, PODS, SERVICES, Resource
+from kit.cluster.chart import HelmNotFoundError, install_crd, render_chart
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.rights import rules_of, used
 from kit.cluster.simulation import ended_status, finetunejob, waiting_status
+from kit.processes.audit_log import AuditLog
 from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
+    OperatorProcess,
+    connection_of,
+    get_job,
+    holds,
+    open_client,
+)
 
 USER = "system:serviceaccount:finetune-system:finetune-operator"
 BINDINGS = Resource(group="", version="v1", plural="bindings", kind="Binding")
@@ -44,22 +42,14 @@ BINDINGS = Resource(group="", version="v1", plural="bindings", kind="Binding")
 
 def rendered_rbac() -> list[dict]:
     """Render the chart's roles with Helm."""
-    from devcluster import host
-    from devcluster.binaries import program
-
     try:
-        helm = program("helm")
-    except Exception as error:  # the binary is built on request only
-        pytest.skip(f"helm is not built: {error}")
-    command = [
-        str(helm), "template", "finetune-operator", str(ROOT / "charts" / "finetune-operator"),
-        "--namespace", "finetune-system", "--set", "kueue.enabled=false",
-    ]  # fmt: skip
-    documents = yaml.safe_load_all(host.run(command).stdout)
+        documents = render_chart(["--set", "kueue.enabled=false"])
+    except HelmNotFoundError as error:
+        pytest.skip(str(error))
     return [
         document
         for document in documents
-        if document and document["apiVersion"].startswith("rbac.authorization.k8s.io")
+        if document["apiVersion"].startswith("rbac.authorization.k8s.io")
     ]
 
 

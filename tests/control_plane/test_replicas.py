@@ -6,14 +6,15 @@ import signal
 
 import pytest
 
-from control_plane.cluster import OperatorProcess, connection_of, install_crd, open_client
 from control_plane.observer import Observer
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.errors import NotFound
 from finetune_operator.kube.api.resource import LEASES
+from kit.cluster.chart import install_crd
 from kit.cluster.kubelet import Kubelet, success
 from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually_async
+from kit.processes.operators import OperatorProcess, connection_of, open_client
 
 LEASE = {
     "leaseDurationSeconds": 4,

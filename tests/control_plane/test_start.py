@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import aiohttp
 
-from control_plane.cluster import (
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from kit.cluster.chart import install_crd
+from kit.cluster.kubelet import Kubelet, success
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
     OperatorProcess,
     condition,
     connection_of,
     get_job,
     holds,
-    install_crd,
     open_client,
 )
-from finetune_operator.controllers.memory.caches import FINETUNEJOBS
-from kit.cluster.kubelet import Kubelet, success
-from kit.cluster.simulation import finetunejob
-from kit.processes.eventually import eventually_async
 from kit.servers.ports import free_port
 
 NAMESPACE = "default"

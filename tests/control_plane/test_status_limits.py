@@ -4,17 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from control_plane.cluster import (
-    child_jobs,
-    connection_of,
-    event_reasons,
-    get_job,
-    holds,
-    install_crd,
-    open_client,
-    running_manager,
-    test_config,
-)
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
@@ -24,10 +13,21 @@ from finetune_operator.finetunesweep.draft import STATUS as SWEEP_STATUS
 from finetune_operator.kube.api.errors import Invalid, KubeError, NotFound
 from finetune_operator.kube.api.resource import Resource
 from kit.builders.sweeps import sweep as sweep_of
+from kit.cluster.chart import install_crd
 from kit.cluster.crd import status_at_limits
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.simulation import ended_status, finetunejob, result_of
 from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
+    child_jobs,
+    connection_of,
+    event_reasons,
+    get_job,
+    holds,
+    open_client,
+    running_manager,
+    test_config,
+)
 
 ADMISSION = {"group": "admissionregistration.k8s.io", "version": "v1", "namespaced": False}
 POLICIES = Resource(

@@ -13,16 +13,6 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from control_plane.cluster import (
-    ROOT,
-    condition,
-    connection_of,
-    holds,
-    install_crd,
-    open_client,
-    running_manager,
-    test_config,
-)
 from control_plane.test_crashes import Island, run_until_death
 from finetune_api.meta import SWEEP_KIND
 from finetune_api.names import Owner
@@ -39,10 +29,20 @@ from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
 from finetune_operator.kube.api.errors import NotFound
 from finetune_operator.kube.cache import informer as informer_module
 from kit.cases.sweep_cases import RATE, SWEEP_CASES, SweepCase, minimal_sweep
+from kit.cluster.chart import install_crd
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.raw_api import MERGE, RawApi
 from kit.cluster.simulation import ended_status, finetunejob, result_of
 from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
+    ROOT,
+    condition,
+    connection_of,
+    holds,
+    open_client,
+    running_manager,
+    test_config,
+)
 
 LOSSES = {"rates-t1": "1.5", "rates-t2": "1.2", "rates-t3": "0.9", "rates-t4": "1.1"}
 BEST = "rates-t3"

@@ -8,7 +8,6 @@ import subprocess
 
 import pytest
 
-from control_plane.cluster import chart_objects, install_crd
 from finetune_api.schema.sizes import varying_length
 from finetune_api.schema.structural import schema_of
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
@@ -16,6 +15,7 @@ from finetune_api.v1alpha1.rules.sizes import MAX_PART_LENGTHS
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.pods.admission import find_violations
+from kit.cluster.chart import chart_objects, install_crd
 from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually
 
@@ -156,7 +156,7 @@ class Server:
     """The API server with the chart's policy for one namespace."""
 
     def __init__(self, cluster, namespace: str) -> None:
-        from devcluster.binaries import program
+        from kit.cluster.devcluster import program
 
         self.namespace = namespace
         self._kubectl = [str(program("kubectl")), "--kubeconfig", str(cluster.kubeconfig)]

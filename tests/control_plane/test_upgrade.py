@@ -16,7 +16,16 @@ from pathlib import Path
 import pytest
 import yaml
 
-from control_plane.cluster import (
+from control_plane.test_lifecycle import last_words
+from control_plane.test_replicas import LEASE, holder
+from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.kube.api.resource import PODS
+from kit.cluster.chart import HelmNotFoundError, find_helm, install_crd
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.simulation import ended_status, finetunejob, success_text
+from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
     ROOT,
     OperatorProcess,
     child_jobs,
@@ -24,20 +33,10 @@ from control_plane.cluster import (
     event_reasons,
     get_job,
     holds,
-    install_crd,
     open_client,
     running_manager,
     test_config,
 )
-from control_plane.test_lifecycle import last_words
-from control_plane.test_replicas import LEASE, holder
-from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
-from finetune_operator.controllers.memory.caches import FINETUNEJOBS
-from finetune_operator.kube.api.resource import PODS
-from kit.cluster.kubelet import Fate, Kubelet, success
-from kit.cluster.simulation import ended_status, finetunejob, success_text
-from kit.processes.eventually import eventually_async
-from manifests import HelmNotFoundError, find_helm
 
 CHART = ROOT / "charts" / "finetune-operator"
 CRD = "crds/finetunejobs.yaml"

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from control_plane.cluster import chart_objects, install_crd
 from control_plane.test_approvals import User, bind
+from kit.cluster.chart import chart_objects, install_crd
 from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually
 
@@ -34,7 +34,7 @@ def uids_of(control_plane, kind: str) -> dict[str, str]:
 
 def level_of(control_plane, user: User, *arguments: str, body: dict | None = None) -> str:
     """Return the name of the FlowSchema that the API server put a request under."""
-    from devcluster.binaries import program
+    from kit.cluster.devcluster import program
 
     command = [str(program("kubectl")), "--kubeconfig", str(user.kubeconfig), "-v=8", *arguments]
     done = subprocess.run(

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from benchmarks.control_plane.measure import AuditLog
 
-from devcluster.node import Node
-from e2e.world import Body, Tenant, helm, install_operator, limit_disk
+from kit.cluster.chart import NAMESPACE, RELEASE
+from kit.cluster.devcluster import Node
 from kit.models.tiny_models import make_model
+from kit.processes.audit_log import AuditLog
+from kit.processes.installation import Body, Tenant, helm, install_operator, limit_disk
 from kit.processes.stages import Workbench, write_rows
-from manifests import NAMESPACE, RELEASE
 
 BUCKETS = {"team-a": "team-a", "team-b": "team-b", "strict": "team-a", "cramped": "team-a"}
 STRICT_RELEASE = "finetune-strict"  # its own names and Lease: two installations side by side

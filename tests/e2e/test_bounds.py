@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from devcluster.errors import DevclusterError
-from e2e.world import Body, Job, Tenant, apply
+from kit.cluster.devcluster import DevclusterError
+from kit.processes.installation import Body, Job, Tenant, apply
 
 pytestmark = pytest.mark.slow
 

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from devcluster.binaries import program
-from devcluster.node import Node
 from e2e.world import JOB_TIMEOUT_SECONDS, RESUMED, Body, Job, Tenant, is_training
+
+from devcluster.node import Node
 from finetune_cli.local.verify import make_access
 from finetune_cli.reports.reviews import Source, open_review
+from kit.cluster.devcluster import Node, program
 from kit.processes.eventually import eventually
+from kit.processes.installation import JOB_TIMEOUT_SECONDS, RESUMED, Body, Job, Tenant, is_training
 from kit.reports.reviews import verdicts_of
 
 pytestmark = pytest.mark.slow

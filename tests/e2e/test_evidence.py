@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.world import Body, Job, Tenant, apply
 from kit.processes.eventually import eventually
+from kit.processes.installation import Body, Job, Tenant, apply
 
 pytestmark = pytest.mark.slow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.world import DISK, SECRET, Body, Job, Tenant, apply, secret_manifest
+from kit.processes.installation import DISK, SECRET, Body, Job, Tenant, apply, secret_manifest
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from devcluster.errors import DevclusterError
-from e2e.world import JOB_TIMEOUT_SECONDS, POLL_SECONDS, Body, Job, Tenant, apply
+from kit.cluster.devcluster import DevclusterError
 from kit.processes.eventually import eventually
+from kit.processes.installation import JOB_TIMEOUT_SECONDS, POLL_SECONDS, Body, Job, Tenant, apply
 
 pytestmark = pytest.mark.slow
 

@@ -6,12 +6,13 @@ import json
 import os
 
 import pytest
-
 from e2e.world import RESUMED, Body, Job, Tenant, is_training
+
 from finetune_cli.local.verify import verify_uri
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.storage import open_store
 from kit.processes.eventually import eventually
+from kit.processes.installation import RESUMED, Body, Job, Tenant, is_training
 from kit.processes.stages import Workbench
 
 pytestmark = pytest.mark.slow

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from devcluster.node import Node
 from e2e.test_cli import Shell
-from e2e.world import RESUMED, Body, Job, Tenant, apply, is_training
+from kit.cluster.devcluster import Node
 from kit.processes.eventually import eventually
+from kit.processes.installation import RESUMED, Body, Job, Tenant, apply, is_training
 
 pytestmark = pytest.mark.slow
 

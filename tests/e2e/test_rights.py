@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from benchmarks.control_plane.measure import AuditLog
 
-from devcluster.node import Node
-from e2e.world import OPERATOR_LABEL
+from kit.cluster.chart import NAMESPACE
+from kit.cluster.devcluster import Node
 from kit.cluster.rights import rules_of, used
-from manifests import NAMESPACE
+from kit.processes.audit_log import AuditLog
+from kit.processes.installation import OPERATOR_LABEL
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from families.chain import run_chain
-from families.family import Family
-from families.table import FAMILIES
+from kit.families.chain import run_chain
+from kit.families.family import Family
+from kit.families.table import FAMILIES
 from kit.models.real_tokenizers import TokenizerUnavailableError
 
 CHOSEN = [family for family in FAMILIES if family.in_every_test_run]

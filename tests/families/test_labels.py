@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from families.family import Family
-from families.labels import encode_prompt, encode_row, golden_path, show_family, spans_of
-from families.rows import Shape, answers_of, shapes_of
-from families.table import FAMILIES
 from finetune_api.messages.prompt_template import find_chat_template_error
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.model.encoding import Encoded
+from kit.families.family import Family
+from kit.families.labels import encode_prompt, encode_row, golden_path, show_family, spans_of
+from kit.families.rows import Shape, answers_of, shapes_of
+from kit.families.table import FAMILIES
 from kit.models.real_tokenizers import TokenizerUnavailableError
 
 
@@ -46,7 +46,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 def test_labels_are_those_of_the_file_that_was_read(case: Case) -> None:
     shown = show_family(case.family, case.tokenizer)
     assert shown == golden_path(case.family).read_text(encoding="utf-8"), (
-        "read the difference; if it is right, python -m families.labels writes the files anew"
+        "read the difference; if it is right, python -m kit.families.labels writes the files anew"
     )
 
 

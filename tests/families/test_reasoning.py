@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from families.family import Family
-from families.labels import encode_prompt, encode_row, spans_of, stop_ids_of
-from families.rows import ASKS_FRANCE, PARIS, TOOL_TURNS, WEATHER_TOOL, Shape
-from families.table import FAMILIES
 from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import Encoder
+from kit.families.family import Family
+from kit.families.labels import encode_prompt, encode_row, spans_of, stop_ids_of
+from kit.families.rows import ASKS_FRANCE, PARIS, TOOL_TURNS, WEATHER_TOOL, Shape
+from kit.families.table import FAMILIES
 from kit.models.real_tokenizers import TokenizerUnavailableError
 
 WHY = "France, so Paris."

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from families.labels import encode_row, spans_of
-from families.rows import ASKS_FRANCE, ASKS_ITALY, PARIS, ROME, SYSTEM, Shape
-from families.table import FAMILIES
+from kit.families.labels import encode_row, spans_of
+from kit.families.rows import ASKS_FRANCE, ASKS_ITALY, PARIS, ROME, SYSTEM, Shape
+from kit.families.table import FAMILIES
 from kit.models.real_tokenizers import TokenizerUnavailableError
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from base_model import NAME, ensure_model
+from kit.models.base_model import NAME, ensure_model
 from kit.processes.stages import Workbench
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "01-headline-sentiment"

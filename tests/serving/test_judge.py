@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from base_model import NAME, ensure_model
 from finetune_trainer.evaluate.sources.judge.endpoint import (
     CallRefused,
     JudgeEndpoint,
     JudgeRefuses,
 )
+from kit.models.base_model import NAME, ensure_model
 from kit.processes.stages import Workbench
 from kit.servers.vllm_server import NEEDS_VLLM, PYTHON, VllmServer, serve
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from base_model import NAME
+from kit.models.base_model import NAME
 from kit.processes.stages import Workbench
 from kit.servers.vllm_server import LEAST_EQUAL, NEEDS_VLLM, PYTHON, VllmServer, serve
 

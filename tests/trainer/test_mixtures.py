@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from benchmarks.trainer.memory import Case, make_trainer
 
 from finetune_trainer.planning.experts import trains_router
 from finetune_trainer.planning.setup import Setup
 from finetune_trainer.train.recipe.selection import VALIDATION_LOSS
+from kit.models.measured_trainer import Case, make_trainer
 
 SIZE: dict[str, Any] = {
     "vocab_size": 256,

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from benchmarks.trainer.memory import Case, make_trainer
 from safetensors.torch import load_file
 
 from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.model.adapters import build_lora_config
 from finetune_trainer.planning.setup import Setup
 from finetune_trainer.train.ranks.whole import train_in_float32
+from kit.models.measured_trainer import Case, make_trainer
 
 SIZE: dict[str, Any] = {
     "vocab_size": 256,

@@ -1,4 +1,4 @@
-"""The layout: source roots that are not packages, and imports that stay cheap."""
+"""The layout: source roots that are not packages, arrows between folders, cheap imports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,49 @@ def test_source_roots_do_not_shadow_the_standard_library() -> None:
     assert not (ROOT / "operator" / "__init__.py").exists()
     assert not (ROOT / "trainer_image" / "__init__.py").exists()
     assert operator.__file__.startswith(sysconfig.get_paths()["stdlib"])
+
+
+def names_in(folder: str) -> set[str]:
+    """Return the modules and packages that a folder on the path offers."""
+    return {
+        each.stem for each in (ROOT / folder).iterdir() if each.is_dir() or each.suffix == ".py"
+    }
+
+
+IMPORT = re.compile(r"^ *(?:from|import) ([\w.]+)", re.MULTILINE)
+TOOLS = names_in("tools")
+TESTS = names_in("tests") - {"kit", "tools"}
+
+
+def imports(folder: str, *others: str) -> Iterator[tuple[str, str]]:
+    """Yield (file, imported module) of a folder, those below `others` left out."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        file = str(path.relative_to(ROOT))
+        if file.startswith(others):
+            continue
+        for module in IMPORT.findall(path.read_text(encoding="utf-8")):
+            yield file, module
+
+
+def test_tests_reach_tools_and_benchmarks_by_no_import_of_their_own() -> None:
+    own = [(f, m) for f, m in imports("tests", "tests/kit/", "tests/tools/") if root_of(m) in TOOLS]
+    inner = [(f, m) for f, m in imports("tests/kit") if root_of(m) in TOOLS and "." in m]
+    measured = [(f, m) for f, m in imports("tests") if root_of(m) == "benchmarks"]
+    assert own + inner + measured == []
+
+
+def test_the_kit_and_benchmarks_and_tools_import_no_test() -> None:
+    folders = ("tests/kit", "benchmarks", "tools")
+    assert [(f, m) for each in folders for f, m in imports(each) if root_of(m) in TESTS] == []
+
+
+def test_tools_import_neither_the_kit_nor_benchmarks() -> None:
+    found = [(f, m) for f, m in imports("tools") if root_of(m) in {"kit", "benchmarks"}]
+    assert found == []
+
+
+def root_of(module: str) -> str:
+    return module.partition(".")[0]
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from devcluster import commands
-from devcluster.binaries import BUILDS
 from devcluster.errors import DevclusterError
+from devcluster.programs.binaries import BUILDS
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -8,13 +8,15 @@ import shutil
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from devcluster import binaries, host
-from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
+from devcluster import host
+from devcluster.control_plane.controlplane import ControlPlane, ControlPlaneOptions
 from devcluster.errors import StateError
 from devcluster.existing import ExistingCluster, use_existing_cluster
 from devcluster.paths import cache_root, cluster_dir
 from devcluster.process import is_alive
+from devcluster.programs import binaries
 from devcluster.progress import say, step
+from devcluster.starting import start_control_plane
 from devcluster.state import ClusterState, load_state, starting_or_stopping
 from devcluster.teardown import cluster_names, remove_cluster
 
@@ -79,7 +81,7 @@ def status(arguments: argparse.Namespace) -> int:
 
 def load(arguments: argparse.Namespace) -> int:
     """Build the project's images and push them to the registry of the node cluster."""
-    from devcluster.images import load_images
+    from devcluster.node.images import load_images
 
     state = load_state(cluster_dir(DEFAULT_NAMES["node"]))
     if state is None or not state.ready:
@@ -99,7 +101,7 @@ def build(arguments: argparse.Namespace) -> int:
     for name in (*names, *arguments.also):
         say(f"{name}: {binaries.ensure_built(name)}")
     if arguments.images:
-        from devcluster.images import build_images
+        from devcluster.node.images import build_images
 
         for name, identity in build_images().items():
             say(f"image {name}: {identity}")
@@ -113,8 +115,9 @@ def which(arguments: argparse.Namespace) -> int:
 
 
 def _up_node(name: str, arguments: argparse.Namespace) -> ControlPlane:
-    from devcluster.kueue import install_kueue
-    from devcluster.node import Node, NodeOptions, start_node
+    from devcluster.kueue.install import install_kueue
+    from devcluster.node.node import Node, NodeOptions
+    from devcluster.starting import start_node
 
     options = NodeOptions(
         num_gpus=arguments.gpus, audit_log=arguments.audit_log, internet=arguments.internet

@@ -7,9 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
-from devcluster.binaries import program
 from devcluster.errors import HostUnfitError
 from devcluster.host import run
+from devcluster.programs.binaries import program
 
 
 def use_existing_cluster() -> bool:

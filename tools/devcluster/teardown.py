@@ -9,6 +9,7 @@ from pathlib import Path
 
 from devcluster import process
 from devcluster.errors import StateError
+from devcluster.node.removal import remove_node_parts
 from devcluster.paths import cluster_dir, state_root
 from devcluster.ports import PortClaims
 from devcluster.state import ClusterState, load_state
@@ -37,8 +38,6 @@ def remove_cluster(name: str) -> bool:
     except StateError:
         state = None  # go by the marked processes
     if state is not None and state.profile == "node":
-        from devcluster.node.removal import remove_node_parts
-
         remove_node_parts(state)
     if state is not None and state.boot == process.boot_id():
         for record in _stop_order(state):

@@ -19,17 +19,45 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from devcluster import host
-from devcluster.controlplane import ControlPlane, ControlPlaneOptions, start_control_plane
-from devcluster.existing import ExistingCluster, use_existing_cluster
-from devcluster.images import ensure_base_image, load_images, pull_image, push_image
-from devcluster.kueue import install_kueue
-from devcluster.node import Node, NodeOptions, start_node
-from devcluster.node.runtime import runtime_of
-from devcluster.paths import cluster_dir
-from devcluster.state import load_state
-from devcluster.teardown import remove_cluster
+from devcluster import (
+    ControlPlane,
+    ControlPlaneOptions,
+    DevclusterError,
+    ExistingCluster,
+    Node,
+    NodeOptions,
+    cluster_dir,
+    create_control_plane_certificates,
+    ensure_base_image,
+    ensure_built,
+    go_program,
+    install_kueue,
+    load_images,
+    load_state,
+    program,
+    pull_image,
+    push_image,
+    remove_cluster,
+    runtime_of,
+    start_control_plane,
+    start_kueue,
+    start_node,
+    start_ticks,
+    unfit_for_control_plane,
+    unfit_for_node,
+    use_existing_cluster,
+    write_certificates,
+)
 
+__all__ = [
+    "Cluster", "ControlPlane", "DevclusterError", "Node", "base_image", "control_plane",
+    "control_plane_factory", "create_control_plane_certificates", "ensure_built", "go_program",
+    "kueue", "namespace", "node_cluster", "private_control_plane", "program", "project_images",
+    "remove_cluster", "skip_where_unfit_for_control_plane", "start_control_plane", "start_kueue",
+    "start_ticks", "use_existing_cluster", "write_certificates",
+]  # fmt: skip
+
+Cluster = ControlPlane | ExistingCluster
 NODE_NAME = "node"  # what `up` calls it
 ControlPlaneFactory = Callable[..., ControlPlane]
 
@@ -41,7 +69,7 @@ def control_plane_factory() -> Iterator[ControlPlaneFactory]:
     The arguments are those of `ControlPlaneOptions`. Whatever a test does not remove itself
     (`remove_cluster`) goes at the end of the session.
     """
-    _skip_where_unfit(host.unfit_for_control_plane())
+    _skip_where_unfit(unfit_for_control_plane())
     started: list[str] = []
 
     def start(**options: object) -> ControlPlane:
@@ -55,7 +83,7 @@ def control_plane_factory() -> Iterator[ControlPlaneFactory]:
 
 
 @pytest.fixture(scope="session")
-def control_plane(request: pytest.FixtureRequest) -> ControlPlane | ExistingCluster:
+def control_plane(request: pytest.FixtureRequest) -> Cluster:
     """The session's shared API server: ``.kubeconfig .url .kubectl(...)``."""
     if use_existing_cluster():
         return ExistingCluster()
@@ -72,7 +100,7 @@ def private_control_plane(control_plane_factory: ControlPlaneFactory) -> Iterato
 
 
 @pytest.fixture
-def namespace(control_plane: ControlPlane | ExistingCluster) -> Iterator[str]:
+def namespace(control_plane: Cluster) -> Iterator[str]:
     """A fresh namespace on `control_plane`, deleted afterwards without waiting."""
     name = f"test-{secrets.token_hex(4)}"
     manifest = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
@@ -92,7 +120,7 @@ def node_cluster() -> Iterator[Node]:
         pytest.skip(
             "needs the dev cluster's own registry and object store, not an existing cluster"
         )
-    _skip_where_unfit(host.unfit_for_node())
+    _skip_where_unfit(unfit_for_node())
     state = load_state(cluster_dir(NODE_NAME))
     if state is not None and state.ready:
         node = Node(state, NodeOptions())
@@ -128,7 +156,7 @@ def project_images(node_cluster: Node) -> dict[str, str]:
 
 def skip_where_unfit_for_control_plane() -> None:
     """Skip the test where no control plane can run."""
-    _skip_where_unfit(host.unfit_for_control_plane())
+    _skip_where_unfit(unfit_for_control_plane())
 
 
 def _skip_where_unfit(reason: str | None) -> None:

@@ -9,12 +9,15 @@ import ssl
 import pytest
 from aiohttp import web
 
-from devcluster.certificates import create_control_plane_certificates, write_certificates
 from finetune_operator.kube.api import errors
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.connection import Connection
 from finetune_operator.kube.api.resource import PODS
 from finetune_operator.kube.api.transport import BUSY_BYTES, Transport
+from kit.cluster.devcluster import (
+    create_control_plane_certificates,
+    write_certificates,
+)
 from kit.cluster.objects import pod
 from kit.servers.scripted_server import scripted_server, stream
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from devcluster.process import start_ticks
 from finetune_trainer import process
 from finetune_trainer.errors import DataError, RetryableError
 from finetune_trainer.prepare import workers as module
@@ -20,6 +19,7 @@ from finetune_trainer.prepare.workers import (
     Workers,
     num_processes_granted,
 )
+from kit.cluster.devcluster import start_ticks
 from kit.processes import row_work
 from kit.processes.eventually import eventually
 

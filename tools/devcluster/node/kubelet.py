@@ -7,13 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from devcluster.apiclient import wait_until
-from devcluster.binaries import program
-from devcluster.certificates import load_authority, write_certificates
-from devcluster.controlplane import ControlPlane
-from devcluster.kubeconfig import render_kubeconfig, write_kubeconfig
+from devcluster.control_plane.apiclient import wait_until
+from devcluster.control_plane.certificates import load_authority, write_certificates
+from devcluster.control_plane.controlplane import ControlPlane
+from devcluster.control_plane.kubeconfig import render_kubeconfig, write_kubeconfig
 from devcluster.node.network import PodNetwork
 from devcluster.node.place import FIRST_NODE, Place
+from devcluster.programs.binaries import program
 
 MAX_PODS = 200
 GPU_RESOURCE = "nvidia.com/gpu"

@@ -1,33 +1,24 @@
-"""Start a node: the order matters, and every part is recorded before it exists."""
+"""A node: its parts start in order, and each is recorded before it exists."""
 
 from __future__ import annotations
 
-import secrets
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from devcluster import host
-from devcluster.binaries import NODE, ensure_built, program
-from devcluster.controlplane import (
-    ControlPlane,
-    ControlPlaneOptions,
-    keep_logs,
-)
-from devcluster.errors import DevclusterError, HostUnfitError, StateError
+from devcluster.control_plane.controlplane import ControlPlane, ControlPlaneOptions
+from devcluster.errors import HostUnfitError, StateError
 from devcluster.host import run
 from devcluster.node import kubelet, network, objectstore, registry, runtime, services
 from devcluster.node.network import PodNetwork
 from devcluster.node.objectstore import ObjectStore
 from devcluster.node.place import first_place
-from devcluster.paths import cluster_dir, kubelet_root, socket_root
+from devcluster.paths import kubelet_root, socket_root
 from devcluster.ports import PortClaims
-from devcluster.process import start_ticks
+from devcluster.programs.binaries import program
 from devcluster.progress import step
-from devcluster.state import ClusterState, load_state
-from devcluster.teardown import remove_cluster, remove_orphans
+from devcluster.state import ClusterState
 
-PROFILE = "node"
 API_SERVER_PORT = 6443
 FIXED_FOLDERS = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers", "/run/containerd")
 
@@ -163,47 +154,3 @@ class Node(ControlPlane):
         cni = self.folder / "cni" / "net.d"
         network.write_cni_configuration(cni, pods, internet=self.node_options.internet)
         runtime.start_runtime(self, runtime.runtime_of(self.name), cni=cni, registry=self.registry)
-
-
-def start_node(
-    name: str | None = None, options: NodeOptions | None = None, *, owner_pid: int | None = None
-) -> Node:
-    """Start the node cluster of this host.
-
-    Args:
-        name: Cluster name; None makes a unique one.
-        options: Differences from the default.
-        owner_pid: As in `devcluster.controlplane.start_control_plane`.
-
-    Raises:
-        HostUnfitError: this host cannot, or runs one already.
-        StartError: a part did not start; nothing is left behind, but the logs.
-    """
-    host.require(host.unfit_for_node())
-    remove_orphans()
-    host.install_packages(host.NODE_PROGRAMS)
-    for build in NODE:
-        ensure_built(build)
-    name = name or f"node-{secrets.token_hex(2)}"
-    if load_state(cluster_dir(name)) is not None:
-        raise StateError(f"a cluster called {name} exists already; stop it first")
-    state = ClusterState(
-        name=name,
-        profile=PROFILE,
-        owner_pid=owner_pid,
-        owner_start_ticks=start_ticks(owner_pid) if owner_pid is not None else None,
-    )
-    for folder in (socket_root(name), kubelet_root(name)):
-        shutil.rmtree(folder, ignore_errors=True)
-    node = Node(state, options or NodeOptions())
-    node.save()
-    try:
-        node.start()
-        state.ready = True
-        node.save()
-    except BaseException as error:
-        if isinstance(error, DevclusterError):
-            error.add_note(keep_logs(node.folder))
-        remove_cluster(name)
-        raise
-    return node

@@ -10,8 +10,8 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster.apiclient import wait_until
-from devcluster.controlplane import ControlPlane
+from devcluster.control_plane.apiclient import wait_until
+from devcluster.control_plane.controlplane import ControlPlane
 from devcluster.errors import HostUnfitError
 from devcluster.node.network import PodNetwork
 from devcluster.ports import PortClaims

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from devcluster.apiclient import wait_until
-from devcluster.binaries import program
-from devcluster.controlplane import ControlPlane
+from devcluster.control_plane.apiclient import wait_until
+from devcluster.control_plane.controlplane import ControlPlane
 from devcluster.node.services import answers
 from devcluster.paths import cache_root
 from devcluster.ports import PortClaims
+from devcluster.programs.binaries import program
 
 PREFERRED_PORT = 5000
 

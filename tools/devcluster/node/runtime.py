@@ -6,13 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from devcluster import archive
-from devcluster.apiclient import wait_until
-from devcluster.binaries import module_folder, program
-from devcluster.controlplane import ControlPlane
+from devcluster.control_plane.apiclient import wait_until
+from devcluster.control_plane.controlplane import ControlPlane
 from devcluster.host import run
 from devcluster.node.network import CNI_PROGRAMS
 from devcluster.paths import cache_root, cluster_dir, socket_root
+from devcluster.programs import archive
+from devcluster.programs.binaries import module_folder, program
 
 PAUSE_IMAGE = "finetune-devcluster.invalid/pause:1"
 _BOOTED = b"containerd successfully booted"

@@ -7,12 +7,12 @@ import json
 import os
 from typing import Any
 
-from devcluster.apiclient import wait_until
-from devcluster.binaries import program
-from devcluster.controlplane import ControlPlane
+from devcluster.control_plane.apiclient import wait_until
+from devcluster.control_plane.controlplane import ControlPlane
 from devcluster.node.network import PodNetwork
 from devcluster.node.place import FIRST_NODE
 from devcluster.ports import PortClaims
+from devcluster.programs.binaries import program
 
 _READER = "finetune-devcluster:coredns"
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from devcluster import process
 from devcluster.errors import StateError
-from devcluster.images import pull_image
 from devcluster.node import kubelet, runtime
+from devcluster.node.images import pull_image
 from devcluster.node.network import PodNetwork
 from devcluster.node.node import Node
 from devcluster.node.place import Place, further_place

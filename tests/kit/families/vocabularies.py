@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from base_model import ensure_model
+from kit.models.base_model import ensure_model
 from kit.models.real_tokenizers import fetch_tokenizer
 
 NUM_MERGED = 600

@@ -12,12 +12,11 @@ from typing import Any
 
 import yaml
 
-from devcluster.errors import DevclusterError
-from devcluster.node import Node
 from finetune_trainer.storage import StorageAccess, open_store
+from kit.cluster.chart import CHART, NAMESPACE, find_helm
+from kit.cluster.devcluster import DevclusterError, Node
 from kit.processes.eventually import eventually
 from kit.processes.stages import merge
-from manifests import CHART, NAMESPACE, find_helm
 
 SECRET = "object-store"
 OPERATOR_LABEL = "app.kubernetes.io/name=finetune-operator"

@@ -7,7 +7,10 @@ import subprocess
 
 import pytest
 
-from devcluster.binaries import (
+from devcluster.errors import BuildError
+from devcluster.host import go_program
+from devcluster.paths import modules_root
+from devcluster.programs.binaries import (
     BUILDS,
     CONTROL_PLANE,
     NODE,
@@ -15,9 +18,6 @@ from devcluster.binaries import (
     linker_flags,
     pinned_version,
 )
-from devcluster.errors import BuildError
-from devcluster.host import go_program
-from devcluster.paths import modules_root
 
 MODULES = sorted({build.module for build in BUILDS.values()})
 

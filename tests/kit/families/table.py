@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from families.family import Family
-from families.templates import DEEPSEEK_V2, GLM4, LLAMA2, MIXTRAL, OLMO2
-from families.vocabularies import (
+from kit.families.family import Family
+from kit.families.templates import DEEPSEEK_V2, GLM4, LLAMA2, MIXTRAL, OLMO2
+from kit.families.vocabularies import (
     load_phi3,
     load_real,
     load_smollm2,

@@ -1,7 +1,7 @@
 """Shows which tokens of a row are learned, as text that a person can read.
 
 ``[[`` and ``]]`` stand around what counts in the loss; a line break of the row is shown as ``\\n``
-before the break itself. Usage: ``python -m families.labels`` writes the golden files anew.
+before the break itself. Usage: ``python -m kit.families.labels`` writes the golden files anew.
 """
 
 from __future__ import annotations
@@ -10,9 +10,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from families.family import Family
-from families.rows import Shape, shapes_of
-from families.table import FAMILIES
 from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import TrainerError
@@ -21,6 +18,9 @@ from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
 from finetune_trainer.prepare.checks.conversations import brings_reasoning
 from finetune_trainer.prepare.reading.formats.formats import build_convert
 from finetune_trainer.prepare.reading.formats.recognition import recognise_format
+from kit.families.family import Family
+from kit.families.rows import Shape, shapes_of
+from kit.families.table import FAMILIES
 
 GOLDEN = Path(__file__).parent / "golden"
 MAX_TOKENS = 4096

@@ -9,7 +9,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from devcluster.certificates import (
+from devcluster.control_plane.certificates import (
     create_authority,
     create_control_plane_certificates,
     load_authority,

@@ -1,27 +1,22 @@
-"""Clients, the CRD, and operators in this process and as processes, for the tests here."""
+"""Clients of an API server, and operators in this process and as processes."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import dataclasses
-import json
 import os
 import random
 import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
-from devcluster.controlplane import ControlPlane
-from devcluster.existing import ExistingCluster
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.client import KubeClient
@@ -31,69 +26,10 @@ from finetune_operator.kube.api.transport import Transport
 from finetune_operator.kube.cache.informer import Informer
 from finetune_operator.kube.clock import SystemClock
 from finetune_operator.manager import Manager
-from kit.processes.eventually import eventually
-from manifests import HelmNotFoundError, render_chart
+from kit.cluster.devcluster import Cluster
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 Object = dict[str, Any]
-Cluster = ControlPlane | ExistingCluster
-
-
-def install_crd(cluster: Cluster, path: Path = ROOT / "crds") -> None:
-    """Install a CRD, or all of a folder, and wait until they are served."""
-    cluster.kubectl(
-        "apply",
-        "--server-side",
-        "--force-conflicts",
-        "-f",
-        str(path),
-    )
-    # Not `kubectl wait`: it fails on a CRD so new that it has no conditions at all.
-    established = "jsonpath={.status.conditions[?(@.type=='Established')].status}"
-    for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
-        command = ("get", f"crd/{file.stem}.finetune.dev", "-o", established)
-        eventually(partial(_answers_true, cluster, command), timeout=30)
-
-
-@contextlib.contextmanager
-def chart_objects(
-    cluster: Cluster,
-    release: str,
-    is_wanted: Callable[[Object], bool],
-    values: Mapping[str, object] | None = None,
-) -> Iterator[None]:
-    """Install some objects of the chart for as long as the block lasts.
-
-    Args:
-        cluster: The API server.
-        release: Name of the release, so that tests do not share cluster-wide names.
-        is_wanted: Which objects of the chart.
-        values: Top-level values of the chart.
-
-    Skips the test where there is no helm.
-    """
-    arguments = [f"--set-json={key}={json.dumps(value)}" for key, value in (values or {}).items()]
-    try:
-        objects = render_chart(arguments, release=release)
-    except HelmNotFoundError as error:
-        pytest.skip(str(error))
-    manifest = yaml.safe_dump_all(list(filter(is_wanted, objects)))
-    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
-    try:
-        yield
-    finally:
-        delete = ("delete", "-f", "-", "--ignore-not-found", "--wait=false")
-        cluster.kubectl(*delete, stdin=manifest)
-
-
-def is_of_people(obj: Object) -> bool:
-    """Whether an object of the chart says what people may do: roles and admission policies."""
-    policies = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-    return obj["kind"] in ("ClusterRole", *policies)
-
-
-def _answers_true(cluster: Cluster, command: tuple[str, ...]) -> bool:
-    return cluster.kubectl(*command) == "True"
 
 
 def connection_of(cluster: Cluster, *, server: str | None = None) -> Connection:

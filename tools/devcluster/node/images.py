@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from devcluster import host
-from devcluster.buildhost import apt_mirror, builder_flags
 from devcluster.errors import BuildError
+from devcluster.node.buildhost import apt_mirror, builder_flags
 from devcluster.node.removal import unmount_below
 from devcluster.node.runtime import Runtime, choose_snapshotter, runtime_of
 from devcluster.paths import cache_root, cluster_dir, repository_root

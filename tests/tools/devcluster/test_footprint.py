@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from devcluster import host
-from devcluster.node import network, start_node
+from devcluster.node import network
 from devcluster.node.node import FIXED_FOLDERS
 from devcluster.node.removal import cgroup_pids
 from devcluster.paths import cluster_dir, state_root
 from devcluster.process import marked_processes, start_ticks
+from devcluster.starting import start_node
 from devcluster.state import load_state
 from devcluster.teardown import remove_cluster
 from kit.processes.eventually import eventually

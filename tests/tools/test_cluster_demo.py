@@ -13,7 +13,7 @@ import pytest
 import cluster_chart
 from cluster_chart import install_chart
 from cluster_place import TEAM, Place
-from devcluster.binaries import program
+from devcluster.programs.binaries import program
 from devcluster.teardown import remove_cluster
 from manifests import CHART, NAMESPACE, RELEASE, render_chart
 

@@ -8,32 +8,27 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
-import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from devcluster import host
-from devcluster.apiclient import ApiClient, wait_until
-from devcluster.binaries import program
-from devcluster.certificates import (
+from devcluster.control_plane.apiclient import ApiClient, wait_until
+from devcluster.control_plane.certificates import (
     create_control_plane_certificates,
     load_authority,
     write_certificates,
 )
-from devcluster.errors import DevclusterError, StartError, StateError
-from devcluster.kubeconfig import render_kubeconfig, write_kubeconfig
-from devcluster.paths import cache_root, cluster_dir
+from devcluster.control_plane.kubeconfig import render_kubeconfig, write_kubeconfig
+from devcluster.errors import StateError
+from devcluster.paths import cluster_dir
 from devcluster.ports import PortClaims
-from devcluster.process import ProcessRecord, is_alive, spawn, start_ticks, stop
-from devcluster.progress import say
-from devcluster.state import ClusterState, load_state, save_state
-from devcluster.teardown import remove_cluster, remove_orphans
+from devcluster.process import ProcessRecord, is_alive, spawn, stop
+from devcluster.programs.binaries import program
+from devcluster.state import ClusterState, save_state
 
-PROFILE = "control-plane"
 SERVICE_RANGE = "10.96.0.0/16"
 FIRST_SERVICE_ADDRESS = "10.96.0.1"
 SERVICE_ACCOUNT_ISSUER = "https://kubernetes.default.svc.cluster.local"
@@ -360,71 +355,3 @@ class ControlPlane:
     def stop_process(self, name: str, *, grace_seconds: float = 1.0) -> None:
         """Stop one component by name; `launch` starts it again."""
         stop(self._process(name), grace_seconds=grace_seconds)
-
-
-def start_control_plane(
-    name: str | None = None,
-    options: ControlPlaneOptions | None = None,
-    *,
-    owner_pid: int | None = None,
-) -> ControlPlane:
-    """Start a control plane of its own name, folder and ports.
-
-    Args:
-        name: Cluster name; None makes a unique one.
-        options: Differences from the default.
-        owner_pid: Process the cluster belongs to: once it is gone, the next start or
-            ``down --all`` removes the cluster. None for a cluster that stays.
-
-    Raises:
-        HostUnfitError: this host cannot.
-        StartError: a component did not start; nothing is left behind, but the logs.
-    """
-    host.require(host.unfit_for_control_plane())
-    remove_orphans()
-    options = _without_missing_programs(options or ControlPlaneOptions())
-    name = name or f"cp-{secrets.token_hex(4)}"
-    if load_state(cluster_dir(name)) is not None:
-        raise StateError(f"a cluster called {name} exists already; stop it first")
-    state = ClusterState(
-        name=name,
-        profile=PROFILE,
-        owner_pid=owner_pid,
-        owner_start_ticks=start_ticks(owner_pid) if owner_pid is not None else None,
-    )
-    control_plane = ControlPlane(state, options)
-    control_plane.save()
-    try:
-        control_plane.start()
-        control_plane.state.ready = True
-        control_plane.save()
-    except BaseException as error:
-        if isinstance(error, DevclusterError):
-            error.add_note(keep_logs(control_plane.folder))
-        remove_cluster(name)
-        raise
-    return control_plane
-
-
-def keep_logs(folder: Path) -> str:
-    """Copy the logs of a failed start aside, where ``down`` does not delete them."""
-    kept = cache_root() / "failed" / folder.name
-    shutil.rmtree(kept, ignore_errors=True)
-    if not (folder / "logs").is_dir():
-        return "nothing was started"
-    shutil.copytree(folder / "logs", kept)
-    return f"logs kept in {kept}"
-
-
-def _without_missing_programs(options: ControlPlaneOptions) -> ControlPlaneOptions:
-    """Envtest's assets hold no controller-manager, and without Go none can be built."""
-    assets = os.environ.get("KUBEBUILDER_ASSETS")
-    if not assets or (Path(assets) / "kube-controller-manager").exists() or host.go_program():
-        return options
-    if options.controllers not in (None, "*"):
-        raise StartError(
-            f"controllers {options.controllers!r} were asked for, but KUBEBUILDER_ASSETS={assets} "
-            "has no kube-controller-manager and there is no Go to build one"
-        )
-    say("no kube-controller-manager in KUBEBUILDER_ASSETS and no Go: going on without one")
-    return replace(options, controllers=None)

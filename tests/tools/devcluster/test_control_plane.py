@@ -96,7 +96,8 @@ def test_removal_leaves_no_process_no_folder_and_no_port(control_plane_factory):
 
 OWNER_THAT_DIES = """
 import os, signal
-from devcluster.controlplane import ControlPlaneOptions, start_control_plane
+from devcluster.control_plane.controlplane import ControlPlaneOptions
+from devcluster.starting import start_control_plane
 cluster = start_control_plane(
     options=ControlPlaneOptions(controllers=None), owner_pid=os.getpid()
 )

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from devcluster.kueue import install_kueue
+from devcluster.kueue.install import install_kueue
 from kit.processes.eventually import eventually
 
 pytestmark = pytest.mark.slow

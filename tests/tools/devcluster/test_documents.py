@@ -12,15 +12,26 @@ from pathlib import Path
 import pytest
 import yaml
 
-from devcluster import archive, buildhost, host, kueue
+from devcluster import host
 from devcluster.__main__ import parse_arguments
-from devcluster.certificates import KeyPair
+from devcluster.control_plane.certificates import KeyPair
+from devcluster.control_plane.kubeconfig import render_kubeconfig
 from devcluster.errors import HostUnfitError, StartError
-from devcluster.kubeconfig import render_kubeconfig
-from devcluster.kueueprocess import for_jobs_alone
-from devcluster.node import kubelet, network, objectstore, place, removal, runtime, services
+from devcluster.kueue import install as kueue
+from devcluster.kueue.beside import for_jobs_alone
+from devcluster.node import (
+    buildhost,
+    kubelet,
+    network,
+    objectstore,
+    place,
+    removal,
+    runtime,
+    services,
+)
 from devcluster.node.network import PodNetwork
 from devcluster.node.runtime import Runtime
+from devcluster.programs import archive
 
 NETWORK = PodNetwork(pod_range="10.88.0.0/16", gateway="10.88.0.1")
 RUNTIME = Runtime(root=Path("/c/root"), state=Path("/run/x"), configuration=Path("/s/conf"))

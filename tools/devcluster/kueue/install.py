@@ -12,14 +12,14 @@ from typing import Any
 
 import yaml
 
-from devcluster import archive
-from devcluster.apiclient import wait_until
-from devcluster.binaries import ensure_built, module_folder, pinned_version
-from devcluster.controlplane import ControlPlane
+from devcluster.control_plane.apiclient import wait_until
+from devcluster.control_plane.controlplane import ControlPlane
 from devcluster.errors import CommandError, StartError
-from devcluster.node import Node
+from devcluster.node.node import Node
 from devcluster.node.runtime import runtime_of
 from devcluster.paths import modules_root
+from devcluster.programs import archive
+from devcluster.programs.binaries import ensure_built, module_folder, pinned_version
 from devcluster.progress import say, step
 
 MODULE = "sigs.k8s.io/kueue"

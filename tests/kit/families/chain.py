@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from families.family import Family, write_model
+from kit.families.family import Family, write_model
 from kit.processes.stages import StageRun, Workbench, merge
 
 COLOURS = {

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from devcluster.certificates import KeyPair
+from devcluster.control_plane.certificates import KeyPair
 
 
 def render_kubeconfig(*, cluster: str, url: str, authority: bytes, client: KeyPair) -> str:

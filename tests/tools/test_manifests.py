@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from devcluster.binaries import program
 from devcluster.errors import DevclusterError
+from devcluster.programs.binaries import program
 from manifests import build_manifests, write_manifests
 
 EVERYTHING = [

@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
-from devcluster.apiclient import wait_until
-from devcluster.binaries import ensure_built, module_folder
-from devcluster.controlplane import ControlPlane
-from devcluster.kueue import MODULE, NAMESPACE, webhooks_answer
+from devcluster.control_plane.apiclient import wait_until
+from devcluster.control_plane.controlplane import ControlPlane
+from devcluster.kueue.install import MODULE, NAMESPACE, webhooks_answer
 from devcluster.ports import PortClaims
+from devcluster.programs.binaries import ensure_built, module_folder
 from devcluster.progress import step
 
 SECRET = "kueue-webhook-server-cert"

@@ -1,1 +1,0 @@
-"""The dev cluster's own tests use the fixtures they test."""

@@ -1,0 +1,125 @@
+"""The chart: rendered by helm, and parts of it installed on an API server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chart_readme import read_values
+from kit.cluster.devcluster import Cluster
+from kit.processes.eventually import eventually
+from manifests import (
+    CHART,
+    NAMESPACE,
+    RELEASE,
+    HelmNotFoundError,
+    RenderError,
+    find_helm,
+    render_chart,
+)
+
+__all__ = [
+    "CHART", "NAMESPACE", "RELEASE", "HelmNotFoundError", "RenderError", "chart_objects",
+    "find_helm", "helm", "install_crd", "is_of_people", "read_values", "render", "render_chart",
+    "run_helm",
+]  # fmt: skip
+
+ROOT = Path(__file__).parents[3]
+Object = dict[str, Any]
+Objects = list[Object]
+Render = Callable[[Object], Objects]
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    try:
+        return find_helm()
+    except HelmNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def render(helm: Path, tmp_path: Path) -> Render:
+    """Render the chart with these values; raises RenderError where helm refuses."""
+
+    def render_values(values: dict[str, Any]) -> Objects:
+        path = tmp_path / "values.yaml"
+        path.write_text(yaml.safe_dump(values))
+        return render_chart(["--values", str(path)], helm=helm)
+
+    return render_values
+
+
+@pytest.fixture(scope="session")
+def run_helm(helm: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(helm), *arguments], capture_output=True, text=True, check=False, timeout=60
+        )
+
+    return run
+
+
+def install_crd(cluster: Cluster, path: Path = ROOT / "crds") -> None:
+    """Install a CRD, or all of a folder, and wait until they are served."""
+    cluster.kubectl(
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "-f",
+        str(path),
+    )
+    # Not `kubectl wait`: it fails on a CRD so new that it has no conditions at all.
+    established = "jsonpath={.status.conditions[?(@.type=='Established')].status}"
+    for file in sorted(path.glob("*.yaml")) if path.is_dir() else [path]:
+        command = ("get", f"crd/{file.stem}.finetune.dev", "-o", established)
+        eventually(partial(_answers_true, cluster, command), timeout=30)
+
+
+@contextlib.contextmanager
+def chart_objects(
+    cluster: Cluster,
+    release: str,
+    is_wanted: Callable[[Object], bool],
+    values: Mapping[str, object] | None = None,
+) -> Iterator[None]:
+    """Install some objects of the chart for as long as the block lasts.
+
+    Args:
+        cluster: The API server.
+        release: Name of the release, so that tests do not share cluster-wide names.
+        is_wanted: Which objects of the chart.
+        values: Top-level values of the chart.
+
+    Skips the test where there is no helm.
+    """
+    arguments = [f"--set-json={key}={json.dumps(value)}" for key, value in (values or {}).items()]
+    try:
+        objects = render_chart(arguments, release=release)
+    except HelmNotFoundError as error:
+        pytest.skip(str(error))
+    manifest = yaml.safe_dump_all(list(filter(is_wanted, objects)))
+    cluster.kubectl("apply", "--server-side", "-f", "-", stdin=manifest)
+    try:
+        yield
+    finally:
+        delete = ("delete", "-f", "-", "--ignore-not-found", "--wait=false")
+        cluster.kubectl(*delete, stdin=manifest)
+
+
+def is_of_people(obj: Object) -> bool:
+    """Whether an object of the chart says what people may do: roles and admission policies."""
+    policies = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    return obj["kind"] in ("ClusterRole", *policies)
+
+
+def _answers_true(cluster: Cluster, command: tuple[str, ...]) -> bool:
+    return cluster.kubectl(*command) == "True"

@@ -1,0 +1,1 @@
+"""Model families: tokenizers, templates, tiny models, and the labels they give."""

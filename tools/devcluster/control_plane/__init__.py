@@ -1,0 +1,1 @@
+"""The `control-plane` profile: etcd and Kubernetes' servers on loopback, without root."""

@@ -1,0 +1,1 @@
+"""Programs of a cluster, built from pinned Go modules."""
