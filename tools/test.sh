@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Runs all tests in two parts: first what starts no cluster, two at a time and what is fast before
-# the rest, then what does.
+# Runs all tests. What starts no cluster runs first, two tests at a time, and what is fast before the
+# rest. Two lanes run one test at a time: tests on API servers of their own, and tests on this host's
+# one node. Their servers know nothing of each other.
 #
-# What the second part needs is built while the first runs, at a low priority: the first leaves some
-# of two cores free, and downloads take none. The second part has two lanes that run side by side,
-# one test at a time in each, and whose servers know nothing of each other: tests on API servers of
-# their own, and tests on this host's one node, which wait for pods with half a core most of the time.
-# The first lane ends well before the second, so it also runs some tests that start no cluster.
+# The node's lane is the longest, and its tests wait for pods with half a core most of the time. So it
+# begins as soon as programs and images are built, beside whatever runs then. The build has a low
+# priority: the first tests leave some of two cores free, and downloads take none. The tests on API
+# servers also wait most of the time, so the command line and storage are tested beside them.
 #
-# Usage: tools/test.sh   (CLUSTER_ONLY=1: the second part)
+# Usage: tools/test.sh   (CLUSTER_ONLY=1: only what needs a cluster)
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,7 +18,7 @@ LOG=build/devcluster-build.log
 CLUSTER_TESTS=(tests/control_plane tests/tools/devcluster tests/e2e tests/chart/test_alerts.py)
 # In this order: the first wants to begin and end nodes of its own, the others share one.
 NODE_TESTS=(tests/tools/devcluster/test_{footprint,images,kueue,node}.py tests/e2e)
-# What starts no cluster and runs in the second part, when one core has time for it.
+# These start no cluster, and run beside the tests on API servers.
 LATE_TESTS=(tests/cli tests/storage)
 SLOWEST=(--durations=15 --durations-min=15)
 
@@ -37,14 +37,26 @@ build_programs_and_images() {
 }
 
 run_node_tests() {
-  "$PYTHON" -u -m pytest "${NODE_TESTS[@]}" "${SLOWEST[@]}" 2>&1 | sed -u 's/^/node: /'
+  if [ -z "${CLUSTER_ONLY:-}${USE_EXISTING_CLUSTER:-}" ]; then
+    # If it fails, the tests that need what is missing say why: they build it themselves.
+    build_programs_and_images >"$LOG" 2>&1 || say "not all was built, see $LOG: $(tail -n 1 "$LOG")"
+  fi
+  say "the node's tests begin; their lines begin with 'node:'"
+  run_lane node "${NODE_TESTS[@]}"
 }
 
-background=""
-stop_background() {
-  [ -n "$background" ] && kill -- "-$background" 2>/dev/null
+run_lane() {
+  local name=$1
+  shift
+  "$PYTHON" -u -m pytest "$@" "${SLOWEST[@]}" 2>&1 | sed -u "s/^/$name: /"
 }
-trap stop_background EXIT
+
+lanes=()
+stop_lanes() {
+  local lane
+  for lane in "${lanes[@]}"; do kill -- "-$lane" 2>/dev/null; done
+}
+trap stop_lanes EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -53,35 +65,26 @@ say() {
 }
 
 status=0
+mkdir -p "$(dirname "$LOG")"
+in_background run_node_tests
+lanes+=($!)
 if [ -z "${CLUSTER_ONLY:-}" ]; then
-  if [ -z "${USE_EXISTING_CLUSTER:-}" ]; then
-    mkdir -p "$(dirname "$LOG")"
-    in_background build_programs_and_images >"$LOG" 2>&1
-    background=$!
-  fi
   say "what starts no cluster; meanwhile what clusters need is built ($LOG)"
   # Fast unit tests by themselves: there torch is hidden, so that they stay fast.
   "$PYTHON" -m pytest tests/unit -m "not slow" --numprocesses 2 --dist worksteal || status=$?
   "$PYTHON" -m pytest tests benchmarks/tests "${CLUSTER_TESTS[@]/#/--ignore=}" "${LATE_TESTS[@]/#/--ignore=}" \
     -m "not fast" --numprocesses 2 --dist worksteal "${SLOWEST[@]}" || status=$?
-  if [ -n "$background" ]; then
-    say "waiting until what clusters need is built"
-    # If it failed, the tests that need what is missing say why: they build it themselves.
-    wait "$background" || say "not all was built, see $LOG: $(tail -n 1 "$LOG")"
-    background=""
-  fi
+  say "the command line and storage; their lines begin with 'late:'"
+  in_background run_lane late "${LATE_TESTS[@]}"
+  lanes+=($!)
 fi
-say "API servers and a node, side by side; lines of the node's tests begin with 'node:'"
-in_background run_node_tests
-background=$!
+say "API servers"
 "$PYTHON" -m pytest tests/chart/test_alerts.py tests/control_plane tests/tools/devcluster "${NODE_TESTS[@]/#/--ignore=}" "${SLOWEST[@]}" ||
   status=$?
-if [ -z "${CLUSTER_ONLY:-}" ]; then
-  say "what starts no cluster and was left for now"
-  "$PYTHON" -m pytest "${LATE_TESTS[@]}" "${SLOWEST[@]}" || status=$?
-fi
-say "waiting for the node's tests"
-wait "$background" || status=$?
-background=""
+say "waiting for the other lanes"
+for lane in "${lanes[@]}"; do
+  wait "$lane" || status=$?
+done
+lanes=()
 say "all tests have run"
 exit "$status"

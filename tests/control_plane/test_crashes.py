@@ -40,7 +40,7 @@ NAMESPACES = Resource(
 )
 NUM_CALLS_OF_A_LIFE = 34
 """More than a life takes, which the test checks."""
-NUM_DEATHS = int(os.environ.get("FINETUNE_DEATHS", "250"))
+NUM_DEATHS = int(os.environ.get("FINETUNE_DEATHS", "120"))
 """The design promises 1,000, over 100 jobs: `make deaths`."""
 NUM_JOBS = NUM_DEATHS // 10
 NUM_ISLANDS = 10

