@@ -16,7 +16,7 @@ from finetune_operator.finetunejob.holds.cost import (
     num_gpus,
     past_gpu_seconds,
 )
-from finetune_operator.finetunejob.lifecycle.in_hand import cut, stage_to_cut
+from finetune_operator.finetunejob.lifecycle.stopping import cut, stage_to_cut
 from finetune_operator.finetunejob.state.failure import Cause
 from finetune_operator.finetunejob.state.gpu_time import HOUR_SECONDS
 from finetune_operator.finetunejob.state.step import Step

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api.protocol.trainer import FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.lifecycle.in_hand import cut, stage_to_cut
+from finetune_operator.finetunejob.lifecycle.stopping import cut, stage_to_cut
 from finetune_operator.finetunejob.state.failure import Cause
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import parse_timestamp, timestamp

@@ -16,7 +16,7 @@ from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.lifecycle.starting import MAX_RUNS, create_stage
 from finetune_operator.finetunejob.pods.podbounds import find_pod_violations
-from finetune_operator.finetunejob.publication.endings import tell_unpublished
+from finetune_operator.finetunejob.publication.endings import set_unpublished
 from finetune_operator.finetunejob.publication.publishing import (
     SECTION,
     decided_on_publication,
@@ -194,5 +194,5 @@ def _conclude(step: Step, view: StageView, run: int) -> None:
 
 
 def _end(step: Step, reason: str, message: str) -> None:
-    tell_unpublished(step, reason, message)
+    set_unpublished(step, reason, message)
     step.draft.announce(reason, message, warning=True)

@@ -14,7 +14,7 @@ from finetune_operator.finetunejob.pods.incidents import SETTLE_SECONDS, find_in
 from finetune_operator.finetunejob.pods.lingering import tell_lingering
 from finetune_operator.finetunejob.pods.needs import restore_lost, restore_rendezvous
 from finetune_operator.finetunejob.pods.outages import has_run, is_released, note_recovery, wait_out
-from finetune_operator.finetunejob.pods.placement import let_go
+from finetune_operator.finetunejob.pods.placement import release_nodes
 from finetune_operator.finetunejob.pods.refused_pods import tell_refused
 from finetune_operator.finetunejob.pods.rounds import fruitless_rounds
 from finetune_operator.finetunejob.pods.silence import judge_reports
@@ -70,7 +70,7 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     if is_released(step.draft, view):
         return
     note_recovery(step, view)
-    if let_go(step, view) or tell_lingering(step, view):
+    if release_nodes(step, view) or tell_lingering(step, view):
         return
     problem = _problem_of_start(step, view)
     if problem is not None and not _may_pass(step, problem):

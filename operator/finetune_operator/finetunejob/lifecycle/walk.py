@@ -13,7 +13,6 @@ from finetune_operator.finetunejob.lifecycle.acceptance import accept, find_brea
 from finetune_operator.finetunejob.lifecycle.accounting import account
 from finetune_operator.finetunejob.lifecycle.budget import is_spent, tell_cost
 from finetune_operator.finetunejob.lifecycle.deadlines import is_overdue, seconds_to_live
-from finetune_operator.finetunejob.lifecycle.in_hand import forget_cut, is_awaited
 from finetune_operator.finetunejob.lifecycle.queueing import is_being_evicted, tell_quota
 from finetune_operator.finetunejob.lifecycle.running import tell_under_way
 from finetune_operator.finetunejob.lifecycle.starting import (
@@ -23,20 +22,21 @@ from finetune_operator.finetunejob.lifecycle.starting import (
     start,
     start_again,
 )
+from finetune_operator.finetunejob.lifecycle.stopping import awaits_result, forget_cut
 from finetune_operator.finetunejob.pods.image import settle_image
 from finetune_operator.finetunejob.pods.incidents import find_incidents
 from finetune_operator.finetunejob.pods.lingering import declare_lost
 from finetune_operator.finetunejob.pods.needs import settle_job_digest
 from finetune_operator.finetunejob.pods.outages import is_waiting_out
 from finetune_operator.finetunejob.pods.pausing import suspend_or_resume, tell_suspended, wake
-from finetune_operator.finetunejob.pods.placement import has_let_go, try_again
+from finetune_operator.finetunejob.pods.placement import has_released_nodes, try_again
 from finetune_operator.finetunejob.publication.endings import (
     cause_of_end,
     close_progress,
     conclude,
     fail_stage,
+    store_late_result,
     succeed,
-    take_late_result,
 )
 from finetune_operator.finetunejob.publication.publishing import has_work
 from finetune_operator.finetunejob.render.pod import memory_of
@@ -82,22 +82,22 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     """Take one stage as far as it goes; return whether the next one may start."""
     draft = step.draft
     if draft.is_done(view.stage):
-        take_late_result(step, view)
+        store_late_result(step, view)
         return True
     step.current = view
     if is_pruned(spec, step.approval_policy, view):
         _record(step, view)
         why = "spec.prune ends the job."
-        if not is_awaited(step, spec, view, reason=Reason.PRUNE_REQUESTED, why=why):
+        if not awaits_result(step, spec, view, reason=Reason.PRUNE_REQUESTED, why=why):
             prune(step, view)
         return False
     if breach := find_breach(step, spec, view):
         _record(step, view)
-        if not is_awaited(step, spec, view, reason=breach.reason, why=breach.message):
+        if not awaits_result(step, spec, view, reason=breach.reason, why=breach.message):
             fail_stage(step, view, breach)
         return False
     if not spec.prune:
-        forget_cut(step)  # no limit holds any more
+        forget_cut(step)  # no limit is reached any more
     if view.run < draft.last_run(view.stage):
         miss(step, spec, view)
         return False
@@ -115,7 +115,11 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         return False
     if is_kept_waiting(step, spec, view) or is_waiting_out(step, spec, view):
         return False
-    if view.state is StageState.SUSPENDED and has_let_go(step.observed, view) and not spec.suspend:
+    if (
+        view.state is StageState.SUSPENDED
+        and has_released_nodes(step.observed, view)
+        and not spec.suspend
+    ):
         try_again(step, spec, view)
     elif wake(step, spec, view):
         pass  # what held it is over

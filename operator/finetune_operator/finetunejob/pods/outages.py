@@ -1,9 +1,9 @@
-"""Outages: a stage that has run before and cannot go on lets its nodes go and tries again later.
+"""Outages: a stage that has run before and cannot continue releases its nodes and retries later.
 
-A registry, a Secret, object storage or a node's device plugin may be away for an hour. What was
-trained is not lost to that: no retry is used up, no GPU is held, and the pauses grow. The record
-is ``status.stages[].outage``, so that a restart of the operator loses nothing. An outage is over
-once a new step is made, or, where steps are not known, once a container has run for some time.
+A registry, a Secret, object storage or a node's device plugin may be away for an hour. Such an
+outage uses no retry, the stage holds no GPU meanwhile, and the pauses grow. The record is
+``status.stages[].outage``, so a restart of the operator loses nothing. An outage is over once a new
+step is made. Where steps are not known, it is over once a container has run for some time.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
 
 FIRST_SECONDS = 60.0
-"""How long a stage lets its nodes go for the first time; twice as long each time."""
+"""First pause of a stage without nodes; each further pause is twice as long."""
 LONGEST_SECONDS = 3600.0
 RUNNING_SECONDS = 600.0
 """A container that runs for so long has got past its start."""
@@ -63,7 +63,7 @@ def is_outage(draft: JobDraft, num_steps: int, cause: Cause) -> bool:
 
 
 def wait_out(step: Step, view: StageView, cause: Cause) -> Cause | None:
-    """Let the nodes of a stage go for a while; return why it is given up, if it lasts too long.
+    """Release the nodes of a stage for a pause; return why the stage ends if this lasts too long.
 
     Args:
         step: The plan so far.
@@ -80,7 +80,7 @@ def wait_out(step: Step, view: StageView, cause: Cause) -> Cause | None:
     since = parse_timestamp(told["since"]) or step.now
     limit = step.config.outage_deadline_seconds
     if (step.now - since).total_seconds() - int(told.get("heldSeconds") or 0) >= limit:
-        words = f"It has been so since {told['since']}, for longer than outageDeadlineSeconds"
+        words = f"The outage began at {told['since']} and lasts longer than outageDeadlineSeconds"
         return replace(cause, message=f"{cause.message.rstrip('. ')}. {words} ({limit}).")
     releases = int(told.get("releases") or 0)
     seconds = min(FIRST_SECONDS * 2.0**releases, LONGEST_SECONDS)
@@ -88,9 +88,9 @@ def wait_out(step: Step, view: StageView, cause: Cause) -> Cause | None:
     entry["outage"] = {**told, "releases": releases + 1, "retryTime": due}
     step.draft.note_failure(cause, view.stage)
     message = (
-        f"{cause.reason}: {cause.message.rstrip('. ')}. The stage has let its nodes go and tries"
-        f" again at {due}; it costs no retry. It has been so since {told['since']}, and ends the"
-        f" job after {limit} s (outageDeadlineSeconds); time suspended or queued is left out."
+        f"{cause.reason}: {cause.message.rstrip('. ')}. The stage has released its nodes and tries"
+        f" again at {due}. This uses no retry. The outage began at {told['since']} and ends the job"
+        f" after {limit} s (outageDeadlineSeconds), not counting time suspended or queued."
     )
     step.draft.announce(Reason.OUTAGE, f"{view.stage.value}: {message}", warning=True)
     step.draft.conditions.set(TRAITS[view.stage].condition, False, Reason.OUTAGE, message)
@@ -122,7 +122,7 @@ def is_waiting_out(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
 
 
 def is_released(draft: JobDraft, view: StageView) -> bool:
-    """Return whether a stage has let its nodes go and waits for its next try."""
+    """Return whether a stage has released its nodes and waits for its next attempt."""
     told = (draft.stage(view.stage) or {}).get("outage") or {}
     due = parse_timestamp(told.get("retryTime"))
     return due is not None and due > draft.now

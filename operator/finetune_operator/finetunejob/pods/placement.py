@@ -1,8 +1,8 @@
-"""Ranks that hold GPUs while others find no node: all let go, and try again together.
+"""Ranks that hold GPUs while others find no node: all release their nodes and try again together.
 
 Without a queue each pod is placed by itself. Two jobs that each have half of what they need wait
-for each other for ever, and so does one whose node was lost and not replaced; its other ranks hold
-their GPUs and train nothing. Kueue admits all or none, so Jobs that it owns are left to it.
+for each other for ever. So does a job whose node was lost and not replaced: its other ranks hold
+their GPUs and train nothing. Kueue admits all pods or none, so Jobs in its queues are skipped.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Object = dict[str, Any]
 PLACEMENT = "placement"
 """Value of the pause annotation of a Job that was paused because not all its pods had a node."""
 RELEASE_SECONDS = 300.0
-"""How long the nodes are left to others before the ranks try again."""
+"""How long the nodes are free for other jobs before the ranks try again."""
 
 
-def let_go(step: Step, view: StageView) -> bool:
-    """Stop a stage some of whose pods found no node for too long; return whether it was."""
+def release_nodes(step: Step, view: StageView) -> bool:
+    """Stop a stage if some of its pods found no node for too long; return whether it is."""
     limit = step.config.placement_deadline_seconds
     if not limit or view.job is None or is_kueues(step.observed, view):
         return False
@@ -62,8 +62,8 @@ def let_go(step: Step, view: StageView) -> bool:
     return True
 
 
-def has_let_go(observed: Observed, view: StageView) -> bool:
-    """Return whether a suspended Job waits for its pods to find nodes, and for nobody's word."""
+def has_released_nodes(observed: Observed, view: StageView) -> bool:
+    """Return whether a suspended Job was suspended because its pods found no nodes."""
     if is_kueues(observed, view):
         return False
     annotations = view.job["metadata"].get("annotations") or {} if view.job else {}
@@ -71,7 +71,7 @@ def has_let_go(observed: Observed, view: StageView) -> bool:
 
 
 def try_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
-    """Start the pods of a stage again that has let its nodes go, once its time has come."""
+    """Start the pods of a stage that released its nodes again once the pause is over."""
     assert view.job is not None
     stopped = find_condition(view.job["status"].get("conditions"), "Suspended") or {}
     since = parse_timestamp(stopped.get("lastTransitionTime"))

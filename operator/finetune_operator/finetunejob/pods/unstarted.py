@@ -1,4 +1,4 @@
-"""Pods that should run and do not: what they wait for, as a cause a person can act on."""
+"""Pods that should run and do not: what they wait for, and what to do about it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from finetune_operator.status.conditions import find_condition, parse_timestamp,
 Object = dict[str, Any]
 
 STUCK_SECONDS = 20.0
-"""A pod that has a node and no running container for so long is looked into."""
+"""Time after which the Events of a pod with a node and no running container are read."""
 PENDING_SECONDS = 300.0
-"""A pod that is pending for so long is not at work, even if nothing bad is known of it."""
+"""Time after which a pending pod is reported, even if no error is known."""
 
 IMAGE_REASONS = frozenset(
     {
@@ -40,27 +40,27 @@ IMAGE_REASONS = frozenset(
     }
 )
 SETTINGS_REASON = "CreateContainerConfigError"
-"""A container's settings cannot be read, mostly of a Secret: that is said before its image."""
+"""A container's settings cannot be read, mostly from a Secret: not a problem of its image."""
 CONFIGURATION_REASONS = frozenset({SETTINGS_REASON, "CreateContainerError", "RunContainerError"})
 HOPELESS_REASONS = frozenset({"InvalidImageName", "ErrImageNeverPull"})
-"""Waiting cannot help: the reference itself is wrong, or pulling is forbidden."""
+"""Reasons that do not pass: the reference itself is wrong, or pulling is forbidden."""
 
 VOLUME_REASONS = frozenset({"FailedMount", "FailedAttachVolume"})
-"""Reasons of Events that tell of what the job names itself; all others are of the node."""
+"""Reasons of Events about volumes that the job names; all other reasons are about the node."""
 
 _DRAWN = re.compile(
     r"\b[0-9a-f]{32,}\b"
-    # But not of a volume's name, which lasts.
+    # Not in the name of a volume, which does not change.
     r"|(?<!\bpvc-)\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
     r"|(?<=:)\d+(?=->)"
 )
-"""What is drawn at each try: names of sandboxes, network namespaces and requests, and the ports
-that connections come from."""
+"""What changes with each attempt: names of sandboxes, network namespaces and requests, and the
+source ports of connections."""
 
 _NOT_BEGUN = frozenset({"", "PodInitializing", "ContainerCreating"})
-"""Reasons of a container that waits for volumes, the network, or containers before it."""
+"""Reasons of a container that waits for volumes, the network or init containers."""
 _OWN_IMAGES = {ENGINE_CONTAINER: "vllmImage", RED_TEAM_CONTAINER: "garakImage"}
-"""Init containers that the operator puts there, with the setting that names their image."""
+"""Init containers that the operator adds, with the setting that names their image."""
 
 
 def cause_of_waiting(
@@ -92,7 +92,7 @@ def cause_of_waiting(
             is_hopeless=reason in HOPELESS_REASONS,
             **where,
         )
-    # The operator's own containers fail for nothing but their image.
+    # The operator's own containers fail only because of their image.
     is_own = name in _OWN_IMAGES and reason != SETTINGS_REASON
     remedy = f"To go on: {_image_remedy(name)}. " if is_own else ""
     if reason in CONFIGURATION_REASONS:
@@ -110,7 +110,7 @@ def cause_of_waiting(
             **where,
         )
     if warning is None or _running_before(pod) is not None:
-        # Volumes and network are there where a container runs: no Event can be about them.
+        # A container runs, so volumes and network are ready: no Event can be about them.
         return None
     if seconds_waiting(pod, now) >= STUCK_SECONDS:
         return _warned(pod, warning, where)
@@ -118,9 +118,9 @@ def cause_of_waiting(
 
 
 def waited_for(pod: TrimmedPod) -> tuple[str, Waiting]:
-    """Return the init container that a pod's start waits for, and how that waits.
+    """Return the init container that a pod waits for, and its waiting state.
 
-    Without one the name is empty, and it is the stage's own that waits.
+    Without one the name is empty, and the state is that of the stage's container.
     """
     before = init_container_of(pod)
     if before is None:
@@ -129,7 +129,7 @@ def waited_for(pod: TrimmedPod) -> tuple[str, Waiting]:
 
 
 def _running_before(pod: TrimmedPod) -> Running | None:
-    """Return since when the init container runs that a pod's start waits for; None if none does."""
+    """Return the running state of the init container that a pod waits for; None if none runs."""
     before = init_container_of(pod)
     return None if before is None else before["state"].get("running")
 
@@ -149,8 +149,8 @@ def _log_of(pod: TrimmedPod, container: str) -> str:
 
 
 def _warned(pod: TrimmedPod, warning: WarningEvent, where: Mapping[str, Any]) -> Cause:
-    """Explain a pod whose container says nothing of itself, by the pod's Events."""
-    # Another try is no news.
+    """Explain a pod by its Events, where its container gives no reason."""
+    # Another attempt with the same error must give the same text.
     words = _DRAWN.sub("...", warning.message).rstrip(". ") or warning.reason
     if warning.reason in VOLUME_REASONS:
         return Cause(
@@ -164,8 +164,8 @@ def _warned(pod: TrimmedPod, warning: WarningEvent, where: Mapping[str, Any]) ->
     return Cause(
         failure_class=FailureClass.RETRYABLE,
         reason=warning.reason,
-        message=f"The pod does not start on {pod['spec']['nodeName']}: {words}. It is waited for as"
-        " long as that lasts. If it lasts, look at the node; another one may be better: kubectl -n"
+        message=f"The pod does not start on {pod['spec']['nodeName']}: {words}. The job"
+        " waits for it. If this lasts, look at the node. To try another node: kubectl -n"
         f" {metadata.get('namespace')} delete pod {metadata['name']}",
         **where,
     )
@@ -190,18 +190,15 @@ def _unschedulable(pod: TrimmedPod, scheduled: Mapping[str, Any]) -> Cause:
 
 
 def seconds_waiting(pod: TrimmedPod, now: datetime) -> float:
-    """Return how long a pod has been waiting for its container, in seconds.
-
-    From the moment it has a node: for a node it may wait for days.
-    """
+    """Return how long a pod has been waiting for its container since it has a node, in seconds."""
     begun = parse_timestamp(pod["status"].get("scheduledTime"))
     return seconds_since_created(pod, now) if begun is None else (now - begun).total_seconds()
 
 
 def is_stuck(pod: TrimmedPod, now: datetime) -> bool:
-    """Return whether a pod has a node and runs no container, for longer than a start takes.
+    """Return whether a pod has a node and has run no container for longer than a start takes.
 
-    One that waits for an init container which runs has begun: its Events explain nothing.
+    A pod whose init container runs is not stuck: its Events explain nothing.
     """
     if not _is_pending(pod) or not pod["spec"]["nodeName"] or _running_before(pod) is not None:
         return False
@@ -211,15 +208,15 @@ def is_stuck(pod: TrimmedPod, now: datetime) -> bool:
 
 
 def _is_pending(pod: TrimmedPod) -> bool:
-    """Return whether the stage's own container is yet to start; others may keep a pod pending."""
+    """Return whether the stage's container has yet to start."""
     container = container_of(pod)
     return pod["status"]["phase"] == "Pending" and (not container or "waiting" in container)
 
 
 def why_slow(pod: TrimmedPod, now: datetime) -> str | None:
-    """Say what is known of a pod that has been pending for minutes; None if it is not.
+    """Return what is known of a pod that has been pending for minutes; None for other pods.
 
-    Also if a cause is known: that says more.
+    None also if a cause is known, because the cause says more.
     """
     status, metadata, spec = pod["status"], pod["metadata"], pod["spec"]
     scheduled = find_condition(status.get("conditions"), "PodScheduled") or {}
@@ -240,11 +237,11 @@ def why_slow(pod: TrimmedPod, now: datetime) -> str | None:
     if not spec["nodeName"]:
         scheduler = spec.get("schedulerName") or "default-scheduler"
         return (
-            f"Pod {name} has been pending since {since}, and no scheduler has looked at it: does"
+            f"Pod {name} has been pending since {since}, and no scheduler has tried it: does"
             f" {scheduler} run, and is it the right one (podTemplate.schedulerName)? The pod's"
             f" Events: {more}"
         )
     return (
-        f"Pod {name} on {spec['nodeName']} has been pending since {since}, and nothing is known to"
-        f" be wrong: its image may be large. The pod's Events: {more}"
+        f"Pod {name} on {spec['nodeName']} has been pending since {since}, and no error is"
+        f" known: its image may be large. The pod's Events: {more}"
     )

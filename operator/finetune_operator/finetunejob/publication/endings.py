@@ -1,4 +1,4 @@
-"""How a stage ends, and how a job does: results taken over, verdicts told, pods stopped."""
+"""The end of a stage and of a job: store results, set conditions, stop pods."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ Object = dict[str, Any]
 # ---- stages ------------------------------------------------------------------------------------
 
 
-def take_late_result(step: Step, view: StageView) -> None:
-    """Take over what is known by now of a stage that was over before."""
+def store_late_result(step: Step, view: StageView) -> None:
+    """Store the result of a stage that is recorded as over, if it is known by now."""
     late = step.draft.conditions.status_of(TRAITS[view.stage].condition) == "Unknown"
     if late and view.result is not None:
         succeed(step, view)
     else:
-        _take_result(step, view)
+        _store_result(step, view)
 
 
 def succeed(step: Step, view: StageView) -> None:
-    """Tell that a stage is over, with its result."""
+    """Set the condition of a stage that succeeded, and store its result."""
     draft, stage = step.draft, view.stage
-    _take_result(step, view)
+    _store_result(step, view)
     kind = TRAITS[stage].condition
     result = view.result
     if result is None:
@@ -70,14 +70,14 @@ def succeed(step: Step, view: StageView) -> None:
             message = f"{message} {silence_text(url)}"
         draft.conditions.set(kind, False, Reason.SUCCEEDED, message)
     else:
-        # Stage publish tells of it too: it reads what the evaluation has stored.
+        # Stage publish returns the evaluation's result too, which it reads from storage.
         message = results.scores_text(result) or "Evaluated."
         draft.conditions.set(ConditionType.EVALUATED, True, Reason.EVALUATED, message)
-        _tell_goal(step, result)
+        _set_goal_met(step, result)
 
 
 def lack_of_result(view: StageView) -> tuple[Reason, str]:
-    """Return why the result of a stage that succeeded is not known: the reason, and in words."""
+    """Return why the result of a stage that succeeded is not known: reason and message."""
     begun = f"Stage {view.stage.value} succeeded; its result"
     if not view.problem:
         return Reason.RESULT_NOT_REPORTED, f"{begun} was lost with its pod."
@@ -86,19 +86,19 @@ def lack_of_result(view: StageView) -> tuple[Reason, str]:
     )
 
 
-def _take_result(step: Step, view: StageView) -> None:
-    """Put the result of an ended stage into the status, if it is known."""
+def _store_result(step: Step, view: StageView) -> None:
+    """Store the result of an ended stage in the status, if it is known."""
     draft, result = step.draft, view.result
     if result is None:
         return
     if not isinstance(result, PrepareResult):
-        _take_tracking(step, result.tracking)
+        _store_tracking(step, result.tracking)
     for name, section in results.sections_of(result, draft.get("artifact") or {}).items():
         draft.put(name, section)
 
 
-def _take_tracking(step: Step, told: TrackingResult | None) -> None:
-    """Put what became of the tracking into the status; say it when it begins to fail."""
+def _store_tracking(step: Step, told: TrackingResult | None) -> None:
+    """Store the state of the trackers in the status; emit an Event when they begin to fail."""
     if told is None:
         return
     draft = step.draft
@@ -134,13 +134,13 @@ def cause_of_end(view: StageView, *, memory: str, now: datetime) -> Cause:
 
 
 def conclude(step: Step, spec: FineTuneJobSpec) -> None:
-    """Tell the verdict, all stages being over; without one nothing is met or published."""
+    """End a job whose stages are all over. Without a verdict nothing is met or published."""
     draft = step.draft
     result = step.result(EvaluateResult)
     if result is None or not results.is_verdict(result, spec):
         _end_without_verdict(step, spec)
         return
-    _tell_goal(step, result)
+    _set_goal_met(step, result)
     if result.is_missed:
         _miss(step, result)
         return
@@ -154,11 +154,11 @@ def conclude(step: Step, spec: FineTuneJobSpec) -> None:
 
 
 def _end_without_verdict(step: Step, spec: FineTuneJobSpec) -> None:
-    """End a job whose last stage another version of the operator recorded as over."""
+    """End a job without a verdict, whose last stage another version recorded as over."""
     reason = Reason.RESULT_NOT_REPORTED
     message = (
-        "The evaluation is over, and its result is not known here: nothing is called published"
-        " without it. The report and, if the goal was met, the version lie in object storage."
+        "The evaluation is over and its result is not known, so the job is not called published."
+        " The report is in object storage, and so is the version if the goal was met."
     )
     kinds = [ConditionType.GOAL_MET] if spec.goal is not None else []
     for kind in (*kinds, ConditionType.PUBLISHED):
@@ -173,9 +173,9 @@ def _end_without_verdict(step: Step, spec: FineTuneJobSpec) -> None:
     fail(step, reason, message)
 
 
-def _tell_goal(step: Step, result: EvaluateResult) -> None:
+def _set_goal_met(step: Step, result: EvaluateResult) -> None:
     conditions = step.draft.conditions
-    # Also without a goal: too few held-out prompts prove nothing.
+    # goal_met may be False without a goal: too few held-out prompts.
     if result.goal_met is False:
         message = result.goal_message or f"The goal was missed: {results.scores_text(result)}"
         conditions.set(ConditionType.GOAL_MET, False, Reason.GOAL_NOT_MET, message)
@@ -185,7 +185,7 @@ def _tell_goal(step: Step, result: EvaluateResult) -> None:
 
 def _warnings_text(result: EvaluateResult) -> str:
     missed = [gate.name for gate in result.gates if not gate.met and gate.severity == "Warn"]
-    return f"; missed, which is only a warning: gate {', '.join(missed)}" if missed else ""
+    return f"; missed, only a warning: gate {', '.join(missed)}" if missed else ""
 
 
 def _newer_text(result: EvaluateResult) -> str:
@@ -193,7 +193,9 @@ def _newer_text(result: EvaluateResult) -> str:
     if published is None or published.newer is None:
         return ""
     before = "none" if published.version is None else f"version {published.version}"
-    return f"; version {published.newer} was published meanwhile, and it was compared with {before}"
+    return (
+        f"; version {published.newer} was published meanwhile, after the comparison with {before}"
+    )
 
 
 def _miss(step: Step, result: EvaluateResult) -> None:
@@ -216,7 +218,7 @@ def _miss(step: Step, result: EvaluateResult) -> None:
 
 
 def close_progress(step: Step) -> None:
-    """Show the end of the last stage that began: no push follows, and its last one may be lost."""
+    """Show the last stage as complete: no push follows, and its last push may be lost."""
     begun = _last_begun(step.views, step.draft)
     if begun.job is None and not step.draft.last_run(begun.stage):
         return
@@ -236,7 +238,7 @@ def _last_begun(views: Sequence[StageView], draft: JobDraft) -> StageView:
 
 
 def fail_stage(step: Step, view: StageView, cause: Cause) -> None:
-    """End the job because of one stage."""
+    """End the job because a stage failed."""
     step.draft.put("lastFailure", cause.to_wire(view.stage))
     suffix = ""
     if view.failure_reason == "BackoffLimitExceeded":
@@ -245,14 +247,14 @@ def fail_stage(step: Step, view: StageView, cause: Cause) -> None:
     message = f"{view.stage.value}: {cause.reason}{where}: {cause.message}{suffix}"
     reason = cause.failure_class.value
     if view.stage is Stage.PUBLISH:
-        tell_unpublished(step, Reason.PUBLISHING_FAILED, message)
+        set_unpublished(step, Reason.PUBLISHING_FAILED, message)
     else:
         step.draft.conditions.set(TRAITS[view.stage].condition, False, reason, message)
     fail(step, reason, message)
 
 
-def tell_unpublished(step: Step, reason: str, message: str) -> None:
-    """Say why a publication failed, and what tries it again where the evaluation is known."""
+def set_unpublished(step: Step, reason: str, message: str) -> None:
+    """Say why a publication failed, and how to try it again where the evaluation is known."""
     draft, observed = step.draft, step.observed
     if (draft.get("evaluation") or {}).get("digest"):
         message = _with_way_on(
@@ -264,7 +266,7 @@ def tell_unpublished(step: Step, reason: str, message: str) -> None:
 
 
 def fail(step: Step, reason: str, message: str, *, event: str = "Failed") -> None:
-    """End the job: terminal, whatever comes after; what still runs is stopped."""
+    """End the job as failed, for good, and stop what still runs."""
     draft, observed = step.draft, step.observed
     way_on = f" To begin again: finetune retry {observed.name} -n {observed.namespace}"
     text = _with_way_on(message, way_on)
@@ -276,6 +278,6 @@ def fail(step: Step, reason: str, message: str, *, event: str = "Failed") -> Non
 
 
 def _with_way_on(message: str, way_on: str) -> str:
-    """Return a message with what to do at its end, however long it is."""
+    """Return a message that ends with the remedy; a long message is shortened before it."""
     words = shorten(message, MESSAGE_CHARACTERS - len(way_on) - 1)
     return words + ("" if words.endswith((".", "!", "?")) else ".") + way_on

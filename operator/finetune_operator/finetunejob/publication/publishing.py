@@ -45,11 +45,11 @@ from finetune_operator.status.conditions import Reason
 
 Status = Mapping[str, Any]
 Decisions = tuple[Decision, ...] | None
-"""All decisions of people on the job, the earliest first; None if FineTuneApprovals cannot be read,
-which is no yes."""
+"""All decisions of people on the job, the earliest first. None if FineTuneApprovals cannot be read;
+this approves nothing."""
 
 SECTION = "publication"
-"""Where the status keeps the decision that the publication goes by."""
+"""Section of the status with the decision that the publication follows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,9 +57,9 @@ class Wait:
     """One reason why a candidate is not published yet.
 
     Attributes:
-        reason: CamelCase cause, stable; told in the condition ``Published``.
-        message: What is waited for, and what to do, in a sentence.
-        is_final: Whether waiting cannot help: somebody has said no.
+        reason: CamelCase reason of the condition ``Published``; stable.
+        message: What the job waits for and how to go on.
+        is_final: Whether waiting cannot help, because somebody rejected the candidate.
     """
 
     reason: str
@@ -70,7 +70,7 @@ class Wait:
 def why_publishing_waits(
     spec: FineTuneJobSpec, status: Status, decisions: Decisions
 ) -> tuple[Wait, ...]:
-    """Return all that a candidate's publication waits for; nothing if it may be published.
+    """Return what a candidate's publication waits for; empty if it may be published.
 
     Args:
         spec: The job's spec.
@@ -82,7 +82,7 @@ def why_publishing_waits(
 
 
 def who_lets_it(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Decision | None:
-    """Return the decision that the publication goes by: the first that there is, or None."""
+    """Return the decision that the publication follows; None without one."""
     made = (let(spec, status, decisions) for let in _LETS)
     return next((decision for decision in made if decision is not None), None)
 
@@ -90,9 +90,9 @@ def who_lets_it(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> 
 def decided_on_publication(
     spec: FineTuneJobSpec, status: Status, decisions: Decisions
 ) -> Decision | None:
-    """Return what somebody decided on publishing exactly what was evaluated, missed or not.
+    """Return a person's decision on exactly this evaluation, passed or missed.
 
-    A panel's result overrules nothing: it lets what has passed be published.
+    A panel's result is left out: it only lets a candidate that passed be published.
     """
     digest = (status.get("evaluation") or {}).get("digest")
     counted, _ = _split(spec, status, decisions)
@@ -101,10 +101,9 @@ def decided_on_publication(
 
 
 def reviewed(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Decision | None:
-    """Return who handed in a panel's result on exactly what was evaluated: the first who did.
+    """Return the first approval that names a panel's result on exactly this evaluation.
 
-    Where reviewers are users, nobody has until as many users as there are reviewers name the same
-    result.
+    Where reviewers are users, as many users as there are reviewers must name the same result.
     """
     required = ApprovalPolicy.of_status(status.get(POLICY)).required
     if publication_of(spec, required) is not Publication.AFTER_REVIEW:
@@ -137,7 +136,7 @@ def _num_users(spec: FineTuneJobSpec, status: Status) -> int:
 def own_approvals(
     spec: FineTuneJobSpec, status: Status, decisions: Decisions
 ) -> tuple[Decision, ...]:
-    """Return the requester's approvals of exactly what was evaluated, where they do not count."""
+    """Return the requester's approvals of exactly this evaluation that do not count."""
     digest = (status.get("evaluation") or {}).get("digest")
     _, own = _split(spec, status, decisions)
     return tuple(each for each in own if each.digest == digest)
@@ -151,7 +150,7 @@ def _split(
 
 
 def _self_approval(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait | None:
-    """Say that the requester's own approval lets nothing be published."""
+    """Wait if the requester's own approval is the only one: it does not count."""
     own = own_approvals(spec, status, decisions)
     if not own or not any(ask(spec, status, decisions) for ask in (_review, _approval)):
         return None
@@ -168,8 +167,8 @@ def _approval(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wa
     return Wait(
         reason=Reason.PUBLICATION_APPROVAL_REQUIRED,
         message=(
-            "The candidate has passed, and is published once somebody approves evaluation"
-            f" {evaluation.get('digest', '')}: the policy of this namespace asks for it"
+            "The candidate passed. It is published once somebody approves evaluation"
+            f" {evaluation.get('digest', '')}, because the policy of this namespace requires it"
             " (requireApproval). To decide: finetune publish NAME --reason WHY (or --reject), or"
             " create a FineTuneApproval of subject Publication with that digest. Its page:"
             f" {evaluation.get('reportUri', '')}"
@@ -192,16 +191,16 @@ def _review(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait
             reason=Reason.REVIEW_REQUIRED,
             message=(
                 f"{len(users)} of {review.reviewers} reviewers have approved the panel's result"
-                f" {panel} as users ({named}). The policy of this namespace asks each of them to"
-                " (reviewersAreUsers): finetune review submit with the same files, as oneself."
+                f" {panel} as users ({named}). The policy of this namespace requires an approval of"
+                " each (reviewersAreUsers): each runs finetune review submit with the same files."
             ),
         )
     return Wait(
         reason=Reason.REVIEW_REQUIRED,
         message=(
-            f"The candidate has passed, and is published once {review.reviewers} reviewer(s) have"
-            f" compared its answers with the base model's. Their page: {page}/review/page.html; to"
-            " hand their files in: finetune review submit."
+            f"The candidate passed. It is published once {review.reviewers} reviewer(s) have"
+            f" compared its answers with the base model's. Their page: {page}/review/page.html. To"
+            " submit their files: finetune review submit."
         ),
     )
 
@@ -209,7 +208,7 @@ def _review(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait
 _UNREAD = (
     "The job waits for a person's decision, and this operator cannot read FineTuneApprovals: their"
     " CustomResourceDefinition is not installed, or its role lacks list and watch on"
-    " finetuneapprovals. The job goes on by itself once it can."
+    " finetuneapprovals. The job continues by itself once the operator can."
 )
 _ASKED: tuple[Callable[[FineTuneJobSpec, Status, Decisions], Wait | None], ...] = (
     _self_approval,
@@ -261,6 +260,6 @@ def decision_arguments(
         "--approval": made["name"],
         **({"--panel": made["panel"]} if made.get("panel") else {}),
     }
-    # One argument each: a reason may begin with a dash. The kubelet replaces $(NAME) by the
-    # container's variables, credentials among them; a doubled $ stands for itself.
+    # One argument each, because a reason may begin with a dash. The kubelet replaces $(NAME) by the
+    # container's variables, which include credentials. A doubled $ is a plain $.
     return tuple(f"{option}={text}".replace("$", "$$") for option, text in told.items())

@@ -217,7 +217,7 @@ def test_a_version_that_nobody_compared_with_is_told():
     made = evaluated(GateResult(name="refunds", met=True), published=published)
     evaluation = made.status["evaluation"]
     assert (evaluation["publishedVersion"], evaluation["newerVersion"]) == (3, 4)
-    words = "; version 4 was published meanwhile, and it was compared with version 3"
+    words = "; version 4 was published meanwhile, after the comparison with version 3"
     assert words in condition(made, "Published")["message"]
 
 

@@ -27,8 +27,8 @@ from kit.builders.jobs import (
     succeeded,
     trained,
 )
-from unit.operator.finetunejob.lifecycle.test_in_hand import evaluating, planned, stopped
 from unit.operator.finetunejob.lifecycle.test_queueing import in_queue
+from unit.operator.finetunejob.lifecycle.test_stopping import evaluating, planned, stopped
 
 PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
 

@@ -1,10 +1,10 @@
-"""A job that is to end while it may be publishing: what lies in storage decides, not who was first.
+"""Stop a job that may be publishing, for a prune, a deadline or a budget.
 
-The evaluation's own pod publishes at its end. A prune, a deadline or a budget may come between the
-version's manifest and the word of it. So a stage that may have published is stopped first, and the
-job ends once its last words, or its last report, had the time to arrive. The Job controller calls a
-Job suspended before its pods have ended: they have their grace period. Job ``publish`` is never
-cut: it takes seconds.
+The evaluation's pod publishes at its end, so a stop may come after the version's manifest is
+written and before the operator knows the result. Storage decides whether the job is published. The
+stage is therefore stopped first, and the job ends once the pods' termination message had time to
+arrive. The Job controller calls a Job suspended before its pods have ended, so they get their grace
+period. Job ``publish`` is never stopped: it takes seconds.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from finetune_operator.status.conditions import find_condition, parse_timestamp,
 Object = dict[str, Any]
 
 _STOPPING = (
-    "{why} The evaluation may have published at its end: it is stopped, and the job ends once its"
-    " last words are known."
+    "{why} The evaluation may have published a version. It is stopped, and the job ends once its"
+    " result is known."
 )
 
 
 def stage_to_cut(step: Step, spec: FineTuneJobSpec) -> StageView | None:
-    """Return the stage that a limit ends: one that runs, was stopped for a limit, or would go on.
+    """Return the stage that a limit stops: it runs, a limit stopped it before, or it would resume.
 
-    The last is for a record that is lost: what a limit has stopped must not run again.
+    The last case covers a lost record: a stage that a limit stopped must not run again.
     """
     for view in step.views:
         is_over = view.has_ended or view.is_ending or step.draft.is_done(view.stage)
@@ -51,33 +51,33 @@ def stage_to_cut(step: Step, spec: FineTuneJobSpec) -> StageView | None:
 
 
 def forget_cut(step: Step) -> None:
-    """Take back that a stage was stopped for a limit: it holds no more, for somebody raised it."""
+    """Remove the record that a limit stopped a stage: the limit was raised."""
     for view in step.views:
         if (entry := step.draft.stage(view.stage)) is not None:
             entry.pop("cut", None)
 
 
 def cut(step: Step, spec: FineTuneJobSpec, view: StageView, cause: Cause) -> None:
-    """End the job for a limit it has reached, unless it turns out to be published."""
+    """End the job because of a limit, unless it turns out to be published."""
     step.current = view
     if view.job is not None:
         step.draft.record_stage(view)
     reason = cause.failure_class.value
-    if not is_awaited(step, spec, view, reason=reason, why=cause.message):
+    if not awaits_result(step, spec, view, reason=reason, why=cause.message):
         fail_stage(step, view, cause)
 
 
-def is_awaited(
+def awaits_result(
     step: Step, spec: FineTuneJobSpec, view: StageView, *, reason: str, why: str
 ) -> bool:
-    """Return whether a job does not end as it is to: it is published, or that is not known yet.
+    """Return whether the job must not end yet: it is published, or that is not known yet.
 
     Args:
         step: The plan so far.
         spec: The job's spec.
-        view: The stage at which it is to end.
-        reason: Why, for the stage's condition.
-        why: The same in words.
+        view: The stage at which the job is to end.
+        reason: Reason for the stage's condition.
+        why: Message for it.
     """
     entry = step.draft.stage(view.stage)
     publication = publication_of(spec, step.approval_policy.required)
@@ -96,7 +96,7 @@ def is_awaited(
         step.first.append(ConfirmMissing(stage=view.stage, name=entry["job"]))
     elif view.is_stoppable or (view.job is not None and not view.is_stopped):
         step.then += release_actions(step.observed, [view])
-    elif _has_told(view):
+    elif _has_not_published(view):
         return False
     else:
         patience = spec.grace_seconds + RESULT_GRACE_SECONDS
@@ -113,7 +113,7 @@ def is_awaited(
 
 
 def _stopped_at(view: StageView, entry: Object, now: datetime) -> datetime:
-    """Return when the pods were told to stop: with their Job, or by whoever deleted it."""
+    """Return when the pods were stopped: by their Job's suspension or its deletion."""
     if view.job is None:
         since = parse_timestamp(entry.setdefault("deletedTime", timestamp(now)))
     else:
@@ -122,10 +122,10 @@ def _stopped_at(view: StageView, entry: Object, now: datetime) -> datetime:
     return since or now
 
 
-def _has_told(view: StageView) -> bool:
-    """Return whether the pods have ended with words that name no version: none is published.
+def _has_not_published(view: StageView) -> bool:
+    """Return whether the pods have ended and say that nothing was published.
 
-    A stage hears no stop any more once it claims a version; who says that it was stopped has not.
+    A stage ignores stops once it claims a version. A pod that ended as stopped has claimed none.
     """
     is_over = all(pod["status"]["phase"] in ("Succeeded", "Failed") for pod in view.pods)
     return is_over and any(exit_code_of(pod) == ExitCode.STOPPED for pod in view.pods)
