@@ -94,7 +94,7 @@ async def run_until_death(connection, config, *, dies_at: int, after_sending: bo
     watching = asyncio.create_task(host.run())
     waits = [asyncio.create_task(transport.died.wait()), asyncio.create_task(until())]
     try:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(480):
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         return transport.died.is_set()
     finally:

@@ -191,13 +191,18 @@ async def test_a_pod_whose_node_does_not_answer_is_replaced(world):
 
 
 async def pod_is_stuck_in_deletion(client, namespace, job):
-    """Delete the first pod that runs: a finalizer holds it, as a kubelet that does not answer."""
+    """Delete the first pod that runs: a finalizer holds it, as a kubelet that does not answer.
+
+    An answer that is lost may be that of a deletion, after which no finalizer can be added.
+    """
     selector = f"finetune.dev/job={job}"
 
     async def is_deleted():
         for pod in (await client.list(PODS, namespace, label_selector=selector)).items:
+            name, metadata = pod["metadata"]["name"], pod["metadata"]
+            if "deletionTimestamp" in metadata:
+                return True
             if pod["status"].get("phase") == "Running":
-                name, metadata = pod["metadata"]["name"], pod["metadata"]
                 finalizers = ["example.com/kubelet", *(metadata.get("finalizers") or [])]
                 held = {"metadata": {"finalizers": finalizers}}
                 await client.merge_patch(PODS, namespace, name, held)
