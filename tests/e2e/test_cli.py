@@ -13,10 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from devcluster.binaries import program
-from e2e.world import JOB_TIMEOUT_SECONDS, RESUMED, Body, Job, Tenant, is_training
 
-from devcluster.node import Node
 from finetune_cli.local.verify import make_access
 from finetune_cli.reports.reviews import Source, open_review
 from kit.cluster.devcluster import Node, program

@@ -6,7 +6,6 @@ import json
 import os
 
 import pytest
-from e2e.world import RESUMED, Body, Job, Tenant, is_training
 
 from finetune_cli.local.verify import verify_uri
 from finetune_trainer.errors import TrainerError
