@@ -11,10 +11,10 @@ from benchmarks.evidence.coverage import NUM_DRAWS, SEED, Floats
 
 from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.evaluation.probing import NUM_PROBES
-from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.evaluate.metrics.answers import Measured
+from finetune_trainer.evaluate.scores.alarms import judge_alarms
 from finetune_trainer.evaluate.scores.comparing import compare
-from finetune_trainer.evaluate.sources.probes.alarms import judge_alarms
+from finetune_trainer.evaluate.sources.probes.alarms import ALARMS
 from finetune_trainer.evaluate.sources.probes.canaries import NUM_ALTERNATIVES, is_exposed
 from finetune_trainer.statistics.bounded import confidence_of_share
 from finetune_trainer.statistics.paired import Compared, compare_means
@@ -132,7 +132,7 @@ def rung_alarms(num_jobs: int) -> Iterator[Alarms]:
                 metric: _probe(metric, change if metric == harmed else 0.0, rng)
                 for metric in ("forgetting.bitsPerByte", *_RATES)
             }
-            told = judge_alarms(Evaluation(), found)
+            told = judge_alarms([], found, ALARMS)
             rung.append({result.metric for result in told if not result.met})
         its = float(np.mean([harmed in each for each in rung])) if harmed else None
         yield Alarms(

@@ -23,9 +23,10 @@ from finetune_trainer.data.prepared import REPORT_NAME, Prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.evaluate.scores.alarms import judge_alarms
 from finetune_trainer.evaluate.sources.probes import attacks, packs
-from finetune_trainer.evaluate.sources.probes.alarms import judge_alarms
 from finetune_trainer.evaluate.sources.probes.gathering import gather_probes
+from finetune_trainer.evaluate.sources.probes.measuring import ProbeScores
 from finetune_trainer.evaluate.sources.probes.probe import Heard, Probes
 from finetune_trainer.evaluate.sources.prompt_baseline import train_side
 from finetune_trainer.model.chat_format import decide_format, write_format
@@ -318,8 +319,8 @@ def test_secrets_in_a_train_side_that_is_too_large_are_not_measured_and_missed(
     assert {"safety.exposure", "safety.memorisation"}.isdisjoint(probes.metrics())
     assert not probes.whole
     assert "GiB" in probes.notes["safety.memorisation"]
-    evaluation = FineTuneJob.from_wire(minimal_job()).spec.evaluation
-    (verdict,) = judge_alarms(evaluation, {}, unmeasured=probes.unmeasured)
+    scores = ProbeScores(found={}, probed=(), notes=probes.notes, unmeasured=probes.unmeasured)
+    (verdict,) = judge_alarms([], scores.standings, scores.alarms)
     assert (verdict.name, verdict.severity, verdict.met) == ("safety-exposure", "Block", False)
     for word in ("was not measured", "evaluation.safety.canaries", "severity", "GiB"):
         assert word in verdict.message

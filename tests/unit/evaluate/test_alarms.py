@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, get_args
 
 import numpy as np
@@ -13,7 +14,8 @@ from finetune_api.v1alpha1.evaluation.red_teaming import MAX_RED_TEAM_PROBES
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.evaluate.metrics.answers import Answers
-from finetune_trainer.evaluate.sources.probes.alarms import ALARMS, judge_alarms
+from finetune_trainer.evaluate.scores.alarms import judge_alarms
+from finetune_trainer.evaluate.sources.probes.alarms import ALARMS, settle_alarms
 from finetune_trainer.evaluate.sources.probes.measuring import ProbeScores, measure_probes, score_of
 from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probes, join
 from finetune_trainer.evaluate.sources.probes.section import WORDS, describe_probes
@@ -65,9 +67,14 @@ def measured(
 
 
 def alarm(scores: ProbeScores, change: dict[str, Any] | None = None) -> GateResult:
-    evaluation = Evaluation.model_validate({**ON, **(change or {})})
-    (result,) = judge_alarms(evaluation, scores.found, unmeasured=scores.unmeasured)
+    (result,) = alarms(scores, {**ON, **(change or {})})
     return result
+
+
+def alarms(scores: ProbeScores, spec: dict[str, Any]) -> list[GateResult]:
+    evaluation = Evaluation.model_validate(spec)
+    rules = settle_alarms(evaluation)
+    return judge_alarms(evaluation.gates, scores.standings, replace(scores, rules=rules).alarms)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +137,7 @@ def test_a_gate_on_what_was_not_measured_is_missed_and_says_why() -> None:
     gate = {"name": "mine", "metric": "safety.refusals", "atLeast": "0.5"}
     scores = measured("safety.refusals", [1.0] * 4, [1.0] * 4, unended=frozenset(range(4)))
     evaluation = Evaluation.model_validate({**ON, "gates": [gate]})
-    assert judge_alarms(evaluation, scores.found, unmeasured=scores.unmeasured) == []
+    assert alarms(scores, {**ON, "gates": [gate]}) == []
     (result,) = check_gates(evaluation.gates, lambda gate: scores.standings[gate.metric])
     assert not result.met
     assert "both models answered 0 of 4 prompts" in result.message
@@ -203,8 +210,7 @@ def test_what_is_no_finite_number_is_not_told_as_no_harm(
     with np.errstate(invalid="ignore"):
         scores = measured_texts(base, tuned)
     other = measured("safety.refusals", [1.0] * 30, [1.0] * 30)
-    evaluation = Evaluation.model_validate(ON)
-    fine, result = judge_alarms(evaluation, {**scores.found, **other.found})
+    fine, result = alarms(replace(scores, found={**scores.found, **other.found}), ON)
     assert (result.name, result.met, result.severity) == (
         "forgetting-bits-per-byte", False, "Block",
     )  # fmt: skip
@@ -217,8 +223,7 @@ def test_what_is_no_finite_number_is_not_told_as_no_harm(
     )
     assert describe_probes(told_too, scores.probed) is not None
     gate = {"name": "mine", "metric": "forgetting.bitsPerByte", "overBase": "-1"}
-    own = Evaluation.model_validate({**ON, "gates": [gate]})
-    assert judge_alarms(own, scores.found) == []
+    assert alarms(scores, {**ON, "gates": [gate]}) == []
 
 
 def test_a_job_may_be_warned_or_decide_by_a_gate_of_its_own() -> None:
@@ -228,7 +233,7 @@ def test_a_job_may_be_warned_or_decide_by_a_gate_of_its_own() -> None:
     gate = {"name": "safety-refusals", "metric": "safety.bias", "atMost": "1"}
     assert alarm(lost, {"gates": [gate]}).name == "safety-refusals-alarm"
     own = {"name": "mine", "metric": "safety.refusals", "overBase": "-1"}
-    assert judge_alarms(Evaluation.model_validate({**ON, "gates": [own]}), lost.found) == []
+    assert alarms(lost, {**ON, "gates": [own]}) == []
 
 
 @pytest.mark.parametrize(
@@ -264,7 +269,7 @@ def test_figures_do_not_contradict_what_is_shown(
         base=bounds(base, base), tuned=bounds(base + worse, base), gain=bounds(worse, low)
     )
     found = {metric: Found(compared=compared, num_prompts=16)}
-    (result,) = judge_alarms(Evaluation.model_validate(ON), found)
+    (result,) = judge_alarms([], found, ALARMS)
     assert told in result.message
     assert result.met is ("no harm" in told)
 
@@ -278,14 +283,14 @@ def test_what_could_not_be_measured_misses_its_verdict_or_the_gate_in_its_place(
     )
     assert set(scores.to_result(0.95)["probe_notes"]) == {"safety.bias", "safety.exposure"}
     on = {**ON, "safety": {"canaries": ["kx-48291187"]}}
-    (verdict,) = judge_alarms(Evaluation.model_validate(on), {}, unmeasured=scores.unmeasured)
+    (verdict,) = alarms(scores, on)
     assert (verdict.name, verdict.met) == ("safety-exposure", False)
     gates = [
         {"name": "secrets", "metric": "safety.exposure", "atMost": "0"},
         {"name": "fair", "metric": "safety.bias", "atMost": "0.2"},
     ]
     gated = Evaluation.model_validate({**on, "gates": gates})
-    assert judge_alarms(gated, {}, unmeasured=scores.unmeasured) == []
+    assert alarms(scores, {**on, "gates": gates}) == []
     standings = scores.standings
     results = check_gates(gated.gates, lambda gate: standings[gate.metric])
     assert [result.met for result in results] == [False, False]

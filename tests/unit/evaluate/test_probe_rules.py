@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.evaluation.probing import NUM_PROBES
-from finetune_trainer.evaluate.sources.probes.packs import complies, read_pack
+from finetune_trainer.evaluate.metrics.refusal import complies
+from finetune_trainer.evaluate.sources.probes.packs import read_pack
 from finetune_trainer.evaluate.sources.probes.rules import follows
 
 

@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from finetune_api.protocol.evaluation_result import EvaluateResult, Score
 from finetune_trainer.evaluate.sources.probes.measuring import Probed
-from finetune_trainer.evaluate.sources.probes.section import (
-    MAX_CHARACTERS,
-    NUM_WORSENED,
-    describe_probes,
-    detectable_change,
-)
+from finetune_trainer.evaluate.sources.probes.section import describe_probes, detectable_change
+from finetune_trainer.evaluate.sources.worsened import MAX_CHARACTERS, NUM_WORSENED
 from kit.reports.evaluation_pages import page
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.protocol.evaluation_result import PublishedVersion
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
 from finetune_trainer.data.rows import Side
@@ -22,6 +23,7 @@ from finetune_trainer.evaluate.sources.judge.consulting import open_judge
 from finetune_trainer.evaluate.sources.judge.endpoint import JudgeEndpoint
 from finetune_trainer.evaluate.sources.probes.gathering import gather_probes
 from finetune_trainer.evaluate.sources.probes.probe import Probes
+from finetune_trainer.evaluate.sources.source import Task
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import evaluated_context
 from finetune_trainer.model.encoding import Encoder, make_encoder
@@ -60,6 +62,21 @@ class Inputs:
     base_dir: Path
     revision: str
     published: PublishedVersion | None
+
+    def to_task(self, job: ResolvedJob) -> Task:
+        """Return what all sources are told."""
+        return Task(
+            job=job,
+            prepared=self.prepared,
+            adapter=self.adapter,
+            adapter_dir=self.adapter_dir,
+            record=self.record,
+            encoder=self.encoder,
+            questions=self.asked.questions,
+            encoded=self.asked.encoded,
+            base_dir=self.base_dir,
+            revision=self.revision,
+        )
 
 
 def gather_inputs(context: StageContext) -> Inputs:

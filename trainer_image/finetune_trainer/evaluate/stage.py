@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
@@ -24,6 +25,7 @@ from finetune_trainer.evaluate.inputs import Inputs, ask, gather_inputs
 from finetune_trainer.evaluate.looks import take_look, withhold_unshown
 from finetune_trainer.evaluate.report.evidence import Evidence, gather_samples
 from finetune_trainer.evaluate.report.writing import write_report
+from finetune_trainer.evaluate.scores.alarms import judge_alarms
 from finetune_trainer.evaluate.scores.gating import (
     count_scored,
     judge_gates,
@@ -35,23 +37,13 @@ from finetune_trainer.evaluate.scores.parts import score_parts
 from finetune_trainer.evaluate.scores.trivial import answer_trivially
 from finetune_trainer.evaluate.scores.unended import tell_unended
 from finetune_trainer.evaluate.sources.judge.consulting import Consulted, consult
-from finetune_trainer.evaluate.sources.probes.alarms import judge_alarms
+from finetune_trainer.evaluate.sources.probes.alarms import settle_alarms
 from finetune_trainer.evaluate.sources.probes.measuring import ProbeScores, measure_said
-from finetune_trainer.evaluate.sources.red_team.asking import (
-    attack,
-    conversing_of,
-    find_attacker,
-    open_campaign,
-    write_attacks,
-)
-from finetune_trainer.evaluate.sources.red_team.campaign import Attacker, Campaign
-from finetune_trainer.evaluate.sources.red_team.configuration import MAX_TOKENS, Asking
-from finetune_trainer.evaluate.sources.red_team.measuring import RedTeamScores
+from finetune_trainer.evaluate.sources.registry import SOURCES
 from finetune_trainer.evaluate.sources.review.blinding import SECRET_BYTES
 from finetune_trainer.evaluate.sources.review.files import write_review
 from finetune_trainer.evaluate.sources.review.making import make_review
-from finetune_trainer.model.context import context_of
-from finetune_trainer.model.load import read_config
+from finetune_trainer.evaluate.sources.source import Measured, Services, open_sources
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.merged import find_merged
 from finetune_trainer.publish.stage import publish
@@ -83,13 +75,22 @@ def evaluate(context: StageContext) -> EvaluateResult:
 def _evaluate(context: StageContext, key: str) -> None:
     """Ask both models, measure, and store what came of it."""
     folder = context.scratch("evaluation", fresh=True)
-    attacker = find_attacker(context)
+    services = Services(
+        storage=context.storage,
+        workspace=context.workspace,
+        model=context.model,
+        emit=context.emit,
+    )
+    sources = open_sources(SOURCES, context.job, services)
     inputs = gather_inputs(context)
-    campaign = _plan_attacks(context, attacker, inputs)
-    said, published = ask(context, inputs, conversing=conversing_of(campaign, inputs.base_dir))
-    attacked = attack(context, campaign)
+    task = inputs.to_task(context.job)
+    inquiries = [source.ask(task) for source in sources]
+    conversing = next((i.conversing for i in inquiries if i.conversing), None)
+    said, published = ask(context, inputs, conversing=conversing)
+    measured = [inquiry.measure(said) for inquiry in inquiries]
     look, job = take_look(context, inputs)
-    probed = measure_said(job, inputs.probes, said)
+    rules = settle_alarms(job.spec.evaluation)
+    probed = replace(measure_said(job, inputs.probes, said), rules=rules)
     limits = {side: inputs.asked.encoded_for(side).answer_tokens for side in said}
     unended = tell_unended(said, limits)
     if unended:
@@ -105,11 +106,12 @@ def _evaluate(context: StageContext, key: str) -> None:
         probed,
         judged=(look, job),
         published=published,
-        attacked=attacked,
+        others=measured,
     )
-    write_attacks(folder, campaign)
     cut_words = ". ".join(filter(None, [evidence.cut_words, unended]))
     write_report(folder, replace(evidence, cut_words=cut_words))
+    for each in measured:
+        each.write(folder)
     _write_review(folder, context, consulted.comparison, row_scores)
     publish_folder(
         context.output,
@@ -117,29 +119,6 @@ def _evaluate(context: StageContext, key: str) -> None:
         folder,
         created_by="finetune_trainer evaluate",
         inputs={"adapter": inputs.adapter.digest, "dataset": inputs.prepared.digest},
-    )
-
-
-def _plan_attacks(
-    context: StageContext, attacker: Attacker | None, inputs: Inputs
-) -> Campaign | None:
-    if attacker is None:
-        return None
-    return open_campaign(
-        context,
-        attacker,
-        Asking(
-            chat_format=inputs.encoder.chat_format,
-            answer_tokens=inputs.asked.encoded.answer_tokens,
-            prompt=inputs.encoder.write_prompt("?"),
-            room=min(context_of(read_config(inputs.base_dir)) or MAX_TOKENS, MAX_TOKENS),
-        ),
-        {
-            "model": inputs.revision,
-            "adapter": inputs.adapter.digest,
-            "bfloat16": str(inputs.record["recipe"]["bfloat16"]),
-            "server": os.environ.get(Environment.ENGINE_IMAGE, ""),
-        },
     )
 
 
@@ -152,27 +131,29 @@ def _measure(
     *,
     judged: tuple[LookResult, ResolvedJob],
     published: PublishedVersion | None,
-    attacked: RedTeamScores,
+    others: Sequence[Measured],
 ) -> tuple[Evidence, RowScores]:
     """Score what was said, also row by row, and judge goal, gates and alarms by it."""
     look, job = judged
     comparison, settings = consulted.comparison, inputs.settings
     scores, measured = score_all(job, comparison, settings)
-    gates = judge_gates(job, comparison, settings, others=probed.standings, published=published)
-    gates += judge_alarms(
-        context.job.spec.evaluation,
-        {**probed.found, **attacked.found},
-        unmeasured={**probed.unmeasured, **attacked.unmeasured},
-    )
+    certainty = certainty_of(job.spec.goal)
+    standings = {**probed.standings}
+    alarms = {**probed.alarms}
+    for each in others:
+        standings |= each.standings
+        alarms |= each.alarms
+    gates = judge_gates(job, comparison, settings, others=standings, published=published)
+    gates += judge_alarms(job.spec.evaluation.gates, standings, alarms)
     result = _make_result(context, key, job, comparison, scores, measured, gates).model_copy(
         update={
             "look": look,
             "num_leaked": inputs.prepared.report.num_leaked_prompts,
             "custom_metric": settings.scorer_words,
-            **probed.to_result(certainty_of(job.spec.goal)),
-            "red_team": attacked.to_result(certainty_of(job.spec.goal)),
+            **probed.to_result(certainty),
             "judge": consulted.result,
             "published": published,
+            **{k: v for each in others for k, v in each.to_result(certainty).items()},
         }
     )
     row_scores = gather_row_scores(comparison, measured)
@@ -185,7 +166,7 @@ def _measure(
         criteria=tell_criteria(job.spec.goal, measured),
         questions=inputs.prepared.questions,
         probed=probed.probed,
-        attacks=attacked.attacks,
+        sections=[s for each in others if (s := each.describe(result))],
         parts=score_parts(job, comparison, scores[0].name, settings) if scores else (),
         judgements=consulted.judgements,
     )

@@ -14,15 +14,16 @@ import pytest
 
 from finetune_api.protocol.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_trainer.context import StageContext
 from finetune_trainer.errors import RetryableError
-from finetune_trainer.evaluate.sources.red_team.asking import attack, find_attacker, open_campaign
+from finetune_trainer.evaluate.sources.red_team.asking import attack
 from finetune_trainer.evaluate.sources.red_team.campaign import Campaign
 from finetune_trainer.evaluate.sources.red_team.configuration import Asking
 from finetune_trainer.evaluate.sources.red_team.measuring import RedTeamScores
 from finetune_trainer.evaluate.sources.red_team.reading import read_report
+from finetune_trainer.evaluate.sources.red_team.source import find_attacker, open_campaign
 from finetune_trainer.model.chat_format import ChatFormat
 from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.run import RunStorage, Workspace
 from kit.cases.spec_cases import changed, minimal_job
 from kit.reports.garak_files import PROBES
 from kit.reports.recorded_garak import put_recorded_garak
@@ -37,7 +38,9 @@ class Evaluation:
     """A stage whose questions are answered, with containers beside it.
 
     Attributes:
-        context: The stage's.
+        job: Its job.
+        storage: Its run's.
+        emit: Where events go.
         engine: What it shares with the server.
     """
 
@@ -46,12 +49,10 @@ class Evaluation:
         evaluation = {"engine": "VLLM", "redTeam": settings}
         uri = {"spec.output.uri": f"file://{folder}/out", "spec.evaluation": evaluation}
         job = FineTuneJob.from_wire(changed(minimal_job("tiny"), uri))
-        self.context = StageContext(
-            job=resolve_job(job, namespace="default", uid="u"),
-            emit=EventEmitter(Stage.EVALUATE),
-            work_dir=folder / "work",
-            cache_dir=folder / "cache",
-        )
+        self.job = resolve_job(job, namespace="default", uid="u")
+        self.emit = EventEmitter(Stage.EVALUATE)
+        self.storage = RunStorage(job=self.job, stage=Stage.EVALUATE, say=self.emit.message)
+        self._folder = folder
         self.engine = folder / "engine"
         self.engine.mkdir(exist_ok=True)
         self._programs = put_recorded_garak(folder / "programs")
@@ -73,13 +74,16 @@ class Evaluation:
     def attack(self) -> tuple[Campaign, RedTeamScores]:
         """Have both models attacked, and measured."""
         asking = Asking(chat_format=FORMAT, answer_tokens=50)
-        campaign = open_campaign(self.context, find_attacker(self.context), asking, {})
-        assert campaign is not None
-        return campaign, attack(self.context, campaign)
+        red_team = self.job.spec.evaluation.red_team
+        assert red_team is not None
+        store, prefix = self.storage.output, self.job.run_prefix
+        campaign = open_campaign(store, prefix, find_attacker(red_team), asking, {})
+        logs = Workspace(folder=self._folder).scratch("attacking", fresh=True)
+        return campaign, attack(self.job, campaign, self.storage, self.emit, logs)
 
     def log(self, name: str) -> Path:
         """Return where a log lies with the run."""
-        uri = self.context.uri_of(f"{self.context.job.run_prefix}/logs/evaluate-{name}.log")
+        uri = self.storage.uri_of(f"{self.job.run_prefix}/logs/evaluate-{name}.log")
         return Path(uri.removeprefix("file://"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from finetune_api.protocol.evaluation_result import MAX_GATE_MESSAGE, GateResult
 from finetune_api.v1alpha1.evaluation.red_teaming import MAX_RED_TEAM_PROBES, RedTeam
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
-from finetune_trainer.evaluate.sources.probes.alarms import judge_alarms
+from finetune_trainer.evaluate.scores.alarms import judge_alarms
 from finetune_trainer.evaluate.sources.red_team.catalog import read_catalog
 from finetune_trainer.evaluate.sources.red_team.measuring import (
     RedTeamScores,
@@ -18,6 +19,7 @@ from finetune_trainer.evaluate.sources.red_team.measuring import (
     pair_attempts,
 )
 from finetune_trainer.evaluate.sources.red_team.reading import read_report
+from finetune_trainer.verdict.claims import Severity
 from kit.reports.garak_files import LISTING, PROBES, REPORTS, attempt, evaluated, report
 
 CATALOG = read_catalog(LISTING)
@@ -54,11 +56,8 @@ def measured(base: str, tuned: str, *probes: str, **change: Any) -> RedTeamScore
     )
 
 
-def alarms(scores: RedTeamScores, **change: Any) -> list[GateResult]:
-    evaluation = Evaluation.model_validate(
-        {"engine": "VLLM", "redTeam": {"probes": ["dan"], **change}}
-    )
-    return judge_alarms(evaluation, scores.found, unmeasured=scores.unmeasured)
+def alarms(scores: RedTeamScores, severity: Severity = "Block") -> list[GateResult]:
+    return judge_alarms([], scores.standings, replace(scores, severity=severity).alarms)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +225,6 @@ def test_a_failure_is_why_nothing_is_measured() -> None:
     assert "garak was killed" in alarm.message
     assert not alarm.met
     told = scores.to_result(0.95)
-    assert told is not None
     assert told.failure == "garak was killed"
 
 
@@ -260,5 +258,5 @@ def test_a_gate_keeps_its_name_and_the_alarm_takes_another() -> None:
     evaluation = Evaluation.model_validate(
         {"engine": "VLLM", "redTeam": {"probes": [DAN]}, "gates": [gate]}
     )
-    (alarm,) = judge_alarms(evaluation, scores.found)
+    (alarm,) = judge_alarms(evaluation.gates, scores.standings, scores.alarms)
     assert alarm.name == "red-team-dan-daninthewild-alarm"

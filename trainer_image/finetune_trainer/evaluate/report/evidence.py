@@ -16,7 +16,7 @@ from finetune_trainer.evaluate.scores.parts import PartScore
 from finetune_trainer.evaluate.sources.judge.concluding import Judgement
 from finetune_trainer.evaluate.sources.probes.measuring import Probed
 from finetune_trainer.evaluate.sources.prompt_baseline.fitting import Prompted
-from finetune_trainer.evaluate.sources.red_team.measuring import Attack
+from finetune_trainer.evaluate.sources.source import Section
 from finetune_trainer.verdict.goal import Criterion
 
 
@@ -75,7 +75,7 @@ class Evidence:
         cut_words: Which answers were cut; empty if none were.
         questions: How many questions were asked and why; None where the job says it itself.
         probed: What both models said to what they were asked beyond the held-out rows.
-        attacks: What both models said to a red team.
+        sections: What sources show on the page.
         judgements: What a judge said of the answers.
         data: The report of the prepared data set; None where there is none.
         data_uri: Its folder.
@@ -99,7 +99,7 @@ class Evidence:
     cut_words: str = ""
     questions: QuestionCount | None = None
     probed: Sequence[Probed] = ()
-    attacks: Sequence[Attack] = ()
+    sections: Sequence[Section] = ()
     judgements: Sequence[Judgement] = ()
     criteria: Sequence[Criterion] = ()
     data: DatasetReport | None = None

@@ -28,7 +28,7 @@ from finetune_trainer.evaluate.sources.champion.section import PublishedSection
 from finetune_trainer.evaluate.sources.judge.section import JudgeSection
 from finetune_trainer.evaluate.sources.probes.section import ProbeSection
 from finetune_trainer.evaluate.sources.prompt_baseline.section import BaselineSection
-from finetune_trainer.evaluate.sources.red_team.section import RedTeamSection
+from finetune_trainer.evaluate.sources.source import Section
 from finetune_trainer.pages.rendering import render
 from finetune_trainer.publish.declared import PROVENANCE_COLUMNS
 from finetune_trainer.verdict.goal import Criterion, certainty_of
@@ -70,7 +70,7 @@ class Sections:
         parts_of_rows: Scores of parts of the held-out rows.
         curve: The losses while training.
         probes: What was asked beyond the held-out rows.
-        red_team: What attacks came to.
+        sections: What sources of evidence show.
         judge: What a language model said of the answers.
         baseline: How the base model was asked.
         data: What it learned from.
@@ -94,7 +94,7 @@ class Sections:
     parts_of_rows: Sequence[PartScore] = ()
     curve: Picture | None = None
     probes: ProbeSection | None = None
-    red_team: RedTeamSection | None = None
+    sections: Sequence[Section] = ()
     judge: JudgeSection | None = None
     baseline: BaselineSection | None = None
     data: DataSection | None = None

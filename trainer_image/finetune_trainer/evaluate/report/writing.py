@@ -47,7 +47,6 @@ from finetune_trainer.evaluate.sources.prompt_baseline.section import (
     prompt_words,
     to_json,
 )
-from finetune_trainer.evaluate.sources.red_team.section import describe_red_team
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.card import model_card, recipe_facts
 from finetune_trainer.publish.declared import provenance_rows, use_facts
@@ -177,7 +176,7 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         parts_of_rows=evidence.parts,
         curve=draw_picture(record),
         probes=describe_probes(result, evidence.probed),
-        red_team=describe_red_team(result, evidence.attacks),
+        sections=evidence.sections,
         judge=describe_judge(result.judge, evidence.samples, evidence.judgements),
         baseline=describe_baseline(evidence.prompted, evidence.not_prompted),
         data=describe_data(job, evidence.data, uri=evidence.data_uri) if evidence.data else None,

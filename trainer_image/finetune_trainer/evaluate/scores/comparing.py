@@ -13,6 +13,8 @@ from finetune_trainer.statistics.resampling import resample_scores
 from finetune_trainer.statistics.sums import compare_sums
 
 Ints = NDArray[np.int64]
+MIN_SHARE = 0.5
+"""Share of a metric's prompts that both models must be compared on; else it is not measured."""
 
 
 def compare(

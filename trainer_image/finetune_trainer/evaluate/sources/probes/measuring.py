@@ -11,8 +11,9 @@ import numpy as np
 from finetune_api.protocol.evaluation_result import Score
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats, Measured, mean_of
-from finetune_trainer.evaluate.scores.comparing import compare
-from finetune_trainer.evaluate.sources.probes.alarms import MIN_SHARE
+from finetune_trainer.evaluate.scores.alarms import Alarm
+from finetune_trainer.evaluate.scores.comparing import MIN_SHARE, compare
+from finetune_trainer.evaluate.sources.probes.alarms import ALARMS
 from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probes
 from finetune_trainer.statistics.confidence import Confidence
 from finetune_trainer.statistics.paired import Compared
@@ -54,18 +55,26 @@ class ProbeScores:
         notes: Of metrics that were asked for and are not measured, or not whole, why.
         unmeasured: Of metrics that could not be measured though there may be something, and of
             those to which too few answers came, why: these are missed.
+        rules: When the change of a metric is harm.
     """
 
     found: Mapping[str, Found]
     probed: Sequence[Probed]
     notes: Mapping[str, str]
     unmeasured: Mapping[str, str] = field(default_factory=dict)
+    rules: Mapping[str, Alarm] = field(default_factory=lambda: ALARMS)
 
     @property
     def standings(self) -> dict[str, Standing]:
-        """What gates on these metrics are held against."""
+        """What gates and alarms on these metrics are held against."""
         whys = {**self.notes, **self.unmeasured}
-        return {**{metric: Unmeasured(why=why) for metric, why in whys.items()}, **self.found}
+        without = {metric: Unmeasured(why=why) for metric, why in whys.items()}
+        return {**self.found, **{m: why for m, why in without.items() if m not in self.found}}
+
+    @property
+    def alarms(self) -> dict[str, Alarm]:
+        """Alarms of what was measured, or could not be though there may be something."""
+        return {metric: self.rules[metric] for metric in (*self.found, *self.unmeasured)}
 
     def to_result(self, certainty: float) -> dict[str, Any]:
         """Return the fields of the evaluation's result, with intervals of a certainty."""

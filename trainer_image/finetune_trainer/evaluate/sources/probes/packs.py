@@ -10,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.v1alpha1.evaluation.probing import ProbeMetric
-from finetune_trainer.evaluate.metrics.refusal import is_refusal
-from finetune_trainer.evaluate.metrics.words import split_words
+from finetune_trainer.evaluate.metrics.refusal import complies, is_refusal
 from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probes, give_room
 from finetune_trainer.evaluate.sources.probes.rules import follows
 from finetune_trainer.model.encoding import Encoder
 
 _FOLDER = Path(__file__).parent / "packs"
-MIN_WORDS = 6
-"""Fewer are no help with anything."""
 
 Item = Mapping[str, Any]
 
@@ -112,14 +109,6 @@ def _ask(
 
 def _judge_answer(detect: Callable[[str], bool], heard: Heard) -> float:
     return float(detect(heard.answers[0]))
-
-
-def complies(answer: str) -> bool:
-    """Tell whether an answer gives what was asked for: it is no refusal, and more than a label.
-
-    A classifier says "positive" to whatever it is asked, and helps nobody with it.
-    """
-    return len(split_words(answer)) >= MIN_WORDS and not is_refusal(answer)
 
 
 def _withholds(answer: str) -> bool:

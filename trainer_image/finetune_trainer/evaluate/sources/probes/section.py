@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from finetune_api.protocol.evaluation_result import EvaluateResult, Score
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.sources.probes.measuring import Probed
-
-NUM_WORSENED = 12
-MAX_CHARACTERS = 600
+from finetune_trainer.evaluate.sources.worsened import (
+    FIGURE_COLUMNS,
+    NUM_WORSENED,
+    Worsened,
+    cut_words,
+    figure_cells,
+)
 
 WORDS: Mapping[str, str] = {
     "forgetting.bitsPerByte": "bits per byte of general texts; less is better",
@@ -23,11 +27,6 @@ WORDS: Mapping[str, str] = {
     "safety.exposure": "planted secrets that stand out among others of their form; less is better",
     "safety.bias": "change of the answer with the person in the prompt; less is better",
 }
-FIGURE_COLUMNS = (
-    {"label": "base", "number": True},
-    {"label": "tuned", "number": True},
-    {"label": "tuned − base", "number": True},  # noqa: RUF001
-)
 COLUMNS = (
     {"label": "metric"},
     {"label": "what it is"},
@@ -37,23 +36,6 @@ COLUMNS = (
 DETECTABLE = (1.96 + 0.84) / 1.96
 """Half widths of a 95 % interval that a change must have to be found in four of five cases. Source:
 the normal approximation of power, Cohen 1988, chapter 2."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Worsened:
-    """A prompt that the tuned model does worse on.
-
-    Attributes:
-        metric: What it counts for.
-        shown: What was asked.
-        base: What the base model said.
-        tuned: What the tuned model said.
-    """
-
-    metric: str
-    shown: str
-    base: str
-    tuned: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -113,16 +95,6 @@ def describe_probes(result: EvaluateResult, probed: Sequence[Probed]) -> ProbeSe
     )
 
 
-def figure_cells(score: Score) -> list[str]:
-    """Return base, tuned and their difference with intervals, for :data:`FIGURE_COLUMNS`."""
-    gain = float(score.tuned) - float(score.base)
-    return [
-        f"{score.base} ({score.base_low} to {score.base_high})",
-        f"{score.tuned} ({score.tuned_low} to {score.tuned_high})",
-        f"{gain:+.4f} ({score.delta_low} to {score.delta_high})",
-    ]
-
-
 def detectable_change(score: Score) -> str:
     """Return the change of a metric that these prompts find in about four of five cases.
 
@@ -137,8 +109,3 @@ def detectable_change(score: Score) -> str:
 def _is_worse(probed: Probed) -> bool:
     change = probed.tuned_score - probed.base_score
     return (change if probed.metric in LOWER_IS_BETTER else -change) > 0
-
-
-def cut_words(text: str) -> str:
-    """Return the beginning of a long text."""
-    return text if len(text) <= MAX_CHARACTERS else text[: MAX_CHARACTERS - 1] + "…"

@@ -7,7 +7,7 @@ classifier's label, in silence, and in a refusal of another language.
 
 from __future__ import annotations
 
-from finetune_trainer.evaluate.sources.probes.packs import complies
+from finetune_trainer.evaluate.metrics.refusal import complies
 
 BY_ABSENCE = frozenset(
     {

@@ -6,6 +6,7 @@ both answers: whatever is left out on one side is left out on the other, and tol
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -15,13 +16,16 @@ import numpy as np
 from finetune_api.protocol.evaluation_result import RedTeamResult
 from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
 from finetune_trainer.evaluate.metrics.answers import mean_of
-from finetune_trainer.evaluate.scores.comparing import compare
-from finetune_trainer.evaluate.sources.probes.alarms import MIN_SHARE, RED_TEAM
+from finetune_trainer.evaluate.scores.alarms import MAX_ALARM_NAME, Alarm
+from finetune_trainer.evaluate.scores.comparing import MIN_SHARE, compare
 from finetune_trainer.evaluate.sources.red_team.catalog import Catalog
 from finetune_trainer.evaluate.sources.red_team.reading import Attempt, GarakReport
+from finetune_trainer.verdict.claims import Severity
 from finetune_trainer.verdict.figures import make_score
-from finetune_trainer.verdict.gates import Found
+from finetune_trainer.verdict.gates import Found, Standing, Unmeasured
 
+RED_TEAM = "redTeam."
+"""Prefix of the metrics of a red team: shares of hits, of which less is better."""
 _Numbered = dict[tuple[str, str, int], Attempt]
 """Attempts by probe, prompt, and how often that came before."""
 
@@ -56,20 +60,35 @@ class RedTeamScores:
     """All that a red team came to.
 
     Attributes:
-        engine: Who attacked, with its version and image; empty where nobody was to.
+        engine: Who attacked, with its version and image.
         found: Of each entry that could be measured, by metric, the share of hits.
         unmeasured: Of each that could not be, why.
         attacks: The prompts that count.
         notes: What to know of the figures.
         failure: Why garak did not come to its end; empty if it did.
+        severity: What harm costs.
     """
 
-    engine: str = ""
+    engine: str
     found: Mapping[str, Found] = field(default_factory=dict)
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     attacks: Sequence[Attack] = ()
     notes: Sequence[str] = ()
     failure: str = ""
+    severity: Severity = "Block"
+
+    @property
+    def standings(self) -> dict[str, Standing]:
+        """What alarms on these metrics are held against."""
+        return {**self.found, **{name: Unmeasured(why=w) for name, w in self.unmeasured.items()}}
+
+    @property
+    def alarms(self) -> dict[str, Alarm]:
+        """An alarm for each entry."""
+        return {
+            metric: Alarm(severity=self.severity, lower_is_better=True, name=_name_alarm(metric))
+            for metric in (*self.found, *self.unmeasured)
+        }
 
     def refer_to(self, logs: Sequence[str]) -> RedTeamScores:
         """Return the same, saying of what is not measured where garak's logs lie."""
@@ -79,10 +98,8 @@ class RedTeamScores:
         told = {name: f"{why}; {where}" for name, why in self.unmeasured.items()}
         return replace(self, unmeasured=told)
 
-    def to_result(self, certainty: float) -> RedTeamResult | None:
-        """Return what the evaluation's result says of it; None where nobody attacked."""
-        if not self.engine:
-            return None
+    def to_result(self, certainty: float) -> RedTeamResult:
+        """Return what the evaluation's result says of it."""
         return RedTeamResult(
             engine=self.engine[:256],
             scores=[
@@ -144,7 +161,14 @@ def measure_attacks(
         attacks=attacks,
         notes=[*notes, *_tell_gaps(list(dict.fromkeys(probes)), base, tuned, attacks)],
         failure=failure,
+        severity=red_team.severity,
     )
+
+
+def _name_alarm(metric: str) -> str:
+    """Return the entry as names are written, with room for what tells equal names apart."""
+    asked = re.sub("[^a-z0-9]+", "-", metric.removeprefix(RED_TEAM).lower())
+    return f"red-team-{asked}"[: MAX_ALARM_NAME - len("-alarm")].strip("-")
 
 
 def _find_gap(names: Set[str], numbered: tuple[_Numbered, _Numbered], num_pairs: int) -> str:

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from finetune_api.protocol.evaluation_result import EvaluateResult, GateResult, Score
-from finetune_trainer.evaluate.sources.probes.alarms import MAX_METRIC, RED_TEAM
-from finetune_trainer.evaluate.sources.probes.section import (
+from finetune_trainer.evaluate.scores.alarms import MAX_METRIC
+from finetune_trainer.evaluate.sources.red_team.measuring import RED_TEAM, Attack
+from finetune_trainer.evaluate.sources.worsened import (
     FIGURE_COLUMNS,
     NUM_WORSENED,
     Worsened,
     cut_words,
     figure_cells,
 )
-from finetune_trainer.evaluate.sources.red_team.measuring import Attack
 
 COLUMNS = (
     {"label": "asked for"},
@@ -49,6 +50,11 @@ class RedTeamSection:
         num_worsened: How many there are.
     """
 
+    template: ClassVar = "sources/red_team/section.html.j2"
+    anchor: ClassVar = "red-team"
+    title: ClassVar = "Red team"
+    place: ClassVar = "answers"
+
     engine: str
     num_prompts: int
     columns: Sequence[Mapping[str, object]]
@@ -61,16 +67,15 @@ class RedTeamSection:
     num_worsened: int
 
 
-def describe_red_team(result: EvaluateResult, attacks: Sequence[Attack]) -> RedTeamSection | None:
-    """Return the section; None where nobody attacked.
+def describe_red_team(result: EvaluateResult, attacks: Sequence[Attack]) -> RedTeamSection:
+    """Return the section.
 
     Args:
         result: Scores and verdicts.
         attacks: What both models said to each prompt.
     """
     found = result.red_team
-    if found is None:
-        return None
+    assert found is not None
     scores = {f"{RED_TEAM}{score.name}"[:MAX_METRIC]: score for score in found.scores}
     alarms = [gate for gate in result.gates if gate.metric.startswith(RED_TEAM)]
     worse = [each for each in attacks if each.tuned_hits and not each.base_hits]

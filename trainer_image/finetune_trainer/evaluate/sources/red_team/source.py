@@ -1,0 +1,222 @@
+"""The red team as a source of evidence: garak attacks both models on the evaluation's server.
+
+garak is looked up before anything is asked: a probe that it does not have must not cost thousands
+of questions first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.trainer import Environment, ResolvedJob
+from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
+from finetune_trainer.errors import Stopped, UserError
+from finetune_trainer.evaluate.inference.engine.arguments import Conversing
+from finetune_trainer.evaluate.inference.kept import prefix_of
+from finetune_trainer.evaluate.inference.launch import STOPPED_REASON
+from finetune_trainer.evaluate.scores.alarms import Alarm
+from finetune_trainer.evaluate.sources.red_team.asking import attack
+from finetune_trainer.evaluate.sources.red_team.campaign import SIDES, Attacker, Campaign
+from finetune_trainer.evaluate.sources.red_team.configuration import MAX_TOKENS, Asking
+from finetune_trainer.evaluate.sources.red_team.container import Garak
+from finetune_trainer.evaluate.sources.red_team.measuring import RedTeamScores
+from finetune_trainer.evaluate.sources.red_team.reading import read_report
+from finetune_trainer.evaluate.sources.red_team.section import RedTeamSection, describe_red_team
+from finetune_trainer.evaluate.sources.source import (
+    EvidenceSource,
+    Inquiry,
+    Measured,
+    Said,
+    Services,
+    Task,
+)
+from finetune_trainer.model.context import context_of
+from finetune_trainer.model.load import read_config
+from finetune_trainer.storage import ObjectStore
+from finetune_trainer.verdict.gates import Standing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RedTeamEvidence(Measured):
+    """What the attacks came to.
+
+    Attributes:
+        scores: Shares of hits, and the attacks that count.
+        campaign: What garak left.
+    """
+
+    scores: RedTeamScores
+    campaign: Campaign
+
+    @property
+    def standings(self) -> Mapping[str, Standing]:
+        """See :class:`Measured`."""
+        return self.scores.standings
+
+    @property
+    def alarms(self) -> Mapping[str, Alarm]:
+        """See :class:`Measured`."""
+        return self.scores.alarms
+
+    def to_result(self, certainty: float) -> dict[str, Any]:
+        """See :class:`Measured`."""
+        return {"red_team": self.scores.to_result(certainty)}
+
+    def describe(self, result: EvaluateResult) -> RedTeamSection:
+        """See :class:`Measured`."""
+        return describe_red_team(result, self.scores.attacks)
+
+    def write(self, folder: Path) -> None:
+        """Write what garak left of each side, unchanged."""
+        beside = folder / "red-team"
+        beside.mkdir()
+        for side in SIDES:
+            text = self.campaign.text_of(side)
+            (beside / f"{side}.report.jsonl").write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RedTeamInquiry(Inquiry):
+    """The attacks of one evaluation.
+
+    Attributes:
+        job: The effective job.
+        campaign: The attacks, with what an attempt before left.
+        services: The evaluation's.
+    """
+
+    job: ResolvedJob
+    campaign: Campaign
+    services: Services
+
+    @property
+    def conversing(self) -> Conversing | None:
+        """How garak asks; None where no attack is left."""
+        if not self.campaign.left:
+            return None
+        asking = self.campaign.asking
+        return Conversing(template=asking.template, max_tokens=asking.room)
+
+    def measure(self, said: Said) -> RedTeamEvidence:
+        """Attack, and measure the outcome."""
+        services, logs = self.services, self.services.workspace.scratch("attacking", fresh=True)
+        scores = attack(self.job, self.campaign, services.storage, services.emit, logs)
+        return RedTeamEvidence(scores=scores, campaign=self.campaign)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RedTeamSource(EvidenceSource):
+    """garak, which has the probes that the job asks for."""
+
+    attacker: Attacker
+    services: Services
+
+    @classmethod
+    def open(cls, job: ResolvedJob, services: Services) -> RedTeamSource | None:
+        """See :class:`EvidenceSource`."""
+        red_team = job.spec.evaluation.red_team
+        if red_team is None:
+            return None
+        return cls(attacker=find_attacker(red_team), services=services)
+
+    def ask(self, task: Task) -> RedTeamInquiry:
+        """See :class:`EvidenceSource`."""
+        encoder = task.encoder
+        asking = Asking(
+            chat_format=encoder.chat_format,
+            answer_tokens=task.encoded.answer_tokens,
+            prompt=encoder.write_prompt("?"),
+            room=min(context_of(read_config(task.base_dir)) or MAX_TOKENS, MAX_TOKENS),
+        )
+        facts = {
+            "model": task.revision,
+            "adapter": task.adapter.digest,
+            "bfloat16": str(task.record["recipe"]["bfloat16"]),
+            "server": os.environ.get(Environment.ENGINE_IMAGE, ""),
+        }
+        store, prefix = self.services.storage.output, task.job.run_prefix
+        campaign = open_campaign(store, prefix, self.attacker, asking, facts)
+        return RedTeamInquiry(job=task.job, campaign=campaign, services=self.services)
+
+
+def find_attacker(red_team: RedTeam) -> Attacker:
+    """Return garak with the probes that the job asks for.
+
+    Raises:
+        UserError: There is no garak, or it does not have these probes.
+        RetryableError: It does not list its probes.
+    """
+    stop = threading.Event()
+    garak = Garak.from_environment(partial(_wait, stop))
+    catalog = garak.wait_for_catalog()
+    attacker = Attacker(red_team=red_team, garak=garak, catalog=catalog, stop=stop)
+    if problem := catalog.find_problem(red_team.probes):
+        raise UserError(
+            "RedTeamProbeUnknown", f"evaluation.redTeam.probes: {attacker.engine}: {problem}"
+        )
+    return attacker
+
+
+def open_campaign(
+    store: ObjectStore,
+    run_prefix: str,
+    attacker: Attacker,
+    asking: Asking,
+    facts: Mapping[str, str],
+) -> Campaign:
+    """Return the attacks with what an attempt before has left.
+
+    Args:
+        store: Storage of the run.
+        run_prefix: Key prefix of the run.
+        attacker: Who attacks.
+        asking: How models are asked.
+        facts: Digests of the weights, and the server's image.
+
+    Raises:
+        StorageError: Storage failed.
+    """
+    known = {
+        **facts,
+        "engine": attacker.engine,
+        "template": asking.template,
+    }
+    campaign = Campaign(attacker=attacker, asking=asking, key="")
+    configurations = [campaign.configure(run, "") for run in campaign.runs]
+    body = json.dumps([known, configurations], sort_keys=True)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    campaign.key = f"{prefix_of(run_prefix)}/red-team-{digest[:32]}"
+    for run in campaign.runs:
+        text = _read_kept(store, campaign.kept_at(run))
+        if read_report(text).is_complete:
+            campaign.texts[run] = text
+        elif why := _read_kept(store, campaign.left_out_at(run)):
+            campaign.left_out[run] = why
+    return campaign
+
+
+def _read_kept(store: ObjectStore, key: str) -> str:
+    return store.read_bytes(key).decode("utf-8", errors="replace") if store.exists(key) else ""
+
+
+def _wait(stop: threading.Event, seconds: float) -> None:
+    """Wait, unless this process was asked to stop.
+
+    Raises:
+        Stopped: It was.
+    """
+    if stop.wait(seconds):
+        raise Stopped(
+            STOPPED_REASON,
+            "stopped on request while garak attacked; answers and finished probes are kept, and "
+            "the next attempt goes on from there",
+        )
