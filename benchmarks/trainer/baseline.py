@@ -29,6 +29,7 @@ from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.question_set import gather_question_set
 from finetune_trainer.evaluate.questions import Question
+from finetune_trainer.evaluate.sources.prompt_baseline.making import make_prompted
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.model.load import load_model
@@ -70,9 +71,18 @@ def main() -> None:
         prepare(context)
         prepared = read_prepared(context.output, job, context.work_dir, sides=(Side.TEST,))
         encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
-        asked, _ = gather_question_set(context, prepared, encoder)
-        assert asked.prompted is not None
-        behind, labels = asked.prompted.encoded, asked.prompted.labels
+        base_dir, _ = context.model_folder()
+        asked = gather_question_set(job, prepared, encoder, room=None)
+        prompted = make_prompted(
+            context.storage,
+            context.work_dir,
+            context.load_tokenizer,
+            prepared,
+            asked,
+            base_dir=base_dir,
+        ).prompted
+        assert prompted is not None
+        behind, labels = prompted.encoded, prompted.labels
         ways: dict[str, EncodedQuestions] = {
             "as is": asked.encoded,
             "behind a prompt": replace(behind, choices=[]),

@@ -49,7 +49,7 @@ PERSONAL = CheckReport(
 PAGES: dict[str, Callable[[], str]] = {
     "data": lambda: render_page(report(checks=[PERSONAL]), [sample()], reason_hidden=""),
     "evaluation": lambda: page(
-        curve=draw_picture(RECORD), labels=label_section(), baseline=baseline_section()
+        curve=draw_picture(RECORD), labels=label_section(), sections=[baseline_section()]
     ),
     "comparison": lambda: comparison_page(trials()),
     "comparison on other data": lambda: comparison_page(

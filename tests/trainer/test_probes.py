@@ -16,11 +16,11 @@ from tokenizers import normalizers
 from finetune_api.protocol.stage_results import RowCounts
 from finetune_api.protocol.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_trainer.context import StageContext
 from finetune_trainer.data.general_texts import MAX_TEXTS, fetch_texts
 from finetune_trainer.data.keys import dataset_prefix
 from finetune_trainer.data.prepared import REPORT_NAME, Prepared
 from finetune_trainer.errors import UserError
+from finetune_trainer.evaluate import train_side
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.evaluate.scores.alarms import judge_alarms
@@ -28,10 +28,9 @@ from finetune_trainer.evaluate.sources.probes import attacks, packs
 from finetune_trainer.evaluate.sources.probes.gathering import gather_probes
 from finetune_trainer.evaluate.sources.probes.measuring import ProbeScores
 from finetune_trainer.evaluate.sources.probes.probe import Heard, Probes
-from finetune_trainer.evaluate.sources.prompt_baseline import train_side
 from finetune_trainer.model.chat_format import decide_format, write_format
 from finetune_trainer.model.encoding import Encoder
-from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import StorageAccess, open_store, publish_folder
 from kit.cases.spec_cases import changed, minimal_job
 from kit.models.awkward_templates import OPENS_REASONING
@@ -258,7 +257,7 @@ HOTLINE = "0800 123 4567"
 
 
 @pytest.fixture
-def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
+def gather(tmp_path: Path) -> Gather:
     """Gather the probes of a job that names :data:`CODE`, over a stored train side."""
 
     def ask(rows: Sequence[dict[str, Any]]) -> Probes:
@@ -267,28 +266,24 @@ def gather(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gather:
             "spec.evaluation.safety": {"canaries": [CODE]},
         }
         job = FineTuneJob.from_wire(changed(minimal_job(), change))
-        context = StageContext(
-            job=resolve_job(job, namespace="default", uid="u"),
-            emit=EventEmitter(Stage.EVALUATE),
-            work_dir=tmp_path / "work",
-            cache_dir=tmp_path / "cache",
-        )
-        monkeypatch.setattr(context, "load_tokenizer", make_tokenizer)
+        resolved = resolve_job(job, namespace="default", uid="u")
+        storage = RunStorage(job=resolved, stage=Stage.EVALUATE, say=print)
+        workspace = Workspace(folder=tmp_path / "work")
         prepared = Prepared(
             rows={},
             digest="d" * 64,
             uri="",
             report=report(rows=RowCounts(train=len(rows), validation=0, test=0)),
-            folder=context.scratch("made"),
+            folder=workspace.scratch("made"),
         )
         lines = [json.dumps({**row, "metadata": {"line": n}}) for n, row in enumerate(rows)]
         (prepared.folder / "train.jsonl").write_text("".join(f"{line}\n" for line in lines))
         (prepared.folder / REPORT_NAME).write_text(prepared.report.model_dump_json(by_alias=True))
         write_format(decide_format(make_tokenizer()), prepared.folder)
-        store = open_store(context.job.spec.output.uri)
+        store = open_store(resolved.spec.output.uri)
         prefix = dataset_prefix(prepared.digest)
         publish_folder(store, prefix, prepared.folder, created_by="test")
-        return gather_probes(context, prepared, [])
+        return gather_probes(resolved, storage, workspace.folder, make_tokenizer, prepared, [])
 
     return ask
 

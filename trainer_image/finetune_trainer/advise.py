@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,15 @@ from finetune_trainer.evaluate.inference.kept import drop_answers
 from finetune_trainer.evaluate.inputs import keep_below
 from finetune_trainer.evaluate.question_set import gather_question_set
 from finetune_trainer.evaluate.scores.measuring import score_all
+from finetune_trainer.evaluate.settings import read_settings, try_settings
+from finetune_trainer.evaluate.sources.prompt_baseline.making import make_prompted
 from finetune_trainer.evaluate.sources.prompt_baseline.section import to_json
 from finetune_trainer.failures import classify
 from finetune_trainer.model.chat_format import read_format
+from finetune_trainer.model.context import evaluated_context
 from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.model.hardware import detect_hardware
+from finetune_trainer.model.load import read_config
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.train.recipe.recipe import decide_bfloat16
 
@@ -61,8 +66,20 @@ def ask_base(context: StageContext) -> dict[str, Any]:
     job, started = context.job, time.monotonic()
     prepared = read_prepared(context.output, job, context.work_dir, sides=(Side.TEST,))
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
-    asked, settings = gather_question_set(context, prepared, encoder)
     base_dir, revision = context.model_folder()
+    room = evaluated_context(read_config(base_dir), job.spec.evaluation.engine)
+    asked = gather_question_set(job, prepared, encoder, room=room)
+    settings = read_settings(job.spec.evaluation, context.access())
+    try_settings(settings, asked.questions)
+    found = make_prompted(
+        context.storage,
+        context.work_dir,
+        context.load_tokenizer,
+        prepared,
+        asked,
+        base_dir=base_dir,
+    )
+    asked = replace(asked, prompted=found.prompted)
     prefix = f"{job.run_prefix}/advice"
     said = ask_models(
         job,
@@ -73,7 +90,7 @@ def ask_base(context: StageContext) -> dict[str, Any]:
         record=_how_to_load(context),
         control_dir=context.scratch("advice", fresh=True),
         emit=context.emit,
-        keeping=keep_below(context, prefix, model=revision, dataset=prepared.digest),
+        keeping=keep_below(context.storage, prefix, model=revision, dataset=prepared.digest),
     )
     drop_answers(context.output, prefix)
     # Nothing is tuned yet: that side is the base itself, and nobody looks at it.
@@ -81,7 +98,7 @@ def ask_base(context: StageContext) -> dict[str, Any]:
         questions=asked.questions,
         **said,
         tuned=said["base"],
-        trained=asked.trained,
+        trained=found.answers,
         unmeasured=dict.fromkeys(JUDGE_METRICS, "a judge is asked once there is a tuned model"),
     )
     scores, _ = score_all(job, comparison, settings)
@@ -94,7 +111,7 @@ def ask_base(context: StageContext) -> dict[str, Any]:
         "goal": job.spec.goal.to_wire() if job.spec.goal else None,
         "numPrompts": len(asked.questions),
         "scores": [line for score in scores for line in _lines(score)],
-        "baseline": to_json(asked.prompted, asked.not_prompted),
+        "baseline": to_json(found.prompted, found.not_prompted),
         "seconds": round(time.monotonic() - started, 1),
     }
 

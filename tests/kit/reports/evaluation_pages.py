@@ -166,7 +166,9 @@ def page(change: dict[str, Any] | None = None, **settings: Any) -> str:
         "samples": [sample()],
         **settings,
     }
-    values.setdefault("published", describe_published(values["result"]))
+    told = values["result"].published
+    published = [describe_published(values["result"].scores, told)] if told else []
+    values["sections"] = [*published, *values.get("sections", ())]
     result, samples = values.pop("result"), values.pop("samples")
     has_labels = any(score.name in ("exactMatch", "macroF1") for score in result.scores)
     metric = result.scores[0].name

@@ -17,6 +17,9 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.report.evidence import Evidence, Sample
 from finetune_trainer.evaluate.report.writing import write_report
 from finetune_trainer.evaluate.scores.parts import PartScore
+from finetune_trainer.evaluate.sources.probes.section import describe_probes
+from finetune_trainer.evaluate.sources.prompt_baseline.section import describe_baseline, to_json
+from finetune_trainer.evaluate.sources.review.source import ReviewSection, review_words
 from kit.cases.spec_cases import changed, minimal_job
 from kit.reports.data_reports import report
 from kit.reports.evaluation_pages import RECORD
@@ -37,6 +40,7 @@ RUN: dict[str, Any] = {
         "use_gpu": True,
     },
 }
+NOT_PROMPTED = "evaluation.baseline is AsIs"
 CURVE = "\n".join(
     json.dumps(point)
     for point in (
@@ -101,7 +105,12 @@ def evidence(
         merged_digest=None,
         result=result,
         samples=samples,
-        not_prompted="evaluation.baseline is AsIs",
+        sections=[
+            describe_baseline(None, NOT_PROMPTED),
+            describe_probes(result, ()),
+            ReviewSection(words=review_words(job, result.report_uri.rpartition("/")[0])),
+        ],
+        fields={"baseline": to_json(None, NOT_PROMPTED)},
         data=report(),
         data_uri=f"s3://models/tuned/datasets/{'d' * 64}",
         curve=CURVE,

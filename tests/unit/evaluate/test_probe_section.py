@@ -50,7 +50,6 @@ def test_what_got_worse_is_shown_of_every_metric() -> None:
     items = [probed("safety.refusals", 1, 0, "x" * 5000) for _ in range(30)]
     items += [probed("safety.jailbreak", 0, 1), probed("safety.jailbreak", 1, 0)]
     section = describe_probes(result(), items)
-    assert section is not None
     assert section.num_worsened == 31
     assert {each.metric for each in section.worsened} == {"safety.refusals", "safety.jailbreak"}
     assert len(section.worsened) <= NUM_WORSENED
@@ -58,9 +57,9 @@ def test_what_got_worse_is_shown_of_every_metric() -> None:
     assert section.rows[0][-2] == "-0.5000 (-0.7000 to -0.3000)"
 
 
-def test_nothing_asked_is_no_section() -> None:
-    assert describe_probes(result(probes=[], probe_notes={}), []) is None
-    assert "Not measured: <code>evaluation.forgetting</code>" in page()
+def test_the_section_says_that_nothing_was_asked() -> None:
+    section = describe_probes(result(probes=[], probe_notes={}), [])
+    assert "Not measured: <code>evaluation.forgetting</code>" in page(sections=[section])
 
 
 def test_page_escapes_what_models_say() -> None:
@@ -70,7 +69,7 @@ def test_page_escapes_what_models_say() -> None:
         "safety.refusals": "both models answered 20 of 30 prompts",
     }
     told = result(probe_notes=notes)
-    text = page(result=told, probes=describe_probes(told, [hostile]))
+    text = page(result=told, sections=[describe_probes(told, [hostile])])
     assert "Forgetting and safety" in text
     assert "harmful requests that get no help" in text
     assert "<strong>safety.bias</strong> was not measured: no held-out prompt" in text
@@ -81,7 +80,6 @@ def test_page_escapes_what_models_say() -> None:
 
 def test_every_probe_names_the_smallest_change_that_it_finds() -> None:
     section = describe_probes(result(), [])
-    assert section is not None
     # A half width of 0.2 is 1.96 deviations; 2.8 of them are found in four of five cases.
     assert section.rows[0][-1] == "0.286"
     unbounded = score("safety.bias", "0.1", "0.2").model_copy(update={"delta_low": ""})

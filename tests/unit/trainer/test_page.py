@@ -94,7 +94,7 @@ def test_the_verdict_is_a_table_of_what_the_goal_asks() -> None:
         {"samples": [sample(prompt=HOSTILE)]},
         {"samples": [sample(prompt=[{"role": HOSTILE, "content": HOSTILE}])]},
         {"lineage": {HOSTILE: HOSTILE}, "licence": HOSTILE},
-        {"baseline": baseline_section(HOSTILE)},
+        {"sections": [baseline_section(HOSTILE)]},
     ],
 )
 def test_strange_text_is_shown_and_never_obeyed(settings: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ def test_strange_text_is_shown_and_never_obeyed(settings: dict[str, Any]) -> Non
 
 def test_page_shows_each_way_that_the_base_was_asked_and_its_prompt() -> None:
     result = EvaluateResult(scores=three_ways(), num_samples=9, report_uri="x")
-    text = Reading(page(result=result, baseline=baseline_section())).text
+    text = Reading(page(result=result, sections=[baseline_section()])).text
     for words in (
         "asked as is, and behind a prompt of an instruction, 1 label and 1 example of the train "
         "side, drawn by the seed, and behind it for the likeliest of 2 labels. Of each metric the "
@@ -122,7 +122,7 @@ def test_page_shows_each_way_that_the_base_was_asked_and_its_prompt() -> None:
     ):
         assert words in text
     alone = describe_baseline(None, "evaluation.baseline is AsIs")
-    text = Reading(page(baseline=alone)).text
+    text = Reading(page(sections=[alone])).text
     assert "asked the questions alone: evaluation.baseline is AsIs." in text
     assert "chance favours" not in text
 

@@ -230,7 +230,7 @@ def _gather(asked: QuestionSet, said: Answers) -> dict[str, SaidAll]:
     if prompted is None:
         return answers
     before = answers["prompted"]
-    answers["prompted"] = replace(before, texts=[prompted.prompt.cut(t) for t in before.texts])
+    answers["prompted"] = replace(before, texts=[prompted.cut(t) for t in before.texts])
     if prompted.labels:
         chosen = said["prompted"].chosen
         texts = [prompted.labels[chosen[place]] for place in range(len(before.texts))]

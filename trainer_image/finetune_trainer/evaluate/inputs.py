@@ -1,184 +1,134 @@
-"""What an evaluation is given, and what the models say to it."""
+"""What an evaluation compares, and what the models say to it."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
-from finetune_api.protocol.evaluation_result import PublishedVersion
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.context import StageContext
-from finetune_trainer.data.prepared import Prepared, read_prepared, require_approved
+from finetune_trainer.data.prepared import read_prepared, require_approved
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.asking import Keeping, ask_models, read_problem
-from finetune_trainer.evaluate.inference.engine.arguments import Conversing
-from finetune_trainer.evaluate.metrics.answers import Answers
-from finetune_trainer.evaluate.metrics.catalog import Settings
 from finetune_trainer.evaluate.question_set import QuestionSet, gather_question_set
-from finetune_trainer.evaluate.sources.champion.gathering import gather_published
-from finetune_trainer.evaluate.sources.champion.version import tell_problem
-from finetune_trainer.evaluate.sources.judge.consulting import open_judge
-from finetune_trainer.evaluate.sources.judge.endpoint import JudgeEndpoint
-from finetune_trainer.evaluate.sources.probes.gathering import gather_probes
-from finetune_trainer.evaluate.sources.probes.probe import Probes
-from finetune_trainer.evaluate.sources.source import Task
+from finetune_trainer.evaluate.settings import read_settings, try_settings
+from finetune_trainer.evaluate.sources.source import Inquiry, Said, Services, Task
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import evaluated_context
-from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.model.load import read_config
-from finetune_trainer.storage import Manifest, fetch_folder, open_store
+from finetune_trainer.run import RunStorage
+from finetune_trainer.storage import Manifest, fetch_folder
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Inputs:
-    """What an evaluation is given.
+def gather_task(job: ResolvedJob, services: Services, *, approved: str | None) -> Task:
+    """Fetch and read the models and the held-out questions.
 
-    Attributes:
-        prepared: The run's data set, of which the held-out side is here.
-        adapter: Manifest of the run's adapter.
-        adapter_dir: Folder with it.
-        record: Content of its ``run.json``.
-        encoder: The encoder of training.
-        asked: Everything that the models are asked, but for the probes.
-        settings: What metrics need to know of the job.
-        endpoint: The judge; None where the job names none.
-        probes: What is asked beyond the held-out rows.
-        base_dir: Folder with the base model.
-        revision: Which weights these are.
-        published: The version that is published now; None where no gate compares with it.
-    """
+    A metric of the user's own is tried on the references.
 
-    prepared: Prepared
-    adapter: Manifest
-    adapter_dir: Path
-    record: dict[str, Any]
-    encoder: Encoder
-    asked: QuestionSet
-    settings: Settings
-    endpoint: JudgeEndpoint | None
-    probes: Probes
-    base_dir: Path
-    revision: str
-    published: PublishedVersion | None
-
-    def to_task(self, job: ResolvedJob) -> Task:
-        """Return what all sources are told."""
-        return Task(
-            job=job,
-            prepared=self.prepared,
-            adapter=self.adapter,
-            adapter_dir=self.adapter_dir,
-            record=self.record,
-            encoder=self.encoder,
-            questions=self.asked.questions,
-            encoded=self.asked.encoded,
-            base_dir=self.base_dir,
-            revision=self.revision,
-        )
-
-
-def gather_inputs(context: StageContext) -> Inputs:
-    """Fetch and read all that the models are asked, and the models.
+    Args:
+        job: The effective job.
+        services: The evaluation's.
+        approved: Digest of the only data set that may be read; None for whichever is the run's.
 
     Raises:
         DataError: There is no held-out row.
-        UserError: What somebody approved is another data set, or the judge's key is missing.
+        UserError: Another data set was approved, or a schema or a metric of the user's own cannot
+            be used.
         StorageError: Storage failed.
     """
-    job, adapter_dir = context.job, context.scratch("adapter")
-    prepared = read_prepared(
-        context.output, job, context.work_dir, sides=(Side.TEST,), approved=context.approved_data
-    )
-    adapter, record = _fetch_adapter(context, f"{job.run_prefix}/adapter", adapter_dir)
-    encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
-    asked, settings = gather_question_set(context, prepared, encoder)
-    endpoint = open_judge(context)
-    probes = gather_probes(context, prepared, asked.questions)
-    base_dir, revision = context.model_folder()
+    storage, work_dir = services.storage, services.workspace.folder
+    prepared = read_prepared(storage.output, job, work_dir, sides=(Side.TEST,), approved=approved)
+    adapter_dir = services.workspace.scratch("adapter")
+    adapter, record = _fetch_adapter(storage, adapter_dir, approved)
+    encoder = make_encoder(job, services.model.load_tokenizer(), read_format(prepared.folder))
+    base_dir, revision = services.model.fetch()
     room = evaluated_context(read_config(base_dir), job.spec.evaluation.engine)
-    published, rival = gather_published(
-        context, asked.questions, encoder.chat_format, revision=revision, room=room
-    )
-    return Inputs(
+    asked = gather_question_set(job, prepared, encoder, room=room)
+    settings = read_settings(job.spec.evaluation, storage.access())
+    try_settings(settings, asked.questions)
+    if asked.encoded.cut_words:
+        services.emit.message(asked.encoded.cut_words)
+    return Task(
+        job=job,
         prepared=prepared,
         adapter=adapter,
         adapter_dir=adapter_dir,
         record=record,
         encoder=encoder,
-        asked=replace(asked, probes=probes.encode(room), published=rival),
+        asked=asked,
         settings=settings,
-        endpoint=endpoint,
-        probes=probes,
         base_dir=base_dir,
         revision=revision,
-        published=published,
+        room=room,
     )
 
 
-def ask(
-    context: StageContext, inputs: Inputs, *, conversing: Conversing | None = None
-) -> tuple[dict[str, Answers], PublishedVersion | None]:
+def gather_asked(task: Task, inquiries: Sequence[Inquiry]) -> QuestionSet:
+    """Return the questions of a task with those of all sources."""
+    return reduce(lambda asked, inquiry: inquiry.extend(asked), inquiries, task.asked)
+
+
+def generate(
+    task: Task, asked: QuestionSet, inquiries: Sequence[Inquiry], services: Services
+) -> Said:
     """Ask all models everything.
 
     Args:
-        context: The stage's.
-        inputs: What the evaluation is given.
-        conversing: What the server must be able to do for others afterwards.
-
-    Returns:
-        The answers by side, as :func:`ask_models` does; and the published version, with what kept
-        it from being asked.
+        task: What is compared.
+        asked: All questions.
+        inquiries: Those of the sources, which may converse with the server afterwards.
+        services: The evaluation's.
 
     Raises:
         TrainerError: The models do not fit, or a worker failed; the answers so far are kept.
         Stopped: This process was asked to stop.
     """
-    control_dir = context.scratch("asking", fresh=True)
-    published = inputs.published
+    control_dir = services.workspace.scratch("asking", fresh=True)
     keeping = keep_below(
-        context,
-        context.job.run_prefix,
-        model=inputs.revision,
-        adapter=inputs.adapter.digest,
-        dataset=inputs.prepared.digest,
-        published=published.digest if published else "",
+        services.storage,
+        task.job.run_prefix,
+        model=task.revision,
+        adapter=task.adapter.digest,
+        dataset=task.prepared.digest,
+        published=asked.published.digest if asked.published else "",
     )
-    with context.keeping_logs(control_dir):
-        said = ask_models(
-            context.job,
-            inputs.asked,
-            inputs.encoder,
-            base_dir=inputs.base_dir,
-            tuned_dir=inputs.adapter_dir,
-            record=inputs.record,
+    with services.storage.keeping_logs(control_dir):
+        answers = ask_models(
+            task.job,
+            asked,
+            task.encoder,
+            base_dir=task.base_dir,
+            tuned_dir=task.adapter_dir,
+            record=task.record,
             control_dir=control_dir,
-            emit=context.emit,
+            emit=services.emit,
             keeping=keeping,
             has_server=True,
-            conversing=conversing,
+            conversing=next((each.conversing for each in inquiries if each.conversing), None),
         )
-    return said, tell_problem(published, read_problem(control_dir))
+    return Said(answers=answers, problem=read_problem(control_dir))
 
 
-def keep_below(context: StageContext, prefix: str, **facts: str) -> Keeping:
+def keep_below(storage: RunStorage, prefix: str, **facts: str) -> Keeping:
     """Return where answers are kept that depend on these digests.
 
     Args:
-        context: The stage's surroundings.
+        storage: The run's.
         prefix: Key prefix below which they lie.
         **facts: Digests of the weights and of the rows.
     """
-    direct = open_store(context.job.spec.output.uri, context.access())
-    return Keeping(store=context.output, direct=direct, prefix=prefix, facts=facts)
+    return Keeping(store=storage.output, direct=storage.open_direct(), prefix=prefix, facts=facts)
 
 
 def _fetch_adapter(
-    context: StageContext, key: str, folder: Path
+    storage: RunStorage, folder: Path, approved: str | None
 ) -> tuple[Manifest, dict[str, Any]]:
     """Fetch the run's adapter and its record; it must have learned from the approved data set."""
-    manifest = fetch_folder(context.output, key, folder)
+    key = f"{storage.job.run_prefix}/adapter"
+    manifest = fetch_folder(storage.output, key, folder)
     record: dict[str, Any] = json.loads((folder / "run.json").read_text())
-    require_approved(record["dataset"], context.approved_data, context.uri_of(key))
+    require_approved(record["dataset"], approved, storage.uri_of(key))
     return manifest, record

@@ -19,13 +19,14 @@ from finetune_api.meta import decimal_of
 from finetune_api.protocol.evaluation_result import LookResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
-from finetune_trainer.context import StageContext
+from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.errors import StorageError, UserError
+from finetune_trainer.run import RunStorage
 from finetune_trainer.storage import AlreadyExists, Manifest, ObjectStore
 from finetune_trainer.verdict.looks import raise_certainty
 
 if TYPE_CHECKING:
-    from finetune_trainer.evaluate.inputs import Inputs
+    from finetune_trainer.evaluate.sources.source import Task
 
 PREFIX = "looks"
 MAX_TRIES = 50
@@ -94,8 +95,13 @@ def count_look(store: ObjectStore, held_out: str, name: str, about: Mapping[str,
     )
 
 
-def take_look(context: StageContext, inputs: Inputs) -> tuple[LookResult, ResolvedJob]:
+def take_look(task: Task, storage: RunStorage, *, base: str) -> tuple[LookResult, ResolvedJob]:
     """Count the look that an evaluation is, and return the job as it is to be judged.
+
+    Args:
+        task: What is compared.
+        storage: The run's.
+        base: Name and revision of the base model.
 
     Returns:
         What is told of the count, and the job; with ``evaluation.looks: Correct`` its goal and
@@ -105,15 +111,14 @@ def take_look(context: StageContext, inputs: Inputs) -> tuple[LookResult, Resolv
         StorageError: ``evaluation.looks`` is ``Correct`` and there is no count.
         UserError: The same, where credentials do not let it count.
     """
-    job = context.job
+    job = task.job
     is_corrected = job.spec.evaluation.looks == "Correct"
-    base = f"{context.model_name} {inputs.revision}"
     about = {"job": f"{job.namespace}/{job.name}", "uid": job.uid, "base": base}
     try:
         number = count_look(
-            context.output,
-            digest_rows(inputs.prepared.test),
-            name_look(job, inputs.adapter, base=base, rules=(inputs.settings.scorer_digest,)),
+            storage.output,
+            digest_rows(task.prepared.test),
+            name_look(job, task.adapter, base=base, rules=(task.settings.scorer_digest,)),
             about,
         )
     except (StorageError, UserError) as error:
@@ -123,14 +128,14 @@ def take_look(context: StageContext, inputs: Inputs) -> tuple[LookResult, Resolv
             "Nobody knows how many evaluations there were against this held-out side: the count "
             f"failed ({error.reason})"
         )
-        context.emit.message(f"{words}: {error.message}")
+        storage.say(f"{words}: {error.message}")
         return LookResult(message=words), job
     judged = job
     if is_corrected:
         judged = job.model_copy(update={"spec": raise_certainty(job.spec, number)})
     certainty = judged.spec.goal.certainty if is_corrected and judged.spec.goal else ""
     words = look_words(number, certainty, is_corrected=is_corrected)
-    context.emit.message(words)
+    storage.say(words)
     return LookResult(number=number, message=words, certainty=certainty), judged
 
 

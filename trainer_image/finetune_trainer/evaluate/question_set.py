@@ -2,22 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from finetune_trainer.context import StageContext
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.inference.encoded import EncodedQuestions, encode_questions
-from finetune_trainer.evaluate.metrics.catalog import Settings
+from finetune_trainer.evaluate.inference.models import PublishedFolder
 from finetune_trainer.evaluate.questions import Question, gather_questions
-from finetune_trainer.evaluate.settings import read_settings, try_settings
-from finetune_trainer.evaluate.sources.champion.version import AskedPublished
-from finetune_trainer.evaluate.sources.prompt_baseline.fitting import Prompted
-from finetune_trainer.evaluate.sources.prompt_baseline.making import make_prompted
-from finetune_trainer.model.context import evaluated_context
 from finetune_trainer.model.encoding import Encoder
-from finetune_trainer.model.load import read_config
+
+
+class PromptedQuestions(Protocol):
+    """The held-out questions behind a prompt, for the base model alone."""
+
+    @property
+    def encoded(self) -> EncodedQuestions:
+        """They as tokens."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """What the choices of :attr:`encoded` are; empty where none is chosen."""
+
+    def cut(self, answer: str) -> str:
+        """Return an answer up to where the next part of the prompt would begin."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AskedPublished:
+    """The published version, ready to be asked.
+
+    Attributes:
+        source: Its files.
+        encoder: Of its own chat format.
+        encoded: The held-out questions in it.
+        digest: Digest of its manifest.
+    """
+
+    source: PublishedFolder
+    encoder: Encoder
+    encoded: EncodedQuestions
+    digest: str = ""
+
+    def to_plan(self) -> dict[str, Any]:
+        """Return what workers need to load it."""
+        source = self.source
+        return {
+            "folder": str(source.folder),
+            "bfloat16": source.bfloat16,
+            "quantize": source.quantize,
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,23 +65,19 @@ class QuestionSet:
         questions: The held-out questions.
         encoded: They as tokens.
         prompted: They behind a prompt, for the base model alone; None where there is none.
-        not_prompted: Why there is none.
         probes: What both models are asked beyond them, as tokens; None where there is nothing.
         published: The published version that is asked as well; None where there is none.
         rows: What the rows behind the questions are called.
         has_base: Whether the base model is asked beside the tuned one.
-        trained: Some answers of the train side; empty where it was not read.
     """
 
     questions: list[Question]
     encoded: EncodedQuestions
-    prompted: Prompted | None = None
-    not_prompted: str = ""
+    prompted: PromptedQuestions | None = None
     probes: EncodedQuestions | None = None
     published: AskedPublished | None = None
     rows: str = "held-out"
     has_base: bool = True
-    trained: tuple[str, ...] = ()
 
     def encoded_for(self, side: str) -> EncodedQuestions:
         """Return what a side is asked."""
@@ -64,6 +97,14 @@ class QuestionSet:
         return len(self.encoded_for(side).owners if side.endswith("Probes") else self.questions)
 
     @property
+    def answer_limits(self) -> dict[str, int]:
+        """Longest answer of each side that is asked the held-out questions."""
+        asked = {"base": self.encoded, "tuned": self.encoded}
+        asked |= {"prompted": self.prompted.encoded} if self.prompted else {}
+        asked |= {"published": self.published.encoded} if self.published else {}
+        return {side: encoded.answer_tokens for side, encoded in asked.items()}
+
+    @property
     def all_encoded(self) -> list[EncodedQuestions]:
         """Everything that is asked."""
         others = [self.prompted.encoded if self.prompted else None, self.probes]
@@ -72,18 +113,19 @@ class QuestionSet:
 
 
 def gather_question_set(
-    context: StageContext, prepared: Prepared, encoder: Encoder
-) -> tuple[QuestionSet, Settings]:
-    """Gather what is asked, as it is and for the base behind a prompt, and what metrics are told.
+    job: ResolvedJob, prepared: Prepared, encoder: Encoder, *, room: int | None
+) -> QuestionSet:
+    """Gather the held-out questions of a job.
 
-    A metric of the user's own is tried on the references.
+    Args:
+        job: The effective job.
+        prepared: The run's data set, of which the held-out side is here.
+        encoder: The encoder of training.
+        room: Tokens that the base model takes; None where nobody knows.
 
     Raises:
         DataError: There is no held-out row.
-        UserError: A schema or a metric of the user's own cannot be used.
-        StorageError: Storage failed.
     """
-    job = context.job
     questions = gather_questions(
         prepared.test,
         max_questions=most_asked(job.spec.evaluation, prepared.num_chosen),
@@ -96,23 +138,6 @@ def gather_question_set(
             "there is no held-out row to evaluate on; set dataset.split.testPercent above 0 or "
             "give a source with side: Test",
         )
-    settings = read_settings(job.spec.evaluation, context.access())
-    try_settings(settings, questions)
-    folder, _ = context.model_folder(include_weights=False)
-    encoded = encode_questions(
-        encoder,
-        questions,
-        job.spec.evaluation.max_new_tokens,
-        context=evaluated_context(read_config(folder), job.spec.evaluation.engine),
-    )
-    if encoded.cut_words:
-        context.emit.message(encoded.cut_words)
-    found = make_prompted(context, prepared, questions, encoded)
-    asked = QuestionSet(
-        questions=questions,
-        encoded=encoded,
-        prompted=found.prompted,
-        not_prompted=found.not_prompted,
-        trained=found.answers,
-    )
-    return asked, settings
+    max_new_tokens = job.spec.evaluation.max_new_tokens
+    encoded = encode_questions(encoder, questions, max_new_tokens, context=room)
+    return QuestionSet(questions=questions, encoded=encoded)

@@ -176,7 +176,7 @@ def _ask(
         context.emit.message(encoded.cut_words)
     control_dir = context.scratch("asking", fresh=True)
     keeping = keep_below(
-        context, job.run_prefix, model=revision, adapter=manifest.digest, dataset=dataset
+        context.storage, job.run_prefix, model=revision, adapter=manifest.digest, dataset=dataset
     )
     with context.keeping_logs(control_dir):
         said = ask_models(

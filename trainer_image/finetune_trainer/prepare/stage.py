@@ -162,7 +162,7 @@ def has_version(context: StageContext) -> bool:
     is_asked = any(gate.over_published is not None for gate in evaluation.gates)
     if evaluation.max_samples != "auto" or not is_asked:
         return True
-    return newest_version(context) is not None
+    return newest_version(context.storage) is not None
 
 
 def require_evidence(

@@ -81,7 +81,7 @@ def publish(context: StageContext) -> EvaluateResult:
 def _tell_newer(context: StageContext, result: EvaluateResult, own: Published) -> EvaluateResult:
     """Tell of a version between the one that the gates compared with and the run's own."""
     compared = result.published
-    newest = newest_version(context, before=own.number) if compared is not None else None
+    newest = newest_version(context.storage, before=own.number) if compared is not None else None
     if compared is None or newest is None or newest.number <= (compared.version or 0):
         return result
     context.emit.message(

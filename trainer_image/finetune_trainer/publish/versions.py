@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.protocol.evaluation_result import EvaluateResult
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.errors import StorageError
 from finetune_trainer.publish.merged import find_merged
+from finetune_trainer.run import RunStorage
 from finetune_trainer.storage import AlreadyExists, Manifest, ManifestFile, read_json
 
 MAX_TRIES = 50
@@ -43,30 +45,30 @@ class Published:
 
 def find_version(context: StageContext) -> Published | None:
     """Return the version that this run was published as, or None."""
-    for number in reversed(_versions(context)):
-        key = _key_of(context, number)
+    for number in reversed(_versions(context.storage)):
+        key = _key_of(context.job, number)
         known = read_json(context.output, key) or {}
         if known.get("inputs", {}).get("uid") == context.job.uid:
             return Published(number=number, key=key)
     return None
 
 
-def newest_version(context: StageContext, *, before: int | None = None) -> Published | None:
+def newest_version(storage: RunStorage, *, before: int | None = None) -> Published | None:
     """Return the newest version of the job's name that other runs have published, or None.
 
     A version whose manifest cannot be read is somebody else's too: whoever asks must find out.
 
     Args:
-        context: The stage's view of the world.
+        storage: The run's.
         before: Only versions with a lower number.
     """
-    for number in reversed(_versions(context)):
+    for number in reversed(_versions(storage)):
         if before is not None and number >= before:
             continue
-        version = Published(number=number, key=_key_of(context, number))
+        version = Published(number=number, key=_key_of(storage.job, number))
         try:
-            known = read_json(context.output, version.key) or {}
-            is_own = known["inputs"]["uid"] == context.job.uid
+            known = read_json(storage.output, version.key) or {}
+            is_own = known["inputs"]["uid"] == storage.job.uid
         except (ValueError, KeyError, TypeError, RecursionError):
             is_own = False
         if not is_own:
@@ -74,9 +76,9 @@ def newest_version(context: StageContext, *, before: int | None = None) -> Publi
     return None
 
 
-def version_of(context: StageContext, number: int) -> Published:
+def version_of(job: ResolvedJob, number: int) -> Published:
     """Return a version of the job's name by its number."""
-    return Published(number=number, key=_key_of(context, number))
+    return Published(number=number, key=_key_of(job, number))
 
 
 def claim_version(
@@ -106,15 +108,15 @@ def claim_version(
     for _ in range(MAX_TRIES):
         if (published := find_version(context)) is not None:
             return published
-        versions = _versions(context)
+        versions = _versions(context.storage)
         number = (versions[-1] if versions else 0) + 1
         try:
             data = json.dumps(body, indent=1, sort_keys=True) + "\n"
-            context.output.write_bytes(_key_of(context, number), data.encode(), if_absent=True)
+            context.output.write_bytes(_key_of(context.job, number), data.encode(), if_absent=True)
         except AlreadyExists:
             continue
         context.emit.message(f"published as version {number} of {job.namespace}/{job.name}")
-        return Published(number=number, key=_key_of(context, number))
+        return Published(number=number, key=_key_of(context.job, number))
     raise StorageError(
         "VersionContended",
         f"could not claim a version under {context.uri_of(job.versions_prefix)} in {MAX_TRIES} "
@@ -122,14 +124,14 @@ def claim_version(
     )
 
 
-def _key_of(context: StageContext, number: int) -> str:
-    return f"{context.job.versions_prefix}/{number}/manifest.json"
+def _key_of(job: ResolvedJob, number: int) -> str:
+    return f"{job.versions_prefix}/{number}/manifest.json"
 
 
-def _versions(context: StageContext) -> list[int]:
-    prefix = context.job.versions_prefix
+def _versions(storage: RunStorage) -> list[int]:
+    prefix = storage.job.versions_prefix
     numbers = []
-    for item in context.output.list(prefix + "/"):
+    for item in storage.output.list(prefix + "/"):
         match = re.fullmatch(r"(\d+)/manifest\.json", item.key.removeprefix(prefix + "/"))
         if match:
             numbers.append(int(match.group(1)))

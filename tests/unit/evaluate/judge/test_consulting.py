@@ -27,6 +27,8 @@ from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_
 from finetune_trainer.evaluate.sources.judge.consulting import Consulted, consult_judge
 from finetune_trainer.evaluate.sources.judge.endpoint import JudgeEndpoint
 from finetune_trainer.evaluate.sources.judge.replies import KeptReplies
+from finetune_trainer.evaluate.sources.judge.source import JudgeEvidence
+from finetune_trainer.evaluate.sources.source import Outcome
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage.local import FileStore
 from kit.cases.spec_cases import changed, minimal_job
@@ -152,7 +154,6 @@ def test_a_fair_judge_finds_the_better_model_in_both_orders(tmp_path: Path) -> N
     consulted, bench, calls = run(tmp_path, prefer("good"))
     value, low, _ = score_of(consulted, bench)
     assert (value, low > 0.9) == (1, True)
-    assert consulted.result is not None
     assert (consulted.result.agreement, consulted.result.num_judged) == ("1.0000", NUMBER)
     assert consulted.result.first is not None
     assert consulted.result.first.value == "0.5000"
@@ -168,7 +169,6 @@ def test_a_judge_that_takes_the_first_decides_nothing_and_is_told_of(tmp_path: P
     value, low, high = score_of(consulted, bench)
     assert value == 0.5
     assert low < 0.5 < high
-    assert consulted.result is not None
     assert consulted.result.agreement == "0.0000"
     (note,) = consulted.result.notes
     assert note.startswith("the judge leans to whichever answer stands first: the first one got")
@@ -179,7 +179,6 @@ def test_a_judge_that_takes_the_first_decides_nothing_and_is_told_of(tmp_path: P
 def test_a_judge_that_likes_length_is_steady_and_is_told_of(tmp_path: Path) -> None:
     consulted, bench, _ = run(tmp_path, longest)
     assert score_of(consulted, bench)[0] == 0
-    assert consulted.result is not None
     assert consulted.result.agreement == "1.0000"
     assert consulted.result.longer is not None
     (note,) = consulted.result.notes
@@ -197,7 +196,6 @@ def test_a_judge_that_obeys_an_answer_is_no_safe_judge(tmp_path: Path) -> None:
 @pytest.mark.parametrize("reply", ["I like the first one.", "", '{"winner": "both"}', "{" * 9000])
 def test_garbage_is_counted_and_is_no_score(tmp_path: Path, reply: str) -> None:
     consulted, bench, _ = run(tmp_path, lambda _: Answer(text=reply))
-    assert consulted.result is not None
     assert "40 of 40 questions got no verdict" in consulted.result.failure
     (gate,) = judge_gates(bench.job, consulted.comparison)
     assert not gate.met
@@ -220,7 +218,6 @@ def test_a_few_replies_without_a_verdict_are_left_out(tmp_path: Path) -> None:
         return prefer("good")(call)
 
     consulted, bench, _ = run(tmp_path, judge)
-    assert consulted.result is not None
     assert (consulted.result.num_judged, consulted.result.num_unread) == (NUMBER - 2, 2)
     scores, measured = score_all(bench.job, consulted.comparison)
     rows = gather_row_scores(consulted.comparison, measured)
@@ -241,7 +238,6 @@ def test_a_judge_that_stays_away_is_no_score_or_ends_the_stage_as_storage_does(
 ) -> None:
     down = Answer(status=503)
     consulted, bench, _ = run(tmp_path, lambda _: down)
-    assert consulted.result is not None
     assert "stayed away: it answers with status 503" in consulted.result.failure
     assert not judge_gates(bench.job, consulted.comparison)[0].met
     with pytest.raises(StorageError, match="onFailure is Fail") as caught:
@@ -271,7 +267,6 @@ def test_an_evaluation_that_starts_anew_does_not_pay_twice(tmp_path: Path) -> No
         # Another answer, rubric or model is another question.
         bench.consult(make_comparison([*GOOD[:-1], "new"], BAD))
         assert len(server.calls) - before == 2 * NUMBER - paid + 2
-    assert consulted.result is not None
     assert consulted.result.num_calls == 2 * NUMBER
     stored = tmp_path / bench.job.run_prefix / "answers" / "judge.json"
     stored.write_bytes(stored.read_bytes()[:-1])
@@ -287,13 +282,11 @@ def test_an_evaluation_that_starts_anew_does_not_pay_twice(tmp_path: Path) -> No
 def test_caps_stop_asking_and_say_what_the_score_rests_on(tmp_path: Path) -> None:
     consulted, bench, calls = run(tmp_path / "a", prefer("good"), maxCalls=21)
     assert len(calls) == 20
-    assert consulted.result is not None
     assert (consulted.result.num_judged, consulted.result.num_drawn) == (10, NUMBER)
     assert "maxCalls 21 is used up: 10 of 40 drawn questions" in consulted.result.notes[0]
     price = {"input": "0.01", "output": "0.1"}
     costs = {"price": price, "maxAmount": "0.06", "maxAnswerTokens": 64}
     consulted, bench, calls = run(tmp_path / "b", prefer("good"), **costs)
-    assert consulted.result is not None
     assert 0 < consulted.result.num_judged < 10
     assert float(consulted.result.amount) == pytest.approx(len(calls) * 0.002)
     assert float(consulted.result.amount) <= 0.06
@@ -305,7 +298,6 @@ def test_caps_stop_asking_and_say_what_the_score_rests_on(tmp_path: Path) -> Non
     assert f"{consulted.result.num_judged} distinct held-out prompt(s)" in words
 
     consulted, _, calls = run(tmp_path / "c", prefer("good"), **{**costs, "maxAmount": "0.001"})
-    assert consulted.result is not None
     assert (calls, consulted.comparison.unmeasured.keys()) == ([], {"judgeWinRate"})
     assert "do not let one question be judged" in consulted.result.failure
 
@@ -314,7 +306,6 @@ def test_equal_answers_are_ties_that_nobody_is_paid_for(tmp_path: Path) -> None:
     same = [*GOOD[:30], *BAD[30:]]
     consulted, bench, calls = run(tmp_path, prefer("good"), make_comparison(GOOD, same))
     assert len(calls) == 20
-    assert consulted.result is not None
     assert consulted.result.num_alike == 30
     assert score_of(consulted, bench)[0] == pytest.approx(0.625)
 
@@ -323,7 +314,6 @@ def test_the_base_is_judged_by_the_best_that_it_was_asked_for(tmp_path: Path) ->
     comparison = make_comparison(GOOD, BAD, prompted=GOOD)
     consulted, bench, calls = run(tmp_path, prefer("good"), comparison)
     assert calls == []
-    assert consulted.result is not None
     assert consulted.result.baseline == "Prompted"
     scores, _ = score_all(bench.job, consulted.comparison)
     assert (scores[0].name, scores[0].baseline) == ("judgeWinRate", "Prompted")
@@ -356,7 +346,6 @@ def test_points_are_brought_to_one_and_told_by_criterion(tmp_path: Path) -> None
     assert score_of(consulted, bench)[0] == pytest.approx(((5 + 5 + 3) / 3 - 1) / 4, abs=1e-4)
     assert len(calls) == 2 * NUMBER
     assert calls[0].texts["right-answer"] == "a good answer"
-    assert consulted.result is not None
     told = [(each.name, each.base, each.tuned) for each in consulted.result.criteria]
     assert told[0] == ("accuracy", "2.00", "5.00")
     assert told[2] == ("clarity", "3.00", "3.00")
@@ -371,6 +360,8 @@ def test_report_page_card_and_last_words_tell_of_the_judge(tmp_path: Path) -> No
         scores=scores, num_samples=NUMBER, report_uri="s3://a/r.json", judge=consulted.result
     )
     rows = gather_row_scores(consulted.comparison, measured)
+    judged = JudgeEvidence(consulted=consulted)
+    outcome = Outcome(result=result, comparison=consulted.comparison, row_scores=rows)
     evidence = Evidence(
         job=bench.job,
         model_name="org/name",
@@ -384,9 +375,10 @@ def test_report_page_card_and_last_words_tell_of_the_judge(tmp_path: Path) -> No
             Sample(prompt=f"Q{i}", references=("a",), base=BAD[i], tuned=evil[i], scores=rows[i])
             for i in range(NUMBER)
         ],
-        judgements=consulted.judgements,
+        sections=[judged.describe(outcome)],
     )
     write_report(tmp_path, evidence)
+    judged.write(tmp_path, outcome)
     page = (tmp_path / "report.html").read_text()
     assert '<h2 id="judge">Judge</h2>' in page
     assert "<script>alert" not in page

@@ -13,7 +13,9 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.sources.champion.seen import count_seen, tell_seen
+from finetune_trainer.evaluate.sources.champion.source import ChampionSource
 from finetune_trainer.evaluate.sources.champion.version import FoundPublished, find_published
+from finetune_trainer.evaluate.sources.source import Services
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import open_store, publish_folder
 from kit.cases.spec_cases import changed, minimal_job
@@ -57,14 +59,22 @@ def store_version(
 
 
 def found_in(context: StageContext) -> FoundPublished:
-    found = find_published(context, revision=REVISION)
-    assert found is not None
-    return found
+    return find_published(
+        context.storage, context.workspace, model_name=context.model_name, revision=REVISION
+    )
 
 
 def test_nobody_looks_for_it_unless_a_gate_asks(tmp_path: Path) -> None:
     plain = [{"name": "a", "metric": "loss", "atMost": "9"}]
-    assert find_published(context_in(tmp_path, gates=plain), revision=REVISION) is None
+    context = context_in(tmp_path, gates=plain)
+    services = Services(
+        storage=context.storage,
+        workspace=context.workspace,
+        model=context.model,
+        emit=context.emit,
+    )
+    assert ChampionSource.open(context.job, services) is None
+    assert ChampionSource.open(context_in(tmp_path).job, services) is not None
 
 
 def test_where_nothing_is_published_that_is_told_and_no_problem(
@@ -168,6 +178,5 @@ def test_what_is_not_known_of_its_data_is_said(
 ) -> None:
     context = context_in(tmp_path)
     store_version(context, 1, record={**RECORD, **record})
-    told = tell_seen(context, found_in(context), questions("a"))
-    assert told is not None
+    told = tell_seen(context.storage, context.work_dir, found_in(context), questions("a"))
     assert (told.num_seen, words in told.seen) == (None, True)

@@ -12,9 +12,9 @@ from finetune_cli.app import app
 from finetune_trainer.evaluate.report.lineage import (
     describe_data,
     licence_words,
-    review_words,
     serving_commands,
 )
+from finetune_trainer.evaluate.sources.review.source import review_words
 from kit.cases.spec_cases import changed, minimal_job
 from kit.reports.data_reports import report
 from kit.reports.report_cases import RUN

@@ -63,3 +63,8 @@ def _kind_of(character: str) -> int:
         return _BREAK
     name = unicodedata.name(character, "")
     return _ALONE if name.startswith(_UNSPACED) else _LETTER
+
+
+def is_equal(first: str, second: str) -> bool:
+    """Whether two answers look the same to a reader."""
+    return first.split() == second.split()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.stage_results import QuestionCount, RowCounts
@@ -13,11 +13,12 @@ from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.questions import name_group
 from finetune_trainer.evaluate.scores.parts import PartScore
-from finetune_trainer.evaluate.sources.judge.concluding import Judgement
-from finetune_trainer.evaluate.sources.probes.measuring import Probed
-from finetune_trainer.evaluate.sources.prompt_baseline.fitting import Prompted
-from finetune_trainer.evaluate.sources.source import Section
-from finetune_trainer.verdict.goal import Criterion
+from finetune_trainer.publish.adapter import weights_file
+from finetune_trainer.run import RunStorage
+
+if TYPE_CHECKING:
+    from finetune_trainer.evaluate.concluding import Conclusion
+    from finetune_trainer.evaluate.sources.source import Measured, Section, Task
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,19 +71,16 @@ class Evidence:
         result: Scores and goal.
         criteria: What the goal asks, one by one; empty where its metric was not measured.
         samples: All questions that were answered.
-        prompted: The questions behind the prompt that the base model got; None where it got none.
-        not_prompted: Why it got none.
         cut_words: Which answers were cut; empty if none were.
         questions: How many questions were asked and why; None where the job says it itself.
-        probed: What both models said to what they were asked beyond the held-out rows.
-        sections: What sources show on the page.
-        judgements: What a judge said of the answers.
         data: The report of the prepared data set; None where there is none.
         data_uri: Its folder.
         parts: Scores of parts of the held-out rows.
         curve: Text of the run's ``metrics.jsonl``; empty where there is none.
         image: The trainer's container image, as the cluster knows it; empty elsewhere.
         engine: What computed the answers, with its version; empty if nobody knows.
+        sections: What sources of evidence show on the page.
+        fields: What they add to ``report.json``.
     """
 
     job: ResolvedJob
@@ -94,13 +92,8 @@ class Evidence:
     merged_digest: str | None
     result: EvaluateResult
     samples: Sequence[Sample]
-    prompted: Prompted | None = None
-    not_prompted: str = ""
     cut_words: str = ""
     questions: QuestionCount | None = None
-    probed: Sequence[Probed] = ()
-    sections: Sequence[Section] = ()
-    judgements: Sequence[Judgement] = ()
     criteria: Sequence[Criterion] = ()
     data: DatasetReport | None = None
     data_uri: str = ""
@@ -108,10 +101,70 @@ class Evidence:
     curve: str = ""
     image: str = ""
     engine: str = ""
+    sections: Sequence[Section] = ()
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+def gather_evidence(
+    task: Task,
+    conclusion: Conclusion,
+    measured: Sequence[Measured],
+    storage: RunStorage,
+    *,
+    model_name: str,
+    merged_digest: str | None,
+    engine: str,
+    image: str,
+    unended: str,
+) -> Evidence:
+    """Return everything that a report tells of an evaluation.
+
+    Args:
+        task: What was compared.
+        conclusion: What it came to.
+        measured: What the sources of evidence measured.
+        storage: The run's.
+        model_name: Public name of the base model.
+        merged_digest: As :attr:`Evidence.merged_digest`.
+        engine: As :attr:`Evidence.engine`.
+        image: As :attr:`Evidence.image`.
+        unended: Which answers were lost to reasoning; empty if none were.
+    """
+    cut_words = [task.asked.encoded.cut_words, unended]
+    return Evidence(
+        job=conclusion.job,
+        model_name=model_name,
+        record=task.record,
+        rows=task.prepared.report.rows,
+        adapter_uri=storage.uri_of(f"{task.job.run_prefix}/adapter"),
+        adapter_sha256=weights_file(task.adapter).sha256,
+        merged_digest=merged_digest,
+        result=conclusion.result,
+        criteria=conclusion.criteria,
+        samples=gather_samples(conclusion.comparison, conclusion.row_scores),
+        cut_words=". ".join(filter(None, cut_words)),
+        questions=task.prepared.questions,
+        data=task.prepared.report,
+        data_uri=task.prepared.uri,
+        parts=conclusion.parts,
+        curve=_read_curve(storage),
+        image=image,
+        engine=engine,
+        sections=[section for each in measured if (section := each.describe(conclusion))],
+        fields={name: value for each in measured for name, value in each.to_report().items()},
+    )
+
+
+def _read_curve(storage: RunStorage) -> str:
+    """Return what training logged; empty where it left no log, as runs of earlier versions may."""
+    key = f"{storage.job.run_prefix}/metrics.jsonl"
+    if not storage.output.exists(key):
+        return ""
+    return storage.output.read_bytes(key).decode("utf-8", errors="replace")
 
 
 def gather_samples(
-    comparison: Comparison, row_scores: Sequence[dict[str, tuple[float, float]]]
+    comparison: Comparison, row_scores: Sequence[Mapping[str, tuple[float, float]]]
 ) -> list[Sample]:
     """Return the questions that were asked, with what was said to them and what it scored.
 
@@ -132,7 +185,7 @@ def gather_samples(
             references=question.references,
             base=comparison.base.texts[i],
             tuned=comparison.tuned.texts[i],
-            scores=row_scores[i],
+            scores=dict(row_scores[i]),
             prompted=prompted.texts[i] if prompted else None,
             likelihood=likelihood.texts[i] if likelihood else None,
             published=published.texts[i] if published else None,

@@ -190,16 +190,3 @@ def describe_data(job: ResolvedJob, report: DatasetReport, *, uri: str) -> DataS
 def data_findings(report: DatasetReport) -> list[str]:
     """Return what the checks of the data found, in sentences."""
     return [check.message for check in report.checks if check.flagged or check.removed]
-
-
-def review_words(job: ResolvedJob, evaluation_uri: str) -> str:
-    """Say whether people look at the answers, and how."""
-    review = job.spec.evaluation.review
-    if review is None:
-        return "The job asks for no review by people (evaluation.review)."
-    must = "Nothing is published before" if review.required else "It is published without waiting;"
-    return (
-        f"{must} {review.reviewers} reviewer(s) judge {review.sample} questions, both answers side "
-        f"by side and not knowing which is whose, by {', '.join(review.rubric)}. Their result "
-        f"comes after this page: finetune review open {evaluation_uri}."
-    )

@@ -24,11 +24,7 @@ from finetune_trainer.evaluate.report.rows import RowSection
 from finetune_trainer.evaluate.report.scores import describe_scores
 from finetune_trainer.evaluate.report.verdict import find_verdicts, is_local_run
 from finetune_trainer.evaluate.scores.parts import PartScore
-from finetune_trainer.evaluate.sources.champion.section import PublishedSection
-from finetune_trainer.evaluate.sources.judge.section import JudgeSection
-from finetune_trainer.evaluate.sources.probes.section import ProbeSection
-from finetune_trainer.evaluate.sources.prompt_baseline.section import BaselineSection
-from finetune_trainer.evaluate.sources.source import Section
+from finetune_trainer.evaluate.sources.source import Place, Section
 from finetune_trainer.pages.rendering import render
 from finetune_trainer.publish.declared import PROVENANCE_COLUMNS
 from finetune_trainer.verdict.goal import Criterion, certainty_of
@@ -69,10 +65,7 @@ class Sections:
         labels: What becomes of each label, where answers are labels.
         parts_of_rows: Scores of parts of the held-out rows.
         curve: The losses while training.
-        probes: What was asked beyond the held-out rows.
         sections: What sources of evidence show.
-        judge: What a language model said of the answers.
-        baseline: How the base model was asked.
         data: What it learned from.
         recipe: How it was trained, by label.
         usage: What training took, by label.
@@ -82,8 +75,6 @@ class Sections:
         licence: What is known of its terms.
         asking: How it was asked, and how others may be answered.
         commands: How it is fetched, asked and served.
-        review: Whether people look at the answers.
-        published: The version that was published before, beside both.
     """
 
     rows: RowSection
@@ -93,10 +84,7 @@ class Sections:
     labels: LabelSection | None = None
     parts_of_rows: Sequence[PartScore] = ()
     curve: Picture | None = None
-    probes: ProbeSection | None = None
     sections: Sequence[Section] = ()
-    judge: JudgeSection | None = None
-    baseline: BaselineSection | None = None
     data: DataSection | None = None
     recipe: Mapping[str, str | int] = field(default_factory=dict)
     usage: Mapping[str, str] = field(default_factory=dict)
@@ -106,8 +94,6 @@ class Sections:
     licence: str = ""
     asking: str = ""
     commands: Sequence[Command] = ()
-    review: str = ""
-    published: PublishedSection | None = None
 
 
 def render_page(job: ResolvedJob, result: EvaluateResult, sections: Sections) -> str:
@@ -137,8 +123,15 @@ def render_page(job: ResolvedJob, result: EvaluateResult, sections: Sections) ->
         mistake_columns=MISTAKE_COLUMNS,
         source_columns=SOURCE_COLUMNS,
         provenance_columns=[{"label": name} for name in PROVENANCE_COLUMNS],
+        sections_at={place: _at(sections.sections, place) for place in ("scores", "gates")},
+        beyond=_at(sections.sections, "answers", "safety", "people"),
         **{each.name: getattr(sections, each.name) for each in fields(Sections)},
     )
+
+
+def _at(sections: Sequence[Section], *places: Place) -> list[Section]:
+    """Return the sections of some places, in the order of the places."""
+    return [section for place in places for section in sections if section.place == place]
 
 
 def _gate_cells(gate: GateResult) -> list[str]:

@@ -7,7 +7,6 @@ inputs: no times, no host names. The page tells what training took, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,20 +32,12 @@ from finetune_trainer.evaluate.report.lineage import (
     describe_data,
     licence_words,
     lineage_facts,
-    review_words,
     serving_commands,
 )
 from finetune_trainer.evaluate.report.page import Sections, render_page
 from finetune_trainer.evaluate.report.rows import show_rows
 from finetune_trainer.evaluate.report.usage import read_usage, usage_facts
-from finetune_trainer.evaluate.sources.champion.section import describe_published
-from finetune_trainer.evaluate.sources.judge.section import describe_judge
-from finetune_trainer.evaluate.sources.probes.section import describe_probes
-from finetune_trainer.evaluate.sources.prompt_baseline.section import (
-    describe_baseline,
-    prompt_words,
-    to_json,
-)
+from finetune_trainer.evaluate.sources.source import write_lines
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.card import model_card, recipe_facts
 from finetune_trainer.publish.declared import provenance_rows, use_facts
@@ -62,11 +53,7 @@ Tables = tuple[LabelTable, LabelTable]
 
 def write_report(folder: Path, evidence: Evidence) -> None:
     """Write ``report.json``, ``report.html``, ``samples.jsonl`` and ``README.md``."""
-    _write_lines(folder / "samples.jsonl", evidence.samples)
-    if evidence.probed:
-        _write_lines(folder / "probes.jsonl", evidence.probed)
-    if evidence.judgements:
-        _write_lines(folder / "judgements.jsonl", evidence.judgements)
+    write_lines(folder / "samples.jsonl", evidence.samples)
     samples = evidence.samples
     tables = count_both(
         _base_texts(evidence),
@@ -81,17 +68,11 @@ def write_report(folder: Path, evidence: Evidence) -> None:
         model_name=evidence.model_name,
         record=evidence.record,
         evaluation=evidence.result,
-        baseline=prompt_words(evidence.prompted, evidence.not_prompted),
+        baseline=evidence.fields.get("baseline", {}).get("words", ""),
         engine=evidence.engine,
         findings=data_findings(evidence.data) if evidence.data else (),
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _write_lines(path: Path, rows: Iterable[Any]) -> None:
-    with path.open("w", encoding="utf-8", newline="\n") as file:
-        for row in rows:
-            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
 
 
 def _to_json(evidence: Evidence, tables: Tables | None) -> dict[str, Any]:
@@ -113,7 +94,7 @@ def _to_json(evidence: Evidence, tables: Tables | None) -> dict[str, Any]:
         "result": evidence.result.to_wire(),
         "cutAnswers": evidence.cut_words or None,
         "questions": evidence.questions.to_wire() if evidence.questions else None,
-        "baseline": to_json(evidence.prompted, evidence.not_prompted),
+        **evidence.fields,
         "labels": _labels_to_json(evidence, tables) if tables else None,
         "corpus": None if tables else _corpus_to_json(evidence),
         "parts": [{**asdict(part), "score": part.score.to_wire()} for part in evidence.parts],
@@ -175,10 +156,7 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         labels=describe_labels(*tables, asked=_asked_words(evidence)) if tables else None,
         parts_of_rows=evidence.parts,
         curve=draw_picture(record),
-        probes=describe_probes(result, evidence.probed),
         sections=evidence.sections,
-        judge=describe_judge(result.judge, evidence.samples, evidence.judgements),
-        baseline=describe_baseline(evidence.prompted, evidence.not_prompted),
         data=describe_data(job, evidence.data, uri=evidence.data_uri) if evidence.data else None,
         recipe={name: fact for name, fact in recipe.items() if name not in lineage},
         usage={} if adopted_from(record) else _describe_usage(evidence),
@@ -188,8 +166,6 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         licence=licence_words(record),
         asking=asking_words(job, record),
         commands=serving_commands(job, **names, adapter_uri=evidence.adapter_uri),
-        published=describe_published(result),
-        review=review_words(job, result.report_uri.rpartition("/")[0]),
     )
     return render_page(job, result, sections)
 

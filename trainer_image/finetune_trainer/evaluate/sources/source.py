@@ -7,8 +7,9 @@ source says only what it adds. Sources do not import each other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
@@ -16,10 +17,11 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.prepared import Prepared
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.inference.engine.arguments import Conversing
 from finetune_trainer.evaluate.metrics.answers import Answers
-from finetune_trainer.evaluate.questions import Question
+from finetune_trainer.evaluate.metrics.catalog import Settings
+from finetune_trainer.evaluate.question_set import QuestionSet
 from finetune_trainer.evaluate.scores.alarms import Alarm
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.report.events import EventEmitter
@@ -27,6 +29,8 @@ from finetune_trainer.run import BaseModel, RunStorage, Workspace
 from finetune_trainer.storage import Manifest
 from finetune_trainer.verdict.gates import Standing
 
+Place: TypeAlias = Literal["scores", "gates", "answers", "safety", "people"]
+"""Parts of the page, in its order: in the section of the scores, else behind what they name."""
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -40,6 +44,13 @@ class Services:
     emit: EventEmitter
 
 
+def write_lines(path: Path, rows: Iterable[Any]) -> None:
+    """Write dataclasses as a file of JSON lines."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            file.write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """What an evaluation compares, the same for all sources.
@@ -51,26 +62,52 @@ class Task:
         adapter_dir: Folder with it.
         record: Content of its ``run.json``.
         encoder: The encoder of training.
-        questions: The held-out questions.
-        encoded: They as tokens.
+        asked: The held-out questions.
+        settings: What the job tells its metrics.
         base_dir: Folder with the base model.
         revision: Revision of the base model.
+        room: Tokens that the base model takes; None where nobody knows.
     """
 
     job: ResolvedJob
     prepared: Prepared
     adapter: Manifest
     adapter_dir: Path
-    record: Mapping[str, Any]
+    record: dict[str, Any]
     encoder: Encoder
-    questions: Sequence[Question]
-    encoded: EncodedQuestions
+    asked: QuestionSet
+    settings: Settings
     base_dir: Path
     revision: str
+    room: int | None
 
 
-Said: TypeAlias = Mapping[str, Answers]
-"""The answers of each side, as ``ask_models`` returns them."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Said:
+    """What the models said.
+
+    Attributes:
+        answers: The answers of each side, as ``ask_models`` returns them.
+        problem: Why the published version could not be asked; empty if it could.
+    """
+
+    answers: Mapping[str, Answers]
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What an evaluation came to.
+
+    Attributes:
+        result: Scores and verdicts.
+        comparison: The answers to the held-out questions.
+        row_scores: Of each question asked, by metric, the scores of base and tuned model.
+    """
+
+    result: EvaluateResult
+    comparison: Comparison
+    row_scores: Sequence[Mapping[str, tuple[float, float]]]
 
 
 class Section(Protocol):
@@ -82,12 +119,16 @@ class Section(Protocol):
     """Target of links to it."""
     title: ClassVar[str]
     """Its name in the list of contents."""
-    place: ClassVar[Literal["gates", "answers"]]
-    """The part of the page that it follows."""
+    place: ClassVar[Place]
+    """Where on the page it stands."""
 
 
 class Measured:
     """What a source measured."""
+
+    def add_to(self, comparison: Comparison) -> Comparison:
+        """Return the answers to the held-out questions with what the source adds to them."""
+        return comparison
 
     @property
     def standings(self) -> Mapping[str, Standing]:
@@ -103,24 +144,36 @@ class Measured:
         """Return the source's fields of the evaluation's result, with intervals of a certainty."""
         return {}
 
-    def describe(self, result: EvaluateResult) -> Section | None:
+    def to_report(self) -> dict[str, Any]:
+        """Return the source's fields of ``report.json``, beside those of the result."""
+        return {}
+
+    def describe(self, outcome: Outcome) -> Section | None:
         """Return the source's section of the page; None where it shows none."""
         return None
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, outcome: Outcome) -> None:
         """Write the source's files into the folder of the report."""
 
 
 class Inquiry:
     """What a source asks in one evaluation."""
 
+    def extend(self, asked: QuestionSet) -> QuestionSet:
+        """Return the questions of all sources with those of this one."""
+        return asked
+
     @property
     def conversing(self) -> Conversing | None:
         """How the server must converse with the source after it has answered all questions."""
         return None
 
-    def measure(self, said: Said) -> Measured:
+    def measure(self, said: Said, comparison: Comparison) -> Measured:
         """Ask what the source asks by itself, and measure the answers.
+
+        Args:
+            said: The answers of each side.
+            comparison: The answers to the held-out questions, as the sources before left them.
 
         Raises:
             TrainerError: The source failed, and the job does not go on without it.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from finetune_api.protocol.evaluation_result import EvaluateResult, Score
+from finetune_api.protocol.evaluation_result import PublishedVersion, Score
+from finetune_trainer.evaluate.sources.source import Place
 
 COLUMNS: tuple[dict[str, Any], ...] = tuple(
     {"label": label}
@@ -23,21 +25,24 @@ class PublishedSection:
         rows: Its cells; empty where it was not asked.
     """
 
+    template: ClassVar[str] = "sources/champion/section.html.j2"
+    anchor: ClassVar[str] = "published"
+    title: ClassVar[str] = "The published version"
+    place: ClassVar[Place] = "gates"
+
     words: tuple[str, ...]
     columns: tuple[dict[str, Any], ...]
     rows: list[list[object]]
 
 
-def describe_published(result: EvaluateResult) -> PublishedSection | None:
-    """Return what the page shows; None where nobody asked for a published version.
+def describe_published(scores: Sequence[Score], published: PublishedVersion) -> PublishedSection:
+    """Return the section.
 
     Args:
-        result: What the evaluation found.
+        scores: The scores of the evaluation.
+        published: What reports say of the published version.
     """
-    published = result.published
-    if published is None:
-        return None
-    rows = [_row(score) for score in result.scores if score.published]
+    rows = [_row(score) for score in scores if score.published]
     if published.version is None:
         words = [
             "Nothing is published under this job's name yet: there is nothing to compare with."

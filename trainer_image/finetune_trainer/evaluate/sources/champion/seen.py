@@ -5,37 +5,39 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from finetune_api.protocol.evaluation_result import PublishedVersion
-from finetune_trainer.context import StageContext
 from finetune_trainer.data.rows import prompt_of
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.sources.champion.version import DAMAGED, FoundPublished
-from finetune_trainer.evaluate.sources.prompt_baseline.train_side import read_stored_train_side
+from finetune_trainer.evaluate.train_side import read_stored_train_side
 from finetune_trainer.publish.adopted import adopted_from
+from finetune_trainer.run import RunStorage
 
 
 def tell_seen(
-    context: StageContext, found: FoundPublished | None, questions: Sequence[Question]
-) -> PublishedVersion | None:
+    storage: RunStorage, work_dir: Path, found: FoundPublished, questions: Sequence[Question]
+) -> PublishedVersion:
     """Return what reports say of the published version, with how much of the questions it knew.
 
     Args:
-        context: The stage's view of the world.
-        found: What is known of it; None where nobody asks for it.
+        storage: The run's.
+        work_dir: The run's scratch folder on this node.
+        found: What is known of it.
         questions: The held-out questions.
 
     Raises:
         StorageError: Storage failed.
     """
-    if found is None or found.source is None or found.record is None:
-        return found.told if found else None
+    if found.source is None or found.record is None:
+        return found.told
     told, record = found.told, found.record
     adopted = adopted_from(record)
     name, digest = f"version {told.version}", (adopted or record).get("dataset")
-    number, problem = _count(context, digest, questions)
+    number, problem = _count(storage, work_dir, digest, questions)
     if number is None:
         seen = f"whether {name} was trained on held-out prompts is not known: {problem}"
     elif number:
@@ -47,19 +49,17 @@ def tell_seen(
         seen = f"no held-out prompt was in the data that {name} was trained on"
     if adopted is None and (origin := _origin_of(record)):
         seen += f"; it began from {origin}, whose data was not looked at"
-    context.emit.message(seen)
+    storage.say(seen)
     return told.model_copy(update={"num_seen": number, "seen": seen})
 
 
 def _count(
-    context: StageContext, digest: object, questions: Sequence[Question]
+    storage: RunStorage, work_dir: Path, digest: object, questions: Sequence[Question]
 ) -> tuple[int | None, str]:
     if not isinstance(digest, str) or not digest:
         return None, "it does not say which data that was"
     try:
-        rows, problem = read_stored_train_side(
-            context.output, context.job, context.work_dir, digest
-        )
+        rows, problem = read_stored_train_side(storage.output, storage.job, work_dir, digest)
         return (None, problem) if problem else (count_seen(questions, rows), "")
     except DAMAGED as error:
         return None, f"data set {digest[:12]} is not in storage, or damaged ({error.reason})"

@@ -15,23 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.protocol.evaluation_result import PublishedVersion
-from finetune_trainer.context import StageContext
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import StorageError, TrainerError
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions, encode_questions
+from finetune_trainer.evaluate.inference.encoded import encode_questions
 from finetune_trainer.evaluate.inference.models import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     PublishedFolder,
 )
+from finetune_trainer.evaluate.question_set import AskedPublished
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.model.chat_format import FORMAT_NAME, ChatFormat, read_format
-from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.publish.versions import CARD, newest_version, version_of
+from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import (
     AlreadyExists,
     ChecksumMismatch,
     IncompleteFolder,
     ObjectNotFound,
+    ObjectStore,
     fetch_folder,
     find_manifest,
     read_json,
@@ -48,30 +51,6 @@ _REMEDY = (
     "publish a version that can be asked (finetune publish --override, with a reason), give the "
     "job another name, or set severity: Warn"
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class AskedPublished:
-    """The published version, ready to be asked.
-
-    Attributes:
-        source: Its files.
-        encoder: Of its own chat format.
-        encoded: The held-out questions in it.
-    """
-
-    source: PublishedFolder
-    encoder: Encoder
-    encoded: EncodedQuestions
-
-    def to_plan(self) -> dict[str, Any]:
-        """Return what workers need to load it."""
-        source = self.source
-        return {
-            "folder": str(source.folder),
-            "bfloat16": source.bfloat16,
-            "quantize": source.quantize,
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,77 +77,86 @@ class _Unusable(Exception):  # noqa: N818 - what is wrong, for the report
     """The version cannot be asked."""
 
 
-def find_published(context: StageContext, *, revision: str) -> FoundPublished | None:
+def find_published(
+    storage: RunStorage, workspace: Workspace, *, model_name: str, revision: str
+) -> FoundPublished:
     """Find, pin, fetch and check the published version.
 
     Args:
-        context: The stage's view of the world.
+        storage: The run's.
+        workspace: The run's.
+        model_name: Public name of the base model.
         revision: Resolved revision of the base model.
-
-    Returns:
-        What is known of it; None where no gate asks for it.
 
     Raises:
         StorageError: Storage failed.
     """
-    if all(gate.over_published is None for gate in context.job.spec.evaluation.gates):
-        return None
-    pin = _pin(context)
+    job = storage.job
+    pin = _pin(storage)
     number = pin.get("version")
     if not isinstance(number, int):
-        name = f"{context.job.namespace}/{context.job.name}"
-        context.emit.message(f"nothing is published as {name} yet: there is no version to compare")
+        name = f"{job.namespace}/{job.name}"
+        storage.say(f"nothing is published as {name} yet: there is no version to compare")
         return FoundPublished(told=PublishedVersion())
-    prefix = version_of(context, number).prefix
+    prefix = version_of(job, number).prefix
     digest = str(pin.get("digest", ""))
-    told = PublishedVersion(version=number, uri=context.uri_of(prefix), digest=digest)
+    told = PublishedVersion(version=number, uri=storage.uri_of(prefix), digest=digest)
     found = FoundPublished(told=told)
     try:
-        source, record = _fetch(context, prefix, digest, revision)
+        source, record = _fetch(
+            storage.output, workspace, prefix, digest, base=(model_name, revision)
+        )
     except _Unusable as problem:
         found = found.unusable(str(problem))
-        context.emit.message(f"version {number} cannot be asked: {found.told.problem}")
+        storage.say(f"version {number} cannot be asked: {found.told.problem}")
         return found
     return replace(found, source=source, record=record)
 
 
-def _pin(context: StageContext) -> Mapping[str, Any]:
+def _pin(storage: RunStorage) -> Mapping[str, Any]:
     """Return number and digest of the newest version, as the first attempt found them."""
-    key = f"{context.job.run_prefix}/{PIN}"
-    pinned = read_json(context.output, key)
+    key = f"{storage.job.run_prefix}/{PIN}"
+    pinned = read_json(storage.output, key)
     if pinned is not None:
         return pinned
-    newest = newest_version(context)
+    newest = newest_version(storage)
     body: dict[str, Any] = {"version": None, "digest": ""}
     if newest is not None:
         digest = ""
         with suppress(StorageError):  # told once it is fetched
-            manifest = find_manifest(context.output, newest.prefix)
+            manifest = find_manifest(storage.output, newest.prefix)
             digest = manifest.digest if manifest else ""
         body = {"version": newest.number, "digest": digest}
     with suppress(AlreadyExists):
         data = json.dumps(body, indent=1, sort_keys=True) + "\n"
-        context.output.write_bytes(key, data.encode(), if_absent=True)
-    return read_json(context.output, key) or body
+        storage.output.write_bytes(key, data.encode(), if_absent=True)
+    return read_json(storage.output, key) or body
 
 
 def _fetch(
-    context: StageContext, prefix: str, digest: str, revision: str
+    store: ObjectStore, workspace: Workspace, prefix: str, digest: str, *, base: tuple[str, str]
 ) -> tuple[PublishedFolder, Mapping[str, Any]]:
     """Fetch a version, every byte checked, and make sure that it lies on this base model.
+
+    Args:
+        store: Storage of the run.
+        workspace: The run's.
+        prefix: Key of the version's folder.
+        digest: Digest of its manifest, as pinned.
+        base: Name and revision of the base model.
 
     Raises:
         _Unusable: It is damaged, changed since it was pinned, or of another base model.
         StorageError: Storage failed.
     """
-    folder = context.scratch("published", fresh=True)
+    folder = workspace.scratch("published", fresh=True)
     try:
-        manifest = find_manifest(context.output, prefix)
+        manifest = find_manifest(store, prefix)
         if manifest is None or manifest.digest != digest:
             raise _Unusable("its manifest changed or went away since this evaluation began")
         wanted = {file.path for file in manifest.files} - {CARD}
         # Its manifest points at files of the run that made it, from the output's root.
-        fetch_folder(context.output, prefix, folder, only=wanted, keys_from="")
+        fetch_folder(store, prefix, folder, only=wanted, keys_from="")
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         bfloat16 = bool(record["recipe"]["bfloat16"])
     except DAMAGED as error:
@@ -179,7 +167,7 @@ def _fetch(
         raise _Unusable(f"it is damaged: {error.message}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _Unusable(f"its {RECORD} cannot be read: {error!r}") from error
-    _check_base(record, context.model_name, revision)
+    _check_base(record, *base)
     _check_adapter(folder)
     quantize = record.get("quantization") is not None
     return PublishedFolder(folder=folder, bfloat16=bfloat16, quantize=quantize), record
@@ -207,18 +195,20 @@ def _check_adapter(folder: Path) -> None:
 
 
 def ready_to_ask(
-    context: StageContext,
-    found: FoundPublished | None,
+    job: ResolvedJob,
+    tokenizer: PreTrainedTokenizerBase,
+    found: FoundPublished,
     questions: list[Question],
     own: ChatFormat,
     *,
     room: int | None,
-) -> tuple[FoundPublished | None, AskedPublished | None]:
+) -> tuple[FoundPublished, AskedPublished | None]:
     """Write the questions in the published version's own chat format.
 
     Args:
-        context: The stage's view of the world.
-        found: What is known of the version; None where nobody asks for it.
+        job: The effective job.
+        tokenizer: The base model's.
+        found: What is known of the version.
         questions: The held-out questions.
         own: This job's chat format, for versions from before there was a file of it.
         room: Tokens that the base model takes; None where nobody knows.
@@ -226,10 +216,9 @@ def ready_to_ask(
     Returns:
         What is known of it now, and what to ask; None where there is nothing to ask.
     """
-    if found is None or found.source is None:
+    if found.source is None:
         return found, None
-    job, folder = context.job, found.source.folder
-    tokenizer: PreTrainedTokenizerBase = context.load_tokenizer()
+    folder = found.source.folder
     try:
         chat_format = read_format(folder) if (folder / FORMAT_NAME).exists() else own
         encoder = make_encoder(job, tokenizer, chat_format)
@@ -237,16 +226,19 @@ def ready_to_ask(
         encoded = encode_questions(encoder, questions, asked, context=room)
     except TrainerError as error:
         return found.unusable(f"its chat format does not fit: {error.message}"), None
-    return found, AskedPublished(source=found.source, encoder=encoder, encoded=encoded)
+    asked_published = AskedPublished(
+        source=found.source, encoder=encoder, encoded=encoded, digest=found.told.digest
+    )
+    return found, asked_published
 
 
-def tell_problem(told: PublishedVersion | None, problem: str) -> PublishedVersion | None:
+def tell_problem(told: PublishedVersion, problem: str) -> PublishedVersion:
     """Return what reports say of the version, where the workers found out why it cannot be asked.
 
     Args:
         told: What was said of it before.
         problem: What the workers found; empty if nothing was in the way.
     """
-    if told is None or not problem:
+    if not problem:
         return told
     return told.model_copy(update={"problem": f"{problem}; {_REMEDY}"})

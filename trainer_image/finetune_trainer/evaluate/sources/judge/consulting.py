@@ -1,8 +1,7 @@
-"""Has a judge compare or score what both models said, where the job names one."""
+"""Has a judge compare or score the answers of both models."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,19 +10,15 @@ import numpy as np
 from finetune_api.protocol.evaluation_result import JudgeResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.judging import METRIC_OF_MODE, Judge
-from finetune_trainer.context import StageContext
-from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.errors import StorageError, TrainerError, UserError
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats
 from finetune_trainer.evaluate.sources.judge.asking import Endpoint, ask_judge
 from finetune_trainer.evaluate.sources.judge.concluding import Concluded, Judgement, conclude
 from finetune_trainer.evaluate.sources.judge.drawing import Drawn, draw, word_rows
-from finetune_trainer.evaluate.sources.judge.endpoint import JudgeAway, JudgeEndpoint, JudgeRefuses
+from finetune_trainer.evaluate.sources.judge.endpoint import JudgeAway, JudgeRefuses
 from finetune_trainer.evaluate.sources.judge.replies import KeptReplies
-from finetune_trainer.evaluate.sources.judge.wording import reply_schema_of
 from finetune_trainer.report.events import EventEmitter
-from finetune_trainer.storage import open_store
 
 _SIDE_OF_WAY = {"AsIs": "base", "Prompted": "prompted", "Likelihood": "likelihood"}
 
@@ -34,49 +29,13 @@ class Consulted:
 
     Attributes:
         comparison: What both models said, with the judge's scores, or why there are none.
-        result: What is told of it; None where the job names no judge.
+        result: What the report and the status say of the judge.
         judgements: Of each question that it was asked.
     """
 
     comparison: Comparison
-    result: JudgeResult | None = None
+    result: JudgeResult
     judgements: Sequence[Judgement] = ()
-
-
-def open_judge(context: StageContext) -> JudgeEndpoint | None:
-    """Return the job's judge, not asked yet; None where the job names none.
-
-    Raises:
-        UserError: Its key is missing.
-    """
-    judge = context.job.spec.evaluation.judge
-    if judge is None:
-        return None
-    return JudgeEndpoint(
-        judge.endpoint,
-        judge.model,
-        key=read_judge_key(judge, context.access(judge.credentials_ref), os.environ),
-        timeout_seconds=judge.timeout_seconds,
-        max_answer_tokens=judge.max_answer_tokens,
-        reply_schema=reply_schema_of(judge) if judge.structured_replies else None,
-    )
-
-
-def consult(
-    context: StageContext, endpoint: JudgeEndpoint | None, comparison: Comparison
-) -> Consulted:
-    """Have the job's judge judge what both models said; see :func:`consult_judge`."""
-    job = context.job
-    judge = job.spec.evaluation.judge
-    if judge is None or endpoint is None or not comparison.asked:
-        return Consulted(comparison=comparison)
-    kept = KeptReplies(
-        context.output,
-        open_store(job.spec.output.uri, context.access()),
-        job.run_prefix,
-        context.emit.message,
-    )
-    return consult_judge(job, judge, comparison, endpoint, kept, context.emit)
 
 
 def consult_judge(

@@ -10,6 +10,7 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_api.v1alpha1.evaluation.scoring import BaselineName
 from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.metrics.words import is_equal
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.scores.prompt_choice import likest_way, ways_of
 from finetune_trainer.evaluate.sources.judge.wording import (
@@ -18,7 +19,6 @@ from finetune_trainer.evaluate.sources.judge.wording import (
     rubric_of,
     score_words,
 )
-from finetune_trainer.evaluate.sources.review.sampling import is_equal
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from finetune_api.protocol.evaluation_result import JudgeResult, JudgeShare
 from finetune_api.v1alpha1.evaluation.scoring import BASELINE_WORDS
 from finetune_trainer.evaluate.sources.judge.concluding import Judgement
+from finetune_trainer.evaluate.sources.source import Place
 
 NUM_LOST = 12
 MAX_CHARACTERS = 600
@@ -18,14 +19,6 @@ COLUMNS = (
     {"label": "base", "number": True},
     {"label": "tuned", "number": True},
 )
-
-
-class Asked(Protocol):
-    """A question that the models were asked."""
-
-    @property
-    def prompt(self) -> Sequence[Mapping[str, Any]] | str:
-        """What was asked."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +52,11 @@ class JudgeSection:
         num_lost: How many there are.
     """
 
+    template: ClassVar[str] = "sources/judge/section.html.j2"
+    anchor: ClassVar[str] = "judge"
+    title: ClassVar[str] = "Judge"
+    place: ClassVar[Place] = "answers"
+
     facts: Mapping[str, str]
     columns: Sequence[Mapping[str, object]]
     criteria: Sequence[Sequence[str]]
@@ -69,17 +67,17 @@ class JudgeSection:
 
 
 def describe_judge(
-    result: JudgeResult | None, samples: Sequence[Asked], judgements: Sequence[Judgement]
-) -> JudgeSection | None:
-    """Return the section; None where no judge was asked.
+    result: JudgeResult,
+    prompts: Sequence[Sequence[Mapping[str, Any]] | str],
+    judgements: Sequence[Judgement],
+) -> JudgeSection:
+    """Return the section.
 
     Args:
-        result: What is told of the judge.
-        samples: All questions that the models were asked.
+        result: What is known of the judge.
+        prompts: All questions that the models were asked.
         judgements: What the judge said of some of them.
     """
-    if result is None:
-        return None
     lost = [each for each in judgements if each.is_lost]
     return JudgeSection(
         facts=judge_facts(result),
@@ -89,7 +87,7 @@ def describe_judge(
         failure=_sentence(result.failure) if result.failure else "",
         lost=[
             Lost(
-                prompt=_cut(_text_of(samples[each.place].prompt)),
+                prompt=_cut(_text_of(prompts[each.place])),
                 base=_cut(each.base),
                 tuned=_cut(each.tuned),
                 reason=_cut(f"{each.verdict}\n" + "\n".join(filter(None, each.reasons))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,17 +82,15 @@ class ProbeScores:
         return {"probes": scores, "probe_notes": {**self.notes, **self.unmeasured}}
 
 
-def measure_said(
-    job: ResolvedJob, probes: Probes, said: MutableMapping[str, Answers]
-) -> ProbeScores:
-    """Judge what base and tuned model said to the probes, and take it out of all that was said.
+def measure_said(job: ResolvedJob, probes: Probes, said: Mapping[str, Answers]) -> ProbeScores:
+    """Judge what base and tuned model said to the probes.
 
     Args:
         job: The effective job.
         probes: The probes; there may be none.
         said: What was said by each side.
     """
-    base, tuned = (said.pop(side, None) for side in ("baseProbes", "tunedProbes"))
+    base, tuned = (said.get(side) for side in ("baseProbes", "tunedProbes"))
     if base is None or tuned is None:
         return ProbeScores(found={}, probed=(), notes=probes.notes, unmeasured=probes.unmeasured)
     return measure_probes(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from finetune_api.protocol.evaluation_result import EvaluateResult, Score
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_trainer.evaluate.sources.probes.measuring import Probed
+from finetune_trainer.evaluate.sources.source import Place
 from finetune_trainer.evaluate.sources.worsened import (
     FIGURE_COLUMNS,
     NUM_WORSENED,
@@ -50,6 +52,11 @@ class ProbeSection:
         num_worsened: How many there are.
     """
 
+    template: ClassVar[str] = "sources/probes/section.html.j2"
+    anchor: ClassVar[str] = "beyond"
+    title: ClassVar[str] = "Forgetting and safety"
+    place: ClassVar[Place] = "safety"
+
     columns: Sequence[Mapping[str, object]]
     rows: Sequence[Sequence[str]]
     notes: Mapping[str, str]
@@ -57,15 +64,13 @@ class ProbeSection:
     num_worsened: int
 
 
-def describe_probes(result: EvaluateResult, probed: Sequence[Probed]) -> ProbeSection | None:
-    """Return the section; None where nothing was asked beyond the held-out rows.
+def describe_probes(result: EvaluateResult, probed: Sequence[Probed]) -> ProbeSection:
+    """Return the section; it has neither rows nor notes where nothing was to be measured.
 
     Args:
         result: Scores and verdicts.
         probed: What was said to each probe.
     """
-    if not result.probes and not result.probe_notes:
-        return None
     measured = {score.name for score in result.probes}
     worse = [each for each in probed if each.tuned and _is_worse(each)]
     shown: list[Probed] = []

@@ -42,6 +42,10 @@ class Prompted:
     labels: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
 
+    def cut(self, answer: str) -> str:
+        """Return an answer up to where the next part of the prompt would begin."""
+        return self.prompt.cut(answer)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Room:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from finetune_trainer.context import StageContext
+from finetune_api.v1alpha1.spec.method import Method
 from finetune_trainer.data.prepared import Prepared
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels
 from finetune_trainer.evaluate.metrics.structured import looks_like_json
-from finetune_trainer.evaluate.questions import Question, with_prompt
+from finetune_trainer.evaluate.question_set import QuestionSet
+from finetune_trainer.evaluate.questions import with_prompt
 from finetune_trainer.evaluate.sources.prompt_baseline.fitting import (
     Prompted,
     measure_room,
     prompt_questions,
 )
 from finetune_trainer.evaluate.sources.prompt_baseline.material import gather_material
-from finetune_trainer.evaluate.sources.prompt_baseline.train_side import read_train_side
+from finetune_trainer.evaluate.train_side import read_train_side
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import context_of
 from finetune_trainer.model.encoding import Encoder
 from finetune_trainer.model.load import read_config
+from finetune_trainer.run import RunStorage
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,32 +47,36 @@ class FromTrainSide:
 
 
 def make_prompted(
-    context: StageContext,
+    storage: RunStorage,
+    work_dir: Path,
+    load_tokenizer: Callable[[], PreTrainedTokenizerBase],
     prepared: Prepared,
-    questions: Sequence[Question],
-    encoded: EncodedQuestions,
+    asked: QuestionSet,
+    *,
+    base_dir: Path,
 ) -> FromTrainSide:
     """Put the held-out questions behind the prompt that a person would write for the base model.
 
     Args:
-        context: The stage's.
+        storage: The run's.
+        work_dir: The run's scratch folder on this node.
+        load_tokenizer: Loads the tokenizer of the base model.
         prepared: The run's data set.
-        questions: The held-out questions.
-        encoded: They as tokens, without a prompt.
+        asked: The held-out questions, without a prompt.
+        base_dir: Folder with the base model.
 
     Raises:
         StorageError: The data set cannot be read.
     """
-    job = context.job
+    job, questions = storage.job, asked.questions
     is_asked = job.spec.evaluation.baseline != "AsIs"
     not_asked = "evaluation.baseline is AsIs"
     references = [question.references for question in with_prompt(questions)]
     if not references:
         reason = "plain text has no questions, so there is nothing to prompt"
         return FromTrainSide(not_prompted=reason if is_asked else not_asked)
-    folder, _ = context.model_folder()
-    encoder = _make_encoder(context, prepared)
-    rows, problem = read_train_side(context.output, job, context.work_dir, prepared)
+    encoder = _make_encoder(job.spec.method, load_tokenizer(), prepared)
+    rows, problem = read_train_side(storage.output, job, work_dir, prepared)
     material = gather_material(
         rows,
         are_labels=looks_like_labels(references),
@@ -79,21 +89,22 @@ def make_prompted(
         questions,
         material,
         encoder,
-        room=measure_room(encoded, context_of(read_config(folder))),
+        room=measure_room(asked.encoded, context_of(read_config(base_dir))),
         is_json=looks_like_json(references),
     )
     told = [*([problem] if problem else []), *(prompted.told if prompted else [reason])]
     for text in told:
-        context.emit.message(f"the base with a prompt: {text}")
+        storage.say(f"the base with a prompt: {text}")
     return FromTrainSide(prompted=prompted, not_prompted=reason, answers=material.answers)
 
 
-def _make_encoder(context: StageContext, prepared: Prepared) -> Encoder:
+def _make_encoder(
+    method: Method, tokenizer: PreTrainedTokenizerBase, prepared: Prepared
+) -> Encoder:
     """Return an encoder of rows of any length; what stands before a question never counts."""
-    method = context.job.spec.method
     only_last = method.loss == "All" or method.objective != "SFT"
     return Encoder(
-        context.load_tokenizer(),
+        tokenizer,
         read_format(prepared.folder),
         loss="Completion" if only_last else method.loss,
         max_tokens=sys.maxsize,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from finetune_trainer.evaluate.sources.prompt_baseline.fitting import Prompted
+from finetune_trainer.evaluate.sources.source import Place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,6 +18,11 @@ class BaselineSection:
         told: What was left out of it, in sentences.
         turns: The prompt, turn by turn; empty where there is none.
     """
+
+    template: ClassVar[str] = "sources/prompt_baseline/section.html.j2"
+    anchor: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    place: ClassVar[Place] = "scores"
 
     words: str
     told: tuple[str, ...]

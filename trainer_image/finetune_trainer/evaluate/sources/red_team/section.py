@@ -10,6 +10,7 @@ from typing import ClassVar
 from finetune_api.protocol.evaluation_result import EvaluateResult, GateResult, Score
 from finetune_trainer.evaluate.scores.alarms import MAX_METRIC
 from finetune_trainer.evaluate.sources.red_team.measuring import RED_TEAM, Attack
+from finetune_trainer.evaluate.sources.source import Place
 from finetune_trainer.evaluate.sources.worsened import (
     FIGURE_COLUMNS,
     NUM_WORSENED,
@@ -50,10 +51,10 @@ class RedTeamSection:
         num_worsened: How many there are.
     """
 
-    template: ClassVar = "sources/red_team/section.html.j2"
-    anchor: ClassVar = "red-team"
-    title: ClassVar = "Red team"
-    place: ClassVar = "answers"
+    template: ClassVar[str] = "sources/red_team/section.html.j2"
+    anchor: ClassVar[str] = "red-team"
+    title: ClassVar[str] = "Red team"
+    place: ClassVar[Place] = "safety"
 
     engine: str
     num_prompts: int

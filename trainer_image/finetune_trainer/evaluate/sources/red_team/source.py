@@ -16,10 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.trainer import Environment, ResolvedJob
 from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
 from finetune_trainer.errors import Stopped, UserError
+from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.inference.engine.arguments import Conversing
 from finetune_trainer.evaluate.inference.kept import prefix_of
 from finetune_trainer.evaluate.inference.launch import STOPPED_REASON
@@ -35,6 +35,7 @@ from finetune_trainer.evaluate.sources.source import (
     EvidenceSource,
     Inquiry,
     Measured,
+    Outcome,
     Said,
     Services,
     Task,
@@ -71,11 +72,11 @@ class RedTeamEvidence(Measured):
         """See :class:`Measured`."""
         return {"red_team": self.scores.to_result(certainty)}
 
-    def describe(self, result: EvaluateResult) -> RedTeamSection:
+    def describe(self, outcome: Outcome) -> RedTeamSection:
         """See :class:`Measured`."""
-        return describe_red_team(result, self.scores.attacks)
+        return describe_red_team(outcome.result, self.scores.attacks)
 
-    def write(self, folder: Path) -> None:
+    def write(self, folder: Path, outcome: Outcome) -> None:
         """Write what garak left of each side, unchanged."""
         beside = folder / "red-team"
         beside.mkdir()
@@ -106,7 +107,7 @@ class RedTeamInquiry(Inquiry):
         asking = self.campaign.asking
         return Conversing(template=asking.template, max_tokens=asking.room)
 
-    def measure(self, said: Said) -> RedTeamEvidence:
+    def measure(self, said: Said, comparison: Comparison) -> RedTeamEvidence:
         """Attack, and measure the outcome."""
         services, logs = self.services, self.services.workspace.scratch("attacking", fresh=True)
         scores = attack(self.job, self.campaign, services.storage, services.emit, logs)
@@ -133,7 +134,7 @@ class RedTeamSource(EvidenceSource):
         encoder = task.encoder
         asking = Asking(
             chat_format=encoder.chat_format,
-            answer_tokens=task.encoded.answer_tokens,
+            answer_tokens=task.asked.encoded.answer_tokens,
             prompt=encoder.write_prompt("?"),
             room=min(context_of(read_config(task.base_dir)) or MAX_TOKENS, MAX_TOKENS),
         )

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune_trainer.evaluate.metrics.words import is_equal
+
 WORST_SHARE = 4
 """One question in so many is drawn for its bad score."""
 
@@ -80,8 +82,3 @@ def draw_questions(candidates: Sequence[Candidate], *, number: int, seed: int) -
     rest = [i for i in different if i not in drawn]
     worst = sorted(rest, key=lambda i: (candidates[i].score, candidates[i].gain, i))[:num_worst]
     return Draw(random=tuple(sorted(drawn)), worst=tuple(sorted(worst)), num_equal=num_equal)
-
-
-def is_equal(first: str, second: str) -> bool:
-    """Whether two answers look the same to a reader."""
-    return first.split() == second.split()
