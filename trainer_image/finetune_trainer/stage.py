@@ -146,9 +146,10 @@ def _train(context: StageContext) -> StageResult:
     trained = train(context)
     if context.job.spec.evaluation.validation is None or not _is_first_node():
         return trained
+    from finetune_trainer.evaluate.stage import services_of
     from finetune_trainer.evaluate.validating import score_validation
 
-    return score_validation(context, trained)
+    return score_validation(services_of(context), trained, approved=context.approved_data)
 
 
 def _is_first_node() -> bool:

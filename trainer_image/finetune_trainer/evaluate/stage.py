@@ -40,16 +40,20 @@ def evaluate(context: StageContext) -> EvaluateResult:
     return publish(context).model_copy(update={"reused": is_reused})
 
 
+def services_of(context: StageContext) -> Services:
+    """Return the parts of the context that steps and sources use."""
+    return Services(
+        storage=context.storage,
+        workspace=context.workspace,
+        model=context.model,
+        emit=context.emit,
+    )
+
+
 def _evaluate(context: StageContext, key: str) -> None:
     """Ask both models, measure, judge, and store the report."""
-    storage, workspace, model, emit = (
-        context.storage,
-        context.workspace,
-        context.model,
-        context.emit,
-    )
-    folder = workspace.scratch("evaluation", fresh=True)
-    services = Services(storage=storage, workspace=workspace, model=model, emit=emit)
+    services, model, storage = services_of(context), context.model, context.storage
+    folder = context.scratch("evaluation", fresh=True)
 
     sources = open_sources(SOURCES, context.job, services)
     task = gather_task(context.job, services, approved=context.approved_data)
@@ -58,7 +62,7 @@ def _evaluate(context: StageContext, key: str) -> None:
     asked = gather_asked(task, inquiries)
     said = generate(task, asked, inquiries, services)
     if unended := tell_unended(said.answers, asked.answer_limits):
-        emit.message(unended)
+        context.emit.message(unended)
 
     comparison, measured = measure_all(task, inquiries, said)
     judged = take_look(task, storage, base=f"{model.name} {task.revision}")
@@ -73,7 +77,7 @@ def _evaluate(context: StageContext, key: str) -> None:
         storage,
         model_name=model.name,
         merged_digest=merged.digest if merged else None,
-        engine=read_engine(workspace.scratch("asking"), task.job),
+        engine=read_engine(context.scratch("asking"), task.job),
         image=os.environ.get(Environment.IMAGE, ""),
         unended=unended,
     )

@@ -16,7 +16,6 @@ from typing import Any
 
 from finetune_api.protocol.stage_results import StepSelection, TrainResult, ValidationScore
 from finetune_api.v1alpha1.evaluation.scoring import READ_METRICS, ValidationScoring
-from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, OutOfMemory, UserError
@@ -36,10 +35,13 @@ from finetune_trainer.evaluate.questions import (
 from finetune_trainer.evaluate.scores.measuring import score_alone
 from finetune_trainer.evaluate.scores.unended import tell_unended
 from finetune_trainer.evaluate.settings import read_settings, try_settings
+from finetune_trainer.evaluate.sources.source import Services
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import context_of
 from finetune_trainer.model.encoding import Encoder, make_encoder
 from finetune_trainer.model.load import read_config
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.run import Workspace
 from finetune_trainer.storage import fetch_folder, find_manifest, publish_folder
 from finetune_trainer.verdict.figures import figure_text, high_text, low_text
 
@@ -50,66 +52,71 @@ SAMPLES_NAME = "samples.jsonl"
 MAX_MESSAGE = 300
 
 
-def score_validation(context: StageContext, trained: TrainResult) -> TrainResult:
+def score_validation(
+    services: Services, trained: TrainResult, *, approved: str | None
+) -> TrainResult:
     """Return the result of training with the score that was asked for.
 
     What running again cannot help (a metric of the user's own that fails, rows that do not fit, a
     lack of memory) leaves the run trained and without a score: its weights may be good.
 
     Args:
-        context: The stage's surroundings; the adapter is in the run's folder.
-        trained: What training has come to.
+        services: The run's; the adapter is in its folder.
+        trained: The result of training.
+        approved: Digest of the only data set that may be read; None for whichever is the run's.
 
     Raises:
         TrainerError: Storage failed, or the workers; the next attempt goes on from the answers that
             are kept.
         Stopped: This process was asked to stop.
     """
-    scoring = context.job.spec.evaluation.validation
+    scoring = services.storage.job.spec.evaluation.validation
     if scoring is None:
         return trained
-    score = _read_stored(context, scoring)
+    score = _read_stored(services, scoring)
     if score is None:
         try:
-            score = _score(context, scoring, step=trained.step)
+            score = _score(services, scoring, step=trained.step, approved=approved)
         except (UserError, DataError, OutOfMemory) as error:
             message = error.message
             if len(message) > MAX_MESSAGE:
                 message = f"{message[: MAX_MESSAGE - 3]}..."
             score = ValidationScore(metric=scoring.metric, reason=error.reason, message=message)
-    context.emit.message(_tell(score))
+    services.emit.message(_tell(score))
     selection = trained.selection or StepSelection(
         step=trained.step, last_step=trained.step, planned_steps=trained.step
     )
     return trained.model_copy(update={"selection": selection.model_copy(update={"score": score})})
 
 
-def _read_stored(context: StageContext, scoring: ValidationScoring) -> ValidationScore | None:
+def _read_stored(services: Services, scoring: ValidationScoring) -> ValidationScore | None:
     """Return what an attempt before has scored and stored; None where it did not come to it."""
-    key = f"{context.job.run_prefix}/{FOLDER}"
-    if find_manifest(context.output, key) is None:
+    key = f"{services.storage.job.run_prefix}/{FOLDER}"
+    if find_manifest(services.storage.output, key) is None:
         return None
-    folder = context.scratch(FOLDER, fresh=True)
-    fetch_folder(context.output, key, folder, only={SCORE_NAME})
+    folder = services.workspace.scratch(FOLDER, fresh=True)
+    fetch_folder(services.storage.output, key, folder, only={SCORE_NAME})
     score = ValidationScore.model_validate_json((folder / SCORE_NAME).read_bytes())
     return score if score.metric == scoring.metric else None
 
 
-def _score(context: StageContext, scoring: ValidationScoring, *, step: int) -> ValidationScore:
+def _score(
+    services: Services, scoring: ValidationScoring, *, step: int, approved: str | None
+) -> ValidationScore:
     """Ask the tuned model, score what it says and store both."""
-    job = context.job
+    storage, job = services.storage, services.storage.job
     prepared = read_prepared(
-        context.output,
+        storage.output,
         job,
-        context.work_dir,
+        services.workspace.folder,
         sides=(Side.VALIDATION,),
-        approved=context.approved_data,
+        approved=approved,
     )
-    encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
-    settings = read_settings(job.spec.evaluation, context.access())
+    encoder = make_encoder(job, services.model.load_tokenizer(), read_format(prepared.folder))
+    settings = read_settings(job.spec.evaluation, storage.access())
     questions = _gather(prepared.validation, scoring, encoder, seed=job.spec.dataset.split.seed)
     try_settings(settings, questions)
-    said = _ask(context, scoring, questions, encoder, dataset=prepared.digest, step=step)
+    said = _ask(services, scoring, questions, encoder, dataset=prepared.digest, step=step)
     interval, measured = score_alone(job, questions, said, scoring.metric, settings)
     score = ValidationScore(
         metric=scoring.metric,
@@ -119,7 +126,7 @@ def _score(context: StageContext, scoring: ValidationScoring, *, step: int) -> V
         num_samples=len(measured.rows),
     )
     samples = _samples(scoring.metric, questions, said, measured)
-    _store(context, score, samples, prepared.digest)
+    _store(services, score, samples, prepared.digest)
     return score
 
 
@@ -150,7 +157,7 @@ def _gather(
 
 
 def _ask(
-    context: StageContext,
+    services: Services,
     scoring: ValidationScoring,
     questions: list[Question],
     encoder: Encoder,
@@ -159,10 +166,10 @@ def _ask(
     step: int,
 ) -> Answers:
     """Put the questions to the tuned model on all that this pod has."""
-    job = context.job
-    adapter_dir = _adapter_folder(context)
-    manifest = fetch_folder(context.output, f"{job.run_prefix}/adapter", adapter_dir)
-    base_dir, revision = context.model_folder()
+    storage, job = services.storage, services.storage.job
+    adapter_dir = _adapter_folder(services.workspace)
+    manifest = fetch_folder(storage.output, f"{job.run_prefix}/adapter", adapter_dir)
+    base_dir, revision = services.model.fetch()
     encoded = encode_questions(
         encoder,
         questions,
@@ -173,12 +180,12 @@ def _ask(
     if scoring.metric in READ_METRICS:
         encoded = replace(encoded, prompts=[])
     elif encoded.cut_words:
-        context.emit.message(encoded.cut_words)
-    control_dir = context.scratch("asking", fresh=True)
+        services.emit.message(encoded.cut_words)
+    control_dir = services.workspace.scratch("asking", fresh=True)
     keeping = keep_below(
-        context.storage, job.run_prefix, model=revision, adapter=manifest.digest, dataset=dataset
+        storage, job.run_prefix, model=revision, adapter=manifest.digest, dataset=dataset
     )
-    with context.keeping_logs(control_dir):
+    with storage.keeping_logs(control_dir):
         said = ask_models(
             job,
             QuestionSet(questions=questions, encoded=encoded, rows="validation", has_base=False),
@@ -187,31 +194,31 @@ def _ask(
             tuned_dir=adapter_dir,
             record=json.loads((adapter_dir / "run.json").read_text()),
             control_dir=control_dir,
-            emit=context.emit,
+            emit=services.emit,
             keeping=keeping,
-            tell=_Teller(context, step),
+            tell=_Teller(services.emit, step),
         )
     if unended := tell_unended(said, dict.fromkeys(said, encoded.answer_tokens)):
-        context.emit.message(unended)
+        services.emit.message(unended)
     return said["tuned"]
 
 
-def _adapter_folder(context: StageContext) -> Path:
+def _adapter_folder(workspace: Workspace) -> Path:
     """Return a folder for the adapter: that of the attempt that has trained it holds it already."""
-    trained = context.scratch("final")
-    return trained if (trained / "run.json").exists() else context.scratch("adapter")
+    trained = workspace.scratch("final")
+    return trained if (trained / "run.json").exists() else workspace.scratch("adapter")
 
 
 class _Teller:
     """Tells how far the answers are; the steps of the stage are those of training, which is over.
 
     Args:
-        context: The stage's surroundings.
+        emit: Where events go.
         step: The last step.
     """
 
-    def __init__(self, context: StageContext, step: int) -> None:
-        self._emit, self._step = context.emit, step
+    def __init__(self, emit: EventEmitter, step: int) -> None:
+        self._emit, self._step = emit, step
         self._tenths = 0
 
     def __call__(self, done: int, total: int) -> None:
@@ -244,22 +251,22 @@ def _samples(
 
 
 def _store(
-    context: StageContext, score: ValidationScore, samples: Iterable[dict[str, Any]], dataset: str
+    services: Services, score: ValidationScore, samples: Iterable[dict[str, Any]], dataset: str
 ) -> None:
-    folder = context.scratch(FOLDER, fresh=True)
+    folder = services.workspace.scratch(FOLDER, fresh=True)
     (folder / SCORE_NAME).write_text(json.dumps(score.to_wire(), indent=1) + "\n")
     with (folder / SAMPLES_NAME).open("w", encoding="utf-8", newline="\n") as file:
         for sample in samples:
             file.write(json.dumps(sample, ensure_ascii=False) + "\n")
-    run = context.job.run_prefix
+    store, run = services.storage.output, services.storage.job.run_prefix
     publish_folder(
-        context.output,
+        store,
         f"{run}/{FOLDER}",
         folder,
         created_by="finetune_trainer train",
         inputs={"dataset": dataset},
     )
-    drop_answers(context.output, run)
+    drop_answers(store, run)
 
 
 def _tell(score: ValidationScore) -> str:

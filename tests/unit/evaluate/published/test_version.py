@@ -15,7 +15,7 @@ from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.sources.champion.seen import count_seen, tell_seen
 from finetune_trainer.evaluate.sources.champion.source import ChampionSource
 from finetune_trainer.evaluate.sources.champion.version import FoundPublished, find_published
-from finetune_trainer.evaluate.sources.source import Services
+from finetune_trainer.evaluate.stage import services_of
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.storage import open_store, publish_folder
 from kit.cases.spec_cases import changed, minimal_job
@@ -67,12 +67,7 @@ def found_in(context: StageContext) -> FoundPublished:
 def test_nobody_looks_for_it_unless_a_gate_asks(tmp_path: Path) -> None:
     plain = [{"name": "a", "metric": "loss", "atMost": "9"}]
     context = context_in(tmp_path, gates=plain)
-    services = Services(
-        storage=context.storage,
-        workspace=context.workspace,
-        model=context.model,
-        emit=context.emit,
-    )
+    services = services_of(context)
     assert ChampionSource.open(context.job, services) is None
     assert ChampionSource.open(context_in(tmp_path).job, services) is not None
 
