@@ -19,7 +19,6 @@ from finetune_api.meta import decimal_of
 from finetune_api.protocol.evaluation_result import LookResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
-from finetune_trainer.data.looks import raise_certainty
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.run import RunStorage
 from finetune_trainer.storage import AlreadyExists, Manifest, ObjectStore

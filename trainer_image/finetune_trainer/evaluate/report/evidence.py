@@ -15,6 +15,7 @@ from finetune_trainer.evaluate.questions import name_group
 from finetune_trainer.evaluate.scores.parts import PartScore
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.run import RunStorage
+from finetune_trainer.verdict.goal import Criterion
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluate.concluding import Conclusion
