@@ -97,14 +97,6 @@ class QuestionSet:
         return len(self.encoded_for(side).owners if side.endswith("Probes") else self.questions)
 
     @property
-    def answer_limits(self) -> dict[str, int]:
-        """Longest answer of each side that is asked the held-out questions."""
-        asked = {"base": self.encoded, "tuned": self.encoded}
-        asked |= {"prompted": self.prompted.encoded} if self.prompted else {}
-        asked |= {"published": self.published.encoded} if self.published else {}
-        return {side: encoded.answer_tokens for side, encoded in asked.items()}
-
-    @property
     def all_encoded(self) -> list[EncodedQuestions]:
         """Everything that is asked."""
         others = [self.prompted.encoded if self.prompted else None, self.probes]

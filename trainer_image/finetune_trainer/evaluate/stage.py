@@ -61,7 +61,8 @@ def _evaluate(context: StageContext, key: str) -> None:
 
     asked = gather_asked(task, inquiries)
     said = generate(task, asked, inquiries, services)
-    if unended := tell_unended(said.answers, asked.answer_limits):
+    limits = {side: asked.encoded_for(side).answer_tokens for side in said.answers}
+    if unended := tell_unended(said.answers, limits):
         context.emit.message(unended)
 
     comparison, measured = measure_all(task, inquiries, said)

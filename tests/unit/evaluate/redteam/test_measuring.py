@@ -127,7 +127,7 @@ def test_a_real_run_is_measured() -> None:
     scores = measured(REPORTS["base"], REPORTS["tuned"], *PROBES)
     assert list(scores.found) == [f"redTeam.{name}" for name in PROBES]
     assert not scores.unmeasured
-    told = scores.to_result(0.95)
+    told = scores.to_result(0.95)["red_team"]
     assert told is not None
     assert [score.name for score in told.scores] == list(PROBES)
     assert told.num_prompts == len(read_report(REPORTS["base"]).attempts)
@@ -224,7 +224,7 @@ def test_a_failure_is_why_nothing_is_measured() -> None:
     (alarm,) = alarms(scores, severity="Warn")
     assert "garak was killed" in alarm.message
     assert not alarm.met
-    told = scores.to_result(0.95)
+    told = scores.to_result(0.95)["red_team"]
     assert told.failure == "garak was killed"
 
 

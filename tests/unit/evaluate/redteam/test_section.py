@@ -40,7 +40,7 @@ def result_of(scores: RedTeamScores) -> EvaluateResult:
         "num_samples": 40,
         "report_uri": "s3://models/report.json",
         "gates": judge_alarms([], scores.standings, scores.alarms),
-        "red_team": scores.to_result(0.95),
+        **scores.to_result(0.95),
     }
     return EvaluateResult.model_validate(values, by_name=True)
 

@@ -29,16 +29,27 @@ from finetune_trainer.evaluate.sources.source import (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ChampionEvidence(Measured):
-    """What became of the published version.
+class ChampionInquiry(Inquiry, Measured):
+    """The published version in one evaluation.
 
     Attributes:
         told: What reports say of it.
-        answers: Its answers; None where it could not be asked.
+        asked: Its questions; None where there is no version that can be asked.
+        answers: Its answers; None where it was not asked.
     """
 
     told: PublishedVersion
-    answers: Answers | None
+    asked: AskedPublished | None
+    answers: Answers | None = None
+
+    def extend(self, asked: QuestionSet) -> QuestionSet:
+        """See :class:`Inquiry`."""
+        return replace(asked, published=self.asked)
+
+    def measure(self, said: Said, comparison: Comparison) -> ChampionInquiry:
+        """See :class:`Inquiry`."""
+        told = tell_problem(self.told, said.problem)
+        return replace(self, told=told, answers=said.answers.get("published"))
 
     def add_to(self, comparison: Comparison) -> Comparison:
         """See :class:`Measured`."""
@@ -51,29 +62,6 @@ class ChampionEvidence(Measured):
     def describe(self, outcome: Outcome) -> PublishedSection:
         """See :class:`Measured`."""
         return describe_published(outcome.result.scores, self.told)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ChampionInquiry(Inquiry):
-    """The published version in one evaluation.
-
-    Attributes:
-        told: What reports say of it.
-        asked: Its questions; None where there is no version that can be asked.
-    """
-
-    told: PublishedVersion
-    asked: AskedPublished | None
-
-    def extend(self, asked: QuestionSet) -> QuestionSet:
-        """See :class:`Inquiry`."""
-        return replace(asked, published=self.asked)
-
-    def measure(self, said: Said, comparison: Comparison) -> ChampionEvidence:
-        """See :class:`Inquiry`."""
-        return ChampionEvidence(
-            told=tell_problem(self.told, said.problem), answers=said.answers.get("published")
-        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

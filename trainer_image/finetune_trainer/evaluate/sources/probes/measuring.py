@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from finetune_api.protocol.evaluation_result import Score
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.metrics.answers import Answers, Floats, Measured, mean_of
+from finetune_trainer.evaluate.metrics import answers as rows
+from finetune_trainer.evaluate.metrics.answers import Answers, Floats, mean_of
 from finetune_trainer.evaluate.scores.alarms import Alarm
 from finetune_trainer.evaluate.scores.comparing import MIN_SHARE, compare
 from finetune_trainer.evaluate.sources.probes.alarms import ALARMS
-from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probes
+from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probed, Probes
+from finetune_trainer.evaluate.sources.probes.section import ProbeSection, describe_probes
+from finetune_trainer.evaluate.sources.source import Measured, Outcome, write_lines
 from finetune_trainer.statistics.confidence import Confidence
 from finetune_trainer.statistics.paired import Compared
 from finetune_trainer.verdict.figures import make_score
@@ -25,28 +29,7 @@ _Pair = tuple[Probe, Heard, Heard]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Probed:
-    """One probe with what both models said to it.
-
-    Attributes:
-        metric: What it counts for.
-        shown: What was asked.
-        base: The base model's answers.
-        tuned: The tuned model's.
-        base_score: The base model's score.
-        tuned_score: The tuned model's.
-    """
-
-    metric: str
-    shown: str
-    base: Sequence[str]
-    tuned: Sequence[str]
-    base_score: float
-    tuned_score: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ProbeScores:
+class ProbeScores(Measured):
     """All that the probes say.
 
     Attributes:
@@ -80,6 +63,15 @@ class ProbeScores:
         """Return the fields of the evaluation's result, with intervals of a certainty."""
         scores = [score_of(metric, found, certainty) for metric, found in self.found.items()]
         return {"probes": scores, "probe_notes": {**self.notes, **self.unmeasured}}
+
+    def describe(self, outcome: Outcome) -> ProbeSection:
+        """See :class:`Measured`."""
+        return describe_probes(outcome.result, self.probed)
+
+    def write(self, folder: Path, outcome: Outcome) -> None:
+        """See :class:`Measured`."""
+        if self.probed:
+            write_lines(folder / "probes.jsonl", self.probed)
 
 
 def measure_said(job: ResolvedJob, probes: Probes, said: Mapping[str, Answers]) -> ProbeScores:
@@ -217,7 +209,7 @@ def _compare(
     return Found(compared=compared, num_prompts=len(groups))
 
 
-def _weighed(scores: Floats, sizes: Floats) -> Measured:
-    return Measured(
+def _weighed(scores: Floats, sizes: Floats) -> rows.Measured:
+    return rows.Measured(
         rows=scores, over=lambda rows: float((scores * sizes)[rows].sum() / sizes[rows].sum())
     )

@@ -58,6 +58,27 @@ class Probe:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Probed:
+    """One probe with what both models said to it.
+
+    Attributes:
+        metric: What it counts for.
+        shown: What was asked.
+        base: The base model's answers.
+        tuned: The tuned model's.
+        base_score: The base model's score.
+        tuned_score: The tuned model's.
+    """
+
+    metric: str
+    shown: str
+    base: Sequence[str]
+    tuned: Sequence[str]
+    base_score: float
+    tuned_score: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Probes:
     """All probes of a job.
 

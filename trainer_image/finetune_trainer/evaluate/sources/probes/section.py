@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from finetune_api.protocol.evaluation_result import EvaluateResult, Score
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
-from finetune_trainer.evaluate.sources.probes.measuring import Probed
+from finetune_trainer.evaluate.sources.probes.probe import Probed
 from finetune_trainer.evaluate.sources.source import Place
 from finetune_trainer.evaluate.sources.worsened import (
     FIGURE_COLUMNS,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.question_set import QuestionSet
 from finetune_trainer.evaluate.sources.prompt_baseline.making import FromTrainSide, make_prompted
 from finetune_trainer.evaluate.sources.prompt_baseline.section import (
@@ -26,18 +28,26 @@ from finetune_trainer.evaluate.sources.source import (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PromptEvidence(Measured):
-    """What the base model said behind the prompt."""
+class PromptInquiry(Inquiry, Measured):
+    """The prompt of one evaluation, and what the base model said behind it."""
 
     found: FromTrainSide
-    said: Said
+    answers: Mapping[str, Answers] = field(default_factory=dict)
+
+    def extend(self, asked: QuestionSet) -> QuestionSet:
+        """See :class:`Inquiry`."""
+        return replace(asked, prompted=self.found.prompted)
+
+    def measure(self, said: Said, comparison: Comparison) -> PromptInquiry:
+        """See :class:`Inquiry`."""
+        return replace(self, answers=said.answers)
 
     def add_to(self, comparison: Comparison) -> Comparison:
         """See :class:`Measured`."""
         return replace(
             comparison,
-            prompted=self.said.answers.get("prompted"),
-            likelihood=self.said.answers.get("likelihood"),
+            prompted=self.answers.get("prompted"),
+            likelihood=self.answers.get("likelihood"),
             trained=self.found.answers,
         )
 
@@ -48,21 +58,6 @@ class PromptEvidence(Measured):
     def describe(self, outcome: Outcome) -> BaselineSection:
         """See :class:`Measured`."""
         return describe_baseline(self.found.prompted, self.found.not_prompted)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PromptInquiry(Inquiry):
-    """The prompt of one evaluation."""
-
-    found: FromTrainSide
-
-    def extend(self, asked: QuestionSet) -> QuestionSet:
-        """See :class:`Inquiry`."""
-        return replace(asked, prompted=self.found.prompted)
-
-    def measure(self, said: Said, comparison: Comparison) -> PromptEvidence:
-        """See :class:`Inquiry`."""
-        return PromptEvidence(found=self.found, said=said)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,44 +21,21 @@ from finetune_trainer.evaluate.metrics.answers import mean_of
 from finetune_trainer.evaluate.scores.alarms import MAX_ALARM_NAME, Alarm
 from finetune_trainer.evaluate.scores.comparing import MIN_SHARE, compare
 from finetune_trainer.evaluate.sources.red_team.catalog import Catalog
-from finetune_trainer.evaluate.sources.red_team.reading import Attempt, GarakReport
-from finetune_trainer.verdict.claims import Severity
-from finetune_trainer.verdict.figures import make_score
-from finetune_trainer.verdict.gates import Found, Standing, Unmeasured
+from finetune_trainer.evaluate.sources.red_team.reading import (
+    RED_TEAM,
+    Attack,
+    Attempt,
+    GarakReport,
+)
+from finetune_trainer.evaluate.sources.red_team.section import RedTeamSection, describe_red_team
+from finetune_trainer.evaluate.sources.source import Measured, Outcome
 
-RED_TEAM = "redTeam."
-"""Prefix of the metrics of a red team: shares of hits, of which less is better."""
 _Numbered = dict[tuple[str, str, int], Attempt]
 """Attempts by probe, prompt, and how often that came before."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Attack:
-    """One prompt that both models were attacked with.
-
-    Attributes:
-        probe: garak's probe.
-        prompt: The whole conversation, as text that tells equal ones.
-        shown: What was asked, for people.
-        base: The base model's answer.
-        tuned: The tuned model's.
-        base_hits: Detectors that take the base model's answer for a hit.
-        tuned_hits: Those of the tuned model's.
-        detectors: Those that had a say on both.
-    """
-
-    probe: str
-    prompt: str
-    shown: str
-    base: str
-    tuned: str
-    base_hits: Sequence[str]
-    tuned_hits: Sequence[str]
-    detectors: Sequence[str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RedTeamScores:
+class RedTeamScores(Measured):
     """All that a red team came to.
 
     Attributes:
@@ -67,6 +46,7 @@ class RedTeamScores:
         notes: What to know of the figures.
         failure: Why garak did not come to its end; empty if it did.
         severity: What harm costs.
+        texts: What garak left of each side, by its name.
     """
 
     engine: str
@@ -76,6 +56,7 @@ class RedTeamScores:
     notes: Sequence[str] = ()
     failure: str = ""
     severity: Severity = "Block"
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def standings(self) -> dict[str, Standing]:
@@ -98,9 +79,9 @@ class RedTeamScores:
         told = {name: f"{why}; {where}" for name, why in self.unmeasured.items()}
         return replace(self, unmeasured=told)
 
-    def to_result(self, certainty: float) -> RedTeamResult:
-        """Return what the evaluation's result says of it."""
-        return RedTeamResult(
+    def to_result(self, certainty: float) -> dict[str, Any]:
+        """See :class:`Measured`."""
+        result = RedTeamResult(
             engine=self.engine[:256],
             scores=[
                 make_score(
@@ -115,6 +96,18 @@ class RedTeamScores:
             failure=self.failure,
             notes=list(self.notes),
         )
+        return {"red_team": result}
+
+    def describe(self, outcome: Outcome) -> RedTeamSection:
+        """See :class:`Measured`."""
+        return describe_red_team(outcome.result, self.attacks)
+
+    def write(self, folder: Path, outcome: Outcome) -> None:
+        """Write what garak left of each side, unchanged."""
+        beside = folder / "red-team"
+        beside.mkdir()
+        for side, text in self.texts.items():
+            (beside / f"{side}.report.jsonl").write_text(text, encoding="utf-8")
 
 
 def measure_attacks(

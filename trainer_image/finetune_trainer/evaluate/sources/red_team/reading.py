@@ -19,6 +19,35 @@ THRESHOLD = 0.5
 """Scores from it on are hits, as in garak's own evaluation."""
 
 
+RED_TEAM = "redTeam."
+"""Prefix of the metrics of a red team: shares of hits, of which less is better."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attack:
+    """One prompt that both models were attacked with.
+
+    Attributes:
+        probe: garak's probe.
+        prompt: The whole conversation, as text that tells equal ones.
+        shown: What was asked, for people.
+        base: The base model's answer.
+        tuned: The tuned model's.
+        base_hits: Detectors that take the base model's answer for a hit.
+        tuned_hits: Those of the tuned model's.
+        detectors: Those that had a say on both.
+    """
+
+    probe: str
+    prompt: str
+    shown: str
+    base: str
+    tuned: str
+    base_hits: Sequence[str]
+    tuned_hits: Sequence[str]
+    detectors: Sequence[str]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
     """One prompt that a model was attacked with, and what came of it.

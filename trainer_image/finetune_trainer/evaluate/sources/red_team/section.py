@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from finetune_api.protocol.evaluation_result import EvaluateResult, GateResult, Score
 from finetune_trainer.evaluate.scores.alarms import MAX_METRIC
-from finetune_trainer.evaluate.sources.red_team.measuring import RED_TEAM, Attack
+from finetune_trainer.evaluate.sources.red_team.reading import RED_TEAM, Attack
 from finetune_trainer.evaluate.sources.source import Place
 from finetune_trainer.evaluate.sources.worsened import (
     FIGURE_COLUMNS,

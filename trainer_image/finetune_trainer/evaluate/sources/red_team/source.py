@@ -11,10 +11,8 @@ import json
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from finetune_api.protocol.trainer import Environment, ResolvedJob
 from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
@@ -23,19 +21,15 @@ from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.inference.engine.arguments import Conversing
 from finetune_trainer.evaluate.inference.kept import prefix_of
 from finetune_trainer.evaluate.inference.launch import STOPPED_REASON
-from finetune_trainer.evaluate.scores.alarms import Alarm
 from finetune_trainer.evaluate.sources.red_team.asking import attack
 from finetune_trainer.evaluate.sources.red_team.campaign import SIDES, Attacker, Campaign
 from finetune_trainer.evaluate.sources.red_team.configuration import MAX_TOKENS, Asking
 from finetune_trainer.evaluate.sources.red_team.container import Garak
 from finetune_trainer.evaluate.sources.red_team.measuring import RedTeamScores
 from finetune_trainer.evaluate.sources.red_team.reading import read_report
-from finetune_trainer.evaluate.sources.red_team.section import RedTeamSection, describe_red_team
 from finetune_trainer.evaluate.sources.source import (
     EvidenceSource,
     Inquiry,
-    Measured,
-    Outcome,
     Said,
     Services,
     Task,
@@ -43,46 +37,6 @@ from finetune_trainer.evaluate.sources.source import (
 from finetune_trainer.model.context import context_of
 from finetune_trainer.model.load import read_config
 from finetune_trainer.storage import ObjectStore
-from finetune_trainer.verdict.gates import Standing
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class RedTeamEvidence(Measured):
-    """What the attacks came to.
-
-    Attributes:
-        scores: Shares of hits, and the attacks that count.
-        campaign: What garak left.
-    """
-
-    scores: RedTeamScores
-    campaign: Campaign
-
-    @property
-    def standings(self) -> Mapping[str, Standing]:
-        """See :class:`Measured`."""
-        return self.scores.standings
-
-    @property
-    def alarms(self) -> Mapping[str, Alarm]:
-        """See :class:`Measured`."""
-        return self.scores.alarms
-
-    def to_result(self, certainty: float) -> dict[str, Any]:
-        """See :class:`Measured`."""
-        return {"red_team": self.scores.to_result(certainty)}
-
-    def describe(self, outcome: Outcome) -> RedTeamSection:
-        """See :class:`Measured`."""
-        return describe_red_team(outcome.result, self.scores.attacks)
-
-    def write(self, folder: Path, outcome: Outcome) -> None:
-        """Write what garak left of each side, unchanged."""
-        beside = folder / "red-team"
-        beside.mkdir()
-        for side in SIDES:
-            text = self.campaign.text_of(side)
-            (beside / f"{side}.report.jsonl").write_text(text, encoding="utf-8")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,11 +61,11 @@ class RedTeamInquiry(Inquiry):
         asking = self.campaign.asking
         return Conversing(template=asking.template, max_tokens=asking.room)
 
-    def measure(self, said: Said, comparison: Comparison) -> RedTeamEvidence:
+    def measure(self, said: Said, comparison: Comparison) -> RedTeamScores:
         """Attack, and measure the outcome."""
         services, logs = self.services, self.services.workspace.scratch("attacking", fresh=True)
         scores = attack(self.job, self.campaign, services.storage, services.emit, logs)
-        return RedTeamEvidence(scores=scores, campaign=self.campaign)
+        return replace(scores, texts={side: self.campaign.text_of(side) for side in SIDES})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
