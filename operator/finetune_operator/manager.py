@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 MAX_BACKOFF_SECONDS = 60.0
 """Longest pause between tries of a job that fails: what is mended is noticed within a minute."""
 STATUS_SECONDS = 2.0
-"""Least time between two statuses that only tell how far a job is: nobody reads them faster."""
+"""How late a status that only tells how far a job is may be written: pods mostly start by then."""
 PLACES_QPS, PLACES_BURST = 2.0, 5
 """Budget of looking up places in Kueue's queues."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"

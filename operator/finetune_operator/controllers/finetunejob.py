@@ -48,7 +48,7 @@ from finetune_operator.kube.api.resource import Object, ObjectKey
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, WorkQueue
-from finetune_operator.kube.ratelimit import Pace
+from finetune_operator.kube.ratelimit import Patience
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.status.conditions import is_terminal
 from finetune_operator.status.fitting import FittedStatus
@@ -76,7 +76,7 @@ class FineTuneJobReconciler:
         queue: Where keys wait; asked how many, and given back keys whose status can wait.
         places: Places in Kueue's queues; None without Kueue.
         models: Parts of validated specs that others keep as well.
-        status_seconds: Least time between two statuses of a job that only tell how far it is.
+        status_seconds: How late a status that only tells how far a job is may be written.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class FineTuneJobReconciler:
         self._validated = ValidatedJobs(models or SharedModels())
         self._settings: dict[str, OperatorConfig] = {}
         self._ledgers: dict[str, Ledger] = {}
-        self._pace = Pace(clock, status_seconds)
+        self._patience = Patience(clock, status_seconds)
 
     def forget(self, job: Object) -> None:
         """Drop the memory of a FineTuneJob that is gone."""
@@ -125,7 +125,7 @@ class FineTuneJobReconciler:
     def _forget_ended(self, uid: str) -> None:
         self._validated.forget(uid)
         self._ledgers.pop(uid, None)
-        self._pace.forget(uid)
+        self._patience.forget(uid)
         self._children.forget(uid)
         self._changes.forget(uid)
 
@@ -155,9 +155,9 @@ class FineTuneJobReconciler:
                 self._queue.add(key, priority=PRIORITY_CHILD)
                 return Done()
             step = plan(observed, self._clock.now(), config)
-        left = self._pace.seconds_left(observed.uid)
-        if left > 0 and _may_come_later(observed, step, left):
-            return RequeueAfter(left)
+        wait = self._seconds_to_wait(observed, step)
+        if wait > 0:
+            return RequeueAfter(wait)
         await self._write_status(observed.job, step.status)
         self.guard.announce(observed.job, step.events)
         await self._change_all(observed, step.then)
@@ -171,6 +171,15 @@ class FineTuneJobReconciler:
         if step.requeue_after is not None:
             return RequeueAfter(step.requeue_after)
         return Done()
+
+    def _seconds_to_wait(self, observed: Observed, step: Plan) -> float:
+        """Return for how long the status waits for what follows it; 0 or less if it is due."""
+        if not _may_wait_for_more(observed, step):
+            self._patience.forget(observed.uid)
+            return 0.0
+        left = self._patience.seconds_left(observed.uid)
+        is_due = step.requeue_after is not None and step.requeue_after < left
+        return 0.0 if is_due else left
 
     def _config_of(self, namespace: str) -> OperatorConfig:
         settings = self._settings.get(namespace)
@@ -332,7 +341,7 @@ class FineTuneJobReconciler:
             await self._refresh(metadata)
             raise
         if answer is not None:
-            self._pace.wrote(metadata["uid"])
+            self._patience.forget(metadata["uid"])
             with self._caches.quiet():
                 self._caches.finetunejobs.absorb(answer)
 
@@ -342,13 +351,11 @@ class FineTuneJobReconciler:
         self._caches.finetunejobs.absorb(live)
 
 
-def _may_come_later(observed: Observed, step: Plan, seconds: float) -> bool:
-    """Return whether a status may wait so long, and go into one write with what follows it."""
-    is_due = step.requeue_after is not None and step.requeue_after < seconds
-    if step.status is None or step.then or is_due or observed.refusals:
+def _may_wait_for_more(observed: Observed, step: Plan) -> bool:
+    """Return whether a status may go into one write with what follows it."""
+    if step.status is None or step.events or step.then or observed.refusals:
         return False
-    is_warned = any(event.kind == "Warning" for event in step.events)
-    return not is_warned and tells_only_how_far(observed.job.get("status") or {}, step.status)
+    return tells_only_how_far(observed.job.get("status") or {}, step.status)
 
 
 async def _both(first: Coroutine[Any, Any, _A], second: Coroutine[Any, Any, _B]) -> tuple[_A, _B]:

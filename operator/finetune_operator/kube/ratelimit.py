@@ -64,29 +64,28 @@ class TokenBucket:
         self._updated = now
 
 
-class Pace:
-    """Keeps the writes of one object apart. Event loop only.
+class Patience:
+    """Puts off what may wait, of each object for so long from when it first could be done.
+
+    Event loop only.
 
     Args:
         clock: Monotonic time.
-        seconds: Least time between two writes; 0 for none.
+        seconds: For how long; 0 puts nothing off.
     """
 
     def __init__(self, clock: Clock, seconds: float) -> None:
         self._clock = clock
         self._seconds = seconds
-        self._written: dict[str, float] = {}
-
-    def wrote(self, uid: str) -> None:
-        """Note that an object is written now."""
-        if self._seconds:
-            self._written[uid] = self._clock.monotonic()
+        self._since: dict[str, float] = {}
 
     def seconds_left(self, uid: str) -> float:
-        """Return for how long the next write has to wait; 0 or less if it need not."""
-        written = self._written.get(uid)
-        return 0.0 if written is None else written + self._seconds - self._clock.monotonic()
+        """Return for how much longer it is put off; 0 or less if it is due."""
+        if not self._seconds:
+            return 0.0
+        now = self._clock.monotonic()
+        return self._since.setdefault(uid, now) + self._seconds - now
 
     def forget(self, uid: str) -> None:
-        """Drop the memory of an object that is gone or has ended."""
-        self._written.pop(uid, None)
+        """Begin anew: it is done, or no longer to be done."""
+        self._since.pop(uid, None)

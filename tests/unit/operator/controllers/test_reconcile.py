@@ -294,7 +294,9 @@ async def test_what_follows_a_status_at_once_goes_into_one_write_with_what_follo
     assert await world.reconciler.reconcile(KEY) == RequeueAfter(2.0)
     assert ("jobs", "team-a", "headlines-train") in world.client.cluster.objects
     assert statuses(world) == ["Preparing"]
-    world.clock.advance(2.0)
+    world.clock.advance(1.5)
+    assert await world.reconciler.reconcile(KEY) == RequeueAfter(0.5)
+    world.clock.advance(0.5)
     await world.reconciler.reconcile(KEY)
     assert statuses(world) == ["Preparing", "Training"]
     stored = world.client.cluster.objects["finetunejobs", *KEY]
