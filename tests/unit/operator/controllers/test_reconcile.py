@@ -28,6 +28,8 @@ from kit.builders.jobs import (
     failed,
     job,
     observe,
+    pod,
+    running,
     succeeded,
 )  # fmt: skip
 from kit.cluster.fake_client import FakeClient
@@ -278,19 +280,21 @@ def statuses(world):
     return [sent["status"]["phase"] for verb, sent in world.client.writes if "status" in sent]
 
 
-def end_preparation(world, prepare, pod, status):
-    owner = {"kind": "Job", "name": "x", "uid": prepare["metadata"]["uid"], "controller": True}
+def go_on(world, child, pod, status):
+    """Give a Job a pod and a status, as the cluster does."""
+    name, uid = child["metadata"]["name"], child["metadata"]["uid"]
+    owner = {"kind": "Job", "name": name, "uid": uid, "controller": True}
     container = {"name": "trainer", "state": pod["status"]["container"]}
     pod["metadata"]["ownerReferences"] = [owner]
     pod["status"]["containerStatuses"] = [container]
     world.caches.pods.absorb(pod)
-    key = ("jobs", "team-a", "headlines-prepare")
-    world.caches.jobs.absorb(world.client.cluster.store(key, {**prepare, "status": status}))
+    key = ("jobs", "team-a", name)
+    world.caches.jobs.absorb(world.client.cluster.store(key, {**child, "status": status}))
 
 
 async def test_what_follows_a_status_at_once_goes_into_one_write_with_what_follows_it():
     world, prepare = await preparing()
-    end_preparation(world, prepare, succeeded(Stage.PREPARE), complete())
+    go_on(world, prepare, succeeded(Stage.PREPARE), complete())
     assert await world.reconciler.reconcile(KEY) == RequeueAfter(2.0)
     assert ("jobs", "team-a", "headlines-train") in world.client.cluster.objects
     assert statuses(world) == ["Preparing"]
@@ -303,9 +307,20 @@ async def test_what_follows_a_status_at_once_goes_into_one_write_with_what_follo
     assert stored["status"]["dataset"]["rows"]["train"] == 450
 
 
+async def test_what_an_event_tells_is_written_at_once_with_what_was_put_off():
+    world, prepare = await preparing()
+    go_on(world, prepare, succeeded(Stage.PREPARE), complete())
+    await world.reconciler.reconcile(KEY)
+    train = world.client.cluster.objects["jobs", "team-a", "headlines-train"]
+    go_on(world, train, pod(Stage.TRAIN, state={"running": {}}), running())
+    await world.reconciler.reconcile(KEY)
+    assert statuses(world) == ["Preparing", "Training"]
+    assert [reason for _, _, reason, _ in world.events] == ["Accepted", "TrainingStarted"]
+
+
 async def test_a_failure_is_written_at_once():
     world, prepare = await preparing()
-    end_preparation(world, prepare, ended(Stage.PREPARE, 2), failed())
+    go_on(world, prepare, ended(Stage.PREPARE, 2), failed())
     await world.reconciler.reconcile(KEY)
     assert statuses(world) == ["Preparing", "Failed"]
 
