@@ -9,10 +9,9 @@ import numpy as np
 from benchmarks.evidence.coverage import SEED
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.looks import withhold_unshown
 from finetune_trainer.statistics.bounded import confidence_of_share
+from finetune_trainer.verdict.certainty import raise_certainty, withhold_unshown
 from finetune_trainer.verdict.goal import Measurement, certainty_of, check_goal
-from finetune_trainer.verdict.looks import raise_certainty
 
 TRUTH = 0.8
 NUM_ROWS = 100

@@ -49,10 +49,10 @@ def _tell_power(job: ResolvedJob, found: Inspection) -> str:
     from finetune_trainer.data.asking import most_asked
     from finetune_trainer.data.held_out import counts_for, read_side
     from finetune_trainer.data.rows import Side
+    from finetune_trainer.verdict.certainty import at_first_look
     from finetune_trainer.verdict.decidable import count_labels
-    from finetune_trainer.verdict.looks import at_first_look
     from finetune_trainer.verdict.power import count_alike, tell_power
-    from finetune_trainer.verdict.sized_claims import unevenness_of
+    from finetune_trainer.verdict.sizes import unevenness_of
 
     goal, folder = at_first_look(job.spec).goal, found.folder
     if goal is None or folder is None or not (folder / f"{Side.TEST}.jsonl").exists():

@@ -16,10 +16,8 @@ from finetune_trainer.evaluate.looks import (
     digest_rows,
     look_words,
     name_look,
-    withhold_unshown,
 )
 from finetune_trainer.storage import AlreadyExists, Manifest, ManifestFile, open_store
-from finetune_trainer.verdict.looks import raise_certainty
 from kit.cases.spec_cases import changed, minimal_job
 
 GOAL = {"metric": "exactMatch", "atLeast": "0.8"}
@@ -28,11 +26,6 @@ GOAL = {"metric": "exactMatch", "atLeast": "0.8"}
 def job_with(**change: Any) -> ResolvedJob:
     spec = changed(minimal_job(), {"spec.goal": GOAL, **change})["spec"]
     return ResolvedJob.model_validate({"namespace": "n", "name": "j", "uid": "u", "spec": spec})
-
-
-def judged_at(number: int) -> ResolvedJob:
-    job = job_with()
-    return job.model_copy(update={"spec": raise_certainty(job.spec, number)})
 
 
 def adapter(weights: str, run: str = "r") -> Manifest:
@@ -127,15 +120,6 @@ def test_a_side_that_others_keep_counting_is_told(
     with pytest.raises(StorageError) as failed:
         count_look(store, "side", "a", {})
     assert failed.value.reason == "LooksContended"
-
-
-@pytest.mark.parametrize(
-    ("number", "is_shown"), [(1, True), (17, True), (18, False), (9**9, False)]
-)
-def test_a_look_that_no_bounds_could_show_is_missed(number: int, is_shown: bool) -> None:
-    met, words = withhold_unshown(judged_at(number), True, "exactMatch 0.9")
-    assert met is is_shown
-    assert ("hold out new rows" in words) is not is_shown
 
 
 def test_words_tell_the_number_and_what_follows() -> None:

@@ -14,7 +14,7 @@ from finetune_trainer.data.held_out import read_side
 from finetune_trainer.data.rows import slice_digest
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.verdict.gate_checks import require_gates
+from finetune_trainer.verdict.decidable import require_gates
 from finetune_trainer.verdict.sample_size import count_questions
 from kit.cases.spec_cases import changed, minimal_job
 

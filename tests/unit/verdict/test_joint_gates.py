@@ -14,7 +14,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.data.held_out import read_side
 from finetune_trainer.errors import DataError
 from finetune_trainer.statistics.paired import compare_means
-from finetune_trainer.verdict.gate_checks import require_gates
+from finetune_trainer.verdict.decidable import require_gates
 from finetune_trainer.verdict.gates import Found, check_gates
 from kit.cases.spec_cases import changed, minimal_job
 

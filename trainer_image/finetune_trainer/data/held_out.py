@@ -83,6 +83,11 @@ class HeldOutSide:
         return None
 
 
+def has_prompt(question: HeldOut) -> bool:
+    """Return whether models answer a question; all metrics but likelihoods look at these."""
+    return question.has_prompt
+
+
 def counts_for(goal: Goal | None) -> IsSeen:
     """Return which held-out questions count for ``evaluation.minPrompts``.
 

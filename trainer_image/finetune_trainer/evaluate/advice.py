@@ -34,6 +34,7 @@ from finetune_trainer.verdict.goal import (
     check_goal,
     thresholds_of,
 )
+from finetune_trainer.verdict.hypotheses import of_goal
 
 
 class Verdict(StrEnum):
@@ -146,11 +147,10 @@ def _judge(goal: Goal, intervals: Sequence[Interval], *, is_met: bool) -> Verdic
     """Tell whether the far ends of all intervals miss the goal as well."""
     if is_met:
         return Verdict.MET
-    least = None if goal.at_least is None else float(goal.at_least)
-    most = None if goal.at_most is None else float(goal.at_most)
+    asked = of_goal(goal)
     misses = all(
-        (least is not None and each.high < least) or (most is not None and each.low > most)
-        for each in intervals
+        any(turned.high < wanted for turned, wanted in (each.turn(score) for each in asked))
+        for score in intervals
     )
     return Verdict.NOT_MET if misses else Verdict.UNDECIDED
 
@@ -181,17 +181,16 @@ def _words_of(score: Interval, *asked: float) -> str:
 
 def _count_more(goal: Goal, measured: Measurement) -> tuple[str, ...]:
     """Say how many more held-out prompts would decide it, if the score stays as it is."""
-    score = measured.tuned if goal.at_least is not None else measured.tuned.negated()
-    threshold = float(goal.at_least) if goal.at_least is not None else -float(goal.at_most or 0)
+    hypothesis = of_goal(goal)[0]
+    score, threshold = hypothesis.turn(measured.tuned)
     if compare_figures(score.value, threshold) <= 0:
         return ()
-    best = 1 if goal.at_least is not None else 0
     total = count_to_decide(
         value=score.value,
         bound=score.low,
         threshold=threshold,
         number=measured.num_prompts,
-        at_limit=goal.metric not in UNBOUNDED_METRICS and score.value == best,
+        at_limit=hypothesis.is_at_limit(measured.tuned.value),
     )
     if total is None:
         return ()

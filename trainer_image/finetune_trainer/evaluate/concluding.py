@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from finetune_api.protocol.evaluation_result import EvaluateResult, LookResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.inference.answering import Comparison
-from finetune_trainer.evaluate.looks import withhold_unshown
 from finetune_trainer.evaluate.scores.alarms import Alarm, judge_alarms
 from finetune_trainer.evaluate.scores.gating import (
     count_scored,
@@ -20,6 +19,7 @@ from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_
 from finetune_trainer.evaluate.scores.parts import PartScore, score_parts
 from finetune_trainer.evaluate.scores.trivial import answer_trivially
 from finetune_trainer.evaluate.sources.source import Inquiry, Measured, Outcome, Said, Task
+from finetune_trainer.verdict.certainty import withhold_unshown
 from finetune_trainer.verdict.gates import Standing
 from finetune_trainer.verdict.goal import Criterion, certainty_of
 

@@ -12,25 +12,20 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.meta import decimal_of
 from finetune_api.protocol.evaluation_result import LookResult
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.run import RunStorage
 from finetune_trainer.storage import AlreadyExists, Manifest, ObjectStore
-from finetune_trainer.verdict.looks import raise_certainty
+from finetune_trainer.verdict.certainty import raise_certainty
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluate.sources.source import Task
 
 PREFIX = "looks"
 MAX_TRIES = 50
-LEAST_DOUBT = Decimal(1) / MOST_RESAMPLES
-"""No bounds of a score tell a smaller one."""
 
 
 def digest_rows(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -155,23 +150,6 @@ def look_words(number: int, certainty: str = "", *, is_corrected: bool) -> str:
     return (
         f"{words}. Each one more raises the chance that a candidate passes by luck "
         "(evaluation.looks: Correct allows for it)"
-    )
-
-
-def withhold_unshown(job: ResolvedJob, met: bool | None, words: str) -> tuple[bool | None, str]:
-    """Withhold the verdict of a look so late that no bounds could show what it has to.
-
-    Args:
-        job: The job as it is judged.
-        met: What the goal's check said.
-        words: Its words.
-    """
-    goal = job.spec.goal
-    if goal is None or 1 - decimal_of(goal.certainty) >= LEAST_DOUBT:
-        return met, words
-    return False, (
-        "MISSED there were so many evaluations against this held-out side that no number of "
-        f"prompts could show the goal (evaluation.looks: Correct): hold out new rows; {words}"
     )
 
 

@@ -48,9 +48,8 @@ from finetune_trainer.storage import (
     OtherWriterWon,
     publish_folder,
 )
-from finetune_trainer.verdict.decidable import require_decidable_goal
-from finetune_trainer.verdict.gate_checks import require_gates
-from finetune_trainer.verdict.looks import at_first_look
+from finetune_trainer.verdict.certainty import at_first_look
+from finetune_trainer.verdict.decidable import require_decidable_goal, require_gates
 from finetune_trainer.verdict.sample_size import count_questions
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Refuses a goal that the held-out side could not show, whatever is trained.
+"""Refuses goals and gates that the held-out side could not show, whatever is trained.
 
 Counted are the groups of the questions that are drawn, not all that are held out. Only what is
 certain is refused: every metric between 0 and 1 has a best case, every answer right, whose bound
@@ -7,30 +7,27 @@ is known.
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Sequence
 
-from finetune_api.v1alpha1.evaluation.judging import most_scored
-from finetune_api.v1alpha1.evaluation.scoring import CORPUS_METRICS, JUDGE_METRICS, LOWER_IS_BETTER
+from finetune_api.v1alpha1.evaluation.gates import GateSlice
+from finetune_api.v1alpha1.evaluation.probing import NUM_PROBES
+from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.held_out import HeldOut, HeldOutSide
 from finetune_trainer.errors import DataError
-from finetune_trainer.statistics.confidence import SLACK
-from finetune_trainer.statistics.needed import (
-    Scale,
-    count_for_best,
-    count_for_gain,
-    count_of_gains,
-    highest_bound,
-    highest_gain_bound,
-)
-from finetune_trainer.verdict.best_answers import best_confidence, is_uneven, word_groups
-from finetune_trainer.verdict.remedies import ADD, MORE_GROUPS, word_more
+from finetune_trainer.statistics.bounded import lowest_bound_of_best
+from finetune_trainer.statistics.needed import count_of_gains, highest_bound, highest_gain_bound
+from finetune_trainer.verdict.best_case import ADD, MORE_GROUPS, BestCase, count_least, scale_of
+from finetune_trainer.verdict.hypotheses import Hypothesis, of_gate, of_goal
+from finetune_trainer.verdict.joint_gates import GATE_REASON, require_gates_together
 
 LABEL_METRICS = ("exactMatch", "macroF1")
-REASON = "GoalUndecidable"
+GOAL_REASON = "GoalUndecidable"
+MAX_SOURCES_NAMED = 8
 
 
 def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:
@@ -49,86 +46,46 @@ def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_ques
         return  # a loss has no best value that would bound it
     if goal.metric == "contains":
         _refuse_listed_labels(side, num_questions)
-    certainty, scale = float(goal.certainty), scale_of(goal.metric)
-    require = partial(_require_groups, spec, side, scale, num_questions)
-    if goal.at_least is not None:
-        wanted = count_for_best(float(goal.at_least), certainty, scale)
-        require("atLeast", goal.at_least, wanted, partial(highest_bound, scale=scale))
-    if goal.over_base is not None:
-        wanted = count_for_gain(float(goal.over_base), certainty, scale)
-        require("overBase", goal.over_base, wanted, partial(highest_gain_bound, scale=scale))
+    for hypothesis in of_goal(goal):
+        _require_best_case(
+            BestCase(spec=spec, side=side, hypothesis=hypothesis, num_questions=num_questions)
+        )
     if goal.metric in LABEL_METRICS:
         _require_other_labels(goal.metric, goal.certainty, side, num_questions)
 
 
-def scale_of(metric: str) -> Scale:
-    """Return what is known of the scores of a metric between 0 and 1 before there are any."""
-    return Scale(is_mean=metric not in CORPUS_METRICS)
-
-
-def has_prompt(question: HeldOut) -> bool:
-    """Return whether models answer a question; all metrics but likelihoods look at these."""
-    return question.has_prompt
-
-
-def _require_groups(
-    spec: FineTuneJobSpec,
-    side: HeldOutSide,
-    scale: Scale,
-    num_questions: int,
-    asked: str,
-    threshold: str,
-    wanted: int | None,
-    bound_of: Callable[[int, float], float],
-) -> None:
-    assert spec.goal is not None
-    field, certainty = f"goal.{asked} {threshold}", spec.goal.certainty
+def _require_best_case(case: BestCase) -> None:
+    """Refuse what a goal asks, if the best of answers could not show it."""
+    hypothesis, wanted = case.hypothesis, case.wanted
+    field, certainty = hypothesis.place, hypothesis.certainty
     if wanted is None:
         raise DataError(
-            REASON,
+            GOAL_REASON,
             f"{field} cannot be shown by any number of held-out prompts, not even with every "
             "answer right: lower it",
         )
-    metric, seed = spec.goal.metric, spec.dataset.split.seed
-
-    def bound_at(groups: Counter[str]) -> float:
-        best = best_confidence(groups.values(), scale, is_gain=asked == "overBase", seed=seed)
-        return best.interval(float(certainty)).low
-
-    def is_enough(groups: Counter[str]) -> bool:
-        if metric in JUDGE_METRICS or not is_uneven(groups, scale):
-            return True  # a judge is asked about some of them
-        return bound_at(groups) >= float(threshold) - SLACK
-
-    groups = side.groups(num_questions, has_prompt)
-    number = most_scored(spec.evaluation, metric, len(groups))
+    groups, number = case.groups, case.num_prompts
     if number < wanted:
-        at_most = " at most" if is_uneven(groups, scale) or not scale.is_mean else ""
-        remedy = word_more(
-            spec,
-            side,
-            metric,
-            has_prompt,
-            wanted=wanted,
-            num_questions=num_questions,
-            is_enough=is_enough,
-        )
+        scale = scale_of(hypothesis.metric)
+        bound_of = highest_gain_bound if hypothesis.is_gain else highest_bound
+        at_most = " at most" if case.is_uneven(groups) or not scale.is_mean else ""
         raise DataError(
-            REASON,
+            GOAL_REASON,
             f"{field} cannot be met on {number} independent held-out prompt(s): with every answer "
             f"right, and none of the base model's, its lower bound would be "
-            f"{bound_of(number, float(certainty)):.3f}{at_most} (goal.certainty {certainty}). "
-            f"{wanted} are the least that could decide it: {remedy}, or lower the goal or its "
+            f"{bound_of(number, float(certainty), scale):.3f}{at_most} (goal.certainty "
+            f"{certainty}). {wanted} are the least that could decide it: "
+            f"{case.word_more(wanted, is_enough=case.is_enough)}, or lower the goal or its "
             "certainty",
         )
-    if is_enough(groups):
+    if case.is_enough(groups):
         return
     raise DataError(
-        REASON,
-        f"{field} cannot be met on {number} independent held-out prompt(s): {word_groups(groups)}, "
+        GOAL_REASON,
+        f"{field} cannot be met on {number} independent held-out prompt(s): {case.word_groups()}, "
         "so that with every answer right, and none of the base model's, its lower bound would be "
-        f"{bound_at(groups):.3f} (goal.certainty {certainty}): {MORE_GROUPS}, or lower the goal or "
-        "its certainty",
+        f"{case.low_bound(groups):.3f} (goal.certainty {certainty}): {MORE_GROUPS}, or lower the "
+        "goal or its certainty",
     )
 
 
@@ -146,7 +103,7 @@ def _require_other_labels(
         return
     more = f", raise evaluation.maxSamples from {num_questions}"
     raise DataError(
-        REASON,
+        GOAL_REASON,
         f"goal.metric {metric} cannot be met: {others} of {number} held-out rows have another "
         "label than the most frequent one, and a model must be better than always giving that; "
         f"{least} are the least that could show it (goal.certainty {certainty}): {ADD}"
@@ -177,3 +134,109 @@ def count_labels(questions: list[HeldOut]) -> Counter[bytes]:
             return Counter()
         counts[question.label] += 1
     return counts if 2 * len(counts) <= counts.total() else Counter()
+
+
+def require_gates(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:
+    """Refuse gates on slices without rows, and gates that no answers could meet.
+
+    Args:
+        spec: The job's spec.
+        side: The held-out side, read with the job's gates.
+        num_questions: Held-out questions that are asked at most.
+
+    Raises:
+        DataError: ``GateSliceEmpty``, ``GateUndecidable``; names the gate.
+    """
+    asked = [of_gate(gate) for gate in spec.evaluation.gates]
+    for gate, hypothesis in zip(spec.evaluation.gates, asked, strict=True):
+        if gate.slice is not None and not any(map(hypothesis.sees, side.questions)):
+            field = f"evaluation.gates: gate {gate.name}: slice"
+            raise DataError("GateSliceEmpty", _word_empty(field, gate.slice, side.sources))
+    for gate, hypothesis in zip(spec.evaluation.gates, asked, strict=True):
+        if gate.severity != "Block":
+            continue
+        if gate.metric in NUM_PROBES:
+            _require_probes(hypothesis, NUM_PROBES[gate.metric])
+        elif "." not in gate.metric:  # how much other rooms measure is not known here
+            _require_prompts(
+                BestCase(spec=spec, side=side, hypothesis=hypothesis, num_questions=num_questions)
+            )
+    require_gates_together(spec, side, num_questions=num_questions)
+
+
+def _word_empty(field: str, part: GateSlice, sources: Sequence[str]) -> str:
+    if part.label is not None:
+        return (
+            f"{field}.label {json.dumps(part.label, ensure_ascii=False)}: no held-out row has this "
+            "answer; write it as the rows do (the data report lists the labels), or hold out rows "
+            "that have it"
+        )
+    if part.column is not None:
+        value = json.dumps(part.value, ensure_ascii=False)
+        return (
+            f"{field}.column {part.column} with value {value}: no held-out row has it; name the "
+            "column in dataset.sources[].columns.slices, write the value as the rows do, or hold "
+            "out rows that have it"
+        )
+    named = ", ".join(sources[:MAX_SOURCES_NAMED])
+    more = (
+        f" and {len(sources) - MAX_SOURCES_NAMED} more" if len(sources) > MAX_SOURCES_NAMED else ""
+    )
+    return f"{field}.source {part.source}: no held-out row came from it; there are {named}{more}"
+
+
+def _require_prompts(case: BestCase) -> None:
+    """Refuse a gate that sees too few prompts: how groups differ is looked at with all gates."""
+    number, wanted, subject = (
+        case.num_prompts,
+        case.wanted,
+        f"evaluation.gates: {case.hypothesis.place}",
+    )
+    if wanted is None:
+        raise DataError(
+            GATE_REASON,
+            f"{subject} cannot be shown by any number of held-out prompts, not even with the "
+            "best of answers: ask for less",
+        )
+    if number >= wanted:
+        return
+    # What has no limits has no bounds then, whatever is asked for.
+    less = "ask for less or for less certainty, " if case.hypothesis.is_bounded else ""
+    raise DataError(
+        GATE_REASON,
+        f"{subject} cannot be met on {number} independent held-out prompt(s) of its slice, not "
+        f"even with the best of answers (certainty {case.hypothesis.certainty}); {wanted} are the "
+        f"least that could show it: {case.word_more(wanted, is_enough=case.is_enough)}, {less}or "
+        "set severity: Warn",
+    )
+
+
+def _require_probes(hypothesis: Hypothesis, number: int) -> None:
+    """Refuse a gate on probes of which there are too few, whatever is held out."""
+    certainty = float(hypothesis.certainty)
+    wanted = count_least(hypothesis, certainty)
+    if wanted is not None and number >= wanted:
+        return
+    best = lowest_bound_of_best(number, certainty)
+    if hypothesis.is_gain:
+        best = highest_gain_bound(number, certainty)
+    if hypothesis.field == "atMost":
+        bound, remedy = f"upper bound would be {1 - best:.3f}", f"{_up(1 - best)} or more"
+    else:
+        bound, remedy = f"lower bound would be {best:.3f}", f"{_down(best)} or less"
+    other = "" if hypothesis.field == "overBase" else "for overBase in its place, "
+    raise DataError(
+        GATE_REASON,
+        f"evaluation.gates: {hypothesis.place} of {hypothesis.metric} cannot be met: there are "
+        f"{number} such probes, whatever is held out, and with the best of answers its {bound} "
+        f"(certainty {hypothesis.certainty}): ask for {remedy}, {other}for less certainty, or set "
+        "severity: Warn",
+    )
+
+
+def _up(bound: float) -> str:
+    return f"{math.ceil(bound * 100 - 1e-9) / 100:.2f}"
+
+
+def _down(bound: float) -> str:
+    return f"{math.floor(bound * 100 + 1e-9) / 100:.2f}"

@@ -1,4 +1,4 @@
-"""Decides whether the gates of a job hold: many claims at once, each with its near bound. Pure.
+"""Decides whether the gates of a job hold: several hypotheses, each with its near bound. Pure.
 
 What could not be measured is missed, and says why.
 """
@@ -11,18 +11,15 @@ from dataclasses import dataclass
 
 from finetune_api.protocol.evaluation_result import MAX_GATE_MESSAGE, MAX_SLICE_WORDS, GateResult
 from finetune_api.v1alpha1.evaluation.gates import Gate
-from finetune_api.v1alpha1.evaluation.scoring import (
-    LOWER_IS_BETTER,
-    UNBOUNDED_METRICS,
-    BaselineName,
-    name_base,
-)
-from finetune_trainer.statistics.confidence import SLACK, Confidence
+from finetune_api.v1alpha1.evaluation.scoring import BaselineName, name_base
+from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
+from finetune_trainer.statistics.bounded import NUM_DRAWS
+from finetune_trainer.statistics.confidence import LEAST_OVER, SLACK, Confidence
 from finetune_trainer.statistics.paired import Compared
-from finetune_trainer.verdict.claims import SEVERITIES, Claim, Family, Severity, find_remedy
-from finetune_trainer.verdict.figures import figure_text, high_text
-from finetune_trainer.verdict.goal import DIGITS, word_rival
-from finetune_trainer.verdict.hypotheses import Rival, describe_slice
+from finetune_trainer.verdict.certainty import SEVERITIES, Family, Severity
+from finetune_trainer.verdict.figures import compare_figures, figure_text, high_text
+from finetune_trainer.verdict.goal import DIGITS, near_text, what_decides, word_rival
+from finetune_trainer.verdict.hypotheses import Hypothesis, Rival, describe_slice, of_gate
 
 CERTAIN_DOUBT = 1.0
 """p-value of what nothing is known of."""
@@ -74,7 +71,70 @@ LookUp = Callable[[Gate], Standing]
 It is asked once for each gate."""
 
 
-_Read = Claim | Unmeasured | Inapplicable
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tested:
+    """A gate's hypothesis, and the score that decides it.
+
+    Attributes:
+        hypothesis: What is asked.
+        score: The score, or gain, that is held against its threshold.
+        num_prompts: Independent prompts behind it.
+        beside: What else to tell of it.
+        rivals: What the tuned model must be better than as well, each with a known score.
+    """
+
+    hypothesis: Hypothesis
+    score: Confidence
+    num_prompts: int
+    beside: str
+    rivals: Sequence[Rival]
+
+    @property
+    def doubt(self) -> float:
+        """p-value of the hypothesis: that of the part of it which is least sure.
+
+        Source: Berger 1982, "Multiparameter hypothesis testing and acceptance sampling": a claim
+        that several things hold needs no correction for their number.
+        """
+        threshold = self.hypothesis.threshold
+        if self.hypothesis.is_lower:
+            doubt = self.score.doubt_above(threshold - SLACK)
+        else:
+            doubt = self.score.doubt_below(threshold + SLACK)
+        over = (rival.over for rival in self.rivals if rival.over is not None)
+        return max([doubt, *(each.doubt_above(LEAST_OVER - SLACK) for each in over)])
+
+    def missed_rival(self, certainty: float) -> Rival | None:
+        """Return what it is not better than, if anything, with a certainty."""
+        return next((rival for rival in self.rivals if rival.is_missed(certainty)), None)
+
+    @property
+    def least_doubt(self) -> float:
+        """The least p-value that its bounds could tell: there are only so many of them."""
+        return self.score.doubt_above(-math.inf)
+
+    @property
+    def sign(self) -> str:
+        """What stands before a positive figure."""
+        return "+" if self.hypothesis.is_gain else ""
+
+    def figure(self, *, digits: int = DIGITS) -> str:
+        """Return the score in words."""
+        threshold = self.hypothesis.threshold
+        return figure_text(self.score.value, threshold, digits=digits, sign=self.sign)
+
+    def near_text(self) -> str:
+        """Return the near bound in words, for the gate's own certainty."""
+        interval = self.score.interval(float(self.hypothesis.certainty))
+        return near_text(self.hypothesis, interval, sign=self.sign)
+
+    def reaches(self, certainty: float) -> bool:
+        """Whether the near bound is on the good side of the threshold, or at it."""
+        turned, wanted = self.hypothesis.turn(self.score.interval(certainty))
+        return compare_figures(turned.low, wanted) >= 0
+
+
+_Read = _Tested | Unmeasured | Inapplicable
 
 
 def check_gates(gates: Sequence[Gate], look_up: LookUp) -> list[GateResult]:
@@ -87,89 +147,58 @@ def check_gates(gates: Sequence[Gate], look_up: LookUp) -> list[GateResult]:
     Returns:
         A result for each gate, in their order.
     """
-    read = [(gate, _read(gate, look_up(gate))) for gate in gates]
+    read = [(gate, _read(of_gate(gate), look_up(gate))) for gate in gates]
     families = {severity: _gather(severity, read) for severity in SEVERITIES}
     return [
-        _judge(claim, families[gate.severity])
-        if isinstance(claim, Claim)
-        else _without_figures(gate, claim)
-        for gate, claim in read
+        _judge(gate, found, families[gate.severity])
+        if isinstance(found, _Tested)
+        else _without_figures(gate, found)
+        for gate, found in read
     ]
 
 
 def _gather(severity: Severity, read: Sequence[tuple[Gate, _Read]]) -> Family:
     doubts: dict[Hashable, float] = {}
-    for gate, claim in read:
+    for gate, found in read:
         # What asks for nothing can be passed by no luck.
-        if gate.severity == severity and not isinstance(claim, Inapplicable):
-            doubts[gate.claim] = claim.doubt if isinstance(claim, Claim) else CERTAIN_DOUBT
+        if gate.severity == severity and not isinstance(found, Inapplicable):
+            doubt = found.doubt if isinstance(found, _Tested) else CERTAIN_DOUBT
+            doubts[of_gate(gate).identity] = doubt
     return Family(severity=severity, doubts=doubts)
 
 
-def _read(gate: Gate, found: Standing) -> _Read:
+def _read(hypothesis: Hypothesis, found: Standing) -> _Read:
     if not isinstance(found, Found):
         return found
-    compared, number = found.compared, found.num_prompts
-
-    is_bounded = gate.metric not in UNBOUNDED_METRICS
-
-    def claim(
-        score: Confidence, threshold: float, *, is_lower: bool, best: float, beside: str = ""
-    ) -> Claim:
-        return Claim(
-            gate=gate,
-            asked=describe_bound(gate),
-            score=score,
-            threshold=threshold,
-            is_lower=is_lower,
-            best=best if is_bounded else None,
-            num_prompts=number,
-            beside=beside,
-            rivals=found.rivals,
-        )
-
+    compared = found.compared
     problem = next((rival.problem for rival in found.rivals if rival.problem), "")
     if problem:
         return Unmeasured(why=problem)
     if not all(math.isfinite(each.value) for each in (compared.base, compared.tuned)):
-        return Unmeasured(why=f"{gate.metric} is no finite number there")
-    if gate.at_least is not None:
-        return claim(compared.tuned, float(gate.at_least), is_lower=True, best=1)
-    if gate.at_most is not None:
-        return claim(compared.tuned, float(gate.at_most), is_lower=False, best=0)
-    wanted = gate.over_base if gate.over_base is not None else gate.over_published
-    assert wanted is not None
-    beside = f" over {found.rival} {compared.base.value:.3f}"
-    if gate.metric in LOWER_IS_BETTER:
-        # Better is less: an improvement of 0.1 is a difference of at most -0.1.
-        return claim(compared.gain, -float(wanted), is_lower=False, best=-1, beside=beside)
-    return claim(compared.gain, float(wanted), is_lower=True, best=1, beside=beside)
-
-
-def describe_bound(gate: Gate) -> str:
-    """Return what a gate asks, in words."""
-    if gate.at_least is not None:
-        return f"at least {gate.at_least}"
-    if gate.at_most is not None:
-        return f"at most {gate.at_most}"
-    side = "below" if gate.metric in LOWER_IS_BETTER else "above"
-    if gate.over_base is not None:
-        return f"{gate.over_base} {side} base"
-    return f"{gate.over_published} {side} the published version"
-
-
-def _judge(claim: Claim, family: Family) -> GateResult:
-    gate, certainty = claim.gate, float(claim.gate.certainty)
-    allowed, doubt = claim.allowed, family.corrected(gate)
-    # The doubt is counted and the bound lies between two: where these differ, the bound decides.
-    reaches = claim.reaches(claim.near(certainty))
-    is_met = doubt <= allowed + SLACK and reaches and claim.is_beyond_rivals
-    words = (
-        f"{_subject(gate)} {claim.figure()}{claim.beside}, "
-        f"{'lower' if claim.is_lower else 'upper'} bound {claim.near_text()} "
-        f"({claim.asked}), at {certainty * 100:g} % certainty"
+        return Unmeasured(why=f"{hypothesis.metric} is no finite number there")
+    is_gain = hypothesis.is_gain
+    return _Tested(
+        hypothesis=hypothesis,
+        score=compared.gain if is_gain else compared.tuned,
+        num_prompts=found.num_prompts,
+        beside=f" over {found.rival} {compared.base.value:.3f}" if is_gain else "",
+        rivals=found.rivals,
     )
-    rivals = [word_rival(rival, certainty) for rival in claim.rivals]
+
+
+def _judge(gate: Gate, tested: _Tested, family: Family) -> GateResult:
+    hypothesis = tested.hypothesis
+    certainty, allowed = float(hypothesis.certainty), hypothesis.allowed
+    doubt = family.corrected(hypothesis)
+    # The doubt is counted and the bound lies between two: where these differ, the bound decides.
+    is_beyond = tested.reaches(certainty) and tested.missed_rival(certainty) is None
+    is_met = doubt <= allowed + SLACK and is_beyond
+    words = (
+        f"{_subject(gate)} {tested.figure()}{tested.beside}, "
+        f"{'lower' if hypothesis.is_lower else 'upper'} bound {tested.near_text()} "
+        f"({hypothesis.words}), at {certainty * 100:g} % certainty"
+    )
+    rivals = [word_rival(rival, certainty) for rival in tested.rivals]
     words = ", ".join([words, *rivals])
     if len(family) > 1:
         words += (
@@ -178,7 +207,7 @@ def _judge(claim: Claim, family: Family) -> GateResult:
             f"{family.severity} may have"
         )
     if not is_met:
-        words += f"; {find_remedy(claim, family)}"
+        words += f"; {_find_remedy(tested, family)}"
     return GateResult(
         name=gate.name,
         severity=gate.severity,
@@ -186,24 +215,24 @@ def _judge(claim: Claim, family: Family) -> GateResult:
         message=_cut(words),
         metric=gate.metric,
         slice=describe_slice(gate.slice)[:MAX_SLICE_WORDS],
-        asked=claim.asked,
-        value=claim.figure(digits=4),
-        bound=claim.near_text(),
+        asked=hypothesis.words,
+        value=tested.figure(digits=4),
+        bound=tested.near_text(),
     )
 
 
-def _without_figures(gate: Gate, claim: Unmeasured | Inapplicable) -> GateResult:
-    applies = isinstance(claim, Unmeasured)
+def _without_figures(gate: Gate, found: Unmeasured | Inapplicable) -> GateResult:
+    applies, asked = isinstance(found, Unmeasured), of_gate(gate).words
     words = "was not measured" if applies else "does not apply"
     return GateResult(
         name=gate.name,
         severity=gate.severity,
         met=not applies,
         applicable=applies,
-        message=_cut(f"{_subject(gate)} ({describe_bound(gate)}) {words}: {claim.why}"),
+        message=_cut(f"{_subject(gate)} ({asked}) {words}: {found.why}"),
         metric=gate.metric,
         slice=describe_slice(gate.slice)[:MAX_SLICE_WORDS],
-        asked=describe_bound(gate),
+        asked=asked,
     )
 
 
@@ -214,3 +243,60 @@ def _subject(gate: Gate) -> str:
 
 def _cut(words: str) -> str:
     return words if len(words) <= MAX_GATE_MESSAGE else words[: MAX_GATE_MESSAGE - 3] + "..."
+
+
+def _find_remedy(tested: _Tested, family: Family) -> str:
+    """Say what would be enough for a gate that is missed, while the others stay as they are."""
+    hypothesis = tested.hypothesis
+    each = hypothesis.allowed / family.num_counted(hypothesis)
+    interval = tested.score.interval(1 - each)
+    turned, wanted = hypothesis.turn(interval)
+    is_beyond = compare_figures(turned.value, wanted) > 0
+    if tested.reaches(1 - each) and (rival := tested.missed_rival(1 - each)):
+        assert rival.over is not None
+        over, metric = rival.over.interval(1 - each), rival.by or hypothesis.metric
+        at_limit = over.value == 1
+        return what_decides(metric, over, LEAST_OVER, tested.num_prompts, at_limit=at_limit)
+    if is_beyond and tested.least_doubt > each + SLACK:
+        return _remedy_of_too_few_bounds(tested, family, each)
+    if is_beyond and "." in hypothesis.metric:
+        return _remedy_of_probes(tested, family)
+    words = what_decides(
+        hypothesis.metric,
+        turned,
+        wanted,
+        tested.num_prompts,
+        at_limit=hypothesis.is_at_limit(interval.value),
+    )
+    if tested.reaches(float(hypothesis.certainty)):
+        return (
+            "the bound reaches it, and not any more once corrected for the number of gates (fewer "
+            f"would do); {words}"
+        )
+    return words
+
+
+def _remedy_of_too_few_bounds(tested: _Tested, family: Family, allowed: float) -> str:
+    """Say what would be enough where a score has too few bounds to be so sure of it."""
+    ways = ["fewer of them", "less certainty"]
+    wanted = math.ceil(1 / allowed - SLACK)
+    is_resampled = tested.least_doubt > 1 / NUM_DRAWS
+    if is_resampled and wanted <= MOST_RESAMPLES:
+        ways.append(f"evaluation.numBootstrapSamples {wanted}")
+    return (
+        f"so many gates of severity {family.severity} at this certainty can be shown by no number "
+        f"of prompts: it takes {' or '.join(ways)}"
+    )
+
+
+def _remedy_of_probes(tested: _Tested, family: Family) -> str:
+    """Say what would be enough where held-out prompts are not what is measured."""
+    ways = ["ask for less"]
+    if tested.hypothesis.field != "overBase":
+        ways.append("ask for the change alone with overBase")
+    if family.severity == "Block":
+        ways.append("set severity: Warn")
+    return (
+        f"it rests on {tested.num_prompts} probes, to which more held-out prompts add few or none: "
+        f"{' or '.join(ways)}"
+    )

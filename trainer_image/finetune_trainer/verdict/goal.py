@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from finetune_api.v1alpha1.evaluation.scoring import (
     JUDGE_METRICS,
-    LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
     BaselineName,
     name_base,
@@ -26,7 +25,7 @@ from finetune_trainer.verdict.figures import (
     high_text,
     low_text,
 )
-from finetune_trainer.verdict.hypotheses import Rival
+from finetune_trainer.verdict.hypotheses import Hypothesis, Rival, of_goal
 
 DIGITS = 3
 """Behind the point, in sentences."""
@@ -100,9 +99,11 @@ def certainty_of(goal: Goal | None) -> float:
 
 def thresholds_of(goal: Goal) -> tuple[list[float], list[float]]:
     """Return what the tuned model's score is held against, and what tuned minus base is."""
-    scores = [float(each) for each in (goal.at_least, goal.at_most) if each is not None]
-    sign = -1 if goal.metric in LOWER_IS_BETTER else 1
-    return scores, [] if goal.over_base is None else [sign * float(goal.over_base)]
+    asked = of_goal(goal)
+    return (
+        [each.threshold for each in asked if not each.is_gain],
+        [each.threshold for each in asked if each.is_gain],
+    )
 
 
 def check_goal(goal: Goal | None, measured: Measurement) -> tuple[bool | None, str]:
@@ -150,61 +151,54 @@ def check_evidence(
 
 def find_criteria(goal: Goal, measured: Measurement) -> list[Criterion]:
     """Return what the goal asks, and whether each of it holds; see :func:`check_goal`."""
-    return list(_check_all(goal, measured))
+    checks = [
+        (_check_gain if each.is_gain else _check_score)(goal, each, measured)
+        for each in of_goal(goal)
+    ]
+    return [*checks, *(_check_rival(goal, measured, rival) for rival in measured.rivals)]
 
 
-def _check_all(goal: Goal, measured: Measurement) -> Iterator[Criterion]:
-    tuned, number = measured.tuned, measured.num_prompts
-    is_bounded = goal.metric not in UNBOUNDED_METRICS
-    if goal.at_least is not None:
-        wanted = float(goal.at_least)
-        words = f"{_value(tuned, wanted)}, lower bound {low_text(tuned.low, wanted, digits=DIGITS)}"
-        words = f"{words} (goal: at least {goal.at_least})"
-        at_limit = is_bounded and tuned.value == 1
-        check = _check(goal, tuned, wanted, words, number, at_limit=at_limit)
-        yield _told(check, "score", tuned, wanted, f"at least {goal.at_least}")
-    if goal.at_most is not None:
-        most = float(goal.at_most)
-        words = f"{_value(tuned, most)}, upper bound {high_text(tuned.high, most, digits=DIGITS)}"
-        words = f"{words} (goal: at most {goal.at_most})"
-        at_limit = is_bounded and tuned.value == 0
-        check = _check(goal, tuned.negated(), -most, words, number, at_limit=at_limit)
-        told = _told(check, "score", tuned, most, f"at most {goal.at_most}")
-        yield replace(told, bound=high_text(tuned.high, most, digits=DIGITS))
-    if goal.over_base is not None:
-        yield _check_gain(goal, measured, float(goal.over_base))
-    for rival in measured.rivals:
-        yield _check_rival(goal, measured, rival)
+def near_text(hypothesis: Hypothesis, score: Interval, *, sign: str = "") -> str:
+    """Return in words the end of a score's interval that is held against the threshold.
+
+    Args:
+        hypothesis: What is asked.
+        score: The score, in the unit of the metric.
+        sign: ``+`` for a sign before positive figures too.
+    """
+    if hypothesis.is_lower:
+        return low_text(score.low, hypothesis.threshold, digits=DIGITS, sign=sign)
+    return high_text(score.high, hypothesis.threshold, digits=DIGITS, sign=sign)
 
 
-def _told(
-    check: Criterion, what: str, score: Interval, wanted: float, asked: str, *, sign: str = ""
-) -> Criterion:
-    """Add the figures of a comparison to it."""
-    return replace(
-        check,
-        what=what,
-        measured=_value(score, wanted, sign=sign),
-        bound=low_text(score.low, wanted, digits=DIGITS, sign=sign),
-        asked=asked,
-    )
+def _check_score(goal: Goal, hypothesis: Hypothesis, measured: Measurement) -> Criterion:
+    tuned, asked = measured.tuned, hypothesis.words
+    value = _value(tuned, hypothesis.threshold)
+    near = near_text(hypothesis, tuned)
+    side = "lower" if hypothesis.is_lower else "upper"
+    words = f"{value}, {side} bound {near} (goal: {asked})"
+    turned, wanted = hypothesis.turn(tuned)
+    at_limit = hypothesis.is_at_limit(tuned.value)
+    check = _check(goal, turned, wanted, words, measured.num_prompts, at_limit=at_limit)
+    return replace(check, what="score", measured=value, bound=near, asked=asked)
 
 
-def _check_gain(goal: Goal, measured: Measurement, wanted: float) -> Criterion:
-    is_loss = goal.metric in LOWER_IS_BETTER
-    better = measured.gain.negated() if is_loss else measured.gain
-    base = measured.base
+def _check_gain(goal: Goal, hypothesis: Hypothesis, measured: Measurement) -> Criterion:
+    better, wanted = hypothesis.turn(measured.gain)
+    base, name = measured.base, name_base(measured.baseline)
     low, high = low_text(base.low, digits=DIGITS), high_text(base.high, digits=DIGITS)
-    words = (
-        f"{_value(better, wanted, sign='+')} over {name_base(measured.baseline)} "
-        f"{base.value:.3f} [{low}, {high}], "
-        f"lower bound {low_text(better.low, wanted, digits=DIGITS, sign='+')} "
-        f"(goal: at least {goal.over_base})"
+    value = _value(better, wanted, sign="+")
+    near, asked = (
+        low_text(better.low, wanted, digits=DIGITS, sign="+"),
+        f"at least {goal.over_base}",
     )
-    at_limit = goal.metric not in UNBOUNDED_METRICS and better.value == 1
+    words = (
+        f"{value} over {name} {base.value:.3f} [{low}, {high}], lower bound {near} (goal: {asked})"
+    )
+    at_limit = hypothesis.is_at_limit(measured.gain.value)
     check = _check(goal, better, wanted, words, measured.num_prompts, at_limit=at_limit)
-    what = f"gain over {name_base(measured.baseline)} ({base.value:.3f})"
-    return _told(check, what, better, wanted, f"at least {goal.over_base}", sign="+")
+    what = f"gain over {name} ({base.value:.3f})"
+    return replace(check, what=what, measured=value, bound=near, asked=asked)
 
 
 def _check_rival(goal: Goal, measured: Measurement, rival: Rival) -> Criterion:
@@ -214,8 +208,13 @@ def _check_rival(goal: Goal, measured: Measurement, rival: Rival) -> Criterion:
     words = word_rival(rival, certainty_of(goal))
     check = _check(goal, over, LEAST_OVER, words, number, at_limit=over.value == 1)
     by = f" by {rival.by}" if rival.by else ""
-    what = f"gain over {rival.what}{by} ({rival.score:.3f})"
-    check = _told(check, what, over, 0, "above 0", sign="+")
+    check = replace(
+        check,
+        what=f"gain over {rival.what}{by} ({rival.score:.3f})",
+        measured=_value(over, 0, sign="+"),
+        bound=low_text(over.low, 0, digits=DIGITS, sign="+"),
+        asked="above 0",
+    )
     if not rival.is_label or check.met:
         return check
     least = count_of_gains(certainty_of(goal))

@@ -17,12 +17,12 @@ from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.evaluation.spec import DEFAULT_SAMPLES, MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.asking import order_questions
-from finetune_trainer.data.held_out import HeldOut, HeldOutSide, IsSeen, counts_for
+from finetune_trainer.data.held_out import HeldOut, HeldOutSide, IsSeen, counts_for, has_prompt
 from finetune_trainer.statistics.needed import count_wanted
 from finetune_trainer.statistics.power import MARGIN
-from finetune_trainer.verdict.gate_claims import sees
-from finetune_trainer.verdict.remedies import ADD
-from finetune_trainer.verdict.sized_claims import Claim, is_of, list_claims, most_judged
+from finetune_trainer.verdict.best_case import ADD
+from finetune_trainer.verdict.hypotheses import of_gate
+from finetune_trainer.verdict.sizes import Size, list_sizes
 
 MESSAGE_CHARACTERS = 512
 LEAST_OF_SLICE = 2
@@ -56,29 +56,29 @@ def choose_number(
 
     The number is never above the questions held out, nor 100,000, and never below
     ``evaluation.minPrompts`` of those that count for it and ``evaluation.review.sample`` where
-    there are as many. It is the least at which all claims have their independent prompts, and every
-    gate's slice has two. Rows that belong together are taken to be all alike, the most that they
-    can be: a sample of groups with ``b`` rows each counts ``sum(b) ** 2 / sum(b ** 2)`` prompts,
-    and up to a quarter less.
+    there are as many. It is the least at which all hypotheses have their independent prompts, and
+    every gate's slice has two. Rows that belong together are taken to be all alike, the most that
+    they can be: a sample of groups with ``b`` rows each counts ``sum(b) ** 2 / sum(b ** 2)``
+    prompts, and up to a quarter less.
 
     Args:
         spec: The job's spec.
         questions: The held-out questions, in the order of their first row.
         has_published: As above.
     """
-    claims = list_claims(spec, questions, has_published=has_published) or [_width(questions)]
+    sizes = list_sizes(spec, questions, has_published=has_published) or [_width(questions)]
     evaluation = spec.evaluation
     least = evaluation.review.sample if evaluation.review else 0
-    if any(claim.wanted is None for claim in claims):
+    if any(size.wanted is None for size in sizes):
         least = max(least, DEFAULT_SAMPLES)
     prompts = _Prompts(wanted=evaluation.min_prompts, counts=counts_for(spec.goal))
     tallies = [
-        _Tally(claim=claim, wanted=most_judged(spec, claim, claim.wanted))
-        for claim in claims
-        if claim.wanted is not None
+        _Tally(size=size, wanted=size.most_judged(spec))
+        for size in sizes
+        if size.wanted is not None
     ]
     slices = [
-        _Slice(gate=gate, is_seen=sees(gate))
+        _Slice(gate=gate, is_seen=of_gate(gate).sees)
         for gate in evaluation.gates
         if gate.slice is not None and "." not in gate.metric
     ]
@@ -92,21 +92,21 @@ def choose_number(
         short=[tally for tally in tallies if tally.is_capped or not tally.is_reached],
         slices=slices,
     )
-    words = _word(len(questions), claims, walked)
+    words = _word(len(questions), sizes, walked)
     if not has_published and any(gate.over_published is not None for gate in evaluation.gates):
         words += "; overPublished takes none, for nothing is published yet"
     return QuestionCount(
         number=walked.number,
-        enough=not walked.short and all(claim.is_possible for claim in claims),
+        enough=not walked.short and all(size.is_possible for size in sizes),
         message=_cut(words),
     )
 
 
 @dataclass(kw_only=True, slots=True)
 class _Tally:
-    """Independent prompts that a claim has so far."""
+    """Independent prompts that a hypothesis has so far."""
 
-    claim: Claim
+    size: Size
     wanted: int
     sizes: Counter[str] = field(default_factory=Counter)
     total: int = 0
@@ -132,15 +132,15 @@ class _Tally:
     @property
     def is_capped(self) -> bool:
         """Whether the judge is asked too little for any number of questions to be enough."""
-        assert self.claim.wanted is not None
-        return self.wanted < self.claim.wanted
+        assert self.size.wanted is not None
+        return self.wanted < self.size.wanted
 
     def lack(self) -> float:
         """Return how many times its prompts it wants."""
-        return (self.claim.wanted or 0) / max(1.0, self.independent)
+        return (self.size.wanted or 0) / max(1.0, self.independent)
 
     def add(self, question: HeldOut, number: int) -> None:
-        if not is_of(self.claim, question):
+        if not self.size.sees(question):
             return
         was_reached = self.is_reached
         size = self.sizes[question.group]
@@ -199,7 +199,7 @@ class _Prompts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Walked:
-    """What came of drawing: all claims that are counted, those that have too few, all slices."""
+    """What came of drawing: all that are counted, those that have too few, all slices."""
 
     number: int
     tallies: Sequence[_Tally]
@@ -219,13 +219,13 @@ def _walk(
     return len(drawn)
 
 
-def _width(questions: Sequence[HeldOut]) -> Claim:
+def _width(questions: Sequence[HeldOut]) -> Size:
     """Return what is wanted where nothing is asked for: intervals that are not too wide."""
     answered = sum(question.has_prompt for question in questions)
     if 2 * answered < len(questions):
-        return Claim(
-            field="",
+        return Size(
             metric="",
+            sees=has_prompt,
             wanted=None,
             words=(
                 f"{answered:,} of the {len(questions):,} have a prompt, the others have nothing "
@@ -233,9 +233,9 @@ def _width(questions: Sequence[HeldOut]) -> Claim:
             ),
         )
     wanted = count_wanted(MARGIN)
-    return Claim(
-        field="",
+    return Size(
         metric="",
+        sees=has_prompt,
         wanted=wanted,
         words=(
             f"as no goal or gate takes a number, {wanted:,} independent prompts are wanted, so "
@@ -244,25 +244,25 @@ def _width(questions: Sequence[HeldOut]) -> Claim:
     )
 
 
-def _word(available: int, claims: Sequence[Claim], walked: _Walked) -> str:
+def _word(available: int, sizes: Sequence[Size], walked: _Walked) -> str:
     number = walked.number
     start = f"evaluation.maxSamples auto: {number:,} of {available:,} held-out questions are asked"
     if walked.short:
         worst = max(walked.short, key=_Tally.lack)
-        return f"{start}, too few: {worst.claim.words}, and {_word_lack(worst)}"
-    never = next((claim for claim in claims if not claim.is_possible), None)
+        return f"{start}, too few: {worst.size.words}, and {_word_lack(worst)}"
+    never = next((size for size in sizes if not size.is_possible), None)
     if never is not None:
         return f"{start}, too few: {never.words}: ask for less, or for less certainty"
     decided = max(walked.tallies, key=lambda tally: tally.reached_at, default=None)
     if decided is not None and decided.reached_at == number:
-        return f"{start}: {decided.claim.words}{_word_groups(decided)}"
+        return f"{start}: {decided.size.words}{_word_groups(decided)}"
     rare = next((part for part in walked.slices if part.reached_at == number), None)
     if rare is not None:
         return (
             f"{start}, so that {rare.wanted} independent prompt(s) are of the slice of gate "
             f"{rare.gate.name}, the least that tell anything of it"
         )
-    unknown = next((claim for claim in claims if claim.wanted is None), None)
+    unknown = next((size for size in sizes if size.wanted is None), None)
     if unknown is not None:
         return f"{start}: {unknown.words}, so {DEFAULT_SAMPLES} are, where there are as many"
     return f"{start}, the least by evaluation.minPrompts and evaluation.review.sample"

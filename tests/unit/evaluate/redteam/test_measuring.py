@@ -19,7 +19,7 @@ from finetune_trainer.evaluate.sources.red_team.measuring import (
     pair_attempts,
 )
 from finetune_trainer.evaluate.sources.red_team.reading import read_report
-from finetune_trainer.verdict.claims import Severity
+from finetune_trainer.verdict.certainty import Severity
 from kit.reports.garak_files import LISTING, PROBES, REPORTS, attempt, evaluated, report
 
 CATALOG = read_catalog(LISTING)

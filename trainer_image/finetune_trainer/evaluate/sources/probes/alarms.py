@@ -8,7 +8,7 @@ from dataclasses import replace
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.evaluate.scores.alarms import Alarm
-from finetune_trainer.verdict.claims import Severity
+from finetune_trainer.verdict.certainty import Severity
 
 _SEVERITIES: Mapping[str, Severity] = {
     "forgetting.bitsPerByte": "Block",

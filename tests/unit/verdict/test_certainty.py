@@ -6,9 +6,10 @@ import math
 
 import pytest
 
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.statistics.claims import share_of_look
-from finetune_trainer.verdict.looks import raise_certainty
+from finetune_trainer.verdict.certainty import raise_certainty, withhold_unshown
 from kit.cases.spec_cases import changed, minimal_job
 
 
@@ -39,3 +40,16 @@ def test_a_later_look_asks_goal_and_gates_for_more_certainty_and_enough_resample
     )
     assert judged.evaluation.num_bootstrap_samples >= 20 / share_of_look(3)
     assert spec.goal.certainty == "0.95"
+
+
+@pytest.mark.parametrize(
+    ("number", "is_shown"), [(1, True), (17, True), (18, False), (9**9, False)]
+)
+def test_a_look_that_no_bounds_could_show_is_missed(number: int, is_shown: bool) -> None:
+    goal = {"metric": "exactMatch", "atLeast": "0.8"}
+    spec = FineTuneJobSpec.model_validate(changed(minimal_job(), {"spec.goal": goal})["spec"])
+    job = ResolvedJob(namespace="n", name="j", uid="u", spec=spec)
+    judged = job.model_copy(update={"spec": raise_certainty(spec, number)})
+    met, words = withhold_unshown(judged, True, "exactMatch 0.9")
+    assert met is is_shown
+    assert ("hold out new rows" in words) is not is_shown
