@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.evidence.coverage import SEED
 
 from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
@@ -155,11 +156,12 @@ def _cases() -> Iterator[Case]:
     usual = '{"country": "DE", "kind": "person", "age": 40}'
     yield case("an object of usual values", "jsonFieldF1", "0.5", _always(_objects, usual))
     for number in (30, 60, 100):
-        asked = suppose(at_least=0.8, over_base=None, tail=0.025, constant=0.5)
+        goal = {"metric": "exactMatch", "atLeast": "0.8"}
+        asked = suppose(Goal.model_validate(goal), constant=0.5)
         assert asked is not None
         yield Case(
             words=f"a model truly at {asked.truth:.2f}, {number} prompts, two labels",
-            asked={"metric": "exactMatch", "atLeast": "0.8"},
+            asked=goal,
             draw=_honest(number, asked.truth),
             foreseen=chance_of_goal(asked, number),
         )

@@ -10,8 +10,9 @@ import pytest
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.statistics.paired import compare_means
+from finetune_trainer.verdict.hypotheses import of_goal
 from finetune_trainer.verdict.power import (
-    Asked,
+    Supposed,
     chance_of_goal,
     count_alike,
     count_for_goal,
@@ -42,8 +43,8 @@ def test_all_that_a_goal_asks_is_counted() -> None:
     words = tell_power(goal_of(atLeast="0.80", overBase="0.5"), 100, constant=0.85)
     assert "exactMatch atLeast 0.80, overBase 0.5 (base truly at 0.213) and better than" in words
     assert "the best constant answer (truly at 0.85) in at least" in words
-    asked = suppose(at_least=0.8, over_base=None, tail=0.025, constant=0.5)
-    harder = suppose(at_least=0.8, over_base=None, tail=0.025, constant=0.85)
+    asked = suppose(goal_of(atLeast="0.8"), constant=0.5)
+    harder = suppose(goal_of(atLeast="0.8"), constant=0.85)
     assert asked is not None
     assert harder is not None
     assert harder.truth == pytest.approx(0.925)  # halfway from the constant to the best
@@ -53,7 +54,13 @@ def test_all_that_a_goal_asks_is_counted() -> None:
 
 @pytest.mark.slow
 def test_the_chance_is_that_of_the_verdicts_own_bounds() -> None:
-    asked = Asked(at_least=0.7, over_base=0.2, tail=0.025, truth=0.85, base=0.5, constant=0.6)
+    asked = Supposed(
+        asked=of_goal(goal_of(atLeast="0.7", overBase="0.2")),
+        tail=0.025,
+        truth=0.85,
+        base=0.5,
+        constant=0.6,
+    )
     rng, number = np.random.default_rng(1), 100
     met = 0
     for run in range(300):

@@ -156,7 +156,7 @@ def digest_of(row: Mapping[str, Any]) -> bytes:
     return hashlib.blake2b(question_of(dict(row)).encode(), digest_size=16).digest()
 
 
-def is_inside(row: Mapping[str, Any], part: GateSlice) -> bool:
+def is_row_inside(row: Mapping[str, Any], part: GateSlice) -> bool:
     """Return whether a row belongs to a slice."""
     if part.column is not None and part.value is not None:
         return is_in_slice(row, part.column, part.value)
@@ -191,5 +191,5 @@ class _Question:
 
     def add(self, row: Mapping[str, Any], gates: Sequence[Gate]) -> None:
         self.gates.update(
-            gate.name for gate in gates if gate.slice is None or is_inside(row, gate.slice)
+            gate.name for gate in gates if gate.slice is None or is_row_inside(row, gate.slice)
         )

@@ -26,18 +26,18 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.statistics.confidence import LEAST_OVER, tail_of
 from finetune_trainer.statistics.paired_power import chance_of_gain
 from finetune_trainer.statistics.power import POWER, chance_of_share
+from finetune_trainer.verdict.hypotheses import Hypothesis, of_goal
 
 MOST = 100_000
 """Prompts that are asked at most."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Asked:
+class Supposed:
     """What a goal asks, and the true scores of the models that it is asked of.
 
     Attributes:
-        at_least: Threshold of the tuned model's score; None where there is none.
-        over_base: Threshold of its gain over the base; None where there is none.
+        asked: What the goal asks, of a metric between 0 and 1.
         tail: Probability with which a bound may be wrong.
         truth: True score of the tuned model.
         base: That of the base.
@@ -45,8 +45,7 @@ class Asked:
         unevenness: How many times the prompts of hits and misses the score takes.
     """
 
-    at_least: float | None
-    over_base: float | None
+    asked: Sequence[Hypothesis]
     tail: float
     truth: float
     base: float
@@ -54,93 +53,79 @@ class Asked:
     unevenness: float = 1.0
 
 
-def suppose(
-    *,
-    at_least: float | None,
-    over_base: float | None,
-    tail: float,
-    constant: float | None,
-    unevenness: float = 1.0,
-) -> Asked | None:
+def suppose(goal: Goal, *, constant: float | None, unevenness: float = 1.0) -> Supposed | None:
     """Return a model halfway from the highest threshold to the best score, and a base for it.
 
-    The base is halfway from the best one that still lets the model meet ``over_base`` down to 0.
+    The base is halfway from the best one that still lets the model meet ``overBase`` down to 0.
 
     Args:
-        at_least: As in :class:`Asked`.
-        over_base: The same.
-        tail: The same.
-        constant: The same.
+        goal: The goal, of a metric between 0 and 1.
+        constant: As in :class:`Supposed`.
         unevenness: The same.
 
     Returns:
         That; None where no score is better than what is asked.
     """
-    floors = [each for each in (at_least, over_base, constant) if each is not None]
-    highest = max(floors, default=0.0)
+    asked = of_goal(goal)
+    highest = max([0.0, constant or 0.0, *(each.least for each in asked)])
     if highest >= 1:
         return None
     truth = (1 + highest) / 2
-    base = max(0.0, truth - (over_base or 0.0)) / 2
-    return Asked(
-        at_least=at_least,
-        over_base=over_base,
-        tail=tail,
+    gain = sum(each.least for each in asked if each.is_gain)
+    return Supposed(
+        asked=asked,
+        tail=tail_of(float(goal.certainty)),
         truth=truth,
-        base=base,
+        base=max(0.0, truth - gain) / 2,
         constant=constant,
         unevenness=unevenness,
     )
 
 
-def chance_of_goal(asked: Asked, number: int) -> float:
+def chance_of_goal(supposed: Supposed, number: int) -> float:
     """Return how likely the model meets all that is asked, at least.
 
     Args:
-        asked: What is asked, and of whom.
+        supposed: What is asked, and of whom.
         number: Independent prompts.
     """
-    counted = math.floor(number / asked.unevenness)
-    return math.prod(chance(counted) for chance in _chances(asked))
+    counted = math.floor(number / supposed.unevenness)
+    return math.prod(chance(counted) for chance in _chances(supposed))
 
 
-def count_for_goal(asked: Asked, power: float = POWER) -> int | None:
+def count_for_goal(supposed: Supposed, power: float = POWER) -> int | None:
     """Return from about how many independent prompts on that is likely.
 
     Args:
-        asked: What is asked, and of whom.
+        supposed: What is asked, and of whom.
         power: How likely, at least.
 
     Returns:
         The number; None where 100,000 are not enough.
     """
     least, most = 0, 16
-    while chance_of_goal(asked, most) < power:
+    while chance_of_goal(supposed, most) < power:
         least, most = most, 2 * most
         if most > MOST:
             return None
     while most - least > max(1, most // 200):
         middle = math.ceil((least + most) / 2)
-        if chance_of_goal(asked, middle) < power:
+        if chance_of_goal(supposed, middle) < power:
             least = middle
         else:
             most = middle
     return most
 
 
-def _chances(asked: Asked) -> Iterator[Callable[[int], float]]:
-    if asked.at_least is not None and asked.at_least > 0:
-        yield partial(chance_of_share, threshold=asked.at_least, truth=asked.truth, tail=asked.tail)
-    gains = [(asked.over_base, asked.base), (LEAST_OVER, asked.constant)]
+def _chances(supposed: Supposed) -> Iterator[Callable[[int], float]]:
+    truth, tail = supposed.truth, supposed.tail
+    gains = [(each.least, supposed.base) for each in supposed.asked if each.is_gain]
+    gains += [] if supposed.constant is None else [(LEAST_OVER, supposed.constant)]
+    for each in supposed.asked:
+        if not each.is_gain and each.least > 0:
+            yield partial(chance_of_share, threshold=each.least, truth=truth, tail=tail)
     for threshold, before in gains:
-        if threshold is not None and before is not None:
-            yield partial(
-                chance_of_gain,
-                threshold=threshold,
-                before=before,
-                after=asked.truth,
-                tail=asked.tail,
-            )
+        yield partial(chance_of_gain, threshold=threshold, before=before, after=truth, tail=tail)
 
 
 def count_alike(sizes: Sequence[int]) -> int:
@@ -169,31 +154,25 @@ def tell_power(
         number: Independent prompts that its metric is measured on.
         constant: What the best answer that stays the same scores; None where none is compared.
         is_known: Whether that was measured.
-        unevenness: As in :class:`Asked`.
+        unevenness: As in :class:`Supposed`.
 
     Returns:
         A sentence; nothing for a loss, of which it is not known how much it varies.
     """
     if goal.metric in UNBOUNDED_METRICS or number < 1:
         return ""
-    asked = suppose(
-        at_least=None if goal.at_least is None else float(goal.at_least),
-        over_base=None if goal.over_base is None else float(goal.over_base),
-        tail=tail_of(float(goal.certainty)),
-        constant=constant,
-        unevenness=unevenness,
-    )
-    if asked is None:
-        return f"goal: no model meets {goal.metric} {_word_asked(goal, asked, is_known)}"
-    enough = count_for_goal(asked)
+    supposed = suppose(goal, constant=constant, unevenness=unevenness)
+    words = _word_asked(goal, supposed, is_known)
+    if supposed is None:
+        return f"goal: no model meets {goal.metric} {words}"
+    enough = count_for_goal(supposed)
     more = f"{enough:,} prompts make it" if enough else f"more than {MOST:,} prompts would make it"
-    words = _word_asked(goal, asked, is_known)
     has_several = words.count(",") + words.count(" and ") > 0
     least = "at least " if has_several or goal.metric in GRADED_METRICS else ""
+    percent = math.floor(100 * chance_of_goal(supposed, number))
     return (
-        f"goal: with {number:,} independent prompts, a model truly at {asked.truth:.3g} meets "
-        f"{goal.metric} {words} in {least}{math.floor(100 * chance_of_goal(asked, number))} % of "
-        f"runs; {more} {100 * POWER:g} %"
+        f"goal: with {number:,} independent prompts, a model truly at {supposed.truth:.3g} meets "
+        f"{goal.metric} {words} in {least}{percent} % of runs; {more} {100 * POWER:g} %"
     )
 
 
@@ -220,15 +199,13 @@ def tell_power_without_data(spec: FineTuneJobSpec) -> str:
     )
 
 
-def _word_asked(goal: Goal, asked: Asked | None, is_known: bool) -> str:
+def _word_asked(goal: Goal, supposed: Supposed | None, is_known: bool) -> str:
     words = []
-    if goal.at_least is not None:
-        words.append(f"atLeast {goal.at_least}")
-    if goal.over_base is not None:
-        base = "" if asked is None else f" (base truly at {asked.base:.3g})"
-        words.append(f"overBase {goal.over_base}{base}")
-    if asked is None or asked.constant is not None:
-        figure = "taken to be at 0" if asked and not is_known else "in the data"
-        figure = f"truly at {asked.constant:.3g}" if asked and is_known else figure
+    for each in of_goal(goal):
+        base = f" (base truly at {supposed.base:.3g})" if supposed and each.is_gain else ""
+        words.append(f"{each.field} {each.bound}{base}")
+    if supposed is None or supposed.constant is not None:
+        figure = "taken to be at 0" if supposed and not is_known else "in the data"
+        figure = f"truly at {supposed.constant:.3g}" if supposed and is_known else figure
         words.append(f"better than the best constant answer ({figure})")
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))

@@ -8,29 +8,26 @@ from dataclasses import replace
 import numpy as np
 
 from finetune_api.v1alpha1.evaluation.gates import GateSlice
-from finetune_trainer.data.rows import is_in_slice
+from finetune_trainer.data.held_out import is_row_inside
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.questions import Question
 
 
-def is_inside(question: Question, part: GateSlice) -> bool:
+def _is_inside(question: Question, part: GateSlice) -> bool:
     """Return whether a question belongs to a slice."""
     if part.label is not None:
         label = normalize_label(part.label)
         return any(normalize_label(reference) == label for reference in question.references)
-    if part.column is not None and part.value is not None:
-        column, value = part.column, part.value
-        return any(is_in_slice(row, column, value) for row in question.rows)
-    return any(row.get("metadata", {}).get("source") == part.source for row in question.rows)
+    return any(is_row_inside(row, part) for row in question.rows)
 
 
 def take_slice(comparison: Comparison, part: GateSlice | None) -> Comparison:
     """Return what both models said to the questions of a slice; all of it without one."""
     if part is None:
         return comparison
-    return take_questions(comparison, [is_inside(each, part) for each in comparison.questions])
+    return take_questions(comparison, [_is_inside(each, part) for each in comparison.questions])
 
 
 def take_judged(comparison: Comparison, metric: str) -> tuple[Comparison, list[int]]:
