@@ -1,7 +1,7 @@
-"""What the best of answers to the held-out questions could show of a hypothesis. Pure.
+"""What the best answers to the held-out questions could show of a hypothesis. Pure.
 
-Every answer right, and none of the base model's: the bounds are those that the evaluation would
-compute of it on the same questions.
+In the best case every answer of the tuned model is right, and none of the base model's. The bounds
+are those that the evaluation would compute on the same questions.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Refuses goals and gates that the held-out side could not show, whatever is trained.
 
-Counted are the groups of the questions that are drawn, not all that are held out. Only what is
-certain is refused: every metric between 0 and 1 has a best case, every answer right, whose bound
-is known.
+It counts the groups of the questions that are drawn, not of all that are held out. It refuses only
+what is certain to be missed: the best case of a metric between 0 and 1 is every answer right, and
+its bound is known.
 """
 
 from __future__ import annotations

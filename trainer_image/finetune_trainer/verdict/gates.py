@@ -160,7 +160,7 @@ def check_gates(gates: Sequence[Gate], look_up: LookUp) -> list[GateResult]:
 def _gather(severity: Severity, read: Sequence[tuple[Gate, _Read]]) -> Family:
     doubts: dict[Hashable, float] = {}
     for gate, found in read:
-        # What asks for nothing can be passed by no luck.
+        # A gate that does not apply cannot be passed by luck.
         if gate.severity == severity and not isinstance(found, Inapplicable):
             doubt = found.doubt if isinstance(found, _Tested) else CERTAIN_DOUBT
             doubts[of_gate(gate).identity] = doubt

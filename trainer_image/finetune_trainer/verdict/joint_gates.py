@@ -1,9 +1,9 @@
-"""Refuses gates that could each be shown, and never all at once.
+"""Refuses gates of which each could be shown, but not all at once.
 
-The evaluation corrects the doubts of gates that stop a job for how many there are (Holm), and a
-doubt is never below what its bounds can tell. Here every gate has the least doubt that any answers
-could leave it; what is missed even then is refused. Where that least is not known it is taken to be
-small, so that only what is certain is refused.
+The evaluation corrects the p-values of gates that stop a job for their number (Holm). A p-value
+cannot be smaller than the bounds of its score allow. This module gives every gate the smallest
+p-value that any answers could have, and refuses what is missed even then. Where the smallest is not
+known it assumes a small one, so it refuses only what is certain to be missed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from finetune_trainer.verdict.hypotheses import of_blocking_gates
 
 GATE_REASON = "GateUndecidable"
 MOST_NAMED = 3
-"""Gates that a message says the wanted prompts of."""
+"""A message names the wanted prompts of so many gates."""
 LEAST_LEVELS = 1000
 """Bounds of a score that is resampled, at least."""
 
@@ -71,15 +71,15 @@ def require_gates_together(spec: FineTuneJobSpec, side: HeldOutSide, *, num_ques
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Best:
-    """What the best of answers could show of a gate.
+    """The smallest p-value that a gate could have.
 
     Attributes:
         case: The gate's hypothesis, and the held-out side.
-        alike: The least doubt, where all scores are alike; 1 where such scores show nothing.
-        is_resampled: Whether its scores have no limits, and are resampled.
-        is_fact: Whether it is measured without doubt.
-        is_uneven: Whether its questions fall into groups of several.
-        is_open: Whether more held-out prompts could lower its doubt.
+        alike: That p-value where all scores are alike; 1 where such scores show nothing.
+        is_resampled: Whether its scores have no limits, so that they are resampled.
+        is_fact: Whether its probes are all that there are, so that it is sure.
+        is_uneven: Whether some groups have several questions.
+        is_open: Whether more held-out prompts could lower the p-value.
     """
 
     case: BestCase
@@ -95,11 +95,11 @@ class _Best:
         return self.case.hypothesis.allowed + SLACK
 
     def doubt(self, levels: int, *, has_more: bool = False) -> float:
-        """Return the least doubt.
+        """Return the smallest p-value.
 
         Args:
             levels: Bounds that a resampled score has.
-            has_more: Take as many held-out prompts as one likes.
+            has_more: Assume that there is no limit to the held-out prompts.
         """
         if self.is_fact:
             return 0.0
@@ -130,7 +130,7 @@ def _best_of(case: BestCase) -> _Best:
 
 
 def _family(found: Sequence[_Best], levels: int, *, has_more: bool = False) -> Family:
-    """Return the gates with the least doubts that they could have."""
+    """Return the gates with the smallest p-values that they could have."""
     doubts = {
         each.case.hypothesis.identity: each.doubt(levels, has_more=has_more) for each in found
     }
@@ -140,14 +140,14 @@ def _family(found: Sequence[_Best], levels: int, *, has_more: bool = False) -> F
 def _missed(
     found: Sequence[_Best], levels: int, *, has_more: bool = False
 ) -> list[tuple[_Best, float]]:
-    """Return the gates that are missed even so, with their corrected doubts."""
+    """Return the gates that are missed even so, with their corrected p-values."""
     family = _family(found, levels, has_more=has_more)
     corrected = [(each, family.corrected(each.case.hypothesis)) for each in found]
     return [(each, doubt) for each, doubt in corrected if doubt > each.allowed]
 
 
 def _remedy(found: Sequence[_Best], missed: Sequence[tuple[_Best, float]], levels: int) -> str:
-    """Return what would help: what costs least first."""
+    """Return what would help, the cheapest first."""
     num_gates = len(_family(found, levels))
     first, doubt = missed[0]
     certainty = max(0.0, math.floor((1 - doubt) * 10_000 + 1e-6) / 10_000)

@@ -1,7 +1,8 @@
 """How likely a model that is truly good meets all that a goal asks, by the verdict's bounds. Pure.
 
-All that is asked is the likelier met the more a tuned model has right, and the less base and
-constant answer have. So the chance of meeting all is the product of the chances of each, or more.
+Each part of a goal is the likelier met the more answers of the tuned model are right, and the fewer
+of the base and of the constant answer. So the chance of meeting all parts is at least the product
+of their chances.
 
 Source: Harris 1960, "A lower bound for the critical probability in a certain percolation process":
 what rises with independent things together is no less likely together than apart.

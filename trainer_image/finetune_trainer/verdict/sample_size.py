@@ -1,9 +1,8 @@
 """How many held-out questions are asked where ``evaluation.maxSamples`` is ``auto``.
 
-As many independent prompts as make it likely that a model which is better than asked by a margin
-is found to be so, by the bounds that the verdict is read from: no answer of a model is looked at,
-so the bounds stay what they are. Questions are taken in the order of their draw, so a larger number
-asks the same ones and more.
+So many that a model which is better than asked by a margin is likely to be found so, by the bounds
+of the verdict. The number depends on no answer of a model, so the bounds hold. Questions are taken
+in the order of their draw: a larger number asks the same ones and more.
 """
 
 from __future__ import annotations
