@@ -16,8 +16,9 @@ from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_trainer.statistics.claims import correct_for_many
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, SLACK, Confidence
 from finetune_trainer.statistics.paired import Compared
+from finetune_trainer.verdict.certainty import Severity
 from finetune_trainer.verdict.figures import figure_text, low_text
-from finetune_trainer.verdict.gates import Found, Severity, Standing, Unmeasured
+from finetune_trainer.verdict.gates import Found, Standing, Unmeasured
 from finetune_trainer.verdict.goal import DIGITS
 
 

@@ -29,8 +29,9 @@ from finetune_trainer.evaluate.sources.red_team.reading import (
 )
 from finetune_trainer.evaluate.sources.red_team.section import RedTeamSection, describe_red_team
 from finetune_trainer.evaluate.sources.source import Measured, Outcome
+from finetune_trainer.verdict.certainty import Severity
 from finetune_trainer.verdict.figures import make_score
-from finetune_trainer.verdict.gates import Found, Severity, Standing, Unmeasured
+from finetune_trainer.verdict.gates import Found, Standing, Unmeasured
 
 _Numbered = dict[tuple[str, str, int], Attempt]
 """Attempts by probe, prompt, and how often that came before."""
