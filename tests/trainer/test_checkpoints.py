@@ -52,6 +52,9 @@ def test_run_that_resumes_beside_planted_pickles_ends_with_the_same_bytes(
     change = {**SIX_STEPS, "resources": STRATEGIES[strategy]}
     undisturbed, good = bench(change), tmp_path / "step-3"
     result = train_and_copy(undisturbed, good)
+    # accelerate may run DDP instead without a word: only ZeRO leaves one file per rank.
+    is_sharded = "zero_pp_rank_1" in (good / "manifest.json").read_text()
+    assert is_sharded == strategy.startswith("ZeRO")
     assert find_pickles(good) == []
     assert find_pickles(undisturbed.output) == []
     assert not (undisturbed.run_folder / "checkpoints").exists()
