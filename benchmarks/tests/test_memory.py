@@ -30,7 +30,8 @@ def test_the_estimate_of_the_evaluation_is_the_measured_one(family: str) -> None
         assert answering.UNDER <= outcome.ratio <= answering.OVER, outcome
 
 
-@pytest.mark.parametrize("family", sorted(answering.FAMILIES.keys() - answering.STATES))
+# One whose attention is plain, slides, or has no kernel here: answering.py measures all families.
+@pytest.mark.parametrize("family", ["llama", "gemma3", "deepseek_v3"])
 @pytest.mark.filterwarnings("default")
 def test_the_estimate_of_many_rows_that_are_read_in_parts_is_the_measured_one(family: str) -> None:
     peak, estimate = answering.measure_parts(family)
