@@ -201,9 +201,7 @@ class Job:
         found = json.loads(self.kubectl("get", "events", "-o", "json"))["items"]
         return [e for e in found if e["involvedObject"].get("name") == self.name]
 
-    def wait(
-        self, predicate: Callable[[Body], object], timeout: float = JOB_TIMEOUT_SECONDS
-    ) -> Body:
+    def wait(self, predicate: Callable[[Body], object], timeout: float = 300.0) -> Body:
         """Wait until the status is as asked for; a failure tells all there is to know."""
 
         def matches() -> Body | None:
