@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 
 def full_jitter(rng: random.Random, attempt: int, *, base: float, cap: float) -> float:
-    """Return a delay between 0 and the exponential bound, for peers that must not align.
+    """Return a delay between 0 and the exponential bound, in seconds.
 
     Args:
         rng: Source of randomness.
@@ -23,7 +23,7 @@ def full_jitter(rng: random.Random, attempt: int, *, base: float, cap: float) ->
 
 def exponential(attempt: int, *, base: float, cap: float) -> float:
     """Return ``base * 2**(attempt - 1)`` seconds, at most ``cap``."""
-    # 2.0**1000 is still a float; the exponent is bounded so that a poison key never overflows.
+    # Bound the exponent: a key that always fails must not overflow the float.
     return min(cap, base * 2.0 ** min(max(attempt, 1) - 1, 1000))
 
 
@@ -31,13 +31,12 @@ def exponential(attempt: int, *, base: float, cap: float) -> float:
 class Pauses:
     """Pauses after failures in a row, each longer than the one before.
 
-    What is tried again before its pause is over, because an event came or another write failed, and
-    fails again, waits for the rest of that pause: an outage of seconds would otherwise become a
-    pause of minutes.
+    A retry that fails before its pause is over waits for the rest of that pause. Otherwise an
+    outage of seconds would cause a pause of minutes.
 
     Attributes:
-        number: How many there were, the present one included.
-        until: When the present one is over, on the clock of whoever waits.
+        number: Number of pauses, with the present one.
+        until: End of the present pause, on the caller's clock.
     """
 
     number: int = 0
@@ -51,7 +50,7 @@ class Pauses:
         Args:
             now: The present, on the same clock.
             seconds_of: Returns the length of the n-th pause, from 1.
-            tick_seconds: A pause is over so much early: timers may fire a clock tick before time.
+            tick_seconds: A pause ends this much early, because timers may fire a tick before time.
         """
         if now + tick_seconds < self.until:
             return self

@@ -1,12 +1,8 @@
-"""Injected time: one protocol, the machine's own time, and that of the API server.
+"""Injected time: the machine's own time, and that of the API server.
 
-Two clocks because they answer different questions. ``monotonic`` measures how long something
-took or has been silent; it never jumps. ``now`` is what people read in timestamps; it may jump in
-either direction and is never used to decide whether a lease or a back-off has run out.
-
-Deadlines compare the present with timestamps that the cluster has written. A machine whose clock is
-an hour off would end jobs for running too long, so the operator takes the present from the API
-server's answers (:class:`ServerClock`).
+``monotonic`` measures durations and never jumps. ``now`` is for timestamps; it may jump and never
+decides about leases or back-off. Deadlines compare the present with timestamps of the cluster, so
+they use the API server's time (:class:`ServerClock`): the clock of this machine may be an hour off.
 """
 
 from __future__ import annotations
@@ -42,15 +38,10 @@ class SystemClock:
 
 
 class ServerClock:
-    """The API server's wall clock, as its answers tell it, and this machine's monotonic one.
+    """The API server's wall clock, taken from its answers, and a monotonic one.
 
     Until the first answer it is this machine's wall clock. From then on it runs with the monotonic
-    clock, so that a jump of the machine's wall clock is not noticed here at all, and is corrected
-    by no more than an answer proves wrong: where the two clocks agree within the second that
-    answers are precise to, nothing changes.
-
-    Args:
-        local: This machine's clocks.
+    clock. Answers correct it only where they differ by more than their precision, a second.
     """
 
     def __init__(self, local: Clock) -> None:
@@ -67,12 +58,12 @@ class ServerClock:
         return self._local.monotonic()
 
     def hear(self, date: str | None, *, asked: float) -> None:
-        """Learn from an answer.
+        """Take the server's time from an answer.
 
         Args:
-            date: Its ``Date`` header (RFC 9110, 6.6.1: whole seconds, cut off); None or one that
-                cannot be read tells nothing.
-            asked: When the request was sent, monotonic.
+            date: Its ``Date`` header (RFC 9110, 6.6.1: whole seconds, cut off); ignored if None or
+                malformed.
+            asked: Monotonic time of the request.
         """
         if date is None or date == self._last_heard:
             return
@@ -81,7 +72,7 @@ class ServerClock:
             told = parsedate_to_datetime(date).astimezone(UTC)
         except ValueError:
             return
-        # The answer was written at some moment between the request and now.
+        # The server wrote the answer between the request and now.
         earliest = told - timedelta(seconds=self._local.monotonic())
         latest = told + timedelta(seconds=1.0 - asked)
         self._at_zero = min(max(self._at_zero, earliest), latest)

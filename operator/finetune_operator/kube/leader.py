@@ -1,15 +1,12 @@
 """Leader election on a Lease: at most one process works, a warm standby takes over.
 
-Rules (client-go's, with the faults of known Python ports avoided):
-
-* Nobody's wall clock is trusted. A candidate waits until *it* has seen the lease unchanged for the
-  lease's duration on its own monotonic clock; ``renewTime`` is only for people to read.
-* A leader stops when it has not renewed for ``renew_deadline``, counted from before the last
-  successful request was *sent*. The deadline is shorter than the lease, so it stops before
-  anybody else may start.
-* Whatever ends leadership, the work is cancelled and has ended before anything else happens.
-* A lease is advice, not a fence: a process stopped by SIGSTOP wakes up still believing. Therefore
-  writes go through ``KubeClient.fenced(elector.fence)``, which looks at the clock before each one.
+* A candidate waits until it has seen the lease unchanged for the lease's duration on its own
+monotonic clock. ``renewTime`` is only for people.
+* A leader stops ``renew_deadline`` after its last successful request was *sent*. That is before
+  another process may start.
+* At the end of leadership the work is cancelled and has ended before anything else happens.
+* A process stopped by SIGSTOP wakes up as a presumed leader. Therefore writes go through
+  ``KubeClient.fenced(elector.fence)``, which checks the clock before each one.
 
 Source: k8s.io/client-go/tools/leaderelection; defaults from controller-runtime (15/10/2 s).
 """
@@ -114,24 +111,21 @@ class LeaderElector:
             )
 
     async def run(self, lead: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Wait for leadership, then run ``lead`` for as long as it lasts.
+        """Wait for leadership, then run ``lead`` until it returns or the lease is lost.
 
-        Returns when ``lead`` does. On cancellation ``lead`` is cancelled and awaited, then the
-        lease is released, so that the standby takes over at once.
-
-        Args:
-            lead: The work. It is cancelled when the lease is lost.
+        On cancellation ``lead`` is cancelled and awaited, then the lease is released, so that the
+        standby takes over at once.
 
         Raises:
             LeadershipLost: The lease was lost; ``lead`` has ended. Exit, or call ``run`` again.
-            Exception: Whatever ``lead`` raised; the lease is released.
+            Exception: The exception of ``lead``; the lease is released.
         """
         await self._acquire()
         logger.info("%s leads (lease %s/%s)", self.identity, self._namespace, self._name)
         work = asyncio.create_task(lead(), name=f"leading-{self._name}")
         renewal = asyncio.create_task(self._renew(), name=f"lease-{self._name}")
         cancelled = await _wait(work, renewal)
-        # Work first: the lease is renewed until the last worker has ended.
+        # Stop the work first: the lease is renewed until the last worker has ended.
         cancelled |= await _end(work)
         cancelled |= await _end(renewal)
         still_held = self._holds
@@ -203,7 +197,7 @@ class LeaderElector:
                     if not await self._try_renew():
                         logger.error("lease %s was taken by %s", self._name, self.holder)
                         break
-                # An answer that comes after the deadline is no renewal: we stopped by then.
+                # An answer after the deadline is no renewal.
                 if self._left() > 0:
                     self._renewed_at = started
             except (KubeError, TimeoutError) as error:
@@ -217,7 +211,7 @@ class LeaderElector:
         try:
             self._note(await self._client.replace(LEASES, self._new_lease(self._lease)))
         except Conflict:
-            # Our own request whose answer was lost, or another holder: look who it is.
+            # Our own request whose answer was lost, or another holder: read the lease.
             self._note(await self._client.get(LEASES, self._namespace, self._name))
             if self.holder != self.identity:
                 return False
@@ -233,7 +227,7 @@ class LeaderElector:
                 try:
                     await self._replace_released()
                 except Conflict:
-                    # A renewal that we cancelled in flight had reached the server.
+                    # A renewal that was cancelled in flight had reached the server.
                     self._note(await self._client.get(LEASES, self._namespace, self._name))
                     if self.holder == self.identity:
                         await self._replace_released()

@@ -1,8 +1,7 @@
-"""Prometheus metrics of the runtime, under the names client-go and controller-runtime use.
+"""Prometheus metrics of the runtime, under the names of client-go and controller-runtime.
 
-The names are the field's, so that existing dashboards and alerts work. Only
-``rest_client_resource_requests_total`` is ours: client-go does not split by resource, but "which
-writes does one object cost" needs it.
+Existing dashboards and alerts work with them. Only ``rest_client_resource_requests_total`` is new,
+because client-go does not split requests by resource.
 """
 
 from __future__ import annotations
@@ -14,11 +13,7 @@ _REQUEST_BUCKETS = (5e-3, 2.5e-2, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0
 
 
 class KubeMetrics:
-    """All metrics of one runtime, in one registry.
-
-    Args:
-        registry: Where to register; a fresh one by default, so that tests never collide.
-    """
+    """All metrics of one runtime, in one registry; a fresh registry by default."""
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = registry if registry is not None else CollectorRegistry()

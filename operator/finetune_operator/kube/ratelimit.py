@@ -1,7 +1,7 @@
-"""A token bucket that hands out waiting times instead of permissions.
+"""A token bucket that returns waiting times.
 
-Reserving may take the bucket below zero; the caller sleeps the returned time. That keeps arrival
-order, needs no queue of waiters and costs nothing while the bucket is not empty.
+A reservation may take the bucket below zero; the caller sleeps the returned time. This keeps the
+order of arrival without a queue of waiters.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from finetune_operator.kube.clock import Clock
 
 
 class TokenBucket:
-    """Limit a rate while letting bursts through.
-
-    Event loop only; never blocks.
+    """Limit a rate with bursts; event loop only, never blocks.
 
     Args:
         clock: Source of monotonic time.
@@ -38,10 +36,10 @@ class TokenBucket:
         return 0.0 if self._tokens >= 0.0 else -self._tokens / self._rate
 
     def reserve_within(self, seconds: float, *, count: int = 1) -> float | None:
-        """Take ``count`` tokens, and return the seconds to wait for the last of them.
+        """Take ``count`` tokens; return the seconds to wait for the last of them.
 
         Returns:
-            None if that were more than ``seconds``; then nothing is taken.
+            None if that is more than ``seconds``; then no token is taken.
         """
         self._refill()
         wait = max(0.0, (count - self._tokens) / self._rate)

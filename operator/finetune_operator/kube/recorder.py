@@ -1,10 +1,8 @@
-"""Events for ``kubectl describe``: aggregated, limited, never in the way of a reconcile.
+"""Events for ``kubectl describe``: aggregated, limited, never blocking a reconcile.
 
-The same (object, reason, message) becomes one Event whose count grows. Its name is derived from
-these, so that also a restarted process, or the standby that took over, adds to the same Event
-instead of making a twin. Recording never waits and never fails: an Event is a courtesy.
-
-Core ``v1`` Events, because their ``count`` is what ``kubectl describe`` shows as "x12 over 3m".
+The same (object, reason, message) becomes one Event whose count grows. The Event's name is derived
+from these, so that a restarted process or a standby continues the same Event. Recording never waits
+and never fails. Core ``v1`` Events have the ``count`` that ``kubectl describe`` shows.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ class _Known:
 
     Attributes:
         event: The Event without count and last time.
-        count: How often it was recorded here.
+        count: Number of times it was recorded here.
         base: Count that another process had reached before.
         is_told: Whether the server has it.
         is_scheduled: Whether a write is on its way.
@@ -66,15 +64,14 @@ class EventRecorder:
     Args:
         client: The API client.
         component: Shown as the source of the Event.
-        instance: Which replica: the pod's name.
+        instance: The pod's name.
         clock: Wall time for the Events, monotonic time for the limit.
         burst: Different Events per object that pass at once.
         refill_seconds: Time in which an object earns one more Event.
         repeat_seconds: Time in which repeats of an Event are collected into one write.
-        rest_seconds: Pause of a sender that has nothing left to send: the first Event goes at once,
-            those that follow it go together.
+        rest_seconds: Pause of an idle sender; later Events are sent together.
         max_pending: Events waiting to be sent before new ones are dropped.
-        num_senders: Writes in flight at once; few, so that Events never crowd out real work.
+        num_senders: Writes in flight at once.
 
     Source: the limits are those of client-go's EventSourceObjectSpamFilter.
     """
@@ -120,11 +117,11 @@ class EventRecorder:
         reason: str,
         message: str,
     ) -> None:
-        """Say that something happened to ``obj``.
+        """Record an Event on ``obj``.
 
         Args:
             resource: Type of the object (a cached object may carry no kind).
-            obj: What it happened to.
+            obj: The object that the Event is about.
             kind: Normal or Warning.
             reason: Stable CamelCase word; part of the product's interface.
             message: For people; cut at 1024 characters.
@@ -184,7 +181,7 @@ class EventRecorder:
                 known.is_scheduled = True
                 self._loop.call_later(float(known.num_failures), self._queue.put_nowait, known)
         except KubeError as error:
-            # Mostly a namespace that is being deleted, and always nothing worth a retry.
+            # Usually the namespace is being deleted; a retry would not help.
             self._drop(known, error)
         except Exception:
             logger.exception("sending an Event failed unexpectedly")
@@ -197,7 +194,7 @@ class EventRecorder:
             await self._client.create(EVENTS, event)
             self._created.inc()
         except AlreadyExists:
-            # Told by an earlier process. Without the count in it, this patch cannot undo its.
+            # An earlier process created it. This patch has no count, so it cannot reset the count.
             answer = await self._patch(known, {"lastTimestamp": now})
             known.base = int(answer.get("count") or 1) - known.count
             self._aggregated.inc()

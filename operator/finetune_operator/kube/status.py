@@ -1,4 +1,4 @@
-"""Status that changes all the time (progress): the latest value wins, at most one write a while.
+"""Status that changes often (progress): the latest value wins, writes are rate-limited.
 
 Written by server-side apply, so that another field manager can own the rest of the status.
 """
@@ -34,10 +34,10 @@ class StatusThrottle:
         field_manager: Owner of the written fields; another one than the controller's.
         interval_seconds: Least time between two writes of one object.
         rng: Source of back-off jitter.
-        absorb: Given the server's answers.
-        on_refused: Told of the object and the answer where the server refuses a write for good.
-        is_wanted: Asked with object and value right before a write; what it refuses is dropped.
-            A value is not pinned to a version, because a process whose cache lags may tell it.
+        absorb: Called with the server's answers.
+        on_refused: Called with the object and the answer where the server refuses a write
+            permanently.
+        is_wanted: Called with object and value right before a write; False drops the value.
         num_workers: Writes in flight at once.
     """
 
@@ -77,7 +77,7 @@ class StatusThrottle:
         self._unchanged = client.metrics.status_writes.labels("unchanged")
 
     def submit(self, obj: Object, status: Object, *, urgent: bool = False) -> None:
-        """Write ``status`` when the object's interval allows; replaces what is pending.
+        """Write ``status`` when the object's interval allows; replaces the pending value.
 
         Args:
             obj: Holds name, namespace and UID; never sent itself.
@@ -102,7 +102,7 @@ class StatusThrottle:
         self._queue.forget(key)
 
     async def run(self) -> None:
-        """Write until cancelled. What is pending then is lost: progress is told again."""
+        """Write until cancelled; pending values are lost, because progress is reported again."""
         async with asyncio.TaskGroup() as group:
             for _ in range(self._num_workers):
                 group.create_task(self._work(), name=f"status-{self._field_manager}")
@@ -129,7 +129,7 @@ class StatusThrottle:
         if self._last_digest.get(key) == digest:
             self._unchanged.inc()
             return
-        # Before the answer: what is submitted meanwhile has to wait its interval as well.
+        # Before the answer: values submitted meanwhile wait for the interval as well.
         self._last_write[key] = self._loop.time()
         try:
             answer = await self._client.apply_status(

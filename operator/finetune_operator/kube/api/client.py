@@ -1,7 +1,6 @@
 """The API client: dict in, dict out, one ``orjson`` parse, typed errors.
 
-Not a generated client: typed models cost nine times the CPU on lists. Not a discovery client
-either: see ``resource.py``. What all verbs share is in ``transport.py``.
+A client with typed models needs nine times the CPU for lists.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ class ObjectList:
     """A list, or one page of it.
 
     Attributes:
-        items: The objects, as the server sent them: items of a list carry no kind.
+        items: The objects as the server sent them: items of a list carry no kind.
         resource_version: Version of the whole list; a watch may start from it.
     """
 
@@ -44,9 +43,9 @@ class KubeClient:
     """The verbs of one API server. Event loop only.
 
     Args:
-        transport: The way to the server.
-        gate: Called before every write, raises to stop it; see ``fenced``.
-        budget: Requests per second of this client alone; the transport's if None, see ``budgeted``.
+        transport: Sends the requests.
+        gate: Called before every write; raises to stop it.
+        budget: Request rate of this client; None for the transport's.
     """
 
     def __init__(
@@ -79,20 +78,18 @@ class KubeClient:
     def fenced(self, gate: Gate) -> KubeClient:
         """Return a client on the same transport that calls ``gate`` before every write.
 
-        The gate raises to stop the write (``LeaderElector.fence``): a process that was paused
-        beyond its lease wakes up in the middle of a reconcile, and this is the last place to
-        notice.
+        The gate raises to stop the write (``LeaderElector.fence``). A process that was paused
+        beyond its lease can wake up in the middle of a reconcile.
         """
         return KubeClient(self._transport, gate=gate, budget=self._budget)
 
     def budgeted(self, *, qps: float, burst: int) -> KubeClient:
-        """Return a client on the same connections with a budget of its own.
+        """Return a client on the same connections with a request rate of its own.
 
-        What strangers can cause, and what must never wait (the Lease), take no tokens from each
-        other. Watches have no budget.
+        Watches are not limited.
 
         Args:
-            qps: Requests per second before this client holds itself back.
+            qps: Requests per second before this client waits.
             burst: Requests above ``qps`` that pass at once.
         """
         budget = self._transport.new_budget(qps=qps, burst=burst)
@@ -107,15 +104,7 @@ class KubeClient:
         subresource: str = "",
         query: Mapping[str, str] | None = None,
     ) -> Object:
-        """Read one object, or a subresource of it, from the server, not from a cache.
-
-        Args:
-            resource: What to read.
-            namespace: Where.
-            name: Name of the object.
-            subresource: For example ``pendingworkloads``; empty for the object itself.
-            query: Query parameters that the subresource takes.
-        """
+        """Read one object, or a subresource of it, from the server."""
         path = resource.object_path(namespace, name, subresource)
         return await self._request("get", "GET", resource, path, query, subresource=subresource)
 
@@ -156,13 +145,7 @@ class KubeClient:
     ) -> AsyncIterator[ObjectList]:
         """List page by page, so that a caller that trims objects never holds the whole list.
 
-        Args:
-            resource: What to list.
-            namespace: Where; empty for all namespaces.
-            label_selector: Label selector, such as ``app=x,tier in (a,b)``.
-            field_selector: Field selector.
-            limit: Objects per page.
-            metadata_only: Ask for PartialObjectMetadata: names and versions without the rest.
+        With ``metadata_only`` the items are PartialObjectMetadata.
 
         Raises:
             Gone: A continue token expired between two pages; list again from the start.
@@ -194,16 +177,9 @@ class KubeClient:
     ) -> AsyncGenerator[WatchEvent, None]:
         """Stream changes after ``resource_version``; ends when the server ends the stream.
 
-        Args:
-            resource: What to watch.
-            namespace: Where; empty for all namespaces.
-            resource_version: Start after this version, from a list or an earlier event.
-            label_selector: Label selector.
-            field_selector: Field selector.
-            timeout_seconds: The server ends the stream after this time.
-            silence_seconds: Give up when not a byte came for so long. Bookmarks come once a
-                minute, so a silent stream is a dead connection.
-            rest_seconds: Take changes in together that come within so long of the last ones.
+        The server ends the stream after ``timeout_seconds``. Bookmarks come once a minute, so a
+        stream without a byte for ``silence_seconds`` is a dead connection. Changes within
+        ``rest_seconds`` of the last ones are read together.
 
         Raises:
             Gone: The version is too old; list again.
@@ -221,8 +197,7 @@ class KubeClient:
             resource, path, query, silence_seconds=silence_seconds, rest_seconds=rest_seconds
         )
         what = f"watch {resource.kind} in {namespace or 'all namespaces'}"
-        # Closed here and now: a watch that ends in an error must not leave its connection to the
-        # garbage collector.
+        # Close here: a failed watch must not leave its connection to the garbage collector.
         async with contextlib.aclosing(lines):
             async for line in lines:
                 try:
@@ -237,13 +212,10 @@ class KubeClient:
     async def create(
         self, resource: Resource, obj: Object, *, field_manager: str = "", strict: bool = False
     ) -> Object:
-        """Create an object; also for reviews (TokenReview), whose answer is in the result.
+        """Create an object or a review (such as TokenReview) and return the server's answer.
 
-        Args:
-            resource: Its kind.
-            obj: The object.
-            field_manager: Who owns its fields.
-            strict: Refuse fields that the server's schema lacks, which it drops otherwise.
+        ``strict`` refuses fields that are not in the server's schema; the server drops them
+        otherwise.
 
         Raises:
             AlreadyExists: The name is taken.
@@ -260,7 +232,7 @@ class KubeClient:
         """Put a whole object; with a resourceVersion in it, only over that version.
 
         Raises:
-            Conflict: Somebody wrote in between.
+            Conflict: The object was changed in between.
         """
         metadata = obj["metadata"]
         path = resource.object_path(metadata.get("namespace", ""), metadata["name"])
@@ -278,15 +250,8 @@ class KubeClient:
     ) -> Object:
         """Server-side apply: own exactly the fields in ``obj``, create the object if missing.
 
-        Args:
-            resource: The object's type.
-            obj: The fields to own; ``apiVersion`` and ``kind`` are filled in if absent.
-            field_manager: Name of the owner.
-            force: Take fields that another manager owns.
-            subresource: Such as ``status``; then the object must exist.
-
-        Returns:
-            The object as stored.
+        ``apiVersion`` and ``kind`` are filled in if absent. ``force`` takes fields that another
+        manager owns. With a ``subresource`` the object must exist. Returns the object as stored.
         """
         metadata = obj["metadata"]
         path = resource.object_path(metadata.get("namespace", ""), metadata["name"], subresource)
@@ -346,18 +311,12 @@ class KubeClient:
         resource_version: str = "",
         propagation: str = "Background",
     ) -> None:
-        """Delete one object, only if it still is the one that was meant.
+        """Delete one object, if its UID and version are the given ones.
 
-        Args:
-            resource: The object's type.
-            namespace: Its namespace.
-            name: Its name.
-            uid: Delete only the object with this UID.
-            resource_version: Delete only this version, when the decision hung on its state.
-            propagation: Background, Foreground or Orphan.
+        ``propagation`` is Background, Foreground or Orphan.
 
         Raises:
-            NotFound: It is gone already.
+            NotFound: The object does not exist.
             Conflict: A precondition did not hold.
         """
         preconditions = {"uid": uid, "resourceVersion": resource_version}

@@ -1,7 +1,7 @@
-"""Where the API server is and who we are to it: kubeconfig, in-cluster, exec plugins.
+"""Address and identity for the API server: kubeconfig, in-cluster, exec plugins.
 
-An own loader because the official client's costs 0.6 s and 30 MiB to import for what is a small
-YAML file. Not supported, with a clear error: the long-removed ``auth-provider`` plugins.
+The official client's loader takes 0.6 s and 30 MiB to import. The ``auth-provider`` plugins, which
+Kubernetes has removed, are refused with an error.
 """
 
 from __future__ import annotations
@@ -52,12 +52,7 @@ class StaticCredentials:
 
 
 class TokenFileCredentials:
-    """A token file that the kubelet rotates; re-read at most once a minute.
-
-    Args:
-        path: The token file.
-        clock: Source of monotonic time.
-    """
+    """A token file that the kubelet rotates; re-read at most once a minute."""
 
     def __init__(self, path: Path, *, clock: Clock | None = None) -> None:
         self._path = path
@@ -70,7 +65,7 @@ class TokenFileCredentials:
         now = self._clock.monotonic()
         if refresh or now - self._read_at >= TOKEN_REREAD_SECONDS:
             try:
-                # A few hundred bytes from tmpfs: a thread would cost more than the read.
+                # A few hundred bytes from tmpfs: a thread costs more than the read.
                 self._value = f"Bearer {self._path.read_text(encoding='utf-8').strip()}"
             except OSError as error:
                 if not self._value:
@@ -83,10 +78,6 @@ class TokenFileCredentials:
 
 class ExecCredentials:
     """A client-go credential plugin (``users[].user.exec``), run when its token expires.
-
-    Args:
-        spec: The ``exec`` stanza of the kubeconfig.
-        clock: Source of wall time for the expiry.
 
     Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/ (exec plugins).
     """
@@ -156,7 +147,7 @@ class Connection:
         ssl: TLS settings; None for plain HTTP.
         credentials: Source of the Authorization header.
         namespace: The context's namespace.
-        proxy: HTTP proxy address from the kubeconfig; the environment's proxies are not used.
+        proxy: HTTP proxy from the kubeconfig; the environment's proxies are not used.
         server_hostname: Name to verify the certificate against; None for the host of ``server``.
     """
 
@@ -172,13 +163,9 @@ class Connection:
     ) -> aiohttp.ClientSession:
         """Open a session with its own bounded connection pool; needs a running loop.
 
-        Pages of lists are bounded in bytes (``paging.py``).
-
-        Args:
-            max_connections: Size of the pool, 0 for no limit.
-            user_agent: Product and version, as the audit log will show it.
-            attach_credentials: Put the Authorization header on every request, for a session that
-                is handed to a library. ``KubeClient`` sets the header itself, which is cheaper.
+        Pages of lists are bounded in bytes (``paging.py``). ``max_connections`` is 0 for no limit.
+        ``attach_credentials`` sets the Authorization header on every request, for a session that a
+        library uses; ``KubeClient`` sets the header itself, which is cheaper.
         """
 
         async def authorize(
@@ -196,7 +183,7 @@ class Connection:
             ),
             headers={"User-Agent": user_agent},
             cookie_jar=aiohttp.DummyCookieJar(),
-            # Compression costs both sides more CPU than a cluster network saves.
+            # Compression costs both sides more CPU than it saves on a cluster network.
             skip_auto_headers=("Accept-Encoding",),
             middlewares=(BoundedPages(), *((authorize,) if attach_credentials else ())),
             response_class=PagedResponse,
@@ -208,12 +195,10 @@ class Connection:
 def load_connection(path: str | None = None, *, context: str | None = None) -> Connection:
     """Find the API server: an explicit kubeconfig, KUBECONFIG, in-cluster, ``~/.kube/config``.
 
-    Args:
-        path: Kubeconfig file; None to look in the order above.
-        context: Context to use instead of ``current-context``.
+    ``context`` replaces ``current-context``.
 
     Raises:
-        ConnectionConfigError: Nothing was found, or what was found is incomplete.
+        ConnectionConfigError: No configuration was found, or it is incomplete.
     """
     if path is None and not os.environ.get("KUBECONFIG"):
         if (SERVICE_ACCOUNT_DIR / "token").exists():
@@ -243,7 +228,7 @@ def load_in_cluster(folder: Path = SERVICE_ACCOUNT_DIR) -> Connection:
 
 
 def load_kubeconfig(paths: list[Path], *, context: str | None = None) -> Connection:
-    """Read one or several kubeconfig files; as in kubectl, the first file to name a thing wins.
+    """Read kubeconfig files; as in kubectl, the first file to name an entry wins.
 
     Raises:
         ConnectionConfigError: No file exists, or context, cluster or user are not in them.

@@ -16,7 +16,7 @@ class KubeError(Exception):
     """A request failed; the message names verb, object, answer and remedy.
 
     Attributes:
-        request: What was tried, such as ``apply Job team-a/x-train``.
+        request: The request, such as ``apply Job team-a/x-train``.
         status: HTTP status, 0 if no answer came.
         reason: The server's machine-readable reason, such as ``AlreadyExists``.
         message: The server's text.
@@ -45,10 +45,10 @@ class KubeError(Exception):
 
     @property
     def is_admission_denial(self) -> bool:
-        """Whether a webhook or an admission policy said no, with whatever status it chose.
+        """Whether a webhook or an admission policy denied the request.
 
-        Only the text tells: a ValidatingAdmissionPolicy denies with 422 as a malformed object does,
-        and a webhook with 400, 403 or any other status.
+        Only the text shows it: a ValidatingAdmissionPolicy answers 422, as for a malformed object,
+        and a webhook may answer any status.
 
         Source: k8s.io/apiserver/pkg/admission/plugin (webhook/errors/statuserror.go,
         policy/validating/dispatcher.go).
@@ -72,17 +72,14 @@ class Forbidden(KubeError):
 
 
 class NotFound(KubeError):
-    """404: the object, its namespace or the whole resource type does not exist; or a proxy says so.
+    """404 for the object, its namespace or the resource type, or from a proxy.
 
     Catch ``ObjectNotFound`` where the object counts as deleted.
     """
 
 
 class ObjectNotFound(NotFound):
-    """404 of the API server itself, with the name of what does not exist.
-
-    On get, patch and delete that is the object. On create it is the namespace.
-    """
+    """404 of the API server for an object; on create, for its namespace."""
 
 
 class AlreadyExists(KubeError):
@@ -106,7 +103,7 @@ class Invalid(KubeError):
 
 
 class TooManyRequests(KubeError):
-    """429: the server asks for patience, and the client's own retries are used up.
+    """429: the server asks to wait, and the client's own retries are used up.
 
     Attributes:
         retry_after: Seconds the server asked to wait, 1.0 if it named none.
@@ -159,13 +156,10 @@ def error_from_status(
     """Build the typed error for a ``metav1.Status`` or another error body.
 
     Args:
-        request: What was tried, for the message.
+        request: The request, for the message.
         code: HTTP status, or ``Status.code`` of an error inside a watch stream.
         body: The parsed body; anything but a Status becomes the message text.
-        retry_after: Seconds from the Retry-After header, if there was one.
-
-    Returns:
-        The error, to be raised by the caller.
+        retry_after: Seconds from the Retry-After header; None without one.
 
     Source: k8s.io/apimachinery/pkg/api/errors; RFC 9110 10.2.3 for Retry-After.
     """
@@ -182,7 +176,7 @@ def error_from_status(
     else:
         answer["message"] = str(body)[:500] if body else "empty answer"
     if code == 500 and str(answer["message"]).startswith(_UNTYPED_PATCH):
-        # Server-side apply of a wrong type: a 500 without a reason, though nothing will mend it.
+        # Server-side apply of a wrong type: a 500 without a reason that no retry mends.
         return Invalid(request, **answer)
     if code == 409 and answer.get("reason") == "AlreadyExists":
         return AlreadyExists(request, **answer)
@@ -197,9 +191,9 @@ def error_from_status(
 
 
 def _names_an_object(answer: Mapping[str, Any]) -> bool:
-    """Return whether a 404 is a registry's: of a type that it lacks, a server names nothing.
+    """Return whether a registry answered the 404; a 404 for an unknown type has no name.
 
-    Source: k8s.io/apimachinery/pkg/api/errors, NewNotFound. A webhook writes what it likes.
+    Source: k8s.io/apimachinery/pkg/api/errors, NewNotFound. Webhooks may send any text.
     """
     is_denial = bool(_DENIAL.search(str(answer["message"])))
     is_named = bool((answer.get("details") or {}).get("name"))

@@ -1,8 +1,7 @@
-"""The body of a write that asks, when its bytes are about to leave, whether they still may.
+"""The body of a write that calls its gate right before its bytes leave.
 
-Between the decision to write and the write lie a token bucket, the credentials and the wait for a
-free connection, TLS handshake included: seconds on a bad day. Asked only before those, a leader
-that lost its lease meanwhile would write all the same.
+A write can wait seconds for a token, the credentials or a free connection. A gate that is called
+only before that would let a leader write after it lost its lease.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ Gate: TypeAlias = Callable[[], None]
 
 
 class GatedBody(BytesPayload):
-    """Bytes that are sent only if the gate lets them.
+    """Bytes that are sent only if the gate permits.
 
-    Headers may have left by then. A server that waits for a body that never comes acts on
-    nothing, and aiohttp closes the connection.
+    The headers may have left by then. The server ignores a request without its body, and aiohttp
+    closes the connection.
 
     Args:
-        value: What to send; not empty.
+        value: The bytes to send; not empty.
         gate: Raises to stop the write.
-        content_type: Its media type.
+        content_type: Media type of ``value``.
 
     Attributes:
-        refusal: What the gate raised; aiohttp reports it as a broken connection.
+        refusal: The gate's exception; aiohttp reports it as a broken connection.
     """
 
     def __init__(self, value: bytes, *, gate: Gate, content_type: str) -> None:

@@ -1,9 +1,8 @@
-"""Pages of lists, bounded in bytes: a limit counts objects, and those may be large.
+"""Pages of lists, bounded in bytes.
 
-A page of 500 usual objects is 5 MB; of objects at the API server's own limit it would be 700, and
-parsed twenty times as much. Whoever lists asks for a number of objects; a page that turns out to be
-too large is dropped unread and asked for again with fewer, and what fitted is remembered. It is a
-middleware of the session, so that it holds for a library's lists too.
+A page of 500 usual objects has 5 MB; one of objects at the API server's size limit has 700 MB. A
+page that is too large is dropped unread and requested again with fewer objects. The limit that
+fitted is remembered. As a middleware of the session it also applies to a library's lists.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ class PagedResponse(aiohttp.ClientResponse):
     async def read_at_most(self, max_bytes: int) -> bool:
         """Read the body, unless it is larger; return whether it is there to be read."""
         chunks, size = [], 0
-        # Not ``iter_any``: it ends at an empty piece, as the start of a compressed body may be.
+        # Not ``iter_any``: it ends at an empty piece, and a compressed body may start with one.
         while not self.content.at_eof():
             chunk = await self.content.readany()
             chunks.append(chunk)
@@ -31,10 +30,9 @@ class PagedResponse(aiohttp.ClientResponse):
 
 
 class BoundedPages:
-    """Asks for fewer objects where a page of a list would be too large.
+    """Asks for fewer objects where a page of a list would exceed ``max_bytes``.
 
-    Args:
-        max_bytes: Of a page; one object alone may be larger.
+    One object alone may be larger.
     """
 
     def __init__(self, max_bytes: int = MAX_PAGE_BYTES) -> None:
@@ -60,7 +58,7 @@ class BoundedPages:
             try:
                 fits = limit == 1 or await response.read_at_most(self._max_bytes)
             except BaseException:
-                # Nobody else has the response yet: a cancelled list would leak its connection.
+                # No other code has the response yet: a cancelled list would leak its connection.
                 response.close()
                 raise
             if fits:

@@ -1,7 +1,6 @@
-"""What the API server serves and under which path: group, version, plural, kind, scope.
+"""Resource types of the API server: group, version, plural, kind, scope.
 
-Not a discovery client: a controller knows its kinds when it is written, so they are constants,
-and a wrong one fails in the first test against a real API server.
+A controller knows its kinds when it is written, so they are constants and need no discovery.
 """
 
 from __future__ import annotations
@@ -54,8 +53,7 @@ class Resource:
         """Return the path of one object, or of its ``subresource``.
 
         Raises:
-            ValueError: The name is empty, or a namespaced object was named without a namespace;
-                both would silently address the collection.
+            ValueError: The name or a needed namespace is empty; the path would be the collection's.
         """
         if not name or "/" in name:
             raise ValueError(f"{self.kind} needs a name without slashes, got {name!r}")
@@ -92,8 +90,8 @@ def key_of(obj: Object) -> ObjectKey:
 def version_of(obj: Object) -> int:
     """Return ``resourceVersion`` as a number; 0 if there is none.
 
-    Comparing versions of one resource as integers is defined since Kubernetes 1.35 (KEP-5504) and
-    held for every etcd-backed server before.
+    Versions of one resource compare as integers since Kubernetes 1.35 (KEP-5504), and did before on
+    every etcd-backed server.
     """
     try:
         return int(obj["metadata"]["resourceVersion"])

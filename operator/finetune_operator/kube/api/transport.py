@@ -1,7 +1,6 @@
 """HTTP to one API server: pools, credentials, limits, retries and counting.
 
-The verbs are in ``client.py``; this is what all of them share. Short requests have one bounded
-connection pool; watches have their own, so that they never eat it.
+Short requests and watches have separate connection pools.
 """
 
 from __future__ import annotations
@@ -52,17 +51,16 @@ class Transport:
 
     Args:
         connection: Server and identity.
-        user_agent: Product and version, shown in the server's audit log.
-        qps: Requests per second before the client holds itself back. The default is far above
-            client-go's 5: the server's own priority and fairness guards it since Kubernetes 1.20,
-            and a thousand jobs created at once must not wait for their client.
+        user_agent: Product and version for the server's audit log.
+        qps: Requests per second before the client waits. The default is far above client-go's 5,
+            because the server limits clients itself (priority and fairness) since Kubernetes 1.20.
         burst: Requests above ``qps`` that pass at once.
         max_connections: Pool size of short requests.
         request_timeout_seconds: Whole time of one short request.
-        metrics: Where to count.
-        on_request: Told of every request, for the RBAC test.
+        metrics: Counts requests.
+        on_request: Called with every request, for the RBAC test.
         clock: Time for the token bucket.
-        server_clock: Told what time the server has, with each answer.
+        server_clock: Takes the server's time from each answer.
         rng: Source of jitter.
     """
 
@@ -109,8 +107,8 @@ class Transport:
         """Close all connections; requests in flight fail with ``TransportError``."""
         await self._session.close()
         await self._watch_session.close()
-        # TLS connections say goodbye in the background, and aiohttp does not wait for all of them;
-        # a loop that ends before they have would leave sockets open.
+        # aiohttp does not wait until all TLS connections are closed. A loop that ends earlier
+        # leaves sockets open.
         await asyncio.sleep(GOODBYE_SECONDS)
 
     async def request(
@@ -133,18 +131,18 @@ class Transport:
         Args:
             verb: The RBAC verb, for metrics and the recorder.
             method: HTTP method.
-            resource: What it is about.
+            resource: The resource type.
             path: Path of the collection or object.
             query: Query parameters.
             body: Sent as JSON.
-            content: Content type of ``body``; a patch's says what kind it is.
+            content: Content type of ``body``; it also names the kind of a patch.
             accept: Media type wanted.
             subresource: For metrics and the recorder; the path holds it already.
             gate: Called when a write has its connection, right before its bytes leave.
-            budget: Rate that this request counts towards; the transport's own if None.
+            budget: Request rate; the transport's own if None.
 
         Raises:
-            KubeError: The server refused it or could not be reached.
+            KubeError: The server refused the request or could not be reached.
         """
         url = self._url(path, query)
         data = orjson.dumps(body) if body is not None else None
@@ -305,7 +303,7 @@ async def _rest(response: aiohttp.ClientResponse, seconds: float) -> None:
     transport = response.connection.transport if response.connection else None
     if not isinstance(transport, asyncio.Transport):
         return
-    # A TLS transport goes on reading ahead of its reader, by half a MiB unless told otherwise.
+    # A TLS transport reads ahead of its reader, by half a MiB by default.
     limit_reading_ahead = getattr(transport, "set_read_buffer_limits", None)
     if limit_reading_ahead is not None:
         limit_reading_ahead(high=1, low=0)
@@ -314,7 +312,7 @@ async def _rest(response: aiohttp.ClientResponse, seconds: float) -> None:
         await asyncio.sleep(seconds)
     finally:
         transport.resume_reading()
-    # It hands on first what it had read ahead, and then reads what is left: see it all at once.
+    # The transport first returns what it had read ahead, then reads the rest: take both at once.
     for _ in range(TURNS_OF_TLS):
         await asyncio.sleep(0)
 

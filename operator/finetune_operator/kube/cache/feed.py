@@ -1,10 +1,9 @@
-"""A cache that somebody else feeds, and its repair.
+"""A cache that a host framework feeds, and its repair.
 
-A host framework that watches the primary kind hands every event to ``observe``. Such hosts do not
-tell of objects that vanished while their watch was broken, and may lose events; left alone, the
-cache would be wrong for ever. So it is compared with the server from time to time, by a list of
-names and versions only: ghosts are dropped, and what stays behind is read again. A list that tells
-of a restored etcd ends the feed (``past.py``).
+The host passes every event of its watch to ``observe``. It reports no objects that vanished while
+the watch was broken, and may lose events. So the cache is compared periodically with a list of
+names and versions: vanished objects are dropped, and outdated ones are read again. A list from a
+restored etcd ends the feed (``past.py``).
 """
 
 from __future__ import annotations
@@ -40,21 +39,19 @@ class Feed:
     Args:
         client: The API client.
         resource: The kind.
-        namespaces: What the host watches; empty for all namespaces.
-        label_selector: What the host watches.
+        namespaces: Namespaces that the host watches; empty for all.
+        label_selector: Selector of the host's watch.
         indexers: Secondary indexes of the store.
         transform: Trims objects at ingest.
         repair_seconds: Time between two repairs.
-        grace_seconds: How long the host's own events may lag behind a list before they count as
-            lost. At start-up the host is still listing, so it gets the grace first.
+        grace_seconds: Delay after which an event of the host counts as lost; also the delay of the
+            first repair.
         rng: Source of jitter.
 
     Attributes:
-        resource: The kind.
         store: The cache.
-        scopes: What is known of each namespace.
-        synced: Set after the first repair of every namespace that may be listed: the cache then
-            holds all there is to be had.
+        scopes: State of each namespace.
+        synced: Set after the first repair of every namespace that may be listed.
     """
 
     def __init__(
@@ -89,7 +86,7 @@ class Feed:
     def observe(self, kind: str | None, body: Object) -> None:
         """Take in one event of the host: type (None for listed objects) and raw object.
 
-        A host that lists again has lost its watch: what vanished meanwhile is looked for at once.
+        A host that lists again has lost its watch, so a repair follows at once.
         """
         self.store.observe(kind, body)
         if kind is None and self.synced.is_set():
@@ -123,11 +120,10 @@ class Feed:
             due.clear()
 
     async def repair(self, scope: str = ALL_NAMESPACES) -> None:
-        """Compare the cache of ``scope`` with the server and mend it.
+        """Compare the cache of ``scope`` with the server and correct it.
 
         Raises:
-            KubeError: The server could not be asked, or its answer is doubtful; the cache is as it
-                was.
+            KubeError: No answer, or a doubtful one; the cache is unchanged.
             HistoryRewritten: The server has gone back in time.
         """
         self._lists.inc()
@@ -170,7 +166,7 @@ class Feed:
             obj = await self._client.get(self.resource, *key)
         except ObjectNotFound:
             cached = self.store.get(*key)
-            # Deleted after the list, and the host's event may be lost as well.
+            # Deleted after the list; the host's event may be lost as well.
             if cached is not None and version_of(cached) <= version:
                 self.store.discard(cached)
         else:

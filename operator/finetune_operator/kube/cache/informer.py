@@ -1,13 +1,11 @@
-"""List and watch one kind into a ``Store``, for ever and without ghosts.
+"""List and watch one kind into a ``Store``, without limit and without ghosts.
 
-Contract (that of client-go's Reflector): a paged list, then a watch from the list's version with
-bookmarks; a broken watch resumes from the last version seen; 410 means list again and *replace*,
-so that objects deleted unseen are dropped and their handlers told; anything else is retried with
-full jitter for ever. An informer ends by itself for one reason only: a server that has gone back in
-time (``past.py``), which leaves nothing to go on with. A type that a cluster may lack (another
-project's, or one newer than what is installed) can be declared so: then 404 is an answer, asked for
-again now and then; and 403 too, where rights may be as old as the rest. One of several namespaces
-that may not be listed, or no longer, does not hold up the others (``scopes.py``).
+As in client-go's Reflector: a paged list, then a watch with bookmarks from the list's version. A
+broken watch resumes from the last version seen. After 410 the list replaces the store, so objects
+deleted unseen are dropped. Other errors are retried with full jitter. Only a server that has gone
+back in time ends an informer (``past.py``). A type can be declared as one that the cluster may
+lack; then 404, and 403 on request, count as an answer. A namespace that may not be listed does not
+delay the others (``scopes.py``).
 """
 
 from __future__ import annotations
@@ -55,28 +53,27 @@ class Informer:
 
     Args:
         client: The API client.
-        resource: What to watch.
-        namespaces: Where; empty for all namespaces. One list and watch each.
+        resource: The kind.
+        namespaces: Namespaces, with one list and watch each; empty for all.
         label_selector: Only objects with these labels.
         indexers: Secondary indexes of the store.
         transform: Trims objects at ingest.
         page_limit: Objects per page of a list.
-        watch_timeout_seconds: Least time after which the server ends a watch; a random part up to
-            the same again is added, so that many watches do not reconnect at once.
+        watch_timeout_seconds: Least time after which the server ends a watch. A random part up to
+            the same again is added, so that watches do not reconnect at once.
         silence_seconds: Reconnect after so long without a byte.
-        rest_seconds: Changes may be so late, to be taken in with those that follow; cheaper.
-        on_served: The cluster may do without this type. Called with the scope, and why the server
-            turns out not to serve it there, which counts as a first, empty list; with an empty text
-            once it does.
-        may_be_forbidden: To be forbidden it counts as not being served it; needs ``on_served``.
-        patience_seconds: A first list that fails for longer counts as not being served it, until
-            it succeeds; needs ``on_served``. Without it is waited for.
+        rest_seconds: Delay of changes, so that they are read together.
+        on_served: Set if the cluster may lack this type. Called with the scope and the cause when
+            the server does not serve it, which counts as an empty list; with an empty cause once it
+            does.
+        may_be_forbidden: 403 counts as not served; needs ``on_served``.
+        patience_seconds: A first list that fails for longer counts as not served until it succeeds;
+            needs ``on_served``.
         rng: Source of jitter.
 
     Attributes:
-        resource: What is watched.
-        store: The cache. What it held stays while the type is not served.
-        scopes: What is known of each namespace.
+        store: The cache. It keeps its content while the type is not served.
+        scopes: State of each namespace.
         synced: Set when the first list of every namespace that may be listed is in the store; never
             unset.
     """
@@ -112,7 +109,7 @@ class Informer:
         self._silence_seconds = silence_seconds
         self._rest_seconds = rest_seconds
         self._on_served = on_served
-        # Of a collection, so it is the type that is unknown.
+        # The path is a collection's, so the type is unknown.
         self._absence: tuple[type[KubeError], ...] = (
             (NotFound, Forbidden) if may_be_forbidden else (NotFound,)
         )
@@ -159,7 +156,7 @@ class Informer:
                 logger.info("%s: version too old, listing again: %s", self.resource.plural, error)
                 self._errors.labels(self.resource.plural, "Gone").inc()
                 progress.version = ""
-                # The first one is answered at once; a server that says so again is not.
+                # Retry the first one at once; delay those that follow.
                 failures = 1 if progress.advanced else failures + 1
                 if failures > 1:
                     await self._back_off(failures - 1)
@@ -182,7 +179,7 @@ class Informer:
             except HistoryRewritten:
                 raise
             except Exception:
-                # A malformed object, a bug in a transform: list afresh rather than die.
+                # A malformed object or a bug in a transform: list again.
                 logger.exception("%s: informer failed, listing again", self.resource.plural)
                 self._errors.labels(self.resource.plural, "Internal").inc()
                 progress.version = ""
@@ -251,12 +248,12 @@ class Informer:
             logger.warning("%s: unknown watch event %r", self.resource.plural, kind)
 
     async def _check_present(self, scope: str) -> None:
-        """After a watch without a byte, ask how far the server is.
+        """Ask for the server's present version after a watch without a byte.
 
-        One that has gone back in time has nothing to tell before it is again where it was.
+        A server that has gone back in time sends no events until it reaches the old version.
 
         Raises:
-            StaleList: It is not as far as it was; list again.
+            StaleList: Its version is older than one seen before; list again.
         """
         before = self._past.before(scope)
         async for page in self._client.list_pages(

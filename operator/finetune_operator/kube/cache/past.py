@@ -1,9 +1,8 @@
 """Notices a server whose data went back in time: etcd was restored from a backup.
 
-A list without a version to start from is consistent: every API server answers it with all that had
-been written before it was asked. So its version cannot be older than what this process has seen
-before, and no object in it older than it was. Where it is, again and again, the caches hold what
-never came to be, refuse what is new, and cannot be mended object by object.
+A list without a start version is consistent: it holds all that was written before the request. So
+neither its version nor an object in it can be older than one seen before. Where they are,
+repeatedly, the caches hold objects that no longer exist and refuse new ones.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class HistoryRewritten(Exception):  # noqa: N818 - a state of the world
 
 
 class Past:
-    """Holds the lists of one kind against what its store has seen. Event loop only.
+    """Compares the lists of one kind with its store. Event loop only.
 
     Args:
         what: The kind, for messages.
@@ -44,11 +43,11 @@ class Past:
         return self._store.newest_version(scope)
 
     def check_version(self, scope: str, listed: int, before: int) -> None:
-        """Check the version of a list against what was known before it.
+        """Check the version of a list against the newest version seen before it.
 
         Raises:
             StaleList: It is older; list again.
-            HistoryRewritten: It was older again and again.
+            HistoryRewritten: It was older repeatedly.
         """
         if listed < before:
             self._doubt(scope, f"the list is of version {listed}, and {before} was seen before it")
@@ -56,11 +55,11 @@ class Past:
     def check_object(self, scope: str, obj: Object, listed: int) -> None:
         """Check an object of a list against the cached one.
 
-        A cached object that is newer than the list may have been written since, and says nothing.
+        A cached object newer than the list may have been written after it, and is ignored.
 
         Raises:
-            StaleList: It is older, in a list that should have had the newer one.
-            HistoryRewritten: It was so again and again.
+            StaleList: The listed object is older.
+            HistoryRewritten: It was older repeatedly.
         """
         key, version = key_of(obj), version_of(obj)
         cached = self._store.get(*key)
@@ -81,7 +80,7 @@ class Past:
             raise StaleList(f"list {self._what}", message=why)
         logger.critical(
             "%s: the API server has gone back in time: %s. That is so after etcd was restored from"
-            " a backup. What this process has cached is void; it ends, to begin anew",
+            " a backup. The caches are invalid; the process exits to restart",
             self._what,
             why,
         )

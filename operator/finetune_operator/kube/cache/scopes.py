@@ -1,8 +1,7 @@
-"""What is known of each namespace that one kind is watched in.
+"""The state of each namespace in which one kind is watched.
 
-A namespace that is deleted takes the rights in it along, and its lists are forbidden from then on.
-That must not keep all others waiting: it counts as known, and empty, until it can be read. To be
-forbidden everywhere is another matter: then nothing is known.
+Lists of a deleted namespace are forbidden. Such a namespace counts as known and empty until it can
+be read, so it does not delay the others. If all namespaces are forbidden, none is known.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ class Scopes:
 
     Args:
         plural: The kind, for the log.
-        namespaces: Where it is watched; empty for all namespaces.
+        namespaces: Watched namespaces; empty for all.
 
     Attributes:
-        names: The scopes, ``ALL_NAMESPACES`` among them if it is the only one.
-        synced: Set once every scope is known, or must do without; never unset.
+        names: The scopes; only ``ALL_NAMESPACES`` for all namespaces.
+        synced: Set once every scope is known or forbidden; never unset.
     """
 
     def __init__(self, plural: str, namespaces: Sequence[str]) -> None:
@@ -55,11 +54,7 @@ class Scopes:
         self._warned: dict[str, float] = {}
 
     async def run_each(self, run: Callable[[str], Coroutine[Any, Any, None]], what: str) -> None:
-        """Run something for every scope, until cancelled.
-
-        Args:
-            run: What is run, with the scope.
-            what: Name of the tasks.
+        """Run ``run`` for every scope, until cancelled.
 
         Raises:
             ExceptionGroup: One has failed, and the others were cancelled.
@@ -106,9 +101,9 @@ class Scopes:
             self._note(scope, _State.FAILING)
 
     def note_forbidden(self, scope: str, error: KubeError) -> bool:
-        """One namespace may not be listed; return whether that has been told, once in a while.
+        """Note that one namespace may not be listed; return whether this is new or due again.
 
-        What was read before stays as it was. For all namespaces at once nothing is noted.
+        Objects read before stay cached. A watch of all namespaces is not noted.
         """
         if scope == ALL_NAMESPACES:
             return False
@@ -147,15 +142,10 @@ def name_scope(scope: str) -> str:
 async def require_readable(
     client: KubeClient, resource: Resource, namespaces: Iterable[str]
 ) -> None:
-    """Ask whether a kind is served, and may be listed in one namespace at least.
-
-    Args:
-        client: The API client.
-        resource: The kind.
-        namespaces: Where it is to be read; empty for all namespaces.
+    """Ask whether a kind is served, and may be listed in at least one namespace.
 
     Raises:
-        KubeError: What came instead; Forbidden where all namespaces are.
+        KubeError: The server's answer; Forbidden if all namespaces are.
     """
     forbidden: Forbidden | None = None
     for namespace in tuple(namespaces) or (ALL_NAMESPACES,):

@@ -1,7 +1,6 @@
 """Equal parts of cached objects, kept once.
 
-Ten thousand objects of one kind say the same in most of their fields: defaults, reasons, times of
-the same second. A cache keeps them for as long as the objects live, so each copy counts.
+Ten thousand objects of one kind share most of their fields: defaults, reasons, times.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ MAX_PART_BYTES = 16 * 1024
 
 
 class SharedParts:
-    """A bounded memory of values that are in use; what it hands out must never be changed.
+    """A bounded memory of values in use; returned values must never be changed.
 
     Args:
-        limit: Values remembered. Beyond it all are forgotten, which costs copies and no harm.
-        limit_bytes: The same of their size as JSON: what is remembered outlives its objects.
+        limit: Most values. At the limit all are forgotten, which only costs copies.
+        limit_bytes: The same for their size as JSON, because values outlive their objects.
     """
 
     def __init__(self, limit: int = 4096, *, limit_bytes: int = 2 * 1024 * 1024) -> None:
@@ -59,11 +58,9 @@ class SharedParts:
         return {key: self.of(value) for key, value in fields.items()}
 
     def share(self, obj: dict[str, Any], *, apart: str = "") -> None:
-        """Share what an object has in common with others, field by field of its spec.
+        """Share equal parts of ``obj`` with other objects, by field of its spec, in place.
 
-        Args:
-            obj: The object, which is changed; it has no part yet that somebody else holds.
-            apart: A field of the spec whose own fields are shared one by one.
+        The fields of the spec's field ``apart`` are shared one by one.
         """
         self._share_metadata(obj)
         if isinstance(spec := obj.get("spec"), dict):
@@ -80,10 +77,7 @@ class SharedParts:
             share_texts(status)
 
     def _share_metadata(self, obj: dict[str, Any]) -> None:
-        """Share what an object has in common with others of its kind, namespace and owner.
-
-        Names, UIDs and versions are of one object alone.
-        """
+        """Share metadata with other objects of the same kind, namespace and owner."""
         for key in ("apiVersion", "kind"):
             if key in obj:
                 obj[key] = sys.intern(obj[key])

@@ -1,11 +1,9 @@
-"""A cache of one kind: objects by key, secondary indexes, and handlers told of every change.
+"""A cache of one kind: objects by key, secondary indexes, and handlers of changes.
 
-The store does not know where its objects come from: an ``Informer`` fills it from list and watch,
-``Feed`` from a host that already watches. Both may tell old news, so the store compares
-resource versions and drops what is older than what it has.
-
-Invariants: an object in the store is never changed, only replaced; index sets always equal a
-recount; handlers run synchronously, in the order of the changes, after the store has changed.
+An ``Informer`` fills the store from list and watch, or a ``Feed`` from a host's watch. Both may
+deliver old events, so the store drops versions older than its own. An object in the store is never
+changed, only replaced. Handlers run synchronously, in the order of the changes, after the store has
+changed.
 """
 
 from __future__ import annotations
@@ -32,9 +30,7 @@ Handler: TypeAlias = Callable[[EventType, Any, Any], None]
 """Called with (type, old, new): old is None for ADDED, new is None for DELETED. Must be quick."""
 
 Transform: TypeAlias = Callable[[Object], Any]
-"""Trims an object on its way in; it may change its argument in place and return it.
-
-What is left may have a type of its own; indexers and handlers are given that."""
+"""Trims an object on its way in, in place or into another type for indexers and handlers."""
 
 Indexer: TypeAlias = Callable[[Any], Iterable[str]]
 """Computes the values an object is found under."""
@@ -123,16 +119,15 @@ class Store:
         """Take in one watch event.
 
         Args:
-            kind: ADDED, MODIFIED or DELETED; None for a listed object, which is an upsert that
-                says nothing about how complete the cache is.
-            obj: The object; the store keeps it and owns it from now on.
-            scope: Namespace that the watch covers, empty for all.
+            kind: ADDED, MODIFIED or DELETED; None for a listed object, which is an upsert.
+            obj: The object; the store owns it from now on.
+            scope: Namespace of the watch, empty for all.
         """
         version = version_of(obj)
         key = key_of(obj)
         if kind == EventType.DELETED:
             old = self._objects.get(key)
-            # A delete that is older than what we hold was for an earlier object of that name.
+            # This delete is of an earlier object of the same name.
             if old is not None and version_of(old) <= version:
                 self._remove(key, old)
         else:
@@ -143,8 +138,8 @@ class Store:
     def absorb(self, obj: Object) -> None:
         """Take in the answer to an own write, so that the next reconcile sees it.
 
-        An object that is not cached is only taken if the watch has not come that far yet:
-        otherwise it was seen, and has been deleted since.
+        An object that is not cached and older than the watch has been deleted since, and is
+        ignored.
         """
         key = key_of(obj)
         version = version_of(obj)
@@ -162,7 +157,7 @@ class Store:
         return self.drop_unseen(seen, version, scope=scope)
 
     def discard(self, obj: Object) -> None:
-        """Remove ``obj`` if the store still holds exactly this one; handlers are told."""
+        """Remove ``obj`` if the store holds exactly this one, and call the handlers."""
         key = key_of(obj)
         if self._objects.get(key) is obj:
             self._remove(key, obj)
@@ -170,16 +165,17 @@ class Store:
     def drop_unseen(
         self, seen: set[ObjectKey], version: int, *, scope: str = ALL_NAMESPACES
     ) -> int:
-        """Delete the ghosts: cached objects in ``scope`` that a complete list did not hold.
+        """Delete cached objects in ``scope`` that a complete list did not hold.
+
+        Handlers get DELETED with the last known state.
 
         Args:
             seen: Keys in the list.
-            version: The list's resourceVersion. Objects newer than it were written after the list
-                was made and stay.
-            scope: Namespace that the list covers, empty for all.
+            version: The list's resourceVersion; newer objects stay.
+            scope: Namespace of the list, empty for all.
 
         Returns:
-            Number of objects dropped; handlers were told DELETED with the last known state.
+            Number of objects dropped.
         """
         ghosts = [
             (key, obj)
@@ -200,7 +196,7 @@ class Store:
         for name, indexer in self._indexers.items():
             self._reindex(self._indexes[name], key, indexer(old) if old else (), indexer(new))
         if old is not None and old["metadata"].get("uid") != new["metadata"].get("uid"):
-            # Deleted and created again between two looks: two objects, so two events.
+            # Deleted and created again between two lists: two objects, so two events.
             self._tell(EventType.DELETED, old, None)
             old = None
         self._tell(EventType.MODIFIED if old is not None else EventType.ADDED, old, new)
@@ -236,5 +232,5 @@ class Store:
         try:
             handler(kind, old, new)
         except Exception:
-            # A bug in one handler must neither stop the watch nor starve the other handlers.
+            # A bug in one handler must not stop the watch or the other handlers.
             logger.exception("handler %r failed on %s", handler, kind)

@@ -1,7 +1,7 @@
-"""Keys that are ready to be worked on, and the order in which tenants have a turn.
+"""Ready keys, and the order in which tenants have a turn.
 
-Takes alternate. One take returns the most urgent key of all tenants. The next returns a key of the
-tenant that has waited longest. So urgent work goes first, and no crowd keeps others waiting.
+Takes alternate: one returns the most urgent key of all tenants, the next one a key of the tenant
+that has waited longest. So urgent work goes first, and every tenant has its turn.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Entry(NamedTuple):
-    """What is known of a key that is ready.
+    """A key that is ready.
 
     Attributes:
         priority: The higher, the more urgent.
-        sequence: Number of its heap entry; others of the key are outdated.
+        sequence: Number of its heap entry; other entries of the key are outdated.
         since: Time of the loop at which it became ready, in seconds.
     """
 
@@ -43,19 +43,18 @@ class _Lane(Generic[K]):
 
 
 class ReadyKeys(Generic[K]):
-    """Orders keys by tenant and priority.
+    """Orders keys by tenant, then by priority and age.
 
-    Of one tenant's keys the highest priority comes first, then who came first. While n tenants
-    have keys waiting, each of them has a turn within 2n keys that are taken.
+    While n tenants have keys waiting, each of them has a turn within 2n keys that are taken.
 
     Args:
-        tenant_of: Whose a key is.
+        tenant_of: Returns the tenant of a key.
     """
 
     def __init__(self, tenant_of: Callable[[K], Hashable]) -> None:
         self._tenant_of = tenant_of
-        # The heaps may hold outdated entries: `_entries` says which one of a key counts, the ticket
-        # of its lane which one of a tenant.
+        # The heaps may hold outdated entries: `_entries` has the valid entry of each key, the
+        # ticket of a lane that of each tenant.
         self._entries: dict[K, Entry] = {}
         self._lanes: dict[Hashable, _Lane[K]] = {}
         self._by_turn: list[tuple[int, Hashable]] = []
@@ -68,7 +67,7 @@ class ReadyKeys(Generic[K]):
         return len(self._entries)
 
     def get(self, key: K) -> Entry | None:
-        """Return what is known of a key; None where it is not ready."""
+        """Return the entry of a key; None if it is not ready."""
         return self._entries.get(key)
 
     def put(self, key: K, priority: int, since: float) -> None:
@@ -113,8 +112,7 @@ class ReadyKeys(Generic[K]):
     def _line_up(self, tenant: Hashable, lane: _Lane[K]) -> None:
         """Put a tenant that had its turn at the end of the line, if it has more keys.
 
-        Its heap has no outdated entry at the top afterwards; nor does one get there, for a key
-        that is raised is above what it was.
+        This removes outdated entries from the top of its heap.
         """
         while lane.heap:
             negated, sequence, key = lane.heap[0]

@@ -1,7 +1,4 @@
-"""Workers that take keys from a queue, call a reconciler and act on its result.
-
-The result is a small closed set, so that no reconciler touches the queue's back-off itself.
-"""
+"""Workers that take keys from a queue, call a reconciler and act on its result."""
 
 from __future__ import annotations
 
@@ -26,11 +23,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class RequeueAfter:
-    """Look again later, although nothing failed: a deadline, a heartbeat to watch.
-
-    Attributes:
-        seconds: When.
-    """
+    """Reconcile again after ``seconds``, although nothing failed."""
 
     seconds: float
 
@@ -40,7 +33,7 @@ class Retry:
     """Failed; try again with the key's back-off.
 
     Attributes:
-        error: What went wrong; the message is logged.
+        error: The error; the message is logged.
         after_seconds: Try again after this time instead, when the server named one.
     """
 
@@ -55,11 +48,11 @@ class Workers(Generic[K]):
     """A pool of reconciling tasks on one queue. Event loop only.
 
     Args:
-        queue: Where keys come from; its name labels the metrics.
-        reconcile: Makes the world right for one key. An exception from it is a bug: it is logged
-            with its trace, counted as a panic and retried.
+        queue: The queue; its name labels the metrics.
+        reconcile: Reconciles one key. An exception from it is a bug: it is logged with its trace,
+            counted as a panic and retried.
         num_workers: Keys worked on at once.
-        metrics: Where to count.
+        metrics: Counts results.
     """
 
     def __init__(
@@ -88,8 +81,7 @@ class Workers(Generic[K]):
     async def run(self) -> None:
         """Work until cancelled or the queue is shut down.
 
-        A cancelled worker gives its key back, so that the next ``run`` (a lease won again) finds
-        it: the key is queued once more, because its reconcile may have been cut in the middle.
+        A cancelled worker puts its key back, because its reconcile may be incomplete.
         """
         async with asyncio.TaskGroup() as group:
             for number in range(self._num_workers):

@@ -1,9 +1,8 @@
 """A queue of keys for level-triggered reconciling.
 
-Semantics are client-go's: a key waits at most once however often it is added; no two workers ever
-hold the same key; a key added while it is being worked on is queued again when the worker is done,
-so no wake-up is lost. On top: priorities, delayed adds on one timer, per-key back-off, tenants in
-turn (``ready.py``), and heavy keys, of which only a few are worked on at once.
+As in client-go, a key waits at most once, and one worker at most holds it. A key that is added
+meanwhile is queued again when the worker is done. In addition there are priorities, delayed adds on
+one timer, per-key back-off, turns of tenants (``ready.py``) and a limit for heavy keys.
 
 Source: k8s.io/client-go/util/workqueue; priorities and back-off bounds from controller-runtime's
 designs/priorityqueue.md.
@@ -43,16 +42,16 @@ class QueueShutDown(Exception):  # noqa: N818 - a signal, as asyncio.QueueShutDo
 class WorkQueue(Generic[K]):
     """Dedupes, orders and hands out keys. Event loop only; only ``get`` waits.
 
-    While light and heavy keys are ready, they are taken in turn, as long as there may be more heavy
-    ones in work. Among each other both are ordered as ``ReadyKeys`` says.
+    Light and heavy keys take turns, up to the limit of heavy keys. Both are ordered as in
+    ``ReadyKeys``.
 
     Args:
         name: Label of the metrics.
         rng: Source of back-off jitter; seeded in tests.
-        tenant_of: Whose a key is; by default all are one tenant's.
-        is_heavy: Whether a key costs so much that few of its kind are worked on at once; asked when
-            it becomes ready. By default none does.
-        metrics: Where to count.
+        tenant_of: Returns the tenant of a key; by default all keys have the same.
+        is_heavy: Whether only a few such keys are worked on at once; asked when a key becomes
+            ready.
+        metrics: Counts adds and waits.
         base_delay_seconds: Back-off after the first failure of a key.
         max_delay_seconds: Largest back-off.
     """
@@ -151,8 +150,8 @@ class WorkQueue(Generic[K]):
         """Queue a key after its own back-off; return the delay in seconds.
 
         The delay doubles with every pause since the last ``forget``. Up to a tenth is added at
-        random, so that keys that failed together do not come back together. A key that fails again
-        before its pause is over waits for the rest of it.
+        random, so that keys do not come back together. A key that fails before its pause is over
+        waits for the rest of it.
         """
         self._retries.inc()
         now = self._loop.time()
