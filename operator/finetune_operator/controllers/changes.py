@@ -1,4 +1,4 @@
-"""What is told of changes that the API server refuses: once each, and not what passes by itself."""
+"""Reports of changes that the API server refuses: once each, and only lasting refusals."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ from finetune_operator.status.conditions import Reason, shorten
 from finetune_operator.status.draft import Announce
 
 LASTING_SECONDS = 60.0
-"""An error of the server's own that lasts so long is told; most are over in a moment, as while etcd
-chooses a leader."""
+"""Report a server error that lasts so long; most are over soon, as while etcd elects a leader."""
 _MAX_CHANGES = 8
 """Refused changes that are remembered of one object."""
 _WORDS = 600
-"""Characters of the server's answer that are told: what to do has to fit behind them."""
+"""Most characters of the server's answer in a message, to leave room for the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +33,9 @@ class Change:
     """A change of an object.
 
     Attributes:
-        failure: What is said if it cannot be made: ``Job x cannot be suspended``.
-        right: What the operator's role must have for it: ``verb patch on jobs``.
-        event: Reason of the Event that tells it.
+        failure: Message if it fails: ``Job x cannot be suspended``.
+        right: The right that it needs: ``verb patch on jobs``.
+        event: Reason of the Event that reports a failure.
     """
 
     failure: str
@@ -49,9 +48,9 @@ class _Row:
     """Tries in a row of one change.
 
     Attributes:
-        reason: Why it is refused.
-        since: Monotonic time of the first try that was refused so.
-        told: What was said of it; empty before it was.
+        reason: Cause of the refusal.
+        since: Monotonic time of the first try with this refusal.
+        told: The message; empty before it was reported.
     """
 
     reason: str
@@ -64,23 +63,19 @@ class _Row:
 
 
 class RefusedChanges:
-    """Remembers what was refused, and told, of each object. Event loop only.
-
-    Args:
-        clock: Monotonic time.
-    """
+    """Remembers the refused and reported changes of each object. Event loop only."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._rows: dict[str, dict[str, _Row]] = {}
 
     def note(self, uid: str, change: Change, error: KubeError) -> tuple[Announce, ...]:
-        """Take in a failed try; return what is to be told of it now.
+        """Take in a failed try; return the message to report now.
 
         Args:
             uid: UID of the FineTuneJob or FineTuneSweep that the change is for.
-            change: What was tried.
-            error: What came instead.
+            change: The change.
+            error: Its error.
         """
         reason, remedy = _explain(error, change)
         if not reason:
@@ -100,7 +95,7 @@ class RefusedChanges:
         return (Announce(kind="Warning", reason=change.event, message=message),)
 
     def told(self, uid: str) -> str:
-        """Return what was said of the change that was refused last; empty if nothing."""
+        """Return the message of the last refused change; empty if none."""
         rows = self._rows.get(uid)
         return next(reversed(rows.values())).told if rows else ""
 

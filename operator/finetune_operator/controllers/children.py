@@ -1,7 +1,7 @@
-"""The writes and live reads a plan asks for. Thin: decides nothing.
+"""The writes and live reads of a plan; decides nothing.
 
-Children are created, never applied: a creation cannot overwrite anything, and a name that is taken
-is looked at once. Ours means that an earlier attempt got so far; somebody else's is reported.
+Children are created, never applied, so a creation overwrites nothing. If a name is taken, its
+object is read: our own is from an earlier attempt, another's is reported.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Children:
 
     Args:
         client: The API client, fenced by the leader election.
-        caches: Told of the answers, so that the next reconcile sees its own writes.
-        clock: Time of what is remembered of pods.
+        caches: Take the answers, so that the next reconcile sees its own writes.
+        clock: Time for remembered pods.
     """
 
     def __init__(self, client: KubeClient, caches: Caches, *, clock: Clock) -> None:
@@ -153,7 +153,7 @@ class Children:
             except AlreadyExists:
                 continue
             except KubeError as error:
-                # A quota that is used up refuses also what is there already.
+                # An exceeded quota also refuses objects that exist already.
                 logger.warning("cannot restore %s in %s: %s", name, observed.namespace, error)
                 continue
             restored[name] = True
@@ -164,11 +164,10 @@ class Children:
         observed: Observed,
         action: Write,
     ) -> bool:
-        """Do what follows the status write; return False of what is gone already: it needs nothing.
+        """Perform an action after the status write; return False if its object is gone.
 
         Raises:
-            Conflict: The object changed since the plan was made. The cache holds it as it is now:
-                plan anew.
+            Conflict: The object changed since the plan. The cache has the new version: plan again.
         """
         namespace = observed.namespace
         try:
@@ -232,7 +231,7 @@ class Children:
         action: PauseJob | ResumeJob | RelabelJob,
         patch: Object,
     ) -> None:
-        # Not quiet: what follows from the stop is planned in the next reconcile.
+        # Not quiet: the next reconcile acts on the stop.
         await self._patch(
             JOBS,
             observed.namespace,
@@ -252,10 +251,9 @@ class Children:
         seen: Mapping[str, Any] | None,
         store: Store | None,
     ) -> None:
-        """Change an object only if it still is as it was seen, and let the cache know at once.
+        """Change an object only in the version that was seen, and update the cache at once.
 
-        Before the watch tells, a plan must not take it for what it was. Somebody else may have
-        suspended, deleted or made it anew since: that is for the next plan to judge.
+        Another client may have suspended, deleted or recreated it: the next plan decides then.
         """
         if seen is not None:
             kept = ("uid", "resourceVersion")
@@ -266,7 +264,7 @@ class Children:
                 resource, namespace, name, patch, field_manager=FIELD_MANAGER
             )
         except Conflict:
-            # What won is read now, instead of waiting for the watch.
+            # Read the version that won now, without waiting for the watch.
             if store is not None:
                 store.absorb(await self._client.get(resource, namespace, name))
             raise

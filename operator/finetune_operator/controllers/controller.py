@@ -1,6 +1,6 @@
-"""One generic loop for every kind: keys wait in a queue, workers make them right.
+"""One generic loop for every kind: keys wait in a queue, workers reconcile them.
 
-What is special to a kind, its snapshot and its plan, stands in a reconciler of its own.
+The snapshot and the plan of a kind are in its own reconciler.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, PRIORITY_RESY
 GATHER_SECONDS = 0.2
 """How long changes of children are gathered. Every stage ends, and starts, this much later."""
 BEAT_SECONDS = 0.05
-"""And up to so much more: keys that are due between two beats are looked at together.
+"""Keys that are due within such an interval are reconciled together.
 
-A process that sleeps between two requests pays more for waking up than for the request.
+A sleeping process pays more for waking up than for a request.
 """
 UNREAD_SECONDS = 10.0
 """After so long it is asked again whether what belongs to a key can be read."""
@@ -34,11 +34,11 @@ class Owned:
     """A kind whose objects belong to objects of the controller's kind.
 
     Attributes:
-        cache: What watches it.
+        cache: The informer or feed.
         owner_of: Returns the key of a cached object's owner; None if it has none.
-        is_news: Whether a change is worth a look at the owner; given the cached object before and
-            after, None where it was not there.
-        is_needed: Whether nothing is decided in a namespace where the kind has never been read.
+        is_news: Whether a change needs a reconcile of the owner; called with the cached object
+            before and after, None where it did not exist.
+        is_needed: Whether a namespace needs the kind's first read before any decision.
     """
 
     cache: Feed | Informer
@@ -48,14 +48,14 @@ class Owned:
 
 
 class Controller:
-    """Makes all objects of one kind right. Event loop only; made before its caches run.
+    """Reconciles all objects of one kind. Event loop only; made before its caches run.
 
     Args:
         kind: Cache of the objects.
         owns: Kinds whose objects belong to them: a change wakes the owner.
-        reads: Caches of what else is read, complete before the first look.
-        queue: Where keys wait.
-        reconcile: Makes the world right for one key.
+        reads: Other caches that must be complete before the first reconcile.
+        queue: Queue of keys.
+        reconcile: Reconciles one key.
     """
 
     def __init__(
@@ -87,10 +87,7 @@ class Controller:
         await workers.run()
 
     def wake(self, key: ObjectKey, priority: int) -> None:
-        """Queue a key; changes of children are gathered, for they come in swarms.
-
-        A pod starts, its Job counts it, the next rank starts: one look afterwards sees it all.
-        """
+        """Queue a key; changes of children are collected, because they come in groups."""
         if priority == PRIORITY_CHILD:
             due = asyncio.get_running_loop().time() + GATHER_SECONDS
             wait = GATHER_SECONDS + -due % BEAT_SECONDS
@@ -99,9 +96,9 @@ class Controller:
             self.queue.add(key, priority=priority)
 
     async def _look_at(self, key: ObjectKey) -> Result:
-        """Make the world right for one key, unless what belongs to it cannot be read there.
+        """Reconcile one key, unless its children cannot be read there.
 
-        Nothing seen would be taken for nothing there: what ran would be lost.
+        An unread child would look like a missing one, and its run would be lost.
         """
         if any(cache.scopes.is_unread(key[0]) for cache in self._needed):
             return RequeueAfter(UNREAD_SECONDS)

@@ -1,7 +1,7 @@
 """``reconcile(key)``: caches to snapshot, plan, requests, one status write.
 
-The input is a key, never an event; everything is read anew. Stopping between any two requests is
-harmless: names are fixed, creations are repeated safely, and the status is derived.
+The input is a key, never an event. A stop between any two requests is harmless: names are fixed,
+creations can be repeated, and the status is derived.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ MAX_ROUNDS = 8
 
 
 class FineTuneJobReconciler:
-    """Makes the world right for one FineTuneJob at a time. Event loop only.
+    """Reconciles one FineTuneJob at a time. Event loop only.
 
     Args:
         client: The API client, fenced by the leader election.
@@ -73,7 +73,7 @@ class FineTuneJobReconciler:
         config: The administrator's settings.
         clock: Source of time.
         recorder: Records Events on FineTuneJobs.
-        queue: Where keys wait; asked how many, and given back keys whose status can wait.
+        queue: Queue of keys; takes back keys whose status can wait.
         places: Places in Kueue's queues; None without Kueue.
         models: Parts of validated specs that others keep as well.
         status_seconds: How late a status that only tells how far a job is may be written.
@@ -143,7 +143,7 @@ class FineTuneJobReconciler:
     async def _reconcile(self, key: ObjectKey, job: Object) -> Result:
         observed = self._observe(key, await self._with_spec(key, job))
         if self._caches.hides_workloads(key[0]) and observed.is_in_a_queue:
-            # Stopped or started outside Kueue, it would be where Kueue does not know it to be.
+            # Kueue does not know of Jobs that are stopped or started outside it.
             return RequeueAfter(UNREAD_SECONDS)
         config = self._config_of(key[0])
         step = plan(observed, self._clock.now(), config)
@@ -163,7 +163,7 @@ class FineTuneJobReconciler:
         await self._change_all(observed, step.then)
         status = step.status or observed.job.get("status")
         if is_terminal(status) and not observed.refusals:
-            # A publication that was decided on after the end may be refused again and again.
+            # A publication that was decided on after the end may be refused repeatedly.
             self._forget_ended(observed.uid)
         elif is_at_rest(status):
             # Thousands of trials may wait for the choice, each for longer than it has trained.
@@ -188,10 +188,9 @@ class FineTuneJobReconciler:
         return settings
 
     def _may_wait(self, observed: Observed, step: Plan) -> bool:
-        """Return whether others go first: a new job has its first Job, and many have none yet.
+        """Return whether others go first: this job has its first Job, and many have none.
 
-        A thousand jobs created at once wait for their Jobs, not for a status that says so. What
-        comes of it in the meantime goes into the same write.
+        A thousand new jobs need their Jobs first. Later changes go into the same status write.
         """
         is_first = any(
             isinstance(action, CreateStage) and action.stage is Stage.PREPARE
@@ -265,12 +264,11 @@ class FineTuneJobReconciler:
         return observed
 
     async def _create(self, key: ObjectKey, observed: Observed, action: CreateStage) -> Observed:
-        """Create a stage's Job, after a live look at the parent.
+        """Create a stage's Job, after a live read of the parent.
 
-        The cache may be behind: the job may be finished, suspended or deleted by now, and a Job
-        that holds GPUs for a day cannot be taken back. What its pods need is created meanwhile:
-        that is harmless and saves a round trip. The first stage is spared the look: it has no
-        GPUs, its name is taken if it ever ran, and without its owner it is collected.
+        The cached job may be finished, suspended or deleted by now. The children of the Job are
+        created meanwhile, which is harmless. The first stage needs no live read: it has no GPUs,
+        its name is taken if it ever ran, and without its owner it is collected.
         """
         if action.stage is Stage.PREPARE:
             created = await self._children.create_needs(observed, action)
@@ -298,10 +296,10 @@ class FineTuneJobReconciler:
         return await read_parent(self._client, FINETUNEJOBS, key, uid)
 
     async def _change_all(self, observed: Observed, actions: Iterable[Write]) -> None:
-        """Do all that follows the status: one that is refused does not stop those after it.
+        """Perform all actions after the status; a refused one does not stop the others.
 
         Raises:
-            KubeError: Why the first one could not be done.
+            KubeError: The error of the first refused action.
         """
         first: KubeError | None = None
         for action in actions:
@@ -314,7 +312,7 @@ class FineTuneJobReconciler:
         self._changes.forget(observed.uid)
 
     async def _change(self, observed: Observed, action: Write) -> None:
-        """Do what follows the status, and tell of it what only the outcome can say."""
+        """Perform an action after the status, and report its outcome."""
         try:
             is_done = await self._children.perform(observed, action)
         except KubeError as error:
@@ -325,10 +323,10 @@ class FineTuneJobReconciler:
             self.guard.announce(observed.job, (action.event,))
 
     async def _write_status(self, job: Object, status: FittedStatus | None) -> None:
-        """Write the operator's part of the status, over exactly the version it was planned for.
+        """Write the operator's part of the status over the version that was planned.
 
         Raises:
-            Conflict: Somebody wrote in between; plan again.
+            Conflict: The object was changed in between; plan again.
         """
         metadata = job["metadata"]
         try:
@@ -336,7 +334,7 @@ class FineTuneJobReconciler:
         except NotFound:
             key = (metadata["namespace"], metadata["name"])
             await self._read_parent(key, metadata["uid"])
-            raise  # it is there: the 404 is about something else
+            raise  # it exists: the 404 is about another object
         except Conflict:
             await self._refresh(metadata)
             raise

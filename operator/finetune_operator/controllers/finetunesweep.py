@@ -1,8 +1,7 @@
 """``reconcile(key)`` of FineTuneSweeps: caches to snapshot, plan, requests, one status write.
 
-As for jobs, the input is a key and everything is read anew: names of trials are fixed, what is
-changed of them is a state and no step, and the status is derived. So stopping between any two
-requests is harmless.
+The input is a key, never an event. A stop between any two requests is harmless: names of trials are
+fixed, their changes are states, and the status is derived.
 """
 
 from __future__ import annotations
@@ -68,16 +67,16 @@ MAX_ROUNDS_REST_SECONDS = 1.0
 
 
 class FineTuneSweepReconciler:
-    """Makes the world right for one FineTuneSweep at a time. Event loop only.
+    """Reconciles one FineTuneSweep at a time. Event loop only.
 
     Args:
         client: The API client, fenced by the leader election.
         sweeps: The cache of sweeps and their trials.
-        jobs: The cache of FineTuneJobs: told of the answers, so that the next plan sees them.
+        jobs: The cache of FineTuneJobs; takes the answers, so that the next plan sees them.
         config: The administrator's settings.
         clock: Source of time.
         recorder: Records Events on FineTuneSweeps.
-        models: Parts of validated specs, of which a sweep has most in common with its trials.
+        models: Parts of validated specs, which a sweep shares with its trials.
     """
 
     def __init__(
@@ -159,7 +158,7 @@ class FineTuneSweepReconciler:
         if step.then:
             await self._delete(sweep)
         if is_terminal(step.status or sweep.get("status")) and not step.first:
-            # Whoever changes it or a trial has it read again; a validated spec takes much memory.
+            # A change of it or of a trial reads it again; a validated spec takes much memory.
             self._forget_ended(sweep["metadata"]["uid"])
         elif is_large:
             memory.generation, memory.parsed = -1, None
@@ -173,7 +172,7 @@ class FineTuneSweepReconciler:
         metadata = sweep["metadata"]
         generation = int(metadata.get("generation") or 0)
         if memory.generation != generation:
-            # The status is not validated: a newer operator may have written more into it.
+            # The status is not validated: a newer operator may have written more fields.
             wire: Object = {"metadata": metadata, "spec": sweep.get("spec")}
             try:
                 memory.parsed, memory.problem = self._validate(wire), ""
@@ -223,11 +222,11 @@ class FineTuneSweepReconciler:
     async def _carry_out_all(
         self, observed: Observed, actions: Iterable[Action], memory: SweepMemory
     ) -> None:
-        """Carry out what was planned; one trial that cannot be changed holds no other up.
+        """Perform the actions; a trial that cannot be changed does not delay the others.
 
         Raises:
-            Conflict: A trial is not what was planned for; the cache has it as it is now.
-            KubeError: The first one of a change, after all others were tried.
+            Conflict: A trial changed since the plan; the cache has the new version.
+            KubeError: The first error of a change, after all others were tried.
         """
         refused: list[tuple[PatchTrial, KubeError]] = []
         for each in actions:
@@ -238,7 +237,7 @@ class FineTuneSweepReconciler:
                     raise
                 refused.append((each, error))
                 if not isinstance(error, Forbidden | Invalid):
-                    break  # the server is ill, not this change
+                    break  # the server has an error, not this change
         if refused:
             action, first = refused[0]
             told = self._changes.note(observed.uid, _change_of(action), first)
@@ -254,7 +253,7 @@ class FineTuneSweepReconciler:
                 await self._patch(observed, action)
             case ConfirmMissing(number=number, name=name):
                 live = await self._read(observed.namespace, name)
-                # One that has lost its owner is out of the sweep as if it were gone.
+                # A job that has lost its owner counts as gone.
                 found = () if live is None else (live,)
                 own, _ = memory.own_trials(observed.sweep, found, observed.spec)
                 if live is not None and own:
@@ -269,7 +268,7 @@ class FineTuneSweepReconciler:
         try:
             answer = await self._create_owned(observed, action.job)
         except (KubeError, NameTaken) as error:
-            # Of a job that is all about its first stage.
+            # The job as its first stage needs it.
             refusal = self._refusals.explain(observed.uid, Stage.PREPARE, error)
             if refusal is None:
                 raise
@@ -283,7 +282,7 @@ class FineTuneSweepReconciler:
     async def _create_owned(self, observed: Observed, job: Object) -> Object:
         name = job["metadata"]["name"]
         try:
-            # A server whose FineTuneJobs know no holdAfter would drop it, and publish every trial.
+            # A server whose FineTuneJobs lack holdAfter would drop it, and publish every trial.
             return await self._client.create(
                 FINETUNEJOBS, job, field_manager=FIELD_MANAGER, strict=True
             )
@@ -319,7 +318,7 @@ class FineTuneSweepReconciler:
                 self._jobs.discard(cached)
             return
         except Conflict:
-            # What won is read now, instead of waiting for the watch.
+            # Read the version that won now, without waiting for the watch.
             if (live := await self._read(namespace, action.name)) is not None:
                 self._absorb(live)
             raise
@@ -331,10 +330,10 @@ class FineTuneSweepReconciler:
             self._jobs.absorb(trial)
 
     async def _write_status(self, sweep: Object, status: FittedStatus | None) -> None:
-        """Write the status over exactly the version it was planned for.
+        """Write the status over the version that was planned.
 
         Raises:
-            Conflict: Somebody wrote in between; plan again once the watch has told.
+            Conflict: The object was changed in between; plan again after its event.
         """
         try:
             answer = await self._guard.write_status(sweep, status)
@@ -354,10 +353,10 @@ class FineTuneSweepReconciler:
             raise
 
     async def _require(self, sweep: Object) -> None:
-        """Look whether the sweep is there, after a 404 that may be about something else.
+        """Read the sweep after a 404 that may be about another object.
 
         Raises:
-            ParentGone: It is not.
+            ParentGone: It does not exist.
         """
         metadata = sweep["metadata"]
         key = (metadata["namespace"], metadata["name"])

@@ -34,9 +34,9 @@ FIRST_RETRY_SECONDS = 2.0
 """The first pause after a refused status; each further one is twice as long."""
 MAX_RETRY_SECONDS = 60.0
 _UNDECLARED = "field not declared in schema"
-"""What the API server says of a field that the CRD does not know, in a server-side apply."""
+"""The API server's message for a field that the CRD lacks, in a server-side apply."""
 _WORDS = 600
-"""Characters of the server's answer that are told: what to do has to fit behind them."""
+"""Most characters of the server's answer in a message, to leave room for the remedy."""
 _FIELD = re.compile(r"\bstatus\.([A-Za-z]+)")
 
 
@@ -45,9 +45,9 @@ class _Unwritten:
     """A status that the API server refuses.
 
     Attributes:
-        status: The status, as it was planned.
-        before: What of it is stored instead, written by the operator.
-        pushed: The same, of what stages push: what came until it was planned, or is taken in.
+        status: The planned status.
+        before: The stored fields of the operator instead.
+        pushed: The same for fields that stages push, up to the plan or taken in later.
         error: The server's answer.
         pauses: Pauses between the tries to write it, on the monotonic clock.
     """
@@ -61,18 +61,18 @@ class _Unwritten:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Guard:
-    """Tells of objects of one kind, and turns what goes wrong with one into a retry.
+    """Reports errors on objects of one kind, and turns them into retries.
 
-    A status that the API server refuses must not stop anything. It is kept here, the next plans
-    start from it as if it were written, and it is written again after a pause.
+    A status that the API server refuses is kept here. The next plans use it as if it were written,
+    and it is written again after a pause.
 
     Attributes:
         resource: Their kind.
-        noun: What one is called in a message.
-        meanwhile: What goes on while its status cannot be written, in a sentence.
+        noun: Name of one in a message.
+        meanwhile: A sentence on what continues while its status cannot be written.
         schema: The schema of its status.
         owned: The fields of the status that the operator's field manager owns.
-        pushed: Those of them that any replica also writes, from what stages push.
+        pushed: Owned fields that any replica also writes, from reports of stages.
         client: Writes statuses, fenced by the leader election.
         clock: Monotonic time of the pauses.
         recorder: Records the Events.
@@ -92,11 +92,11 @@ class Guard:
     _unwritten: dict[str, _Unwritten] = field(default_factory=dict)
 
     async def run(self, obj: Object, reconciling: Awaitable[Result]) -> Result:
-        """Return what a reconcile came to, or when it is tried again.
+        """Return the result of a reconcile, or the time of its retry.
 
         Raises:
-            ParentGone: A live read said so. No other 404 means that the object is gone.
-            Exception: There is a defect, which is told on the object.
+            ParentGone: A live read found no object. Other 404 do not mean that it is gone.
+            Exception: There is a defect, which an Event on the object reports.
         """
         try:
             return self._or_write_again(obj, await reconciling)
@@ -110,7 +110,7 @@ class Guard:
         except (KubeError, LeadershipLost) as error:
             return Retry(error)
         except Exception as error:
-            # A defect: the queue tries again for ever, and only the log would know.
+            # A defect: the queue retries without limit, and only the log would show it.
             self.announce(obj, (self._reconcile_error(error),))
             raise
 
@@ -130,9 +130,9 @@ class Guard:
     # ---- statuses --------------------------------------------------------------------------------
 
     def as_planned(self, obj: Object) -> Object:
-        """Return the object with the status that was planned last, also where it was refused.
+        """Return the object with its last planned status, even if that was refused.
 
-        What stages have pushed since is taken in.
+        Later reports of stages are included.
         """
         uid = obj["metadata"]["uid"]
         unwritten = self._unwritten.get(uid)
@@ -148,15 +148,16 @@ class Guard:
         return {**obj, "status": {**unwritten.status, **others}}
 
     async def write_status(self, obj: Object, status: FittedStatus | None) -> Object | None:
-        """Write a status over exactly the version that it was planned for.
+        """Write a status over the version that it was planned for.
 
         Args:
             obj: The object that it was planned for.
-            status: The status; None if it is no news. One that was refused before is then tried
-                again, once its pause is over.
+            status: The status; None if unchanged. A refused one is then written again once its
+                pause is over.
 
         Returns:
-            The server's answer; None if nothing was written. A refusal is told on the object.
+            The server's answer; None if nothing was written. An Event on the object reports a
+                refusal.
 
         Raises:
             KubeError: No answer, or a conflict: plan again.
@@ -190,7 +191,7 @@ class Guard:
         self._unwritten.pop(uid, None)
 
     def tell_refused(self, obj: Object, error: KubeError) -> None:
-        """Tell of a status that the server refuses: an Event on the object, and the metric."""
+        """Report a refused status by an Event on the object and by the metric."""
         refused = self.client.metrics.status_rejections
         for section in self._sections_of(error):
             refused.labels(self.resource.kind, section).inc()
@@ -223,9 +224,9 @@ class Guard:
         return Retry(unwritten.error, after_seconds=wait)
 
     def _taking_in(self, unwritten: _Unwritten, pushed: Object) -> _Unwritten:
-        """Add what is pushed to a status that waits, field by field, as the server would.
+        """Merge pushed fields into a waiting status, as the server would.
 
-        A job that has ended takes no more in, as with a status that is written.
+        The status of an ended job takes no more.
         """
         if pushed == unwritten.pushed or is_terminal(unwritten.status):
             return unwritten

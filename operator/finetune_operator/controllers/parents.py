@@ -14,13 +14,12 @@ class ParentGone(Exception):  # noqa: N818 - a state of the world
 async def read_parent(client: KubeClient, resource: Resource, key: ObjectKey, uid: str) -> Object:
     """Read the object that is reconciled from the server.
 
-    A 404 of anything else (a child, a namespace, a type that is not served for a moment, a proxy)
-    says nothing of it. An object that is dropped from the cache for such a 404 is never looked at
-    again.
+    A 404 for a child, a namespace, a type or from a proxy does not mean that the object is gone. An
+    object dropped from the cache for such a 404 is never reconciled again.
 
     Raises:
         ParentGone: The server has no object of that name, or one with another UID.
-        KubeError: It cannot be told.
+        KubeError: The server gave no clear answer.
     """
     try:
         live = await client.get(resource, *key)

@@ -1,8 +1,7 @@
-"""Why the API server does not create a child, and when to ask it again.
+"""The cause for which the API server does not create a child, and the time of the retry.
 
-Only what the server itself calls malformed is final: it reads the same object as before for ever.
-Whatever policies, webhooks, quotas and an ill server say can change, and a job that would go on
-tomorrow must not end today.
+Only an object that the server calls malformed is final. Refusals by policies, webhooks, quotas and
+server errors can change, so they do not end a job.
 """
 
 from __future__ import annotations
@@ -25,12 +24,11 @@ from finetune_operator.status.conditions import Reason, shorten
 FIRST_RETRY_SECONDS = 2.0
 """The first pause after what a person has decided: a policy, a quota, a right."""
 FIRST_RETRY_OF_ILL_SERVER_SECONDS = 0.25
-"""The first pause after an error of the server's own: most are over in a moment, as while etcd
-chooses a leader."""
+"""First pause after a server error; most are over soon, as while etcd elects a leader."""
 MAX_RETRY_SECONDS = 60.0
 AGAIN = f"It is tried again, every {MAX_RETRY_SECONDS:.0f} s at last"
 _WORDS = 800
-"""Characters of the server's answer that are told: what to do has to fit behind them."""
+"""Most characters of the server's answer in a message, to leave room for the remedy."""
 
 
 class NameTaken(Exception):  # noqa: N818 - a state of the world
@@ -38,23 +36,19 @@ class NameTaken(Exception):  # noqa: N818 - a state of the world
 
 
 class Refusals:
-    """Remembers the pauses after refusals in a row, so that they grow. Event loop only.
-
-    Args:
-        clock: Monotonic time.
-    """
+    """Remembers the pauses after refusals in a row, so that they grow. Event loop only."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._pauses: dict[tuple[str, Stage], Pauses] = {}
 
     def explain(self, uid: str, stage: Stage, error: KubeError | NameTaken) -> Refusal | None:
-        """Return what the plan is told of a failed creation; None if it is not about the object.
+        """Return the failed creation for the plan; None if it is not about the object.
 
         Args:
             uid: UID of the FineTuneJob.
-            stage: Whose child it is.
-            error: What came instead.
+            stage: The child's stage.
+            error: The error.
         """
         reason, remedy, is_final = judge(error)
         if not reason:
@@ -94,13 +88,13 @@ def judge(error: KubeError | NameTaken) -> tuple[str, str, bool]:
         # A ResourceQuota, missing rights, a namespace that ends: all can change.
         return Reason.FORBIDDEN, f"{AGAIN}.", False
     if isinstance(error, NotFound):
-        # The namespace, or the type: an API server that starts lacks it for a moment.
+        # The namespace, or the type: a starting API server lacks it for a moment.
         remedy = f"{AGAIN}; are the namespace and the CustomResourceDefinition there?"
         return Reason.API_SERVER_ERROR, remedy, False
     if isinstance(error, Invalid) and error.reason:
         return Reason.INVALID, "", True
     if isinstance(error, Invalid | ServerUnavailable):
-        # Without a reason a refusal is not the API server's own: a proxy in between.
+        # A refusal without a reason comes from a proxy, not from the API server.
         if error.is_webhook_failure:
             remedy = f"{AGAIN}; is the controller that serves this webhook running?"
             return Reason.WEBHOOK_UNAVAILABLE, remedy, False

@@ -1,8 +1,7 @@
-"""Why a pod does not start, or is not created: read from Events, seldom and side by side.
+"""The cause for which a pod does not start or is not created, read from Events.
 
-A list by field is dear for the API server, and pods that pull a large image are reconciled often.
-So each object is looked up once, and again after a growing pause while nothing is wrong; all jobs
-share a rate; and what cannot be read now is not known, which holds up nothing.
+A list by field is expensive for the API server. So each object is looked up once, and again after a
+growing pause while no warning is found. All jobs share a rate. An unreadable Event delays nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ MAX_AGE_SECONDS = 120.0
 """The kubelet repeats what lasts at least this often: older answers tell nothing."""
 
 _OVER = {
-    # The kubelet has come to the container itself: volumes are mounted by then.
+    # The kubelet has reached the container itself: volumes are mounted by then.
     "Pod": frozenset({"Pulling", "Pulled", "Created", "Started"}),
     # A pod was created, or a pause has come in between.
     "Job": frozenset({"SuccessfulCreate", "Suspended", "Resumed"}),
@@ -56,12 +55,12 @@ _NO_HINDRANCE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the Events of an object said.
+    """The Events of an object.
 
     Attributes:
         warning: The present warning, or None.
-        at: Monotonic time of the look.
-        num_empty: Looks in a row that found none.
+        at: Monotonic time of the lookup.
+        num_empty: Lookups in a row without a warning.
     """
 
     warning: WarningEvent | None
@@ -75,12 +74,7 @@ class _Answer:
 
 
 class PodWarnings:
-    """Looks up warnings, and remembers them. Event loop only.
-
-    Args:
-        client: The API client; only reads.
-        clock: Monotonic time.
-    """
+    """Looks up warnings, and remembers them. Event loop only."""
 
     def __init__(self, client: KubeClient, *, clock: Clock) -> None:
         self._client = client
@@ -162,7 +156,7 @@ def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> Warnin
         if event.get("type") == "Warning" and _tells(action, event.get("reason") or "")
         if moment > over
     ]
-    # A node has other troubles meanwhile, and they pass; without its volumes no pod starts.
+    # Other troubles of a node pass; without its volumes no pod starts.
     mounted = max((moment for moment, each in present if each.reason == _MOUNTED), default=over)
     volumes = [
         (moment, each)
@@ -187,6 +181,6 @@ def _tells(action: LookUpWarnings, reason: str) -> bool:
 def _event_time(event: Object) -> datetime | None:
     series = event.get("series") or {}
     told = [event.get("lastTimestamp"), series.get("lastObservedTime"), event.get("eventTime")]
-    # Who writes none of them is told by the API server's own clock.
+    # Events without a time get the API server's.
     told.append((event.get("metadata") or {}).get("creationTimestamp"))
     return max(filter(None, map(parse_timestamp, told)), default=None)

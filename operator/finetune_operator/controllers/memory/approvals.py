@@ -1,11 +1,8 @@
-"""The cache of FineTuneApprovals, and which FineTuneJobs they wake.
+"""The cache of FineTuneApprovals, and the FineTuneJobs that they wake.
 
-A cluster may lack their type, or the operator the right to read it: an upgrade brings its parts one
-after the other. Then jobs that need an approval wait and say so, and all others run.
-
-Whoever may create them may create any number, also for jobs that do not exist. So what is kept of
-one person on one job is bounded, and what is kept of a namespace; one person's crowd hides no
-other's decision, and no approval hides a rejection.
+During an upgrade the type, or the right to read it, may be missing. Then jobs that need an approval
+wait and report it; all others run. The cache is bounded per person and job, and per namespace. One
+person's approvals displace no other person's decision, and no approval displaces a rejection.
 """
 
 from __future__ import annotations
@@ -47,12 +44,12 @@ class Approvals:
     Args:
         client: The API client; only reads.
         jobs: The cache of FineTuneJobs.
-        wake: Told which FineTuneJob to look at.
-        namespaces: Where to watch; empty for all namespaces.
+        wake: Called with the FineTuneJob to reconcile.
+        namespaces: Watched namespaces; empty for all.
         rng: Source of jitter.
 
     Attributes:
-        informer: What watches them; has to run.
+        informer: Watches them; has to run.
     """
 
     def __init__(
@@ -85,7 +82,7 @@ class Approvals:
     def of(self, key: ObjectKey) -> list[Object] | None:
         """Return the trimmed FineTuneApprovals that name a FineTuneJob; None if unreadable.
 
-        Of each person who has decided more than ``MAX_OF_A_PERSON`` times on it, some are missing.
+        Of a person's decisions on it only ``MAX_OF_A_PERSON`` are kept.
         """
         if not self.informer.scopes.serves(key[0]):
             return None
@@ -136,7 +133,7 @@ class Approvals:
             self.informer.list_again(namespace)
 
     def _on_served(self, scope: str, problem: str) -> None:
-        """Look at the jobs again that need an approval: they wait for it, or need to be told."""
+        """Reconcile the jobs that need an approval again."""
         if problem:
             logger.warning(
                 "FineTuneApprovals of %s cannot be read: their CustomResourceDefinition is not"
@@ -206,10 +203,10 @@ class _Kept:
 
 
 def _least_of(approvals: Collection[Object]) -> Object:
-    """Return the decision that matters least of those of one person on one job.
+    """Return the least important decision of one person on one job.
 
-    The first on a digest is the one that the job's status names, the last may be a second try. So
-    one in between goes, else the oldest of all.
+    The first on a digest is the one in the job's status, and the last may be a second try. So it is
+    one in between, else the oldest of all.
     """
     between: list[Object] = []
     by_age = sorted(approvals, key=_age_of)

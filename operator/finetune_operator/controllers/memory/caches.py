@@ -1,7 +1,7 @@
-"""The caches of both replicas, and who is woken by which change.
+"""The caches of both replicas, and the keys that a change wakes.
 
-FineTuneJobs are fed by kopf, their children by informers of our own: pods are the volume, and they
-need correct deletes and indexes. Nothing here writes, so a standby keeps all of it warm.
+kopf feeds the FineTuneJobs; informers watch their children, because pods are many and need correct
+deletes and indexes. The caches only read, so a standby keeps them warm.
 """
 
 from __future__ import annotations
@@ -76,11 +76,11 @@ class Caches:
 
     Args:
         client: The API client; only reads.
-        config: Which namespaces, how often to repair.
-        wake: Told which FineTuneJob to look at for another reason than a change of what it owns.
-        forget: Told of FineTuneJobs that are gone.
-        wake_sweep: Told which FineTuneSweep to look at for another reason than its trials.
-        forget_sweep: Told of FineTuneSweeps that are gone.
+        config: Namespaces and repair interval.
+        wake: Called with a FineTuneJob to reconcile for another cause than its children.
+        forget: Called with FineTuneJobs that are gone.
+        wake_sweep: Called with a FineTuneSweep to reconcile for another cause than its trials.
+        forget_sweep: Called with FineTuneSweeps that are gone.
         has_kueue: Whether to watch Workloads, if the cluster has them.
         rng: Source of jitter.
     """
@@ -211,7 +211,7 @@ class Caches:
             self._is_listing = False
 
     def _keep_finetunejob(self, obj: Object) -> Object:
-        """Trim a FineTuneJob; most fields of its spec are as in all the others.
+        """Trim a FineTuneJob and share the fields of its spec with other jobs.
 
         The cache keeps an excerpt of a large spec. The reconciler reads the whole one.
         """
@@ -293,7 +293,7 @@ class Caches:
         )
 
     def _on_kueue(self, scope: str, problem: str) -> None:
-        """Look at the jobs with a queue again: they wait for Kueue, or need to be told."""
+        """Reconcile the jobs with a queue again, because Kueue appeared or vanished."""
         where = f" in {name_scope(scope)}" if scope else ""
         if problem:
             logger.warning(

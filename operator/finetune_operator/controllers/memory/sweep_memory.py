@@ -15,19 +15,18 @@ from finetune_operator.kube.api.resource import Object
 
 @dataclass(slots=True)
 class SweepMemory:
-    """What is remembered of a sweep between two looks; to forget it costs requests only.
+    """State of a sweep between two reconciles; losing it only costs requests.
 
     Attributes:
-        generation: Of the spec that ``parsed`` and ``problem`` are about.
-        parsed: The sweep, validated; None if ``problem`` says why not.
-        problem: Why the spec cannot be read.
+        generation: Generation of the spec in ``parsed`` and ``problem``.
+        parsed: The sweep, validated; None if ``problem`` is set.
+        problem: Cause for which the spec cannot be read.
         missing: Trials that a live read did not find.
-        last_seen: Trials as they were at the last look, by number; of missing ones, what they had
-            used when they were missed.
+        last_seen: The use of trials at the last reconcile, by number.
         num_created: The highest number given.
-        refusal: Why the API server did not create a trial.
-        refused_until: Monotonic time before which it is not asked again.
-        judged: Whether large jobs that no status has counted are trials, by UID.
+        refusal: Cause for which the API server did not create a trial.
+        refused_until: Monotonic time of the next try.
+        judged: By UID, whether large jobs that no status has counted are trials.
     """
 
     generation: int = -1
@@ -43,7 +42,7 @@ class SweepMemory:
     def own_trials(
         self, sweep: Object, jobs: Iterable[Object], spec: FineTuneSweepSpec | None
     ) -> tuple[tuple[Trial, ...], Trial | None]:
-        """Return the trials among FineTuneJobs, and the first that has to be read to be told."""
+        """Return the trials among FineTuneJobs, and the first that must be read to decide."""
         status = sweep.get("status") or {}
         counts = status.get("counts") or {}
         return find_own(

@@ -1,7 +1,7 @@
-"""The cache of FineTuneSweeps, and which changes of them and of their trials are worth a look.
+"""The cache of FineTuneSweeps, and the changes that need a reconcile.
 
-A cluster may lack their type, or the operator the right to read it: an upgrade brings its parts one
-after the other. Then no sweep goes on, and all jobs run.
+During an upgrade the type, or the right to read it, may be missing. Then no sweep continues, and
+all jobs run.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class Sweeps:
     Args:
         client: The API client; only reads.
         jobs: The cache of FineTuneJobs, indexed by ``BY_SWEEP``.
-        wake: Told which FineTuneSweep to look at.
-        forget: Told of FineTuneSweeps that are gone.
-        shared: What FineTuneJobs have in common: a sweep's template is that of its trials.
-        namespaces: Where to watch; empty for all namespaces.
+        wake: Called with the FineTuneSweep to reconcile.
+        forget: Called with FineTuneSweeps that are gone.
+        shared: Parts of FineTuneJobs: a sweep's template is that of its trials.
+        namespaces: Watched namespaces; empty for all.
         rng: Source of jitter.
 
     Attributes:
-        informer: What watches the sweeps; has to run.
+        informer: Watches the sweeps; has to run.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Sweeps:
         return self._jobs.store.by_index(BY_SWEEP, "/".join(key))
 
     def _keep_sweep(self, obj: Object) -> Object:
-        """Trim a FineTuneSweep; its template is in its trials, its words in other sweeps.
+        """Trim a FineTuneSweep and share its parts with its trials and other sweeps.
 
         The cache keeps an excerpt of a large spec. The reconciler reads the whole one.
         """
