@@ -13,7 +13,7 @@ def accept(step: Step) -> bool:
     """Return whether the sweep goes on; if not, the draft tells why."""
     observed, draft = step.observed, step.draft
     was_told = draft.conditions.status_of(ConditionType.ACCEPTED) in ("True", "Unknown")
-    # Before it is told, the first trials are created, each after a plan of its own.
+    # The first trials are created before this is written, each after a plan of its own.
     was_accepted = was_told or bool(observed.trials)
     if observed.parsed is None:
         if was_accepted:
@@ -21,7 +21,7 @@ def accept(step: Step) -> bool:
         else:
             _refuse(step, Reason.INVALID_SPEC, observed.problem)
         return False
-    # Settings that changed since do not reach back to sweeps that were accepted.
+    # Changed settings do not apply to sweeps that were accepted before.
     fault = None if was_accepted else find_fault(observed, step.config)
     if fault is not None:
         _refuse(step, fault.reason, fault.message)
@@ -38,10 +38,7 @@ def _refuse(step: Step, reason: Reason, message: str) -> None:
 
 
 def _tell_unreadable(step: Step) -> None:
-    """Leave a sweep alone that another version of the operator has accepted.
-
-    Its phase stays as it was.
-    """
+    """Leave a sweep unchanged that another version of the operator has accepted."""
     message = (
         f"This version of the operator cannot read the spec, which was accepted before:"
         f" {step.observed.problem}. Its trials go on, and nothing new is started, until CRD and"

@@ -13,12 +13,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CreateTrial:
-    """Create the FineTuneJob of a trial.
-
-    Attributes:
-        number: Which trial.
-        job: The FineTuneJob.
-    """
+    """Create the FineTuneJob ``job`` of the trial ``number``."""
 
     number: int
     job: Object
@@ -26,12 +21,12 @@ class CreateTrial:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PatchTrial:
-    """Change what steers a trial.
+    """Change the control fields of a trial.
 
     Attributes:
         name: Name of the FineTuneJob.
-        uid: Its UID: another of that name is left alone.
-        version: The resourceVersion that was planned for: what has changed since is planned anew.
+        uid: Its UID; another job of that name is not changed.
+        version: The planned resourceVersion; a newer one needs a new plan.
         spec: Merge patch of its spec.
     """
 
@@ -55,18 +50,18 @@ class DeleteSelf:
 
 
 Action: TypeAlias = CreateTrial | PatchTrial | ConfirmMissing
-"""What changes what is known of the trials."""
+"""An action that changes trials."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What to do now.
+    """The decisions on one sweep.
 
     Attributes:
-        first: Reads and writes of trials whose outcome the status must tell; afterwards plan again.
+        first: Reads and writes of trials that the status depends on; afterwards plan again.
         status: The status, complete; None to leave it as it is.
-        events: Events of what changed, recorded after the status is written.
-        then: What follows the status.
+        events: Events of changes, recorded after the status is written.
+        then: Actions after the status.
         requeue_after: Look again after this many seconds, or None.
     """
 

@@ -1,4 +1,4 @@
-"""Which trial wins, and what becomes of it: everything after the search."""
+"""The choice of the best trial, and all that follows the search."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ _NOT_GOOD_ENOUGH = (Reason.GOAL_NOT_MET, Reason.GATES_NOT_MET)
 
 
 def find_chosen(step: Step) -> Trial | None:
-    """Return the trial that was let go on to its evaluation, by the sweep or by a person.
+    """Return the trial that the sweep or a person released to its evaluation.
 
-    That it may go on is the record of the choice: it is there before anything else follows from
-    it. Of several, the one that the status names, else the first. Who lets one go that had ended
-    without being trained has chosen nothing.
+    The release is the record of the choice. Of several trials, it is the one in the status, else
+    the first. The release of a trial that ended untrained is no choice.
     """
     released = [trial for trial in step.trials if trial.is_released]
     named = [trial for trial in released if trial.name == step.draft.was_chosen]
@@ -36,7 +35,7 @@ def choose(step: Step) -> None:
     if best is not None:
         usual = step.observed.spec.template.priority_class_name
         is_usual = usual is None or best.job["spec"].get("priorityClassName") == usual
-        # One that began late goes on as any other: nothing else is left to wait for.
+        # A late trial goes on as any other, because no other trial is left to wait for.
         step.patch(best, holdAfter=None, **({} if is_usual else {"priorityClassName": usual}))
         return
     failed = [trial for trial in step.trials if trial.state == "Failed"]

@@ -1,7 +1,7 @@
-"""What stays of trials that somebody deleted: they stay counted, so that nobody gets them back.
+"""The counts of deleted trials: deleting a trial does not return its share of a limit.
 
-Such a job cannot be asked any more. What it had used is known from the last look at it. After a
-restart only the status says something: there, what was spent never falls.
+The operator remembers what such a job used. After a restart only the status has it, so the numbers
+in the status never fall.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class Deleted:
     """The trials of a sweep that were deleted.
 
     Attributes:
-        numbers: Which. None is given again, and a job that comes back is no trial.
-        replicates: Those of them that were replicates.
-        gpu_hours: What all of them had used.
-        tokens: The same of tokens.
+        numbers: Their numbers. A number is never used again; a job that returns is no trial.
+        replicates: The numbers that were replicates.
+        gpu_hours: GPU hours that all of them used.
+        tokens: Tokens that all of them used.
     """
 
     numbers: frozenset[int] = frozenset()
@@ -58,7 +58,7 @@ def read_deleted(told: Object | None) -> Deleted:
 
 
 def count_deleted(observed: Observed, draft: SweepDraft, now: datetime) -> Deleted:
-    """Return all trials that were deleted, with what they had used: the status' and the new ones.
+    """Return all deleted trials with their use: those of the status and the new ones.
 
     Args:
         observed: The snapshot, with the numbers that a live read did not find.
@@ -79,7 +79,7 @@ def count_deleted(observed: Observed, draft: SweepDraft, now: datetime) -> Delet
         max(seen[number].tokens if number in seen else 0, draft.told_tokens(name))
         for number, name in names.items()
     )
-    # The search is over when they begin: what has a higher number than one is one.
+    # The search is over when replicates begin: a trial with a higher number is a replicate.
     known = {trial.number for trial in observed.trials if trial.replicate_of is not None}
     known |= told.replicates | {number for number, each in seen.items() if each.is_replicate}
     known |= {number for number, name in names.items() if draft.told_replicate(name)}

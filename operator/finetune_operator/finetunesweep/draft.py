@@ -40,8 +40,8 @@ class SweepDraft(Draft):
     """Mutable status of one plan."""
 
     def __init__(self, sweep: Object, now: datetime) -> None:
-        # Fields of a newer version are repeated: what its operator has applied under our name and
-        # we leave out would be removed.
+        # Repeat fields of a newer version: server-side apply removes fields that we own and leave
+        # out.
         newer = [key for key in sweep.get("status") or {} if key not in _KNOWN_FIELDS]
         super().__init__(sweep, (*OWNED_FIELDS, *newer), now)
 
@@ -85,11 +85,11 @@ class SweepDraft(Draft):
         return {}
 
     def to_wire(self, *, is_judged: bool) -> FittedStatus | None:
-        """Return the status to write, or None if nothing worth a write changed.
+        """Return the status to write, or None if no important field changed.
 
         Args:
             is_judged: Whether a trial came to a step at which it is compared with others, which
-                must not be forgotten.
+                must be stored.
         """
 
         def is_news(wire: Object) -> bool:
@@ -121,7 +121,7 @@ def _settled(status: Object) -> list[Object]:
 
 
 def _verdicts(status: Object) -> list[tuple[Any, ...]]:
-    """Return the conditions without the words of those that hold while the sweep goes on."""
+    """Return the conditions; of those that hold while the sweep runs, without their messages."""
     return [
         (entry["type"], entry["status"], entry["reason"])
         + (() if entry["type"] == "Progressing" else (entry.get("message"),))

@@ -10,10 +10,10 @@ _RESUMED = "The sweep was suspended and goes on."
 
 
 def suspend_or_resume(step: Step) -> None:
-    """Suspend what goes on, or let go on what the sweep has suspended.
+    """Suspend the running trials, or resume those that the sweep has suspended.
 
-    The condition is written once all trials are as they shall be, so that a resumption that was
-    cut in the middle is finished by whoever comes next.
+    The condition is written after all trials are changed, so that an interrupted resumption is
+    completed later.
     """
     draft = step.draft
     if step.observed.spec.suspend:
@@ -26,7 +26,7 @@ def suspend_or_resume(step: Step) -> None:
         draft.conditions.set(ConditionType.SUSPENDED, True, reason, _SUSPENDED)
     elif draft.is_true(ConditionType.SUSPENDED):
         for trial in step.trials:
-            # Where trials wait at rungs, each goes on when it is its turn.
+            # Where trials wait at rungs, each resumes in its turn.
             if trial.is_suspended and not (step.halves(trial) and trial.is_under_way):
                 step.patch(trial, suspend=False)
         draft.conditions.set(ConditionType.SUSPENDED, False, Reason.RESUMED, _RESUMED)

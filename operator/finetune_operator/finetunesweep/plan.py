@@ -1,8 +1,7 @@
-"""``plan(observed, now, config)``: what to do about one FineTuneSweep. Pure and total.
+"""``plan(observed, now, config)``: decisions on one FineTuneSweep. Pure and total.
 
-Trials are created one at a time and planned again, so that what is created next may depend on what
-is there. The choice is recorded by the trial that may go on; all else is derived anew, so that
-stopping between any two calls is harmless. Terminal is terminal.
+Trials are created one at a time, each after a new plan. The released trial records the choice; the
+rest is derived anew. So a stop between any two calls is harmless. A terminal phase never changes.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ MAX_FAILURES = 3
 
 
 def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
-    """Decide what to do about one FineTuneSweep.
+    """Return the decisions on one FineTuneSweep.
 
     Args:
         observed: The snapshot.
@@ -58,7 +57,7 @@ def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
         config: The administrator's settings.
     """
     if observed.sweep["metadata"].get("deletionTimestamp"):
-        # The garbage collector does the rest; there is no finalizer.
+        # The garbage collector deletes the trials; there is no finalizer.
         return Plan()
     step = Step(observed, now, config)
     if is_terminal(observed.sweep.get("status")):
@@ -106,7 +105,7 @@ def _go_on(step: Step) -> None:
     elif not step.observed.spec.suspend:
         _search(step)
     else:
-        stop_hopeless(step)  # what has come to a rung since is judged there, or never
+        stop_hopeless(step)  # trials that reached a rung meanwhile are judged there, or never
         _tell_progress(step, Reason.SUSPENDED_BY_USER)
 
 
@@ -134,10 +133,10 @@ def _search(step: Step) -> None:
 
 
 def _end_refused(step: Step, fault: Fault) -> None:
-    """End a search whose next trial is refused by now: by settings, or by a newer operator.
+    """End a search whose next trial is refused, by settings or by a newer operator.
 
-    What trains is waited for, and the best that was trained is chosen. Not one that waits for
-    trials which are not begun any more.
+    The sweep waits for trials that train and chooses the best trained one. It does not wait for
+    trials whose rung can no longer be completed.
     """
     text = f"{fault.message}. So no more trials are begun."
     if not any(trial.trains and _goes_on(step, trial) for trial in step.trials):
@@ -225,10 +224,10 @@ def _is_never_scored(step: Step) -> bool:
 
 
 def _is_hopeless(step: Step) -> bool:
-    """End a sweep whose first trials all fail: the next ones would do the same.
+    """End a sweep whose first trials all failed, because later ones would fail too.
 
-    One that trains meanwhile has come further than they did: it is waited for. Not one that is told
-    to end, nor one that waits at a rung for trials which are not begun any more.
+    The sweep waits for a trial that trains meanwhile. It does not wait for a trial that is being
+    stopped, or whose rung can no longer be completed.
     """
     if not _is_doubtful(step) or any(_trains_on(step, trial) for trial in step.trials):
         return False

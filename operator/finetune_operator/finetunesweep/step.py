@@ -17,7 +17,7 @@ from finetune_operator.status.conditions import ConditionType, Reason, shorten, 
 
 
 class Step:
-    """What the rooms of a plan pass on to each other. Made for one plan and dropped after it.
+    """State that the parts of one plan share.
 
     Attributes:
         observed: The snapshot; read only.
@@ -29,9 +29,9 @@ class Step:
         chosen: The trial that was chosen, or None.
         waiting: Numbers of trials that wait at a rung for others.
         rung: Step at which they wait.
-        fault: Why this cluster refuses the next trial, or None.
+        fault: Cause for which this cluster refuses the next trial, or None.
         is_judged: Whether a trial came to a step at which it is compared with others.
-        under_way: Phase while nothing else decides it.
+        under_way: Phase of a running sweep.
         requeue_after: Look again after this many seconds, or None.
     """
 
@@ -52,7 +52,7 @@ class Step:
 
     @property
     def trials(self) -> tuple[Trial, ...]:
-        """The trials that are there, replicates too; none that was told as deleted before."""
+        """The present trials and replicates, without those recorded as deleted."""
         gone = self.deleted.numbers
         return tuple(trial for trial in self.observed.trials if trial.number not in gone)
 
@@ -111,7 +111,7 @@ class Step:
 
     @property
     def is_settled(self) -> bool:
-        """Whether no trial goes on training; one that was told to end saves and needs no wait."""
+        """Whether no trial trains; a trial that is being stopped does not count."""
         return not any(trial.is_under_way and not trial.is_pruned for trial in self.trials)
 
     def look_again(self, seconds: float) -> None:
@@ -132,7 +132,7 @@ class Step:
                 self.patch(trial, prune=True)
 
     def prune_returned(self) -> None:
-        """End jobs that come back under a number that was told as deleted: nobody counts them."""
+        """End jobs that return under the number of a deleted trial; they are not counted."""
         for trial in self.observed.trials:
             is_back = trial.number in self.deleted.numbers
             if is_back and trial.is_under_way and not trial.is_pruned:
@@ -146,9 +146,9 @@ class Step:
                 self.patch(trial, prune=True)
 
     def confirm_missing(self) -> bool:
-        """Ask for a live look at trials that were created and that the cache does not have.
+        """Request a live read of created trials that are not in the cache.
 
-        A cache may be behind the status. Returns whether there are any.
+        The cache may be older than the status. Returns whether there are any.
         """
         unseen = set(range(1, self.num_created + 1)) - self.numbers
         name = self.observed.name

@@ -1,4 +1,4 @@
-"""What the status tells of the trials: counts, the best, and one line for each."""
+"""The trials in a sweep's status: counts, the best, and one line for each."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 Object = dict[str, Any]
 
 STANDSTILL_SECONDS = 7200.0
-"""What makes no headway for so long is told; the chart's alert waits as long."""
+"""The status reports a standstill after so long; the chart's alert waits as long."""
 MAX_NAMED = 8
 """Trials that one Event names."""
 _OVER = ("Trained", "Pruned", "Failed", "Publishing", "Published")
 
 
 def tell_trials(step: Step) -> None:
-    """Put what is known of the trials into the status."""
+    """Put counts, best trial and trials into the status."""
     draft = step.draft
     _announce_changes(step)
     counts = _counts(step)
@@ -188,7 +188,7 @@ def standstill_text(step: Step) -> str:
 
 def _announce_changes(step: Step) -> None:
     draft = step.draft
-    # The first ones only: an Event for each would be one more write for every trial.
+    # The first ones only: an Event for each trial costs one more write.
     if step.trials and not draft.num_created:
         names = [trial.name for trial in step.trials]
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
@@ -198,7 +198,7 @@ def _announce_changes(step: Step) -> None:
     _announce_deleted(step)
     for trial in step.trials:
         before = draft.told_state(trial.name)
-        # One that the status has no room for was told when it still had.
+        # A trial without room in the status was reported before.
         is_known = before == trial.state or (not before and trial.number <= draft.num_created)
         if not is_known:
             _announce(step, trial)
@@ -220,7 +220,7 @@ def _announce_deleted(step: Step) -> None:
 
 
 def _announce(step: Step, trial: Trial) -> None:
-    """Tell of a trial that has come to an end which nobody wants, or that a rule has stopped."""
+    """Emit an Event for a trial that failed or that a rule has stopped."""
     if trial.state == "Failed" and step.chosen is not trial:
         text = f"{trial.name} failed with {trial.reason}: {trial.message}"
         step.draft.announce("TrialFailed", text, warning=True)

@@ -18,11 +18,10 @@ def uniforms(uid: str, number: int, purpose: str) -> Iterator[float]:
 
 
 def shuffled(uid: str, index: int, size: int) -> int:
-    """Return where ``index`` lies after a shuffle of ``range(size)`` that belongs to the UID.
+    """Return the place of ``index`` after a shuffle of ``range(size)`` seeded by the UID.
 
-    No list is made, so a space of any size can be walked in random order: a Feistel network
-    permutes the next even power of two, and what falls outside is permuted again (cycle walking,
-    Black and Rogaway 2002).
+    No list is made: a Feistel network permutes the next power of two, and values outside the range
+    are permuted again (cycle walking, Black and Rogaway 2002).
     """
     num_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     while True:

@@ -1,12 +1,8 @@
-"""Successive halving: who waits at a rung, who ends there, and who goes on from where it stopped.
+"""Successive halving: which trials wait at a rung, end there, or continue.
 
-All trials train to the first rung. When the last one has come there, the best n // ``reduction`` go
-on to the next, and so on (Jamieson and Talwalkar 2016; Karnin et al. 2013). Nobody is judged before
-all have come, so that it does not matter in which order they were begun.
-
-Level-triggered: the verdict is a function of the trials that are there. While more are left at a
-rung than may go on, the worst of them end; once no more are left, those that wait go on. Whoever
-stops between two of these calls finds the rest to do.
+When all trials have trained to a rung, the best n // ``reduction`` continue to the next
+(Jamieson and Talwalkar 2016; Karnin et al. 2013). So the order in which trials begin does not
+matter. The verdict is a function of the present trials: an interrupted change is completed later.
 """
 
 from __future__ import annotations
@@ -30,7 +26,7 @@ class Halving(Rungs):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What follows for the trials that are left; those in neither set go on.
+    """The verdict on the remaining trials; those in neither set continue.
 
     Attributes:
         ending: Numbers of the trials that end now.
@@ -46,12 +42,12 @@ class Verdict:
 def judge_rungs(
     rule: Halving, trials: Iterable[Trial], *, num_trials: int, is_complete: bool
 ) -> Verdict:
-    """Return who ends and who waits.
+    """Return the trials that end and those that wait.
 
     Args:
-        rule: Where trials wait.
-        trials: All trials of the search, in any order; those that were stopped or failed are out.
-        num_trials: How many the search had to begin with, those that are out or deleted included.
+        rule: The rungs.
+        trials: All trials of the search, in any order; stopped and failed ones are ignored.
+        num_trials: Size of the search, with stopped, failed and deleted trials.
         is_complete: Whether all of them were created.
     """
     left = [t for t in trials if t.state in (TrialState.RUNNING, TrialState.COMPLETE)]
@@ -69,7 +65,7 @@ def judge_rungs(
             step = _measured_step(left, rung)
             worst = sorted(left, key=lambda t: (_loss_of(t, step), t.number))[-num_more:]
             return Verdict(ending=frozenset(trial.number for trial in worst))
-        # Rungs that lie before the same measurement are one: it halves once.
+        # Rungs before the same measurement are one rung: it halves once.
         step, num_kept = _measured_step(left, rung), num_kept // rule.reduction
         while rung <= step:
             rung *= rule.reduction
@@ -83,7 +79,8 @@ def _has_come(trial: Trial, rung: int) -> bool:
 def _measured_step(trials: Iterable[Trial], rung: int) -> int:
     """Return the step of the first measurement at a rung or after it.
 
-    Read off the first point: they are evenly spaced, and of a long curve others are left out.
+    It is computed from the first point, because points are evenly spaced and a long curve lacks
+    some.
     """
     interval = min((trial.curve[0].step for trial in trials if trial.curve), default=rung)
     return -(-rung // max(1, interval)) * max(1, interval)

@@ -1,8 +1,8 @@
-"""Densities of one parameter, estimated from values that were seen (Parzen 1962).
+"""Densities of one parameter, estimated from its values so far (Parzen 1962).
 
-One kernel for each value and one for the prior, which is flat enough that no part of a range is
-ever given up. The width of a kernel is the larger distance to its neighbours, within limits, as in
-Bergstra et al. 2011, "Algorithms for Hyper-Parameter Optimization", section 4.
+There is one kernel for each value and a flat one for the prior. The width of a kernel is the larger
+distance to its neighbours, within limits, as in Bergstra et al. 2011, "Algorithms for
+Hyper-Parameter Optimization", section 4.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class RangeDensity:
     """Normal kernels on [0, 1], cut off at its ends.
 
     Attributes:
-        kernels: Middle and width of each.
+        kernels: Mean and width of each.
         totals: Running sum of their weights, the last of which is 1.
         bin_width: Share of the range that is one value; 0 for decimals.
     """
@@ -60,10 +60,10 @@ class RangeDensity:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceDensity:
-    """Chances of values without an order.
+    """Probabilities of values without an order.
 
     Attributes:
-        totals: Running sum of the chances, the last of which is 1.
+        totals: Running sum of the probabilities, the last of which is 1.
     """
 
     totals: tuple[float, ...]
@@ -91,7 +91,7 @@ def estimate_range(
             for other in (rank - 1, rank + 1)
             if 0 <= other < len(order)
         ]
-        # A single value has no neighbours: the ends of the range stand in for them.
+        # A single value has no neighbours: use the ends of the range.
         width = max(gaps, default=max(places[position], 1.0 - places[position]))
         kernels.append(NormalDist(places[position], min(1.0, max(narrowest, width))))
     totals = _running_shares([PRIOR_WEIGHT, *(weights[position] for position in order)])

@@ -12,17 +12,15 @@ from finetune_operator.finetunesweep.search.trials import Trial, TrialState
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """Where one setting stands.
+    """The rank data of one setting.
 
     Attributes:
         number: The trial that was suggested.
-        mean: Mean score of its complete runs with finite scores, the trial and its replicates; None
-            where there is none.
+        mean: Mean score of complete runs with finite scores, replicates included; None without any.
         spread: Standard deviation of these scores (n - 1); None below two.
-        num_runs: How many there are.
-        tie: Mean of what decides between equal means; infinite where that is not known.
-        best_run: The trial with the lowest of these scores, whose model is the one to publish; None
-            where there is none.
+        num_runs: Number of these runs.
+        tie: Mean of the tie-breaker; infinite if unknown.
+        best_run: The run with the lowest of these scores, to be published; None without any.
     """
 
     number: int
@@ -41,9 +39,8 @@ class Standing:
 def rank(trials: Iterable[Trial]) -> tuple[Standing, ...]:
     """Return all settings, the best first.
 
-    By mean; equal ones by what breaks ties, then by number, the earlier first. A stopped trial
-    stands behind every complete one, whatever its score, by how far it came and then by its score;
-    trials without a finite score come last. Needs no order of ``trials``.
+    Settings are ordered by mean, tie-breaker and number. A stopped trial ranks behind every
+    complete one, by its last step and then by its score. Trials without a finite score come last.
     """
     by_setting: dict[int, list[Trial]] = {}
     for trial in sorted(trials, key=lambda each: each.number):

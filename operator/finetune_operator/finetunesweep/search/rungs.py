@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rungs:
-    """Where trials are compared, and how many of them go on.
+    """Steps at which trials are compared, and the share of trials that continues.
 
     Attributes:
         min_steps: Step of the first rung.
-        reduction: Each rung lies at this many times the step of the one before, and one of so many
-            trials goes on.
+        reduction: Ratio between the steps of two rungs; one trial in so many continues.
 
     Raises:
         ValueError: Less than one step, or a reduction below 2.

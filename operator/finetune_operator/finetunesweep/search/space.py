@@ -1,9 +1,7 @@
-"""What a sweep varies: parameters, their ranges, and the space that they span.
+"""The search space of a sweep: parameters and their ranges.
 
-Every parameter maps its values to the unit interval and back, where distances mean something: a
-learning rate by its logarithm. A value is what is written into a FineTuneJob: decimals are strings
-there, with four significant digits (more in a narrow range), which is finer than any training can
-tell apart.
+Every parameter maps its values to the unit interval and back, a learning rate by its logarithm.
+Decimals are strings in a FineTuneJob, with four significant digits (more in a narrow range).
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ class Choice:
 
     Attributes:
         path: Field of the FineTuneJob's spec.
-        values: What it may be, each once.
+        values: The values, each once.
 
     Raises:
         ValueError: There is no value, or one is listed twice.
@@ -224,7 +222,7 @@ def _number_within(value: Value, low: float, high: float) -> float | None:
 
 def _decimal_within(number: float, low: float, high: float) -> str:
     """Return a number with few digits that is still within its bounds."""
-    # From 1000.01 to 1000.02, four digits would leave one value: narrow ranges have more.
+    # From 1000.01 to 1000.02 four digits leave one value: narrow ranges have more digits.
     narrowness = max(abs(low), abs(high)) / (high - low)
     num_digits = NUM_DIGITS + max(0, math.floor(math.log10(narrowness)))
     rounded = float(f"{number:.{num_digits - 1}e}")

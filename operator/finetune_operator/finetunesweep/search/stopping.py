@@ -1,11 +1,8 @@
-"""Which trial to stop early, by its curve beside the others'.
+"""Early stopping of trials, by comparison of their curves.
 
-Level-triggered as everything here: the caller names the step up to which it judged a trial before,
-and what came after that is judged with what is known now. One that has forgotten names 0 and judges
-all rungs of the curve again among the trials that have come since.
-
-A loss that is NaN or infinite stops its trial at once, by either rule, and is left out where others
-are compared.
+The caller names the step up to which it judged a trial before; later points are judged against the
+present trials. Step 0 judges the whole curve again. A NaN or infinite loss stops its trial at once,
+and is left out of comparisons.
 """
 
 from __future__ import annotations
@@ -27,10 +24,10 @@ from finetune_operator.finetunesweep.search.trials import (
 
 
 class Asha(Rungs):
-    """Go on only among the best at each rung (ASHA as Li et al. 2020, the variant that stops).
+    """Continue only the best at each rung (ASHA as Li et al. 2020, the variant that stops).
 
-    Of n trials that have come to a rung, the best n // ``reduction`` go on, and the best alone
-    while that is 0. Nobody waits for others: a trial is compared with those that came before it.
+    Of n trials that reached a rung, the best n // ``reduction`` continue, at least one. A trial is
+    compared with those that came before it and does not wait for others.
     """
 
 
@@ -66,13 +63,13 @@ def rungs(rule: Asha, num_steps: int) -> tuple[int, ...]:
 def should_prune(
     rule: Rule, trial: Trial, others: Iterable[Trial], *, judged_step: int = 0
 ) -> bool:
-    """Return whether a trial that is running is to be stopped.
+    """Return whether a running trial is to be stopped.
 
     Args:
-        rule: How trials are compared.
-        trial: The one that is judged, by its last loss.
-        others: All other trials of the sweep, stopped and complete ones too, in any order.
-        judged_step: Its step when this was asked before; 0 for never.
+        rule: The way of comparison.
+        trial: The trial, judged by its last loss.
+        others: All other trials of the sweep in any order, stopped and complete ones too.
+        judged_step: Its step at the last verdict; 0 for none.
     """
     if not trial.curve or trial.curve[-1].step <= judged_step:
         return False

@@ -1,8 +1,7 @@
 """The values of the next trial.
 
-A function of the sweep's UID, the trial's number and the other trials, whatever their order, so
-that an operator that died can ask again. A space that can be counted is never asked for one setting
-twice, by any method; a sweep of it ends when every setting was tried.
+They depend only on the sweep's UID, the trial's number and the other trials in any order. No method
+suggests a setting of a countable space twice; a sweep of it ends when every setting was tried.
 """
 
 from __future__ import annotations
@@ -36,12 +35,12 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Search:
-    """How the values of trials are chosen.
+    """The method that suggests values.
 
     Attributes:
-        method: The way.
-        num_startup: Trials that TPE draws at random before it reads results. Half of what Optuna
-            begins with, so that a sweep of eight trials reads results at all.
+        method: Name of the method.
+        num_startup: Trials that TPE draws at random before it reads results: half of Optuna's
+            default, so that a sweep of eight trials reads results.
     """
 
     method: Method
@@ -54,12 +53,12 @@ def suggest(
     """Return the values of a trial.
 
     Args:
-        space: What is varied.
-        search: How values are chosen.
+        space: The parameters.
+        search: The method.
         uid: UID of the sweep.
         number: The trial, counted from 0.
-        trials: All others that exist, replicates too, in any order. Grid, Random and Halving do not
-            read them.
+        trials: All other trials, replicates too, in any order. Grid, Random and Halving ignore
+            them.
 
     Returns:
         A value for each path; None where every setting of the space was suggested before.

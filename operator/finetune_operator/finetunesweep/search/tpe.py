@@ -1,8 +1,8 @@
 """Tree-structured Parzen estimators, one parameter at a time (Bergstra et al. 2011).
 
 Trials are divided into the best tenth and the rest. Of values drawn from the density of the best,
-the one is taken at which this density exceeds the other most. A trial that still runs counts among
-the rest, so that several at a time do not all go to one place; so does one that failed or diverged.
+the one with the largest ratio to the other density is taken. Running, failed and diverged trials
+count among the rest, so that parallel trials differ.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ NUM_FULL_WEIGHT = 25
 def tpe_setting(
     space: Space, trials: Iterable[Trial], uniforms: Iterator[float]
 ) -> dict[str, Value]:
-    """Return values that the trials make promising.
+    """Return promising values.
 
     Args:
-        space: What is varied.
+        space: The parameters.
         trials: Trials of any state, in any order.
-        uniforms: Numbers in [0, 1), as many as are asked for.
+        uniforms: Numbers in [0, 1), as many as are needed.
     """
     best, rest = _divide(trials)
     return {
@@ -44,7 +44,7 @@ def tpe_setting(
 
 
 def num_results(trials: Iterable[Trial]) -> int:
-    """Return how many trials are over, whatever came of them."""
+    """Return the number of trials that ended, with any result."""
     return sum(trial.state is not TrialState.RUNNING for trial in trials)
 
 
@@ -58,8 +58,7 @@ def _divide(trials: Iterable[Trial]) -> tuple[list[Trial], list[Trial]]:
 
 
 def _badness_of(trial: Trial) -> tuple[float, float, float]:
-    # Complete ones by score; then stopped ones, which were worse at their step than those that went
-    # on, by how far they came; then what has no result.
+    # Complete ones by score, then stopped ones by their last step, then those without a result.
     if trial.score is None or not math.isfinite(trial.score):
         return (2, 0, 0)
     if trial.state is TrialState.COMPLETE:
@@ -80,7 +79,7 @@ def _promising_value(
         return parameter.values[indices[gains.index(max(gains))]]
     dense, thin = _density(parameter, best), _density(parameter, rest)
     values = [parameter.from_unit(dense.draw(uniforms)) for _ in range(NUM_CANDIDATES)]
-    # Judged where the value lies that is taken, not where it was before it was rounded.
+    # Judge the value after rounding.
     places = [parameter.to_unit(value) for value in values]
     gains = [
         dense.log_density(place) - thin.log_density(place) for place in places if place is not None

@@ -1,6 +1,6 @@
-"""What a search knows of a trial: its values, how far it is, and what it came to.
+"""The search's view of a trial: values, state, curve and score.
 
-Lower is better everywhere here; a measure of which more is better is negated by the caller.
+Lower is better; the caller negates measures of which more is better.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Point:
     """One evaluation on validation rows while a trial trains.
 
     Attributes:
-        step: Work done so far, counted in one unit for all trials of a sweep: steps, or tokens
-            where a parameter changes how many tokens a step has.
+        step: Work done so far, in the same unit for all trials of a sweep: steps, or tokens where a
+            parameter changes the tokens per step.
         loss: May be NaN or infinite.
     """
 
@@ -52,8 +52,8 @@ def measured_at(curve: Curve, step: int) -> Point | None:
 def loss_by(curve: Curve, step: int) -> float | None:
     """Return the loss at a step; None where the curve ends before.
 
-    Of a long curve only some points are known. Between two of them the loss is drawn as a line,
-    which lies above a curve that falls ever more slowly: nobody is stopped for what was left out.
+    Losses between two known points are interpolated. The line lies above a convex falling curve, so
+    missing points stop no trial.
     """
     after = measured_at(curve, step)
     before = next((point for point in reversed(curve) if point.step < step), None)
@@ -70,9 +70,9 @@ class Trial:
     Attributes:
         number: Counts from 0 within the sweep.
         assignment: Its values, as they were suggested.
-        state: How far it is.
-        score: What complete trials are compared by; None where it is not known. Of others the best
-            loss on validation rows so far, which is the same where they are compared by that.
+        state: State of the trial.
+        score: Score of a complete trial, None if unknown; of others the best validation loss so
+            far.
         tie: Of equal scores the lower one wins; None for none.
         curve: Its losses; may be empty where only the score is known.
         replicate_of: The trial whose values it repeats with another seed; None for one that was

@@ -1,1 +1,1 @@
-"""What is known of the trials of one sweep, and which values are tried next."""
+"""The observed trials of one sweep, and the values of the next one."""

@@ -1,6 +1,6 @@
-"""Whether every trial would be a FineTuneJob that the API server and this cluster take.
+"""Check that the API server and this cluster accept every trial as a FineTuneJob.
 
-Asked before the first one is created: a sweep that would fail at its fifth trial has wasted four.
+It runs before the first trial is created, so that no sweep fails halfway.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """Why a sweep is refused.
+    """The cause for which a sweep is refused.
 
     Attributes:
         reason: Stable cause.
@@ -38,7 +38,7 @@ class Fault:
 
 
 def find_fault(observed: Observed, config: OperatorConfig) -> Fault | None:
-    """Return why a sweep cannot be run; None if it can.
+    """Return the cause for which a sweep cannot be run; None if it can.
 
     Args:
         observed: The snapshot; its spec can be read.

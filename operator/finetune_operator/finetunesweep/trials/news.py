@@ -1,7 +1,6 @@
-"""Whether a change of a trial is worth a look at its sweep. Pure.
+"""Whether a change of a trial needs a reconcile of its sweep. Pure.
 
-A trial's status changes four times before it is trained. A look at the sweep reads all of its
-trials, and most changes alter nothing that it decides on or tells.
+A reconcile reads all trials of the sweep, and most changes of a trial do not affect it.
 """
 
 from __future__ import annotations
@@ -22,11 +21,11 @@ _EVER = datetime.min.replace(tzinfo=UTC)
 
 
 def is_news(sweep: Object, old: Object | None, new: Object | None) -> bool:
-    """Return whether a sweep would decide or tell anything else than before.
+    """Return whether a change affects the sweep's decisions or status.
 
-    How long nothing has moved is no change: a sweep looks again by itself while its trials wait.
-    So a trial that begins to wait is news, and one that goes on is none, unless the sweep is said
-    to stand still.
+    A trial that begins to wait does. One that continues does so only if the sweep reports a
+    standstill. The duration of a wait does not count: a sweep with waiting trials is reconciled
+    periodically.
 
     Args:
         sweep: The FineTuneSweep as it is cached.

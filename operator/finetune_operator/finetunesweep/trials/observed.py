@@ -38,13 +38,13 @@ class Observed:
 
     Attributes:
         sweep: The FineTuneSweep as stored.
-        parsed: The same, validated; None if ``problem`` says why not.
-        problem: Why the spec cannot be read.
-        trials: Its trials by rising number; of a namesake that is gone, none.
+        parsed: The same, validated; None if ``problem`` is set.
+        problem: Cause for which the spec cannot be read.
+        trials: Its trials by rising number, without those of a deleted sweep of the same name.
         missing: Numbers of trials that are gone, confirmed by a live read.
-        last_seen: What those had used, where this process has seen them.
-        num_created: The highest number that this process has given, whatever the status says.
-        refusal: Why the API server did not create the next trial.
+        last_seen: The use of missing trials, if this process has seen them.
+        num_created: The highest number that this process has given, whatever the status contains.
+        refusal: Cause for which the API server did not create the next trial.
     """
 
     sweep: Object
@@ -90,8 +90,8 @@ def read_trials(
 
     Args:
         jobs: FineTuneJobs that a sweep of this name controls.
-        uid: UID of the sweep: those of another owner are none of its trials.
-        spec: Its spec, which names what is varied and compared; None if that cannot be read.
+        uid: UID of the sweep; jobs of another owner are no trials.
+        spec: The sweep's spec; None if it cannot be read.
     """
     paths = tuple(parameter.path for parameter in spec.parameters) if spec is not None else ()
     metric = metric_of(spec) if spec is not None else VALIDATION_LOSS
@@ -101,10 +101,10 @@ def read_trials(
 
 
 def _without_claims(trials: tuple[Trial, ...], spec: FineTuneSweepSpec) -> Iterator[Trial]:
-    """Yield trials with what they repeat, whatever their labels claim.
+    """Yield trials with the number that they repeat, whatever their labels claim.
 
-    A replicate has a seed of its own, and the values of a trial of the search. Neither can be
-    changed. The label only says of which, where that trial is gone.
+    A replicate has its own seed and the values of a searched trial; both are immutable. The label
+    counts only where that trial is gone.
     """
     template = {"hyperparameters": {"seed": spec.template.hyperparameters.seed}}
     bases: dict[tuple[object, ...], int] = {}
@@ -130,23 +130,23 @@ def find_own(
     uids: Mapping[int, str],
     judged: Mapping[str, bool],
 ) -> tuple[tuple[Trial, ...], Trial | None]:
-    """Return the trials that the operator can have created, and leave out what others put there.
+    """Return the trials that the operator can have created, without forged ones.
 
-    Whoever may create FineTuneJobs can name one as a trial and write the owner. What the operator
-    has created and not told yet has the next number, and is what is rendered for that number. A
-    number whose job was seen belongs to that job.
+    A user who may create FineTuneJobs can name one as a trial and write the owner. A new trial of
+    the operator has the next number and equals the rendered trial. A number whose job was seen
+    belongs to that job.
 
     Args:
         trials: By rising number.
         sweep: The sweep as stored.
-        spec: Its spec; None if that cannot be read, and then no new trial is known.
-        num_created: The highest number that is known to be given.
-        deleted: Numbers of trials that were told as deleted.
+        spec: Its spec; None if it cannot be read, and then no new trial is accepted.
+        num_created: The highest number that was given.
+        deleted: Numbers of trials that were recorded as deleted.
         uids: UIDs of the jobs that were seen, by number.
-        judged: Whether those of which only an excerpt is kept were such trials, by UID.
+        judged: By UID, whether jobs that are cached as excerpts are trials.
 
     Returns:
-        The trials, and the first one that can only be told by its whole spec; None without any.
+        The trials, and the first one that needs its whole spec to decide; None without any.
     """
     found: list[Trial] = []
     unread: Trial | None = None
@@ -178,7 +178,7 @@ def _is_rendered(
     *,
     is_back: bool,
 ) -> bool:
-    """Return whether a job is what the operator renders for a trial of its number.
+    """Return whether a job equals the rendered trial of its number.
 
     Args:
         trial: The job, with its whole spec.
@@ -210,7 +210,7 @@ def _searched_values(
 ) -> Mapping[str, Value] | None:
     """Return the values of a trial of the search; None if there is none of its number.
 
-    What TPE suggested depends on what the others said at that time: any value of the space will do.
+    Suggestions of TPE depended on the results at that time, so any value of the space is accepted.
     """
     # The budget may have been lowered since.
     if trial.number > spec.model_copy(update={"budget": None}).num_trials:

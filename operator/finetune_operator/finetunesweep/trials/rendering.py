@@ -44,13 +44,13 @@ def render_trial(
 
     Args:
         owner: The sweep.
-        template: ``spec.template`` as the API server holds it; what it renders shares its parts.
+        template: ``spec.template`` as the API server holds it; the result shares its parts.
         number: Counts from 1.
         values: A value for each path.
         scoring: Its ``evaluation.validation``, as :func:`scoring_of` returns it.
         priority: Its Kueue WorkloadPriorityClass; None for the template's.
-        replicate_of: The trial whose values these are, but for the seed.
-        requested_by: Who asked for the sweep; None where nobody is named.
+        replicate_of: The trial whose values these are, with another seed.
+        requested_by: The requester of the sweep; None if unknown.
     """
     spec = render_recipe(template, values, scoring=scoring, requested_by=requested_by)
     spec["holdAfter"] = HOLD_AFTER
@@ -83,10 +83,7 @@ def render_recipe(
     scoring: Object | None = None,
     requested_by: str | None = None,
 ) -> Object:
-    """Render what is fixed of a trial's spec once it exists; arguments as of :func:`render_trial`.
-
-    What may be changed of a job is as the template has it.
-    """
+    """Render a trial's spec, mutable fields as in the template, for :func:`render_trial`."""
     spec = dict(template)
     for path, value in values.items():
         _copy_along(spec, path)
@@ -128,10 +125,10 @@ def with_seed(template: Object, values: Mapping[str, Value], repeat: int) -> dic
 
 
 def has_recipe(wanted: Object, spec: Object) -> bool:
-    """Return whether a FineTuneJob fixes what a rendered trial fixes, and nothing else.
+    """Return whether a FineTuneJob has exactly the immutable fields of a rendered trial.
 
-    What may be changed once a job exists is not compared: people may have. What the schema has by
-    default may be left out on either side. A spec that cannot be read has no recipe.
+    Mutable fields are not compared. Defaults of the schema may be absent on either side. A spec
+    that cannot be read does not match.
 
     Args:
         wanted: The spec as it is rendered.

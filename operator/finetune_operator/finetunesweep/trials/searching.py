@@ -39,7 +39,7 @@ def values_of(
 
 
 def is_in_space(spec: FineTuneSweepSpec, values: Mapping[str, Value]) -> bool:
-    """Return whether a sweep's search can come to such values.
+    """Return whether a sweep's search can suggest such values.
 
     Raises:
         ValueError: A parameter has no values, or the same twice.
@@ -57,9 +57,9 @@ def _holds(parameter: spaces.Parameter, value: Value) -> bool:
 
 
 def samples_of(spec: FineTuneSweepSpec, uid: str) -> Iterator[tuple[int, dict[str, Value]]]:
-    """Yield settings that show whether every trial is one the template's schema takes.
+    """Yield settings that show whether the template's schema accepts every trial.
 
-    Those that the search begins with, by the number of their trial, and the ends of every range.
+    These are the first settings of the search, by trial number, and the ends of every range.
     """
     is_known = spec.search != "TPE"
     first: dict[str, Value] | None = None

@@ -1,7 +1,7 @@
-"""Whether a sweep makes headway: a trial begins, reports a step or ends. Pure.
+"""Whether a sweep makes progress: a trial begins, reports a step or ends. Pure.
 
-A sweep acts on what its trials do within a second. So it stands still where all of them do, or
-where there is none and none can be created; who suspends it wants it to.
+A sweep reacts to its trials within a second. So it stands still where all of them do, or where none
+exists and none can be created. A suspended sweep does not count.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _OVER = frozenset({"Succeeded", "Failed", "Pruned", "AwaitingSelection"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standstill:
-    """A sweep without headway.
+    """A sweep without progress.
 
     Attributes:
-        seconds: For how long.
-        reason: What the trial that moved last waits for, a state of jobs' waits; ``Suspended``
-            where all under way are; without any the reason in the sweep's status, bounded.
+        seconds: Duration.
+        reason: State of the trial that moved last, as in jobs' waits; ``Suspended`` where all are;
+            without any trial the reason in the sweep's status, bounded.
         trial: Name of that trial; empty without any.
     """
 
@@ -50,7 +50,7 @@ class Standstill:
 
 
 def find_standstill(sweep: Object, jobs: Iterable[Object], now: datetime) -> Standstill | None:
-    """Return for how long a sweep has made no headway, and what for; None while it is at work.
+    """Return the standstill of a sweep; None while it makes progress.
 
     Args:
         sweep: The FineTuneSweep.
@@ -73,15 +73,15 @@ def find_standstill(sweep: Object, jobs: Iterable[Object], now: datetime) -> Sta
     seconds = max(0.0, min([(now - last).total_seconds(), *(each.seconds for each in waits)]))
     if not waits:
         return Standstill(seconds=seconds, reason=bounded_reason(status))
-    # Those that wait at a rung are suspended, and wait for one that is not.
+    # Trials that wait at a rung are suspended, and wait for one that is not.
     moved = min(waits, key=lambda wait: (wait.state == SUSPENDED, wait.seconds))
     return Standstill(seconds=seconds, reason=moved.state, trial=moved.name)
 
 
 def _wait_of(trial: Object, now: datetime) -> Wait | None:
-    """Return what a trial under way waits for, and for how long; None while it is at work.
+    """Return the cause and duration of a trial's wait; None while it runs.
 
-    What works and never reports is at work: whether it comes further cannot be told.
+    A trial that runs without reports counts as running.
     """
     if phase_of(trial) != SUSPENDED:
         return find_wait(trial, now, expects_progress=False)

@@ -1,7 +1,7 @@
-"""What a sweep knows of one of its trials, read off the FineTuneJob alone.
+"""The sweep's view of one of its trials, read from the FineTuneJob alone.
 
-The number is in the name, the sweep in the owner reference, the values are in the spec, and how far
-it is in the status. Labels are for people.
+The number is in the name, the sweep in the owner reference, the values in the spec, the progress in
+the status. Labels are for people.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _UNDER_WAY = ("Pending", "Running", "Suspended")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LastSeen:
-    """What a sweep has to know of a trial once it is gone.
+    """The use of a trial, kept after the trial is gone.
 
     Attributes:
         uid: UID of the FineTuneJob.
@@ -71,19 +71,19 @@ class Trial:
     Attributes:
         number: Counts from 1.
         job: The FineTuneJob.
-        values: What was varied, by path.
+        values: The varied values, by path.
         state: As in ``status.trials`` of the sweep.
-        metric: What trials of the sweep are compared by.
-        lowest_loss: Lowest validation loss so far, as the job tells it; empty before the first.
-        scored: What the job tells of its answers to validation rows; empty where it tells nothing.
+        metric: The metric that compares trials of the sweep.
+        lowest_loss: Lowest reported validation loss so far; empty before the first.
+        scored: Reported score of answers to validation rows; empty without one.
         step: Last step whose validation loss is known; 0 before the first.
         curve: Validation losses by step.
-        tokens: Tokens trained on, as far as it is told.
+        tokens: Reported tokens trained on.
         replicate_of: The trial whose values it repeats with another seed; None for one of the
             search.
-        is_released: Whether it may be evaluated: it was chosen.
-        is_pruned: Whether it was told to end.
-        is_suspended: Whether it was told to wait.
+        is_released: Whether it was chosen, and may be evaluated.
+        is_pruned: Whether its spec ends it early.
+        is_suspended: Whether its spec suspends it.
     """
 
     number: int
@@ -214,7 +214,7 @@ class Trial:
 
     @property
     def last_seen(self) -> LastSeen:
-        """What is remembered of it, in case it is deleted."""
+        """The use that is kept in case the trial is deleted."""
         return LastSeen(
             uid=self.uid,
             gpu_time=gpu_time_of_job(self.job),
@@ -241,7 +241,7 @@ class Trial:
             number=self.number - 1,
             assignment=self.values,
             state=state,
-            # Losses of trials that were stopped are compared among themselves.
+            # Losses of stopped trials are compared only with each other.
             score=self.badness if is_complete else self.loss,
             tie=self.loss if is_complete else None,
             curve=self.curve,
@@ -273,12 +273,12 @@ def sum_of_hours(trials: Iterable[Trial], now: datetime) -> Decimal:
 
 
 def read_trial(job: Object, paths: tuple[str, ...], metric: str = VALIDATION_LOSS) -> Trial | None:
-    """Return what is known of a FineTuneJob of a sweep; None if it is none of its trials.
+    """Return the trial of a FineTuneJob; None if it is no trial of a sweep.
 
     Args:
         job: The FineTuneJob.
-        paths: What the sweep varies.
-        metric: What its trials are compared by.
+        paths: Paths of the sweep's parameters.
+        metric: The metric that compares its trials.
     """
     metadata = job["metadata"]
     labels = metadata.get("labels") or {}
@@ -328,7 +328,7 @@ def _state_of(status: Object, *, is_released: bool) -> str:
     conditions = status.get("conditions")
     is_trained = _is_trained(status)
     if is_true(conditions, ConditionType.PRUNED):
-        # One that was trained to its end and not chosen was not stopped early.
+        # A trial that was trained to its end and not chosen was not stopped early.
         return "Trained" if is_trained and not is_released else "Pruned"
     if is_true(conditions, ConditionType.FAILED):
         return "Failed"
