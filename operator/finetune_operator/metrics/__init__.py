@@ -1,1 +1,1 @@
-"""What FineTuneJobs do, for Prometheus: counted from the caches, nothing is asked of anybody."""
+"""Prometheus metrics of FineTuneJobs, counted from the caches without requests."""

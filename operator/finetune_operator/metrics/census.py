@@ -1,6 +1,6 @@
-"""One look at all FineTuneJobs: how many are in which state, what they hold, who waits too long.
+"""A census of all FineTuneJobs: states, GPUs, and jobs that wait too long. Pure.
 
-Pure: the cached objects and the present in, numbers out. One pass over the cache at each scrape.
+It passes once over the cache at each scrape.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ _T = TypeVar("_T")
 WAITING_SECONDS = 300.0
 """A job that waits for less has no series of its own."""
 MAX_WAITING = 100
-"""Series of single jobs in each state. Over all states, jobs that wait for quota or for a choice,
-as they may for days, would take the place of those that hang."""
+"""Most single jobs in each state, so that jobs that wait for quota do not displace stuck ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,12 +80,12 @@ def take_census(jobs: Iterable[Object], now: datetime, *, expects_progress: bool
 def keep_longest(
     waits: Iterable[_T], *, state: Callable[[_T], str], seconds: Callable[[_T], float]
 ) -> list[_T]:
-    """Return the longest ``MAX_WAITING`` waits of each state, those of a state the longest first.
+    """Return the ``MAX_WAITING`` longest waits of each state, longest first.
 
     Args:
-        waits: Whatever waits.
-        state: What one waits for.
-        seconds: For how long.
+        waits: The waits.
+        state: Returns the state of a wait.
+        seconds: Returns its duration.
     """
     by_state: dict[str, list[_T]] = {}
     for wait in waits:

@@ -1,8 +1,8 @@
-"""What part of the GPU time is lost, and how long GPUs were queued for. Pure.
+"""Lost GPU time, and the time that jobs queued for GPUs. Pure.
 
-The whole GPU time is the account in ``status`` (``finetunejob.state.gpu_time``). The lost part is
-an estimate: from when containers started and ended, how they ended, and the last reported step. The
-operator reads no storage, so it assumes a checkpoint every ``checkpoint.everySteps`` steps.
+All GPU time is in ``status`` (``finetunejob.state.gpu_time``). The lost part is estimated from the
+start, end and exit of containers and the last reported step. The operator reads no storage, so it
+assumes a checkpoint every ``checkpoint.everySteps`` steps.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _KEPT = (ExitCode.OK, ExitCode.STOPPED)
 
 
 def lost_seconds(pod: TrimmedPod, job: Object, stage: Stage, now: datetime) -> float:
-    """Return the running time of a pod that has ended which an attempt after it does again.
+    """Return the running time of an ended pod that a later attempt repeats, in seconds.
 
     Args:
         pod: The trimmed pod; one that vanished while it ran has ended now.
@@ -68,7 +68,7 @@ def _seconds_since_checkpoint(
 
 
 def queued_seconds(old: Object, new: Object) -> float:
-    """Return for how long a job had waited when its quota was reserved; 0 for other changes.
+    """Return a job's wait until its quota was reserved, in seconds; 0 for other changes.
 
     Args:
         old: The FineTuneJob before.

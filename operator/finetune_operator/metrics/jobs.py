@@ -1,6 +1,6 @@
-"""Metrics of FineTuneJobs: gauges counted at each scrape, counters fed by changes of the caches.
+"""Metrics of FineTuneJobs: gauges counted at each scrape, counters fed by cache changes.
 
-Both replicas have the gauges (take ``max`` over them); only the leader counts, so that sums over
+Both replicas have the gauges (take ``max`` over them). Only the leader counts, so sums over
 replicas are right.
 """
 
@@ -61,7 +61,7 @@ class JobMetrics(Collector):
     """Counts FineTuneJobs. Event loop only; created once the caches are.
 
     Args:
-        caches: What is counted, and whose changes are.
+        caches: The counted objects and their changes.
         registry: Where to register.
         clock: The present.
         is_leader: Whether this replica counts changes.
@@ -105,7 +105,7 @@ class JobMetrics(Collector):
         )
         self._attempt_failures = Counter(
             "finetune_attempt_failures_total",
-            "Failures told in a status, by class; most are tried again.",
+            "Failures recorded in a status, by class; most are retried.",
             ["class"],
             registry=registry,
         )
@@ -118,7 +118,9 @@ class JobMetrics(Collector):
         )
         for counter in (self._job_failures, self._attempt_failures):
             for word in (*FailureClass, OTHER):
-                counter.labels(str(word))  # a rise from 0 is a rise, from nothing it is none
+                counter.labels(
+                    str(word)
+                )  # a counter must rise from 0: Prometheus sees no increase in a new series
         registry.register(self)
         caches.finetunejobs.add_handler(self._on_finetunejob)
         caches.pods.add_handler(self._on_pod)
@@ -149,7 +151,7 @@ class JobMetrics(Collector):
             self._counted.pop((old or {}).get("metadata", {}).get("uid"), None)
             return
         if old is None or not self._is_leader():
-            # What was used before this replica counts is another replica's to count.
+            # Another replica counts the time before this replica became leader.
             self._counted[new["metadata"]["uid"]] = gpu_time_of_job(new).until(self._clock.now())
             return
         before, after = old.get("status") or {}, new.get("status") or {}
@@ -194,12 +196,12 @@ class JobMetrics(Collector):
         self._count_gpu_time(job, lost=lost * gpus_of(job, stage))
 
     def _count_gpu_time(self, job: Object, *, lost: float = 0.0) -> None:
-        """Count what a job has used since it was last counted.
+        """Count the GPU time of a job since the last count.
 
         Args:
             job: The FineTuneJob.
-            lost: GPU seconds of it that are done again. All pods of an attempt end together, so the
-                first that ends speaks for all.
+            lost: Repeated GPU seconds. All pods of an attempt end together, so the first one that
+                ends counts for all.
         """
         metadata = job["metadata"]
         used = gpu_time_of_job(job).until(self._clock.now())

@@ -1,7 +1,6 @@
-"""The certificate of the progress endpoint: served, renewed in place, and its end told.
+"""The certificate of the progress endpoint: served, renewed in place, with its expiry.
 
-A Secret that is renewed changes below a running process. What was loaded once would be served
-until it runs out, so the files are looked at again every minute.
+A renewed Secret changes its files below a running process, so they are read every minute.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ class ServingCertificate:
     Args:
         certificate: PEM file, leaf first.
         key: PEM file.
-        registry: Where the end of its validity is told.
+        registry: Registers the expiry metric.
 
     Raises:
         OSError: A file is missing or the two do not fit.
@@ -52,7 +51,7 @@ class ServingCertificate:
             return
         certificate, key = self._paths
         expiry = not_after(found[0])
-        # A pair that does not fit spoils the context it is loaded into: no handshake succeeds.
+        # A pair that does not fit makes its context unusable: no handshake succeeds.
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
         self.context.load_cert_chain(certificate, key)
         self._expiry.set(expiry.timestamp())
@@ -60,7 +59,7 @@ class ServingCertificate:
         logger.info("serving the certificate %s, valid until %s", certificate, expiry.isoformat())
 
     async def run(self) -> None:
-        """Look for a renewed certificate for ever; the old one is served while it is unusable."""
+        """Check for a renewed certificate until cancelled; an unusable one is not loaded."""
         while True:
             await asyncio.sleep(RELOAD_SECONDS)
             try:
@@ -70,7 +69,7 @@ class ServingCertificate:
 
 
 def not_after(pem: bytes) -> datetime:
-    """Return until when the first certificate of a PEM file is valid.
+    """Return the time until which the first certificate of a PEM file is valid.
 
     Raises:
         ValueError: No certificate, or none that can be read.

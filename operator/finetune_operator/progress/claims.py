@@ -1,7 +1,7 @@
-"""What a pod's projected token says of itself, unverified. Pure.
+"""The claims of a pod's projected token, unverified. Pure.
 
-Checked before the API server is asked whether the token is genuine: one that does not even claim to
-be for us costs no request. Everything here can be forged; nothing is granted because of it.
+They are checked before the API server reviews the token, so that a token for another audience costs
+no request. All claims can be forged, so they grant nothing.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class PodIdentity:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claims:
-    """What a token claims.
+    """The claims of a token.
 
     Attributes:
-        identity: The pod it says it was issued to.
+        identity: The pod that it claims.
         expires_at: When it expires, in seconds since the epoch.
     """
 
@@ -51,12 +51,12 @@ def read_claims(token: str, now: float) -> Claims:
     """Return the claims of a projected service-account token.
 
     Args:
-        token: A JWT, or anything else.
+        token: A JWT, or any other text.
         now: Seconds since the epoch.
 
     Raises:
-        NotAuthenticated: It is no token that the API server issues for a pod and this audience, or
-            it has expired.
+        NotAuthenticated: The API server issues no such token for a pod and this audience, or it has
+            expired.
 
     Source: Kubernetes, "Managing Service Accounts", schema of service account private claims.
     """

@@ -1,12 +1,9 @@
-"""Connections of the progress endpoint: how many, whose are closed, how fast each address is read.
+"""Limits of the progress endpoint: number of connections and read rate per address.
 
-A connection that sends nothing costs memory and a file descriptor for as long as it likes, and one
-pod can open tens of thousands. At the limit the address with most connections loses its oldest: who
-holds few loses none to who holds many.
-
-Reading a request and refusing it costs more than sending it. So what comes from one address beyond
-its rate is not read: it waits in the kernel, where it costs the sender its own memory, and the
-operator nothing.
+An idle connection costs memory and a file descriptor, and one pod can open tens of thousands. At
+the limit the address with most connections loses its oldest. Reading a request costs more than
+sending it. So input beyond an address's rate is not read: it waits in the kernel, in the sender's
+memory.
 """
 
 from __future__ import annotations
@@ -35,10 +32,10 @@ ProtocolFactory = Callable[[], asyncio.Protocol]
 
 
 class Door:
-    """Counts the connections of one port, and what they send. Event loop only.
+    """Counts the connections of one port, and their input. Event loop only.
 
     Args:
-        limit: How many there may be.
+        limit: Most connections.
         clock: Monotonic time for the rates.
     """
 
@@ -77,10 +74,10 @@ class Door:
 
 
 class Guarded(asyncio.Protocol):
-    """One connection: tells the door, and hands everything on to the HTTP server's protocol.
+    """One connection: counts its input, and passes it on to the HTTP server's protocol.
 
     Args:
-        door: Where it is counted.
+        door: Counts the connection.
         make: Makes the HTTP server's protocol.
     """
 
@@ -169,11 +166,11 @@ class Guarded(asyncio.Protocol):
 
 
 class GuardedRunner(web.AppRunner):
-    """Runs an application behind a door.
+    """Runs an application with limits on its connections.
 
     Args:
         app: The application.
-        limit: How many connections there may be.
+        limit: Most connections.
         clock: Monotonic time for the rates.
     """
 

@@ -1,8 +1,8 @@
 """``POST /progress/<namespace>/<job>/<stage>``: one small aiohttp application.
 
-Whoever reaches the port is a stranger until proven. Checks go from cheap to dear: path and header,
-what the token claims, whether the cache knows that pod as one of the job, and only then a question
-to the API server. Nothing here waits for anything else of the operator, nor the other way round.
+Any client can reach the port. Checks go from cheap to expensive: path and header, the token's
+claims, the cached pod of the job, and last a TokenReview. The endpoint and the rest of the operator
+do not wait for each other.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ MAX_DELAYED = 256
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a fault
-    """A push is not taken.
+    """A refused push.
 
     Attributes:
         status: HTTP status.
-        text: Why, for whoever pushed.
+        text: The cause, for the sender.
         retry_seconds: When to try again; 0 if that would not help.
     """
 
@@ -69,14 +69,14 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class ProgressEndpoint:
-    """Checks pushes and hands them on. Event loop only.
+    """Checks pushes and passes them on. Event loop only.
 
     Args:
-        caches: Where pods, Jobs and FineTuneJobs are looked up.
+        caches: Pods, Jobs and FineTuneJobs.
         authenticator: Turns tokens into pods.
         writer: Takes accepted reports.
         clock: Monotonic time for the rates.
-        registry: Where pushes are counted.
+        registry: Counts pushes.
     """
 
     def __init__(

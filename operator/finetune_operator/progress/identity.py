@@ -1,9 +1,8 @@
-"""Who pushes: TokenReview of the pod's projected token, cached for the token's life.
+"""Identity of the sender: TokenReview of the pod's token, cached for the token's life.
 
-A review per push would cost more than the push, and whoever reaches the port can send tokens. So a
-review is the last thing that is done: for a token that claims to be of a pod which may push, seldom
-for each pod and address, a few at once, and the namespaces in turn. What is remembered is a digest
-of the token, never the token.
+A review costs more than a push, and any client can send tokens. So a review comes last, only for
+claims of a pod that may push. Reviews are limited per pod and address, and namespaces take turns.
+The cache holds a digest of the token, never the token.
 """
 
 from __future__ import annotations
@@ -41,11 +40,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 class TooSoon(Exception):  # noqa: N818 - an answer, not a fault
-    """This sender has had its share; the same push is welcome later.
-
-    Attributes:
-        seconds: When.
-    """
+    """This sender has exceeded its rate; it may push again in ``seconds``."""
 
     def __init__(self, message: str, *, seconds: float) -> None:
         super().__init__(message)
@@ -53,12 +48,12 @@ class TooSoon(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class Rates(Generic[K]):
-    """A rate for each of many senders; of too many, the longest unheard are forgotten.
+    """A rate for each of many senders; at the limit the least recent sender is forgotten.
 
     Args:
         clock: Monotonic time.
         seconds: Time in which a sender earns one more.
-        burst: How many a sender may have at once.
+        burst: Most at once per sender.
         limit: Senders remembered.
     """
 
@@ -94,7 +89,7 @@ class Authenticator:
     """Turns bearer tokens into pods. Event loop only.
 
     Args:
-        client: The API client; one TokenReview per new token. Best with a budget of its own.
+        client: The API client, best with its own rate; one TokenReview per new token.
         clock: Wall time for the tokens' expiry, monotonic time for the rates.
     """
 
@@ -105,7 +100,7 @@ class Authenticator:
         self._rates: Rates[tuple[str, str]] = Rates(
             clock, seconds=REVIEW_SECONDS, burst=REVIEW_BURST, limit=MAX_SENDERS
         )
-        # Apart, so that any number of bad tokens drives no good one out.
+        # Separate, so that bad tokens displace no good one.
         self._proven: OrderedDict[bytes, tuple[PodIdentity, float]] = OrderedDict()
         self._refused: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
 
@@ -113,7 +108,7 @@ class Authenticator:
         """Return the pod of a token that was reviewed before and has not expired, or None.
 
         Raises:
-            NotAuthenticated: It was refused a moment ago.
+            NotAuthenticated: It was refused recently.
         """
         digest, now = _digest_of(token), self._clock.now().timestamp()
         proven = self._proven.get(digest)
@@ -127,7 +122,7 @@ class Authenticator:
         return None
 
     def claims_of(self, token: str) -> Claims:
-        """Return what a token says of itself, unproven.
+        """Return the unverified claims of a token.
 
         Raises:
             NotAuthenticated: It cannot be a pod's token for us.
@@ -139,14 +134,14 @@ class Authenticator:
 
         Args:
             token: The token.
-            claims: What it says; the caller has looked whether that pod may push at all.
-            address: Where it came from. A forger elsewhere does not use up the pod's own rate.
+            claims: Its claims; the caller has checked that this pod may push.
+            address: Address of the sender. A forger elsewhere does not use up the pod's own rate.
 
         Raises:
             NotAuthenticated: It is not valid, not for us, or not bound to a pod.
-            TooSoon: This pod has had several tokens reviewed just now.
+            TooSoon: Several tokens of this pod were reviewed just now.
             TooMany: Too many of its namespace wait.
-            KubeError: The API server could not be asked.
+            KubeError: The API server did not answer.
         """
         pod = claims.identity
         if not self._rates.allow((pod.pod_uid, address)):

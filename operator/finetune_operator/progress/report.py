@@ -1,8 +1,8 @@
-"""What a trainer pushes, and what of it enters the status. Pure.
+"""The report that a trainer pushes, and its part in the status. Pure.
 
-The body is what transformers' ``KubeflowCallback`` posts, so any Hugging Face trainer image reports
-unchanged. Our own trainer adds a ``finetune`` object with exact steps. A result that an older
-trainer image pushes is ignored: results come from termination messages.
+The body is that of transformers' ``KubeflowCallback``, so any Hugging Face trainer image can
+report. Our own trainer adds a ``finetune`` object with exact steps. Results in the body are
+ignored: they come from termination messages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from finetune_operator.status.conditions import timestamp
 MAX_METRICS = 24
 _STEPS = "total_steps"
 
-# Derived figures of the Hugging Face trainer that say nothing about the model.
+# Derived figures of the Hugging Face trainer that do not describe the model.
 _NOISE = frozenset({_STEPS, "total_flos", "train_runtime", "epoch"})
 
 
@@ -71,8 +71,7 @@ class OwnStatus(_Lenient):
     @field_validator("plan", "validation", mode="before")
     @classmethod
     def _drop_foreign_section(cls, value: Any, info: ValidationInfo) -> Any:
-        # A trainer image of another version may say it in other words; its progress counts all the
-        # same.
+        # A trainer image of another version may use other words; its progress counts.
         kind = PlanStatus if info.field_name == "plan" else ValidationStatus
         try:
             return None if value is None else kind.model_validate(value)
@@ -93,11 +92,11 @@ def progress_section(
     """Return ``status.progress``.
 
     Args:
-        report: What was pushed.
-        stage: By a pod of which stage. What the others count are rows, not optimiser steps: of
-            those the share is shown, and training's steps stay.
+        report: The pushed report.
+        stage: Stage of the pod. Other stages than training count rows, so only their share is
+            shown.
         now: Time of the push.
-        before: ``status.progress`` as it is.
+        before: The present ``status.progress``.
     """
     theirs, ours = report.trainer_status, report.finetune
     total = ours.total_steps

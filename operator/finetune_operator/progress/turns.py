@@ -13,14 +13,13 @@ class TooMany(Exception):  # noqa: N818 - an answer, not a fault
 
 
 class FairTurns:
-    """Limits how much runs at once. Event loop only.
+    """Limits how many tasks run at once.
 
-    Free turns go to the groups in rotation, whatever the length of their queues, and within a group
-    to who came first.
+    Free turns go to the groups in rotation, and within a group by age.
 
     Args:
-        num_turns: How many may run at once.
-        max_waiting: How many of one group may wait.
+        num_turns: Most at once.
+        max_waiting: Most that wait in one group.
     """
 
     def __init__(self, num_turns: int, *, max_waiting: int) -> None:
@@ -34,7 +33,7 @@ class FairTurns:
         """Wait for a turn, and hold it for the duration of the context.
 
         Raises:
-            TooMany: The group has ``max_waiting`` waiting already.
+            TooMany: ``max_waiting`` tasks of the group wait already.
         """
         await self._take(group)
         try:
@@ -55,7 +54,7 @@ class FairTurns:
             await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                # The turn came in the same moment: it is the next one's.
+                # The turn came at the same moment: pass it on.
                 self._give_back()
             elif future in queue:
                 queue.remove(future)

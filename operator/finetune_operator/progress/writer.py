@@ -1,6 +1,6 @@
-"""From accepted reports to the status: latest wins, at most one write per interval and job.
+"""Writes accepted reports into the status: latest wins, limited per interval and job.
 
-Written under an own field manager, so that any replica can do it while the leader writes the rest.
+Its own field manager lets any replica write while the leader writes the rest.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ CURVE_DELAY_SECONDS = 10.0
 
 
 def is_wanted(caches: Caches, job: Object, status: Object) -> bool:
-    """Return whether progress may still be written: its job is there, its stage is not over.
+    """Return whether progress may still be written: its job exists, its stage is not over.
 
-    What waited for its interval is late by then, and would hide the next stage's progress, or a
-    newer report of this stage that another replica has written meanwhile.
+    A late value would hide the next stage's progress, or a newer report that another replica has
+    written.
     """
     metadata = job["metadata"]
     current = caches.finetunejobs.get(metadata["namespace"], metadata["name"])
     if current is None or current["metadata"]["uid"] != metadata["uid"]:
         return False
     progress = status.get("progress") or {}
-    # RFC 3339 in UTC, to the second: the order of the strings is the order of the times.
+    # RFC 3339 in UTC, to the second: the strings sort by time.
     told = progress.get("lastHeartbeatTime")
     known = ((current.get("status") or {}).get("progress") or {}).get("lastHeartbeatTime")
     if told and known and told < known:
@@ -67,7 +67,7 @@ class ProgressWriter:
     """Coalesces reports into status writes. Event loop only.
 
     Args:
-        caches: To find the FineTuneJob.
+        caches: The FineTuneJobs.
         throttle: Writes at most once per interval and object.
         clock: Wall time of the heartbeats.
         announce: Records Events on a FineTuneJob.
@@ -99,8 +99,8 @@ class ProgressWriter:
     def follow(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         """Drop the memory of a FineTuneJob that has ended; a handler of the cache.
 
-        Ended jobs may stay for ever, some 10 KB each. The memory is kept for a while, because the
-        end of the validation curve may still be written.
+        Ended jobs may stay permanently, 10 KB each. The memory is kept for a while, until the end
+        of the validation curve is written.
         """
         if new is None or not is_terminal(new.get("status")):
             return
@@ -131,13 +131,13 @@ class ProgressWriter:
         status: dict[str, Any] = {"progress": progress}
         metrics = metrics_section(report) if stage is Stage.TRAIN else []
         if not metrics:
-            # A field manager that leaves a field out gives it up: the curve would lose its end.
+            # A field manager that leaves a field out removes it: the curve would lose its end.
             metrics = _newest(self._latest.get(uid, {}).get("metrics"), before.get("metrics"))
         if metrics:
             status["metrics"] = metrics
         latest = self._latest.get(uid, {})
         for name in ("plan", "validation"):
-            # A stage reports what is its own.
+            # A stage reports only its own fields.
             told = getattr(report.finetune, name) if stage is Stage.TRAIN else None
             section = told.to_wire() if told else latest.get(name) or before.get(name)
             if section:
@@ -151,8 +151,8 @@ class ProgressWriter:
     def _finish_curve(self, job: Object) -> None:
         """Write the end of the validation curve if it is missing.
 
-        A report that waits for its interval is dropped when the stage is over. The status would
-        then show another best step than the one that is published.
+        A report that waits for its interval is dropped at the end of the stage. Without the end the
+        status would show another best step than the published one.
         """
         metadata = job["metadata"]
         key: ObjectKey = (metadata["namespace"], metadata["name"])

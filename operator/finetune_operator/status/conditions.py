@@ -1,7 +1,6 @@
-"""Condition types and reasons, and how a list of conditions changes.
+"""Condition types and reasons, and changes of a list of conditions.
 
-Types and reasons are part of the API: scripts compare them, so they are constants here and
-nowhere else.
+Types and reasons are part of the API: scripts compare them.
 """
 
 from __future__ import annotations
@@ -111,7 +110,7 @@ class Reason(StrEnum):
     PREEMPTED = "Preempted"
     DEACTIVATED = "Deactivated"
     REACTIVATED = "Reactivated"
-    # what it will cost
+    # cost estimate
     WITHIN_BUDGET = "WithinBudget"
     ESTIMATE_EXCEEDS_BUDGET = "EstimateExceedsBudget"
     BUDGET_TOO_SMALL = "BudgetTooSmall"
@@ -153,9 +152,9 @@ def timestamp(moment: datetime) -> str:
 
 
 def parse_timestamp(text: str | None) -> datetime | None:
-    """Parse an API timestamp, with or without fractions of a second; None if absent or odd.
+    """Parse an API timestamp, with or without fractions of a second; None if absent or invalid.
 
-    A moment at the edge of what a datetime holds is odd, too: what is computed from it is none.
+    A time at the edge of the datetime range is invalid, because results would exceed it.
     """
     if not text:
         return None
@@ -198,9 +197,9 @@ _ORDER = {kind.value: index for index, kind in enumerate(ConditionType)}
 
 
 class Conditions:
-    """The conditions being built for one status.
+    """The conditions of one new status.
 
-    Starts from the present ones; a type that is not set again stays as it was. Local to one plan.
+    Starts from the present ones; a type that is not set again stays as it was.
     """
 
     def __init__(

@@ -28,7 +28,7 @@ def announce_cuts(cuts: Iterable[Cut]) -> Announce:
 
 
 class Draft:
-    """Mutable status of one plan: starts from the stored one, ends as the one to write.
+    """Mutable status of one plan, started from the stored one.
 
     Args:
         owner: The object whose status it is, as stored.
@@ -82,9 +82,9 @@ class Draft:
     def fit(
         self, wire: Object, schema: StatusSchema, is_news: Callable[[Object], bool]
     ) -> FittedStatus | None:
-        """Return the status to write, as its schema can hold it; None if it is no news.
+        """Return the status to write, cut to its schema; None if it is unchanged.
 
-        An Event says what had to be cut.
+        An Event reports the cuts.
         """
         if not is_news(wire):
             return None

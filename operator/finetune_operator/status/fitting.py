@@ -1,11 +1,9 @@
-"""Fits a status to its schema, so that the API server never refuses it for what it holds.
+"""Fits a status to its schema, so that the API server does not refuse it.
 
-A status that breaks the schema is refused at every try, and nothing the operator finds is recorded
-any more. The schema comes from the pydantic models that also make the CRD. Texts for people are
-cut, numbers are clamped, lists keep the items that matter, what cannot be mended is left out.
-
-So is what is empty. An object or a list that is applied empty and was not empty before is null for
-the API server, which refuses that (structured-merge-diff, ``removingWalker``).
+The API server refuses a status that breaks its schema at every try. The schema comes from the
+pydantic models that also make the CRD. Texts are cut, numbers are clamped, lists keep the important
+items, and other invalid values are left out. Empty values are left out too: the API server refuses
+an empty object or list that was not empty before (structured-merge-diff, ``removingWalker``).
 """
 
 from __future__ import annotations
@@ -52,11 +50,11 @@ Check = Callable[[Any], bool]
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a status could not hold.
+    """A cut of a status.
 
     Attributes:
         field: The field, such as ``dataset.uri``.
-        what: What was done, and why.
+        what: The change and its cause.
     """
 
     field: str
@@ -74,8 +72,8 @@ class StatusSchema:
     """The schema of the status of one kind.
 
     Args:
-        model: The model that the CRD's schema of the status is made from. It is read at the first
-            use, which takes 0.1 s.
+        model: The model behind the CRD's schema of the status. It is read at the first use, which
+            takes 0.1 s.
     """
 
     def __init__(self, model: type[BaseModel]) -> None:
@@ -90,10 +88,9 @@ class StatusSchema:
         return _compile(self._schema)
 
     def fit(self, status: dict[str, Any]) -> tuple[FittedStatus, tuple[Cut, ...]]:
-        """Return the status as the schema can hold it, and what was cut.
+        """Return the status as the schema can hold it, and the cuts.
 
-        A status that fits is returned as it is. Fields that the schema does not know stay: a newer
-        operator has written them. The argument is not changed.
+        Unknown fields stay, because a newer operator has written them. The argument is not changed.
         """
         if self._fits(status):
             return FittedStatus(status), ()
@@ -114,11 +111,11 @@ def describe_cuts(cuts: Iterable[Cut]) -> str:
     return f"The status cannot hold all that was found: {'; '.join(told[:_NUM_CUTS_TOLD])}{more}."
 
 
-# ---- does it fit: every status is asked ----------------------------------------------------------
+# ---- checks of every status ---------------------------------------------------------------------
 
 
 def _compile(schema: Schema) -> Check:
-    """Return a function that tells whether a value fits.
+    """Return a function that checks whether a value fits.
 
     Raises:
         ValueError: The schema has a keyword that is not known here.
@@ -219,7 +216,7 @@ def _key_of(schema: Schema) -> Callable[[Any], Hashable] | None:
     return None
 
 
-# ---- make it fit: what does not is rare ----------------------------------------------------------
+# ---- cuts of the few that do not fit -------------------------------------------------------------
 
 
 def _mend(schema: Schema, value: Any, field: str, cuts: list[Cut]) -> Any:
@@ -318,6 +315,6 @@ def _is_whole(value: Any) -> bool:
 
 def _excerpt(value: Any) -> str:
     if isinstance(value, int) and not _INT64[0] <= value <= _INT64[1]:
-        # The digits of a very long number are not written out: Python refuses to.
+        # Python refuses to write out the digits of a very long number.
         return f"a number of {value.bit_length()} bits"
     return shorten(repr(value), _CHARACTERS_TOLD)

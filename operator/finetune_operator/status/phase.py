@@ -31,7 +31,7 @@ def phase_of(conditions: Conditions, under_way: str, *, is_queued: bool) -> str:
 def reason_of(
     conditions: Conditions, phase: str, of_stage: ConditionType, failure: dict[str, Any] | None
 ) -> str:
-    """Return why a job is in its phase: the reason of the condition that decides it.
+    """Return the reason of the condition that decides a job's phase.
 
     Args:
         conditions: The conditions as planned.
@@ -50,7 +50,7 @@ def reason_of(
             found = conditions.reason_of(ConditionType.SUSPENDED)
         case "Queued":
             found = conditions.reason_of(ConditionType.QUOTA_RESERVED)
-            if found in (None, "Pending"):  # Kueue's word for everything that waits
+            if found in (None, "Pending"):  # Kueue's reason for all waits
                 found = conditions.reason_of(of_stage) or Reason.QUEUED
         case _:
             found = conditions.reason_of(of_stage) or conditions.reason_of(ConditionType.ACCEPTED)

@@ -1,9 +1,8 @@
-"""Places in the line, from Kueue's visibility API: one small read per LocalQueue that waits.
+"""Places in the line, from Kueue's visibility API: one small read per waiting LocalQueue.
 
-Kueue counts places when asked and tells nobody when they change, so they are asked for: only for
-queues in which a job of ours waits, each at most every ``REFRESH_SECONDS``, few at a time, and
-only the front of the line. The API is an aggregated one that an administrator can switch off or
-keep to himself; then there are no places and everything else works.
+Kueue reports no changes of places. So they are read for queues with our waiting jobs, each at most
+every ``REFRESH_SECONDS``, few at a time, and only the front. An administrator can disable this
+aggregated API; then there are no places.
 """
 
 from __future__ import annotations
@@ -32,8 +31,9 @@ FRONT = 100
 MAX_QUEUES = 20
 """LocalQueues read in one round."""
 EXACT = 10
-"""Up to this place every step is told, behind it every tenth: a step forward of the whole line
-would otherwise write every status in it."""
+"""Every step is reported up to this place, then every tenth. Otherwise one step of the line would
+write every status in it.
+"""
 
 
 def read_places(summary: Mapping[str, Any]) -> dict[str, Place]:
@@ -58,7 +58,7 @@ class QueuePlaces:
     Args:
         client: The API client; only reads.
         waiting: Yields (namespace, LocalQueue) of every Workload of ours that waits.
-        on_change: Told of the Workloads, by namespace and name, whose place changed.
+        on_change: Called with the Workloads, by namespace and name, whose place changed.
         clock: Source of time.
     """
 
@@ -84,7 +84,7 @@ class QueuePlaces:
         return self._places.get((namespace, queue), {}).get(workload)
 
     async def run(self) -> None:
-        """Refresh for ever."""
+        """Refresh until cancelled."""
         while True:
             await self.refresh()
             await asyncio.sleep(REFRESH_SECONDS / 3)
@@ -119,7 +119,7 @@ class QueuePlaces:
             self._absent_until = self._clock.monotonic() + ABSENT_SECONDS
             return False
         except KubeError as error:
-            # Kueue starts anew, or is busy: the old places stand until the next round.
+            # Kueue restarts or is busy: the old places stay until the next round.
             logger.debug("places in LocalQueue %s/%s: %s", *key, error)
             return False
         self._take(key, read_places(summary))

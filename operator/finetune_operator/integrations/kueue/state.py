@@ -1,8 +1,7 @@
-"""What Kueue says of one queued Job: pure, from a trimmed Workload.
+"""Kueue's state of one queued Job: pure, from a trimmed Workload.
 
-A Workload's conditions outlive what they tell: ``Evicted`` stays true until quota is reserved
-again, ``QuotaReserved`` stays true while evicted pods still save. Here they become one state and
-one sentence for people.
+Conditions of a Workload outlast their state: ``Evicted`` stays true until quota is reserved again,
+``QuotaReserved`` while evicted pods still save. Here they become one state and one message.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ HOPELESS_ENDINGS = frozenset({"FailedToStart"})
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Place:
-    """Where a Workload stands in the line; 1 is next.
+    """Place of a Workload in the line; 1 is next.
 
     Attributes:
         in_cluster_queue: Among all that wait for the same ClusterQueue.
@@ -54,27 +53,27 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QueueState:
-    """What Kueue says of one queued Job.
+    """Kueue's state of one queued Job.
 
     Attributes:
         workload: Name of the Workload.
         is_active: ``spec.active``: whether Kueue may admit it.
         is_admitted: Whether its pods may run: quota reserved, every check passed, not evicted.
         reason: Kueue's reason for the present state.
-        message: The same in words, and what is being waited for.
+        message: The state and the cause of the wait, in words.
         has_quota: Whether quota is reserved for it and not being taken back.
         is_evicted: Whether its quota was taken back and it waits again.
         past_active_seconds: Admitted time before the present admission.
-        num_evictions: How often Kueue took the quota back; deactivations are not among them.
+        num_evictions: Number of evictions, without deactivations.
         deactivated_by: Field manager that set ``spec.active`` to false; empty if unknown.
-        finished: Reason of an end that only Kueue knows of and that is final; or empty.
-        is_dropped: Whether Kueue calls it finished for a reason that is not known here: it will not
-            be admitted again, and its Job has not ended.
+        finished: Reason of a final end that only Kueue knows; or empty.
+        is_dropped: Whether Kueue finished it for an unknown reason: it is not admitted again, and
+            its Job has not ended.
         queue: LocalQueue.
         cluster_queue: ClusterQueue that quota is reserved in; or empty.
-        admitted_at: Since when its pods may run, or might until it was evicted; empty without
-            quota, also once evicted pods have ended.
-        place: Its place in the line, while it waits and where that is known.
+        admitted_at: Start of the time in which its pods may run, kept after an eviction; empty
+            without quota, also once evicted pods have ended.
+        place: Its known place in the line while it waits.
     """
 
     workload: str
@@ -174,7 +173,7 @@ def _telling(
             words = _join(words, _DROPPED.format(workload=name))
         return finished["reason"] or FINISHED, words
     if not workload["spec"]["active"]:
-        # Kueue needs a moment to say so itself.
+        # Kueue reports this itself after a moment.
         is_told = is_evicted and evicted["reason"].startswith(DEACTIVATED)
         told = evicted if is_told else conditions.get("DeactivationTarget", _ABSENT)
         reason = evicted["reason"] if is_told else DEACTIVATED
@@ -202,7 +201,7 @@ def _words_of_eviction(workload: TrimmedWorkload, conditions: Conditions) -> str
     if requeued.get("status") == "False" and requeued.get("reason", "").endswith("QueueStopped"):
         return _join(why, "It is queued again when the queue is started.")
     now = conditions.get("QuotaReserved", _ABSENT).get("message") or ""
-    # Kueue repeats the eviction there until its scheduler has looked at the Workload again.
+    # Kueue repeats the eviction there until its scheduler has read the Workload again.
     waits = "" if not now or now == why else f"Now: {now}"
     return _join(why, waits, _words_of_gates(conditions))
 

@@ -52,9 +52,9 @@ class Requeue(TypedDict):
 class WorkloadStatus(TypedDict):
     """The status.
 
-    ``past`` is the admitted time before the present admission in seconds, ``evictions`` how often
-    Kueue took the quota back, ``clusterQueue`` where quota is reserved, or empty, ``admitted`` when
-    the condition ``Admitted`` last changed, or empty.
+    ``past`` is the admitted time before the present admission in seconds, ``evictions`` the number
+    of evictions, ``clusterQueue`` where quota is reserved, ``admitted`` the last change of the
+    condition ``Admitted``. The last two may be empty.
     """
 
     past: int

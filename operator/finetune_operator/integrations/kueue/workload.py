@@ -1,7 +1,7 @@
-"""Kueue's Workload objects: where to find them, and what of them is kept.
+"""Kueue's Workload objects: lookup, and the fields that are kept.
 
-Kueue owns a queued Job's ``spec.suspend``; the operator only labels the Job, mirrors the reason
-and pauses through ``Workload.spec.active``, which Kueue offers for that.
+Kueue owns a queued Job's ``spec.suspend``. The operator labels the Job, mirrors the reason and
+pauses through ``Workload.spec.active``.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ _CONDITIONS = frozenset(
     }
 )
 _UNCOUNTED_EVICTION = "Deactivated"
-"""A pause by hand, or Kueue giving up: told by other words than a preemption."""
+"""A pause by hand or by Kueue, reported in other words than a preemption."""
 
 
 async def is_installed(client: KubeClient, namespaces: Iterable[str] = ()) -> bool:
     """Ask the API server whether it serves Workloads, and to us.
 
-    Without rights the answer is Forbidden whether it does or not; one namespace with rights is
-    enough. A server that fails to list them (Kueue converts them) serves them all the same.
+    Without rights the answer is always Forbidden; one namespace with rights is enough. A server
+    that fails to list them (Kueue converts them) serves them.
     """
     try:
         await require_readable(client, WORKLOADS, namespaces)
