@@ -11,7 +11,7 @@ from finetune_cli.exits import STOPPED
 def main() -> None:
     """Run the command line; errors become one message and an exit code."""
     try:
-        # Late: Ctrl-C may come while it is imported.
+        # Late: Ctrl-C may come during the import.
         from finetune_cli.app import app
 
         app()
@@ -22,7 +22,7 @@ def main() -> None:
         print("error: stopped by Ctrl-C", file=sys.stderr)
         sys.exit(STOPPED)
     except BrokenPipeError:
-        # The reader of our output left (`| head`): not our failure.
+        # The reader of our output ended (`| head`): not our failure.
         sys.stderr.close()
         sys.exit(0)
 

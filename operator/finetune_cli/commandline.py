@@ -50,7 +50,7 @@ def read_duration(text: str) -> float:
     """Return the seconds of a duration: ``30s``, ``5m``, ``1h``, ``2d``, or a number of seconds.
 
     Raises:
-        typer.BadParameter: It is none; names it and shows good ones.
+        typer.BadParameter: It is invalid; names it and shows valid ones.
     """
     from finetune_api.messages.remedies import SECONDS_OF  # --help loads as little as it can
 

@@ -6,11 +6,11 @@ from finetune_cli.exits import USER_ERROR
 
 
 class CliError(Exception):
-    """A command cannot go on; the message says what was tried and what to do.
+    """A command cannot continue; the message names the action and the remedy.
 
     Attributes:
         message: For people; may have several lines.
-        exit_code: Of the process.
+        exit_code: Exit code of the process.
     """
 
     def __init__(self, message: str, *, exit_code: int = USER_ERROR) -> None:

@@ -1,6 +1,6 @@
 """Exit codes of the CLI itself; a failed stage's code passes through unchanged.
 
-Kept apart from the trainer protocol so that ``finetune --help`` need not load it.
+The trainer protocol is not imported here, because ``finetune --help`` must be fast.
 """
 
 from __future__ import annotations

@@ -28,11 +28,11 @@ def has_modules(modules: tuple[str, ...]) -> bool:
 def require_trainer(
     modules: tuple[str, ...] = TRAINER_MODULES, *, to: str = "training on this machine"
 ) -> None:
-    """Check, without importing them, that the trainer's libraries are there.
+    """Check that the trainer's libraries exist, without importing them.
 
     Args:
-        modules: Those that are needed.
-        to: What they are needed for.
+        modules: The needed modules.
+        to: The purpose, for the message.
 
     Raises:
         CliError: Names the missing ones and the command that installs them.

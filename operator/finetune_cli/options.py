@@ -37,11 +37,7 @@ class Commands(TyperGroup):
 
 
 def format_option(*others: str) -> Any:
-    """Return the option ``--output`` of a command that prints text, json or another format.
-
-    Args:
-        others: The formats beside text and json.
-    """
+    """Return the option ``--output`` of a command that prints text, json or ``others``."""
     formats = ("text", "json", *others)
 
     def check(ctx: typer.Context, value: str) -> str:

@@ -19,12 +19,7 @@ SHORT_DIGITS = 8
 
 
 def find_digest(job: Mapping[str, Any] | None, name: str, asked: str | None) -> str:
-    """Return the digest to decide on: the one asked for, else that of the job's data set.
-
-    Args:
-        job: The FineTuneJob; None if there is none yet.
-        name: Its name.
-        asked: Digest on the command line.
+    """Return the digest to decide on: the given one, else that of the job's data set.
 
     Raises:
         CliError: It is not known, the job has other data, or nothing is left to decide.
@@ -61,13 +56,10 @@ def find_digest(job: Mapping[str, Any] | None, name: str, asked: str | None) -> 
 def check_counts(job: Mapping[str, Any] | None, user: str, *, is_approval: bool) -> None:
     """Refuse an approval that would not count: the user has requested the job.
 
-    Args:
-        job: The FineTuneJob; None if there is none yet.
-        user: Who decides.
-        is_approval: Whether it is a yes; a no always counts.
+    A rejection always counts.
 
     Raises:
-        CliError: The administrator has somebody else approve.
+        CliError: The administrator requires another user to approve.
     """
     if job is None or not is_approval or job["spec"].get("requestedBy") != user:
         return
@@ -120,13 +112,13 @@ def make_approval(
     Args:
         job: Name of the job.
         namespace: Its namespace.
-        digest: What is decided on.
-        user: Who decides.
-        is_approval: Whether it is a yes.
-        reason: Why.
+        digest: Digest that is decided on.
+        user: The user who decides.
+        is_approval: Whether the user approves.
+        reason: Reason of the decision.
         subject: ``DataSet`` or ``Publication``.
         panel: Digest of the panel's result that it names.
-        attempt: Which attempt to publish it lets begin; each is decided on by itself.
+        attempt: Attempt to publish that it starts; each is decided on by itself.
 
     Raises:
         CliError: It would not be valid.

@@ -1,7 +1,7 @@
 """FineTuneJobs on a cluster: a thin client over the user's kubeconfig.
 
-Loads the Kubernetes package only when a command connects. Every refusal of the API server becomes
-one message that says what was tried on which object.
+It loads the Kubernetes package only to connect. A refusal of the API server becomes one message
+that names the action and the object.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Cluster:
     def connect(
         cls, *, context: str | None, namespace: str | None, kubeconfig: Path | None
     ) -> Cluster:
-        """Read the kubeconfig; nothing is sent yet.
+        """Read the kubeconfig without sending a request.
 
         Raises:
             CliError: No kubeconfig, no such context, or the Kubernetes package is missing.
@@ -114,10 +114,7 @@ class Cluster:
     ) -> tuple[Body, str]:
         """Create or update a job by server-side apply.
 
-        Args:
-            body: The job.
-            is_dry_run: Whether nothing is stored.
-            force_conflicts: Whether fields that others have set are taken over.
+        ``force_conflicts`` takes over fields that others have set.
 
         Returns:
             The stored job, and ``created``, ``configured`` or ``unchanged``.
@@ -132,7 +129,7 @@ class Cluster:
         before = known.get("metadata", {}).get("resourceVersion")
         requester = known.get("spec", {}).get("requestedBy")
         if requester is not None:
-            # Fixed: a file that leaves it out does not ask for its removal.
+            # Fixed: a file without it does not ask for its removal.
             body = {**body, "spec": {"requestedBy": requester, **body["spec"]}}
         query = {
             "fieldManager": FIELD_MANAGER,
@@ -173,7 +170,7 @@ class Cluster:
         """Yield (type, job) for changes after a version; ends when the server ends the watch.
 
         Raises:
-            StreamLostError: The connection broke or is dead; the caller reads again.
+            StreamLostError: The connection broke or is dead; read the job again.
         """
         query = {
             "watch": "1",
@@ -250,8 +247,8 @@ class Cluster:
             queues: (namespace, name) of each LocalQueue.
 
         Returns:
-            The PendingWorkloads of each queue, None where Kueue could not be asked; and why it
-            could not, or nothing.
+            The PendingWorkloads of each queue, None where Kueue did not answer; and the cause, or
+                an empty text.
         """
         found: dict[tuple[str, str], list[Body] | None] = {}
         why = ""
@@ -305,12 +302,12 @@ class Cluster:
         Args:
             pod: Its name.
             follow: Whether to wait for more until the container ends.
-            tail: Only so many lines of the end.
-            since: Timestamp as the server wrote it: only lines of its second and later ones, each
-                with its timestamp in front; "" for all lines with timestamps.
+            tail: Number of lines from the end.
+            since: Timestamp as the server wrote it: only lines from its second on, each with its
+                timestamp in front; "" for all lines with timestamps.
 
         Raises:
-            StreamLostError: The connection broke, or nothing came for `LOG_SILENCE_SECONDS`.
+            StreamLostError: The connection broke, or no line came for `LOG_SILENCE_SECONDS`.
         """
         query = {
             "follow": "true" if follow else None,
@@ -399,7 +396,7 @@ class Cluster:
                 retries=False,
             )
         except HTTPError as error:
-            # A kubelet sends not even headers before the first line of a log.
+            # A kubelet sends no headers before the first line of a log.
             is_silent = is_stream and isinstance(error, ReadTimeoutError)
             lost = StreamLostError if is_silent else ConnectionLostError
             raise lost(f"cannot {what}: {self.host} does not answer: {error}") from error

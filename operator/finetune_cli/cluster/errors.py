@@ -14,7 +14,7 @@ from finetune_cli.exits import NOT_MET, USER_ERROR
 FIELD_MANAGER = "finetune-cli"
 GROUP_PATH = "/apis/finetune.dev/v1alpha1"
 
-# What people know these field managers as.
+# Familiar names of these field managers.
 _PROGRAMS = {
     "kubectl-client-side-apply": "kubectl apply",
     "kubectl": "kubectl apply --server-side",
@@ -48,7 +48,7 @@ class NoClusterError(CliError):
 
 @contextmanager
 def looking_up(target: str) -> Iterator[None]:
-    """Say of a word that is no file here that it was taken for a name, where no cluster is set up.
+    """Explain for a missing file that its name was taken for a job, where no cluster is set up.
 
     Raises:
         CliError: Names the word.
@@ -67,12 +67,12 @@ class StreamLostError(ConnectionLostError):
 
 
 def read_refusal(response: Any, path: str, what: str) -> ApiError:
-    """Turn an answer with an error status into what to raise.
+    """Return the exception for an answer with an error status.
 
     Args:
         response: The answer, not yet read.
-        path: What was asked for.
-        what: What was tried, after "cannot".
+        path: Path of the request.
+        what: The action, after "cannot".
     """
     status = int(response.status)
     text = response.data.decode("utf-8", errors="replace")
@@ -83,7 +83,7 @@ def read_refusal(response: Any, path: str, what: str) -> ApiError:
     if not isinstance(answer, Mapping):
         answer = {"message": text[:500]}
     details = answer.get("details") or {}
-    # A server names the object it lacks; of a type it lacks it says "404 page not found".
+    # A server names the missing object; for a missing type it answers "404 page not found".
     if status == 404 and path.startswith(GROUP_PATH) and not details.get("name"):
         kind = "FineTuneApprovals" if "/finetuneapprovals" in path else "FineTuneJobs"
         return UnknownTypeError(

@@ -16,7 +16,7 @@ from finetune_cli.views.job import condition, is_terminal, is_true, state_text
 
 POLL_SECONDS = 1.0
 IDLE_POLLS = 3
-"""After so many looks without a new pod it is told what the job waits for."""
+"""After so many polls without a new pod the cause of the wait is printed."""
 
 Body = dict[str, Any]
 
@@ -33,10 +33,10 @@ def watch_until(
     """Follow a job until a predicate holds.
 
     Raises:
-        CliError: It was deleted meanwhile, time is up, or the API server is away for too long.
+        CliError: The job was deleted, time is up, or the API server is away for too long.
     """
     deadline = None if timeout_seconds is None else clock() + timeout_seconds
-    job = cluster.get_job(name)  # what is wrong from the start is told at once
+    job = cluster.get_job(name)  # print early errors at once
     while True:
         on_change(job)
         if is_done(job):
@@ -69,7 +69,7 @@ def _changes(
                 raise
             time.sleep(RETRY_SECONDS)  # then the caller reads again
         return
-    # With a deadline the state is polled: a silent watch could not be left in time.
+    # With a deadline the state is polled: a silent watch would outlast it.
     time.sleep(min(POLL_SECONDS, max(0.0, deadline - clock())))
 
 
@@ -98,12 +98,12 @@ def follow_logs(
     """Print the logs of all pods of a job, from now to its end or that of one stage.
 
     Args:
-        cluster: Where the job is.
+        cluster: The job's cluster.
         name: Name of the job.
         stage: Only this stage; None for all.
         is_raw: Whether lines are printed as they are.
         write: Prints a line of a log.
-        note: Prints what is no line of a log: what is waited for, how the job ended.
+        note: Prints other lines: the cause of a wait, the end of the job.
 
     Raises:
         CliError: The job was deleted meanwhile.
@@ -167,7 +167,7 @@ def print_log(
     try:
         for line in lines:
             text = line if is_raw else readable(line, stage)
-            # The last step is told again when training, then the stage, is over.
+            # The last step is reported again at the end of training and of the stage.
             if text is not None and (is_raw or text != last):
                 write(text)
                 last = text
@@ -186,7 +186,7 @@ def has_started(pod: Body) -> bool:
 def readable(line: str, stage: str) -> str | None:
     """Turn one line of a stage's log into words; None for what only machines need."""
     if not line.startswith("{"):
-        # Of a progress bar, what a terminal would show in the end.
+        # Of a progress bar, the line that a terminal shows at the end.
         shown = line.rstrip().rpartition("\r")[2]
         return f"{stage}: {shown}"
     from pydantic import ValidationError

@@ -1,4 +1,4 @@
-"""Whether a trial of a sweep may be let go on to its evaluation, and what becomes of that; pure."""
+"""The release of a sweep's trial to its evaluation, and its consequences; pure."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ LET_GO = {"spec": {"holdAfter": None}}
 
 
 def check_trial(sweep: str, job: Body) -> None:
-    """Refuse a trial that cannot go on, with what to do instead.
+    """Refuse a trial that cannot be released, with the remedy.
 
     Raises:
-        CliError: It was pruned, has failed, was let go on already, or is not trained yet.
+        CliError: It was pruned, has failed, was released before, or is not trained yet.
     """
     name, spec, status = job["metadata"]["name"], job["spec"], job.get("status", {})
     phase = status.get("phase", "Pending")
     if is_true(job, "Pruned") or spec.get("prune"):
         raise CliError(
-            f"{name} was pruned: it has ended, and nothing takes that back. What it has trained is "
+            f"{name} was pruned: it has ended, and nothing takes that back. Its weights are "
             f"kept; finetune retry {name} writes a new job that goes on from it",
             exit_code=NOT_MET,
         )
@@ -38,7 +38,7 @@ def check_trial(sweep: str, job: Body) -> None:
         )
     if "holdAfter" not in spec:
         raise CliError(
-            f"{name} was let go on already, it is {phase}; finetune describe {name} shows it",
+            f"{name} was released before, it is {phase}; finetune describe {name} shows it",
             exit_code=NOT_MET,
         )
     if phase != "AwaitingSelection":
@@ -50,7 +50,7 @@ def check_trial(sweep: str, job: Body) -> None:
 
 
 def describe_choice(sweep: Body, job: Body) -> list[str]:
-    """Return what a person should know before a trial is let go on."""
+    """Return the facts that a person needs before the release of a trial."""
     name = job["metadata"]["name"]
     status = sweep.get("status", {})
     trials = {trial["name"]: trial for trial in status.get("trials", [])}

@@ -1,8 +1,8 @@
-"""The job that takes up what another one has trained: same spec, new name, its weights.
+"""The job that retries another one: same spec, new name, its weights.
 
-Nothing of the old job is changed. Training begins anew at its weights: optimiser, schedule and
-order of the rows are not taken over (``spec.initFrom``). Or it trains nothing, and the weights of
-one step are evaluated as they are (``spec.initFrom.train: false``).
+The old job is not changed. Training starts from its weights, with a new optimiser, schedule and row
+order (``spec.initFrom``). Or the weights of one step are evaluated without training
+(``spec.initFrom.train: false``).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def check_failed(job: Mapping[str, Any]) -> None:
 
 
 def choose_name(name: str, taken: Iterable[str], asked: str | None = None) -> str:
-    """Return the name of the new job: the one asked for, else the first free one.
+    """Return the name of the new job: the given one, else the first free one.
 
     Raises:
-        CliError: The one asked for is taken.
+        CliError: The given name is taken.
     """
     known = set(taken)
     if asked in known:
@@ -79,14 +79,10 @@ def has_trained(job: Mapping[str, Any]) -> bool:
 
 
 def find_weights(job: Mapping[str, Any], access: StorageAccess) -> str | None:
-    """Return the URI of what a failed job has trained: its adapter, else its newest checkpoint.
-
-    Args:
-        job: The failed job.
-        access: How storage is reached from this machine.
+    """Return the URI of a failed job's weights: its adapter, else its newest checkpoint.
 
     Returns:
-        None if it never came to a checkpoint.
+        None if it has no checkpoint.
 
     Raises:
         CliError: There may be one, and its storage cannot be read from here.
@@ -127,8 +123,8 @@ def name_of_step(name: str, step: int) -> str:
 def take_as_is(spec: Body, weights: str) -> None:
     """Have a job train nothing and take the weights as they are."""
     spec["initFrom"] = {"uri": weights, "train": False}
-    spec.pop("holdAfter", None)  # there is nothing to choose among
-    # Nothing is shared among ranks, and the evaluation takes one node anyway.
+    spec.pop("holdAfter", None)  # there is only one set of weights
+    # Ranks share nothing, and the evaluation takes one node anyway.
     spec["resources"] = {**(spec.get("resources") or {}), "nodes": 1}
 
 
@@ -140,13 +136,13 @@ def make_retry(
     trains: bool = True,
     overrides: list[str] | None = None,
 ) -> Body:
-    """Return the new job; it names no requester, who need not be that of the earlier one.
+    """Return the new job, without a requester.
 
     Args:
         job: The earlier job as the API server holds it.
         name: Name of the new one.
-        weights: What it begins from; None for what the earlier one began from.
-        trains: False trains nothing: the weights are evaluated as they are.
+        weights: Initial weights; None for those of the earlier job.
+        trains: False evaluates the weights without training.
         overrides: ``path=value`` texts applied last.
 
     Raises:
@@ -172,7 +168,7 @@ def make_retry(
     }
     labels = dict(metadata.get("labels") or {})
     if SWEEP_LABEL in labels:
-        # It is no trial any more: the sweep neither counts it nor lets it go on.
+        # It is no trial any more: the sweep neither counts nor releases it.
         spec.pop("holdAfter", None)
         labels = {label: value for label, value in labels.items() if label not in _OF_TRIALS}
     if labels:

@@ -27,11 +27,11 @@ def is_passing(error: CliError) -> bool:
 
 
 def patiently(call: Callable[[], T], *, patience_seconds: float | None = None) -> T:
-    """Call, again and again while the API server is away.
+    """Call ``call``, repeatedly while the API server is away.
 
     Args:
-        call: What to do; it may be done twice.
-        patience_seconds: How long to try; None for `PATIENCE_SECONDS`.
+        call: The request; it may be sent twice.
+        patience_seconds: Time limit; None for `PATIENCE_SECONDS`.
 
     Raises:
         CliError: The API server refused, or was away for too long.
@@ -62,7 +62,7 @@ def follow_log(cluster: Cluster, pod: str) -> Iterator[str]:
                 away = None
                 moment, text = _split(line)
                 if moment:
-                    # A log is read again from the second of its last line on.
+                    # After a lost connection, read from the second of the last line on.
                     if resumed and moment <= resumed:
                         continue
                     # Lines of stdout and stderr may come a little out of order.
@@ -70,7 +70,7 @@ def follow_log(cluster: Cluster, pod: str) -> Iterator[str]:
                 yield text
             return
         except StreamLostError:
-            away = None  # it did answer; a log may be silent for as long as a step takes
+            away = None  # it did answer; a log may be silent for a whole step
         except CliError as error:
             if not is_passing(error):
                 raise
@@ -87,5 +87,5 @@ def _split(line: str) -> tuple[_Moment | None, str]:
         moment = datetime.fromisoformat(stamp)
     except ValueError:
         return None, line
-    # Python keeps microseconds; the text, always with nine digits, orders what is left.
+    # Python keeps microseconds; the text, always with nine digits, orders the rest.
     return ((moment, stamp), text) if moment.tzinfo else (None, line)

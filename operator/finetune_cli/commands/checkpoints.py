@@ -31,7 +31,7 @@ def checkpoints(
 ) -> None:
     """List the steps of a run: validation loss, what is stored of each and where, which was chosen.
 
-    Storage is read with your own credentials; where it cannot be, the job's status is told.
+    Storage is read with your own credentials; else the job's status is shown.
     """
     from finetune_cli.files.documents import names_file
     from finetune_cli.reports.checkpoints import COLUMNS, rows_of

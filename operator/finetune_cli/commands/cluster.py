@@ -113,7 +113,7 @@ def queue(
 ) -> None:
     """Show who runs and who waits in Kueue's queues, in which place and why.
 
-    With -o wide the reason of each job is told in words.
+    With -o wide the reason of each job is explained.
     """
     from finetune_cli.views.job import current_time
     from finetune_cli.views.queue import LEGEND, STALE, entries, lines, queues_of

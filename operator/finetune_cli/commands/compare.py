@@ -85,14 +85,9 @@ def show(
     title: str,
     first: Sequence[str] = (),
 ) -> None:
-    """Print a comparison, and write its page if one is asked for.
+    """Print a comparison, and write its page if ``html`` names a file.
 
-    Args:
-        comparison: What to show.
-        format_: ``text`` or ``json``.
-        html: Where the page goes; None for none.
-        title: Heading of the page.
-        first: Sentences that come before all else.
+    ``first`` are sentences that come before all else.
 
     Raises:
         CliError: The page cannot be written.
@@ -114,10 +109,10 @@ def show(
 
 
 def check_page(file: Path | None) -> None:
-    """Refuse a place that no page can be written to, before anything is read.
+    """Refuse a path that no page can be written to, before any read.
 
     Raises:
-        CliError: Names the file and why.
+        CliError: Names the file and the cause.
     """
     from finetune_cli.reports.summary import find_obstacle
 

@@ -24,13 +24,10 @@ class ClusterOptions:
     kubeconfig: Path | None = None
 
     def connect(self, *, namespace: str | None = None) -> Cluster:
-        """Connect to the cluster.
-
-        Args:
-            namespace: Taken where the options name none.
+        """Connect to the cluster; ``namespace`` is the default of the option.
 
         Raises:
-            CliError: The kubeconfig does not say where the cluster is.
+            CliError: The kubeconfig names no cluster.
         """
         from finetune_cli.cluster.client import Cluster
 

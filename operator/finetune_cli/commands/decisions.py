@@ -49,7 +49,9 @@ def approve(
     )
 
     if reject and not reason:
-        raise CliError("--reject needs --reason: it ends the job, and whoever made it is told why")
+        raise CliError(
+            "--reject needs --reason: it ends the job, and the job's owner sees the reason"
+        )
     cluster = where.connect()
     job, user = cluster.find_job(name), cluster.user_name()
     found = find_digest(job, name, digest)
@@ -77,13 +79,13 @@ def decide(
     yes: bool,
     output: str = "text",
 ) -> None:
-    """Create a FineTuneApproval once its user has seen what it is about, and say so.
+    """Create a FineTuneApproval after its user has confirmed it, and print it.
 
     Args:
-        cluster: Where to.
+        cluster: The cluster.
         body: The FineTuneApproval.
-        about: What is decided on, in lines.
-        what: What the user is asked to do.
+        about: Lines on the subject of the decision.
+        what: The question to the user.
         yes: Do not ask.
         output: ``json`` and ``yaml`` print the object and send nothing; ``name`` prints its name.
     """

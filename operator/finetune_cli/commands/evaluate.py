@@ -33,7 +33,7 @@ MAY_GO = (
 def evaluate(
     target: JobOrFile,
     step: Annotated[
-        int | None, typer.Option(min=1, help="The step, of those that checkpoints lists.")
+        int | None, typer.Option(min=1, help="A step that finetune checkpoints lists.")
     ] = None,
     weights: Annotated[
         str | None,
@@ -64,7 +64,7 @@ def evaluate(
     from finetune_cli.files.documents import names_file
 
     if (step is None) == (weights is None):
-        raise CliError("give --step, of those that finetune checkpoints lists, or --from")
+        raise CliError("give --step (finetune checkpoints lists the steps) or --from")
     asked = Asked(
         target=target,
         step=step,
@@ -101,7 +101,7 @@ def evaluate(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What is to be evaluated.
+    """The weights to evaluate.
 
     Attributes:
         target: Name of a FineTuneJob, or the file of a job.

@@ -25,13 +25,13 @@ Region = Annotated[str | None, typer.Option(help="S3 region. Default: the job's.
 def print_object(
     body: dict[str, Any], output: str, words: str, *, kind: str = "finetunejob"
 ) -> None:
-    """Print an object as asked, or the words.
+    """Print an object in the output format, or ``words`` for people.
 
     Args:
         body: The object, or a list of such.
         output: ``json``, ``yaml`` or ``name``; else the words are printed.
-        words: What a person reads.
-        kind: What it is, for its name.
+        words: Text for people.
+        kind: The kind, for its name.
     """
     for item in body.get("items", [body]):
         item.get("metadata", {}).pop("managedFields", None)
@@ -71,10 +71,10 @@ def list_text(
 
 
 def with_requester(body: dict[str, Any], user: str) -> dict[str, Any]:
-    """Return a job that names who asks for it, and say so: a personal name is never sent silently.
+    """Return a job that names its requester, and print the name before it is sent.
 
     Raises:
-        CliError: It names somebody else.
+        CliError: The job names another requester.
     """
     named = body["spec"].get("requestedBy")
     if named not in (None, user):

@@ -60,7 +60,7 @@ def find_anywhere(
     output: str | None = None,
     overrides: list[str] | None = None,
 ) -> Source:
-    """Return where an evaluation lies: of a folder, URI or job file, or of a job on a cluster.
+    """Return the location of an evaluation: of a folder, URI or job file, or of a cluster's job.
 
     Raises:
         CliError: There is no such job, or it has no evaluation yet.

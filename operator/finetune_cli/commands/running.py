@@ -42,7 +42,7 @@ def run_planned(
     Args:
         planned: The job.
         until: The last stage to run; None runs all.
-        approved_data: Digest of the only data set that may be trained on, if somebody has said.
+        approved_data: Digest of the approved data set, or None.
         as_json: Print the result as JSON to stdout, and progress to stderr.
         result_file: Also write the result there.
         command: The command line that runs the job again, for messages.

@@ -98,7 +98,7 @@ def watch(
 
     cluster = where.connect()
     deadline = None if timeout is None else time.monotonic() + timeout
-    sweep = cluster.get_sweep(name)  # what is wrong from the start is told at once
+    sweep = cluster.get_sweep(name)  # print early errors at once
     before: dict[str, Any] | None = None
     while True:
         for line in changes(before, sweep):

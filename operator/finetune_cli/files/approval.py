@@ -11,10 +11,7 @@ from finetune_cli.files.documents import Document
 
 
 def find_approval_problems(document: Document) -> list[Problem]:
-    """Return what is wrong with a FineTuneApproval.
-
-    Whether a job waits for it, and whether its user may decide, is the cluster's to say.
-    """
+    """Return the problems of a FineTuneApproval that are visible without a cluster."""
     try:
         FineTuneApproval.from_wire(document.body)
     except ValidationError as error:

@@ -1,8 +1,7 @@
-"""Looks at a user's data file to propose how it is read, how long its rows are, and a metric.
+"""Reads a data file to propose its format, row lengths and a metric.
 
-The stage ``prepare`` reads the same file later, so this reads it with prepare's own reader, asks
-prepare's own recognition, and takes rows through prepare's own conversion and checks: what is
-proposed here is accepted there, and what is refused there is refused here for the same reason.
+It uses the reader, recognition, conversion and checks of the stage ``prepare``, so both accept and
+refuse the same files.
 """
 
 from __future__ import annotations
@@ -41,19 +40,18 @@ NUM_ERRORS_SHOWN = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataGuess:
-    """What a data file seems to hold.
+    """The apparent content of a data file.
 
     Attributes:
-        proposal: How it is read.
+        proposal: The proposed format.
         header: As the API's `header`.
-        names: Of the files that were looked at.
+        names: Names of the files.
         encodings: Names of encodings that are not UTF-8.
         num_rows: Rows that were read.
-        is_whole: These are all.
-        longest: Estimated length of the longest of them but for the outliers, in tokens; rather too
-            long than too short.
+        is_whole: Whether these are all.
+        longest: Estimated tokens of the longest row without outliers, rather too many than too few.
         outliers: Rows that are far longer than all others.
-        has_tools: Some rows offer or call tools.
+        has_tools: Whether rows offer or call tools.
         unread: Fields with text or lists that are left out.
         unlike: A sentence for each file that has other columns than the first.
     """
@@ -72,14 +70,13 @@ class DataGuess:
 
 
 def inspect_data(path: Path) -> DataGuess:
-    """Look at the rows of a file, or of several.
+    """Read the first rows of a file, or of several.
 
     Args:
         path: A file, a folder, or a pattern of files.
 
     Raises:
-        CliError: The file is missing, empty, of a kind that is not read, or its rows are nothing
-            that can be learned from.
+        CliError: The file is missing, empty, of an unknown kind, or its rows cannot be trained on.
     """
     from finetune_trainer.prepare.reading.files.encodings import UTF8
     from finetune_trainer.prepare.reading.files.file_types import is_plain
@@ -132,13 +129,12 @@ def _find_unlike(files: list[SourceFile], header: str) -> tuple[str, ...]:
 
 
 def propose_source(path: Path) -> tuple[Source, str]:
-    """Return how a file would be read, or several by the first, and for which objective.
+    """Return the format of files, by the first one, and the objective.
 
-    Bad rows among its first ones are skipped: whoever reads all of them tells them.
+    Bad rows at the start are skipped: a reader of all rows reports them.
 
     Raises:
-        CliError: The file is missing, empty, of a kind that is not read, or its rows are nothing
-            that can be learned from.
+        CliError: The file is missing, empty, of an unknown kind, or its rows cannot be trained on.
     """
     from finetune_trainer.prepare.reading.proposals import propose_reading
     from finetune_trainer.prepare.reading.sources import describe_file
@@ -152,9 +148,9 @@ def propose_source(path: Path) -> tuple[Source, str]:
 
 
 def read_whole(path: Path) -> Iterator[Example]:
-    """Yield the rows of a file as a job over it would have them before it divides them.
+    """Yield the rows of a file as a job would have them before the split.
 
-    Rows that cannot be used, or that a row step removes, are left out.
+    Unusable rows and rows that a row step removes are left out.
 
     Raises:
         CliError: As :func:`propose_source`.
@@ -232,9 +228,9 @@ def _explaining(path: Path) -> Iterator[None]:
 def _read_first_rows(
     files: list[SourceFile], *, skips_errors: bool = False
 ) -> tuple[str, list[dict[str, Any]]]:
-    """Return whether the first row names the columns, as the API says it, and some rows.
+    """Return whether the first row names the columns, as the API names it, and some rows.
 
-    They are those of the first file, or of the first text that is not empty.
+    The rows are those of the first file, or of the first text that is not empty.
 
     Raises:
         CliError: There are none.
@@ -278,7 +274,7 @@ def _read_some(file: SourceFile, header: str, *, skips_errors: bool) -> list[dic
 
 @dataclass(kw_only=True, slots=True)
 class _ReadRows:
-    """What was found of rows that were read: their estimated lengths in tokens, and the rest."""
+    """Rows that were read: their estimated lengths in tokens, and other facts."""
 
     lengths: list[RowLength] = field(default_factory=list)
     is_whole: bool = False
@@ -287,7 +283,7 @@ class _ReadRows:
 
 
 def _read_in_this_way(source: Source, files: list[SourceFile], objective: str) -> _ReadRows:
-    """Read rows as they would be, to the end or to their limit.
+    """Read rows in the proposed format, to the end or to their limit.
 
     Raises:
         CliError: Some of them cannot be used.
@@ -306,7 +302,7 @@ def _read_in_this_way(source: Source, files: list[SourceFile], objective: str) -
     for name, row in islice(opened.rows, NUM_READ_ROWS):
         outcome = row if isinstance(row, RowError) else convert(name, row)
         if objective == "SFT" and not isinstance(row, RowError):
-            # The format that is proposed would have them learned.
+            # The proposed format trains on them.
             outcome = refuse_unwanted_row(name, row, source.format) or outcome
         screened = outcome if isinstance(outcome, RowError) else screen(outcome)
         if isinstance(screened, RowError):

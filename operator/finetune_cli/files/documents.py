@@ -1,8 +1,8 @@
-"""Reads objects of our kinds from YAML or JSON text, remembering the line of every field.
+"""Reads objects of our kinds from YAML or JSON text, with the line of every field.
 
-Scalars are understood as Kubernetes understands them, not as PyYAML does: an unquoted ``2e-4`` is a
-number, ``2026-01-01`` is text, and a key given twice is an error. In a cluster a decimal is text.
-Here it may stand without quotes, and becomes text as it is written.
+Scalars follow Kubernetes' YAML, not PyYAML's: ``2e-4`` is a number, ``2026-01-01`` is text, and a
+repeated key is an error. In a cluster a decimal is text. Here it may lack quotes, and becomes text
+as it is written.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Document:
         body: Its content.
         lines: Line of every field and list item, 1-based.
         first_line: Line it starts at.
-        bare_decimals: Fields that hold a decimal without quotes, which only we take.
+        bare_decimals: Fields that hold a decimal without quotes, which a cluster refuses.
     """
 
     source: str
@@ -141,7 +141,7 @@ def read_documents(source: str) -> list[Document]:
     """Read all YAML documents of a file.
 
     Raises:
-        CliError: Unreadable, not YAML, or nothing in it.
+        CliError: Unreadable, not YAML, or empty.
     """
     documents = list(parse_documents(read_text(source), source))
     if not documents:
@@ -153,7 +153,7 @@ def parse_documents(text: str, source: str) -> Iterator[Document]:
     """Parse YAML text; empty documents are skipped.
 
     Raises:
-        CliError: With file, line and column of what is not YAML.
+        CliError: With file, line and column of the YAML error.
     """
     try:
         loader = KubernetesLoader(text)
@@ -203,13 +203,13 @@ def _schema_for(body: object) -> Mapping[str, Any]:
 def decimals_as_text(
     value: Any, schema: Mapping[str, Any], bare: list[Location], place: Location = ()
 ) -> Any:
-    """Return what was read, with text in the fields that take decimals.
+    """Return the value, with text in the fields that take decimals.
 
     Args:
-        value: What was read.
+        value: The parsed value.
         schema: Its schema.
-        bare: Gets the places of numbers that are not whole, and that a cluster would refuse.
-        place: Where the value stands.
+        bare: Collects the places of numbers that are not whole, and that a cluster would refuse.
+        place: Place of the value.
     """
     if isinstance(value, dict):
         fields = schema.get("properties", {})

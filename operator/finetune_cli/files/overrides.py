@@ -13,11 +13,7 @@ from finetune_cli.files.documents import KubernetesLoader, decimals_as_text
 
 
 def apply_override(body: dict[str, Any], override: str) -> None:
-    """Change one field of a job.
-
-    Args:
-        body: The job, changed in place.
-        override: ``path=value``; the path begins below ``spec`` unless it says otherwise.
+    """Change one field of a job in place by ``path=value``, by default below ``spec``.
 
     Raises:
         CliError: It is not of that form, or there is no such place.

@@ -116,7 +116,7 @@ def render_starter(
     test_percent: int = TEST_PERCENT,
     guess: DataGuess | None = None,
 ) -> tuple[str, DataGuess | None]:
-    """Return the text of the job file, and what the data file seems to hold.
+    """Return the text of the job file, and the apparent content of the data file.
 
     Args:
         file: Where it will be written; relative URIs count from its folder.
@@ -124,7 +124,7 @@ def render_starter(
         model: URI or local folder of the base model.
         output: URI or local folder of the results.
         test_percent: Share of the rows to hold out.
-        guess: What the data file seems to hold, if that is known.
+        guess: The known content of the data file; None reads it.
 
     Raises:
         CliError: The data file cannot be read.
@@ -309,8 +309,8 @@ def _require_scheme(uri: str) -> None:
     scheme = uri.partition("://")[0]
     if scheme in ("http", "https"):
         raise CliError(
-            f"{uri}: web addresses are not read; download it and give its path. What lies on the "
-            "Hugging Face Hub is hf://owner/name, a data set there hf://datasets/owner/name"
+            f"{uri}: web addresses are not read; download it and give its path. A model on "
+            "the Hugging Face Hub is hf://owner/name, a data set there hf://datasets/owner/name"
         )
     if scheme not in ("file", "hf", "pvc", "s3"):
         raise CliError(

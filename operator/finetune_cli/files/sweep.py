@@ -18,10 +18,7 @@ _TEMPLATE = ("spec", "template")
 
 
 def find_sweep_problems(document: Document) -> list[Problem]:
-    """Return what is wrong with a FineTuneSweep.
-
-    Of values that the template's schema refuses, the first of each parameter is told.
-    """
+    """Return the problems of a FineTuneSweep, with the first bad value of each parameter."""
     body = document.body
     try:
         sweep = FineTuneSweep.from_wire(body)

@@ -19,10 +19,10 @@ SHOWN_CHARACTERS = 600
 
 
 def find_advice(run: LocalRun) -> dict[str, Any]:
-    """Prepare a job's data set, ask its base model, and return what prompting reaches.
+    """Prepare a job's data set, ask its base model, and return the score of prompting.
 
     Raises:
-        CliError: Missing libraries, or what the trainer refuses.
+        CliError: Missing libraries, or a refusal by the trainer.
     """
     require_trainer(to="asking a model on this machine")
     uri = run.job.spec.model.uri

@@ -27,10 +27,10 @@ RUN_FOLDER = re.compile(r"^(?P<run>.*/runs/[^/]+/[^/]+/(?P<uid>[^/]+))/adapter$"
 def find_base_model(
     adapter: str, *, endpoint: str | None = None, region: str | None = None
 ) -> str | None:
-    """Return the base model's URI as the run had it, or None to take the adapter's word.
+    """Return the base model's URI as in the run, or None to use the adapter's own.
 
-    An adapter's ``run.json`` says where its base lay; those of before did not. Then the run's
-    ``job.json`` does: beside the adapter, or in this machine's work folder.
+    It is in the adapter's ``run.json``; for older adapters in the run's ``job.json``, beside the
+    adapter or in this machine's work folder.
     """
     match = RUN_FOLDER.match(adapter)
     if not match:
@@ -91,7 +91,7 @@ def run_chat(
     """Run the chat to its end; returns the exit code.
 
     Raises:
-        CliError: The trainer failed; holds its words or the end of its log.
+        CliError: The trainer failed; has its message or the end of its log.
     """
     environment = dict(os.environ)
     environment.setdefault(Environment.CACHE_DIR, str(cache_root()))

@@ -31,13 +31,13 @@ TOO_FEW = ("TooFewHeldOutPrompts", "GoalUndecidable")
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A job file that fits its data as far as it can.
+    """A job file fitted to its data.
 
     Attributes:
         text: The file.
-        guess: What the data seems to hold; None where it was not looked at.
-        warnings: What the stage prepare would not take, and what was not read.
-        reasons: Why the stage would refuse the job.
+        guess: The apparent content of the data; None if it was not read.
+        warnings: Fields that prepare would refuse, and unread data.
+        reasons: Causes for which the stage would refuse the job.
     """
 
     text: str
@@ -59,7 +59,7 @@ class Fitted:
 def fit_starter(
     *, file: Path, data: str | None = None, model: str | None = None, output: str | None = None
 ) -> Fitted:
-    """Return a job file and what prepare would not take of it.
+    """Return a job file and the problems that prepare would find in it.
 
     Args:
         file: Where it will be written.
@@ -98,7 +98,7 @@ def _is_asked(guess: DataGuess) -> bool:
 
 
 def _look(text: str, file: Path) -> dict[str, Any]:
-    """Return what prepare would make of a job, as far as it can be told without its model."""
+    """Return prepare's result for a job, as far as it is known without its model."""
     from finetune_cli.local.inspection import inspect_run
 
     return inspect_run(_plan(text, file), with_model=False)

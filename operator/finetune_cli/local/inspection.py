@@ -35,11 +35,11 @@ def plan_inspection(files: list[str], *, model: str | None) -> LocalRun:
     """Return a job over data files, read as `finetune init` would propose.
 
     Args:
-        files: Local files, and URIs; all of them together are one data set.
+        files: Local files, and URIs; together they are one data set.
         model: URI or folder of a model.
 
     Raises:
-        CliError: A file is missing, or is nothing that can be learned from.
+        CliError: A file is missing, or cannot be trained on.
     """
     sources: list[dict[str, Any]] = []
     objectives = set()
@@ -50,7 +50,7 @@ def plan_inspection(files: list[str], *, model: str | None) -> LocalRun:
         source, objective = propose_source(Path(file))
         wire = source.to_wire()
         if not source.columns and not source.template:
-            wire.pop("format", None)  # what Auto recognises by itself comes with its reason
+            wire.pop("format", None)  # a format that Auto recognises comes with its reason
         sources.append(wire)
         objectives.add(objective)
     if len(objectives) > 1:
@@ -69,7 +69,7 @@ def plan_inspection(files: list[str], *, model: str | None) -> LocalRun:
             "model": {"uri": uri},
             "dataset": {"sources": sources},
             "method": {"objective": objectives.pop() if objectives else "SFT"},
-            # Nothing is too long yet: the length is what is asked.
+            # No row is too long yet: this measures the length.
             "hyperparameters": {"maxSequenceLength": MAX_LENGTH},
             "output": {"uri": "file:///unused"},
         },
@@ -96,21 +96,21 @@ def inspect_files(files: list[str], *, model: str | None) -> dict[str, Any]:
             found["report"]["sources"], found["proposal"]["sources"], strict=True
         ):
             if "columns" in proposed or "template" in proposed:
-                # Nobody has set a format: it is a proposal, as `init` would write it.
+                # The format is a proposal, as `init` would write it.
                 source["formatReason"] = "proposed by the names of its columns and what they hold"
     return found
 
 
 def inspect_run(run: LocalRun, *, with_model: bool) -> dict[str, Any]:
-    """Have the trainer look at a job's data; nothing of the job's output is touched.
+    """Inspect a job's data by the trainer, without changing the job's output.
 
     Returns:
-        What it found, as ``finetune_trainer.prepare.inspection`` writes it.
+        The result of ``finetune_trainer.prepare.inspection``.
 
     Raises:
         CliError: Storage cannot be read, or the trainer failed.
     """
-    # What was refused is listed there, so it outlasts the command; copies of the data do not.
+    # The list of refused rows outlasts the command; copies of the data do not.
     output = cache_root() / "inspections" / run.job.uid
     shutil.rmtree(output, ignore_errors=True)
     spec = run.job.spec

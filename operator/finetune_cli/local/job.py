@@ -29,7 +29,7 @@ class LocalRun:
     Attributes:
         job: The effective job.
         work_dir: Its scratch folder; the same job always gets the same one.
-        needs_approval: Whether somebody has to approve its data set before it is trained on.
+        needs_approval: Whether its data set needs an approval before training.
     """
 
     job: ResolvedJob
@@ -65,14 +65,14 @@ def plan_run(
 
     Args:
         document: The job as written.
-        namespace: Namespace the run is filed under, unless the job names one.
+        namespace: Namespace of the run, unless the job names one.
         output: URI or folder that replaces ``spec.output.uri``.
         overrides: ``path=value`` texts applied to the job first.
         work_dir: Scratch folder; default: one of the run's own in the user's cache.
         is_fresh: Start anew instead of resuming or reusing an earlier run of the same job.
 
     Raises:
-        CliError: The job is invalid, or needs what only a cluster has.
+        CliError: The job is invalid, or needs a cluster.
     """
     if not isinstance(document.body, dict):
         parse_document(document)

@@ -95,9 +95,9 @@ class _TakenError(Exception):
 
 
 def _take(file: Path, holder: str) -> TextIO:
-    """Lock a file and write who holds it.
+    """Lock a file and write its holder.
 
-    A run that ends removes its file, so what was opened may be gone once it is locked.
+    A run removes its file at its end, so an opened file may be gone once it is locked.
 
     Raises:
         _TakenError: Another process holds it.

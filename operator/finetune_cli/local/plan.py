@@ -20,11 +20,11 @@ LABEL_WIDTH = 24
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlanOptions:
-    """What the command line says beside the job.
+    """The options of ``plan``.
 
     Attributes:
         gpu: Kind of GPU to plan for.
-        hour_price: Price of one GPU for an hour, in whatever currency.
+        hour_price: Price of one GPU hour, in any currency.
         rows: Training rows, where the data is not read.
         tokens: Their tokens.
         longest: Tokens of the longest.
@@ -41,8 +41,8 @@ def make_plan(run: LocalRun, options: PlanOptions) -> dict[str, Any]:
     """Return the trainer's plan of a job, with its cost.
 
     Raises:
-        CliError: Rows without tokens, a price without GPUs, missing libraries, or what the trainer
-            refuses.
+        CliError: Rows without tokens, a price without GPUs, missing libraries, or a refusal by the
+            trainer.
     """
     if bool(options.rows) != bool(options.tokens):
         raise CliError("--rows and --tokens go together: give both, or neither to read the data")

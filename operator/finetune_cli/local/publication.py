@@ -1,7 +1,7 @@
-"""``finetune publish``: a candidate that missed its goal or a gate is published all the same.
+"""``finetune publish``: publish a candidate that missed its goal or a gate.
 
-On a cluster a FineTuneApproval says so, and the operator acts on it; of a run on this machine the
-stage itself is told who decided and why. Either way version and model card carry it.
+On a cluster the operator acts on a FineTuneApproval; for a run on this machine the stage gets user
+and reason. Both are recorded in version and model card.
 """
 
 from __future__ import annotations
@@ -56,10 +56,10 @@ def find_evaluation(job: Mapping[str, Any]) -> str:
 
 
 def check_decidable(job: Mapping[str, Any], *, is_override: bool, is_approval: bool) -> None:
-    """Refuse what is no decision: only an override publishes what nobody has to approve.
+    """Refuse a decision without effect: only an override publishes what needs no approval.
 
     Raises:
-        CliError: The job waits for nobody's yes, or has ended so that a no changes nothing.
+        CliError: The job waits for no approval, or has ended so that a rejection has no effect.
     """
     waits = condition(job, "Published").get("reason") in _AWAITING
     name = job["metadata"]["name"]
@@ -74,10 +74,10 @@ def check_decidable(job: Mapping[str, Any], *, is_override: bool, is_approval: b
 
 
 def next_attempt(job: Mapping[str, Any]) -> int:
-    """Return which attempt to publish a decision lets begin, counted from those that were decided.
+    """Return the attempt to publish that a decision starts, counted from earlier decisions.
 
-    Whoever decided on one that failed may decide again. One that was decided on before the job's
-    end was tried too, and that decision has no run; a panel's result is an object of another name.
+    A user may decide again after a failed attempt. A decision before the job's end was tried too,
+    without a run of its own. A panel's result is an object of another name.
     """
     if condition(job, "Published").get("reason") not in _FAILED:
         return 1
@@ -103,11 +103,11 @@ def publish_locally(
     Args:
         planned: The job.
         display: Where progress is shown.
-        reason: Why it is published although it missed; None publishes only what has passed.
-        panel: Digest of the panel's result that it rests on, of a job that is to be reviewed.
+        reason: Reason to publish a candidate that missed; None publishes only one that passed.
+        panel: Digest of the panel's result, for a job with a review.
 
     Raises:
-        CliError: There is nothing evaluated, or the stage failed.
+        CliError: There is no evaluation, or the stage failed.
     """
     from finetune_cli.local.lock import locked
     from finetune_cli.local.runner import stage_environment

@@ -24,18 +24,18 @@ def ask_trainer(
     log_stays: bool = False,
     on_event: Callable[[Event], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Ask the trainer a question about the run's job, in a process of its own.
+    """Ask the trainer a question about the run's job, in its own process.
 
     Args:
         run: The job and its folders.
-        question: Command of the trainer that answers; it writes JSON to the file after ``--out``.
-        arguments: What else the command is told.
-        doing: What failed, in the message of a crash.
+        question: Command of the trainer; it writes JSON to the file after ``--out``.
+        arguments: Other arguments of the command.
+        doing: The action, in the message of a crash.
         log_stays: The log outlives this call, so a message may name it.
-        on_event: Given the events that the trainer writes meanwhile.
+        on_event: Called with the events of the trainer.
 
     Raises:
-        CliError: The trainer's own reason, or the end of its log where it gave none.
+        CliError: The trainer's own reason, or the end of its log without one.
     """
     run.log_dir.mkdir(parents=True, exist_ok=True)
     run.job_file.write_text(run.job.to_json())

@@ -1,7 +1,7 @@
-"""Remembers which runs a job file had on this machine: ``--set`` makes another run of a file.
+"""Records the runs of a job file on this machine: ``--set`` makes another run.
 
-A run is filed under a digest of what it does. Commands that are given the file alone find the run
-of the file as it stands, else its last run, and say so.
+A run is filed under a digest of its job. A command with the file alone takes the run of the present
+file, else the last run, and prints it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class RunRecord:
     """One run of a job file.
 
     Attributes:
-        uid: Of the run.
+        uid: UID of the run.
         work_dir: Its scratch folder, which holds its job.
-        options: What changed it, as on the command line.
+        options: Options that changed it, as on the command line.
     """
 
     uid: str
@@ -78,19 +78,19 @@ def find_run(
     overrides: list[str] | None = None,
     is_exact: bool = False,
 ) -> LocalRun:
-    """Return the run of a job file: as it stands with these options, else its last one.
+    """Return the run of a job file: as it is with these options, else its last one.
 
-    Which run it is, is said on standard error unless it is the only one.
+    If there are several, it is printed to standard error.
 
     Args:
         document: The job as written.
-        namespace: Namespace the run is filed under.
+        namespace: Namespace of the run.
         output: URI or folder that replaces ``spec.output.uri``.
         overrides: ``path=value`` texts applied to the job first.
-        is_exact: Take no other run, for what cannot be undone.
+        is_exact: Take no other run, for actions that cannot be undone.
 
     Raises:
-        CliError: The job is invalid, or needs what only a cluster has.
+        CliError: The job is invalid, or needs a cluster.
     """
     planned = plan_run(
         document, namespace=namespace or "default", output=output, overrides=overrides

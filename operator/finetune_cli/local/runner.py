@@ -42,16 +42,16 @@ _RESULT: TypeAdapter[StageResult] = TypeAdapter(StageResult)
 
 @dataclass(kw_only=True)
 class RunOutcome:
-    """How a run ended.
+    """The end of a run.
 
     Attributes:
-        run: What was run.
-        exit_code: Of the stage that failed; 1 if all finished but goal or gates were
-            missed; else 0.
-        results: Results by stage, of those that finished.
-        failed: The last attempt of the stage that did not finish, if one did not.
-        stopped_at: The stage that would have come next where a stop came while none ran.
-        unapproved: Digest of the data set that nobody has approved, if the run stopped there.
+        run: The run.
+        exit_code: Code of the failed stage; 1 if all finished but goal or gates were missed; else
+            0.
+        results: Results of finished stages.
+        failed: The last attempt of the unfinished stage, or None.
+        stopped_at: The next stage, if a stop came while none ran.
+        unapproved: Digest of the unapproved data set, if the run stopped there.
         seconds: Time over all stages.
     """
 
@@ -88,10 +88,10 @@ class Runner:
     Args:
         run: The job.
         display: Where progress is shown.
-        approved_data: Digest of the only data set that may be trained on, if somebody has said.
+        approved_data: Digest of the approved data set, or None.
         until: The last stage to run; None runs all.
         sleep: Waits for so many seconds.
-        retry_delays_seconds: Pauses before the attempts that follow a failure that may pass.
+        retry_delays_seconds: Pauses before retries of temporary failures.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Runner:
         self._delays = retry_delays_seconds
 
     def run(self) -> RunOutcome:
-        """Run all stages, or up to the one asked for, or to the first that fails.
+        """Run all stages, or up to ``until``, or to the first that fails.
 
         Raises:
             CliError: The work folder cannot be used, or another run uses it.
@@ -139,7 +139,7 @@ class Runner:
         return outcome
 
     def _add_stage(self, stage: Stage, environment: Mapping[str, str], outcome: RunOutcome) -> None:
-        """Run a stage and add how it ended.
+        """Run a stage and add its outcome.
 
         Raises:
             KeyboardInterrupt: A stop came while it did not run.
@@ -148,7 +148,7 @@ class Runner:
         if attempt.is_ok:
             outcome.results[stage] = _RESULT.validate_python(attempt.result)
             if attempt.was_stopped and stage not in (self._until, RUN_STAGES[-1]):
-                # The stop met a stage that was done already: it holds for the next one.
+                # The stop came after the stage: it holds for the next one.
                 outcome.stopped_at = RUN_STAGES[RUN_STAGES.index(stage) + 1]
                 outcome.exit_code = ExitCode.STOPPED
         elif attempt.was_stopped and attempt.failure is None:
@@ -211,7 +211,7 @@ def stage_environment(run: LocalRun) -> dict[str, str]:
     environment["PYTHONUNBUFFERED"] = "1"
     if not has_gpu():
         environment[Environment.ALLOW_CPU] = "1"
-    # A rank or a push address of some surrounding pod is not this run's.
+    # A rank or push address of a surrounding pod does not belong to this run.
     for name in (Environment.NODE_RANK, Environment.RENDEZVOUS_HOST, Environment.PROGRESS_URL):
         environment.pop(name, None)
     return environment
@@ -242,11 +242,9 @@ def explain_stop(outcome: RunOutcome, command: list[str]) -> str:
 
 
 def explain_failure(outcome: RunOutcome, command: list[str]) -> str:
-    """Say what went wrong, where to look, and what to do next.
+    """Return the cause of a failure, the log, and the next step.
 
-    Args:
-        outcome: Of a run in which a stage failed.
-        command: The command line that runs the job again.
+    ``command`` is the command line that runs the job again.
     """
     failed = outcome.failed
     assert failed is not None
@@ -275,10 +273,10 @@ def explain_failure(outcome: RunOutcome, command: list[str]) -> str:
 
 
 def explain_hold(outcome: RunOutcome, approved: str | None, command: list[str]) -> str:
-    """Say which data set waits for a person, where it lies, and how the run goes on.
+    """Return which data set waits for an approval, its location, and how to continue.
 
     Args:
-        outcome: Of a run that stopped before training.
+        outcome: A run that stopped before training.
         approved: The digest that was approved; None for none.
         command: The command line of the run, without its approval.
     """

@@ -1,7 +1,7 @@
 """Runs one stage as a child process and reads its events.
 
-The child gets its own session: Ctrl-C in the terminal reaches only us, we send one SIGTERM, and the
-stage saves a checkpoint before it leaves. Whatever it writes to stderr goes to a log file.
+The child has its own session: Ctrl-C reaches only us, we send one SIGTERM, and the stage saves a
+checkpoint. Its stderr goes to a log file.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ OnEvent = Callable[[Event], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageOutcome:
-    """How one attempt of a stage ended.
+    """The end of one attempt of a stage.
 
     Attributes:
-        stage: Which.
-        exit_code: Of the process; 128 + n if signal n ended it.
+        stage: The stage.
+        exit_code: Exit code of the process; 128 + n if signal n ended it.
         result: Its result, if it finished.
-        failure: Its own words on why it failed, if it had any.
-        log_file: What it wrote to stderr.
-        log_tail: The last lines of that.
-        seconds: How long it ran.
-        was_stopped: We asked it to stop.
+        failure: Its own report of the failure, if any.
+        log_file: Its stderr.
+        log_tail: The last lines of the log.
+        seconds: Its duration.
+        was_stopped: Whether we stopped it.
     """
 
     stage: Stage

@@ -39,13 +39,13 @@ MODEL_NOT_READ = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What is to be said of one object, or of a file that cannot be read.
+    """The verdict on one object, or on a file that cannot be read.
 
     Attributes:
         lines: For people.
-        is_valid: It is good.
-        is_readable: It could be judged at all.
-        unread: What was not looked at, and how to have it looked at; empty where nothing is left.
+        is_valid: Whether it is valid.
+        is_readable: Whether it could be judged.
+        unread: Unchecked parts, and how to check them; empty without any.
     """
 
     lines: tuple[str, ...]
@@ -57,7 +57,7 @@ class Verdict:
 def judge_file(
     source: str, *, with_data: bool = False, with_model: bool = False
 ) -> Iterator[Verdict]:
-    """Judge every object of a file, in their order, up to where it can be read.
+    """Judge every object of a file, in order, up to the first unreadable one.
 
     Args:
         source: Name of the file, ``-`` for standard input.
@@ -116,6 +116,8 @@ def _foresee_power(document: Document, judge: object) -> list[str]:
     if spec.goal is None or not has_modules(POWER_MODULES):
         return []  # counting loads numpy, which takes longer than all else here
     from finetune_trainer.verdict.certainty import at_first_look
+        return []  # counting loads numpy, which is slow
+    from finetune_trainer.verdict.looks import at_first_look
     from finetune_trainer.verdict.power import tell_power_without_data
 
     words = tell_power_without_data(at_first_look(spec))

@@ -24,13 +24,13 @@ VERSION_URI = re.compile(r"^(?P<root>.*?)/?(?P<prefix>versions/[^/]+/[^/]+/\d+)$
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
-    """A folder or version whose every byte is right.
+    """A folder or version whose bytes match its manifest.
 
     Attributes:
-        uri: What was asked for.
-        folder_uri: Folder that the weights lie in; another than ``uri`` for a version.
-        files: What was checked.
-        created_by: Who wrote the manifest.
+        uri: The checked URI.
+        folder_uri: Folder of the weights; another than ``uri`` for a version.
+        files: The checked files.
+        created_by: Author of the manifest.
         digest: Digest of the manifest's file list.
         extra_files: Files in the folder that the manifest does not name.
     """
@@ -49,7 +49,7 @@ class Verified:
 
 
 def verify_uri(uri: str, *, endpoint: str | None = None, region: str | None = None) -> Verified:
-    """Read everything below a URI and compare it with its manifest.
+    """Read all files below a URI and compare them with its manifest.
 
     Raises:
         CliError: A file is missing or differs, there is no manifest (exit code 1), or storage
@@ -88,13 +88,13 @@ def _verify_version(uri: str, root: str, prefix: str, access: StorageAccess) -> 
 def fetch_uri(
     uri: str, folder: Path, *, endpoint: str | None = None, region: str | None = None
 ) -> tuple[int, int]:
-    """Copy a published folder, or the files of a version, to a local folder, checking every byte.
+    """Copy a published folder or version to a local folder, checking every byte.
 
     Returns:
         Number of files, and their bytes.
 
     Raises:
-        CliError: It cannot be read, or is not what its manifest says.
+        CliError: It cannot be read, or differs from its manifest.
     """
     access = make_access(endpoint, region)
     from finetune_trainer.errors import TrainerError
@@ -114,7 +114,7 @@ def fetch_uri(
 
 
 def find_adapter(uri: str, *, endpoint: str | None = None, region: str | None = None) -> str:
-    """Return the folder of the adapter that a version or adapter URI stands for.
+    """Return the folder of the adapter of a version or adapter URI.
 
     Raises:
         CliError: The version cannot be read, or there is no such folder on this machine.
@@ -147,7 +147,7 @@ def storage_error(error: TrainerError) -> CliError:
 
 
 def make_access(endpoint: str | None, region: str | None) -> StorageAccess:
-    """Return how storage is reached from the command line: options, else the environment.
+    """Return the access to storage: from options, else from the environment.
 
     Raises:
         CliError: The storage libraries are not installed.
@@ -177,12 +177,7 @@ def _verified(uri: str, folder_uri: str, manifest: VerifiedManifest) -> Verified
 
 
 def verified_table(verified: Verified, *, width: int) -> Table:
-    """Build the table of checked files.
-
-    Args:
-        verified: What was checked.
-        width: Columns there are; digests are cut where they would squeeze out the names.
-    """
+    """Build the table of checked files; digests are cut to ``width`` columns."""
     from rich import box
     from rich.table import Table
 

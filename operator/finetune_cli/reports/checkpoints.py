@@ -1,7 +1,7 @@
-"""``finetune checkpoints``: what a run has measured and stored, step by step.
+"""``finetune checkpoints``: the measured and stored steps of a run.
 
-While a run trains its checkpoints lie in storage; once its adapter does, they are deleted, and the
-steps that were measured are told with the one that was chosen.
+Checkpoints are deleted once the run's adapter is stored; the measured steps and the chosen one stay
+listed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _KIND: dict[str, Literal["checkpoint", "weights"]] = {"step": "checkpoint", "bes
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """A step of a run that was measured, or of which something is stored.
+    """A step of a run that was measured or stored.
 
     Attributes:
         step: Optimiser step.
         validation_loss: Mean loss over all validation rows after it; None if it was not measured.
-        stored: What lies in storage: a checkpoint that a run can resume at, the weights of the best
-            step so far, the run's adapter, or nothing. A new job can take any of them.
-        uri: Where it lies; empty for nothing.
+        stored: Its data in storage: a checkpoint that a run can resume at, the weights of the best
+            step so far, the run's adapter, or none. A new job can take any of them.
+        uri: Its address; empty for none.
         num_bytes: Its size.
         is_chosen: Its weights are the run's adapter.
         is_best: Its loss is the lowest that was measured.
@@ -52,7 +52,7 @@ class Step:
 
     @property
     def verdict(self) -> str:
-        """What became of it, in words."""
+        """The outcome of the step, in words."""
         if self.version is not None:
             return f"published as version {self.version}"
         if self.is_chosen:
@@ -100,7 +100,7 @@ def list_steps(
     folder_uri: str,
     chosen: Chosen | None,
 ) -> list[Step]:
-    """Return all that is known of a run's steps, oldest first.
+    """Return the known steps of a run, oldest first.
 
     Args:
         stored: Objects below the run's ``checkpoints/``, with keys from there.
@@ -166,7 +166,7 @@ def _measure(
 def read_losses(curve: str) -> dict[int, float]:
     """Return the validation loss by step, from the lines of ``metrics.jsonl``.
 
-    A step that was trained again after a resume counts as it was measured last.
+    For a step that was repeated after a resume the last loss counts.
     """
     losses = {}
     for line in curve.splitlines():
@@ -181,12 +181,12 @@ def read_losses(curve: str) -> dict[int, float]:
 def read_run(
     output: str, run: str, access: StorageAccess, *, versions: str, uid: str
 ) -> list[Step]:
-    """Read what storage holds of a run.
+    """Read a run from storage.
 
     Args:
         output: ``spec.output.uri``.
         run: Key prefix of the run below it.
-        access: How storage is reached from this machine.
+        access: Access to storage.
         versions: Key prefix of the published versions of the job's name.
         uid: The run's, to find its version.
 
@@ -229,7 +229,7 @@ def _read_adapter(store: ObjectStore, key: str, versions: str, uid: str) -> Chos
         return None
     record = read_json(store, f"{key}/run.json") or {}
     origin = record.get("initFrom") or {}
-    # Of a run that trained nothing: the step of the run that its weights are of.
+    # For a run without training: the step of the run that trained its weights.
     step = record.get("step", 0) if origin.get("train", True) else origin["step"]
     selection = record.get("selection") or {"step": step}
     return Chosen(
@@ -275,17 +275,17 @@ def steps_of_status(job: Mapping[str, Any]) -> list[Step]:
 
 
 def find_weights(steps: Sequence[Step], step: int, *, of: str) -> Step:
-    """Return where the weights of a step lie.
+    """Return the address of the weights of a step.
 
-    Of several places the one that stays longest, and in which weights are always in one piece.
+    Of several, the one that stays longest, with complete weights.
 
     Args:
-        steps: All that is known of the run.
-        step: The one that is asked for.
+        steps: The known steps of the run.
+        step: The wanted step.
         of: Name of the run, for messages.
 
     Raises:
-        CliError: The run has no such step, or nothing is stored of it any more.
+        CliError: The run has no such step, or it is no longer stored.
     """
     found = {each.stored: each for each in steps if each.step == step}
     for stored in ("adapter", "weights", "checkpoint"):

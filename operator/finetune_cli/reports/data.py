@@ -18,7 +18,7 @@ REPORT_NAME = "report.json"
 
 
 def find_page(uri: str, *, endpoint: str | None = None, region: str | None = None) -> Path:
-    """Return a local path of the page: where it lies, or a copy that was verified.
+    """Return the local path of the page, or of its verified copy.
 
     Args:
         uri: Folder of the data set, or of a run that points at one.
@@ -44,10 +44,10 @@ def read_report(uri: str, *, endpoint: str | None = None, region: str | None = N
 def fetch_files(
     uri: str, names: list[str], *, endpoint: str | None = None, region: str | None = None
 ) -> Path:
-    """Fetch files of a data set; what comes from afar is checked against its manifest.
+    """Fetch files of a data set; remote files are checked against its manifest.
 
     Returns:
-        The folder that they lie in: the data set's own if it is local.
+        Their folder: the data set's own if it is local.
 
     Raises:
         CliError: As :func:`find_page`.

@@ -21,13 +21,7 @@ NUM_LABELS_SHOWN = 10
 def compare_data(
     before: str, after: str, *, endpoint: str | None = None, region: str | None = None
 ) -> Difference:
-    """Compare two data sets.
-
-    Args:
-        before: A local data file, or the folder of a prepared data set.
-        after: The same.
-        endpoint: URL of the S3 server.
-        region: S3 region.
+    """Compare two data sets, each a local data file or the folder of a prepared data set.
 
     Raises:
         CliError: One of them cannot be read.

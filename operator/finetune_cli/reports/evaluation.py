@@ -1,7 +1,7 @@
-"""Finds the report of an evaluation: of a job file's run here, in storage, or of a cluster's job.
+"""Finds the report of an evaluation: of a local run, in storage, or of a cluster's job.
 
-What comes from afar is checked against its manifest and kept in the user's cache, laid out as in
-storage: so the page's link to the report of its data set holds there, too.
+Remote files are checked against their manifest and kept in the user's cache, laid out as in
+storage, so that links between pages work.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class FoundReport:
     """A report on this machine.
 
     Attributes:
-        page: Where it lies.
-        told: What the cluster knows and the page cannot: the version, the cost.
+        page: Its path.
+        told: Facts from the cluster that the page lacks: the version, the cost.
     """
 
     page: Path
@@ -58,18 +58,18 @@ def source_of_file(
     endpoint: str | None,
     region: str | None,
 ) -> Source:
-    """Return where ``finetune run`` has put the evaluation of a job file.
+    """Return the evaluation that ``finetune run`` made for a job file.
 
     Args:
         file: The job file.
-        namespace: Namespace that the run is filed under, unless the file names one.
+        namespace: Namespace of the run, unless the file names one.
         output: URI or folder that replaces ``spec.output.uri``.
         overrides: ``path=value`` texts applied to the job first.
         endpoint: URL of the S3 server.
         region: S3 region.
 
     Raises:
-        CliError: The job is invalid, or needs what only a cluster has.
+        CliError: The job is invalid, or needs a cluster.
     """
     from finetune_cli.files.documents import read_single
 
@@ -86,11 +86,11 @@ def source_of_file(
 
 
 def find_report(source: Source, *, target: str) -> FoundReport:
-    """Return a verified copy of the page, or where it lies if that is this machine.
+    """Return the path of the page, or of its verified copy.
 
     Args:
-        source: Where the evaluation lies.
-        target: What the user named, for messages.
+        source: The evaluation.
+        target: The user's name for it, for messages.
 
     Raises:
         CliError: There is no evaluation, or storage cannot be read from here.
@@ -153,15 +153,12 @@ def _fetch(source: Source, store: ObjectStore) -> Path:
             data.mkdir(parents=True, exist_ok=True)
             fetch_folder(open_store(str(pointer["uri"]), source.access), "", data, only={PAGE_NAME})
     except TrainerError:
-        pass  # the page says how its data set's report is opened
+        pass  # the page names the command that opens its data set's report
     return folder
 
 
 def _split(uri: str) -> tuple[str, str]:
-    """Return the output of a run and the evaluation's path below it; of a bare folder its parent.
-
-    Only a path that looks as ours does is taken apart.
-    """
+    """Return the output of a run and the evaluation's path below it; else its parent folder."""
     parts = uri.rsplit("/", RUN_DEPTH)
     if len(parts) == RUN_DEPTH + 1 and parts[1] == "runs":
         return parts[0], "/".join(parts[1:])
@@ -178,6 +175,6 @@ def _tell(job: dict[str, Any] | None) -> list[str]:
         told.append(f"version  {version}")
     cost = status.get("cost", {})
     if cost:
-        amount = f", {cost['amount']} at the price that the operator was told"
+        amount = f", {cost['amount']} at the operator's price"
         told.append(f"cost     {cost['gpuHours']} GPU hours{amount if 'amount' in cost else ''}")
     return told

@@ -11,7 +11,7 @@ from finetune_cli.reports.reviews import Source, open_review, read_blind, read_f
 
 
 def write_preferences(source: Source, files: Sequence[Path], out: Path, criterion: str) -> str:
-    """Write what reviewers preferred as JSON Lines, and return what to know of it.
+    """Write the reviewers' preferences as JSON Lines, and return notes for the user.
 
     Raises:
         CliError: A file cannot be used, or there is no such criterion.
@@ -67,7 +67,7 @@ def read_tool(source: Source, file: Path, tool: str, folder: Path) -> list[Path]
         body = json.loads(file.read_bytes().decode("utf-8-sig"))
         people = read(body, name=str(file), review=blind.digest)
         names = [item.id for item in blind.items]
-        for person in people:  # whatever the tool let people choose
+        for person in people:  # any value that the tool offered
             read_verdicts(
                 person.to_json().encode(), name=f"{file}, {person.reviewer}",
                 review=blind.digest, items=names, rubric=blind.rubric,

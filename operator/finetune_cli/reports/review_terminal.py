@@ -48,12 +48,12 @@ def judge_in_terminal(
     read_line: Callable[[], str] = read_comment,
     write: Write = print,
 ) -> Verdicts:
-    """Ask for everything that is not judged yet; the file is whole after each question.
+    """Ask for all missing verdicts; the file is complete after each question.
 
     Args:
-        blind: What the reviewer sees.
-        verdicts: What was judged so far.
-        file: Where verdicts are kept.
+        blind: The reviewer's view.
+        verdicts: The verdicts so far.
+        file: Their file.
         read_key: Returns the next key.
         read_line: Returns a comment.
         write: Shows a text.

@@ -29,11 +29,11 @@ TAILS = ("/review/page.html", "/manifest.json", "/report.json", "/report.html")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the evaluation of a run lies.
+    """The evaluation of a run.
 
     Attributes:
         uri: Folder of the evaluation.
-        access: How its storage is reached.
+        access: Access to its storage.
         job: The FineTuneJob, if it was found by its name.
     """
 
@@ -50,7 +50,7 @@ class Source:
         """Fetch files of the evaluation, checked by its manifest, and return its digest.
 
         Raises:
-            CliError: They are not there, or storage cannot be read.
+            CliError: They do not exist, or storage cannot be read.
         """
         from finetune_trainer.errors import TrainerError
         from finetune_trainer.storage import fetch_folder, open_store, read_manifest
@@ -73,11 +73,11 @@ class Source:
 def find_source(
     target: str, cluster: Cluster | None, *, endpoint: str | None, region: str | None
 ) -> Source:
-    """Return where the evaluation of a run lies.
+    """Return the evaluation of a run.
 
     Args:
         target: Folder or URI of a run or of its evaluation, or the name of a job on a cluster.
-        cluster: Where the job is looked up; None for a folder or URI.
+        cluster: The job's cluster; None for a folder or URI.
         endpoint: URL of the S3 server.
         region: S3 region.
 
@@ -133,12 +133,12 @@ def read_blind(source: Source) -> Blind:
 
 @dataclass(frozen=True, kw_only=True)
 class Opened:
-    """A review with the key to it.
+    """A review with its key.
 
     Attributes:
-        blind: What reviewers saw.
-        key: Which model was where.
-        facts: What the review is of.
+        blind: The reviewers' view.
+        key: Which model gave which answer.
+        facts: The subject of the review.
     """
 
     blind: Blind
@@ -147,7 +147,7 @@ class Opened:
 
 
 def open_review(source: Source) -> Opened:
-    """Return a review with its key; what is read of it is no longer blind."""
+    """Return a review with its key, which ends its blinding."""
     from finetune_trainer.evaluate.sources.review.files import (
         ITEMS_NAME,
         KEY_NAME,
@@ -167,7 +167,7 @@ def read_files(opened: Opened, files: Sequence[Path]) -> list[Verdicts]:
     """Read the files of a whole panel, in the order of their reviewers' names.
 
     Raises:
-        CliError: One of them cannot be used, or the panel is not whole.
+        CliError: One of them cannot be used, or the panel is not complete.
     """
     from finetune_trainer.evaluate.sources.review.verdicts import VerdictError, require_panel
 
@@ -206,12 +206,12 @@ def read_file(blind: Blind, file: Path) -> Verdicts:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """What all reviewers said together, as it is stored.
+    """The stored result of all reviewers.
 
     Attributes:
         judged: Counts and agreement, overall first.
         text: The file.
-        uri: Where it lies.
+        uri: Its address.
         evaluation: Digest of the evaluation that was reviewed.
     """
 
@@ -227,7 +227,7 @@ class Panel:
 
 
 def store_panel(source: Source, opened: Opened, files: Sequence[Verdicts]) -> Panel:
-    """Count what reviewers said, and store it in the run's folder under its digest.
+    """Count the verdicts, and store them in the run's folder under their digest.
 
     Raises:
         CliError: Storage failed.

@@ -32,13 +32,13 @@ _TAIL = re.compile(r"/(evaluation|adapter)(/[\w.-]+)?$|/job\.json$")
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A run that shall be compared.
+    """A run to compare.
 
     Attributes:
-        name: Of its job.
+        name: Name of its job.
         uri: Its folder.
         job: The FineTuneJob, of a cluster.
-        result: What ``finetune run --result`` wrote of it.
+        result: Its file of ``finetune run --result``.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Asking:
-    """How runs are reached.
+    """Access to runs.
 
     Attributes:
-        connect: Connects to the cluster, when a name has to be looked up.
-        namespace: Namespace that runs of job files are filed under.
+        connect: Connects to the cluster to look up a name.
+        namespace: Namespace of the runs of job files.
         output: Where the results of job files are, as ``run --output-dir``.
         endpoint: URL of the S3 server.
         region: S3 region.
@@ -77,7 +77,7 @@ class Asking:
 
 
 def read_runs(targets: Sequence[str], asking: Asking) -> list[Run]:
-    """Return the runs behind names, folders, URIs and files, each under a name of its own.
+    """Return the runs behind names, folders, URIs and files, each under a unique name.
 
     Raises:
         CliError: One of them is no run, or cannot be read.
@@ -98,7 +98,7 @@ def read_found(found: Sequence[Found], asking: Asking) -> list[Run]:
     from finetune_trainer.experiments.reading import read_run
 
     read = [_read(each, asking) for each in unique]
-    # A folder may have been copied: what the job calls itself counts.
+    # A folder may have been copied: the name in the job counts.
     named = [
         str(documents.job.get("name") or each.name)
         for each, (documents, _) in zip(unique, read, strict=True)
@@ -111,7 +111,7 @@ def read_found(found: Sequence[Found], asking: Asking) -> list[Run]:
 
 
 def name_apart(named: Sequence[tuple[str, str]]) -> list[str]:
-    """Return names that are all different: what names share is told apart by the end of the UID.
+    """Return unique names: equal names get the end of their UID.
 
     Args:
         named: Name and folder of each run.
@@ -127,7 +127,7 @@ def name_apart(named: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def find_runs(target: str, asking: Asking) -> list[Found]:
-    """Return the runs that a name, folder, URI or file stands for: of a folder all below it.
+    """Return the runs of a name, folder, URI or file; of a folder all runs below it.
 
     Raises:
         CliError: There is none.
@@ -216,7 +216,7 @@ def _read(found: Found, asking: Asking) -> tuple[Documents, list[str]]:
 
 
 def _read_documents(found: Found, access: StorageAccess, notes: list[str]) -> Documents:
-    """Read what a run has left; of what is published, only bytes that its manifest names.
+    """Read the files of a run; of a published one, only those of its manifest.
 
     Raises:
         CliError: There is no run here.

@@ -16,9 +16,7 @@ PLAIN_SECONDS = 5.0
 class ProgressLine:
     """Shows progress events; a context that leaves a terminal's line empty.
 
-    Args:
-        stream: Where to. On a terminal each line takes the place of the one before.
-        clock: Seconds.
+    On a terminal each line replaces the one before.
     """
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:

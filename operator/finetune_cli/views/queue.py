@@ -1,9 +1,7 @@
-"""Who runs and who waits in a queue, as ``finetune queue`` shows it; pure functions.
+"""Running and waiting jobs of a queue, as ``finetune queue`` shows them; pure functions.
 
-Places come from Kueue's visibility API at the moment of asking, where the reader may use it; else
-the operator's last ones stand in the jobs' status. No start is predicted: Kueue admits by
-priority and quota, not by time, so nothing known here bounds it. What is known is shown: when the
-present stage of each running job should end.
+Places come from Kueue's visibility API, else from the jobs' status. No start is predicted, because
+Kueue admits by priority and quota, not by time. The expected end of each running stage is shown.
 """
 
 from __future__ import annotations
@@ -36,17 +34,17 @@ class Entry:
     """One job in a queue.
 
     Attributes:
-        namespace: Of the job.
+        namespace: Namespace of the job.
         queue: Its LocalQueue.
         name: Name of the FineTuneJob.
         phase: Its phase.
-        place: Where it stands among all that wait for the ClusterQueue; None if it does not wait,
-            or nobody knows.
+        place: Place among all that wait for the ClusterQueue; None if it does not wait or is
+            unknown.
         place_in_queue: The same in its LocalQueue.
-        priority: Its priority class, and the number if Kueue told it.
+        priority: Its priority class, with the number if known.
         created: When it was created.
         ends: When the present stage of a running job should end.
-        reason: Why it is in its phase.
+        reason: Reason of its phase.
         message: The same in words.
     """
 
@@ -95,11 +93,11 @@ def queues_of(jobs: Sequence[Body], queue: str | None) -> list[QueueKey]:
 def entries(
     jobs: Sequence[Body], pending: Mapping[QueueKey, Sequence[Body] | None], queue: str | None
 ) -> list[Entry]:
-    """Return the unfinished jobs of queues: those that run, then those that wait by their place.
+    """Return the unfinished jobs of queues: running ones, then waiting ones by place.
 
     Args:
         jobs: FineTuneJobs.
-        pending: What Kueue says of each LocalQueue; None where it could not be asked.
+        pending: Kueue's answer for each LocalQueue; None without one.
         queue: Only jobs of this LocalQueue.
     """
     found = [
@@ -126,7 +124,7 @@ def _entry(job: Body, pending: Sequence[Body] | None) -> Entry:
         place = int(item.get("positionInClusterQueue") or 0) + 1
         place_in_queue = int(item.get("positionInLocalQueue") or 0) + 1
     elif pending is not None:
-        place = place_in_queue = None  # Kueue was asked, and does not have it in the line
+        place = place_in_queue = None  # Kueue answered, and does not have it in the line
     priority = str(spec.get("priorityClassName") or "")
     if item is not None and item.get("priority") is not None:
         priority = f"{priority} ({item['priority']})" if priority else str(item["priority"])

@@ -80,10 +80,9 @@ def order_trials(sweep: Body) -> list[Body]:
 def find_noise(sweep: Body) -> float | None:
     """Return by how much a trial may differ from the best setting by chance alone.
 
-    Seeds differ, settings do not: what replicates of one setting differ by is chance. The run that
-    was picked as the best is left out, since its luck was part of why it was picked. A single run
-    lies within the mean of its replicates plus or minus this with 95 %, if runs of other settings
-    vary as much.
+    It is computed from replicates of one setting, without the run that was picked as the best. A
+    single run lies within the mean of its replicates plus or minus this with 95 %, if runs of other
+    settings vary as much.
 
     Returns:
         The half width of the interval; None below two replicates with a score.
@@ -239,7 +238,7 @@ def _objective(sweep: Body) -> str | None:
 
 _COUNTS = {
     "created": "created",
-    "running": "under way",  # among them those that wait at a rung and hold nothing
+    "running": "under way",  # with those that wait at a rung and hold no GPU
     "trained": "trained",
     "pruned": "pruned",
     "failed": "failed",
@@ -280,7 +279,7 @@ def changes(before: Body | None, after: Body) -> list[str]:
 
 
 def _score_words(trial: Body, metric: str) -> str:
-    """Return what is known of a trial's score: ``  exactMatch 0.91, loss 0.31``."""
+    """Return the known scores of a trial: `` exactMatch 0.91, loss 0.31``."""
     if metric in ("", VALIDATION_LOSS):
         return f"  {trial['score']}" if trial.get("score") else ""
     words = [f"{metric} {trial['score']}"] if trial.get("score") else []

@@ -26,7 +26,7 @@ def order_jobs(sweep: Body, jobs: Sequence[Job]) -> list[Job]:
 
 
 def explain_choice(sweep: Body) -> list[str]:
-    """Return why the best trial is the best, by how much, and what became of it."""
+    """Return why the best trial was chosen, by which margin, and its outcome."""
     scored = [trial for trial in order_trials(sweep) if trial.get("score")]
     if not scored:
         return [outcome(sweep)]

@@ -88,7 +88,7 @@ def test_page_from_afar_is_kept_beside_its_data_sets_so_that_its_link_holds(
     assert found.told == [
         "phase    Complete",
         "version  3",
-        "cost     1.5 GPU hours, 4.20 at the price that the operator was told",
+        "cost     1.5 GPU hours, 4.20 at the operator's price",
     ]
 
 

@@ -195,7 +195,7 @@ def test_a_trial_that_cannot_go_on_is_refused_with_the_remedy(
 def test_a_trial_that_goes_on_already_is_refused() -> None:
     body = job(phase="Evaluating")
     del body["spec"]["holdAfter"]
-    with pytest.raises(CliError, match="was let go on already, it is Evaluating"):
+    with pytest.raises(CliError, match="was released before, it is Evaluating"):
         check_trial("banking", body)
 
 
