@@ -1,6 +1,6 @@
 """The CustomResourceDefinitions, built from the pydantic models, which are their single source.
 
-Nothing here reads or writes files; ``tools/generate.py`` does.
+``tools/generate.py`` reads and writes the files.
 """
 
 from __future__ import annotations
@@ -236,10 +236,7 @@ def build_approval_schema() -> Schema:
 
 
 def build_sweep_schema() -> Schema:
-    """Build the structural schema of one FineTuneSweep, rules included.
-
-    Its template obeys the rules of a FineTuneJob, so that a bad one is refused before any trial.
-    """
+    """Build the structural schema of one FineTuneSweep, with the rules of a FineTuneJob."""
     schema = schema_of(FineTuneSweep)
     _set_head(schema, SWEEP_KIND)
     schema["x-kubernetes-validations"] = [{"rule": SWEEP_NAME_RULE, "message": SWEEP_NAME_MESSAGE}]
@@ -269,8 +266,8 @@ def _set_head(schema: Schema, kind: str) -> None:
 def _fix_fields(spec: Schema, fields: Iterable[str], message_of: Callable[[str], str]) -> None:
     """Add the immutability rules.
 
-    A rule on a field runs only while the field is there before and after, so fields without a
-    default need a second rule on the parent against being added or removed.
+    A rule on a field runs only if the field exists before and after. So fields without a default
+    need a second rule on the parent, against addition and removal.
     """
     for field in fields:
         schema = spec["properties"][field]
@@ -291,13 +288,13 @@ class CustomKind:
 
     Attributes:
         kind: Name in manifests.
-        plural: Name in paths and RBAC rules; its file is called by it.
-        short_names: What ``kubectl get`` takes as well.
+        plural: Name in paths, RBAC rules and of its file.
+        short_names: Other names for ``kubectl get``.
         source: Module of its model, below ``finetune_api/v1alpha1``.
-        columns: What ``kubectl get`` prints.
-        build_schema: Builds its structural schema, rules included.
-        has_status: Whether a controller reports in its status.
-        selectable: Paths that ``--field-selector`` takes.
+        columns: Columns of ``kubectl get``.
+        build_schema: Builds its structural schema with rules.
+        has_status: Whether a controller writes its status.
+        selectable: Paths for ``--field-selector``.
     """
 
     kind: str

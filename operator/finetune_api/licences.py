@@ -7,12 +7,10 @@ from fnmatch import fnmatchcase
 
 
 def is_licence_allowed(licence: str, allowed: Iterable[str]) -> bool:
-    """Return whether a licence matches one of some patterns, without regard to case.
-
-    Of several licences, parted by commas, all must.
+    """Return whether each of some licences, separated by commas, matches a pattern.
 
     Args:
-        licence: Its short name, as Hugging Face has it: ``apache-2.0``.
+        licence: Short name, as Hugging Face has it: ``apache-2.0``; case is ignored.
         allowed: Patterns, in which ``*`` stands for any text.
     """
     patterns = [pattern.strip().casefold() for pattern in allowed]

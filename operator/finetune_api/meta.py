@@ -1,8 +1,8 @@
-"""Building blocks shared by every API kind: the base model, decimals, URIs and list markers.
+"""Building blocks of every API kind: the base model, decimals, URIs and list markers.
 
-Kubernetes conventions shape this file: fields are camelCase on the wire, unknown fields are
-refused, and numbers that are not integers travel as decimal strings, because floats do not
-round-trip through every client. A whole number may stand where a decimal string does.
+As in Kubernetes, fields are camelCase on the wire and unknown fields are refused. Decimals are
+strings, because floats do not round-trip through every client. A whole number may replace a decimal
+string.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ class APIModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _read_as_json(cls, value: Any) -> Any:
-        # As the API server does: a null stands for "not given" in any field that there is, and 16.0
-        # is an integer, for JSON knows one kind of number.
+        # As in the API server: null stands for "not given" in any known field, and 16.0 is an
+        # integer, because JSON has one kind of number.
         if not isinstance(value, dict):
             return value
         for key, item in value.items():
-            # Each entry of a map would be judged, and told of, before the map is found too large.
+            # Refuse a map that is too large before each of its entries is judged.
             if isinstance(item, dict) and len(item) > MAX_ENTRIES:
                 raise ValueError(f"{key} has {len(item)} entries, more than {MAX_ENTRIES}")
         absent = {key for key, item in value.items() if item is None}
@@ -103,7 +103,7 @@ def decimal_of(value: str) -> Decimal:
     """Parse an API decimal string.
 
     Raises:
-        ValueError: The text is not a plain decimal; the message names it and shows a good one.
+        ValueError: The text is not a plain decimal; the message names it and shows a valid one.
     """
     try:
         number = Decimal(value)
@@ -115,8 +115,8 @@ def decimal_of(value: str) -> Decimal:
 
 
 def _as_decimal_text(value: object) -> object:
-    # As the API server does, which takes a whole number or text and refuses a float by its type;
-    # we give the same verdict with the remedy added.
+    # As in the API server, which takes a whole number or text and refuses a float; the message adds
+    # the remedy.
     if isinstance(value, float):
         raise ValueError(
             f"{value!r} is a number that is not whole; decimals are strings here: write '{value}' "

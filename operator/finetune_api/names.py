@@ -1,7 +1,6 @@
 """Names, labels and annotations of everything that belongs to a FineTuneJob.
 
-All names are derived, never generated: a second creation meets the first one's name instead of
-making a twin.
+All names are derived, so a second creation finds the name taken.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def child_job_name(name: str, stage: Stage, run: int = 1) -> str:
 
     Args:
         name: Name of the FineTuneJob.
-        stage: Which stage.
+        stage: The stage.
         run: Counts from 1; higher where a stage ran again because its result was lost.
     """
     return f"{name}-{stage.value}" if run == 1 else f"{name}-{stage.value}-{run}"
@@ -71,9 +70,9 @@ def trial_name(sweep: str, number: int) -> str:
 
 
 def trial_number(sweep: str, name: str) -> int | None:
-    """Return which trial of a sweep a FineTuneJob's name says; the reverse of :func:`trial_name`.
+    """Return the trial number in a FineTuneJob's name, the reverse of :func:`trial_name`, or None.
 
-    None for every other name. A name cannot be changed; a label can.
+    A name is immutable, a label is not.
     """
     text = name.rpartition("-t")[2]
     is_trial = text.isdecimal() and int(text) > 0 and trial_name(sweep, int(text)) == name
@@ -100,12 +99,12 @@ def labels_of(name: str, stage: Stage | None = None) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Owner:
-    """The object that others are created for: their names, labels and life follow from it.
+    """The object that names, labels and owner references of children come from.
 
     Attributes:
-        namespace: Its namespace, and theirs.
+        namespace: Its namespace and that of its children.
         name: Its name.
-        uid: Its UID: an object of the same name created later is another one.
+        uid: Its UID, which tells it from later objects of the same name.
         kind: Its kind.
     """
 
@@ -117,7 +116,7 @@ class Owner:
     def reference(self) -> dict[str, Any]:
         """Return the reference that lets the garbage collector delete children with their owner.
 
-        ``blockOwnerDeletion`` stays false: true would need rights on finalizers where the
+        ``blockOwnerDeletion`` stays false: true needs rights on finalizers where the
         OwnerReferencesPermissionEnforcement admission plugin is on.
         """
         return {

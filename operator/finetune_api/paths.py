@@ -6,8 +6,8 @@ from __future__ import annotations
 def normal_path(path: str) -> str:
     """Return an absolute path without empty segments, ``.`` and a trailing slash.
 
-    The text is taken as it is: whoever reads a URI decodes it before. A leading ``//`` counts as
-    one slash, as it does for the kernel and for container runtimes.
+    The text must be decoded. A leading double slash counts as one, as in the kernel and in
+    container runtimes.
 
     Raises:
         ValueError: The path is relative, has a ``..`` segment, a backslash or a control character.

@@ -1,9 +1,8 @@
-"""What a text field may look like, told in a sentence and not by its regular expression.
+"""Rules for text fields, each with a message in words.
 
-The API server reports a broken ``pattern`` by the pattern itself, which few people can read. A rule
-here travels as CEL with a message of its own, and the models check the same pattern under the same
-message. Patterns stand for the whole text and keep to what RE2 (the API server) and Python read
-alike: no look-around, no backslashes.
+The API server reports a broken ``pattern`` by its regular expression, which few people can read. So
+a rule is CEL with its own message, and the models check the same pattern. Patterns match the whole
+text and keep to the common part of RE2 (the API server) and Python: no look-around, no backslashes.
 """
 
 from __future__ import annotations
@@ -27,11 +26,10 @@ def is_stored(context: Mapping[str, Any] | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextRule:
-    """One thing that a text must fulfil.
+    """One rule for a text.
 
     Attributes:
-        patterns: By the prefix of the texts they are for (empty: all), regular expressions for
-            the whole text.
+        patterns: By prefix of the text (empty: all), regular expressions for the whole text.
         message: What to write instead, in words; follows the value and a colon.
     """
 
@@ -108,7 +106,7 @@ class Texts:
 
 
 _REPOSITORY = "[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+(@[A-Za-z0-9][A-Za-z0-9_./%+-]*)?(/.*)?"
-# Without the kinds of their own, `datasets` would pass for the owner.
+# Without separate kinds, `datasets` would pass as the owner.
 _HUB_KINDS = ("hf://", "hf://datasets/", "hf://models/")
 
 URI_RULES = (

@@ -1,8 +1,8 @@
-"""What the reasons in a status mean and what to do: one sentence each.
+"""Meaning and remedy of each reason in a status.
 
-``OPERATOR_REASONS`` are those that the operator gives itself or repeats from pods and Kueue; the
-trainer's are in :mod:`finetune_api.protocol.reasons`. The reference page is made of both, and the
-metrics take the words of the first for labels, which bounds their number.
+``OPERATOR_REASONS`` come from the operator, pods and Kueue; the trainer's are in
+:mod:`finetune_api.protocol.reasons`. The reference page has both. The metrics use the first as
+label values, which bounds their number.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from typing import NamedTuple
 
 
 class ReasonHelp(NamedTuple):
-    """What a reason means, and what to do.
+    """Meaning and remedy of a reason.
 
     Attributes:
         meaning: One sentence.
-        remedy: What to do, as an imperative; ``Nothing`` and why where the job goes on by itself.
+        remedy: An imperative; ``Nothing`` and the cause where the job continues by itself.
     """
 
     meaning: str
@@ -508,7 +508,7 @@ QUEUE = {
         "Ask whoever runs the check; then activate the Workload as the message says.",
     ),
     "DeactivatedDueToMaximumExecutionTimeExceeded": ReasonHelp(
-        "The job was admitted for longer than Kueue was told to allow.",
+        "The job was admitted for longer than Kueue's limit allows.",
         "Have the limit raised, then activate the Workload as the message says.",
     ),
     "Reactivated": ReasonHelp("The Workload is active again.", _WAIT),

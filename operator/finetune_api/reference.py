@@ -1,7 +1,6 @@
 """Reference pages in Markdown, rendered from the CRD's schema and the trainer protocol.
 
-Generated so that they cannot disagree with what the API server enforces. Nothing here reads or
-writes files; ``tools/generate.py`` does.
+``tools/generate.py`` reads and writes the files.
 """
 
 from __future__ import annotations
@@ -128,9 +127,8 @@ def render_reasons() -> str:
         "",
         "The words in the `reason` of conditions and Events, in `status.lastFailure` and of rows",
         "that are refused. They are stable: scripts may compare them. The message beside a reason",
-        "names the values; here stands what holds for all of its kind. What is not listed is the",
-        "name of an exception that nobody foresaw (class `Internal`), `ExitCodeN` of a container",
-        "that left no message, or a word of Kubernetes or Kueue.",
+        "names the values. Other reasons are names of unexpected exceptions (class `Internal`),",
+        "`ExitCodeN` of a container without a message, and reasons of Kubernetes or Kueue.",
         "",
     ]
     for title, section in _REASON_SECTIONS:

@@ -1,8 +1,7 @@
 """Cross-field rules that hold both here and on the API server.
 
-Each rule carries its CEL expression for the CRD and a Python check for local validation, under one
-message; where the message names values, it is computed on both sides. A table of good and bad specs
-keeps the two in step (``tests/unit/api``).
+Each rule has a CEL expression for the CRD, a Python check, and one message; both sides compute
+values in it. A table of good and bad specs compares them (``tests/unit/api``).
 """
 
 from __future__ import annotations
@@ -19,17 +18,17 @@ class Rule:
     """One cross-field rule.
 
     Attributes:
-        rule: CEL expression over ``self``, true when the object is good. Several are one rule, of
-            which all must be true: what reads less than the others can stand lower in the CRD. A
-            function, where the text is derived and only the CRD needs it.
-        message: What is wrong and what to write instead.
+        rule: CEL expression over ``self``, true when the object is good; or several, which must all
+            be true and may stand at different places in the CRD; or a function that returns it,
+            where only the CRD needs it.
+        message: The error and the remedy.
         field: Path of the offending field below ``spec``, wire names.
         check: The same rule in Python, true when the object is good.
         message_expression: CEL that computes the message, where it names values; the API server
             falls back to ``message``.
         explain: The same in Python.
-        only_new: Whether it came after objects that break it were accepted. Those go on: it holds
-            only whoever is yet to be accepted.
+        only_new: Whether it is newer than stored objects that break it: it applies only to new
+            objects.
     """
 
     rule: str | tuple[str, ...] | Callable[[], str]
@@ -48,7 +47,7 @@ class Rule:
         return (self.rule,) if isinstance(self.rule, str) else self.rule
 
     def message_for(self, value: object) -> str:
-        """Return what is said of an object that breaks the rule."""
+        """Return the message for an object that breaks the rule."""
         return self.explain(value) if self.explain else self.message
 
 
@@ -58,7 +57,7 @@ class BrokenRule:
 
     Attributes:
         field: Path of the offending field below ``spec``, wire names.
-        message: What is wrong and what to write instead.
+        message: The error and the remedy.
     """
 
     field: str
@@ -94,7 +93,7 @@ def check_rules(
     Args:
         value: The object.
         rules: The rules; those that are ``only_new`` are left out in context ``STORED``.
-        context: That of the validation, if it has any.
+        context: Context of the validation, or None.
 
     Raises:
         BrokenRulesError: With every rule that ``value`` breaks.

@@ -1,6 +1,6 @@
-"""Where the spec of a job names places in storage: one list for all who check or change them.
+"""The fields of a job's spec with URIs, in one list.
 
-A test keeps it equal to the fields of that type, so that none is forgotten.
+A test compares it with the fields of that type.
 """
 
 from __future__ import annotations
@@ -32,8 +32,7 @@ def find_uris(spec: object) -> Iterator[tuple[Location, str]]:
     """Yield every URI of a spec with its place below ``spec``.
 
     Args:
-        spec: The spec as it travels, in wire names. It may be invalid: what has another shape is
-            passed over.
+        spec: The spec in wire names. It may be invalid: unexpected shapes are ignored.
     """
     for field in URI_FIELDS:
         yield from _find(spec, field, ())
@@ -53,12 +52,7 @@ def _find(value: Any, field: tuple[str, ...], place: Location) -> Iterator[tuple
 
 
 def replace_uris(spec: Any, change: Callable[[str], str]) -> None:
-    """Put what ``change`` makes of each URI of a spec in its place.
-
-    Args:
-        spec: As for :func:`find_uris`; changed in place.
-        change: Returns the new URI.
-    """
+    """Replace each URI of a spec in place by the result of ``change``."""
     for place, uri in list(find_uris(spec)):
         *parents, last = place
         target = spec

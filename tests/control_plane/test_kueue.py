@@ -232,7 +232,7 @@ async def test_an_edit_that_kueue_cannot_follow_is_refused(cluster, world):
     await told(world, "runs", says("Training", "True", "Running"))
     with pytest.raises(Invalid, match="Kueue moves only what waits"):
         await edit(world, "runs", queueName="other")
-    with pytest.raises(Invalid, match="Kueue does not let go of a job"):
+    with pytest.raises(Invalid, match="Kueue keeps every job"):
         await edit(world, "runs", queueName=None)
 
 

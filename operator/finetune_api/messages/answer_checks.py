@@ -1,7 +1,6 @@
-"""Finds what is wrong with what a job holds answers against: a JSON Schema, a regular expression.
+"""Checks the JSON Schema and the regular expression that a job compares answers with.
 
-The library of schemas is imported by the functions that need it: the contract itself loads without
-it. Nothing is ever fetched for a schema.
+jsonschema is imported only by the functions that need it. No schema is ever fetched.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ Place = tuple[str | int, ...]
 
 
 def find_answer_check_errors(spec: FineTuneJobSpec) -> list[tuple[Location, str]]:
-    """Return the place in the spec and what is wrong with what answers are held against.
+    """Return the fields with a bad schema or regular expression, and the errors.
 
-    A schema that lies in a file is read in ``prepare``, and so is one in the job where jsonschema
-    is not installed.
+    A schema in a file is read in ``prepare``; so is one in the job where jsonschema is missing.
     """
     evaluation = spec.evaluation
     found: list[tuple[Location, str]] = []
@@ -48,7 +46,7 @@ def find_pattern_error(text: str) -> str | None:
 
 
 def find_schema_error(text: str) -> str | None:
-    """Return what is wrong with a JSON Schema and where, or None.
+    """Return the error of a JSON Schema and its place, or None.
 
     Args:
         text: The schema in JSON. ``$schema`` names the draft; without one it is 2020-12.
@@ -74,10 +72,10 @@ def find_schema_error(text: str) -> str | None:
 
 
 def make_schema_check(text: str) -> Callable[[Any], bool]:
-    """Return a function that tells whether a JSON value matches a schema.
+    """Return a function that checks whether a JSON value matches a schema.
 
     Args:
-        text: A schema that :func:`find_schema_error` finds nothing wrong with.
+        text: A schema without errors of :func:`find_schema_error`.
 
     Raises:
         ImportError: jsonschema is not installed.
@@ -91,7 +89,7 @@ def make_schema_check(text: str) -> Callable[[Any], bool]:
         try:
             return bool(validator.is_valid(value))
         except (ArithmeticError, RecursionError):
-            return False  # a number, or a depth, that nobody's program would read either
+            return False  # a number or a depth that most programs cannot read
 
     return check
 

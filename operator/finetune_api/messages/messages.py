@@ -1,7 +1,7 @@
-"""Validation errors in the words of the API server, so that both tell a user the same.
+"""Validation errors in the words of the API server.
 
 Pydantic reports model internals (union branches, Python type names). Here an error becomes one line
-per field: ``spec.model.uri: Required value``. Line numbers come from whoever read the text.
+per field: ``spec.model.uri: Required value``. The reader of the text adds line numbers.
 """
 
 from __future__ import annotations
@@ -61,11 +61,11 @@ def path_of(location: Location) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """One thing wrong with an object.
+    """One error of an object.
 
     Attributes:
         location: Place of the field, wire names and list positions.
-        message: What is wrong, without the field's path.
+        message: The error, without the field's path.
         line: Line in the text it was read from, 1-based, if known.
     """
 
@@ -87,7 +87,7 @@ class InvalidJobError(ValueError):
     """A FineTuneJob the API server would refuse.
 
     Attributes:
-        problems: Everything wrong with it, in the order of the text.
+        problems: All its errors, in the order of the text.
     """
 
     def __init__(self, problems: Sequence[Problem]) -> None:
@@ -100,7 +100,7 @@ def parse_job(body: object, *, line_of: LineOf | None = None) -> FineTuneJob:
 
     Args:
         body: The object as parsed from YAML or JSON.
-        line_of: Gives the line of a field in the text, for the problems.
+        line_of: Returns the line of a field in the text.
 
     Raises:
         InvalidJobError: With every problem found.
@@ -132,13 +132,13 @@ def explain(
     kind: str = KIND,
     line_of: LineOf | None = None,
 ) -> list[Problem]:
-    """Turn pydantic's errors into one problem per field, sorted by line where lines are known.
+    """Return one problem per field for pydantic's errors, sorted by line where lines are known.
 
     Args:
-        error: What pydantic says.
+        error: Pydantic's error.
         body: The object as it was read.
         kind: FineTuneJob, FineTuneSweep or FineTuneApproval.
-        line_of: Gives the line of a field in the text.
+        line_of: Returns the line of a field in the text.
     """
     found: dict[tuple[Location, str], Problem] = {}
     schema = schema_of_kind(kind)

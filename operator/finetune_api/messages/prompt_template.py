@@ -1,8 +1,7 @@
-"""Finds what is wrong with a job's Jinja templates without running them.
+"""Checks a job's Jinja templates without running them.
 
-Jinja is imported by the function that needs it: the contract itself loads without it. Templates are
-tenants' input, and the operator reads them: they are parsed and never compiled, for compiling
-already computes constants such as ``9**9**9``.
+Jinja is imported only by the function that needs it. Templates are tenants' input: they are parsed
+and never compiled, because compiling computes constants such as ``9**9**9``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def find_template_error(text: str) -> str | None:
-    """Return what is wrong with a prompt's template, with its line; None when it can be rendered.
+    """Return the error of a prompt's template, with its line; None if it is valid.
 
     Raises:
         ImportError: Jinja is not installed.
@@ -28,7 +27,7 @@ def find_template_error(text: str) -> str | None:
 
 
 def find_chat_template_error(text: str) -> str | None:
-    """Return what is wrong with a model's chat template, with its line.
+    """Return the error of a model's chat template, with its line; None if it is valid.
 
     Raises:
         ImportError: Jinja is not installed.
@@ -39,9 +38,8 @@ def find_chat_template_error(text: str) -> str | None:
 def make_chat_template_parser() -> Environment:
     """Return a parser of chat templates; it renders nothing.
 
-    It knows what transformers adds to Jinja: ``{% break %}``, ``{% continue %}``, and
-    ``{% generation %}``, whose blocks pass as if it were not there
-    (``transformers.utils.chat_template_utils``).
+    It knows transformers' additions to Jinja: ``{% break %}``, ``{% continue %}``, and ``{%
+    generation %}``, which has no effect (``transformers.utils.chat_template_utils``).
 
     Raises:
         ImportError: Jinja is not installed.
@@ -84,9 +82,9 @@ def _find_error(environment: Environment, text: str) -> str | None:
 
 
 def find_template_errors(spec: FineTuneJobSpec) -> list[tuple[Location, str]]:
-    """Return the place in the spec and what is wrong, for every template of a job that is.
+    """Return place in the spec and error of every bad template of a job.
 
-    A chat template that lies in a file is read in ``prepare``.
+    A chat template in a file is read in ``prepare``.
 
     Raises:
         ImportError: Jinja is not installed.

@@ -43,19 +43,19 @@ _PLACES = ("path", "file", "files", "uri", "url", "name", "data", "id")
 _HUB_PAGE = re.compile(r"https?://huggingface\.co/((datasets/)?[^/?#]+/[^/?#]+)")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
-# What YAML reads as this text, bare and between brackets.
+# YAML reads these words as this text, bare and between brackets.
 _PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./@+-]*(:[A-Za-z0-9_./@+-]+)*")
 _NO_TEXTS = ("true", "false", "yes", "no", "on", "off", "y", "n", "null")
 
 
 def remedy_of(wanted: str, value: object, schema: Schema, field: str) -> str:
-    """Return what to write instead; empty where nothing can be said.
+    """Return the value to write instead; empty if unknown.
 
     Args:
-        wanted: The type that the field has: string, boolean, integer, object or array.
-        value: What was written.
-        schema: The field's.
-        field: Its name.
+        wanted: Type of the field: string, boolean, integer, object or array.
+        value: The written value.
+        schema: Schema of the field.
+        field: Name of the field.
     """
     match wanted:
         case "string":
@@ -95,12 +95,12 @@ def field_remedy(location: tuple[str | int, ...], value: object) -> str:
 
 
 def uri_remedy(value: str, location: tuple[str | int, ...], message: str) -> str:
-    """Return the URI that a text without a scheme stands for; empty where nothing can be said.
+    """Return the URI for a text without a scheme; empty if unknown.
 
     Args:
-        value: What was written.
+        value: The written value.
         location: The field.
-        message: Of the rule that the text breaks.
+        message: Message of the broken rule.
     """
     if message != URI_RULES[0].message or not value.strip():
         return ""

@@ -11,11 +11,11 @@ YES_WORDS, NO_WORDS = ("yes", "on", "true", "y"), ("no", "off", "false", "n")
 
 
 def slip_of(value: object, choices: Sequence[object]) -> str:
-    """Return a remedy for a value that YAML has read otherwise; empty where it has not.
+    """Return a remedy for a value that YAML has converted; empty if it has not.
 
     Args:
-        value: The value that is refused.
-        choices: What the field takes; empty where that is no list of words.
+        value: The refused value.
+        choices: Words that the field takes; empty if it takes others.
     """
     if isinstance(value, bool) and choices:
         words = YES_WORDS if value else NO_WORDS

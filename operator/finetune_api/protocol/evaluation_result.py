@@ -15,7 +15,7 @@ from finetune_api.v1alpha1.evaluation.scoring import BaselineName
 from finetune_api.v1alpha1.status.fields import Count, Number, StoredURI
 
 MAX_GATE_MESSAGE = 480
-"""Characters of what is said of one gate."""
+"""Most characters of the message on one gate."""
 
 MAX_SLICE_WORDS = 300
 """Characters of which rows a gate looks at."""
@@ -41,9 +41,9 @@ class Score(APIModel):
     It is the best on the rows that both are scored on, so chance favours the base: a gain over it
     is rather too small than too large."""
     baseline: BaselineName | None = None
-    """How the base was asked for it; None where it was asked as it is alone."""
+    """The baseline with that score; None for the base model as it is."""
     baselines: list[BaselineScore] | None = None
-    """Scores of the base model in each way that it was asked; None where that was one."""
+    """Scores of the base model by baseline; None where there was one."""
     base_low: NumberIfAny = ""
     """Lower end of the base score's interval. All have the certainty of the goal, or 0.95."""
     base_high: NumberIfAny = ""

@@ -1,7 +1,7 @@
 """When a candidate that passed its goal and gates is published.
 
-Operator, trainer and CLI ask :func:`publication_of`. Its answer does not change during a job's
-life, because it rests on the immutable spec and on the policy that was recorded at acceptance.
+Operator, trainer and CLI call :func:`publication_of`. It does not change during a job's life,
+because it depends on the immutable spec and on the policy recorded at acceptance.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Publication(StrEnum):
     AFTER_REVIEW = "AfterReview"
     """The reviewers of ``evaluation.review``: Job ``publish`` publishes after them."""
     AFTER_APPROVAL = "AfterApproval"
-    """Whoever approves publications in the namespace: Job ``publish`` publishes after that."""
+    """After an approval in the namespace, Job ``publish`` publishes."""
 
 
 def publication_of(spec: FineTuneJobSpec, required_approvals: Collection[Subject]) -> Publication:
@@ -29,8 +29,8 @@ def publication_of(spec: FineTuneJobSpec, required_approvals: Collection[Subject
 
     Args:
         spec: The job's spec.
-        required_approvals: Subjects that the administrator's policy has a person decide on. A
-            required review answers this request too, because its result is an approval.
+        required_approvals: Subjects that need an approval by the administrator's policy. The result
+            of a required review is an approval too.
     """
     review = spec.evaluation.review
     if review is not None and review.required:

@@ -54,9 +54,9 @@ def limit_places(places: Iterable[InvalidRowPlace]) -> list[InvalidRowPlace]:
 
 
 class TimeEstimate(APIModel):
-    """How long training and evaluation would take, start-up left out.
+    """Estimated durations of training and evaluation, without start-up.
 
-    Nobody has measured it: it rests on the speed of a kind of GPU.
+    They are computed from the speed of a kind of GPU, not measured.
     """
 
     train_seconds: Count

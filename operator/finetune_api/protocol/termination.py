@@ -1,7 +1,7 @@
-"""The last words of a stage.
+"""The termination message of a stage.
 
-The operator cannot read object storage (it holds no credentials), so what it must know of a
-finished stage travels in the termination message.
+The operator cannot read object storage (it holds no credentials), so it reads the result of a stage
+here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ OF_REPORTS = ("constant", "constantWords", "overConstant", "overConstantLow")
 
 
 class TerminationMessage(APIModel):
-    """JSON in ``/dev/termination-log``: the last words of a stage.
+    """JSON in ``/dev/termination-log``.
 
     At most :data:`TERMINATION_MESSAGE_BYTES`; ``message`` is cut to fit.
     """
@@ -61,9 +61,9 @@ class TerminationMessage(APIModel):
     result: StageResult | None = None
 
     def to_text(self) -> str:
-        """Serialise within the size limit: the message gives way, then what only the report needs.
+        """Serialise within the size limit: cut the message, then values for the report only.
 
-        Scores themselves stay, and so does whether goal and gates are met.
+        Scores stay, and so does whether goal and gates are met.
         """
         limit = TERMINATION_MESSAGE_BYTES
         wire = self.to_wire()
@@ -97,7 +97,7 @@ def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
 
     gates = result.get("gates", [])
     for gate in gates:
-        # Nothing is lost: whoever reads it takes these for granted.
+        # No loss: readers assume these defaults.
         yield partial(drop, gate, [k for k, v in _OF_MOST_GATES.items() if gate.get(k) == v])
     judge = result.get("judge") or {}
     yield partial(drop, judge, ("criteria", "notes"))
@@ -110,6 +110,6 @@ def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
     for score in reversed(result.get("scores", [])):
         yield partial(drop, score, _BOUNDS)
     yield partial(drop, result, ("judge",))
-    # What was missed must be said; of the rest the report tells.
+    # Keep missed gates; the report has the rest.
     for gate in sorted(gates, key=lambda gate: not gate["met"]):
         yield partial(drop, gate, ("message",))

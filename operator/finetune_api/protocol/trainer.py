@@ -1,8 +1,8 @@
-"""The protocol between whoever starts a stage (operator or CLI) and the trainer image.
+"""The protocol between the starter of a stage (operator or CLI) and the trainer image.
 
-In go one file (``job.json``, a :class:`ResolvedJob`), environment variables and mounted
-credentials. Out come files in object storage, JSON lines on stdout, an exit code and a
-termination message (:mod:`finetune_api.protocol.termination`) with the stage's result
+Input: one file (``job.json``, a :class:`ResolvedJob`), environment variables and mounted
+credentials. Output: files in object storage, JSON lines on stdout, an exit code and a termination
+message (:mod:`finetune_api.protocol.termination`) with the stage's result
 (:mod:`finetune_api.protocol.stage_results`, :mod:`finetune_api.protocol.evaluation_result`).
 """
 
@@ -89,8 +89,7 @@ class Environment:
 class Stage(StrEnum):
     """The stages of a job, in order.
 
-    ``publish`` is the end of ``evaluate``, in the same pod; it runs by itself only where something
-    stood between the two.
+    ``publish`` ends ``evaluate`` in the same pod; it is a stage of its own only after an approval.
     """
 
     PREPARE = "prepare"
@@ -168,9 +167,9 @@ NON_RETRYABLE_EXIT_CODES = (ExitCode.USER_ERROR, ExitCode.DATA_ERROR)
 
 
 class ResolvedJob(APIModel):
-    """The effective job a stage works on; the content of ``job.json``.
+    """The effective job of a stage; the content of ``job.json``.
 
-    It is fixed for the life of the FineTuneJob: every attempt of every stage reads the same bytes.
+    Every attempt of every stage of a FineTuneJob reads the same bytes.
     """
 
     api_version: Literal["finetune.dev/v1alpha1"] = API_VERSION  # type: ignore[assignment]
@@ -232,17 +231,16 @@ def resolve_job(
     uid: str,
     required_approvals: Sequence[Subject] = (),
 ) -> ResolvedJob:
-    """Fix the effective job from the user's object.
+    """Return the effective job for the user's object.
 
-    Fields that only steer the life cycle (``suspend``, ``prune``, deadlines, queue, approval) are
-    reset to their defaults, so that changing them does not change what is trained. So is the name
-    of the requester, which no stage needs.
+    Fields that only steer the life cycle (``suspend``, ``prune``, deadlines, queue, approval,
+    requester) are reset to their defaults, so that they do not affect training.
 
     Args:
         job: The user's object.
         namespace: Its namespace.
         uid: UID of the run.
-        required_approvals: What the administrator's policy has a person decide on.
+        required_approvals: Subjects that need an approval by the administrator's policy.
     """
     spec = job.spec.model_copy(
         update={
@@ -269,7 +267,7 @@ def resolve_job(
         "sweep": sweep or None,
         "required_approvals": list(required_approvals) or None,
     }
-    # What was accepted stays so: the rules that came since are for new objects.
+    # New rules apply only to new objects.
     return ResolvedJob.model_validate({**fields, "spec": spec}, context=STORED)
 
 
@@ -278,11 +276,11 @@ LOCAL_UID_PREFIX = "local-"
 
 
 def local_uid(job: FineTuneJob, *, namespace: str) -> str:
-    """Return the stable UID of a local run: a digest of what the job asks for.
+    """Return the stable UID of a local run: a digest of the job.
 
-    A second ``finetune run`` of the same file therefore finds, resumes or reuses the first one.
+    So a second ``finetune run`` of the same file resumes or reuses the first one.
     """
-    # Who is told of a run does not change what is trained.
+    # Trackers do not affect training.
     untracked = job.model_copy(update={"spec": job.spec.model_copy(update={"tracking": None})})
     body = resolve_job(untracked, namespace=namespace, uid="local").to_json()
     return LOCAL_UID_PREFIX + hashlib.sha256(body.encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Rules of a schema, moved to where the API server evaluates them for least.
+"""Moves the rules of a schema to the place where the API server evaluates them at least cost.
 
 To read one field of an object, the API server copies the schemas of all its fields, so a rule at
 ``spec`` pays for two dozen of them each time it says ``self.``, at every write of a status too. The
@@ -72,10 +72,9 @@ def _is_fixed(field: Schema) -> bool:
 
 
 def _complete_defaults(schema: Schema) -> None:
-    """Write defaults of objects out: the API server judges them, as they stand, by rules there.
+    """Write out the defaults of objects, because the API server applies rules to them.
 
-    It refuses a schema whose ``default: {}`` leaves out a field that a rule reads, although that
-    field has a default of its own.
+    It refuses ``default: {}`` where a rule reads a field that has a default of its own.
     """
     for child in _children(schema):
         _complete_defaults(child)
@@ -125,9 +124,8 @@ def _is_always_there(schema: Schema, name: str) -> bool:
 def narrowed(validation: Schema, name: str, *, is_required: bool) -> Schema | None:
     """Return a rule as it reads at the field ``name``, or None where it has to stay.
 
-    It has to where it reads anything else, asks whether the field is there (other than to let
-    objects without it pass, which a rule at the field does by not running), or compares with
-    what was.
+    It stays if it reads other fields, compares with old values, or tests whether the field exists
+    (other than to pass objects without it).
     """
     rule = validation["rule"]
     body = rule.removeprefix(f"!has(self.{name}) || ")

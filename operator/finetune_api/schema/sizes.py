@@ -1,8 +1,8 @@
-"""How large an object may be, read from its schema: the bound of what one object costs anybody.
+"""The largest size of an object, computed from its schema.
 
-The length of an object is that of its JSON in characters, on one line. Numbers, words and texts of
-a few letters always count as if they stood there at their longest; what is left are longer texts,
-lists and maps, which CEL can add up. So a length is never less than that of the JSON.
+The length of an object is that of its JSON in characters, on one line. Numbers, words and short
+texts count at their longest; CEL adds up longer texts, lists and maps. So a length is never less
+than that of the JSON.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class UnboundedError(ValueError):
 
 
 class Part(NamedTuple):
-    """What varies in length in an object.
+    """A part of an object whose length varies.
 
     Attributes:
         path: Its fields, from the object down.
         schema: Its schema.
-        optional: How many of the first fields there are on the path to each that may be missing.
+        optional: Number of leading fields of each optional part of the path.
     """
 
     path: tuple[str, ...]
@@ -51,11 +51,11 @@ def largest_length(schema: Schema, *, without: Collection[str] = (), path: str =
 
     Args:
         schema: The schema.
-        without: Dotted paths of parts below it in which nothing varies: another rule adds them up.
-        path: Where the schema is, for the error.
+        without: Dotted paths of parts that another rule adds up.
+        path: Place of the schema, for the error.
 
     Raises:
-        UnboundedError: Something has no bound.
+        UnboundedError: A part has no bound.
     """
     total = fixed_length(schema, path)
     for part in varying(schema):
@@ -76,7 +76,7 @@ def largest_length(schema: Schema, *, without: Collection[str] = (), path: str =
 
 
 def fixed_length(schema: Schema, path: str = "") -> int:
-    """Return what an object has in length whatever varies in it.
+    """Return the length of an object without its varying parts.
 
     Raises:
         UnboundedError: A number has no bound, or an object takes unknown fields.
@@ -148,9 +148,9 @@ def varying_length_cel(schema: Schema, at: str, depth: int = 0) -> str:
     """Return ``varying_length`` as CEL; empty if nothing varies.
 
     Args:
-        schema: Of the value.
-        at: CEL of the value, which is there.
-        depth: Number of lists and maps that it is in.
+        schema: Schema of the value.
+        at: CEL of the value, which exists.
+        depth: Number of lists and maps around it.
     """
     terms = []
     for path, part, optional in varying(schema):
@@ -191,7 +191,7 @@ def _bound(schema: Schema, keyword: str, path: str) -> int:
 
 
 def longest_key(schema: Schema) -> int | None:
-    """Return how long keys of a map may be; None where nothing is said of them."""
+    """Return the largest length of a map's keys; None if unbounded."""
     for validation in schema.get("x-kubernetes-validations", ()):
         if found := _LONGEST_KEY.match(validation["rule"]):
             return int(found[1])

@@ -1,8 +1,7 @@
 """From pydantic's JSON Schema to the structural schema of a CRD.
 
-Pydantic's says more and other things than a CRD may hold: references are inlined, nulls become
-plain optionals, closed objects rely on pruning, ``int | "auto"`` becomes an int-or-string, and
-cross-field rules travel as CEL.
+References are inlined, nulls become optional fields, closed objects rely on pruning, ``int
+    "auto"`` becomes an int-or-string, and cross-field rules become CEL.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def _add_properties(result: Schema, schema: Schema, definitions: Schema) -> None
         name: _structural(value, definitions) for name, value in schema["properties"].items()
     }
     if "default" in result:
-        # The fields carry their own defaults, and the API server descends into an empty object.
+        # The fields have their own defaults, which the API server also fills into an empty object.
         result["default"] = {}
 
 
@@ -139,9 +138,9 @@ def add_rules(schema: Schema, rules: tuple[Rule, ...], prefix: str) -> None:
 
 
 def status_schema_of(model: type[BaseModel]) -> Schema:
-    """Return the structural schema of a status, with the marks of what may be cut (``PROSE``).
+    """Return the structural schema of a status, with marks for texts that may be cut (``PROSE``).
 
-    It has no defaults: a filled-in default would differ from what was applied.
+    It has no defaults: a filled-in default would differ from the applied status.
     """
     schema = schema_of(model)
     _drop(schema, "default")

@@ -1,8 +1,7 @@
 """The FineTuneApproval kind: one person's decision on the data set or publication of one job.
 
-An object of its own, so that whoever looks at data needs no right on jobs, and so that a decision
-can be reviewed in Git and found in the audit log. Nothing writes to it; what came of it is told in
-the job's status.
+As an object of its own it needs no right on jobs, can be reviewed in Git, and is in the audit log.
+No controller writes to it; the job's status shows the outcome.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ IMMUTABLE_MESSAGE = (
 APPROVAL_RULES: tuple[Rule, ...] = (
     Rule(
         rule="self.decision != 'Rejected' || (has(self.reason) && self.reason.size() > 0)",
-        message="reason is required where decision is Rejected: it ends the job, and is told there",
+        message="reason is required where decision is Rejected: the job ends with that text",
         field="reason",
         check=lambda s: s.decision != "Rejected" or bool(s.reason),
     ),

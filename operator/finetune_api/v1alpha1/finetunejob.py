@@ -1,9 +1,8 @@
-"""The FineTuneJob kind: what a user writes.
+"""The FineTuneJob kind.
 
 The models are the single source of the CRD (``crds/finetunejobs.yaml``), of its reference page and
-of the messages of ``finetune validate``. Each part of the spec has a module of its own; rules that
-the API server checks through CEL carry the same message here
-(:mod:`finetune_api.v1alpha1.rules.spec`).
+of the messages of ``finetune validate``. Rules that the API server checks through CEL have the same
+message here (:mod:`finetune_api.v1alpha1.rules.spec`).
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ class FineTuneJobSpec(APIModel):
     trainer: Trainer = Trainer()
     """The image that runs the stages."""
     tracking: Tracking | None = None
-    """Trackers of experiments that are told of the job. Default: none, nothing leaves."""
+    """Trackers of experiments that the job reports to. Default: none, nothing leaves."""
     pod_template: PodTemplate | None = None
     """Bounded changes to the pods of this job."""
     queue_name: Annotated[str, Field(max_length=63), Texts(LABEL_RULE)] | None = None
@@ -98,9 +97,10 @@ class FineTuneJobSpec(APIModel):
     time. Default: none, the job goes on by itself."""
     prune: StrictBool = False
     """End the job where it is: running pods save a checkpoint and stop, nothing new starts, and it
-    is `Pruned`, which is no failure. What it has stored stays, and a new job can begin from it
+    is `Pruned`, which is no failure. Its files stay, and a new job can begin from them
     (`initFrom`). It may be set at any time and not taken back; a job that has ended, or whose
-    adapter is being published, stays what it is."""
+    adapter is being published, stays what it is.
+    """
     backoff_limit: Annotated[Integer, Field(ge=0, le=100)] = 3
     """How often a stage is tried again after incidents of a class that `retryPolicy` does not name.
     Whatever the number of pods that an incident ends, it counts once; evictions, preemptions, and
@@ -185,11 +185,10 @@ class FineTuneJob(APIModel):
 
     @classmethod
     def from_stored(cls, body: dict[str, Any]) -> FineTuneJob:
-        """Parse an object that the API server holds: as ``from_wire``, but ignore unknown fields.
+        """Parse an object of the API server: as ``from_wire``, but ignore unknown fields.
 
-        The server has refused what its CRD does not know. A field unknown here comes from a newer
-        CRD, whose defaults stand in every object. Rules that are ``only_new`` are left out: the
-        job may run since before there were any. Whoever accepts one asks for them.
+        An unknown field comes from a newer CRD, whose defaults are in every object. Rules that are
+        ``only_new`` are left out, because the job may be older; acceptance checks them.
         """
         return cls.model_validate(
             body, by_alias=True, by_name=False, extra="ignore", context=STORED

@@ -1,6 +1,6 @@
 """The FineTuneSweep kind: several FineTuneJobs that differ in some fields, of which the best wins.
 
-A sweep creates FineTuneJobs, reads their status, and stops or lets go on; all else is the job's.
+A sweep creates FineTuneJobs, reads their status, and stops or releases them.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class LateTrials(APIModel):
 
 
 class SweepBudget(APIModel):
-    """Where the search ends, whatever is left of it.
+    """Limits of the search.
 
-    No new trial begins, those under way save and stop, and the best of those that were trained is
-    chosen. What its evaluation takes comes on top.
+    At a limit no new trial begins, running ones save and stop, and the best trained trial is
+    chosen. Its evaluation comes on top.
     """
 
     trials: Annotated[Integer, Field(ge=1, le=MAX_TRIALS)] | None = None
@@ -192,7 +192,7 @@ SWEEP_FIXED_FIELDS = (
     "replicates",
     "requestedBy",
 )
-"""What is tried, how it is compared and who asked for it: fixed once the sweep exists."""
+"""Fields of search, comparison and requester: fixed once the sweep exists."""
 
 
 def fixed_in_sweep_message(field: str) -> str:
@@ -204,7 +204,7 @@ def fixed_in_sweep_message(field: str) -> str:
 
 
 class FineTuneSweepSpec(APIModel):
-    """What is varied, how much of it is tried, and how trials are compared."""
+    """Parameters and size of the search, and the comparison of trials."""
 
     template: FineTuneJobSpec
     """What all trials have in common: the spec of a FineTuneJob."""

@@ -56,7 +56,7 @@ RESULTS = {
         "Name probes that the message or `garak --list_probes` lists.",
     ),
     "RedTeamUnsuitable": _Help(
-        "This garak is too old to be told which probes to run.",
+        "This garak is too old for a selection of probes.",
         "Have `config.garakImage` changed (0.17.1), or leave `redTeam` out.",
     ),
     "StoppedBeforeMerge": _Help(

@@ -16,7 +16,7 @@ STORAGE = {
     "BucketFull": _Help("The bucket has no space left.", "Free space or raise its quota."),
     "BucketNotFound": _Help("There is no such bucket.", "Create it, or correct URI and endpoint."),
     "ChecksumMismatch": _Help(
-        "What is stored is not what its manifest says.",
+        "Stored files differ from their manifest.",
         "Delete the damaged folder; it is written again.",
     ),
     "ClockSkew": _Help(

@@ -89,7 +89,7 @@ TRAIN = {
         "Stopped on request before the first step.", "Nothing: the next attempt begins there."
     ),
     "StoppedWithoutSave": _Help(
-        "Stopped on request; a save did not fit what was left of the grace period.",
+        "Stopped on request; a save took longer than the rest of the grace period.",
         "Raise `podTemplate.terminationGracePeriodSeconds`.",
     ),
     "StrategyIgnored": _Help(

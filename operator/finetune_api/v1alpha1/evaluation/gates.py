@@ -61,7 +61,7 @@ class Gate(APIModel):
     certainty: DecimalString = "0.95"
     """How sure it must be, from 0.5 to 0.999, as `goal.certainty`."""
     severity: Literal["Block", "Warn"] = "Block"
-    """`Block`: nothing is published where it is missed. `Warn`: it is told."""
+    """`Block`: nothing is published where it is missed. `Warn`: it is reported."""
 
     @property
     def asked(self) -> tuple[str, str]:
@@ -76,9 +76,9 @@ class Gate(APIModel):
 
     @property
     def claim(self) -> tuple[str, GateSlice | None, str, Decimal]:
-        """What the gate claims: metric, rows, how it is asked, and the threshold.
+        """The claim of the gate: metric, rows, prompt and threshold.
 
-        Gates of equal claims are passed or missed by the same luck, whatever they are called.
+        Gates with equal claims pass or fail together.
         """
         field, bound = self.asked
         return self.metric, self.slice, field, decimal_of(bound)
@@ -121,7 +121,7 @@ def _is_empty_gain(gate: Gate) -> bool:
     return gain is not None and gate.metric not in UNBOUNDED_METRICS and abs(decimal_of(gain)) >= 1
 
 
-# No messageExpression: over a list of gates the API server reckons it a hundred times too dear.
+# No messageExpression: over a list of gates its estimated cost is a hundred times too high.
 _IS_BOUNDED = f"!(g.metric in {_names(UNBOUNDED_METRICS)})"
 _EMPTY_CEILING = f"has(g.atMost) && {_IS_BOUNDED} && double(g.atMost) >= 1.0"
 _EMPTY_GAIN = " || ".join(

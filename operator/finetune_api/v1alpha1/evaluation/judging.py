@@ -89,8 +89,9 @@ class Judge(APIModel):
     """Held-out questions that are judged at most, drawn by the split's seed. Each takes two calls;
     equal answers take none (`Pairwise`) or one."""
     max_calls: Annotated[Integer, Field(ge=2, le=100000)] = 1000
-    """Answers of the judge that the job takes at most, over all attempts. What was judged by then
-    counts, and the report says over how many questions."""
+    """Answers of the judge that the job takes at most, over all attempts. Questions judged by then
+    count; the report shows their number.
+    """
     max_amount: DecimalString | None = None
     """The same in money, by `price`: no call is begun that could go beyond it."""
     price: JudgePrice | None = None
@@ -119,12 +120,12 @@ class Judge(APIModel):
 
 
 def most_scored(evaluation: Any, metric: str, num_questions: int) -> int:
-    """Return how many held-out questions a metric looks at, at most.
+    """Return the most held-out questions that a metric scores.
 
     Args:
         evaluation: A job's ``spec.evaluation``.
         metric: The metric.
-        num_questions: Questions that are asked at most.
+        num_questions: Most questions of the evaluation.
     """
     if evaluation.judge is not None and metric in METRIC_OF_MODE.values():
         most: int = evaluation.judge.most_rows

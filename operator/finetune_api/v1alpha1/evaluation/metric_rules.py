@@ -1,4 +1,4 @@
-"""Rules on metrics and on what they are told."""
+"""Rules on metrics and their settings."""
 
 from __future__ import annotations
 
@@ -69,11 +69,11 @@ def _validation_cel(metric: str) -> str:
 
 
 def needed_cel(metric: str, given: str) -> tuple[str, str]:
-    """CEL of what a metric needs wherever the job asks for it.
+    """Return CEL of the need of a metric wherever the job uses it.
 
     Args:
         metric: The metric.
-        given: CEL that is true where the job has what it needs, over ``self.evaluation`` alone.
+        given: CEL over ``self.evaluation``, true where the need is met.
     """
     listed = " || ".join((_lists_cel(metric), _gates_cel(metric), _validation_cel(metric)))
     is_other_goal = f"!has(self.goal) || self.goal.metric != '{metric}'"

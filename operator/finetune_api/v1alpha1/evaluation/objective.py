@@ -49,11 +49,7 @@ class Objective(APIModel):
 
 
 def metric_of(spec: Any) -> str:
-    """Return what the trials of a sweep are compared by.
-
-    Args:
-        spec: The sweep's spec.
-    """
+    """Return the metric that compares the trials of a sweep."""
     if spec.objective.metric is not None:
         return str(spec.objective.metric)
     goal = spec.template.goal
@@ -76,7 +72,7 @@ def direction_of(metric: str) -> str:
 
 def _is_lower_cel() -> str:
     lower = sorted({VALIDATION_LOSS, *_LIKELIHOODS, *JUDGE_METRICS})
-    # A judge's metric stands for what is taken in its place.
+    # A judge's metric stands for its substitute.
     metric = (
         "(has(self.objective.metric) ? self.objective.metric : "
         f"has(self.template.goal) ? self.template.goal.metric : '{VALIDATION_LOSS}')"

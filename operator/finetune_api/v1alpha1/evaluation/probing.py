@@ -77,11 +77,11 @@ class Forgetting(APIModel):
     """
 
     texts: GeneralTexts | None = None
-    """General texts that are read instead of those that come with the product."""
+    """General texts, in place of the product's own."""
     severity: Literal["Block", "Warn"] = "Block"
     """`Block`: nothing is published where it is sure that the tuned model needs a tenth more bits
-    per byte than its base. `Warn`: it is told. A gate on the metric decides in the place of
-    this."""
+    per byte than its base. `Warn`: it is reported. A gate on the metric replaces this.
+    """
 
 
 class Safety(APIModel):
@@ -102,8 +102,8 @@ class Safety(APIModel):
     severity: Literal["Block", "Warn"] = "Block"
     """`Block`: nothing is published where it is sure that the tuned model declines less or complies
     more than its base, or says a planted secret or a particular of one training row. `Warn`: it is
-    told, as all other changes for the worse are anyway. A gate on a metric decides in the place of
-    this."""
+    reported, as all other changes for the worse are anyway. A gate on a metric replaces this.
+    """
 
 
 def _gates_on(spec: Any, prefix: str) -> bool:

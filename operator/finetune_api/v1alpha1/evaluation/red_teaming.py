@@ -44,7 +44,8 @@ class RedTeam(APIModel):
     module asks so many for each of its probes, and a few probes know no such bound."""
     severity: Literal["Block", "Warn"] = "Block"
     """`Block`: nothing is published where a verdict is missed, and the stage fails where garak
-    does. `Warn`: both are told."""
+    does. `Warn`: both are reported.
+    """
 
 
 RED_TEAM_RULES: tuple[Rule, ...] = (

@@ -1,4 +1,4 @@
-"""What an evaluation measures: names of metrics, and what some of them are told."""
+"""Metrics of an evaluation and their settings."""
 
 from __future__ import annotations
 
@@ -66,8 +66,7 @@ ANSWER_METRICS = FORM_METRICS | {
     *("exactMatch", "macroF1", "rougeL", "chrF", "bleu", "contains", "numberClose"),
     *("jsonEqual", "jsonFieldF1", "custom"),
 }
-"""What answers are scored by themselves, of which more is better: what the best constant answer is
-scored by as well."""
+"""Scores of single answers, of which more is better. The best constant answer gets them too."""
 
 BETTER_SIDE_UNKNOWN = frozenset({"refusalRate", "answerLength", "secondsPerAnswer"})
 """It depends on the task whether more of it is better."""
@@ -111,7 +110,7 @@ METRIC_SYNONYMS = {
 
 
 class ValidationScoring(APIModel):
-    """What answers to validation rows are scored by, once the model is trained."""
+    """The scores of answers to validation rows, after training."""
 
     metric: ValidationMetric
     """The metric; as the goal's, but for what a judge says."""

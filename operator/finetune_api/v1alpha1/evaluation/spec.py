@@ -38,8 +38,8 @@ MOST_RESAMPLES = 10_000
 class Goal(APIModel):
     """The KPI this job must reach on the held-out side before its adapter is published.
 
-    What is asked must hold at the near end of the interval, not only on average: a score of
-    0.91 [0.84, 0.97] does not meet `atLeast: "0.90"`, more held-out rows or a better model do.
+    The near end of the interval must meet the goal, not only the mean: a score of 0.91 [0.84, 0.97]
+    does not meet `atLeast: "0.90"`, more held-out rows or a better model do.
     A goal that the held-out rows could not show even with every answer right is refused before
     training. The model must also be better than the best answer that stays the same whatever is
     asked, as the label that 99 % of the rows may have.
@@ -57,8 +57,9 @@ class Goal(APIModel):
     """Highest acceptable score of the tuned model, for `loss`, `perplexity` and `bitsPerByte`."""
     over_base: SignedDecimal | None = None  # a rule refuses a minus sign, and says what takes it
     """Smallest acceptable improvement over the base model, in the unit of the metric. The two
-    models are compared row by row, and the bound is that of the difference. The base is asked as
-    `evaluation.baseline` says, and the best that it came to counts."""
+    models are compared row by row, and the bound is that of the difference. The base's best result
+    under `evaluation.baseline` counts.
+    """
     certainty: DecimalString = "0.95"
     """How sure the verdict must be, from 0.5 to 0.999: that of the interval whose near end is
     compared. A score that does not reach the goal is taken for one that does in at most half of
@@ -76,11 +77,11 @@ class Evaluation(APIModel):
     score, where that is less) meets them all with 90 % probability, and two of each gate's slice;
     without goal and gates, as many as let the interval of a share of hits reach at most 0.05 to
     either side, and 500 where most rows have no prompt. `status.dataset.questions` tells the
-    number, and why it is that."""
+    number, and its cause."""
     min_prompts: Annotated[Integer, Field(ge=1, le=100000)] = 30
-    """Fewest distinct held-out prompts that a published adapter may rest on: of those that are
-    asked the ones that the goal's metric scores, so plain text counts for a goal on a likelihood,
-    or where there is no goal. A data set with fewer is refused before it trains; below some 30
+    """Fewest distinct held-out prompts that a published adapter may rest on. Only prompts
+    that the goal's metric scores count; plain text counts for a goal on a likelihood, or where
+    there is no goal. A data set with fewer is refused before it trains; below some 30
     prompts an interval says next to nothing. Lower it only where the rows held out are all there
     will ever be."""
     max_new_tokens: Annotated[Integer, Field(ge=1, le=8192)] | Literal["auto"] = "auto"
@@ -138,7 +139,7 @@ class Evaluation(APIModel):
     number. `Correct` also divides the doubt that goal and gates may have among them, so that
     all together have no more: the k-th evaluation gets the share 6/(pi k)^2, which is 61 % at
     the first and 0.6 % at the tenth. It fails where storage cannot count; `Report` goes on and
-    says so. Which rows are held out is told by what they say, so a changed held-out side is
+    says so. Held-out rows are identified by their content, so a changed held-out side is
     counted anew."""
     num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=MOST_RESAMPLES)] = 1000
     """Resamples behind the intervals of scores that have no limits, as a loss or a length."""

@@ -1,7 +1,7 @@
-"""Rules on batch sizes: they must divide over the ranks, and that is known before anything runs.
+"""Rules on batch sizes: they must divide over the ranks.
 
 A batch size may be ``auto``; only numbers can contradict each other. CEL has no variables: a list
-of one list of values, mapped to its message, stands in for them.
+of one list of values, mapped to its message, replaces them.
 """
 
 from __future__ import annotations
@@ -43,8 +43,7 @@ _MICRO_IS_AUTO = "type(self.hyperparameters.microBatchSize) == string"
 def _digits(number: str) -> str:
     """Return CEL that writes a whole number of up to five digits.
 
-    ``string(number)`` would do the same, but the API server takes its length for unbounded and
-    refuses an expression that joins it to anything.
+    The API server takes the length of ``string(number)`` for unbounded and refuses it.
     """
     digits = [
         f"'0123456789 '.substring({index}, {index} + 1)"

@@ -1,10 +1,10 @@
-"""Which edits of ``queueName`` and ``priorityClassName`` Kueue can follow; the rest is refused.
+"""The edits of ``queueName`` and ``priorityClassName`` that Kueue can follow.
 
-Kueue moves a Job to another queue while the Job is suspended, never while it runs, and it does not
-let go of a Job. It changes the priority at any time, but gives none to a running Job that has
-none, and takes none back (``sigs.k8s.io/kueue/pkg/controller/jobframework/validation.go``).
+Kueue moves a Job to another queue only while it is suspended, and keeps every Job. It changes the
+priority at any time, but gives none to a running Job that has none, and takes none back
+(``sigs.k8s.io/kueue/pkg/controller/jobframework/validation.go``).
 
-These are transition rules of the whole object, CEL only: they need the status of the moment.
+These are transition rules of the whole object, CEL only: they need the present status.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RUNS_ON = (
 )
 
 QUEUE_IS_KEPT = (
-    "queueName cannot be removed: Kueue does not let go of a job. Name another queue, or delete the"
+    "queueName cannot be removed: Kueue keeps every job. Name another queue, or delete the"
     " job and create it without one"
 )
 QUEUE_IS_LATE = (

@@ -1,7 +1,7 @@
-"""Which edits of ``holdAfter`` and ``prune`` are allowed: each changes in one direction only.
+"""The allowed edits of ``holdAfter`` and ``prune``: each changes in one direction only.
 
-A hold is what a job is created with; a job that has been let go on may have been published. What
-was pruned has ended. These are transition rules of the whole object, CEL only.
+Only creation can set a hold, because a released job may have been published. A pruned job has
+ended. These are transition rules of the whole object, CEL only.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Rules on how large the parts of a spec may be: together they bound what an object costs.
+"""Rules on the sizes of parts of a spec: together they bound the size of an object.
 
-Single fields stay generous, for somebody needs each of them; nobody needs all of them at once.
+Single fields have generous bounds, which no job needs all at once.
 """
 
 from __future__ import annotations

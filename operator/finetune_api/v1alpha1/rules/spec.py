@@ -1,7 +1,4 @@
-"""What fields of a FineTuneJob's spec ask of each other.
-
-Rules of one concern lie in a module of their own; here are the others, and all of them together.
-"""
+"""Rules between fields of a FineTuneJob's spec: all of them, and those without a module."""
 
 from __future__ import annotations
 

@@ -117,8 +117,9 @@ class Source(APIModel):
     """Column names, where they differ from the format's own."""
     encoding: TextEncodingName = "Auto"
     """How text files are decoded. `Auto`: by the mark at their beginning, else as UTF-8, else by a
-    sample of their lines; a file that may be one of several is refused. What was chosen is in the
-    report."""
+    sample of their lines; a file that may be one of several is refused. The report shows the
+    choice.
+    """
     header: Literal["Auto", "Present", "Absent"] = "Auto"
     """Whether the first row of a CSV file or a sheet names the columns. `Absent` names them
     `column1`, `column2` and so on; `Auto` takes the first row for names and refuses one that reads
@@ -225,8 +226,9 @@ class Dataset(APIModel):
     on_too_long: Literal["Refuse", "Drop", "Truncate"] = "Refuse"
     """What happens to rows that are longer than `hyperparameters.maxSequenceLength`, so that their
     answer or a part of it would be cut away. `Refuse` refuses the job and names the first of them
-    and the length that all fit; `Drop` leaves those rows out of all sides; `Truncate` trains on
-    what is left of them. Plain text (format `Text`) has no answer and is cut in any case."""
+    and the length that all fit; `Drop` leaves those rows out of all sides; `Truncate` trains on the
+    remainder. Plain text (format `Text`) has no answer and is cut in any case.
+    """
     max_rows: Annotated[Integer, Field(ge=1, le=10000000)] | None = None
     """Use at most this many rows, drawn by the split's seed. Default: all."""
     approval: Literal["Required", "NotRequired"] = "NotRequired"

@@ -14,7 +14,7 @@ class Card(APIModel):
     """What the model card and the report say in the job's own words."""
 
     intended_use: Annotated[str, Field(min_length=1, max_length=768)] | None = None
-    """What the tuned model is for, and who may use it."""
+    """The purpose of the tuned model, and its users."""
     limits: Annotated[str, Field(min_length=1, max_length=768)] | None = None
     """What the tuned model must not be used for, and where it is known to fail."""
 

@@ -1,8 +1,7 @@
 """Bounded changes to the pods of a job.
 
 A free-form pod patch would let any user of the CRD run privileged containers with the operator's
-rights. This is the list of what teams need instead; the operator adds the security context, which
-cannot be changed here.
+rights. The operator adds the security context, which is fixed.
 """
 
 from __future__ import annotations
@@ -102,8 +101,8 @@ class EnvVar(APIModel):
 RESERVED_LABEL_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
 """Label keys that belong to the operator and to Kueue."""
 
-# Secrets of the namespace are mounted into the pod, whoever wrote the job: no variable of a job may
-# say where they are sent, whom the pod believes, or what code runs beside them.
+# The pod has secrets of the namespace: no variable of a job may change where they are sent, which
+# certificates the pod trusts, or what code it runs.
 REDIRECTING_PREFIXES = (
     *("AWS_", "BOTO", "HF_", "HUGGINGFACE_", "HUGGING_FACE_", "MLFLOW_", "OPENSSL_", "SSL"),
     "WANDB_",

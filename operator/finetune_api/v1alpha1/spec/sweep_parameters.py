@@ -1,8 +1,7 @@
-"""What a sweep may vary: the fields that leave validation losses comparable, and their values.
+"""Parameters of a sweep: fields that keep validation losses comparable, and their values.
 
-Trials are ranked by their loss on the same validation rows. A field that changes those rows, their
-tokens or what a loss means (the data, the base model, the objective, ``preference.beta``) would let
-the change win, not the model, so it is not among them.
+Trials are ranked by their loss on the same validation rows. So fields that change those rows, their
+tokens or the loss (the data, the base model, the objective, ``preference.beta``) are left out.
 """
 
 from __future__ import annotations
@@ -182,8 +181,8 @@ class Parameter(APIModel):
 def value_for(path: str, value: Value) -> Value:
     """Return a value in the type that its field has in a FineTuneJob.
 
-    ``values: [1, 2]`` of epochs, which are decimal strings, and ``"8"`` of a rank, which is a whole
-    number, mean what they say. A word that a number's field takes (``auto``) stays one.
+    So ``values: [1, 2]`` of epochs become decimal strings, and ``"8"`` of a rank a whole number. A
+    word that a number's field takes (``auto``) stays one.
     """
     if path in INTEGER_PATHS:
         return int(value) if isinstance(value, str) and value.isdecimal() else value

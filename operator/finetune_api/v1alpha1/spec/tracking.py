@@ -1,4 +1,4 @@
-"""Where a job tells of itself beside its own report: a tracker of experiments."""
+"""Trackers of experiments that a job reports to."""
 
 from __future__ import annotations
 
@@ -29,12 +29,13 @@ class Mlflow(APIModel):
     registered_model: Annotated[str, Field(max_length=200), Texts(MODEL_NAME_RULE)] | None = None
     """Registered model that gets a version when the adapter is published. Default: none."""
     upload_report: StrictBool = False
-    """Store `report.html` with the run. It quotes held-out rows and answers, which leave the
-    job's storage with it; its address is told in any case."""
+    """Store `report.html` with the run. It quotes held-out rows and answers, which leave the job's
+    storage with it; its address is always sent.
+    """
 
 
 class Wandb(APIModel):
-    """Weights & Biases, told by its own client."""
+    """Weights & Biases, through its own client."""
 
     uri: Annotated[str, Field(max_length=512), Texts(TRACKER_RULE)] = "https://api.wandb.ai"
     """Address of its server. On a cluster it must be on the operator's allow list,
@@ -53,7 +54,7 @@ class Tensorboard(APIModel):
 
 
 class Tracking(APIModel):
-    """Trackers that are told settings, metrics, scores and addresses; never what a row says.
+    """Trackers that get settings, metrics, scores and addresses, but no text of rows.
 
     Training never waits for them, and a tracker that fails never fails a job.
     """
@@ -67,7 +68,7 @@ class Tracking(APIModel):
 
     @property
     def servers(self) -> dict[str, Mlflow | Wandb]:
-        """The trackers that are told over the network, by their field."""
+        """The trackers with a server, by their field."""
         named = {"mlflow": self.mlflow, "wandb": self.wandb}
         return {field: server for field, server in named.items() if server is not None}
 

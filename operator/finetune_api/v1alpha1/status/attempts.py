@@ -182,7 +182,7 @@ class StageStatus(APIModel):
     cut: CutStatus | None = None
     """Why it was stopped before its end; absent unless it was."""
     past_seconds: Count | None = None
-    """Running time up to its last pause, in seconds: what is known of it once its Job is gone."""
+    """Running time up to its last pause, in seconds; the known part once its Job is gone."""
     run_time: Timestamp | None = None
     """Since when it runs after that."""
     deleted_time: Timestamp | None = None

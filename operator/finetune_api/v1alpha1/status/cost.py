@@ -9,7 +9,7 @@ from finetune_api.v1alpha1.status.fields import Count, Number, ShortSentence
 
 
 class CostStatus(APIModel):
-    """What the stages that are over have cost; of a job at its end, all of them."""
+    """The cost of ended stages; at the end of a job, of all."""
 
     gpu_hours: Number = "0"
     """GPUs times running time, over all stages and attempts."""

@@ -21,7 +21,7 @@ _PROSE: dict[str, Any] = {PROSE: True}
 
 
 def check_number(text: str) -> str:
-    """Return a number that stands as text, as it is; ``nan`` says that it was not measured.
+    """Check that a text is a number; ``nan`` means not measured.
 
     Raises:
         ValueError: It is no number, or its exponent has more than three digits.

@@ -1,4 +1,4 @@
-"""Status of a FineTuneSweep: what the operator reports.
+"""Status of a FineTuneSweep.
 
 Below 20 KB with a hundred trials of five parameters; 25 KB with eight, the most there may be.
 """
@@ -133,7 +133,7 @@ class SpentStatus(APIModel):
     """GPUs times running time: of all stages, and of training that runs up to when this was
     written. Deleted trials included."""
     tokens: Count = 0
-    """Tokens trained on, as far as it was told."""
+    """Reported tokens trained on."""
 
 
 MAX_NUMBERS = 110
@@ -147,9 +147,9 @@ class DeletedStatus(APIModel):
     numbers: TrialNumbers = []
     """Which. They are not created again."""
     replicates: TrialNumbers = []
-    """Those of them that were replicates."""
+    """Numbers of deleted replicates."""
     gpu_hours: Number = "0"
-    """What they had used when they were missed; part of `spent`."""
+    """GPU hours that they had used at their deletion; part of `spent`."""
     tokens: Count = 0
     """Tokens that they were trained on; part of `spent`."""
 
