@@ -287,7 +287,6 @@ class CustomKind:
     """One kind of this API group.
 
     Attributes:
-        kind: Name in manifests.
         plural: Name in paths, RBAC rules and of its file.
         short_names: Other names for ``kubectl get``.
         source: Module of its model, below ``finetune_api/v1alpha1``.

@@ -103,9 +103,7 @@ class Owner:
 
     Attributes:
         namespace: Its namespace and that of its children.
-        name: Its name.
         uid: Its UID, which tells it from later objects of the same name.
-        kind: Its kind.
     """
 
     namespace: str

@@ -14,7 +14,6 @@ class ReasonHelp(NamedTuple):
     """Meaning and remedy of a reason.
 
     Attributes:
-        meaning: One sentence.
         remedy: An imperative; ``Nothing`` and the cause where the job continues by itself.
     """
 

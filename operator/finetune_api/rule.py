@@ -21,12 +21,10 @@ class Rule:
         rule: CEL expression over ``self``, true when the object is good; or several, which must all
             be true and may stand at different places in the CRD; or a function that returns it,
             where only the CRD needs it.
-        message: The error and the remedy.
         field: Path of the offending field below ``spec``, wire names.
         check: The same rule in Python, true when the object is good.
         message_expression: CEL that computes the message, where it names values; the API server
             falls back to ``message``.
-        explain: The same in Python.
         only_new: Whether it is newer than stored objects that break it: it applies only to new
             objects.
     """
@@ -57,7 +55,6 @@ class BrokenRule:
 
     Attributes:
         field: Path of the offending field below ``spec``, wire names.
-        message: The error and the remedy.
     """
 
     field: str

@@ -29,7 +29,6 @@ class Part(NamedTuple):
 
     Attributes:
         path: Its fields, from the object down.
-        schema: Its schema.
         optional: Number of leading fields of each optional part of the path.
     """
 

@@ -46,7 +46,6 @@ class Cluster:
 
     Attributes:
         host: URL of the API server.
-        namespace: Namespace of all calls.
     """
 
     host: str

@@ -23,11 +23,7 @@ _PROGRAMS = {
 
 
 class ApiError(CliError):
-    """The API server refused.
-
-    Attributes:
-        status: HTTP status.
-    """
+    """The API server refused."""
 
     def __init__(self, message: str, *, status: int) -> None:
         super().__init__(message, exit_code=USER_ERROR if status < 500 else NOT_MET)

@@ -106,7 +106,6 @@ class Asked:
     Attributes:
         target: Name of a FineTuneJob, or the file of a job.
         step: The step of its run; None for ``weights``.
-        weights: Their URI instead.
         overrides: ``path=value`` texts.
         endpoint: URL of the S3 server; None for the job's.
         region: S3 region; None for the job's.

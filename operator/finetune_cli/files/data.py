@@ -43,12 +43,7 @@ class DataGuess:
     """The apparent content of a data file.
 
     Attributes:
-        proposal: The proposed format.
-        header: As the API's `header`.
-        names: Names of the files.
         encodings: Names of encodings that are not UTF-8.
-        num_rows: Rows that were read.
-        is_whole: Whether these are all.
         longest: Estimated tokens of the longest row without outliers, rather too many than too few.
         outliers: Rows that are far longer than all others.
         has_tools: Whether rows offer or call tools.

@@ -89,9 +89,7 @@ class Document:
 
     Attributes:
         source: Name of the file, ``-`` for standard input.
-        body: Its content.
         lines: Line of every field and list item, 1-based.
-        first_line: Line it starts at.
         bare_decimals: Fields that hold a decimal without quotes, which a cluster refuses.
     """
 

@@ -34,7 +34,6 @@ class Fitted:
     """A job file fitted to its data.
 
     Attributes:
-        text: The file.
         guess: The apparent content of the data; None if it was not read.
         warnings: Fields that prepare would refuse, and unread data.
         reasons: Causes for which the stage would refuse the job.

@@ -27,7 +27,6 @@ class LocalRun:
     """One run on this machine.
 
     Attributes:
-        job: The effective job.
         work_dir: Its scratch folder; the same job always gets the same one.
         needs_approval: Whether its data set needs an approval before training.
     """

@@ -26,8 +26,6 @@ class PlanOptions:
         gpu: Kind of GPU to plan for.
         hour_price: Price of one GPU hour, in any currency.
         rows: Training rows, where the data is not read.
-        tokens: Their tokens.
-        longest: Tokens of the longest.
     """
 
     gpu: str | None = None

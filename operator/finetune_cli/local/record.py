@@ -30,7 +30,6 @@ class RunRecord:
     """One run of a job file.
 
     Attributes:
-        uid: UID of the run.
         work_dir: Its scratch folder, which holds its job.
         options: Options that changed it, as on the command line.
     """

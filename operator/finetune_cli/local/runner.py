@@ -45,14 +45,11 @@ class RunOutcome:
     """The end of a run.
 
     Attributes:
-        run: The run.
         exit_code: Code of the failed stage; 1 if all finished but goal or gates were missed; else
             0.
-        results: Results of finished stages.
         failed: The last attempt of the unfinished stage, or None.
         stopped_at: The next stage, if a stop came while none ran.
         unapproved: Digest of the unapproved data set, if the run stopped there.
-        seconds: Time over all stages.
     """
 
     run: LocalRun
@@ -86,8 +83,6 @@ class Runner:
     """Runs one job; use once.
 
     Args:
-        run: The job.
-        display: Where progress is shown.
         approved_data: Digest of the approved data set, or None.
         until: The last stage to run; None runs all.
         sleep: Waits for so many seconds.

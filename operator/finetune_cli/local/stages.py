@@ -43,14 +43,9 @@ class StageOutcome:
     """The end of one attempt of a stage.
 
     Attributes:
-        stage: The stage.
         exit_code: Exit code of the process; 128 + n if signal n ended it.
         result: Its result, if it finished.
         failure: Its own report of the failure, if any.
-        log_file: Its stderr.
-        log_tail: The last lines of the log.
-        seconds: Its duration.
-        was_stopped: Whether we stopped it.
     """
 
     stage: Stage

@@ -42,8 +42,6 @@ class Verdict:
     """The verdict on one object, or on a file that cannot be read.
 
     Attributes:
-        lines: For people.
-        is_valid: Whether it is valid.
         is_readable: Whether it could be judged.
         unread: Unchecked parts, and how to check them; empty without any.
     """

@@ -27,10 +27,7 @@ class Verified:
     """A folder or version whose bytes match its manifest.
 
     Attributes:
-        uri: The checked URI.
         folder_uri: Folder of the weights; another than ``uri`` for a version.
-        files: The checked files.
-        created_by: Author of the manifest.
         digest: Digest of the manifest's file list.
         extra_files: Files in the folder that the manifest does not name.
     """

@@ -30,12 +30,10 @@ class Step:
     """A step of a run that was measured or stored.
 
     Attributes:
-        step: Optimiser step.
         validation_loss: Mean loss over all validation rows after it; None if it was not measured.
         stored: Its data in storage: a checkpoint that a run can resume at, the weights of the best
             step so far, the run's adapter, or none. A new job can take any of them.
         uri: Its address; empty for none.
-        num_bytes: Its size.
         is_chosen: Its weights are the run's adapter.
         is_best: Its loss is the lowest that was measured.
         version: Version that it is published as.
@@ -81,7 +79,6 @@ class Chosen:
     Attributes:
         step: Step its weights were taken after.
         validation_loss: Loss after it; None if it was not measured.
-        uri: Folder of the adapter.
         num_bytes: Size of all its files; of its weights where only the status is known.
         version: Version that it is published as; None for none.
     """

@@ -35,7 +35,6 @@ class FoundReport:
     """A report on this machine.
 
     Attributes:
-        page: Its path.
         told: Facts from the cluster that the page lacks: the version, the cost.
     """
 

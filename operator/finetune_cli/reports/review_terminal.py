@@ -50,14 +50,6 @@ def judge_in_terminal(
 ) -> Verdicts:
     """Ask for all missing verdicts; the file is complete after each question.
 
-    Args:
-        blind: The reviewer's view.
-        verdicts: The verdicts so far.
-        file: Their file.
-        read_key: Returns the next key.
-        read_line: Returns a comment.
-        write: Shows a text.
-
     Returns:
         The verdicts as they are in the file.
     """

@@ -32,8 +32,6 @@ class Source:
     """The evaluation of a run.
 
     Attributes:
-        uri: Folder of the evaluation.
-        access: Access to its storage.
         job: The FineTuneJob, if it was found by its name.
     """
 
@@ -136,9 +134,7 @@ class Opened:
     """A review with its key.
 
     Attributes:
-        blind: The reviewers' view.
         key: Which model gave which answer.
-        facts: The subject of the review.
     """
 
     blind: Blind
@@ -210,8 +206,6 @@ class Panel:
 
     Attributes:
         judged: Counts and agreement, overall first.
-        text: The file.
-        uri: Its address.
         evaluation: Digest of the evaluation that was reviewed.
     """
 

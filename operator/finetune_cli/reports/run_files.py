@@ -35,8 +35,6 @@ class Found:
     """A run to compare.
 
     Attributes:
-        name: Name of its job.
-        uri: Its folder.
         job: The FineTuneJob, of a cluster.
         result: Its file of ``finetune run --result``.
     """
@@ -55,8 +53,6 @@ class Asking:
         connect: Connects to the cluster to look up a name.
         namespace: Namespace of the runs of job files.
         output: Where the results of job files are, as ``run --output-dir``.
-        endpoint: URL of the S3 server.
-        region: S3 region.
         hour_price: Price of a GPU hour.
     """
 

@@ -34,18 +34,10 @@ class Entry:
     """One job in a queue.
 
     Attributes:
-        namespace: Namespace of the job.
-        queue: Its LocalQueue.
-        name: Name of the FineTuneJob.
-        phase: Its phase.
         place: Place among all that wait for the ClusterQueue; None if it does not wait or is
             unknown.
-        place_in_queue: The same in its LocalQueue.
         priority: Its priority class, with the number if known.
-        created: When it was created.
         ends: When the present stage of a running job should end.
-        reason: Reason of its phase.
-        message: The same in words.
     """
 
     namespace: str

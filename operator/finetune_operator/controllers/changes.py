@@ -48,7 +48,6 @@ class _Row:
     """Tries in a row of one change.
 
     Attributes:
-        reason: Cause of the refusal.
         since: Monotonic time of the first try with this refusal.
         told: The message; empty before it was reported.
     """

@@ -56,7 +56,6 @@ class Children:
     Args:
         client: The API client, fenced by the leader election.
         caches: Take the answers, so that the next reconcile sees its own writes.
-        clock: Time for remembered pods.
     """
 
     def __init__(self, client: KubeClient, caches: Caches, *, clock: Clock) -> None:

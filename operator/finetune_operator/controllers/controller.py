@@ -34,7 +34,6 @@ class Owned:
     """A kind whose objects belong to objects of the controller's kind.
 
     Attributes:
-        cache: The informer or feed.
         owner_of: Returns the key of a cached object's owner; None if it has none.
         is_news: Whether a change needs a reconcile of the owner; called with the cached object
             before and after, None where it did not exist.
@@ -51,11 +50,8 @@ class Controller:
     """Reconciles all objects of one kind. Event loop only; made before its caches run.
 
     Args:
-        kind: Cache of the objects.
         owns: Kinds whose objects belong to them: a change wakes the owner.
         reads: Other caches that must be complete before the first reconcile.
-        queue: Queue of keys.
-        reconcile: Reconciles one key.
     """
 
     def __init__(

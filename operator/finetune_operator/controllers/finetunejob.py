@@ -69,10 +69,6 @@ class FineTuneJobReconciler:
 
     Args:
         client: The API client, fenced by the leader election.
-        caches: The caches of both replicas.
-        config: The administrator's settings.
-        clock: Source of time.
-        recorder: Records Events on FineTuneJobs.
         queue: Queue of keys; takes back keys whose status can wait.
         places: Places in Kueue's queues; None without Kueue.
         models: Parts of validated specs that others keep as well.

@@ -73,9 +73,6 @@ class FineTuneSweepReconciler:
         client: The API client, fenced by the leader election.
         sweeps: The cache of sweeps and their trials.
         jobs: The cache of FineTuneJobs; takes the answers, so that the next plan sees them.
-        config: The administrator's settings.
-        clock: Source of time.
-        recorder: Records Events on FineTuneSweeps.
         models: Parts of validated specs, which a sweep shares with its trials.
     """
 

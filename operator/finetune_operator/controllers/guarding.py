@@ -45,10 +45,8 @@ class _Unwritten:
     """A status that the API server refuses.
 
     Attributes:
-        status: The planned status.
         before: The stored fields of the operator instead.
         pushed: The same for fields that stages push, up to the plan or taken in later.
-        error: The server's answer.
         pauses: Pauses between the tries to write it, on the monotonic clock.
     """
 
@@ -67,16 +65,11 @@ class Guard:
     and it is written again after a pause.
 
     Attributes:
-        resource: Their kind.
-        noun: Name of one in a message.
         meanwhile: A sentence on what continues while its status cannot be written.
-        schema: The schema of its status.
         owned: The fields of the status that the operator's field manager owns.
         pushed: Owned fields that any replica also writes, from reports of stages.
         client: Writes statuses, fenced by the leader election.
         clock: Monotonic time of the pauses.
-        recorder: Records the Events.
-        logger: The reconciler's.
     """
 
     resource: Resource

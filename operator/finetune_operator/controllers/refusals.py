@@ -43,13 +43,7 @@ class Refusals:
         self._pauses: dict[tuple[str, Stage], Pauses] = {}
 
     def explain(self, uid: str, stage: Stage, error: KubeError | NameTaken) -> Refusal | None:
-        """Return the failed creation for the plan; None if it is not about the object.
-
-        Args:
-            uid: UID of the FineTuneJob.
-            stage: The child's stage.
-            error: The error.
-        """
+        """Return the failed creation for the plan; None if it is not about the object."""
         reason, remedy, is_final = judge(error)
         if not reason:
             return None

@@ -24,7 +24,6 @@ class PatchTrial:
     """Change the control fields of a trial.
 
     Attributes:
-        name: Name of the FineTuneJob.
         uid: Its UID; another job of that name is not changed.
         version: The planned resourceVersion; a newer one needs a new plan.
         spec: Merge patch of its spec.
@@ -61,7 +60,6 @@ class Plan:
         first: Reads and writes of trials that the status depends on; afterwards plan again.
         status: The status, complete; None to leave it as it is.
         events: Events of changes, recorded after the status is written.
-        then: Actions after the status.
         requeue_after: Look again after this many seconds, or None.
     """
 

@@ -26,7 +26,6 @@ class Deleted:
 
     Attributes:
         numbers: Their numbers. A number is never used again; a job that returns is no trial.
-        replicates: The numbers that were replicates.
         gpu_hours: GPU hours that all of them used.
         tokens: Tokens that all of them used.
     """

@@ -23,8 +23,6 @@ class Step:
         observed: The snapshot; read only.
         now: The present; read only.
         config: The administrator's settings; read only.
-        draft: The status being built.
-        deleted: The trials that were deleted.
         first: Reads and writes of trials.
         chosen: The trial that was chosen, or None.
         waiting: Numbers of trials that wait at a rung for others.

@@ -38,15 +38,11 @@ class LeaderElector:
     """Takes part in one election. Event loop only.
 
     Args:
-        client: An *unfenced* API client.
-        namespace: Namespace of the Lease.
         name: Name of the Lease, shared by all candidates.
         identity: Unique per process: pod name and a random part.
         clock: Monotonic time decides; wall time is only written down.
         lease_duration_seconds: How long the others wait for a silent leader.
         renew_deadline_seconds: How long a leader works without a successful renewal.
-        retry_period_seconds: Time between two tries.
-        rng: Source of jitter between candidates.
     """
 
     def __init__(

@@ -62,9 +62,7 @@ class EventRecorder:
     """Records Events of one component. Event loop only; ``record`` never waits.
 
     Args:
-        client: The API client.
         component: Shown as the source of the Event.
-        instance: The pod's name.
         clock: Wall time for the Events, monotonic time for the limit.
         burst: Different Events per object that pass at once.
         refill_seconds: Time in which an object earns one more Event.

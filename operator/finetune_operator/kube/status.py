@@ -29,11 +29,8 @@ class StatusThrottle:
     """Writes a part of the status at most once per interval and object. Event loop only.
 
     Args:
-        client: The API client.
-        resource: The kind.
         field_manager: Owner of the written fields; another one than the controller's.
         interval_seconds: Least time between two writes of one object.
-        rng: Source of back-off jitter.
         absorb: Called with the server's answers.
         on_refused: Called with the object and the answer where the server refuses a write
             permanently.

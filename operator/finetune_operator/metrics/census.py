@@ -49,13 +49,7 @@ class Census:
 
 
 def take_census(jobs: Iterable[Object], now: datetime, *, expects_progress: bool) -> Census:
-    """Count all jobs.
-
-    Args:
-        jobs: FineTuneJobs as the API server holds them.
-        now: The present.
-        expects_progress: Whether trainer pods report their progress here.
-    """
+    """Count all jobs."""
     counts: Counter[tuple[str, str, str]] = Counter()
     gpus: Counter[tuple[str, str]] = Counter()
     waits: list[Wait] = []

@@ -68,12 +68,7 @@ def _seconds_since_checkpoint(
 
 
 def queued_seconds(old: Object, new: Object) -> float:
-    """Return a job's wait until its quota was reserved, in seconds; 0 for other changes.
-
-    Args:
-        old: The FineTuneJob before.
-        new: The FineTuneJob after.
-    """
+    """Return a job's wait until its quota was reserved, in seconds; 0 for other changes."""
     kind = ConditionType.QUOTA_RESERVED
     before = find_condition((old.get("status") or {}).get("conditions"), kind) or {}
     after = find_condition((new.get("status") or {}).get("conditions"), kind) or {}

@@ -62,10 +62,7 @@ class JobMetrics(Collector):
 
     Args:
         caches: The counted objects and their changes.
-        registry: Where to register.
-        clock: The present.
         is_leader: Whether this replica counts changes.
-        expects_progress: Whether trainer pods report their progress here.
     """
 
     def __init__(

@@ -37,13 +37,7 @@ def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
 
 
 class SweepMetrics(Collector):
-    """Counts FineTuneSweeps and their trials. Event loop only.
-
-    Args:
-        sweeps: The caches of sweeps and trials.
-        registry: Where to register.
-        clock: The present.
-    """
+    """Counts FineTuneSweeps and their trials. Event loop only."""
 
     def __init__(self, sweeps: Sweeps, registry: CollectorRegistry, *, clock: Clock) -> None:
         self._sweeps = sweeps

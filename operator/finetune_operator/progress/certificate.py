@@ -24,11 +24,6 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----\s+(.+?)\s+-----END CERTIFICATE-
 class ServingCertificate:
     """A certificate with its key, from files that may be replaced.
 
-    Args:
-        certificate: PEM file, leaf first.
-        key: PEM file.
-        registry: Registers the expiry metric.
-
     Raises:
         OSError: A file is missing or the two do not fit.
     """

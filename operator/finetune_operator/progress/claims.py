@@ -39,7 +39,6 @@ class Claims:
     """The claims of a token.
 
     Attributes:
-        identity: The pod that it claims.
         expires_at: When it expires, in seconds since the epoch.
     """
 

@@ -35,7 +35,6 @@ class Door:
     """Counts the connections of one port, and their input. Event loop only.
 
     Args:
-        limit: Most connections.
         clock: Monotonic time for the rates.
     """
 
@@ -77,7 +76,6 @@ class Guarded(asyncio.Protocol):
     """One connection: counts its input, and passes it on to the HTTP server's protocol.
 
     Args:
-        door: Counts the connection.
         make: Makes the HTTP server's protocol.
     """
 
@@ -169,8 +167,6 @@ class GuardedRunner(web.AppRunner):
     """Runs an application with limits on its connections.
 
     Args:
-        app: The application.
-        limit: Most connections.
         clock: Monotonic time for the rates.
     """
 

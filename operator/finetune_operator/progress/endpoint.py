@@ -50,7 +50,6 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
     """A refused push.
 
     Attributes:
-        status: HTTP status.
         text: The cause, for the sender.
         retry_seconds: When to try again; 0 if that would not help.
     """
@@ -72,11 +71,7 @@ class ProgressEndpoint:
     """Checks pushes and passes them on. Event loop only.
 
     Args:
-        caches: Pods, Jobs and FineTuneJobs.
-        authenticator: Turns tokens into pods.
-        writer: Takes accepted reports.
         clock: Monotonic time for the rates.
-        registry: Counts pushes.
     """
 
     def __init__(

@@ -54,7 +54,6 @@ class Rates(Generic[K]):
         clock: Monotonic time.
         seconds: Time in which a sender earns one more.
         burst: Most at once per sender.
-        limit: Senders remembered.
     """
 
     def __init__(self, clock: Clock, *, seconds: float, burst: int, limit: int) -> None:

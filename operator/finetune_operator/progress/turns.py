@@ -18,7 +18,6 @@ class FairTurns:
     Free turns go to the groups in rotation, and within a group by age.
 
     Args:
-        num_turns: Most at once.
         max_waiting: Most that wait in one group.
     """
 

@@ -67,10 +67,8 @@ class ProgressWriter:
     """Coalesces reports into status writes. Event loop only.
 
     Args:
-        caches: The FineTuneJobs.
         throttle: Writes at most once per interval and object.
         clock: Wall time of the heartbeats.
-        announce: Records Events on a FineTuneJob.
     """
 
     def __init__(

@@ -33,7 +33,6 @@ class Draft:
     Args:
         owner: The object whose status it is, as stored.
         fields: Names of the fields that the operator's field manager owns.
-        now: The present.
     """
 
     def __init__(self, owner: Object, fields: Iterable[str], now: datetime) -> None:

@@ -54,7 +54,6 @@ class Cut:
 
     Attributes:
         field: The field, such as ``dataset.uri``.
-        what: The change and its cause.
     """
 
     field: str

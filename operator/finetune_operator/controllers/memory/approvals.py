@@ -43,10 +43,8 @@ class Approvals:
 
     Args:
         client: The API client; only reads.
-        jobs: The cache of FineTuneJobs.
         wake: Called with the FineTuneJob to reconcile.
         namespaces: Watched namespaces; empty for all.
-        rng: Source of jitter.
 
     Attributes:
         informer: Watches them; has to run.

@@ -76,13 +76,11 @@ class Caches:
 
     Args:
         client: The API client; only reads.
-        config: Namespaces and repair interval.
         wake: Called with a FineTuneJob to reconcile for another cause than its children.
         forget: Called with FineTuneJobs that are gone.
         wake_sweep: Called with a FineTuneSweep to reconcile for another cause than its trials.
         forget_sweep: Called with FineTuneSweeps that are gone.
         has_kueue: Whether to watch Workloads, if the cluster has them.
-        rng: Source of jitter.
     """
 
     def __init__(

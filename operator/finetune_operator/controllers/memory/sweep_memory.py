@@ -23,7 +23,6 @@ class SweepMemory:
         problem: Cause for which the spec cannot be read.
         missing: Trials that a live read did not find.
         last_seen: The use of trials at the last reconcile, by number.
-        num_created: The highest number given.
         refusal: Cause for which the API server did not create a trial.
         refused_until: Monotonic time of the next try.
         judged: By UID, whether large jobs that no status has counted are trials.

@@ -50,7 +50,6 @@ class Sweeps:
         forget: Called with FineTuneSweeps that are gone.
         shared: Parts of FineTuneJobs: a sweep's template is that of its trials.
         namespaces: Watched namespaces; empty for all.
-        rng: Source of jitter.
 
     Attributes:
         informer: Watches the sweeps; has to run.

@@ -15,10 +15,8 @@ class Standing:
     """The rank data of one setting.
 
     Attributes:
-        number: The trial that was suggested.
         mean: Mean score of complete runs with finite scores, replicates included; None without any.
         spread: Standard deviation of these scores (n - 1); None below two.
-        num_runs: Number of these runs.
         tie: Mean of the tie-breaker; infinite if unknown.
         best_run: The run with the lowest of these scores, to be published; None without any.
     """

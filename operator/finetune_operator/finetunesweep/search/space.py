@@ -27,7 +27,6 @@ class Choice:
 
     Attributes:
         path: Field of the FineTuneJob's spec.
-        values: The values, each once.
 
     Raises:
         ValueError: There is no value, or one is listed twice.

@@ -38,7 +38,6 @@ class Search:
     """The method that suggests values.
 
     Attributes:
-        method: Name of the method.
         num_startup: Trials that TPE draws at random before it reads results: half of Optuna's
             default, so that a sweep of eight trials reads results.
     """

@@ -70,7 +70,6 @@ class Trial:
     Attributes:
         number: Counts from 0 within the sweep.
         assignment: Its values, as they were suggested.
-        state: State of the trial.
         score: Score of a complete trial, None if unknown; of others the best validation loss so
             far.
         tie: Of equal scores the lower one wins; None for none.

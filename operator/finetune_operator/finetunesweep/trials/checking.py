@@ -29,7 +29,6 @@ class Fault:
     """The cause for which a sweep is refused.
 
     Attributes:
-        reason: Stable cause.
         message: Trial, field, value and remedy.
     """
 

@@ -37,7 +37,6 @@ class Observed:
     """Snapshot of a FineTuneSweep and its trials.
 
     Attributes:
-        sweep: The FineTuneSweep as stored.
         parsed: The same, validated; None if ``problem`` is set.
         problem: Cause for which the spec cannot be read.
         trials: Its trials by rising number, without those of a deleted sweep of the same name.

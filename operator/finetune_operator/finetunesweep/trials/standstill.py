@@ -38,7 +38,6 @@ class Standstill:
     """A sweep without progress.
 
     Attributes:
-        seconds: Duration.
         reason: State of the trial that moved last, as in jobs' waits; ``Suspended`` where all are;
             without any trial the reason in the sweep's status, bounded.
         trial: Name of that trial; empty without any.

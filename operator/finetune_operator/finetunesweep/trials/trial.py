@@ -44,9 +44,7 @@ class LastSeen:
     """The use of a trial, kept after the trial is gone.
 
     Attributes:
-        uid: UID of the FineTuneJob.
         gpu_time: Its account of GPU time.
-        tokens: Tokens trained on.
         is_replicate: Whether it repeats another trial.
     """
 
@@ -69,16 +67,12 @@ class Trial:
     """One trial of a sweep.
 
     Attributes:
-        number: Counts from 1.
-        job: The FineTuneJob.
         values: The varied values, by path.
         state: As in ``status.trials`` of the sweep.
         metric: The metric that compares trials of the sweep.
         lowest_loss: Lowest reported validation loss so far; empty before the first.
         scored: Reported score of answers to validation rows; empty without one.
         step: Last step whose validation loss is known; 0 before the first.
-        curve: Validation losses by step.
-        tokens: Reported tokens trained on.
         replicate_of: The trial whose values it repeats with another seed; None for one of the
             search.
         is_released: Whether it was chosen, and may be evaluated.

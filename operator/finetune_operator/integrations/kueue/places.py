@@ -59,7 +59,6 @@ class QueuePlaces:
         client: The API client; only reads.
         waiting: Yields (namespace, LocalQueue) of every Workload of ours that waits.
         on_change: Called with the Workloads, by namespace and name, whose place changed.
-        clock: Source of time.
     """
 
     def __init__(

@@ -56,7 +56,6 @@ class QueueState:
     """Kueue's state of one queued Job.
 
     Attributes:
-        workload: Name of the Workload.
         is_active: ``spec.active``: whether Kueue may admit it.
         is_admitted: Whether its pods may run: quota reserved, every check passed, not evicted.
         reason: Kueue's reason for the present state.
@@ -69,7 +68,6 @@ class QueueState:
         finished: Reason of a final end that only Kueue knows; or empty.
         is_dropped: Whether Kueue finished it for an unknown reason: it is not admitted again, and
             its Job has not ended.
-        queue: LocalQueue.
         cluster_queue: ClusterQueue that quota is reserved in; or empty.
         admitted_at: Start of the time in which its pods may run, kept after an eviction; empty
             without quota, also once evicted pods have ended.

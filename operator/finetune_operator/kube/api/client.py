@@ -43,7 +43,6 @@ class KubeClient:
     """The verbs of one API server. Event loop only.
 
     Args:
-        transport: Sends the requests.
         gate: Called before every write; raises to stop it.
         budget: Request rate of this client; None for the transport's.
     """

@@ -145,8 +145,6 @@ class Connection:
     Attributes:
         server: Base address without a trailing slash.
         ssl: TLS settings; None for plain HTTP.
-        credentials: Source of the Authorization header.
-        namespace: The context's namespace.
         proxy: HTTP proxy from the kubeconfig; the environment's proxies are not used.
         server_hostname: Name to verify the certificate against; None for the host of ``server``.
     """

@@ -19,7 +19,6 @@ class KubeError(Exception):
         request: The request, such as ``apply Job team-a/x-train``.
         status: HTTP status, 0 if no answer came.
         reason: The server's machine-readable reason, such as ``AlreadyExists``.
-        message: The server's text.
         details: The server's ``details``: field causes, retry hints.
     """
 

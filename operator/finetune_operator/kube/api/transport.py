@@ -50,18 +50,15 @@ class Transport:
     """Sends requests to one API server. Event loop only; create it inside a running loop.
 
     Args:
-        connection: Server and identity.
         user_agent: Product and version for the server's audit log.
         qps: Requests per second before the client waits. The default is far above client-go's 5,
             because the server limits clients itself (priority and fairness) since Kubernetes 1.20.
         burst: Requests above ``qps`` that pass at once.
         max_connections: Pool size of short requests.
         request_timeout_seconds: Whole time of one short request.
-        metrics: Counts requests.
         on_request: Called with every request, for the RBAC test.
         clock: Time for the token bucket.
         server_clock: Takes the server's time from each answer.
-        rng: Source of jitter.
     """
 
     def __init__(

@@ -37,20 +37,12 @@ class Feed:
     """A store fed through ``observe`` and repaired by lists. Event loop only.
 
     Args:
-        client: The API client.
-        resource: The kind.
         namespaces: Namespaces that the host watches; empty for all.
         label_selector: Selector of the host's watch.
-        indexers: Secondary indexes of the store.
-        transform: Trims objects at ingest.
-        repair_seconds: Time between two repairs.
         grace_seconds: Delay after which an event of the host counts as lost; also the delay of the
             first repair.
-        rng: Source of jitter.
 
     Attributes:
-        store: The cache.
-        scopes: State of each namespace.
         synced: Set after the first repair of every namespace that may be listed.
     """
 

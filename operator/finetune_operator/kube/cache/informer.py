@@ -52,12 +52,8 @@ class Informer:
     """Keeps a store equal to the server. Event loop only.
 
     Args:
-        client: The API client.
-        resource: The kind.
         namespaces: Namespaces, with one list and watch each; empty for all.
         label_selector: Only objects with these labels.
-        indexers: Secondary indexes of the store.
-        transform: Trims objects at ingest.
         page_limit: Objects per page of a list.
         watch_timeout_seconds: Least time after which the server ends a watch. A random part up to
             the same again is added, so that watches do not reconnect at once.
@@ -69,11 +65,9 @@ class Informer:
         may_be_forbidden: 403 counts as not served; needs ``on_served``.
         patience_seconds: A first list that fails for longer counts as not served until it succeeds;
             needs ``on_served``.
-        rng: Source of jitter.
 
     Attributes:
         store: The cache. It keeps its content while the type is not served.
-        scopes: State of each namespace.
         synced: Set when the first list of every namespace that may be listed is in the store; never
             unset.
     """

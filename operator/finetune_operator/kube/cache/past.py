@@ -26,12 +26,7 @@ class HistoryRewritten(Exception):  # noqa: N818 - a state of the world
 
 
 class Past:
-    """Compares the lists of one kind with its store. Event loop only.
-
-    Args:
-        what: The kind, for messages.
-        store: The cache.
-    """
+    """Compares the lists of one kind with its store. Event loop only."""
 
     def __init__(self, what: str, store: Store) -> None:
         self._what = what

@@ -49,7 +49,6 @@ class Store:
 
     Args:
         indexers: Named functions to index by.
-        transform: Trims objects at ingest.
     """
 
     def __init__(

@@ -52,7 +52,6 @@ class Workers(Generic[K]):
         reconcile: Reconciles one key. An exception from it is a bug: it is logged with its trace,
             counted as a panic and retried.
         num_workers: Keys worked on at once.
-        metrics: Counts results.
     """
 
     def __init__(

@@ -46,14 +46,11 @@ class WorkQueue(Generic[K]):
     ``ReadyKeys``.
 
     Args:
-        name: Label of the metrics.
         rng: Source of back-off jitter; seeded in tests.
         tenant_of: Returns the tenant of a key; by default all keys have the same.
         is_heavy: Whether only a few such keys are worked on at once; asked when a key becomes
             ready.
-        metrics: Counts adds and waits.
         base_delay_seconds: Back-off after the first failure of a key.
-        max_delay_seconds: Largest back-off.
     """
 
     def __init__(
