@@ -101,7 +101,7 @@ def _kind_of(schema: Any) -> Any:
 
 
 def _find_loose_ends(schema: Any) -> Iterator[str]:
-    """Yield references that lead nowhere and expressions that no library could read."""
+    """Yield references without a target and invalid regular expressions."""
     from referencing import Registry, Resource
     from referencing.exceptions import Unresolvable
     from referencing.jsonschema import DRAFT202012

@@ -79,7 +79,6 @@ class Problem:
         return path_of(self.location)
 
     def __str__(self) -> str:
-        """Return ``path: message``."""
         return f"{self.path}: {self.message}" if self.location else self.message
 
 

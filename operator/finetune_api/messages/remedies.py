@@ -133,7 +133,7 @@ def place_of(value: str, field: str) -> str:
 
 
 def _as_text(value: object, schema: Schema) -> str:
-    """Return the rule of the field where quotes alone would not mend it."""
+    """Return the rule of the field that the text breaks even in quotes."""
     if not isinstance(value, bool | int | float):
         return ""
     return broken_message(schema, json.dumps(value)) or "write it in quotes"
@@ -171,7 +171,7 @@ def _as_object(value: object, schema: Schema) -> str:
 
 
 def _choice_below(value: str, schema: Schema) -> str:
-    """Return the object in which some field takes a word, whatever its case; empty if none does."""
+    """Return the object in which some field takes a word, in any case; empty if none does."""
     for name, child in schema.get("properties", {}).items():
         for choice in child.get("enum", ()):
             if isinstance(choice, str) and choice.lower() == value.lower():
@@ -182,7 +182,7 @@ def _choice_below(value: str, schema: Schema) -> str:
 
 
 def _example_of(value: object, schema: Schema) -> str:
-    """Return an object with what it must have: the value itself, where one field takes it."""
+    """Return an object with its required fields and the value, where one field takes it."""
     required = schema["required"]
     field = schema["properties"][required[0]]
     is_it = len(required) == 1 and isinstance(value, str) and _takes(field, value)
@@ -203,7 +203,7 @@ def _as_list(value: object, schema: Schema) -> str:
 
 
 def _takes(schema: Schema, text: str) -> bool:
-    """Whether a field takes a text, as far as its own schema says."""
+    """Whether a field's own schema takes a text."""
     is_known = text in schema.get("enum", [text]) and schema.get("type") == "string"
     return is_known and bool(text) and broken_message(schema, text) is None
 

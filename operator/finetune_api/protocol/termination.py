@@ -89,7 +89,7 @@ def _dump(wire: dict[str, Any]) -> str:
 
 
 def _give_way(result: dict[str, Any]) -> Iterator[Callable[[], None]]:
-    """Yield what makes a result shorter, the least missed first."""
+    """Yield ways to shorten a result, the least important first."""
 
     def drop(item: dict[str, Any], names: Iterable[str]) -> None:
         for name in names:

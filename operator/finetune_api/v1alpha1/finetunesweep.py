@@ -77,7 +77,7 @@ class SweepBudget(APIModel):
 
 
 def _size(sweep: Any) -> int | None:
-    """Return the number of settings; None where a range of decimals is part of the space."""
+    """Return the number of settings; None with a range of decimals."""
     size = 1
     for parameter in sweep.parameters:
         if parameter.values is not None:

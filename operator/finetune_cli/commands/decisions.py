@@ -188,7 +188,7 @@ def _publish_file(
     namespace: str | None,
     panel: str | None = None,
 ) -> None:
-    """Publish what a job has left that ran on this machine."""
+    """Publish the candidate of a local run."""
     from rich.console import Console
 
     from finetune_cli.extras import DATA_MODULES, require_trainer

@@ -203,7 +203,6 @@ def _let_publish(
     yes: bool,
     where: ClusterOptions,
 ) -> None:
-    """Create the FineTuneApproval that names the panel's result."""
     from finetune_cli.cluster.approval import check_counts, make_approval
     from finetune_cli.commands.decisions import decide
     from finetune_cli.reports.reviews import summarize_panel

@@ -96,7 +96,7 @@ def run_planned(
 
 
 def _require_engine(planned: LocalRun) -> None:
-    """Refuse at once what would end only after training: nothing here starts a server."""
+    """Refuse an engine that no local run can start, before training."""
     if planned.job.spec.evaluation.engine == "Transformers" or os.environ.get(
         Environment.ENGINE_DIR
     ):
@@ -108,7 +108,7 @@ def _require_engine(planned: LocalRun) -> None:
 
 
 def _require_red_team(planned: LocalRun) -> None:
-    """Refuse at once, too, what nothing here would attack."""
+    """Refuse a red team that no local run can start, before training."""
     if planned.job.spec.evaluation.red_team is None or os.environ.get(Environment.RED_TEAM_DIR):
         return
     raise CliError(
@@ -128,7 +128,6 @@ def _read_stage(name: str | None) -> Stage | None:
 
 
 def _without_approval(command: list[str]) -> list[str]:
-    """Return a command line of ours without ``--approve-data`` and its value."""
     kept: list[str] = []
     arguments = iter(command[1:])
     for argument in arguments:

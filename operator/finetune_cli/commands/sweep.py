@@ -180,7 +180,7 @@ def list_trials(cluster: Cluster, sweep: dict[str, Any]) -> list[dict[str, Any]]
 
 
 def _number(name: str) -> tuple[int, str]:
-    """Return a trial's name in an order in which t10 comes after t9."""
+    """Return a sort key of a trial's name: t10 comes after t9."""
     end = name.rsplit("-t", 1)[-1]
     return (int(end) if end.isdigit() else 0, name)
 

@@ -107,7 +107,7 @@ def inspect_data(path: Path) -> DataGuess:
 
 
 def _find_unlike(files: list[SourceFile], header: str) -> tuple[str, ...]:
-    """Tell which files have other columns than the first, by the first rows of each."""
+    """Name the files whose first rows have other columns than the first file."""
     columns = {}
     for file in files:
         rows = _read_some(file, header, skips_errors=True) if len(files) > 1 else []
@@ -171,7 +171,6 @@ def read_whole(path: Path) -> Iterator[Example]:
 
 
 def _find_files(path: Path) -> list[Path]:
-    """Return the files that a source with this path stands for."""
     from finetune_trainer.prepare.reading.sources import find_files, locate
     from finetune_trainer.storage import local_path, open_store
 
@@ -317,7 +316,6 @@ def _read_in_this_way(source: Source, files: list[SourceFile], objective: str) -
 def _choose_screen(
     source: Source, objective: str
 ) -> Callable[[Example], Example | RowError | None]:
-    """Return the row steps of a job over this source."""
     from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
     from finetune_trainer.prepare.checks.screening import Screening
     from finetune_trainer.prepare.steps import choose_steps

@@ -124,7 +124,7 @@ def _memory(status: PlanStatus) -> list[str]:
 
 
 def _evaluation(plan: dict[str, Any]) -> list[str]:
-    """Say what the evaluation takes at most, and what decides it."""
+    """Describe the most that the evaluation takes, and its causes."""
     made = plan["evaluation"]
     memory, group = made["memory"], made["gpusPerWorker"]
     where = f"{group} GPU(s) each" if group else "CPU"

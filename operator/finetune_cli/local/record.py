@@ -136,7 +136,7 @@ def _read(file: str) -> list[RunRecord]:
 
 
 def _load(record: RunRecord) -> LocalRun | None:
-    """Return a run by the job in its scratch folder; None if that holds it no more."""
+    """Return a run by the job in its scratch folder; None if that was deleted."""
     from finetune_api.protocol.trainer import ResolvedJob
 
     work_dir = Path(record.work_dir)

@@ -153,7 +153,7 @@ class Runner:
             outcome.exit_code = attempt.exit_code or ExitCode.INTERNAL
 
     def _find_unapproved(self, outcome: RunOutcome) -> str:
-        """Return the digest of the data set if somebody still has to approve it, or nothing."""
+        """Return the digest of a data set that needs an approval, or nothing."""
         assert outcome.preparation is not None
         digest = outcome.preparation.digest
         is_asked = self._run.needs_approval or self._approved is not None
@@ -185,7 +185,7 @@ class Runner:
 
 
 def _may_pass(attempt: StageOutcome) -> bool:
-    """Return whether another attempt may do better; after a lack of memory training takes less."""
+    """Return whether a retry may succeed; after a lack of memory training takes less."""
     if attempt.was_stopped:
         return False
     if attempt.exit_code == ExitCode.OUT_OF_MEMORY:

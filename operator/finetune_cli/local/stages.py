@@ -193,7 +193,7 @@ def read_tail(path: Path, start: int = 0) -> str:
 
 
 def _parse_event(line: str) -> Event | None:
-    """Read one line; None if it is somebody else's output."""
+    """Read one line; None if it is no event."""
     if not line.startswith("{"):
         return None
     try:
@@ -210,5 +210,5 @@ def _kill_session(leader: int) -> None:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel ask the stage to stop when we are gone, however we went."""
+    """Have the kernel stop the stage when this process ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -98,7 +98,7 @@ def _placed(document: Document, judge: Callable[[Document], list[Problem]]) -> l
 
 
 def _bare_notes(document: Document) -> list[str]:
-    """Say which decimals kubectl would not take as they are written."""
+    """Name the decimals without quotes, which kubectl refuses."""
     return [
         f"{document.source}:{document.line_of(place)}: note: {path_of(place)} is not in quotes: "
         "finetune takes it and submits it as text, kubectl apply needs quotes"
@@ -107,7 +107,7 @@ def _bare_notes(document: Document) -> list[str]:
 
 
 def _foresee_power(document: Document, judge: object) -> list[str]:
-    """Say how often a good model meets a job's goal, as far as that is known without its data."""
+    """Describe how often a good model meets a job's goal, as far as known without its data."""
     if judge is not None:
         return []
     spec = parse_document(document).spec
@@ -123,7 +123,7 @@ def _foresee_power(document: Document, judge: object) -> list[str]:
 
 
 def _judge_data(document: Document, name: str, *, with_model: bool) -> Verdict:
-    """Judge the data of a valid job; what cannot be read at all is a verdict as well."""
+    """Judge the data of a valid job; unreadable data is a verdict too."""
     from finetune_cli.extras import DATA_MODULES, require_trainer
     from finetune_cli.local.inspection import describe_refusals, inspect_run
     from finetune_cli.local.job import plan_run

@@ -195,7 +195,7 @@ def _read_result(path: Path) -> Found | None:
 
 
 def _read(found: Found, asking: Asking) -> tuple[Documents, list[str]]:
-    """Return what a run has left, and what is to be known of how it was read."""
+    """Read the files of a run, and return notes on how they were read."""
     from finetune_trainer.errors import TrainerError
     from finetune_trainer.experiments.reading import Documents
 
@@ -281,7 +281,7 @@ _FOLDERS = {
 def _read_data_report(
     dataset: Mapping[str, Any] | None, access: StorageAccess
 ) -> dict[str, Any] | None:
-    """Return the report of the data set; None where it lies no more: it tells a count alone."""
+    """Return the report of the data set; None if it is gone."""
     from finetune_trainer.errors import TrainerError
     from finetune_trainer.storage import open_store, read_json
 

@@ -79,7 +79,7 @@ def _over_published(score: Score) -> str:
 
 
 def _print_part(outcome: RunOutcome, console: Console) -> None:
-    """Print where the results of a run lie that was not meant to go further."""
+    """Print where the results of a partial run lie."""
     preparation, training = outcome.preparation, outcome.training
     if outcome.failed is not None or preparation is None:
         return

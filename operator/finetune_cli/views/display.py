@@ -152,7 +152,7 @@ class LiveDisplay:
 
 
 def _is_line(event: Event) -> bool:
-    """Whether the message of an event is a line of its own, and no heading of what is counted."""
+    """Whether the message of an event is a line of its own, not the heading of a count."""
     return event.event == "message" or (event.event == "progress" and not event.unit)
 
 

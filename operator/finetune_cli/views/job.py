@@ -199,7 +199,7 @@ def _validation(told: Body) -> str | None:
 
 
 def _validation_score(told: Body) -> str | None:
-    """Return what answers to validation rows score: ``exactMatch 0.91 [0.84, 0.95] on 9 rows``."""
+    """Return the score on validation rows: ``exactMatch 0.91 [0.84, 0.95] on 9 rows``."""
     if not told:
         return None
     if not told.get("value"):
@@ -279,7 +279,7 @@ def _plan(job: Body) -> dict[str, Any]:
 
 
 def _cost(job: Body) -> dict[str, Any]:
-    """Return what the job should take beside what it has cost so far, and what it may."""
+    """Return the estimated cost, the cost so far, and the budget."""
     status, budget = job.get("status", {}), job["spec"].get("budget", {})
     estimate, cost = status.get("estimate", {}), status.get("cost", {})
     gpus, hourly = estimate.get("gpus"), estimate.get("hourlyAmount")
@@ -373,7 +373,7 @@ def _artifact(job: Body) -> dict[str, Any]:
 
 
 def _publication_text(job: Body) -> str | None:
-    """Return who decided on the publication, where somebody did."""
+    """Return who decided on the publication, if anyone did."""
     made = job.get("status", {}).get("publication")
     if not made:
         return None

@@ -104,7 +104,7 @@ class RefusedChanges:
 
 
 def _explain(error: KubeError, change: Change) -> tuple[str, str]:
-    """Return why the server refuses a change, and what to do; no reason if it explains nothing."""
+    """Return the cause of a refusal and the remedy; empty if the error has no cause."""
     reason, remedy, _ = judge(error)
     if reason in (Reason.WEBHOOK_UNAVAILABLE, Reason.API_SERVER_ERROR):
         return reason, remedy

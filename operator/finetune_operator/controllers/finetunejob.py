@@ -280,7 +280,7 @@ class FineTuneJobReconciler:
         return await self._children.create_job(created, action)
 
     async def _with_spec(self, key: ObjectKey, job: Object) -> Object:
-        """Return a FineTuneJob whose spec is known, or read it: of a large one it is not cached."""
+        """Return a FineTuneJob with its spec; a large one is read from the server."""
         if is_whole(job) or self._validated.has(job):
             return job
         live = await self._read_parent(key, job["metadata"]["uid"])
@@ -340,7 +340,7 @@ class FineTuneJobReconciler:
                 self._caches.finetunejobs.absorb(answer)
 
     async def _refresh(self, metadata: Object) -> None:
-        """After a conflict, read what won instead of waiting for the watch."""
+        """After a conflict, read the new version without waiting for the watch."""
         live = await self._read_parent((metadata["namespace"], metadata["name"]), metadata["uid"])
         self._caches.finetunejobs.absorb(live)
 

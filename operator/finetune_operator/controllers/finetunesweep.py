@@ -200,7 +200,7 @@ class FineTuneSweepReconciler:
     async def _judge(
         self, unread: Trial, sweep: Object, spec: FineTuneSweepSpec | None, memory: SweepMemory
     ) -> None:
-        """Read a job that is too large to be kept whole, and remember whether it is a trial."""
+        """Read a job that is too large to be cached, and remember whether it is a trial."""
         metadata = sweep["metadata"]
         live = await self._read(metadata["namespace"], unread.name)
         jobs = self._sweeps.trials_of((metadata["namespace"], metadata["name"]))
@@ -302,7 +302,7 @@ class FineTuneSweepReconciler:
             return None
 
     async def _patch(self, observed: Observed, action: PatchTrial) -> None:
-        """Change what steers a trial; one that is gone needs nothing, and is missed next."""
+        """Change the control fields of a trial; a missing one is found at the next reconcile."""
         precondition = {"uid": action.uid, "resourceVersion": action.version}
         patch: Object = {"metadata": precondition, "spec": action.spec}
         namespace = observed.namespace
@@ -322,7 +322,7 @@ class FineTuneSweepReconciler:
         self._absorb(answer)
 
     def _absorb(self, trial: Object) -> None:
-        """Take in a trial as the server has it: the next plan sees it, and no other look is due."""
+        """Take in the server's version of a trial without another reconcile."""
         with self._sweeps.quiet():
             self._jobs.absorb(trial)
 

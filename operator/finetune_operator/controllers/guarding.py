@@ -191,7 +191,7 @@ class Guard:
         self.announce(obj, (self._refusal(error),))
 
     def _keep(self, obj: Object, status: FittedStatus, error: KubeError) -> None:
-        """Remember a refused status, and when it is tried again."""
+        """Remember a refused status and the time of its retry."""
         uid = obj["metadata"]["uid"]
         known = self._unwritten.get(uid)
         stored = obj.get("status") or {}
@@ -207,7 +207,7 @@ class Guard:
         self.tell_refused(obj, error)
 
     def _or_write_again(self, obj: Object, result: Result) -> Result:
-        """Return the result, or the retry that a refused status needs, if that comes first."""
+        """Return the result, or the earlier retry of a refused status."""
         unwritten = self._unwritten.get(obj["metadata"]["uid"])
         if unwritten is None or not isinstance(result, Done | RequeueAfter):
             return result
@@ -232,7 +232,7 @@ class Guard:
         return replace(unwritten, status=self.schema.fit(taken)[0], pushed=pushed)
 
     def _own_part(self, status: Object) -> Object:
-        """Return what only the operator writes: another value is another replica's."""
+        """Return the fields that only the operator writes."""
         own = set(self.owned) - set(self.pushed)
         return {name: value for name, value in status.items() if name in own}
 
@@ -249,7 +249,7 @@ class Guard:
         }
 
     def _sections_of(self, error: KubeError) -> set[str]:
-        """Return the sections of the status that the server complains of, of a fixed set."""
+        """Return the sections of the status that the error names, of a fixed set."""
         causes = error.details.get("causes") or ()
         told = " ".join((*(str(cause.get("field")) for cause in causes), error.message))
         return {self.schema.section_of(name) for name in _FIELD.findall(told)} or {OTHER}

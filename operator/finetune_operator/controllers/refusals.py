@@ -58,7 +58,7 @@ class Refusals:
         )
 
     def _pause(self, uid: str, stage: Stage, first: float) -> float:
-        """Return the seconds until the next try: of the present pause, or of a longer one."""
+        """Return the seconds until the next try, in the present pause or a longer one."""
         now = self._clock.monotonic()
         length_of = partial(exponential, base=first, cap=MAX_RETRY_SECONDS)
         pauses = self._pauses.get((uid, stage), Pauses()).after_failure(now, length_of)

@@ -127,7 +127,7 @@ class PodWarnings:
 
 
 def _keys_of(observed: Observed, action: LookUpWarnings) -> dict[str, tuple[str, str]]:
-    """Return UID and, of a pod, what it waits for and why: another of any is another question."""
+    """Return UID and, of a pod, the cause of its wait: a change of either needs a new lookup."""
     wanted = set(action.names)
     keys = {name: (name, "") for name in wanted}
     if action.kind == "Job":
@@ -146,7 +146,7 @@ def _keys_of(observed: Observed, action: LookUpWarnings) -> dict[str, tuple[str,
 
 
 def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> WarningEvent | None:
-    """Return the latest warning that is still so, of a pod's volumes first, or None."""
+    """Return the latest valid warning, of a pod's volumes first, or None."""
     told = [(moment, event) for event in events if (moment := _event_time(event)) is not None]
     begun = [moment for moment, event in told if event.get("reason") in _OVER[action.kind]]
     over = max([action.since, *begun])
@@ -167,7 +167,7 @@ def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> Warnin
 
 
 def _warning_of(event: Object) -> WarningEvent:
-    """Return what an Event says, cut: whoever may create Events writes what they like."""
+    """Return the text of an Event, cut: users who create Events control its length."""
     reason, message = str(event["reason"]), str(event.get("message") or "")
     return WarningEvent(reason[:MAX_REASON_CHARACTERS], shorten(message))
 

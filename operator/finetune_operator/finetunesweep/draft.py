@@ -106,7 +106,7 @@ def _told_steps(status: Object) -> list[tuple[Any, ...]]:
 
 
 def _is_worth_writing(stored: Object, wire: Object) -> bool:
-    """Compare, leaving out what may wait for the next write: where a trial is that goes on."""
+    """Compare, without changes that may wait for the next write: the state of a running trial."""
     eager = (key for key in OWNED_FIELDS if key not in _LAZY_FIELDS)
     if any(wire.get(key) != stored.get(key) for key in eager):
         return True

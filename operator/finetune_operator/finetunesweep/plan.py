@@ -80,7 +80,7 @@ def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
 
 
 def _after_the_end(step: Step) -> Plan:
-    """End trials that were created behind its back, and delete the sweep in the end."""
+    """End trials that were created unseen, and delete the sweep in the end."""
     step.prune_under_way()
     step.prune_returned()
     if step.first:
@@ -110,7 +110,7 @@ def _go_on(step: Step) -> None:
 
 
 def _search(step: Step) -> None:
-    """Stop what is hopeless, begin what is due; once all is tried, choose."""
+    """Stop poor trials, begin due ones; once all were tried, choose."""
     if spent := spent_text(step):
         step.prune_under_way()
         if not step.first:
@@ -203,7 +203,7 @@ def _begin_next(step: Step) -> bool:
 
 
 def _replicated(step: Step, replicates: list[Trial]) -> Trial | None:
-    """Return the trial that is trained again: that of the replicates there are, else the best."""
+    """Return the trial to replicate: that of the present replicates, else the best."""
     if replicates:
         wanted = replicates[0].replicate_of
         return next((trial for trial in step.searched if trial.number == wanted), None)
@@ -211,14 +211,14 @@ def _replicated(step: Step, replicates: list[Trial]) -> Trial | None:
 
 
 def _is_doubtful(step: Step) -> bool:
-    """Return whether so many trials came to nothing, and none further, that no more are begun."""
+    """Return whether so many trials failed, with no success, that no more are begun."""
     num_failed = sum(trial.state == "Failed" for trial in step.trials)
     has_failed = num_failed >= MAX_FAILURES and not any(t.lowest_loss for t in step.trials)
     return has_failed or _is_never_scored(step)
 
 
 def _is_never_scored(step: Step) -> bool:
-    """Return whether so many trials were trained and have no score, and none has one."""
+    """Return whether so many trained trials, and all of them, have no score."""
     num_unscored = sum(trial.why_unscored is not None for trial in step.trials)
     return num_unscored >= MAX_FAILURES and all(trial.badness is None for trial in step.trials)
 
@@ -253,7 +253,7 @@ def _trains_on(step: Step, trial: Trial) -> bool:
 
 
 def _tell_refusal(step: Step, refusal: Refusal) -> None:
-    """Tell why the next trial cannot be created; what was created goes on."""
+    """Report why the next trial cannot be created; existing trials continue."""
     if refusal.is_final:
         text = f"The API server refuses a trial: {refusal.message}"
         if _UNKNOWN_FIELD in refusal.message:

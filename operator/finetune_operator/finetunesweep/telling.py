@@ -95,20 +95,20 @@ def _best(step: Step) -> Object | None:
 
 
 def _leader(step: Step) -> Trial | None:
-    """Return the trial with the best score so far; of losses, that of one under way counts too."""
+    """Return the trial with the best score so far; for losses, running ones count too."""
     known = (trial for trial in step.trials if trial.state != "Failed")
     scored = (trial for trial in known if trial.badness is not None)
     return min(scored, key=_place_of, default=None)
 
 
 def _place_of(trial: Trial) -> tuple[float, float, int]:
-    """Return what trials are ordered by, the best first: score, then loss, then number."""
+    """Return the sort key of trials, the best first: score, then loss, then number."""
     known = [math.inf if each is None else each for each in (trial.badness, trial.loss)]
     return (known[0], known[1], trial.number)
 
 
 def _entries(step: Step) -> list[Object]:
-    """Return one entry for each trial in their order: of too many, those that matter most."""
+    """Return one entry for each trial in their order; at the limit, the most important ones."""
     told = sorted(step.trials, key=_importance)[:MAX_TRIALS_TOLD]
     by_number = {trial.number: _entry(step, trial) for trial in told}
     for number in sorted(step.deleted.numbers):

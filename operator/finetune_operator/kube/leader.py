@@ -217,7 +217,7 @@ class LeaderElector:
         return True
 
     async def _release(self) -> None:
-        """Give the lease back; best effort and bounded, since a process on its way out calls it."""
+        """Give the lease back; best effort and bounded, because an ending process calls it."""
         try:
             async with asyncio.timeout(self._retry_period_seconds):
                 try:

@@ -146,7 +146,7 @@ class ProgressEndpoint:
     async def _pod_of(
         self, request: web.Request, namespace: str, name: str, stage: Stage
     ) -> PodIdentity:
-        """Return the pod that pushes, proven; ask the API server only if all else fits."""
+        """Return the verified pod of the push; ask the API server after all other checks."""
         token = _bearer(request.headers.get("Authorization", ""))
         try:
             known = self._authenticator.recall(token)

@@ -36,7 +36,7 @@ _NOISE = frozenset({_STEPS, "total_flos", "train_runtime", "epoch"})
 
 
 class _Lenient(BaseModel):
-    """Foreign trainers may send more; what is not known here is not read."""
+    """Foreign trainers may send more fields; unknown ones are ignored."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True

@@ -49,7 +49,7 @@ def is_wanted(caches: Caches, job: Object, status: Object) -> bool:
 
 
 def _newest(*candidates: list[Object] | None) -> list[Object]:
-    """Return the metrics of the latest step: this replica's, or what another one wrote."""
+    """Return the metrics of the latest step, of this replica or another."""
     return max(
         (each or [] for each in candidates),
         key=lambda each: max((metric.get("step") or 0 for metric in each), default=-1),
@@ -164,7 +164,7 @@ class ProgressWriter:
             self._submit(current, urgent=True)
 
     def _tell_cuts(self, job: Object, cuts: Iterable[Cut]) -> None:
-        """Say what a report brings that the status cannot hold; the next report brings it too."""
+        """Report the fields that the status cannot hold; the next report has them too."""
         uid, event = job["metadata"]["uid"], announce_cuts(cuts)
         if self._told.get(uid) != event:
             self._told[uid] = event

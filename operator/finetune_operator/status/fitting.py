@@ -205,7 +205,7 @@ def _bounds(schema: Schema) -> tuple[int, int]:
 
 
 def _key_of(schema: Schema) -> Callable[[Any], Hashable] | None:
-    """Return what must differ between the items of a list; None where two may be alike."""
+    """Return the key that must differ between the items of a list; None if there is none."""
     match schema.get("x-kubernetes-list-type"):
         case "map":
             (name,) = schema["x-kubernetes-list-map-keys"]
@@ -219,7 +219,7 @@ def _key_of(schema: Schema) -> Callable[[Any], Hashable] | None:
 
 
 def _mend(schema: Schema, value: Any, field: str, cuts: list[Cut]) -> Any:
-    """Return a value as its schema can hold it, or ``_LEFT_OUT``; add what is cut to the list."""
+    """Return a value as its schema can hold it, or ``_LEFT_OUT``; add cuts to the list."""
     match schema["type"]:
         case "object" if isinstance(value, dict):
             return _mend_object(schema, value, field, cuts)

@@ -107,7 +107,7 @@ def _bounds(gate: Gate) -> int:
 
 
 def _is_empty_ceiling(gate: Gate) -> bool:
-    """Whether ``atMost`` is met by every score, as one that was meant in percent is."""
+    """Whether every score meets ``atMost``, such as one meant in percent."""
     return (
         gate.at_most is not None
         and gate.metric not in UNBOUNDED_METRICS
@@ -116,7 +116,7 @@ def _is_empty_ceiling(gate: Gate) -> bool:
 
 
 def _is_empty_gain(gate: Gate) -> bool:
-    """Whether a difference is asked for that scores between 0 and 1 always, or never, have."""
+    """Whether all scores between 0 and 1, or none, have the required difference."""
     gain = gate.over_base if gate.over_base is not None else gate.over_published
     return gain is not None and gate.metric not in UNBOUNDED_METRICS and abs(decimal_of(gain)) >= 1
 

@@ -49,7 +49,6 @@ def _length_of(part: APIModel | None) -> int:
 
 
 def _rule(field: str, attribute: str, model: type[APIModel], remedy: str) -> Rule:
-    """Return the rule that a part of the spec is not too large."""
     longest = MAX_PART_LENGTHS[field]
 
     def expression() -> str:

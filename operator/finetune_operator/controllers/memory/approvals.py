@@ -125,7 +125,7 @@ class Approvals:
             self._leaving = None
 
     def _fill_up(self, namespace: str) -> None:
-        """Have what was dropped read again: there is room now."""
+        """Read dropped approvals again, because there is room."""
         if namespace in self._incomplete:
             self._incomplete.discard(namespace)
             self.informer.list_again(namespace)
@@ -155,14 +155,14 @@ class _Age(NamedTuple):
 
 
 class _Holder(NamedTuple):
-    """Whose decisions are counted together: an approval must not hide a rejection."""
+    """User and decision that count together: an approval must not displace a rejection."""
 
     by: str
     is_approval: bool
 
 
 class _Kept:
-    """The decisions that are kept, and which of them is one too many."""
+    """The kept decisions, and the next one to drop."""
 
     def __init__(self) -> None:
         self._of_person: dict[tuple[ObjectKey, _Holder], dict[ObjectKey, Object]] = {}

@@ -53,7 +53,7 @@ class SharedModels:
 
 
 class _Known(NamedTuple):
-    """A FineTuneJob whose spec was validated, or why it cannot be read."""
+    """A FineTuneJob with a validated spec, or the cause of failure."""
 
     generation: int
     job: FineTuneJob | None

@@ -209,7 +209,7 @@ def _check_range(path: str, low: float, high: float) -> None:
 
 
 def _number_within(value: Value, low: float, high: float) -> float | None:
-    """Return a value as a number; None for what is none, or lies outside."""
+    """Return a value as a number; None if it is no number or lies outside."""
     if isinstance(value, bool):
         return None
     try:

@@ -102,7 +102,7 @@ def _density(parameter: Parameter, trials: list[Trial]) -> RangeDensity:
 
 
 def _values_of(parameter: Parameter, trials: list[Trial]) -> list[Value]:
-    """Return what the trials tried of a parameter; one that lacks it teaches nothing of it."""
+    """Return the values of a parameter in trials that have it."""
     path = parameter.path
     return [trial.assignment[path] for trial in trials if path in trial.assignment]
 

@@ -90,7 +90,7 @@ def _problem_of(observed: Observed, number: int, values: dict[str, Value]) -> Pr
 
 
 def _text_of(observed: Observed, number: int, values: dict[str, Value], problem: Problem) -> str:
-    """Return trial, path, value, what is wrong with it, and what to do."""
+    """Return trial, path, value, error and remedy."""
     trial = f"trial {trial_name(observed.name, number)}" if number else "a trial"
     place = problem.path.removeprefix("spec.")
     shown = ", ".join(f"{path}: {value}" for path, value in values.items())

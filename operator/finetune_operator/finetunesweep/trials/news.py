@@ -60,7 +60,7 @@ def _is_at_work(job: Object) -> bool:
 
 
 def _read(job: Object, status: Object) -> tuple[object, ...]:
-    """Return what a plan reads of the status of a trial that waits for the choice, or trains."""
+    """Return the fields that a plan reads of the status of a held or training trial."""
     trial = read_trial(job, ())
     if trial is None:
         return (owner_uid(job),)

@@ -37,7 +37,7 @@ class Observed:
     """Snapshot of a FineTuneSweep and its trials.
 
     Attributes:
-        parsed: The same, validated; None if ``problem`` is set.
+        parsed: The validated sweep; None if ``problem`` is set.
         problem: Cause for which the spec cannot be read.
         trials: Its trials by rising number, without those of a deleted sweep of the same name.
         missing: Numbers of trials that are gone, confirmed by a live read.

@@ -354,7 +354,7 @@ def _lowest_loss(status: Object, curve: Curve) -> str:
 
 
 def _tokens_of(status: Object) -> int:
-    """Return the tokens trained so far; 0 where that is not told."""
+    """Return the tokens trained so far; 0 if unknown."""
     for metric in status.get("metrics") or ():
         if metric.get("name") == "num_tokens":
             return int(decimal_or_zero(metric.get("value")))
@@ -371,7 +371,7 @@ def _number(text: str) -> float | None:
 
 
 def _loss(text: str) -> float:
-    """Return a loss; one that is no number is as bad as one that was not finite."""
+    """Return a loss; a text that is no number is NaN."""
     try:
         return float(text)
     except ValueError:

@@ -155,5 +155,5 @@ class QueuePlaces:
 
 
 def _names_queue(error: KubeError, key: ObjectKey) -> bool:
-    """Return whether a 404 is about the LocalQueue: of a type it lacks, a server names nothing."""
+    """Return whether a 404 names the LocalQueue; a 404 for an unknown type has no name."""
     return isinstance(error, NotFound) and error.details.get("name") == key[1]

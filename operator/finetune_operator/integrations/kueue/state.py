@@ -161,7 +161,7 @@ def _telling(
     has_quota: bool,
     is_admitted: bool,
 ) -> tuple[str, str]:
-    """Return reason and words of the present state."""
+    """Return reason and message of the present state."""
     evicted = conditions.get("Evicted", _ABSENT)
     if _holds(conditions, "Finished"):
         finished = conditions["Finished"]
@@ -188,7 +188,7 @@ def _telling(
 
 
 def _words_of_eviction(workload: TrimmedWorkload, conditions: Conditions) -> str:
-    """Say why the quota was taken back, and what the Workload waits for since."""
+    """Return the cause of the eviction and of the wait since."""
     why = conditions["Evicted"]["message"]
     if _holds(conditions, "QuotaReserved"):
         return _join(why, "Its pods save and stop.")
@@ -228,7 +228,7 @@ def _words_of_admission(conditions: Conditions) -> str:
 
 
 def _words_of_checks(workload: TrimmedWorkload, conditions: Conditions) -> str:
-    """Name each admission check that holds the Workload up, and what it says."""
+    """Return each open admission check with its message."""
     requeue = workload["status"]["requeue"]
     checks = [
         f"{check['name']} ({check['state']}{': ' if check['message'] else ''}{check['message']})"

@@ -42,7 +42,7 @@ class BoundedPages:
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
-        """Send a request; of a list with a limit, until a page fits."""
+        """Send a request; a list with a limit again until a page fits."""
         asked = request.url.query.get("limit", "")
         if request.method != "GET" or not asked.isdecimal() or int(asked) <= 1:
             return await handler(request)
@@ -69,7 +69,7 @@ class BoundedPages:
             self._remember(path, limit, wanted)
 
     def _remember(self, path: str, limit: int, wanted: int) -> None:
-        """Note what to begin with next; it grows with each page that fits."""
+        """Note the next limit; it grows with each page that fits."""
         if limit < wanted:
             self._fitting[path] = limit
         else:

@@ -38,7 +38,6 @@ class Resource:
     root: str = field(init=False)
 
     def __post_init__(self) -> None:
-        """Precompute what every request needs."""
         api_version = f"{self.group}/{self.version}" if self.group else self.version
         object.__setattr__(self, "api_version", api_version)
         object.__setattr__(self, "root", f"/{'apis' if self.group else 'api'}/{api_version}")

@@ -296,7 +296,7 @@ class Transport:
 
 
 async def _rest(response: aiohttp.ClientResponse, seconds: float) -> None:
-    """Leave what comes in a while to the kernel; does nothing once the stream has ended."""
+    """Leave input in the kernel for a while; no-op once the stream has ended."""
     transport = response.connection.transport if response.connection else None
     if not isinstance(transport, asyncio.Transport):
         return
@@ -335,7 +335,7 @@ def describe(error: BaseException) -> str:
 
 
 def _open_gate(data: bytes | None, gate: Gate | None, content: str) -> bytes | GatedBody | None:
-    """Ask the gate before there is a connection, and let it be asked again when there is one."""
+    """Call the gate before there is a connection, and again when there is one."""
     if gate is None or data is None:
         return data
     gate()

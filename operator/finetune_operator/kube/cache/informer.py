@@ -203,7 +203,7 @@ class Informer:
         return version
 
     async def _watch(self, scope: str, progress: _Progress) -> None:
-        """Take in events until the server ends the stream; ``progress`` tells how far it came."""
+        """Take in events until the server ends the stream; ``progress`` has the last version."""
         self._watches.inc()
         clock = asyncio.get_running_loop()
         started = clock.time()
@@ -233,7 +233,6 @@ class Informer:
             )
 
     def _take_in(self, scope: str, kind: str, obj: Object) -> None:
-        """Take in one event of a watch."""
         if kind == "BOOKMARK":
             self.store.mark_observed(scope, version_of(obj))
         elif kind in EventType.__members__:
@@ -261,7 +260,7 @@ class Informer:
             break
 
     def _note(self, scope: str, note: Callable[[str], None], problem: str) -> None:
-        """Note what a scope has turned out to be; tell when the type appears or vanishes there."""
+        """Note whether a scope serves the type; report when that changes."""
         before = self.scopes.serves(scope)
         note(scope)
         self._tell_served(scope, before, problem)

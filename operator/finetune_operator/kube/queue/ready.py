@@ -63,7 +63,6 @@ class ReadyKeys(Generic[K]):
         self._sequence = 0
 
     def __len__(self) -> int:
-        """Return the number of keys."""
         return len(self._entries)
 
     def get(self, key: K) -> Entry | None:
@@ -93,7 +92,7 @@ class ReadyKeys(Generic[K]):
         return key, entry
 
     def _next_tenant(self) -> Hashable:
-        """Return whose turn it is: that of the tenant at the head of the line, every other time."""
+        """Return the tenant whose turn it is: every other time the one at the head of the line."""
         self._is_turn = not self._is_turn
         if self._is_turn:
             while True:
@@ -128,7 +127,7 @@ class ReadyKeys(Generic[K]):
         del self._lanes[tenant]
 
     def _drop_outdated(self) -> None:
-        """Forget turns that are over: below more urgent ones they might never come up."""
+        """Drop outdated turns: below more urgent ones they might never come up."""
         if len(self._by_priority) > 4 * len(self._lanes) + 64:
             self._by_priority = [
                 (lane.heap[0][0], lane.ticket, tenant) for tenant, lane in self._lanes.items()

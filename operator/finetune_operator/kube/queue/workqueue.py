@@ -92,7 +92,7 @@ class WorkQueue(Generic[K]):
         metrics.longest_running_seconds.labels(name).set_function(self._longest_running_seconds)
 
     def __len__(self) -> int:
-        """Return the number of keys that are ready, heavy ones that have to wait among them."""
+        """Return the number of ready keys, with heavy ones that wait."""
         return len(self._light) + len(self._heavy)
 
     @property
