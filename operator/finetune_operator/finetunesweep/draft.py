@@ -121,7 +121,7 @@ def _settled(status: Object) -> list[Object]:
 
 
 def _verdicts(status: Object) -> list[tuple[Any, ...]]:
-    """Return the conditions; of those that hold while the sweep runs, without their messages."""
+    """Return the conditions without the message of ``Progressing``, which changes often."""
     return [
         (entry["type"], entry["status"], entry["reason"])
         + (() if entry["type"] == "Progressing" else (entry.get("message"),))
