@@ -64,7 +64,7 @@ def evaluate(
     from finetune_cli.files.documents import names_file
 
     if (step is None) == (weights is None):
-        raise CliError("give --step (finetune checkpoints lists the steps) or --from")
+        raise CliError("give --step, as finetune checkpoints lists it, or --from")
     asked = Asked(
         target=target,
         step=step,

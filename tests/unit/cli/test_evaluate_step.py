@@ -135,7 +135,7 @@ def test_the_run_of_a_file_keeps_its_name(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("job.yaml",), "give --step (finetune checkpoints lists the steps) or --from"),
+        (("job.yaml",), "give --step, as finetune checkpoints lists it, or --from"),
         (("job.yaml", "--step", "20", "--from", "x"), "give --step"),
         (("job.yaml", "--step", "30"), "job.yaml has no such step that is known; stored are 20"),
         (("job.yaml", "--step", "20", "--name", "b"), "--name goes with a FineTuneJob"),
