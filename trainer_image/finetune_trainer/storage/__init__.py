@@ -1,7 +1,6 @@
 """Object storage for stages and the CLI: ``s3://``, ``file://`` and read-only ``hf://``.
 
-Importing this package loads no client library and no torch; boto3 and huggingface_hub come in when
-a store of their kind is opened.
+The client libraries are imported only when a store of their kind is opened.
 """
 
 from __future__ import annotations

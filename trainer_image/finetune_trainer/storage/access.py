@@ -1,7 +1,7 @@
-"""How a store is reached: endpoint and where its credentials lie.
+"""Endpoint and credentials of a store.
 
-Credentials are files, one per key, as Kubernetes mounts a Secret:
-``<credentials_dir>/<credentials_name>/AWS_ACCESS_KEY_ID``. Their values never enter a message.
+Credentials are mounted files, one per key: ``<credentials_dir>/<credentials_name>/<key>``. No
+message shows a value.
 """
 
 from __future__ import annotations
@@ -17,16 +17,14 @@ Addressing = Literal["Auto", "Path", "Virtual"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StorageAccess:
-    """Everything but the URI that is needed to open a store.
+    """Everything except the URI that is needed to open a store.
 
     Attributes:
         endpoint: URL of an S3 compatible server; None means AWS.
         region: Signing region; None means the client's default, ``us-east-1`` with an endpoint.
-        addressing: How the bucket is written in the URL. ``Auto``: as a path with an endpoint of
-            one's own, as a host name on AWS.
+        addressing: ``Auto``: path style with an endpoint, virtual-host style on AWS.
         credentials_dir: Folder with one sub-folder per Secret; None when nothing is mounted.
-        credentials_name: Name of the Secret to use; None for the client's own chain (environment,
-            profile, instance role).
+        credentials_name: The Secret; None for the client's own chain.
     """
 
     endpoint: str | None = None
@@ -37,10 +35,7 @@ class StorageAccess:
 
     @property
     def has_secret(self) -> bool:
-        """Whether credentials come from a mounted Secret.
-
-        A local run names the Secret of the job but has none mounted; it uses the client's chain.
-        """
+        """Whether credentials come from a mounted Secret; a local run has none mounted."""
         return self.credentials_dir is not None and self.credentials_name is not None
 
     def describe_credentials(self) -> str:
@@ -50,10 +45,7 @@ class StorageAccess:
         return "the default credential chain (environment, profile, instance role)"
 
     def credentials_remedy(self) -> str:
-        """Say what to do where there are no credentials: on a cluster, or on one machine.
-
-        Only stages of a cluster have a folder of Secrets.
-        """
+        """Return the remedy for missing credentials, on a cluster or on one machine."""
         if self.credentials_dir is None:
             return (
                 "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY on this machine, or run `aws "
@@ -64,9 +56,6 @@ class StorageAccess:
 
     def read_credential(self, key: str) -> str:
         """Read one key of the mounted Secret.
-
-        Args:
-            key: File name in the Secret's folder: ``AWS_ACCESS_KEY_ID``.
 
         Raises:
             UserError: ``CredentialsMissing``; names the Secret and the key.

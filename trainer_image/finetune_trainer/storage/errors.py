@@ -40,7 +40,7 @@ class NothingThere(IncompleteFolder):
 
 
 class ChecksumMismatch(StorageError):  # noqa: N818 - reads as the answer it is
-    """What is stored is not what the manifest says."""
+    """The stored files differ from the manifest."""
 
     def __init__(self, message: str) -> None:
         super().__init__("ChecksumMismatch", message)
@@ -70,13 +70,7 @@ class DamagedRead(Exception):  # noqa: N818 - internal signal, never leaves the 
 
 
 def disk_full(path: Path, num_bytes: int | None, cause: object) -> StorageError:
-    """Build the error of a local write that found no room.
-
-    Args:
-        path: The file that was being written.
-        num_bytes: Bytes still needed, or None when not known.
-        cause: What the system said.
-    """
+    """Build the error of a local write that found no room; ``num_bytes`` are still needed."""
     folder = path if path.is_dir() else path.parent
     try:
         free = f"{shutil.disk_usage(folder).free} bytes free"
@@ -93,10 +87,6 @@ def disk_full(path: Path, num_bytes: int | None, cause: object) -> StorageError:
 @contextmanager
 def local_writes(path: Path, num_bytes: int | None = None) -> Iterator[None]:
     """Turn OS errors of writing ``path`` into a typed error that names it.
-
-    Args:
-        path: The file being written.
-        num_bytes: Bytes needed, for the message.
 
     Raises:
         StorageError: ``DiskFull`` or ``LocalIoError``.

@@ -1,7 +1,4 @@
-"""Whole folders out of a store: fetched and verified by checksum.
-
-A reader trusts nothing without a manifest and checks every byte against it.
-"""
+"""Fetches whole folders from a store and verifies every file against the manifest."""
 
 from __future__ import annotations
 
@@ -21,11 +18,10 @@ from finetune_trainer.storage.stream import READ_ATTEMPTS, discard_partial
 
 @dataclass(frozen=True, kw_only=True)
 class VerifiedManifest(Manifest):
-    """A manifest whose every file was read and found right.
+    """A manifest whose files were all read and match.
 
-    Attributes:
-        extra_files: Keys below the prefix that the manifest does not name: left by an attempt that
-            never finished, or put there later. They are not part of the folder.
+    ``extra_files`` are keys below the prefix that the manifest does not name. They are not part of
+    the folder.
     """
 
     extra_files: tuple[str, ...] = ()
@@ -40,24 +36,22 @@ def fetch_folder(
     keys_from: str | None = None,
     on_file: OnFile | None = None,
 ) -> Manifest:
-    """Bring a published folder to a local one; only what differs is downloaded.
+    """Bring a published folder to a local one; download only the files that differ.
 
     Args:
         store: Where from.
         prefix: Key of the folder in the store.
         folder: Local target, created if need be. Other files in it are left alone.
         only: Paths wanted; None for all.
-        keys_from: What the manifest's keys count from when that is not ``prefix``: a version
-            points at files elsewhere, from the store's root.
+        keys_from: Prefix of the manifest's keys when it is not ``prefix``.
         on_file: Progress.
 
     Returns:
-        The manifest. Unless the folder holds only a part, a copy of the manifest is the last thing
-        written to it.
+        The manifest. A complete folder gets a copy of it as its last file.
 
     Raises:
         IncompleteFolder: There is no manifest.
-        ChecksumMismatch: A stored file is not what the manifest says; it is not kept.
+        ChecksumMismatch: A stored file differs from the manifest; it is not kept.
         StorageError: The store or the local disk failed.
     """
     manifest = read_manifest(store, prefix)
@@ -98,14 +92,7 @@ def verify_folder(
 ) -> VerifiedManifest:
     """Read every file of a published folder and compare it with the manifest.
 
-    Args:
-        store: Where.
-        prefix: Key of the folder in the store; empty for the store's root.
-        keys_from: As in :func:`fetch_folder`.
-        on_file: Progress.
-
-    Returns:
-        The manifest, with the files that are there but not in it.
+    An empty ``prefix`` is the store's root; ``keys_from`` is as in :func:`fetch_folder`.
 
     Raises:
         IncompleteFolder: There is no manifest.
@@ -139,10 +126,7 @@ def verify_folder(
 
 
 def _fetch_file(store: ObjectStore, prefix: str, file: ManifestFile, path: Path) -> None:
-    """Download one file unless it is there, and check it; read it again where it differs.
-
-    What differs may be the half of an earlier process, or the network's fault.
-    """
+    """Download one file unless it is there, and check it; download again if it differs."""
     if path.is_file() and hash_file(path) == (file.num_bytes, file.sha256):
         return
     key = join_key(prefix, file.object_key)

@@ -1,11 +1,8 @@
-"""A folder as an object store, with the promises of one.
+"""A folder as an object store.
 
-Writes go to a hidden temporary file beside the target and are flushed to disk before they get
-their name, so that a reader (or a power cut) never leaves half an object. ``if_absent`` gives the
-name with a hard link, which fails when the name is taken: the kernel picks the one winner.
-
-Links are followed inside the root only. A folder may hold what somebody else put there, and a pod
-mounts the Secrets of its namespace: a link to one would be read as data and published.
+Writes go to a hidden temporary file, are flushed to disk, and are then renamed: readers never see
+half an object. ``if_absent`` uses a hard link, which fails when the name is taken. Links that leave
+the root are refused: they could publish a mounted Secret.
 """
 
 from __future__ import annotations
@@ -114,11 +111,7 @@ class FileStore:
         return self._path(key).is_file()
 
     def delete(self, key: str) -> None:
-        """Remove the object and the folders it leaves empty: object storage has no folders.
-
-        It also removes what killed processes have left: unfinished writes of this key, and empty
-        folders beside those that it removes. Nobody else would remove them.
-        """
+        """Remove the object, the folders it leaves empty, and what killed processes left of it."""
         path = self._path(key)
         self._refuse_escape(path.parent)
         with local_writes(path):
@@ -135,11 +128,7 @@ class FileStore:
         return self.root / check_key(key)
 
     def _refuse_escape(self, path: Path) -> None:
-        """Refuse a path that a link leads out of the root.
-
-        Raises:
-            UserError: ``LinkLeavesStore``; names the link's target.
-        """
+        """Raise ``LinkLeavesStore`` for a path that a link leads out of the root."""
         target = path.resolve()
         if not target.is_relative_to(self.root.resolve()):
             raise UserError(
@@ -164,7 +153,6 @@ class FileStore:
     def _put(
         self, key: str, fill: Callable[[BinaryIO], None], *, num_bytes: int, if_absent: bool
     ) -> None:
-        """Write a temporary file, flush it, and give it its name."""
         path = self._path(key)
         self._refuse_escape(path.parent)
         if if_absent and path.exists():
@@ -209,7 +197,7 @@ def _unreadable(path: Path, error: OSError) -> StorageError:
 
 
 def _create_beside(path: Path) -> tuple[Path, BinaryIO]:
-    """Create a temporary file in the target's folder; the folder may vanish in between."""
+    """Create a temporary file in the target's folder, which another delete may remove meanwhile."""
     name = f"{_temporary_stem(path)}{uuid.uuid4().hex[:12]}{_TEMPORARY_SUFFIX}"
     temporary = path.with_name(name)
     last: OSError | None = None
@@ -223,11 +211,7 @@ def _create_beside(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def _remove_empty_folder(folder: Path) -> bool:
-    """Remove a folder that holds nothing but empty folders; returns whether it is gone.
-
-    A delete that is killed between its two steps leaves an empty folder. A writer makes its folder
-    again when it vanishes (``_create_beside``).
-    """
+    """Remove a folder that holds only empty folders; return whether it is gone."""
     if _remove_if_empty(folder):
         return True
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -238,7 +222,7 @@ def _remove_empty_folder(folder: Path) -> bool:
 
 
 def _remove_if_empty(folder: Path) -> bool:
-    """Remove a folder if it is empty; returns whether it is gone."""
+    """Remove a folder if it is empty; return whether it is gone."""
     try:
         folder.rmdir()
     except FileNotFoundError:
@@ -283,7 +267,6 @@ def _link_new(temporary: Path, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Flush the folder's entries, so that the new name survives a power cut."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -295,7 +278,6 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _walk_files(top: Path) -> Iterator[Path]:
-    """Yield the files below a folder, without the temporary files of writers."""
     for folder, folders, names in os.walk(top):
         folders.sort()
         for name in names:

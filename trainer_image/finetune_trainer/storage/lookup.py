@@ -20,7 +20,7 @@ _OWN_FOLDER = re.compile(
     r"|runs/[^/]+/[^/]+/[^/]+/(adapter|merged|evaluation|checkpoints/step-\d+)"
     r"|versions/[^/]+/[^/]+/\d+)$"
 )
-"""Addresses that only this program writes; of any other folder nobody may be told to delete it."""
+"""Addresses that only this program writes; a remedy must never delete another folder."""
 
 
 def find_manifest(store: ObjectStore, prefix: str) -> Manifest | None:

@@ -1,8 +1,7 @@
-"""``manifest.json``: what a published folder holds, by checksum.
+"""``manifest.json``: the files of a published folder and their checksums.
 
-The manifest is the commit of a folder: written last and only once, so a folder without one is not
-finished and a folder that differs from it was tampered with. Parsing is strict because the bytes
-come from object storage: a path in it must never lead out of the folder it is fetched to.
+The manifest commits a folder: it is written last and once. Parsing is strict, so that no path leads
+out of the folder it is fetched to.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ class ManifestFile:
         path: Path below the folder.
         num_bytes: Size; ``bytes`` in JSON.
         sha256: Hex digest of the content.
-        key: Where the content lies below the folder's prefix when that is not ``path``: another
-            content was already stored there by an attempt that never finished. Empty otherwise.
+        key: Where the content lies below the prefix if an unfinished attempt stored other content
+            under ``path``; else empty.
     """
 
     path: str
@@ -63,12 +62,9 @@ class ManifestFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """The files of a folder, who wrote them, and from what.
+    """The files of a folder sorted by path, their writer and its run, and their inputs.
 
-    Attributes:
-        files: Sorted by path, each path once.
-        created_by: Name and version of the writer, and its run.
-        inputs: What the files were made from: name to digest or URI.
+    ``inputs`` maps names to digests or URIs.
     """
 
     files: tuple[ManifestFile, ...]
@@ -77,10 +73,7 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over the canonical JSON of the files: the identity of the content.
-
-        Where a file is stored (``key``), by whom and from what does not change it.
-        """
+        """SHA-256 (hex) over the canonical JSON of the files, without ``key``."""
         content = [
             {"path": file.path, "bytes": file.num_bytes, "sha256": file.sha256}
             for file in self.files
@@ -118,11 +111,7 @@ def make_manifest(
 
 
 def parse_manifest(data: bytes, *, where: str) -> Manifest:
-    """Read ``manifest.json``.
-
-    Args:
-        data: Its bytes.
-        where: Its address, for messages.
+    """Read ``manifest.json``; ``where`` is its address for messages.
 
     Raises:
         StorageError: ``ManifestInvalid``; says what is wrong.

@@ -12,12 +12,7 @@ from finetune_trainer.storage.store import ObjectStore, local_path
 
 
 def open_store(uri: str, access: StorageAccess | None = None) -> ObjectStore:
-    """Open the store a URI names.
-
-    Args:
-        uri: ``s3://bucket/prefix``, ``file:///absolute``, ``hf://org/name@revision`` (read-only)
-            or a plain path.
-        access: Endpoint and credentials; the default suits AWS and plain folders.
+    """Open ``s3://bucket/prefix``, ``file:///absolute``, ``hf://...`` or a plain path.
 
     Raises:
         UserError: ``InvalidUri``, ``BucketNotFound``, ``CredentialsMissing``.
@@ -58,13 +53,10 @@ def open_patiently(
     *,
     known: Iterable[Kind] = (),
 ) -> ObjectStore:
-    """Open the store a URI names, for a stage: its calls outlast minutes of outage.
+    """Open the store of a URI for a stage: its calls outlast minutes of outage.
 
-    Args:
-        uri: As in :func:`open_store`.
-        access: As in :func:`open_store`.
-        tell: Called with a message for people when an outage begins, lasts and ends.
-        known: What the store is known to have answered to an earlier process.
+    ``tell`` is called when an outage begins, lasts and ends. ``known`` holds answers that an
+    earlier process got from the store.
 
     Raises:
         UserError: As :func:`open_store`.

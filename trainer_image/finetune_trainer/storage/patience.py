@@ -1,9 +1,8 @@
-"""Outages of a store: repeats what it refuses for now, until it answers or patience ends.
+"""Repeats refused requests to a store until it answers or patience ends.
 
-The S3 client repeats a request for seconds. A server that is restarted, a storm of 5xx, a rotated
-key that the kubelet has not brought to the pod yet: these take minutes, and ending a stage for them
-costs more than to wait. What may pass is tried again with jittered back-off; what cannot (a full
-disk, a bucket that never was there, a key that never worked) is raised at once.
+The S3 client repeats a request for seconds; restarts, storms of 5xx and rotated keys take minutes.
+Errors that may pass are tried again with jittered back-off. Errors that cannot pass, such as a full
+disk, are raised at once.
 """
 
 from __future__ import annotations
@@ -59,14 +58,14 @@ def no_wait() -> None:
 
 
 class Patience:
-    """How long one store may stay away, and what is told meanwhile. Safe from several threads.
+    """How long one store may stay away, and who is informed; safe from several threads.
 
     Args:
-        tell: Called with a message for people when an outage begins, lasts and ends.
-        meanwhile: What goes on during an outage, in words, for these messages.
+        tell: Called with a message when an outage begins, lasts and ends.
+        meanwhile: What continues during an outage, for these messages.
         seconds: Patience of one call; None waits until :meth:`give_up`.
-        first_seconds: The same before the store's first answer.
-        known: What the store is known to have answered to an earlier process.
+        first_seconds: Patience before the store's first answer.
+        known: Answers that an earlier process got from the store.
         on_wait: Called every few seconds while a call waits.
         clock: Monotonic seconds.
     """
@@ -113,17 +112,16 @@ class Patience:
         moved: Callable[[], int] | None = None,
         proves: Callable[[_Answer], bool] | None = None,
     ) -> _Answer:
-        """Ask until the store answers.
+        """Call ``ask`` until the store answers.
 
         Args:
-            kind: What is asked for.
-            ask: Asks once.
-            moved: Bytes that ``ask`` has moved so far, over all its calls: a slow link that moves
-                some is not away.
-            proves: Whether an answer shows that bucket and right are there; any does by default.
+            kind: Kind of the request.
+            ask: Sends the request once.
+            moved: Bytes that ``ask`` has moved over all its calls; a slow link is not an outage.
+            proves: Whether an answer shows that bucket and permission exist; any does by default.
 
         Raises:
-            TrainerError: What cannot pass, as the store said it.
+            TrainerError: An error that cannot pass, as the store reported it.
             StorageError: The store stayed away; says for how long.
         """
         first_failure: float | None = None
@@ -161,7 +159,7 @@ class Patience:
             return error.reason in PASSING
         if isinstance(error, CredentialsRefused):  # a key that worked: rotated, or about to be
             return bool(self._answered)
-        # A right that was there, a bucket that was there: somebody is at work on the server.
+        # The permission or the bucket was there before: the server is under maintenance.
         return error.reason in ("AccessDenied", "BucketNotFound") and kind in self._answered
 
     def _wait(self, seconds: float) -> None:
@@ -205,10 +203,10 @@ class PatientStore:
         return self._patience.run("read", lambda: self._store.read_bytes(key))
 
     def read_chunks(self, key: str) -> Iterator[bytes]:
-        """Yield the object in order; after an outage go on where it broke off.
+        """Yield the object in order; resume after an outage.
 
         Raises:
-            StorageError: ``ObjectChanging``: what was yielded already is not what lies there now.
+            StorageError: ``ObjectChanging``: the object changed meanwhile.
         """
         reading = _Reading(self._store, key)
         while True:
@@ -306,7 +304,6 @@ class _Reading:
         return chunk
 
     def _open(self) -> Iterator[bytes]:
-        """Open the object behind what was read, which must still be what it was."""
         chunks = iter(self._store.read_chunks(self._key))
         left, digest, rest = self.num_bytes, hashlib.sha256(), b""
         while left:
@@ -328,7 +325,7 @@ class _Reading:
 
 
 def decide_patience(environment: Mapping[str, str]) -> float:
-    """Return how long a store may stay away from those who wait for it, in seconds.
+    """Return the seconds that a store may stay away.
 
     Raises:
         UserError: ``FINETUNE_STORAGE_PATIENCE_SECONDS`` is no number.
@@ -338,11 +335,7 @@ def decide_patience(environment: Mapping[str, str]) -> float:
 
 
 def read_number(name: str, value: str) -> int:
-    """Read a whole number from an environment variable.
-
-    Raises:
-        UserError: It is none; names the variable.
-    """
+    """Read a whole number from an environment variable, or raise ``UserError``."""
     if not value.isdecimal():
         raise UserError("InvalidSetting", f"{name} is {value!r}; it must be a whole number")
     return int(value)

@@ -1,12 +1,8 @@
-"""Whole folders into a store: published once, and never written over.
+"""Stores whole folders: each is published once and never overwritten.
 
-Invariants:
-    * Files are stored first and ``manifest.json`` last, with a write that has one winner.
-    * No stored file is ever overwritten. Where an attempt that never finished (or a rival at this
-      very moment) has stored other content under a path, ours goes to a key named by its content,
-      and the manifest says so. So nobody can damage the folder of the writer that wins.
-
-What is stored is read in :mod:`finetune_trainer.storage.fetch`.
+Files are stored first and ``manifest.json`` last, with a conditional write. If another attempt
+stored other content under a path, the file goes to a key named by its content, and the manifest
+says so. :mod:`finetune_trainer.storage.fetch` reads folders.
 """
 
 from __future__ import annotations
@@ -37,8 +33,7 @@ def publish_folder(
 ) -> Manifest:
     """Store a local folder under a prefix and commit it with a manifest.
 
-    Publishing the same files again, also after a crash or beside another writer, is harmless and
-    returns the manifest that is there.
+    Publishing the same files again is harmless and returns the existing manifest.
 
     Args:
         store: Where to.
@@ -49,12 +44,9 @@ def publish_folder(
         on_file: Progress by file.
         on_bytes: Progress, also within a large file.
 
-    Returns:
-        The committed manifest.
-
     Raises:
         OtherWriterWon: A different folder is published there.
-        StorageError: The store failed; nothing is committed and a second call goes on.
+        StorageError: The store failed; nothing is committed and a second call resumes.
     """
     wanted = describe_folder(folder, created_by=created_by, inputs=inputs)
     address = join_uri(store.uri, join_key(prefix, MANIFEST_NAME))
@@ -82,20 +74,10 @@ def store_files(
     num_threads: int | None = None,
     on_bytes: OnBytes | None = None,
 ) -> list[ManifestFile]:
-    """Store local files under a prefix without committing them.
+    """Store local files under a prefix without a commit; return their entries.
 
-    For a folder that several writers fill: each stores its part, one of them calls
-    :func:`commit_manifest` with the entries of all.
-
-    Args:
-        store: Where to.
-        prefix: Key of the folder in the store.
-        files: Path below the folder to the local file.
-        num_threads: Files stored at once; None for the usual number.
-        on_bytes: Progress, also within a large file.
-
-    Returns:
-        The entries, for the manifest.
+    Several writers may fill one folder; one of them calls :func:`commit_manifest`. ``files`` maps
+    paths below the folder to local files.
     """
 
     def put(path: str) -> ManifestFile:
@@ -107,10 +89,7 @@ def store_files(
 
 
 def commit_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> Manifest:
-    """Write ``manifest.json`` once, after its files: from now on the folder exists.
-
-    Returns:
-        The manifest that is there, with the same files as this one.
+    """Write ``manifest.json`` once, after its files; return the manifest that is there.
 
     Raises:
         OtherWriterWon: Another writer committed other files there.
@@ -129,7 +108,7 @@ def describe_folder(
     """Hash the files of a local folder.
 
     Raises:
-        InternalError: The folder is missing, or holds something that is not a file.
+        InternalError: The folder is missing or holds something that is not a file.
     """
     if not folder.is_dir():
         raise InternalError("FolderMissing", f"Cannot publish {folder}: it is not a folder.")
@@ -192,6 +171,6 @@ def _accept_winner(winner: Manifest, wanted: Manifest, address: str) -> Manifest
     )
     raise OtherWriterWon(
         f"{address} was published by {winner.created_by or 'another writer'} with other content "
-        f"({len(different)} files differ, first {different[0]!r}). What is published stays; read "
-        "it, or publish under another prefix."
+        f"({len(different)} files differ, first {different[0]!r}). No published folder is "
+        "overwritten: read it, or publish under another prefix."
     )

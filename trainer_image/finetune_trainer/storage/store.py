@@ -1,8 +1,7 @@
-"""The one interface to object storage, and how a URI becomes a store.
+"""The one interface to object storage.
 
-A store is rooted at a URI. Keys below it are relative POSIX paths. What a store promises: an
-object is there whole or not at all, and ``if_absent`` writes have exactly one winner. What it does
-not: it knows nothing of manifests (see :mod:`finetune_trainer.storage.publish`).
+A store is rooted at a URI; keys are relative POSIX paths. An object is there whole or not at all,
+and ``if_absent`` writes have exactly one winner.
 """
 
 from __future__ import annotations
@@ -27,13 +26,7 @@ OnFile = Callable[[str, int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectInfo:
-    """One object of a listing.
-
-    Attributes:
-        key: Path relative to the store's URI.
-        num_bytes: Size.
-        version: Opaque tag that changes when the content does (ETag, mtime); may be empty.
-    """
+    """One object of a listing; ``version`` is an opaque tag of its content, or empty."""
 
     key: str
     num_bytes: int
@@ -41,10 +34,9 @@ class ObjectInfo:
 
 
 class ObjectStore(Protocol):
-    """Objects below one URI. Methods may be called from several threads.
+    """Objects below one URI; safe from several threads.
 
-    Every method raises ``StorageError`` or ``UserError`` with a reason and a remedy, never the
-    exception of the library below.
+    Every method raises only ``StorageError`` or ``UserError``.
     """
 
     uri: str
@@ -58,11 +50,7 @@ class ObjectStore(Protocol):
     def write_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
         """Write the whole object at once.
 
-        Args:
-            key: Where to.
-            data: What.
-            if_absent: Write only if there is no object yet; of several writers one succeeds, all
-                others raise ``AlreadyExists``.
+        With ``if_absent`` one of several writers succeeds; all others raise ``AlreadyExists``.
         """
 
     def upload_file(
@@ -73,22 +61,13 @@ class ObjectStore(Protocol):
         if_absent: bool = False,
         on_bytes: OnBytes | None = None,
     ) -> None:
-        """Write a local file as an object; readers see it whole or not at all.
-
-        A call after one that found the server away may send only what is missing.
-        """
+        """Write a local file as an object; a repeated call may send only what is missing."""
 
     def download_file(self, key: str, path: Path) -> None:
-        """Write an object to a local file.
-
-        Goes on where an earlier call stopped (``<path>.partial``), and renames when complete.
-        """
+        """Write an object to a local file; resumes from ``<path>.partial``."""
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
-        """Yield the objects whose key starts with ``prefix``.
-
-        The order is the server's: AWS and folders sort by key, others by folder or not at all.
-        """
+        """Yield the objects whose key starts with ``prefix``, in the server's order."""
 
     def exists(self, key: str) -> bool:
         """Whether there is an object under this key."""
@@ -98,11 +77,11 @@ class ObjectStore(Protocol):
 
 
 def check_key(key: str) -> str:
-    """Return the key if it is one, so that no key can leave the store or a target folder.
+    """Return a valid key, so that no key leads out of the store or a target folder.
 
     Raises:
-        UserError: ``InvalidKey``: empty, absolute, with ``..``, empty or ``.`` components, with
-            a backslash or control characters, or longer than 1024 bytes.
+        UserError: ``InvalidKey``: empty, absolute, with empty, ``.`` or ``..`` components,
+            backslashes or control characters, or longer than 1024 bytes.
     """
     parts = key.split("/")
     if (
@@ -140,7 +119,7 @@ def local_path(uri: str) -> Path:
     """Return the absolute path of a ``file://`` URI or a plain path.
 
     Raises:
-        UserError: ``InvalidUri``: empty, relative, or with a host.
+        UserError: ``InvalidUri``.
     """
     if "://" not in uri:
         if not uri.strip():

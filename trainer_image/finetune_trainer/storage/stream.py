@@ -1,8 +1,7 @@
-"""Reading an object through cut connections, and to a file that survives a killed process.
+"""Reads an object through cut connections, and to a file that survives a killed process.
 
-A source opens an object at an offset; this module counts what arrived and opens again from there.
-The partial file lies beside its target with a note of the object's version, so that a download
-that goes on after a restart never joins the halves of two different objects.
+The partial file lies beside its target with a note of the object's version, so that a resumed
+download never joins two different objects.
 """
 
 from __future__ import annotations
@@ -45,10 +44,10 @@ class OpenBody:
 
     Attributes:
         offset: Where the body starts; a server that ignores ranges starts at 0.
-        num_bytes: Size of the whole object; None when the server does not say.
-        version: Tag of the object's content; empty when the server has none.
+        num_bytes: Size of the whole object; None if unknown.
+        version: Tag of the object's content; empty if unknown.
         chunks: The bytes; raises ``InterruptedRead`` when the connection breaks.
-        close: Gives the connection up, also when the bytes were never asked for.
+        close: Closes the connection.
     """
 
     offset: int
@@ -62,16 +61,11 @@ class RangeSource(Protocol):
     """Something that can open an object at an offset."""
 
     def open_range(self, key: str, offset: int, version: str) -> OpenBody:
-        """Open an object.
-
-        Args:
-            key: Which.
-            offset: First byte wanted.
-            version: Refuse any other version with ``ChangedObject``; empty accepts all.
+        """Open an object at an offset; any ``version`` but an empty one must match.
 
         Raises:
-            InterruptedRead: Could not be opened now; try again.
-            ChangedObject: It has another version, or is shorter than ``offset``.
+            InterruptedRead: A later attempt may succeed.
+            ChangedObject: Another version, or shorter than ``offset``.
             StorageError: It cannot be read.
         """
 
@@ -79,14 +73,9 @@ class RangeSource(Protocol):
 def read_stream(
     source: RangeSource, key: str, *, offset: int = 0, version: str = "", uri: str
 ) -> Generator[OpenBody | bytes, None, None]:
-    """Yield first the opened body (size, version, offset), then its bytes, in order.
+    """Yield first the opened body, then its bytes, in order.
 
-    Args:
-        source: Where from.
-        key: Which object.
-        offset: First byte wanted.
-        version: Version the caller has the first ``offset`` bytes of; empty for any.
-        uri: Address of the object, for messages.
+    The caller has the first ``offset`` bytes of ``version``. ``uri`` is for messages.
 
     Raises:
         StorageError: ``Unreachable`` after :data:`MAX_ATTEMPTS` attempts without progress.
@@ -136,8 +125,8 @@ def read_object(source: RangeSource, key: str, *, uri: str) -> Iterator[bytes]:
     """Yield the bytes of one whole object, in order.
 
     Raises:
-        StorageError: ``Unreachable``, ``ObjectChanging``, ``ObjectNotFound`` or what the source
-            raises; ``ChecksumMismatch`` after the last byte of one that arrived damaged.
+        StorageError: ``Unreachable``, ``ObjectChanging``, ``ObjectNotFound``, or
+            ``ChecksumMismatch`` after the last byte.
     """
     try:
         with closing(read_stream(source, key, uri=uri)) as stream:
@@ -156,12 +145,6 @@ def read_object(source: RangeSource, key: str, *, uri: str) -> Iterator[bytes]:
 
 def download(source: RangeSource, key: str, path: Path, *, uri: str) -> None:
     """Write an object to ``path``; resumes from ``<path>.partial`` and renames when complete.
-
-    Args:
-        source: Where from.
-        key: Which object.
-        path: Target; its folder is created. An existing file is replaced.
-        uri: Address of the object, for messages.
 
     Raises:
         StorageError: ``Unreachable``, ``DiskFull``, ``ObjectNotFound``, ``ChecksumMismatch`` or
@@ -201,7 +184,6 @@ def damaged(uri: str, cause: object, *, num_reads: int) -> ChecksumMismatch:
 
 
 def _download_once(source: RangeSource, key: str, path: Path, *, uri: str) -> None:
-    """Append what is missing to the partial file, then rename it."""
     offset, version = _read_partial(path)
     with closing(read_stream(source, key, offset=offset, version=version, uri=uri)) as stream:
         _append(stream, path)
@@ -263,7 +245,6 @@ def _note_version(path: Path, version: str) -> None:
 
 
 def _check_room(path: Path, missing: int | None) -> None:
-    """Refuse at once what cannot fit, instead of after an hour."""
     if missing is None:
         return
     free = shutil.disk_usage(path.parent).free

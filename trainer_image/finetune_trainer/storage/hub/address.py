@@ -23,11 +23,7 @@ _SPECIAL_REVISION = re.compile(r"refs/(pr|convert)/[^/]+")
 class HubAddress:
     """The parts of an ``hf://`` URI.
 
-    Attributes:
-        repo_type: Model, or data set (``hf://datasets/org/name``).
-        repo_id: ``org/name``, or ``name`` for a few old repositories.
-        revision: Branch, tag or commit; None when the URI names none.
-        folder: Path inside the repository; empty for all of it.
+    ``revision`` is None and ``folder`` empty when the URI names none.
     """
 
     repo_type: RepoType
@@ -43,12 +39,10 @@ class HubAddress:
 
 
 def parse_hub_uri(uri: str) -> HubAddress:
-    """Take ``hf://[datasets/]org/name[@revision][/folder]`` apart.
+    """Parse ``hf://[datasets/]org/name[@revision][/folder]``.
 
     Raises:
         UserError: ``InvalidUri``.
-
-    Source: path syntax of huggingface_hub's HfFileSystem.
     """
     rest = uri.partition("://")[2].strip("/")
     repo_type: RepoType = "model"

@@ -10,12 +10,7 @@ from finetune_trainer.errors import StorageError, TrainerError, UserError
 
 @contextmanager
 def translating(uri: str, token: str) -> Iterator[None]:
-    """Turn the library's exceptions into ours.
-
-    Args:
-        uri: What was asked for.
-        token: Which token was used, in words.
-    """
+    """Turn the library's exceptions into ours; ``token`` says in words which token was used."""
     from httpx2 import HTTPError
 
     try:

@@ -1,10 +1,8 @@
 """Read-only ``hf://``: a repository of the Hugging Face Hub at one commit.
 
-Addresses, tokens and answers go through huggingface_hub (so ``HF_ENDPOINT``, ``HF_HUB_OFFLINE`` and
-its cached login hold), but the bytes are read with ranges here: its own download starts a file over
-when the process was killed, which for a shard of 5 GB on a preemptible node may mean for ever.
-
-Only formats that cannot carry code are served: safetensors and text, no pickles.
+huggingface_hub resolves addresses and tokens. The bytes are read here, with ranges, because its own
+download starts a file over after a killed process. Only safetensors and text are served, no
+pickles.
 """
 
 from __future__ import annotations
@@ -45,10 +43,7 @@ _TRUE = {"1", "ON", "TRUE", "YES"}
 class HubFile:
     """One file of a commit.
 
-    Attributes:
-        num_bytes: Size.
-        sha256: Of the content, for large files; empty for small ones.
-        blob_id: Git's object id, for small files: SHA-1 of a header and the content.
+    ``sha256`` is set for large files. ``blob_id``, Git's object id, is set for small ones.
     """
 
     num_bytes: int
@@ -192,7 +187,6 @@ class HubStore:
         )
 
     def _resolve(self) -> None:
-        """Ask the Hub for the commit and its files."""
         from huggingface_hub import HfApi
 
         ask: Callable[..., ModelInfo | DatasetInfo]
@@ -260,12 +254,9 @@ class HubStore:
 
 
 def open_hub_store(uri: str, access: StorageAccess, *, allow_code: bool = False) -> HubStore:
-    """Open an ``hf://`` URI.
+    """Open an ``hf://`` URI with the Secret's ``HF_TOKEN``, else the environment's token.
 
-    Args:
-        uri: ``hf://org/name@revision``.
-        access: The token is the key ``HF_TOKEN`` of its Secret; without one the environment's.
-        allow_code: Also serve ``.py`` files, for models that bring their own architecture.
+    ``allow_code`` also serves ``.py`` files.
 
     Raises:
         UserError: ``InvalidUri``, ``MissingDependency``.
@@ -282,10 +273,7 @@ def open_hub_store(uri: str, access: StorageAccess, *, allow_code: bool = False)
 
 
 def find_in_hub_cache(address: HubAddress, revision: str) -> tuple[Path, str]:
-    """Find a repository in huggingface_hub's own cache, which offline nodes are often filled with.
-
-    Returns:
-        The folder, used where it is, and the commit.
+    """Return folder and commit of a repository in huggingface_hub's own cache.
 
     Raises:
         UserError: ``ModelNotFound``: it is not there.
@@ -321,7 +309,6 @@ def is_offline() -> bool:
 
 
 def _hash_as(file: HubFile, path: Path) -> str:
-    """Hash a local file in the way the Hub did."""
     if file.sha256:
         with path.open("rb") as body:
             return hashlib.file_digest(body, "sha256").hexdigest()

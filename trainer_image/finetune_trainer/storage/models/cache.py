@@ -1,12 +1,9 @@
 """Base models on this node: downloaded once, whole or not at all, shared by all processes.
 
-``<cache>/models/<digest>/`` holds one model at one revision, ``<digest>.json`` sizes and SHA-256 of
-its files. A download collects in ``<digest>.partial/`` under a file lock, goes on after a killed
-process, and is renamed when complete. Every process reads a model once in full and compares it with
-the record; what differs is told and fetched again. Folders of this machine are used where they are.
-
-The record lies beside the files: it finds what disks, networks and slips do, not somebody who may
-write to the cache and changes both.
+``<cache>/models/<digest>/`` holds one model at one revision, ``<digest>.json`` the sizes and
+SHA-256 of its files. A download collects in ``<digest>.partial/`` under a file lock and is renamed
+when complete. Every process compares a model once with the record and fetches damaged files again.
+The record detects faults, not an attacker who can write to the cache.
 """
 
 from __future__ import annotations
@@ -69,19 +66,19 @@ def fetch_model(
 
     Args:
         uri: ``hf://org/name``, ``s3://bucket/prefix``, ``file:///folder`` or a plain path.
-        revision: Branch, tag or commit on the Hub. Elsewhere a digest as this function returns
-            insists on that content, and any other word is ignored: a folder has no branches.
+        revision: Branch, tag or commit on the Hub. Elsewhere only a digest counts: other words are
+            ignored.
         access: How the store is reached.
-        cache_dir: Cache of this node; any number of processes may share it.
+        cache_dir: Cache of this node; processes may share it.
         include_weights: False brings only configuration and tokenizer.
         allow_code: Also bring ``.py`` files, for ``trustRemoteCode``.
-        pinned: The revision that this function returned earlier in the same run: a commit of the
-            Hub is taken instead of what ``revision`` names by now, other content is refused.
-        tell: Told what a person should know: damage in the cache, how long a check took.
+        pinned: The revision that this function returned earlier in the same run; other content is
+            refused.
+        tell: Called with messages: damage in the cache, how long a check took.
 
     Returns:
-        The folder, and the revision it is at: a commit id, ``sha256:<digest of the manifest>``,
-        or ``files:<digest>`` where there is no manifest.
+        The folder and its revision: a commit id, ``sha256:<digest of the manifest>``, or
+            ``files:<digest>`` where there is no manifest.
 
     Raises:
         UserError: ``ModelNotFound``, ``ModelUnusable``, ``RevisionMismatch``, ``BaseModelChanged``,
@@ -320,7 +317,6 @@ class _Cache:
 
 
 def _check_revision(uri: str, revision: str | None, resolved: str) -> None:
-    """Insist on a digest when the job names one."""
     if revision and _DIGEST.fullmatch(revision) and revision != resolved:
         raise UserError(
             "RevisionMismatch",
@@ -330,7 +326,6 @@ def _check_revision(uri: str, revision: str | None, resolved: str) -> None:
 
 
 def _check_pinned(uri: str, pinned: str | None, resolved: str) -> None:
-    """Refuse content other than that which the run began with."""
     if pinned and pinned != resolved:
         raise UserError(
             "BaseModelChanged",
@@ -343,10 +338,9 @@ def _check_pinned(uri: str, pinned: str | None, resolved: str) -> None:
 def _download_files(
     store: ObjectStore, files: Sequence[ObjectInfo], folder: Path
 ) -> Mapping[str, FileDigest]:
-    """Download what is not there yet; returns what each file is.
+    """Download the missing files; return the digest of each file.
 
-    A file that an earlier process left is kept if its digest is the one which that process
-    recorded, or which the store's listing tells.
+    An earlier file is kept if it matches that process's record or the store's listing.
     """
     record = DownloadRecord(folder)
 
@@ -383,7 +377,6 @@ def _check_size(store: ObjectStore, file: ObjectInfo, path: Path) -> None:
 
 
 def _check_room(folder: Path, files: Sequence[ObjectInfo]) -> None:
-    """Refuse at once a model that cannot fit, instead of after an hour."""
     have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     missing = sum(file.num_bytes for file in files) - have
     if missing > shutil.disk_usage(folder).free:

@@ -1,8 +1,6 @@
-"""Digests of the files of base models: recorded at download, compared before a process trusts them.
+"""Digests of the files of base models: recorded at download, compared before use.
 
-A cache may be a disk of this node or a volume that many pods write to. Sizes show a download that
-was cut, not a bad block or another content. So each process reads a model once in full before it
-uses it: seconds per gigabyte, told as an event, and the pages are warm when the weights are loaded.
+Sizes do not show a bad block, so each process reads a model once in full.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_BLOB = re.compile(r"[0-9a-f]{40}")
 
 Tell = Callable[[str], None]
-"""Told in sentences what a person should know."""
+"""Receives messages for people."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,15 +58,10 @@ _lock = threading.Lock()
 def find_differences(
     folder: Path, files: Mapping[str, FileDigest], *, tell: Tell
 ) -> list[Difference]:
-    """Compare files with their digests; what was found right and has not changed is not read again.
+    """Return the files that are missing or differ, in the order of ``files``.
 
-    Args:
-        folder: Where they lie.
-        files: What they must be, by path.
-        tell: Told how long a large model took.
-
-    Returns:
-        The files that are missing or differ, in the order of ``files``.
+    A file that matched before and has not changed is not read again. ``tell`` is called with the
+    time that a large model took.
     """
     start = time.monotonic()
     with ThreadPoolExecutor(NUM_THREADS, "verify") as pool:
@@ -85,10 +78,9 @@ def find_differences(
 
 
 def matches_listing(path: Path, file: ObjectInfo) -> bool:
-    """Whether a local file has the digest that the store's listing tells.
+    """Whether a local file has the digest of the store's listing; False if it has none.
 
-    The Hub's listing tells SHA-256 for large files and Git's object id for small ones. Where it
-    tells neither, nothing can be said and the answer is no.
+    The Hub lists SHA-256 for large files and Git's object id for small ones.
     """
     if not path.is_file() or path.stat().st_size != file.num_bytes:
         return False
@@ -107,10 +99,7 @@ def matches_name(path: Path, name: str) -> bool:
 
 
 class DownloadRecord:
-    """The digests of the files that are complete in a folder that is being filled.
-
-    Kept beside the folder, so that a process which goes on after a killed one knows what to keep.
-    """
+    """The digests of the complete files in a folder that is being filled, for a restart."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder.with_name(f"{folder.name}.json")

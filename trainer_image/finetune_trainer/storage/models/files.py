@@ -22,12 +22,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSelection:
-    """Which files of a model are wanted.
-
-    Attributes:
-        include_weights: False leaves configuration and tokenizer.
-        allow_code: Also ``.py`` files.
-    """
+    """Which files of a model are wanted: always configuration and tokenizer."""
 
     include_weights: bool = True
     allow_code: bool = False
@@ -59,7 +54,7 @@ def check_usable(files: Iterable[ObjectInfo], uri: str, selection: ModelSelectio
     """Refuse a folder that is no model, before anything is downloaded.
 
     Raises:
-        UserError: ``ModelNotFound``, ``ModelUnusable``; says what is there and what is missing.
+        UserError: ``ModelNotFound``, ``ModelUnusable``; says what is missing.
     """
     keys = [file.key for file in files]
     if not keys:
@@ -88,8 +83,7 @@ def check_usable(files: Iterable[ObjectInfo], uri: str, selection: ModelSelectio
 def fingerprint(folder: Path, files: Iterable[ObjectInfo]) -> str:
     """Identify the content of a local model without reading all of it.
 
-    Names and sizes of all files; small files whole; of large ones the first and last MiB, which in
-    safetensors is the header with every tensor's name and shape, and the end of the last tensor.
+    Hashes names, sizes, small files, and the first and last MiB of large files.
     """
     entries: list[list[object]] = []
     for file in files:

@@ -42,15 +42,7 @@ _MISSING_KEY = {"404", "NoSuchKey", "NotFound"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class S3Location:
-    """Where a request went and as whom, for messages.
-
-    Attributes:
-        bucket: Name of the bucket.
-        uri: Full address of the object or prefix.
-        endpoint: URL of the server.
-        credentials: Where the credentials came from, in words.
-        key_id: Masked access key id.
-    """
+    """Bucket, address, endpoint, credentials in words and masked key id, for messages."""
 
     bucket: str
     uri: str
@@ -61,12 +53,7 @@ class S3Location:
 
 @contextmanager
 def translating(location: S3Location, action: str) -> Iterator[None]:
-    """Turn the client's exceptions into ours.
-
-    Args:
-        location: Where the request goes.
-        action: The verb of the message: ``write``.
-    """
+    """Turn the client's exceptions into ours; ``action`` is the verb of the message."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -130,7 +117,6 @@ def translate(error: Exception, location: S3Location, action: str) -> TrainerErr
 
 
 def _translate_answer(error: Exception, location: S3Location, tried: str) -> TrainerError:
-    """Choose class, reason and words for an answer of the server."""
     return (
         _translate_place(error, location, tried)
         or _translate_refusal(error, location, tried)
@@ -139,7 +125,7 @@ def _translate_answer(error: Exception, location: S3Location, tried: str) -> Tra
 
 
 def _translate_place(error: Exception, location: S3Location, tried: str) -> TrainerError | None:
-    """Translate what is said of the bucket or the object, if it is that."""
+    """Translate errors about the bucket or the object; return None for others."""
     code, said = error_code(error), _said(error)
     if code in ("PreconditionFailed", "412"):
         return AlreadyExists(f"{location.uri} exists already; it was left as it is.")
@@ -161,7 +147,7 @@ def _translate_place(error: Exception, location: S3Location, tried: str) -> Trai
 
 
 def _translate_refusal(error: Exception, location: S3Location, tried: str) -> TrainerError | None:
-    """Translate what is said of who asks, if it is that."""
+    """Translate authentication errors; return None for others."""
     code, said = error_code(error), _said(error)
     if code in _EXPIRED:
         return CredentialsRefused(
@@ -184,7 +170,7 @@ def _translate_refusal(error: Exception, location: S3Location, tried: str) -> Tr
 
 
 def _translate_failure(error: Exception, tried: str) -> TrainerError:
-    """Translate what is said of the server or the way to it, and all that is not known."""
+    """Translate errors of the server or the network, and all unknown errors."""
     code, status, said = error_code(error), http_status(error), _said(error)
     if code in _WRONG_REGION:
         return UserError(

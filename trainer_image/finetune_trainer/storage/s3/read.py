@@ -78,7 +78,7 @@ def _get(client: S3Client, request: dict[str, Any]) -> Any:
     """Get an object; None when the range begins at its end or behind it.
 
     Raises:
-        ChangedObject: It has another version than the request names.
+        ChangedObject: The object has another version.
     """
     from botocore.exceptions import ClientError
 

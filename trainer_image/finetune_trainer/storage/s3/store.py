@@ -1,10 +1,8 @@
-"""S3 and what speaks like it: one bucket, one prefix, through boto3.
+"""S3 and compatible servers: one bucket, one prefix, through boto3.
 
-What differs from the client's defaults, and why: signature version 4 everywhere (others still
-default to 2 for some calls and are refused), path addressing for endpoints of one's own, CRC32 on
-every upload, five attempts with back-off, and time limits that fit a busy cluster.
-
-A key that is refused is read again where it came from: a mounted Secret changes while a pod runs.
+Changed defaults: signature version 4 everywhere, path addressing for custom endpoints, CRC32 on
+every upload, five attempts with back-off, longer time limits. A refused key is read again, because
+a mounted Secret may change while a pod runs.
 """
 
 from __future__ import annotations
@@ -90,8 +88,7 @@ class S3Store:
     ) -> None:
         """Upload a local file, in parallel parts when it is large.
 
-        A large one goes on with the parts that are missing when the call before, for the same file,
-        found the server away.
+        A repeated call for the same file sends only the missing parts.
         """
         full_key, num_bytes = self._full_key(key), path.stat().st_size
 
@@ -172,13 +169,7 @@ class S3Store:
             return self._client
 
     def _ask(self, uri: str, action: str, ask: Callable[[S3Client], _Answer]) -> _Answer:
-        """Ask the server, once more with new keys when it refuses those at hand.
-
-        Args:
-            uri: What is asked for, for messages.
-            action: The verb of the message.
-            ask: The request, with whichever client is given.
-        """
+        """Send a request, once more with new keys when the server refuses the current ones."""
         client = self.client
         try:
             with translating(self._location(uri), action):
@@ -191,7 +182,7 @@ class S3Store:
             return ask(self.client)
 
     def _renew(self, used: S3Client) -> bool:
-        """Read the keys again where they came from; return whether there are other ones now."""
+        """Read the keys again; return whether they changed."""
         with self._lock:
             if self._client is not used:
                 return True  # another thread has done it
@@ -238,7 +229,7 @@ class S3Store:
 
 
 def make_client(access: StorageAccess, uri: str) -> tuple[S3Client, _Keys]:
-    """Build a client and return it with the keys it signs with.
+    """Return a client and the keys it signs with.
 
     Raises:
         UserError: ``CredentialsMissing``, ``InvalidEndpoint``.

@@ -23,14 +23,7 @@ _NUM_THREADS = 4
 
 @dataclass(kw_only=True, slots=True)
 class _Upload:
-    """An upload that has begun.
-
-    Attributes:
-        id: The server's name for it.
-        source: Path, size and time of the file, which must not change on the way.
-        parts: What the server has, by number.
-        num_failures: Calls that could not finish it.
-    """
+    """An upload that has begun; ``source`` is path, size and time of its file."""
 
     id: str
     source: tuple[str, int, int]
@@ -56,10 +49,8 @@ class PartUploads:
     ) -> None:
         """Upload a file.
 
-        Raises:
-            Exception: As the client raises it. If the server may be back later, what it has of the
-                file is kept for the next call; else it is told to drop it, because parts of an
-                upload that never completes cost money.
+        Raise the client's exceptions. If the server may return, its parts are kept for the next
+        call. Otherwise the upload is aborted, because stored parts cost money.
         """
         status = path.stat()
         source = (str(path), status.st_size, status.st_mtime_ns)
