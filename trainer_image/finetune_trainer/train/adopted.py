@@ -1,8 +1,7 @@
-"""``initFrom.train: false``: the weights of another run become the job's adapter as they are.
+"""``initFrom.train: false``: the weights of another run become the job's adapter unchanged.
 
-No rank starts and nothing is computed. What the job would have trained with is left out of the
-record; what the evaluation has to know, it says: above all the precision that the model is loaded
-in, which is the one that a training of this job would have on this node.
+No rank starts. The record leaves out training settings and names the precision that the evaluation
+must load the model in.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def idle_recipe(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> Recip
     """Return the recipe of a job that trains nothing: no step, and how its model is loaded.
 
     Raises:
-        UserError: The precision that was asked for is not there.
+        UserError: The requested precision is not available.
     """
     return Recipe(
         learning_rate=0.0,
@@ -58,12 +57,7 @@ def describe_idle(
 ) -> PlanStatus:
     """Return the plan in the words of the API.
 
-    Args:
-        job: The job.
-        data: The training side, which nothing learns from.
-        model: The base model.
-        recipe: The idle one.
-        step: Step that the weights were taken after; None as long as nobody has looked.
+    ``step`` is the step that the weights were taken after; None if not read yet.
     """
     assert job.spec.init_from is not None
     when = "" if step is None else f" after step {step}"
@@ -80,17 +74,10 @@ def describe_idle(
 def adopt(
     context: StageContext, prepared: Prepared, folder: Path, recipe: Recipe, *, revision: str
 ) -> tuple[Origin, dict[str, Any]]:
-    """Put the weights of ``spec.initFrom`` into a folder, and say what they are.
-
-    Args:
-        context: The stage's view of the world.
-        prepared: The data set that they will be evaluated on.
-        folder: Empty folder for them.
-        recipe: The idle one.
-        revision: Resolved revision of this job's base model.
+    """Put the weights of ``spec.initFrom`` into an empty folder and describe them.
 
     Returns:
-        The weights, and what ``run.json`` says.
+        The weights, and the content of ``run.json``.
 
     Raises:
         UserError: They do not fit the job, or do not say what they are.
@@ -102,7 +89,7 @@ def adopt(
         raise UserError(
             "OriginMismatch",
             f"initFrom {origin.uri} does not say after which step its weights were taken, so "
-            "nothing true could be said of them; with train: true a job may begin from them",
+            "run.json cannot describe them; with train: true a job may begin from them",
         )
     context.emit.message(
         f"nothing is trained: the adapter is the weights of {origin.uri}, taken after step "
@@ -130,6 +117,6 @@ def adopt(
 
 
 def _fit(words: str, uri: str, limit: int = 253) -> str:
-    """Return both; of an address that is too long the end, which tells the run and the step."""
+    """Shorten the address from the left: its end names the run and the step."""
     room = limit - len(words)
     return words + (uri if len(uri) <= room else "..." + uri[3 - room :])

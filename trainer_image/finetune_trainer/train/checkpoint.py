@@ -1,15 +1,9 @@
-"""Durable checkpoints: folders with a manifest, written last; resume from the newest complete one.
+"""Durable checkpoints: folders with a manifest, written last.
 
-A checkpoint of several ranks is written by all nodes: each stores what it has on its own disk, and
-rank 0 commits the manifest after everyone is done. Whatever has no manifest does not exist.
-
-Invariants:
-    * No checkpoint is written where another one lies: what is newer than the step that a run
-      resumes from is removed before it trains.
-    * Old checkpoints go only after a newer one of this run is committed; one that was passed over
-      as damaged never counts as kept.
-    * Nothing that is stored can carry code: states are safetensors and JSON, and a checkpoint that
-      holds anything else is treated as damaged.
+Each node stores the files on its own disk; rank 0 commits the manifest when all are done. A folder
+without a manifest is ignored. Invariants: checkpoints newer than the resumed step are removed
+before training; old checkpoints are deleted only after a newer one is committed; states are
+safetensors and JSON, so no checkpoint can carry code.
 """
 
 from __future__ import annotations
@@ -73,12 +67,7 @@ OnDamaged = Callable[[int, StorageError], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LocalCheckpoint:
-    """A verified checkpoint on the local disk.
-
-    Attributes:
-        step: Its optimiser step.
-        folder: ``checkpoint-<step>``, the name transformers expects.
-    """
+    """A verified checkpoint on the local disk, in ``checkpoint-<step>``."""
 
     step: int
     folder: Path
@@ -99,14 +88,14 @@ def fetch_newest(
 ) -> LocalCheckpoint | None:
     """Fetch the newest complete checkpoint whose files match their checksums.
 
-    A damaged one is passed over in favour of an older one: losing steps is better than failing.
+    A damaged one is skipped: losing steps is better than failing.
 
     Args:
         store: The run's storage.
         prefix: Key prefix of the run's checkpoints.
-        folder: Local parent folder; the checkpoint arrives in ``checkpoint-<step>`` below it.
+        folder: Local parent folder of ``checkpoint-<step>``.
         below: Only steps before this one; None for all.
-        on_damaged: Called for each one passed over, with what is wrong.
+        on_damaged: Called for each skipped one, with the fault.
 
     Returns:
         The checkpoint, or None when there is nothing to resume from.
@@ -130,10 +119,10 @@ def is_damage(error: StorageError) -> bool:
 
 
 def fetch_step(store: ObjectStore, prefix: str, step: int, folder: Path) -> LocalCheckpoint:
-    """Fetch and verify the checkpoint of one step; nothing stays on disk of one that is damaged.
+    """Fetch and verify the checkpoint of one step; a damaged one is removed from the disk.
 
     Raises:
-        StorageError: It is damaged, holds what may carry code, or the store failed.
+        StorageError: It is damaged, may carry code, or the store failed.
     """
     target = folder / f"checkpoint-{step}"
     try:
@@ -153,29 +142,21 @@ def fetch_step(store: ObjectStore, prefix: str, step: int, folder: Path) -> Loca
 def upload_checkpoint(
     store: ObjectStore, prefix: str, folder: Path, *, on_bytes: OnBytes | None = None
 ) -> list[ManifestFile]:
-    """Store what this node holds of a checkpoint, one file at a time.
+    """Store this node's files of a checkpoint; return their entries for the manifest.
 
-    Args:
-        store: The run's storage.
-        prefix: Key prefix of this checkpoint: ``.../step-<n>``.
-        folder: The local checkpoint.
-        on_bytes: Progress.
-
-    Returns:
-        The entries for the manifest.
+    ``prefix`` is the checkpoint's key prefix, ``.../step-<n>``.
     """
     return store_files(store, prefix, files_of(folder), num_threads=1, on_bytes=on_bytes)
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """Map the path in storage of every file that is to be stored to the local file.
+    """Map the path in storage of every stored file to the local file.
 
-    A state file gets the name of what it is: ``optimizer.pt`` becomes
-    ``optimizer.pt.safetensors``. Tokenizer, programs, cards and settings of the libraries are
-    left out.
+    ``optimizer.pt`` becomes ``optimizer.pt.safetensors``. Tokenizer, programs, cards and library
+    settings are left out.
 
     Raises:
-        InternalError: There is a state that could not be read back without a pickle.
+        InternalError: A state could only be read back with a pickle.
     """
     files = {}
     for path in sorted(folder.rglob("*")):
@@ -203,14 +184,14 @@ def commit_checkpoint(
     step: int,
     inputs: Mapping[str, str],
 ) -> Manifest:
-    """Commit a checkpoint: from now on it exists.
+    """Commit a checkpoint.
 
     Args:
         store: The run's storage.
         prefix: Key prefix of this checkpoint.
-        files: Entries of all nodes. Nodes that share a disk may name a file twice.
+        files: Entries of all nodes; duplicates are allowed.
         step: Its optimiser step.
-        inputs: What it was made from and with: ``worldSize``, ``revision`` and so on.
+        inputs: ``worldSize``, ``revision`` and so on.
 
     Raises:
         OtherWriterWon: Another process committed other files for this step.
@@ -242,13 +223,10 @@ def drop_old(store: ObjectStore, prefix: str, *, newest: int, keep: int) -> None
 def steps_to_drop(
     present: Iterable[int], complete: Iterable[int], *, newest: int, keep: int
 ) -> list[int]:
-    """Say which steps may go now that ``newest`` is committed, oldest first.
+    """Return the steps to delete after ``newest`` is committed, oldest first.
 
-    Args:
-        present: Steps of which anything is stored.
-        complete: Steps with a manifest.
-        newest: The step just committed; later ones are another writer's and are left alone.
-        keep: Complete checkpoints to keep, at least 1.
+    ``complete`` are steps with a manifest. ``keep`` of them, at least 1, stay. Steps later than
+    ``newest`` belong to another writer and stay.
     """
     kept = sorted(step for step in complete if step <= newest)[-keep:]
     return sorted(step for step in present if step <= newest and step not in kept)
@@ -263,10 +241,10 @@ def drop_all(store: ObjectStore, prefix: str) -> None:
 
 
 def delete_prefix(store: ObjectStore, prefix: str) -> None:
-    """Delete everything below ``prefix``, the manifest first: a part must never look whole.
+    """Delete everything below ``prefix``, the manifest first.
 
     Raises:
-        StorageError: The store failed; if the manifest could not be deleted, nothing was.
+        StorageError: The store failed. If the manifest remains, nothing was deleted.
     """
     store.delete(f"{prefix}/{MANIFEST_NAME}")
     for item in list(store.list(prefix + "/")):
@@ -274,7 +252,6 @@ def delete_prefix(store: ObjectStore, prefix: str) -> None:
 
 
 def _steps(store: ObjectStore, prefix: str) -> dict[int, set[str]]:
-    """Map each step of which anything is stored to the paths of its files."""
     found: dict[int, set[str]] = {}
     for item in store.list(prefix + "/"):
         match = _STEP.fullmatch(item.key.removeprefix(prefix + "/"))
@@ -284,7 +261,7 @@ def _steps(store: ObjectStore, prefix: str) -> dict[int, set[str]]:
 
 
 def _local_name(path: str) -> str:
-    """Return the name the training libraries look for: the reverse of :func:`files_of`."""
+    """Return the file name that the training libraries expect; inverse of :func:`files_of`."""
     stem = path.removesuffix(".safetensors")
     return stem if PurePosixPath(stem).suffix in _STATE_SUFFIXES else path
 
@@ -295,7 +272,7 @@ def _may_be_stored(path: str) -> bool:
 
 
 def _check_checkpoint(manifest: Manifest, step: int, folder: Path) -> None:
-    """Refuse a checkpoint that is not of this step, is empty, or could carry code.
+    """Refuse a checkpoint of another step, an empty one, and one that could carry code.
 
     Raises:
         StorageError: ``WrongCheckpoint`` or ``UnsafeCheckpoint``.
@@ -310,7 +287,7 @@ def _check_checkpoint(manifest: Manifest, step: int, folder: Path) -> None:
 
 
 def check_files(folder: Path, paths: Iterable[str]) -> None:
-    """Make sure that files from storage are what they are called and nothing that carries code.
+    """Check that files from storage have the expected format and cannot carry code.
 
     Raises:
         StorageError: ``UnsafeCheckpoint``; names the file.

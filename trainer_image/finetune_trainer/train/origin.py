@@ -1,8 +1,7 @@
-"""``spec.initFrom``: fetches the weights a job begins from, and makes sure that they fit it.
+"""``spec.initFrom``: fetches the weights that a job begins from and checks that they fit.
 
-What is named may be a checkpoint, the best weights, an adapter or a published version of any run.
-Its manifest's digest is pinned at the first attempt, so that a retry begins from the same bytes or
-not at all.
+They may be a checkpoint, the best weights, an adapter or a published version of any run. The first
+attempt pins their digest, so that every retry begins from the same bytes.
 """
 
 from __future__ import annotations
@@ -47,10 +46,10 @@ class Origin:
 
     Attributes:
         uri: Where they came from.
-        digest: Digest of the manifest they were verified by.
+        digest: Digest of their manifest.
         folder: The weights and their configuration.
-        step: Step of their run that they were taken after; None if they do not say.
-        dataset: Digest of the data set that they were trained on; empty if they do not say.
+        step: Step of their run; None if unknown.
+        dataset: Digest of their data set; empty if unknown.
     """
 
     uri: str
@@ -61,14 +60,9 @@ class Origin:
 
 
 def fetch_origin(context: StageContext, *, revision: str) -> Origin | None:
-    """Fetch and check the weights to begin from.
+    """Fetch and check the weights to begin from; None if the job begins fresh.
 
-    Args:
-        context: The stage's view of the world.
-        revision: Resolved revision of this job's base model.
-
-    Returns:
-        The weights, or None if the job begins fresh.
+    ``revision`` is the resolved revision of this job's base model.
 
     Raises:
         UserError: They are not there, do not fit the job, or changed since the first attempt.
@@ -117,7 +111,7 @@ def _read_manifest(store: ObjectStore, prefix: str, uri: str) -> Manifest:
 def split_uri(uri: str) -> tuple[str, str]:
     """Split the address of a stored folder into the store's root and the folder's key.
 
-    Only a version needs the root above it: its manifest points at files of the run.
+    A version needs the root, because its manifest points at files of the run.
     """
     uri = uri.rstrip("/")
     match = _VERSION.fullmatch(uri)
@@ -125,10 +119,10 @@ def split_uri(uri: str) -> tuple[str, str]:
 
 
 def pin_digest(context: StageContext, uri: str, digest: str) -> str:
-    """Note the digest at the first attempt, and hold every later one to it.
+    """Store the digest at the first attempt, and compare it at every later one.
 
     Raises:
-        UserError: Something else lies there now.
+        UserError: Other content lies there now.
     """
     key = f"{context.job.run_prefix}/{PIN}"
     body = json.dumps({"uri": uri, "digest": digest}, indent=1, sort_keys=True) + "\n"
@@ -152,10 +146,10 @@ def read_pin(context: StageContext) -> str:
 
 
 def choose_files(manifest: Manifest, adapter: Adapter, uri: str) -> set[str]:
-    """Return the paths of weights and configuration; states of the optimiser stay where they are.
+    """Return the paths of weights and configuration, without optimiser states.
 
     Raises:
-        UserError: The folder holds an adapter where whole weights are asked for, or the reverse.
+        UserError: The folder holds an adapter instead of whole weights, or the reverse.
     """
     paths = {file.path for file in manifest.files}
     has_whole = any(_WHOLE_WEIGHTS.fullmatch(path) and "safetensors" in path for path in paths)
@@ -209,11 +203,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def check_base(facts: Mapping[str, str], uri: str, *, model: str, revision: str) -> None:
-    """Refuse weights that were trained on another base model.
-
-    Raises:
-        UserError: They were, or nobody knows.
-    """
+    """Refuse weights of another or unknown base model with ``UserError``."""
     theirs = facts.get("revision", "")
     if theirs == revision:
         return
@@ -231,11 +221,7 @@ def check_adapter(
 ) -> None:
     """Refuse an adapter of another shape.
 
-    Args:
-        config: Its ``adapter_config.json``.
-        facts: What its folder says of its making.
-        adapter: ``spec.method.adapter``.
-        uri: Its address, for messages.
+    ``config`` is its ``adapter_config.json``; ``facts`` are the facts stored beside it.
 
     Raises:
         UserError: Names every field that differs, with both values.

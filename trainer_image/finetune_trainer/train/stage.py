@@ -1,6 +1,6 @@
 """Stage ``train``: fetch, launch the ranks, publish the adapter.
 
-This process never imports torch: it fetches and publishes, watches the ranks and answers signals.
+This process never imports torch.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ from finetune_trainer.train.record import make_record
 
 
 def train(context: StageContext) -> TrainResult:
-    """Train the adapter, or reuse the one that this run has published already.
+    """Train the adapter, or reuse the published adapter of this run.
 
     Raises:
-        UserError: The job asks for what this node, the data or the model cannot give.
-        StorageError: Storage failed, or what it holds is not whole.
+        UserError: The node, the data or the model does not meet the job.
+        StorageError: Storage failed or holds incomplete files.
         TrainerError: As the failing rank classified it.
     """
     job = context.job
@@ -96,11 +96,11 @@ def train(context: StageContext) -> TrainResult:
 
 
 def adopt_weights(context: StageContext, key: str) -> TrainResult:
-    """Publish the weights that ``spec.initFrom`` names as the run's adapter, and train nothing.
+    """Publish the weights of ``spec.initFrom`` as the run's adapter, and train nothing.
 
     Raises:
         UserError: They do not fit the job, or this node cannot evaluate them.
-        StorageError: Storage failed, or what it holds is not whole.
+        StorageError: Storage failed or holds incomplete files.
     """
     job, hardware = context.job, detect_hardware()
     recipe = idle_recipe(job, hardware, use_gpu=require_device(context, hardware))
@@ -136,8 +136,7 @@ def require_device(context: StageContext, hardware: Hardware) -> bool:
     """Return whether ranks run on GPUs.
 
     Raises:
-        UserError: There are fewer GPUs than asked for, or the adapter cannot be trained on what is
-            there.
+        UserError: There are too few GPUs, or they cannot train the adapter.
     """
     job = context.job
     use_gpu = require_gpus(job.spec.resources.gpus_per_node, hardware)
@@ -157,11 +156,10 @@ def require_fit(
     *,
     use_gpu: bool,
 ) -> None:
-    """Refuse what cannot fit before any rank is started; the ranks settle the recipe anew.
+    """Refuse a job that cannot fit before any rank is started.
 
     Raises:
-        UserError: Training or evaluation does not fit; says what it needs, what there is and what
-            would fit.
+        UserError: Training or evaluation does not fit; says what would.
     """
     data = shape_of_training_side(job, prepared.report)
     model = read_model_architecture(model_dir)
@@ -235,11 +233,7 @@ def checkpoint_inputs(context: StageContext, prepared: Prepared, revision: str) 
 
 
 def find_checkpoint(context: StageContext, folder: Path) -> LocalCheckpoint | None:
-    """Fetch the checkpoint to resume from; the ranks of all nodes settle it among themselves.
-
-    Returns:
-        The newest one that is whole, or None to begin at step 0.
-    """
+    """Fetch the newest whole checkpoint; None to begin at step 0."""
 
     def tell(step: int, error: StorageError) -> None:
         context.emit.message(
@@ -265,7 +259,6 @@ def _check_quantization(job: ResolvedJob, *, use_gpu: bool) -> None:
 
 @contextmanager
 def _beginning_at(step: int) -> Iterator[None]:
-    """Let a failure tell which step its attempt had begun at."""
     try:
         yield
     except TrainerError as error:

@@ -1,7 +1,6 @@
-"""Notes on attempts that ended badly, below the run: ``attempts/<n>/end.json`` and stacks.
+"""Notes on attempts that hung or ran out of memory: ``attempts/<n>/end.json`` and stacks.
 
-An attempt that hung or ran out of memory leaves one; those that were merely stopped leave none. So
-the folder is short, and the next attempt learns from it.
+The next attempt reads them.
 """
 
 from __future__ import annotations
@@ -27,14 +26,12 @@ _END = re.compile(r"(\d+)/end\.json")
 
 @contextmanager
 def noting_end(context: StageContext, control_dir: Path) -> Iterator[None]:
-    """Note below the run how the block hung or ran out of memory, for people and the next attempt.
+    """Store a note below the run if the block hangs or runs out of memory.
 
-    Args:
-        context: The stage's view of the world.
-        control_dir: Where the ranks leave their recipe and their stacks.
+    ``control_dir`` holds the recipe and the stacks of the ranks.
 
     Raises:
-        UserError: It ran out of memory, and no attempt can do with less.
+        UserError: It ran out of memory, and no attempt can use less.
         TrainerError: As the block raised it; the message says what the next attempt does.
     """
     try:
@@ -57,12 +54,7 @@ def noting_end(context: StageContext, control_dir: Path) -> Iterator[None]:
 
 
 def end_of(error: TrainerError, recipe: Mapping[str, Any]) -> End:
-    """Return the note on an attempt that ended with ``error``.
-
-    Args:
-        error: What the ranks ended with.
-        recipe: What they had settled on; empty if they did not come so far.
-    """
+    """Return the note on an attempt that ended with ``error``; ``recipe`` may be empty."""
     return End(
         failure_class=error.failure_class,
         reason=error.reason,
@@ -76,16 +68,7 @@ def end_of(error: TrainerError, recipe: Mapping[str, Any]) -> End:
 
 
 def note_end(store: ObjectStore, run_prefix: str, end: End, files: Mapping[str, str]) -> str:
-    """Store the note, and texts beside it, under the next free number.
-
-    Args:
-        store: The run's storage.
-        run_prefix: Key prefix of the run.
-        end: The note.
-        files: Texts by their name.
-
-    Returns:
-        Key of the folder.
+    """Store the note, and texts beside it, under the next free number; return the folder's key.
 
     Raises:
         StorageError: The store failed.
@@ -106,11 +89,7 @@ def note_end(store: ObjectStore, run_prefix: str, end: End, files: Mapping[str, 
 
 
 def read_ends(store: ObjectStore, run_prefix: str) -> list[End]:
-    """Return what earlier attempts of the run have noted, oldest first.
-
-    Raises:
-        StorageError: The store failed.
-    """
+    """Read the notes of earlier attempts, oldest first. Raise ``StorageError`` on failure."""
     ends = []
     for number in _numbers(store, run_prefix):
         wire = json.loads(store.read_bytes(f"{run_prefix}/attempts/{number}/end.json"))

@@ -1,8 +1,7 @@
-"""The heartbeats of ranks: each writes its last sign of life to a file that the parent reads.
+"""The heartbeats of ranks: each rank writes its last beat to a file that the parent reads.
 
-No torch, no network, no lock: a rank that cannot write its beat does not live. A beat costs a rank
-some ten microseconds. Beside its beats a rank answers :data:`DUMP_SIGNAL` with the stacks of its
-threads; the interpreter writes them in the signal handler itself, whatever the rank is stuck in.
+A beat costs some ten microseconds and needs no torch, network or lock. On :data:`DUMP_SIGNAL` a
+rank's signal handler writes the stacks of its threads.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ NUM_STEPS = 64
 
 
 class Phase(StrEnum):
-    """What a rank is busy with, as far as it matters how long it may take."""
+    """The phase of a rank, which decides how long it may be silent."""
 
     STARTING = "starting"
     """Up to the end of its first step: libraries, weights, compilation."""
@@ -41,12 +40,12 @@ class Beat:
     """The last sign of life of a rank.
 
     Attributes:
-        rank: Which.
+        rank: Number of the rank.
         pid: Its process.
-        phase: What it is busy with.
-        step: Optimiser steps behind it.
+        phase: Its phase.
+        step: Completed optimiser steps.
         count: Beats so far: of two ranks at one step the lower one is behind.
-        at: When (monotonic seconds of this node).
+        at: Monotonic seconds of this node.
         step_seconds: Median time of its steps; 0 before the second.
     """
 
@@ -60,12 +59,7 @@ class Beat:
 
 
 class BeatWriter:
-    """Writes the beats of one rank.
-
-    Args:
-        folder: Folder that rank and parent share.
-        rank: Which rank.
-    """
+    """Writes the beats of one rank to a folder that rank and parent share."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._rank = rank
@@ -123,11 +117,7 @@ def read_beats(folder: Path) -> list[Beat]:
 
 
 def dump_stacks(folder: Path, beats: list[Beat], *, wait_seconds: float = 3.0) -> Mapping[int, str]:
-    """Have ranks write their stacks, and return them by rank.
-
-    Returns:
-        Text as :mod:`faulthandler` writes it; empty of a rank that answers no signal.
-    """
+    """Request the stacks of ranks and return them; empty for a rank that does not answer."""
     for beat in beats:
         try:
             os.kill(beat.pid, DUMP_SIGNAL)

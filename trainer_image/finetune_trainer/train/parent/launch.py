@@ -51,9 +51,9 @@ _PEER_LOST = re.compile(
     r"|ncclRemoteError|ncclSystemError|NCCL communicator was aborted|remote process exited"
     r"|Watchdog caught collective operation timeout"
 )
-"""What gloo, the rendezvous store and NCCL say when another rank is gone.
+"""Messages of gloo, the rendezvous store and NCCL when another rank is gone.
 
-Source: torch/csrc/distributed/c10d (ProcessGroupNCCL.cpp, NCCLUtils.cpp, TCPStore.cpp).
+Source: torch/csrc/distributed/c10d.
 """
 
 
@@ -71,7 +71,7 @@ class Topology:
 def read_topology(num_nodes: int, processes_per_node: int) -> Topology:
     """Read the node's place from the environment of an Indexed Job.
 
-    A run of one node needs none of it. Locally, all ranks of a run of several nodes live on one.
+    A run of one node needs no variables. A local run keeps all ranks on one node.
 
     Raises:
         UserError: Several nodes, but no rendezvous host.
@@ -97,7 +97,7 @@ def read_topology(num_nodes: int, processes_per_node: int) -> Topology:
 def launch_command(topology: Topology, plan: Path) -> list[str]:
     """Return the command that starts this node's ranks.
 
-    One rank needs no launcher, which would load torch only to start it: five seconds of every run.
+    One rank starts without a launcher, which saves five seconds.
     """
     total = topology.num_nodes * topology.processes_per_node
     if total == 1:
@@ -115,17 +115,14 @@ def launch_command(topology: Topology, plan: Path) -> list[str]:
 def run_ranks(
     topology: Topology, plan: Path, control_dir: Path, *, use_gpu: bool, limits: Limits
 ) -> dict[str, Any]:
-    """Run this node's ranks to their end.
+    """Run this node's ranks to their end; return rank 0's ``outcome.json``, else an empty one.
 
     Args:
-        topology: Where this node stands.
-        plan: What the ranks are handed.
+        topology: Place of this node.
+        plan: The plan of the ranks.
         control_dir: Folder that ranks and parent share.
         use_gpu: Ranks run on GPUs.
         limits: How long they may be without a step.
-
-    Returns:
-        What rank 0 left in ``outcome.json``; empty on other nodes.
 
     Raises:
         TrainerError: As the failing rank classified it; RetryableError when peers vanished.
@@ -186,11 +183,11 @@ def watch_ranks(
     *,
     has_other_nodes: bool,
 ) -> int:
-    """Wait for the end of the ranks; returns the exit code of their launcher.
+    """Wait for the end of the ranks; return the exit code of their launcher.
 
     Raises:
-        Hang: They make no steps any more; their stacks are in the control folder.
-        Stopped: They were asked to stop before any of them had trained a step.
+        Hang: No rank makes steps; their stacks are in the control folder.
+        Stopped: A stop came before the first step.
     """
     started = time.monotonic()
     while True:

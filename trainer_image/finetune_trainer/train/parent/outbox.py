@@ -1,9 +1,8 @@
-"""What a node has yet to bring to storage: in order, behind training, within a budget of bytes.
+"""Stores a node's files behind training: in order, within a budget of bytes.
 
-One thread sends one parcel after the other, because later ones count on earlier ones (a checkpoint
-on the weights of the best step before it). While the store is away the thread waits for it and
-training goes on; what is saved meanwhile gathers on the local disk. Only who finds no room in the
-budget, or is at the end of training, has to wait, and gives up when patience ends.
+One thread sends one parcel after the other, because a checkpoint depends on the weights before it.
+During an outage training continues and new parcels wait on the local disk. Training waits only when
+the budget is used up and at its end.
 """
 
 from __future__ import annotations
@@ -36,24 +35,24 @@ SHARE_OF_DISK = 0.5
 """The other half is for the checkpoint that is being written, the data and the trained weights."""
 
 REPORT_SECONDS = 60.0
-"""A parcel that is on its way longer than this is told, again and again."""
+"""A warning repeats while a parcel takes longer than this."""
 
 Send = Callable[[ObjectStore, OnBytes], Any]
-"""Stores a parcel, and tells of bytes as the store has them."""
+"""Stores a parcel and reports the bytes that the store has received."""
 
 
 @dataclass(kw_only=True, eq=False)
 class _Parcel:
-    """One thing that is to be stored.
+    """One thing to store.
 
     Attributes:
-        name: What it is, for people.
-        num_bytes: What it holds of the local disk.
+        name: Its name in messages.
+        num_bytes: Its size on the local disk.
         send: Stores it and removes it from the disk.
-        future: What came of it.
+        future: The result.
         began: When it was sent; 0 before.
-        moved_at: When the store last took some bytes of it.
-        num_moved: Bytes that the store has of it.
+        moved_at: When the store last received bytes of it.
+        num_moved: Bytes that the store has received.
     """
 
     name: str
@@ -66,15 +65,15 @@ class _Parcel:
 
 
 class Outbox:
-    """Brings parcels to storage in the order in which they are submitted.
+    """Stores parcels in the order in which they are submitted.
 
-    After one has failed for good all later ones fail with it: none may overtake.
+    After one has failed for good all later ones fail too.
 
     Args:
         store: Where to.
-        budget_bytes: What parcels may hold of the local disk together; one is always allowed.
+        budget_bytes: Most bytes of waiting parcels on the local disk; one parcel is always allowed.
         tell: Called with messages for people.
-        patience_seconds: How long whoever waits here bears a store that is away.
+        patience_seconds: How long a waiting caller accepts an outage.
         clock: Monotonic seconds.
     """
 
@@ -108,13 +107,13 @@ class Outbox:
         self._reported_at = 0.0
 
     def submit(self, name: str, num_bytes: int, send: Send, *, urgent: bool = False) -> Future[Any]:
-        """Have something stored.
+        """Queue a parcel.
 
         Args:
-            name: What it is, for people.
-            num_bytes: What it holds of the local disk until it is stored.
+            name: Its name in messages.
+            num_bytes: Its size on the local disk until it is stored.
             send: Called in the outbox's thread with a store that outlasts outages.
-            urgent: Before all that is not.
+            urgent: Goes before all parcels that are not urgent.
         """
         parcel = _Parcel(name=name, num_bytes=num_bytes, send=send, future=Future())
         with self._changed:
@@ -187,12 +186,12 @@ class Outbox:
         )
 
     def report(self) -> None:
-        """Tell of a parcel that is long on its way; call it now and then."""
+        """Warn about a parcel that takes long; an outage has its own message."""
         now = self._clock()
         with self._changed:
             current, num_behind = self._current, len(self._waiting()) - 1
         if current is None or not current.num_bytes or self._patience.away_seconds:
-            return  # an outage is told by itself
+            return  # an outage has its own message
         if now - max(current.began, self._reported_at) < REPORT_SECONDS:
             return
         self._reported_at = now
@@ -210,12 +209,11 @@ class Outbox:
         self._tell(words)
 
     def _waiting(self) -> list[_Parcel]:
-        """Return what has not come to its end, the one on its way first."""
         current = [self._current] if self._current is not None else []
         return [*current, *self._urgent, *self._parcels]
 
     def _is_stuck(self, now: float) -> bool:
-        """Whether the store neither takes nor says anything: a mount that hangs, for example."""
+        """Whether the store neither receives nor reports anything, as a mount that hangs."""
         current = self._current
         return (
             current is not None
@@ -260,11 +258,9 @@ class Outbox:
 def decide_budget(environment: Mapping[str, str], folder: Path) -> int:
     """Return how many bytes of the local disk unstored checkpoints may hold.
 
-    Args:
-        environment: ``FINETUNE_CHECKPOINT_BUFFER_BYTES`` is the budget itself. Else it is half of
-            what is free, or half of ``FINETUNE_SCRATCH_BYTES``, the volume's limit, if that is
-            less: a pod that writes more is evicted.
-        folder: Where checkpoints are saved.
+    ``FINETUNE_CHECKPOINT_BUFFER_BYTES`` sets it. The default is half of the free space of
+    ``folder`` or of ``FINETUNE_SCRATCH_BYTES``, whichever is less: the kubelet evicts a pod that
+    writes more.
 
     Raises:
         UserError: A variable is no number of bytes.

@@ -36,7 +36,7 @@ def checkpoints_prefix(context: StageContext) -> str:
 
 
 def reuse_adapter(context: StageContext, key: str) -> TrainResult:
-    """Return the result of the run's published adapter, and finish what its attempt left undone.
+    """Return the result of the run's published adapter, and complete its attempt's work.
 
     Raises:
         UserError: It was trained on another data set than was approved.
@@ -59,13 +59,13 @@ def store_adapter(
     record: dict[str, Any],
     chat_format: ChatFormat,
 ) -> TrainResult:
-    """Finish the weights in a folder, store them as the run's adapter, and fold them if asked for.
+    """Finish the weights in a folder, store them as the run's adapter, and merge if requested.
 
     Args:
-        context: The stage's view of the world.
+        context: The stage's context.
         key: Key of the adapter's folder.
         final_dir: The weights.
-        record: What ``run.json`` says.
+        record: Content of ``run.json``.
         chat_format: How conversations were written.
 
     Raises:
@@ -100,7 +100,7 @@ def store_adapter(
 
 
 def wait_for_adapter(context: StageContext, key: str) -> TrainResult:
-    """Wait until rank 0 has stored the adapter; what the other nodes of a run do at its end.
+    """Wait on the other nodes until rank 0 has stored the adapter.
 
     Raises:
         InternalError: It never did.
@@ -122,6 +122,6 @@ def wait_for_adapter(context: StageContext, key: str) -> TrainResult:
 
 
 def _drop_checkpoints(context: StageContext) -> None:
-    """Delete the run's checkpoints, now that its adapter is durable, unless they are to stay."""
+    """Delete the run's checkpoints unless the job keeps them; its adapter is durable now."""
     if context.job.spec.checkpoint.after_training == "Delete":
         drop_all(context.output, checkpoints_prefix(context))

@@ -1,8 +1,7 @@
-"""Decides from the heartbeats of ranks whether they hang, and says which one is to blame. Pure.
+"""Decides from heartbeats whether ranks hang, and which one is to blame. Pure.
 
-What counts is that ranks get on, not that the network does: a rank that waits for an answer for
-ever keeps its connections. All ranks stop soon after one of them does, since they meet in every
-step; the one behind is the one with the fewest beats.
+Open connections prove nothing; only steps count. Ranks meet in every step, so all stop soon after
+one; the one with the fewest beats is behind.
 """
 
 from __future__ import annotations
@@ -30,11 +29,7 @@ _COLLECTIVE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How long ranks may be without a sign of life.
-
-    Attributes:
-        step_seconds: ``spec.trainer.stepTimeoutSeconds``; None derives it from the steps so far.
-    """
+    """Longest silence of ranks; ``step_seconds`` None derives it from the steps so far."""
 
     step_seconds: int | None = None
 
@@ -48,13 +43,9 @@ class Limits:
 
 
 def is_hung(beats: Sequence[Beat], limits: Limits, *, now: float, started: float) -> bool:
-    """Return whether no rank has given a sign of life for longer than any of them may.
+    """Return whether no rank has given a sign of life within its limit.
 
-    Args:
-        beats: The last beat of every rank.
-        limits: How long they may be silent.
-        now: The present (monotonic seconds).
-        started: When the ranks were started.
+    ``now`` and ``started``, when the ranks were started, are monotonic seconds.
     """
     if not beats:
         return now - started > PATIENCE_SECONDS
@@ -63,12 +54,7 @@ def is_hung(beats: Sequence[Beat], limits: Limits, *, now: float, started: float
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Blame:
-    """Which rank keeps the others waiting.
-
-    Attributes:
-        rank: Which; None if all of this node wait for each other, or for another node.
-        message: What is known, for people.
-    """
+    """The rank that the others wait for; None if it is not on this node."""
 
     rank: int | None
     message: str
@@ -82,14 +68,14 @@ def find_blame(
     now: float,
     has_other_nodes: bool,
 ) -> Blame:
-    """Say which rank was behind, and where.
+    """Return the rank that was behind, and where.
 
     Args:
         beats: The last beat of every rank of this node.
         stacks: Their stacks, as :mod:`faulthandler` writes them.
-        limits: What they went over.
-        now: The present (monotonic seconds).
-        has_other_nodes: Ranks of other nodes are not seen here.
+        limits: The exceeded limits.
+        now: Monotonic seconds.
+        has_other_nodes: Some ranks run on other nodes.
     """
     if not beats:
         return Blame(rank=None, message="no rank has started, and none says why")

@@ -1,9 +1,8 @@
 """All nodes resume from the same checkpoint, or none does.
 
-Each node fetches by itself what it believes to be the newest, before its ranks start. A store may
-show them different things: a listing that lags, a checkpoint damaged between two reads. Here the
-ranks settle it: rank 0's node proposes, every node makes sure that it holds the same step whole,
-and if one cannot, all fall back to an older step together.
+Each node fetches the newest checkpoint that it sees, and nodes may see different ones. Rank 0's
+node proposes a step; every node verifies that it holds it; if one does not, all fall back to an
+older step.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ def agree_on_step(
         The step that every node holds, 0 to begin anew.
 
     Raises:
-        StorageError: A node could not read the store at all.
+        StorageError: A node could not read the store.
     """
     wanted = _from_first(found)
     while wanted:

@@ -1,14 +1,10 @@
-"""Makes every checkpoint that Trainer saves durable, behind training.
+"""Stores every checkpoint that Trainer saves, behind training.
 
-Of each node one rank stores the node's files through its outbox while training goes on. Checkpoints
-that storage has not taken yet wait on the local disk, within the outbox's budget; who finds no room
-waits, and so does the end of training. Files are streamed from the disk: memory stays as it is.
-
-Threads never take part in collectives. On one node the outbox also commits. On several nodes all
-ranks ask each other after every step whether all parts of the oldest checkpoint are stored; then
-rank 0 has the entries of all and its outbox commits. Whoever waits polls together with all others,
-so that no rank sits in a collective for as long as storage may be away. A failure surfaces at the
-next step, on every node.
+One rank of each node stores the node's files through its outbox. Checkpoints wait on the local disk
+within the outbox's budget; training waits only when there is no room, and at its end. Threads never
+take part in collectives. With several nodes the ranks poll after every step until all parts of the
+oldest checkpoint are stored; then rank 0's outbox commits. No rank sits in a collective during an
+outage. A failure surfaces at the next step, on every node.
 """
 
 from __future__ import annotations
@@ -49,13 +45,13 @@ STALL_WORTH_TELLING_SECONDS = 1.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Saved:
-    """A checkpoint on the local disk that is on its way to storage.
+    """A checkpoint on the local disk that is being stored.
 
     Attributes:
         step: Its optimiser step.
         folder: Where Trainer has saved it.
         curve: Copy of the training curve at that step; rank 0 only.
-        part: The entries of this node's files, once they are stored; None on ranks that store none.
+        part: The entries of this node's stored files; None on ranks that store none.
     """
 
     step: int
@@ -65,16 +61,16 @@ class Saved:
 
 
 class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
-    """Stores what Trainer saves, on all nodes, and commits it with a manifest.
+    """Stores Trainer's checkpoints on all nodes, and commits each with a manifest.
 
     Args:
         store: The run's storage.
         prefix: Key prefix of the run's checkpoints.
-        outbox: Brings files to the same storage.
+        outbox: Stores files there.
         keep: Complete checkpoints to keep.
         curve: Local training curve.
-        curve_key: Where it is stored.
-        inputs: What checkpoints are made from, for their manifests.
+        curve_key: Its key.
+        inputs: Inputs of the checkpoints, for their manifests.
         resumed_from: Step that training resumes at, 0 for none.
         tell: Called with a message for people.
         on_wait: Called every few seconds while training waits for storage.
@@ -165,9 +161,7 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         _barrier()
 
     def make_room(self, args: TrainingArguments, state: TrainerState, num_bytes: int) -> None:
-        """Wait until the outbox has room for what this rank is about to submit.
-
-        All ranks must call it alike.
+        """Wait until the outbox has room for this rank's next parcel; all ranks call it alike.
 
         Raises:
             TrainerError: Storage stayed away beyond its patience, or failed for good.
@@ -218,11 +212,7 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
             )
 
     def _raise_failure(self, args: TrainingArguments, *, lost: str = "") -> None:
-        """Raise why nothing reaches storage, on every rank; all must call it alike.
-
-        Raises:
-            TrainerError: As the first node that failed says it.
-        """
+        """Raise a storage failure of any node on every rank; all must call it alike."""
         error = next(error for error in _gather(args, self._outbox.failure) if error is not None)
         if lost:
             error.message += (
@@ -232,12 +222,12 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         raise error
 
     def _finish_stored(self, args: TrainingArguments) -> None:
-        """Let go of checkpoints all of whose parts are stored, oldest first.
+        """Remove checkpoints whose parts are all stored, oldest first.
 
         With several nodes all ranks must call it alike.
 
         Raises:
-            TrainerError: A part could not be stored, on whichever node.
+            TrainerError: A part could not be stored, on any node.
         """
         while self._saved:
             part = self._saved[0].part
@@ -278,7 +268,6 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         return files
 
     def _commit_files(self, store: ObjectStore, saved: Saved, files: list[ManifestFile]) -> None:
-        """Commit a checkpoint whose files are all stored, then drop old ones."""
         # The curve goes first: whoever resumes from the manifest needs the points before it.
         if saved.curve is not None:
             store.upload_file(saved.curve, self._curve_key)

@@ -14,11 +14,11 @@ from finetune_trainer.storage.patience import EARLIER_STAGES
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerPlan:
-    """What the parent hands to every rank of its node, as JSON.
+    """The parent's plan for every rank of its node, as JSON.
 
     Attributes:
         job: Path of ``job.json``.
-        control_dir: Ranks and parent talk here: ``stop``, ``failure-<n>.json``, ``outcome.json``.
+        control_dir: Holds ``stop``, ``failure-<n>.json``, ``outcome.json``.
         model_dir: Local base model.
         dataset_dir: Local prepared data set.
         output_dir: Where Trainer saves checkpoints.
@@ -26,12 +26,12 @@ class WorkerPlan:
         curve: Path of ``metrics.jsonl``.
         resume_dir: Local checkpoint to resume from.
         resume_step: Its step.
-        inputs: What checkpoints are made from, for their manifests.
+        inputs: Inputs of the checkpoints, for their manifests.
         origin_dir: Trained weights to begin from, unless a checkpoint is resumed.
         credentials_dir: Mounted Secrets.
         credentials_name: Secret of the output.
         use_gpu: Ranks run on GPUs.
-        lesson: What earlier attempts found out about memory, as JSON has it.
+        lesson: Memory limits found by earlier attempts, as JSON.
     """
 
     job: str

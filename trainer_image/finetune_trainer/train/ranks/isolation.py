@@ -1,9 +1,7 @@
 """Proves on the model itself that examples of one flattened row do not see each other.
 
-Whether a model respects the borders between examples depends on its architecture, on the attention
-kernel and on the versions of three libraries: learned positions, ALiBi, convolutions and recurrent
-states leak where rotary attention does not. So it is not looked up but tried, at the start of
-training, with two short examples on the model as it is about to be trained.
+Learned positions, ALiBi, convolutions and recurrent states leak where rotary attention does not.
+The probe runs two short examples through the model at the start of training.
 """
 
 from __future__ import annotations
@@ -25,9 +23,10 @@ PROBE_TOKENS = 16
 """Longest example of the probe: a leak shows at once, and sliding windows are longer."""
 
 INFLUENCE_TOLERANCE = 1e-5
-"""Most that another example may move float32 logits, in their standard deviations: experts group
-the tokens of a row, and the order of their sums is all that may differ. In bfloat16 such rounding
-cannot be told from a leak, so nothing may move at all."""
+"""Most that another example may move float32 logits, in their standard deviations.
+
+The order of sums may differ. In bfloat16 rounding looks like a leak, so no logit may move.
+"""
 
 POSITION_TOLERANCE = {False: 1e-3, True: 0.1}
 """Most that logits may differ from those of the example alone, by whether they are bfloat16:
@@ -36,12 +35,7 @@ another kernel may round otherwise, but positions must begin anew."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Isolation:
-    """What the probe found.
-
-    Attributes:
-        is_exact: An example in a flattened row gets the logits that it gets alone.
-        reason: Why not, in words; empty where it is exact.
-    """
+    """Result of the probe; ``reason`` is empty if a flattened row is exact."""
 
     is_exact: bool
     reason: str
@@ -73,12 +67,10 @@ def judge_isolation(
 
 
 class IsolationProbe(TrainerCallback):  # type: ignore[misc]
-    """Keeps rows flattened only where the probe shows that this is exact; else pads.
+    """Keeps rows flattened only if the probe shows that this is exact; else pads.
 
-    All ranks call the model alike, so it may be sharded; they agree on the verdict.
-
-    Args:
-        tell: Told in words when padding is used instead; on rank 0.
+    All ranks call the model alike and agree on the verdict. ``tell`` gets a message on rank 0 when
+    padding is used.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -120,10 +112,9 @@ class IsolationProbe(TrainerCallback):  # type: ignore[misc]
 
 
 def probe_isolation(trainer: SFTTrainer, *, is_bfloat16: bool) -> Isolation:
-    """Ask the model about two short examples, alone and together, through the trainer's collator.
+    """Run two short examples, alone and together, through the trainer's collator.
 
-    Source: the definition of padding-free training, Kundu et al. 2024 (arXiv 2407.09105): the loss
-    of a flattened batch is that of its examples.
+    Source: Kundu et al. 2024 (arXiv 2407.09105).
     """
     first, second = _two_examples(trainer.train_dataset)
     model = trainer.model_wrapped

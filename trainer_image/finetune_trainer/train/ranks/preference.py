@@ -1,8 +1,7 @@
-"""Learning from preferences: builds TRL's trainers for DPO and KTO, and ORPO's on DPO's ground.
+"""Learning from preferences: builds TRL's trainers for DPO and KTO, and ORPO on DPO's.
 
-Rows come tokenised by the same encoder as for supervised training, so the trainers' own
-preparation is switched off. The reference model is the tuned one with its adapter switched off.
-Dropout is off, as TRL has it: it would blur what is compared.
+Rows are tokenised by the encoder of supervised training. The reference model is the tuned one
+without its adapter. Dropout is off, as in TRL.
 """
 
 from __future__ import annotations
@@ -36,11 +35,8 @@ if TYPE_CHECKING:
 class Preferred:
     """One training example.
 
-    Attributes:
-        prompt_ids: Tokens of the prompt.
-        answer_ids: Tokens of the answer; of a pair, of the better one.
-        other_ids: Tokens of the worse answer of a pair; None for an answer with a verdict.
-        is_wanted: The verdict; True for a pair.
+    ``answer_ids`` are of the better answer of a pair, ``other_ids`` of the worse one; None for an
+    answer with a verdict. ``is_wanted`` is the verdict; True for a pair.
     """
 
     prompt_ids: list[int]
@@ -60,10 +56,10 @@ class Preferred:
 def encode_preferences(
     encoder: Encoder, rows: Iterable[dict[str, Any]], *, objective: str, side: str, seed: int
 ) -> list[Preferred]:
-    """Encode all rows of a side, leaving out those of which an answer was cut away entirely.
+    """Encode all rows of a side without those of which an answer was cut away entirely.
 
-    For KTO pairs become two answers with a verdict each, and the rows are shuffled: it takes them
-    in their order, since it compares each with its neighbours in the batch.
+    For KTO pairs become two answers with a verdict each, and the rows are shuffled: KTO compares
+    each row with its neighbours in the batch.
 
     Raises:
         DataError: No row is left.
@@ -155,12 +151,10 @@ class PairTrainer(ExactValidation, LoraPlus, DPOTrainer):  # type: ignore[misc]
 
 
 class OddsRatioTrainer(PairTrainer):
-    """ORPO: likelihood of the better answer, and how much likelier it is than the worse one.
+    """ORPO: likelihood of the better answer, and its odds against the worse one.
 
-    TRL's own (experimental) tokenises by itself, and so would see other tokens than evaluation.
-
-    Source: Hong et al. 2024, "ORPO: Monolithic Preference Optimization without Reference Model",
-    equations 6 and 7; the likelihood counts the answer alone.
+    TRL's own trainer tokenises by itself, otherwise than evaluation. Source: Hong et al. 2024,
+    "ORPO", equations 6 and 7.
     """
 
     def _compute_loss(

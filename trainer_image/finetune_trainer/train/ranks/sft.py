@@ -44,10 +44,7 @@ DECAY_SHARE = 0.2
 def build_config(
     job: ResolvedJob, recipe: Recipe, output_dir: Path, *, has_validation: bool
 ) -> SFTConfig:
-    """Build the training arguments.
-
-    Must run before the model is loaded: with ZeRO-3 it switches transformers to sharded loading.
-    """
+    """Build the training arguments, before the model is loaded: ZeRO-3 shards while loading."""
     return SFTConfig(
         **training_arguments(job, recipe, output_dir, has_validation=has_validation),
         packing=recipe.packing,
@@ -153,11 +150,7 @@ def silence(trainer: Trainer) -> None:
 
 
 def load_adapter(model: PeftModel, folder: Path) -> None:
-    """Put trained weights into a fresh adapter of the same shape.
-
-    Args:
-        model: The base model with its adapter, before ranks share it out.
-        folder: Holds ``adapter_model.safetensors``.
+    """Put trained weights into a fresh adapter of the same shape, before ranks share it out.
 
     Raises:
         UserError: The weights are of other modules or of another shape.
@@ -177,10 +170,8 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
 def join_ranks_for_deepspeed() -> None:
     """Join the process group over gloo, as ranks of DeepSpeed on CPU.
 
-    TrainingArguments cannot: told to use the CPU, it leaves DeepSpeed out; not told, it looks for
-    the backend of a GPU, finds none, and takes each rank for the only one.
-
-    Source: accelerate ``PartialState.__init__``; transformers ``TrainingArguments._setup_devices``.
+    TrainingArguments cannot: with the CPU it leaves DeepSpeed out, else it looks for a GPU's
+    backend. Source: accelerate ``PartialState.__init__``.
     """
     import deepspeed
     from accelerate import PartialState
@@ -197,11 +188,7 @@ def join_ranks_for_deepspeed() -> None:
 
 
 def check_strategy(trainer: Trainer, recipe: Recipe) -> None:
-    """Make sure that the ranks share the work as the recipe says.
-
-    Raises:
-        InternalError: accelerate chose another way; it does so silently.
-    """
+    """Raise ``InternalError`` if accelerate silently chose another strategy than the recipe."""
     from accelerate.utils import DistributedType
 
     expected = {
@@ -228,10 +215,7 @@ def count_trainable(model: torch.nn.Module) -> int:
 
 
 def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
-    """Return DeepSpeed's configuration; ``auto`` values are filled in by transformers.
-
-    Source: DeepSpeed configuration JSON; transformers' DeepSpeed integration.
-    """
+    """Return DeepSpeed's configuration; transformers fills in ``auto`` values."""
     stage = 3 if recipe.strategy == "ZeRO3" else 2
     zero: dict[str, Any] = {"stage": stage, "overlap_comm": recipe.use_gpu}
     if stage == 3:

@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncodedSides:
-    """The sides of the data set as token ids and labels.
-
-    Supervised rows are mapped from files and not in memory; preferences are in memory.
-    """
+    """The sides as token ids and labels; supervised rows are mapped from files."""
 
     train: Dataset | list[Preferred]
     validation: Dataset | list[Preferred]
@@ -55,11 +52,7 @@ def open_sides(plan: WorkerPlan, job: ResolvedJob) -> EncodedSides:
 def encode_sides(
     plan: WorkerPlan, job: ResolvedJob, tokenizer: PreTrainedTokenizerBase
 ) -> EncodedSides:
-    """Read and encode preferences.
-
-    Raises:
-        DataError: No training row keeps any of its answers.
-    """
+    """Read and encode preferences. Raise ``DataError`` if no training row keeps an answer."""
     from finetune_trainer.model.chat_format import read_format
     from finetune_trainer.model.encoding import make_encoder, read_rows
     from finetune_trainer.train.ranks.preference import encode_preferences

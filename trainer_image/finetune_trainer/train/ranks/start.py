@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 
 def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSides) -> Recipe:
-    """Decide every ``auto`` from the encoded rows' shape, the model's and this node's hardware.
-
-    The parent finds what was settled in ``recipe.json``.
+    """Decide every ``auto`` from rows, model and hardware; write ``recipe.json``.
 
     Raises:
         UserError: Settings contradict each other or the hardware.
@@ -51,13 +49,10 @@ def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSides) -> Re
 
 
 def check_agreement(recipe: Recipe) -> None:
-    """Make sure that the nodes settled on the same batches; all ranks must call it.
-
-    Nodes read what earlier attempts found out by themselves, and one may have read before another
-    node's note was written.
+    """Check that the nodes settled on the same batches; all ranks must call it.
 
     Raises:
-        RetryableError: They differ; the next attempt reads the same.
+        RetryableError: They differ: a node read the notes of earlier attempts too early.
     """
     if int(os.environ.get("WORLD_SIZE") or 1) == int(os.environ.get("LOCAL_WORLD_SIZE") or 1):
         return
@@ -77,17 +72,17 @@ def uses_liger(plan: WorkerPlan, job: ResolvedJob) -> bool:
     """Return whether this model runs with Liger's kernels.
 
     Raises:
-        UserError: They were asked for and cannot be used.
+        UserError: The job asks for them and they cannot be used.
     """
     model_type = str(read_config(Path(plan.model_dir)).get("model_type", "unknown"))
     return decide_liger(job.spec.hyperparameters.kernels, model_type, use_gpu=plan.use_gpu)
 
 
 def balances_experts(plan: WorkerPlan, job: ResolvedJob) -> bool:
-    """Return whether the loss has a term for a mixture's balance among its experts.
+    """Return whether the loss has a term for the balance of a mixture's experts.
 
-    TRL adds one for every mixture, weighed as its configuration says: 0.9 for gpt-oss. Where the
-    router stays as it is, that term would only pull the adapter away from the answers.
+    TRL adds it for every mixture. With a frozen router it would only pull the adapter away from the
+    answers.
     """
     model_type = str(read_config(Path(plan.model_dir)).get("model_type", ""))
     adapter = job.spec.method.adapter
@@ -95,11 +90,7 @@ def balances_experts(plan: WorkerPlan, job: ResolvedJob) -> bool:
 
 
 def check_world_size(recipe: Recipe, actual: int) -> None:
-    """Make sure that all ranks found each other.
-
-    Raises:
-        InternalError: accelerate sees another number of ranks than were started.
-    """
+    """Raise ``InternalError`` if accelerate sees another number of ranks than were started."""
     if actual != recipe.world_size:
         raise InternalError(
             "WorldSizeMismatch",
@@ -111,8 +102,6 @@ def agree_on_checkpoint(
     plan: WorkerPlan, job: ResolvedJob, tell: Callable[[str], None], *, local_rank: int
 ) -> WorkerPlan:
     """Return the plan with the checkpoint that every node resumes from.
-
-    Ranks of one node share what their parent has fetched.
 
     Raises:
         StorageError: A node cannot read the run's storage.
@@ -139,7 +128,7 @@ def agree_on_checkpoint(
 
 
 def begins_from_origin(plan: WorkerPlan, job: ResolvedJob) -> bool:
-    """Whether training begins from other trained weights: not where it resumes its own.
+    """Whether training begins from other trained weights instead of its own checkpoint.
 
     Raises:
         InternalError: It does, and the parent has not fetched them.
@@ -156,11 +145,7 @@ def load_base(
 ) -> PreTrainedModel:
     """Load the base model as the recipe says and check that the adapter fits it.
 
-    Args:
-        plan: What the parent handed over.
-        job: The effective job.
-        recipe: The settled recipe.
-        local_rank: This rank's GPU on its node; only quantised weights are placed at loading.
+    ``local_rank`` is this rank's GPU; only quantised weights are placed at loading.
 
     Raises:
         UserError: The model does not load, or the adapter's targets match nothing.

@@ -1,10 +1,9 @@
 """Optimiser, scheduler and random states as safetensors: a checkpoint holds no pickle.
 
-transformers, accelerate and DeepSpeed write their states with ``torch.save`` and read them with
-``torch.load``, DeepSpeed with ``weights_only=False``: whoever may write to the bucket could run
-code in the next attempt. Inside :func:`state_files_below` both functions speak another format for
-files below one folder: tensors as safetensors, everything else as JSON in its header. Only plain
-values and the few classes named here come back; a file that asks for anything else is refused.
+transformers, accelerate and DeepSpeed use ``torch.save`` and ``torch.load``, so a bucket's writer
+could run code in the next attempt. :func:`state_files_below` replaces the format below one folder:
+tensors as safetensors, other values as JSON in the header. Only plain values and a few named
+classes are read back.
 """
 
 from __future__ import annotations
@@ -47,8 +46,7 @@ _ENUMS = {"deepspeed.runtime.zero.config:ZeroStageEnum"}
 def state_files_below(root: Path) -> Iterator[None]:
     """Make ``torch.save`` and ``torch.load`` use :func:`write_state` and :func:`read_state`.
 
-    Only for paths below ``root``. Elsewhere both are as they were, but ``torch.load`` never
-    unpickles more than tensors, whatever its caller asks for.
+    Only for paths below ``root``. Elsewhere ``torch.load`` never unpickles more than tensors.
     """
     top = root.resolve()
     save, load = torch.save, torch.load
@@ -74,10 +72,8 @@ def state_files_below(root: Path) -> Iterator[None]:
 def write_state(state: object, path: Path) -> None:
     """Write nested containers of numbers, text and tensors to one safetensors file.
 
-    Tensors keep their bits and types, but not what they shared with each other.
-
     Raises:
-        InternalError: ``StateNotPlain``: there is something in it that has no place in a file.
+        InternalError: ``StateNotPlain``: a value has no place in a file.
     """
     tensors = _Tensors()
     structure = _encode(state, tensors)
@@ -87,10 +83,10 @@ def write_state(state: object, path: Path) -> None:
 
 
 def read_state(path: Path, *, device: str = "cpu") -> Any:
-    """Read what :func:`write_state` wrote.
+    """Read a file of :func:`write_state`.
 
     Raises:
-        StorageError: ``StateUnreadable``: the file is damaged or something else, a pickle maybe.
+        StorageError: ``StateUnreadable``: the file is damaged or another format.
     """
     try:
         with safe_open(path, framework="pt", device=device) as file:

@@ -17,9 +17,8 @@ from finetune_trainer.train.recipe.selection import VALIDATION_LOSS
 class ExactValidation(Trainer):  # type: ignore[misc]
     """Replaces transformers' evaluation loop of a TRL trainer.
 
-    That loop averages the means of batches, and over several ranks counts some rows twice: its
-    result depends on the micro batch and the number of ranks. It also draws from the random
-    numbers of training, so that how often one validates would change what is trained.
+    That loop averages batch means and counts some rows twice over several ranks. It also draws from
+    training's random numbers, so validation would change the training.
     """
 
     control: TrainerControl

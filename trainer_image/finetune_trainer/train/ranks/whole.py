@@ -1,10 +1,8 @@
-"""Lets modules that are trained whole beside an adapter learn in float32.
+"""Trains whole modules beside an adapter in float32.
 
-PEFT trains an adapter in float32 over bfloat16 weights, but copies ``modulesToSave`` as they are.
-AdamW moves a weight by about the learning rate, and a bfloat16 weight cannot move by less than
-about a 256th of itself: at the rates of adapters a norm's weights, near 1, would never move at all.
-FSDP2 moreover takes only trained weights of one type. The model computes in bfloat16 as before:
-autocast casts the weights of linear layers, and what another module returns is cast back.
+PEFT copies ``modulesToSave`` in their own type. A bfloat16 weight cannot move by less than about a
+256th of itself, so a norm's weights would never move at an adapter's rate. Computation stays in
+bfloat16 under autocast.
 """
 
 from __future__ import annotations
@@ -21,11 +19,6 @@ NARROW = (torch.bfloat16, torch.float16)
 
 def train_in_float32(model: torch.nn.Module, *, adapter: str, strategy: str) -> int:
     """Hold the trained copies of whole modules in float32, before there is an optimiser.
-
-    Args:
-        model: A model with its adapter; one without is left alone.
-        adapter: Type of the adapter.
-        strategy: How the ranks share the work.
 
     Returns:
         Modules that were of a narrower type.

@@ -1,7 +1,6 @@
 """One rank of a run: ``python -m finetune_trainer.train.ranks.worker plan.json``.
 
-Started by :mod:`finetune_trainer.train.stage`, which has fetched everything. torchrun swallows exit
-codes, so a rank that fails leaves its reason in a file for the parent.
+torchrun swallows exit codes, so a rank that fails leaves its reason in a file.
 """
 
 from __future__ import annotations
@@ -79,11 +78,7 @@ def main(argv: list[str]) -> int:
 
 
 def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter) -> None:
-    """Train as one rank, save, and leave ``outcome.json`` on rank 0.
-
-    Raises:
-        TrainerError: Whatever went wrong, classified.
-    """
+    """Train as one rank, save, and leave ``outcome.json`` on rank 0. Raise ``TrainerError``."""
     from finetune_trainer.model.adapters import build_lora_config
     from finetune_trainer.model.load import load_tokenizer
     from finetune_trainer.train.ranks import preference, sft

@@ -1,8 +1,7 @@
-"""Decides how many examples a step takes over all ranks, and checks how ranks split them. Pure.
+"""Decides how many examples a step takes over all ranks, and how ranks split them. Pure.
 
-A batch is of 8 examples below 1,000 training rows, 16 below 10,000, else 32: adapters pay for large
-batches more than full fine-tuning does ("LoRA Without Regret", Schulman et al. 2025). It never
-depends on the world size.
+8 examples below 1,000 training rows, 16 below 10,000, else 32; independent of the world size.
+Source: "LoRA Without Regret", Schulman et al. 2025.
 """
 
 from __future__ import annotations
@@ -25,11 +24,7 @@ def decide_global_batch(
 ) -> int:
     """Return examples per optimiser step, a multiple of the world size.
 
-    Args:
-        asked: ``hyperparameters.globalBatchSize``.
-        num_rows: Training rows.
-        world_size: Data-parallel ranks.
-        micro: ``hyperparameters.microBatchSize``; a batch that is left to us divides by it too.
+    ``asked`` is ``hyperparameters.globalBatchSize``. A default batch also divides by ``micro``.
 
     Raises:
         UserError: The asked size does not divide over the ranks.

@@ -36,14 +36,14 @@ PARTS = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationPlan:
-    """How the held-out questions will be asked.
+    """How the held-out questions are asked.
 
     Attributes:
-        asked: The largest batches; smaller ones are taken where these find no room.
+        asked: The largest batches.
         held_tokens: Tokens of the conversations that a worker answers together.
         memory: Of one worker that holds the whole model, at most.
-        placement: Who answers.
-        available: Bytes that one device, or the node without GPUs, has.
+        placement: The workers.
+        available: Bytes of one device, or of the node without GPUs.
     """
 
     asked: Asked
@@ -77,19 +77,19 @@ def plan_evaluation(
     num_chosen: int | None = None,
     may_reason: bool = False,
 ) -> EvaluationPlan:
-    """Settle who will ask the held-out questions, and with how much memory.
+    """Settle the workers that ask the held-out questions, and their memory.
 
     Args:
         job: The effective job.
-        data: The training side: held-out rows are taken to be no longer.
+        data: The training side; held-out rows are taken to be no longer.
         model: The base model.
         recipe: How it is trained.
-        hardware: What a node offers.
-        num_chosen: Questions that ``prepare`` chose, where the job leaves it to it.
+        hardware: Of a node.
+        num_chosen: Questions that ``prepare`` chose, where the job leaves it open.
         may_reason: Reasoning may come before the answers.
 
     Raises:
-        UserError: ``ModelTooLarge``: not even the longest row alone can be asked.
+        UserError: ``ModelTooLarge``: not even the longest row alone fits.
     """
     setup = setup_of(job, model, recipe)
     ask = partial(

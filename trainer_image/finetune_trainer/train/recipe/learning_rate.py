@@ -1,16 +1,12 @@
 """Decides the learning rate of a run. Pure.
 
-Adapters want about ten times the rate of full fine-tuning, nearly independent of rank when the
-update is scaled by alpha/rank with a fixed alpha, and more for short runs ("LoRA Without Regret",
-Schulman et al. 2025). Small models take more: 5e-4 x (2000 / hidden size)^0.78, 1.5 times that
-below 100 steps, between 1e-4 and 2e-3. ``Full`` takes a tenth. So do preferences (DPO, KTO, ORPO),
-which pull without an end in sight, and with LoRA+ the rule gives the geometric mean of the rates of
-A and B.
+5e-4 x (2000 / hidden size)^0.78, 1.5 times that below 100 steps, between 1e-4 and 2e-3. ``Full``
+and preferences (DPO, KTO, ORPO) take a tenth. With LoRA+ it is the geometric mean of the rates of A
+and B. Source: "LoRA Without Regret", Schulman et al. 2025.
 
-The rule holds for a strength of 32 = scale x rank (LoRA's alpha, RsLoRA's alpha x sqrt(rank)): one
-step of Adam changes an adapter's output by about rate x scale x rank, since each of its rank
-directions moves by the rate whatever its gradient. Another strength divides the rate accordingly. A
-weaker one raises it at most twofold: A moves by the rate as well, and no scale tames that.
+The rule holds for scale x rank = 32 (LoRA's alpha, RsLoRA's alpha x sqrt(rank)). Another strength
+divides the rate accordingly; a weaker one raises it at most twofold, because A moves by the rate at
+any scale.
 """
 
 from __future__ import annotations
@@ -26,13 +22,7 @@ REFERENCE_STRENGTH = 32
 
 
 def choose_rate(job: ResolvedJob, model: Architecture, total_steps: int) -> float:
-    """Return the job's rate, or the rule's for the job's adapter and objective.
-
-    Args:
-        job: The effective job.
-        model: The base model.
-        total_steps: Optimiser steps of the whole run.
-    """
+    """Return the job's rate, or the rule's; ``total_steps`` are of the whole run."""
     hyper, method = job.spec.hyperparameters, job.spec.method
     return decide_learning_rate(
         hyper.learning_rate,
@@ -53,10 +43,7 @@ def decide_learning_rate(
     lora_plus_ratio: float = 1.0,
     learns_preferences: bool = False,
 ) -> float:
-    """Return the asked rate, or the rule's.
-
-    With LoRA+ the rule's rate is the geometric mean of the two that A and B learn at.
-    """
+    """Return the asked rate, or the rule's; with LoRA+ the geometric mean of A and B."""
     if asked != "auto":
         return float(asked)
     rate = 5e-4 * (2000 / max(1, model.hidden_size)) ** 0.78

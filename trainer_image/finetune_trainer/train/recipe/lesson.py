@@ -1,8 +1,7 @@
-"""What an attempt learns from those before it that ran out of memory. Pure.
+"""Memory limits that an attempt takes over from attempts that ran out of memory. Pure.
 
-Half the micro batch with twice the accumulation is the same training: the global batch stays, and
-so do its gradients up to rounding. Where the smallest micro batch ran out as well, activations are
-recomputed if the job leaves that open; then there is nothing left to give.
+Half the micro batch with twice the accumulation is the same training up to rounding. If the
+smallest micro batch ran out too, activations are recomputed, unless the job forbids it.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ class End:
         reason: Reason of its termination message.
         message: What happened, for people.
         rank: Rank that failed, if one did.
-        step: Optimiser steps behind it.
-        micro_batch_size: Examples per forward pass; 0 if it ended before that was settled.
+        step: Completed optimiser steps.
+        micro_batch_size: Examples per forward pass; 0 if not settled.
         activation_checkpointing: Whether activations were recomputed.
         ended_at: Time, ISO 8601.
     """
@@ -90,10 +89,9 @@ def tell_lesson(lesson: Lesson) -> str:
 
 
 def what_next(job: ResolvedJob, end: End, error: TrainerError) -> TrainerError:
-    """Return the failure that an attempt ends with which ran out of memory.
+    """Return the error of an attempt that ran out of memory, with the next attempt's change.
 
-    Returns:
-        The error with what the next attempt does, or a :class:`UserError` if it can do nothing.
+    It is a :class:`UserError` if no attempt can use less.
     """
     micro, smallest = end.micro_batch_size, smallest_micro_batch(job)
     may_recompute = job.spec.hyperparameters.activation_checkpointing == "Auto"

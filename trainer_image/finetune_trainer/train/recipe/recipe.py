@@ -1,11 +1,6 @@
 """Decides every ``auto`` of a job: a pure function from job, data and hardware to a recipe.
 
-The rules, with their reasons:
-
-* **Learning rate.** See :mod:`finetune_trainer.train.recipe.learning_rate`.
-* **Batches.** See :mod:`finetune_trainer.train.recipe.batches`.
-* **Micro batch, activation checkpointing, strategy.** What fits the memory at the least cost of
-  speed, see :mod:`finetune_trainer.planning.fit`. What cannot fit is refused.
+See ``learning_rate``, ``batches`` and :mod:`finetune_trainer.planning.fit` for the rules.
 """
 
 from __future__ import annotations
@@ -33,7 +28,7 @@ IDLE_TOKENS = 2048
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataShape:
-    """What the recipe must know of the tokenised training side.
+    """The tokenised training side.
 
     Attributes:
         num_rows: Training examples.
@@ -41,7 +36,7 @@ class DataShape:
         mean_tokens: Mean example length.
         longest_tokens: Longest example.
         std_tokens: Standard deviation of the lengths, if known.
-        num_sequences: Sequences behind one example: a pair of answers is two.
+        num_sequences: Sequences per example: 2 for a pair of answers.
     """
 
     num_rows: int
@@ -111,16 +106,16 @@ def decide_recipe(
     attention: str = "sdpa",
     lesson: Lesson = NOTHING_LEARNT,
 ) -> Recipe:
-    """Settle everything that the job left to us.
+    """Settle every setting that the job leaves open.
 
     Args:
         job: The effective job.
         data: The tokenised training side.
         model: The base model.
-        hardware: What this node offers.
+        hardware: Of this node.
         use_gpu: Ranks run on GPUs.
-        attention: Attention that the ranks load: ``sdpa``, ``flash`` or ``eager``.
-        lesson: What earlier attempts of the run found out about memory.
+        attention: ``sdpa``, ``flash`` or ``eager``.
+        lesson: Memory limits found by earlier attempts.
 
     Raises:
         UserError: Settings contradict each other or the hardware, or the model does not fit; the
@@ -191,11 +186,7 @@ def _choose_interval(job: ResolvedJob, total_steps: int) -> int:
 
 
 def _check_verdict_batch(job: ResolvedJob, micro: int) -> None:
-    """Refuse batches of one answer for KTO, which compares the answers of a batch.
-
-    Raises:
-        UserError: There is only one answer in a batch.
-    """
+    """Refuse batches of one answer for KTO, which compares the answers of a batch."""
     if job.spec.method.objective == "KTO" and micro < 2:
         raise UserError(
             "MicroBatchTooSmall",
@@ -225,7 +216,7 @@ def make_setup(
 
 
 def read_asked(job: ResolvedJob, per_rank: int, *, use_gpu: bool) -> Asked:
-    """Return the settings that the job does not leave open.
+    """Return the settings that the job fixes.
 
     Raises:
         UserError: The micro batch does not divide the rank's share, or the strategy cannot run.
@@ -265,14 +256,7 @@ def _count_steps(
 def check_settings(job: ResolvedJob, hardware: Hardware, *, num_rows: int, use_gpu: bool) -> None:
     """Refuse what :func:`decide_recipe` would refuse, without tokens, model or ranks.
 
-    The parent of a run asks this, so that a wrong setting costs seconds and not the start of
-    every rank.
-
-    Args:
-        job: The effective job.
-        hardware: What this node offers.
-        num_rows: Training rows.
-        use_gpu: Ranks run on GPUs.
+    A wrong setting then costs seconds instead of the start of every rank.
 
     Raises:
         UserError: Settings contradict each other or the hardware; the message names the values.
@@ -287,7 +271,7 @@ def decide_bfloat16(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> b
     """Return whether to compute in bfloat16.
 
     Raises:
-        UserError: It was asked for and the device or the strategy cannot.
+        UserError: The device or the strategy cannot.
     """
     asked = job.spec.hyperparameters.precision
     strategy = _asked_strategy(job)
@@ -311,10 +295,10 @@ def decide_bfloat16(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> b
 
 
 def decide_strategy(job: ResolvedJob, *, use_gpu: bool) -> str:
-    """Return how ranks share the work; ``Auto`` where memory is to decide.
+    """Return how ranks share the work; ``Auto`` where memory decides.
 
     Raises:
-        UserError: FSDP2 on CPU, where accelerate would silently run DDP instead.
+        UserError: FSDP2 on CPU, where accelerate would silently run DDP.
     """
     if job.spec.resources.strategy == "FSDP2" and not use_gpu:
         raise UserError(

@@ -1,7 +1,7 @@
-"""Which step's weights are published, and when training ends early: pure, from the loss history.
+"""Which step's weights are published, and when training ends early. Pure.
 
-All state is the history of validation losses, which every checkpoint carries. So a resumed run
-decides as the undisturbed one does, and all ranks decide alike.
+Only the history of validation losses decides. Every checkpoint carries it, so a resumed run and all
+ranks decide alike.
 """
 
 from __future__ import annotations
@@ -34,10 +34,7 @@ class Validation:
 def decide_validation_interval(asked: int | str, *, total_steps: int, every_steps: int) -> int:
     """Return the steps between two validations.
 
-    Args:
-        asked: ``checkpoint.validateEverySteps``.
-        total_steps: Optimiser steps of the whole run.
-        every_steps: Steps between two checkpoints.
+    ``asked`` is ``checkpoint.validateEverySteps``; ``every_steps`` lie between two checkpoints.
     """
     if isinstance(asked, int):
         return asked
@@ -78,14 +75,9 @@ def is_exhausted(validations: Sequence[Validation], rule: EarlyStopping | None) 
 
 
 def thin(validations: Sequence[Validation], limit: int) -> list[Validation]:
-    """Return at most ``limit`` measurements in their order, the best and the last among them.
+    """Return at most ``limit`` (at least 3) measurements, the best and the last among them.
 
-    Every second, fourth, eighth and so on from the first is kept: as a curve grows, a point that is
-    left out does not come back.
-
-    Args:
-        validations: All measurements, in the order of their steps.
-        limit: At least 3.
+    Every second, fourth, eighth and so on is kept, so that an omitted point stays omitted.
     """
     count = len(validations)
     stride = 1
@@ -100,9 +92,9 @@ def thin(validations: Sequence[Validation], limit: int) -> list[Validation]:
 
 
 def validation_status(validations: Sequence[Validation]) -> ValidationStatus | None:
-    """Return what the job's status says of the validation loss; None before it was measured.
+    """Return the validation losses of the job's status; None before a measurement.
 
-    A loss that is no number is left out, but for the last one: a sweep stops such a job.
+    A loss that is no number is left out, except the last: a sweep stops such a job.
     """
     finite = [point for point in validations if math.isfinite(point.loss)]
     lost = [point for point in validations[-1:] if not math.isfinite(point.loss)]
@@ -119,10 +111,9 @@ def validation_status(validations: Sequence[Validation]) -> ValidationStatus | N
 
 
 def draw_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
-    """Return the losses over the steps, for people: ``train`` (thinned) and ``validation``.
+    """Return the losses over the steps: ``train`` and ``validation``, pairs of step and loss.
 
-    Each is a list of pairs of step and loss. Of the training losses at most
-    :data:`CURVE_POINTS` are kept, each the mean of those since the point before it.
+    Training losses are averaged to at most :data:`CURVE_POINTS` points.
     """
     logged = [(int(e["step"]), float(e["loss"])) for e in history if "loss" in e]
     width = max(1, math.ceil(len(logged) / CURVE_POINTS))
@@ -139,8 +130,7 @@ def draw_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, list[list[floa
 def find_superseded(stored: Iterable[int], checkpoints: Sequence[int]) -> list[int]:
     """Return the steps whose stored weights no run can choose any more.
 
-    Whoever resumes at a checkpoint needs the newest weights stored up to it: weights are stored
-    only at a new lowest loss, so these were the best then.
+    A run that resumes at a checkpoint needs the newest weights stored up to it.
 
     Args:
         stored: Steps with stored weights.

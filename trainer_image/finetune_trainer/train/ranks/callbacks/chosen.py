@@ -30,19 +30,19 @@ class TrainingIsOver(Exception):  # noqa: N818 - no error: there is nothing left
 
 
 class ChosenStep(TrainerCallback):  # type: ignore[misc]
-    """Stores weights at every new lowest validation loss; chooses whose weights are published.
+    """Stores weights at every new lowest validation loss; chooses the published weights.
 
-    Weights lie in ``best-<step>`` beside the checkpoints, stored before any checkpoint that counts
-    on them, and stay as long as a run may resume at such a one.
+    Weights lie in ``best-<step>`` beside the checkpoints. They are stored before a checkpoint that
+    needs them, and stay as long as a run may resume there.
 
     Args:
         store: The run's storage.
         prefix: Key prefix of the run's checkpoints.
-        outbox: Brings files to the same storage, in order with the checkpoints.
+        outbox: Stores files in order with the checkpoints.
         make_room: Waits until the outbox takes so many bytes; all ranks call it alike.
         rule: ``spec.checkpoint``.
         has_validation: There are validation rows.
-        inputs: What weights are made from, for their manifests.
+        inputs: Inputs of the weights, for their manifests.
         resume_step: Step of the checkpoint that training resumes at, 0 for none.
     """
 
@@ -75,10 +75,10 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Forget what a lost attempt stored after the checkpoint; leave if all is trained.
+        """Forget what a lost attempt stored after the checkpoint.
 
         Raises:
-            TrainingIsOver: transformers would train one more step.
+            TrainingIsOver: All steps are done; transformers would train one more.
         """
         if state.is_world_process_zero:
             for step in self._stored_steps(self._store):
@@ -109,11 +109,11 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
             self._outbox.submit("clean-up of weights", 0, lambda store, _: self._drop_old(store))
 
     def hand_over(self, folder: Path) -> dict[str, Any]:
-        """Put the chosen weights into ``folder`` and say which they are; all ranks must call it.
+        """Put the chosen weights into ``folder``; all ranks must call it.
 
         Returns:
             ``step``, ``validation_loss``, ``last_step``, ``last_validation_loss`` and
-            ``planned_steps``; losses are None where nothing was measured.
+                ``planned_steps``; unmeasured losses are None.
         """
         assert self._trainer is not None
         state = self._trainer.state
@@ -148,7 +148,6 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
             )
 
     def _publish(self, store: ObjectStore, step: int, folder: Path, on_bytes: OnBytes) -> None:
-        """Store weights and remove them from the local disk. Runs in the outbox."""
         publish_folder(
             store,
             self._key(step),

@@ -59,16 +59,16 @@ class Heartbeat(TrainerCallback):  # type: ignore[misc]
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """What is left is to store."""
+        """Only storing remains."""
         self._beats.beat(Phase.SAVING)
 
 
 class SaveClock(TrainerCallback):  # type: ignore[misc]
-    """Measures what a save takes, and says so if a pod that is stopped has not that long.
+    """Measures the duration of a save; warns if the grace period is shorter.
 
     Args:
-        grace_seconds: From SIGTERM to SIGKILL; None is not known.
-        store_seconds: Returns how long the last checkpoint was on its way to storage.
+        grace_seconds: From SIGTERM to SIGKILL; None if unknown.
+        store_seconds: Returns how long the last checkpoint took to store.
         tell: Called with a message for people.
     """
 
@@ -91,7 +91,7 @@ class SaveClock(TrainerCallback):  # type: ignore[misc]
 
     @property
     def save_seconds(self) -> float:
-        """What the last save took, to the disk and from there to storage; 0 before there is one."""
+        """Duration of the last save and its storage; 0 before the first."""
         return self.local_seconds + self._store_seconds()
 
     def expect(self, *, validates: bool) -> float:

@@ -121,10 +121,7 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
 
 
 class TokenCount(TrainerCallback):  # type: ignore[misc]
-    """Counts tokens on from the checkpoint; TRL's own count begins at 0 with every attempt.
-
-    Tokens of steps that are trained again count once, as the steps do.
-    """
+    """Continues the checkpoint's token count; repeated steps count once."""
 
     def __init__(self) -> None:
         self._trainer: Any = None
@@ -143,7 +140,7 @@ class TokenCount(TrainerCallback):  # type: ignore[misc]
 
 
 class Stopping(IntEnum):
-    """What a rank was told; of all ranks the highest counts."""
+    """The stop request that a rank received; the highest of all ranks counts."""
 
     NO = 0
     SAVE = 1
@@ -154,15 +151,11 @@ class Stopping(IntEnum):
 class StopRequest(TrainerCallback):  # type: ignore[misc]
     """Saves and stops when the parent asks; all ranks agree on the step.
 
-    A save that would still be under way when the pod is killed is not begun: it would be of no
-    use, and the pod would end without a word.
-
-    transformers' own ``enable_jit_checkpoint`` neither coordinates ranks nor changes the exit code.
+    A save that would not end before the pod is killed is not begun.
 
     Args:
-        flag: File that the parent writes to ask; it holds the moment (monotonic seconds) at which
-            all must have ended, or nothing.
-        expect: Returns the seconds that a save is expected to take, with or without a validation.
+        flag: File that the parent writes; it may hold the deadline (monotonic seconds).
+        expect: Returns the expected seconds of a save, with or without a validation.
     """
 
     def __init__(self, flag: Path, expect: Callable[[bool], float]) -> None:
@@ -174,7 +167,7 @@ class StopRequest(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Ask all ranks whether anyone was told to stop."""
+        """Return on all ranks whether any rank got a stop request."""
         wanted = self._read(validates=control.should_evaluate)
         if dist.is_available() and dist.is_initialized() and args.world_size > 1:
             vote = torch.tensor([int(wanted)], device=args.device)
@@ -191,11 +184,7 @@ class StopRequest(TrainerCallback):  # type: ignore[misc]
             self._missing = self._missing or (0.0, 0.0)
 
     def raise_if_stopped(self, *, total_steps: int) -> None:
-        """End the rank as stopped if training ended on request.
-
-        Raises:
-            Stopped: It did; says whether the checkpoint of that step is durable.
-        """
+        """Raise ``Stopped`` if training ended on request; say whether the checkpoint is durable."""
         if self.stopped_at is None:
             return
         where = f"stopped on request at step {self.stopped_at} of {total_steps}"

@@ -119,11 +119,7 @@ def no_telling(_: str) -> None:
 
 
 def train_durably(trainer: Trainer, plan: WorkerPlan, watchers: Watchers) -> None:
-    """Train to the end, with checkpoints that hold no pickle and reach storage also on a failure.
-
-    Raises:
-        Exception: Whatever training raised.
-    """
+    """Train to the end; checkpoints hold no pickle and reach storage also on a failure."""
     try:
         with state_files_below(Path(plan.output_dir)):
             trainer.train(resume_from_checkpoint=plan.resume_dir)
