@@ -40,12 +40,10 @@ def read_benchmarks(
         files: The fetched files of each.
         spool: Where the rows go.
         conversational: The model's tokenizer has a chat template.
-        steps: The row steps of the job: a row is compared as it would be trained on. One that they
-            refuse or leave out is compared as it is.
+        steps: The row steps of the job. A row that they refuse is compared as it is.
 
     Raises:
-        DataError: ``BenchmarkUnreadable``: a row cannot be read, so what is compared with it would
-            go unnoticed. Or as :func:`open_source`.
+        DataError: ``BenchmarkUnreadable``: a row cannot be read. Or as :func:`open_source`.
         UserError: As :func:`open_source`.
     """
     for index, (benchmark, fetched) in enumerate(zip(benchmarks, files, strict=True)):

@@ -199,7 +199,7 @@ def _take_in_all(
     conversational: bool,
     control_tokens: Collection[str],
 ) -> tuple[list[SourceRows], list[int]]:
-    """Take in the rows of all sources; return what each held, and where in the spool it ends."""
+    """Read the rows of all sources; return each source's rows and its end in the spool."""
     job, dataset = context.job, context.job.spec.dataset
     rows, ends = [], []
     shield = make_shield(dataset.privacy)
@@ -264,9 +264,9 @@ def _count_tokens(
 
 
 def _tell_columns(job: ResolvedJob, rows: Sequence[SourceRows]) -> list[Finding]:
-    """Say which fields are not read, or blind the search for duplicates.
+    """Report unread fields and fields that blind the search for duplicates.
 
-    Names of fields are the first row where there is no header.
+    Without a header the field names are the first row.
     """
     shield = make_shield(job.spec.dataset.privacy)
     num_unread: Counter[str] = Counter()

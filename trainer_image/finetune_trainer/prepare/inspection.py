@@ -1,7 +1,7 @@
-"""Look at a job's data with the steps of the stage itself, and publish nothing.
+"""Inspects a job's data with the steps of the stage, and publishes nothing.
 
-What the stage would refuse is collected instead of ending everything: the same steps are taken
-again with that one thing tolerated, so that all reasons are told at once.
+Each refusal is collected, and the steps run again with it tolerated, so that the user sees all
+reasons at once.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Lengths:
     """Lengths of the training side's rows.
 
     Attributes:
-        unit: What is counted: ``tokens``, ``tokens, estimated`` or ``words``.
+        unit: ``tokens``, ``tokens, estimated`` or ``words``.
         p50: Median (nearest rank).
         p95: 95th percentile (nearest rank).
         longest: The longest.
@@ -82,18 +82,17 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inspection:
-    """What is known of a job's data before anything is published.
+    """The known facts about a job's data before publication.
 
     Attributes:
-        report: As the stage would write it; None where it could not come so far. Without a model
-            it has no digest and no tokens.
-        refusals: What the stage would refuse the job for.
-        questions: How many held-out questions would be asked; None where the job says it itself.
+        report: The stage's report; None if the stage stops earlier. Without a model it has no
+            digest and no tokens.
+        refusals: Why the stage would refuse the job.
+        questions: Held-out questions to ask; None where the job sets them.
         lengths: Lengths of the training rows, in several units.
         samples: Three examples as they would be trained; none without a model.
-        bulk: The rows of all sides without those that are far longer than all others, by estimated
-            lengths; None where none is.
-        folder: The prepared rows, as far as they came.
+        bulk: All rows without the far longest, by estimated lengths; None without such rows.
+        folder: The prepared rows.
     """
 
     report: DatasetReport | None = None
@@ -139,9 +138,8 @@ class Inspection:
 def inspect_sources(context: StageContext, *, with_model: bool) -> Inspection:
     """Read, check, divide and, with a model, encode the job's data.
 
-    Args:
-        context: The stage's view of the world; only its output's run folder is written to.
-        with_model: Fetch the model's tokenizer, and count tokens.
+    It writes only to the output's run folder. ``with_model`` fetches the tokenizer and counts
+    tokens.
 
     Raises:
         StorageError: Data or model cannot be read.

@@ -1,8 +1,4 @@
-"""Take the rows of a source in: read here, converted and screened by workers, spooled in order.
-
-Reading is a stream in this process. Its rows are cut into pieces; each is converted and taken
-through the row steps wherever there is a free process, and comes back packed.
-"""
+"""Reads the rows of a source here; workers convert and screen them; the spool keeps the order."""
 
 from __future__ import annotations
 
@@ -35,12 +31,12 @@ RawPiece = list[tuple[str, RawRow | RowError]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
-    """What is needed to take in rows of one source; hashable and picklable.
+    """Settings of one source's intake; hashable and picklable.
 
     Attributes:
         conversion: How rows become examples; None where none of them can.
         steps: The row steps of the job.
-        shield: What errors go through before they leave the process.
+        shield: Removes personal data from errors.
     """
 
     conversion: Conversion | None
@@ -50,15 +46,15 @@ class Settings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ScreenedPiece:
-    """What became of the rows of one piece.
+    """The result of one piece of rows.
 
     Attributes:
-        rows: Those to keep, in their order.
-        errors: Those that cannot be used, in their order.
-        num_rows_of_file: Those kept, by file label.
-        tallies: What each row step met.
-        num_read: All of them.
-        num_unread: Rows with a field that looks like content and is not read, by its name.
+        rows: Kept rows, in their order.
+        errors: Unusable rows, in their order.
+        num_rows_of_file: Kept rows, by file label.
+        tallies: Counts of each row step.
+        num_read: All rows.
+        num_unread: Rows with an unread field that looks like content, by its name.
     """
 
     rows: PackedRows
@@ -79,16 +75,16 @@ def take_in(
     on_error: Callable[[RowError], None] = lambda _: None,
     on_progress: Callable[[int], None] = lambda _: None,
 ) -> SourceRows:
-    """Take in all rows of a source.
+    """Read all rows of a source into the spool.
 
     Args:
         opened: The source.
-        workers: Who converts and screens.
-        screening: The row steps; counts what they met.
-        spool: Where the rows go that are kept.
-        shield: Takes personal data out of errors.
-        on_error: Given every row that cannot be used, in their order.
-        on_progress: Told how many rows of the source were read, now and then.
+        workers: Convert and screen.
+        screening: The row steps, with counts.
+        spool: Receives the kept rows.
+        shield: Removes personal data from errors.
+        on_error: Called with every unusable row, in their order.
+        on_progress: Called now and then with the number of rows read.
 
     Raises:
         DataError: A file cannot be read at all.
@@ -178,7 +174,6 @@ def prepare_work(settings: Settings) -> Callable[[RawPiece], ScreenedPiece]:
 
 
 def _count_characters(value: Any) -> int:
-    """Return about how many characters of text a row's values hold."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, dict):

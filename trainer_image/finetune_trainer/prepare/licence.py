@@ -17,15 +17,13 @@ if TYPE_CHECKING:
 
 
 def require_licence(context: StageContext, folder: Path) -> None:
-    """Tell the base model's licence, and refuse one that is not allowed.
+    """Report the base model's licence, and refuse a licence that the job does not allow.
 
-    Args:
-        context: The stage's view of the world.
-        folder: Local base model; its configuration and its card are enough.
+    ``folder`` is the local base model; configuration and card are enough.
 
     Raises:
-        UserError: ``LicenceNotAllowed``: it is none that is allowed, or nobody states it and not
-            all are.
+        UserError: ``LicenceNotAllowed``: also when nobody states the licence and not all are
+            allowed.
     """
     declared, stated = context.job.spec.model.licence, read_licence(folder)
     licence = licence_of(context.job.spec.model, folder)

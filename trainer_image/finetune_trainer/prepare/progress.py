@@ -9,12 +9,7 @@ PROGRESS_ROWS = 10_000
 
 
 class RowProgress:
-    """Tells of one pass over rows, whatever the pieces that it goes in.
-
-    Args:
-        emit: Where events go.
-        message: What is done to the rows.
-    """
+    """Reports the progress of one pass over rows; ``message`` says what the pass does."""
 
     def __init__(self, emit: EventEmitter, message: str) -> None:
         self._emit = emit
@@ -22,12 +17,7 @@ class RowProgress:
         self._told = 0
 
     def tell(self, done: int, total: int | None = None) -> None:
-        """Say how many rows are done, if that is news.
-
-        Args:
-            done: Rows done so far.
-            total: All rows, where that is known; the last one is always told then.
-        """
+        """Emit the number of rows done, if it is new; the last of ``total`` is always emitted."""
         if done // PROGRESS_ROWS > self._told // PROGRESS_ROWS or done == total:
             self._told = done
             self._emit.progress(step=done, total_steps=total, message=self._message, unit="rows")

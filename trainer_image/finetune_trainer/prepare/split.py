@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 
 
 def divide_compared(compared: Compared, split: Split) -> Division:
-    """Put every row on a side.
-
-    By content, each side has its share of every label where there are a few; by time, the latest
-    rows are held out, whatever their labels.
+    """Put every row on a side: by content with equal label shares, or by time, the latest held out.
 
     Raises:
         DataError: There are fewer groups than sides.
@@ -50,10 +47,7 @@ def divide_compared(compared: Compared, split: Split) -> Division:
 
 
 def write_records(folder: Path, compared: Compared) -> None:
-    """Write which rows were left out and which contradict each other, one JSON line each.
-
-    Files and lines only, never text. A file without lines is not written.
-    """
+    """Write the files and lines of rows left out and of contradictions, as JSON Lines."""
     _write_lines(folder / REMOVED_NAME, compared.removed_rows())
     _write_lines(folder / CONFLICTS_NAME, compared.conflicting_rows())
 

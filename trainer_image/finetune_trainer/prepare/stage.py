@@ -1,7 +1,7 @@
-"""Stage ``prepare``: read, check, divide, count and version the data, before any GPU is asked for.
+"""Stage ``prepare``: read, check, divide, count and version the data, before any GPU is used.
 
-The result is one folder, ``datasets/<digest>/``, named by what went in. The same source and recipe
-is not prepared twice, by whichever job; and the same input gives the same bytes.
+The result is one folder, ``datasets/<digest>/``, named by its inputs. Equal inputs give equal bytes
+and are prepared once.
 """
 
 from __future__ import annotations
@@ -61,11 +61,8 @@ CREATED_BY = "finetune-operator prepare"
 def prepare(context: StageContext) -> PrepareResult:
     """Prepare the job's data set, or find it prepared, and point the run at it.
 
-    Args:
-        context: The stage's view of the world.
-
     Returns:
-        What was found; ``reused`` tells that the data set was there already.
+        What was found; ``reused`` says that the data set was there already.
 
     Raises:
         UserError: The data set cannot be found or its settings do not fit it.
@@ -135,10 +132,7 @@ def _require_askable(context: StageContext, folder: Path) -> QuestionCount | Non
 
 
 def _fetch_weights(context: StageContext) -> None:
-    """Bring the whole base model to a cache that later stages share, so that no GPU waits for it.
-
-    A cache of this pod or node alone is no use to them: they may run anywhere.
-    """
+    """Fetch the whole base model to a shared cache, so that no GPU waits for it."""
     if not context.cache_is_shared:
         return
     start = time.monotonic()
@@ -148,14 +142,9 @@ def _fetch_weights(context: StageContext) -> None:
 
 
 def has_version(context: StageContext) -> bool:
-    """Return whether ``overPublished`` has a version to compare with, where that decides anything.
+    """Return whether ``overPublished`` has a published version of another run to compare with.
 
-    Args:
-        context: The stage's view of the world.
-
-    Returns:
-        Whether another run of the job's name has published one; true where no number of questions
-        depends on it, for then nobody looks.
+    It is True without a look where no number of questions depends on it.
     """
     evaluation = context.job.spec.evaluation
     is_asked = any(gate.over_published is not None for gate in evaluation.gates)
@@ -167,18 +156,13 @@ def has_version(context: StageContext) -> bool:
 def require_evidence(
     context: StageContext, folder: Path, *, has_published: bool = True
 ) -> QuestionCount | None:
-    """Refuse a data set that the job's goal, objective or evaluation has no use for.
-
-    Args:
-        context: The stage's view of the world.
-        folder: The prepared data set.
-        has_published: Whether a version of the job's name is published, as far as anybody looked.
+    """Refuse a data set that cannot serve the job's goal, objective or evaluation.
 
     Returns:
-        How many held-out questions are asked, where the job leaves that to this stage.
+        Number of held-out questions, where the job leaves it to this stage.
 
     Raises:
-        UserError: What answers are held against cannot be used, or a judge's key is missing.
+        UserError: The references cannot be used, or a judge's key is missing.
         DataError: Says what is missing, and the remedy.
     """
     spec = at_first_look(context.job.spec)

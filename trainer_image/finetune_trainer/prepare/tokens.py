@@ -1,8 +1,4 @@
-"""Count tokens as training will see them, and find what the length limit costs.
-
-Rows are encoded by the very encoder of training, so that what is counted, what is checked and what
-is learned are one. They are encoded by workers, in pieces; see ``workers``.
-"""
+"""Counts tokens with the encoder of training, and the cost of the length limit."""
 
 from __future__ import annotations
 
@@ -45,19 +41,16 @@ class Rows(Protocol):
 class TokenStatistics:
     """Lengths of one side, in tokens before truncation.
 
-    A row that is trained as several examples is as long as the longest of them.
-
     Attributes:
         num_rows: Rows counted.
         num_tokens: Sum over all examples.
         p50: Median length (nearest rank).
         p95: 95th percentile (nearest rank).
-        longest: Longest row.
+        longest: Longest row; of several examples of a row the longest counts.
         num_truncated: Rows longer than the limit.
-        num_without_answer: Rows of which nothing of the answer is within the limit.
-        num_examples: Examples that the rows are trained as; more than rows where a template writes
-            past turns otherwise than generation left them.
-        num_thoughtless: Rows with an answer whose own reasoning the template leaves out.
+        num_without_answer: Rows without any answer token within the limit.
+        num_examples: Examples; more than rows where a template rewrites past turns.
+        num_thoughtless: Rows whose answer's reasoning the template leaves out.
         bins: The lengths as a histogram.
     """
 
@@ -142,16 +135,16 @@ class _Counted:
 
 @dataclass(kw_only=True, slots=True)
 class _EncodedPiece:
-    """What became of a piece.
+    """The result of a piece.
 
     Attributes:
-        side: Where its rows lie.
+        side: Side of its rows.
         num_rows: All of them.
-        counted: Those that are kept.
-        left_out: Those that are not.
-        examples: What is learned of them.
+        counted: Kept rows.
+        left_out: Rows left out.
+        examples: Their training examples.
         refused: Places of rows that the encoder refuses, with its reason.
-        long: Rows of whose answer something does not fit.
+        long: Rows whose answer does not fit.
     """
 
     side: Side
@@ -182,16 +175,16 @@ def measure_tokens(
         encoder: The encoder that training will use.
         max_sequence_length: Its length limit in tokens.
         on_too_long: ``dataset.onTooLong``.
-        keep: Given the examples that have something to learn, in the order of the rows.
-        drop: Given each row that ``Drop`` leaves out; it is not in the statistics.
-        on_progress: Told rows done and rows in all, now and then.
-        workers: Who encodes; None does it here.
-        settings: How workers make the encoder; needed where they are several.
+        keep: Called with the examples to train on, in the order of the rows.
+        drop: Called with each row that ``Drop`` leaves out of the statistics.
+        on_progress: Called now and then with rows done and rows in all.
+        workers: Encode; None encodes here.
+        settings: How several workers make the encoder.
 
     Raises:
-        DataError: The encoder refuses rows, with its reason for the first of them; names the first
-            few. ``AllRowsTooLong``: no training row keeps any of its answer; says what limit would
-            do. ``RowsTooLong``: the answer of some does not fit, and ``on_too_long`` is ``Refuse``.
+        DataError: The encoder refuses rows; names the first few. ``AllRowsTooLong``: no training
+            row keeps any of its answer. ``RowsTooLong``: some answers do not fit, and
+            ``on_too_long`` is ``Refuse``.
     """
     total = sum(len(rows) for rows in sides.values())
     counted = {side: _Counted() for side in sides}
@@ -237,7 +230,6 @@ def _check_sides(
     left_out: Mapping[Side, _Counted],
     max_sequence_length: int,
 ) -> None:
-    """Refuse sides of which nothing is left to learn, or to watch the loss on."""
     for side, words in ((Side.TRAIN, "training"), (Side.VALIDATION, "validation")):
         if side in left_out and left_out[side].lengths and side not in statistics:
             _refuse_all_too_long(left_out[side].summarise(), words, max_sequence_length)

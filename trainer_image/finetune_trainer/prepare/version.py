@@ -24,16 +24,15 @@ def compute_version(
 ) -> str:
     """Return the digest that names the prepared data set, 64 hex digits.
 
-    Where the files lie, with whose credentials they are read and what the job says of their
-    provenance does not count, what they hold and are called does. The model counts because its chat
-    template decides the shape of the rows and its tokenizer the tokens; the loss and the length
-    limit because they decide the labels.
+    Names and content of the files count; their place, credentials and provenance do not. The model
+    counts because of its chat template and tokenizer; the loss and the length limit because they
+    decide the labels.
 
     Args:
         spec: The job's spec.
         files: The fetched files of each source, in the spec's order.
         benchmarks: The fetched files of each of ``dataset.contamination.against``.
-        model_revision: What the base model is: a commit or a digest, never a branch.
+        model_revision: A commit or a digest, never a branch.
         chat_template: The job's own chat template, as text.
     """
     dataset = spec.dataset.to_wire()
@@ -49,7 +48,7 @@ def compute_version(
         "model": {"uri": spec.model.uri, "revision": model_revision},
         "chatTemplate": chat_template,
         "chatTemplateArguments": spec.model.chat_template_arguments,
-        # What is learned decides which rows are refused, and the labels.
+        # The loss decides which rows are refused, and the labels.
         "loss": spec.method.loss,
         "maxSequenceLength": spec.hyperparameters.max_sequence_length,
     }

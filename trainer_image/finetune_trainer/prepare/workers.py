@@ -1,13 +1,8 @@
-"""Work on pieces of rows in several processes, with the results in the order of the pieces.
+"""Processes pieces of rows in several processes; results come in the order of the pieces.
 
-Rows are cut into pieces in the parent, in their order; what is made of a piece depends on that
-piece and the settings alone, and the results come back in order. So the outcome has the same bytes
-whatever the number of processes. At most :data:`PIECES_PER_PROCESS` pieces a process are on their
-way at any moment: memory does not grow with the data.
-
-The processes are started anew (``spawn``), never forked from a parent that has threads, and only
-once there is work enough: a small data set is done before a process has loaded its libraries. They
-die with their parent, also when that is killed.
+The bytes do not depend on the number of processes. At most :data:`PIECES_PER_PROCESS` pieces a
+process are in flight, so memory stays bounded. Processes are spawned, never forked, only when there
+is enough work, and die with their parent.
 """
 
 from __future__ import annotations
@@ -36,11 +31,7 @@ MAX_PROCESSES = 8
 
 
 def num_processes_granted() -> int:
-    """Return how many processes may compute at once: the CPUs that this container was given.
-
-    The lesser of the cores it may use and ``OMP_NUM_THREADS``, which the operator sets to the limit
-    of the stage.
-    """
+    """Return the lesser of the usable cores and ``OMP_NUM_THREADS``, the stage's CPU limit."""
     bounds = [num_cores(), MAX_PROCESSES]
     given = os.environ.get("OMP_NUM_THREADS", "")
     if given.isdigit():
@@ -49,11 +40,7 @@ def num_processes_granted() -> int:
 
 
 class Workers:
-    """Processes that work on pieces; a context that ends them.
-
-    Args:
-        num_processes: 1 does all work in this process.
-    """
+    """A context of worker processes; 1 does all work in this process."""
 
     def __init__(self, num_processes: int) -> None:
         self._num_processes = num_processes
@@ -76,15 +63,15 @@ class Workers:
         num_alone: int = 0,
         work_here: Callable[[Piece], Result] | None = None,
     ) -> Iterator[Result]:
-        """Yield what is made of each piece, in their order.
+        """Yield the result of each piece, in order.
 
         Args:
             prepare_work: Makes the worker function from the settings, once in each process; a
                 function of a module.
             settings: Hashable and picklable; sent with every piece, so small.
-            pieces: Picklable; taken one by one, no faster than they are worked on.
-            num_alone: So many pieces are done here before processes are asked.
-            work_here: The worker function of this process, where it is there already.
+            pieces: Picklable; taken one by one.
+            num_alone: Number of pieces done here before processes start.
+            work_here: The worker function of this process, if there is one.
 
         Raises:
             TrainerError: As the worker function raised it, for the first such piece.

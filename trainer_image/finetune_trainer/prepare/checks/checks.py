@@ -1,13 +1,8 @@
-"""What a check found, and the checks of the divided rows.
+"""Findings, and the checks of the divided rows.
 
-Rows are checked in this order, each place with rules of its own:
-
-1. one by one while they are read (:mod:`finetune_trainer.prepare.checks.screening`), where text may
-   still    change: personal data and secrets are gone from what is compared later;
-2. against each other (:mod:`finetune_trainer.prepare.duplicates`): copies, leaks, contradictions;
-3. after the split, here: ``DIVISION_CHECKS`` look at the sides.
-
-A check must be deterministic, and any change of what it removes needs a new
+Rows are checked one by one while they are read (:mod:`finetune_trainer.prepare.checks.screening`),
+then against each other (:mod:`finetune_trainer.prepare.duplicates`), then by side
+(``DIVISION_CHECKS``). A check is deterministic; a change of its removals needs a new
 :data:`finetune_trainer.prepare.version.RECIPE_VERSION`.
 """
 
@@ -25,14 +20,7 @@ NUM_PAIRS_SHOWN = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowPair:
-    """Two rows that a finding speaks of, by file and line; never by their text.
-
-    Attributes:
-        file: File of the row in question.
-        line: Its line.
-        other_file: File of the row that it repeats or contradicts.
-        other_line: Its line.
-    """
+    """File and line of a row, and of the row that it repeats or contradicts; never text."""
 
     file: str
     line: int
@@ -45,12 +33,9 @@ class RowPair:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SideCount:
-    """Rows of one side that a finding speaks of.
+    """Affected rows of one side.
 
-    Attributes:
-        side: The side.
-        num_rows: How many.
-        kinds: Of these, by kind; a row may be of several.
+    ``kinds`` counts them by kind; a row may have several.
     """
 
     side: Side
@@ -64,13 +49,13 @@ class Finding:
 
     Attributes:
         name: The check, camelCase, as in the report.
-        num_flagged: Rows (or groups, where the check is about groups) it speaks of.
+        num_flagged: Affected rows (or groups).
         num_removed: Rows it took out.
-        message: The finding in words for the user; empty when there is nothing to say.
-        counts: What was met, by kind.
-        files: Rows it speaks of, by file, where that is known.
-        pairs: The first pairs of rows it speaks of, at most :data:`NUM_PAIRS_SHOWN`.
-        sides: Rows it speaks of that are left, by side, where that is known.
+        message: The finding in words for the user; may be empty.
+        counts: Occurrences by kind.
+        files: Affected rows by file, if known.
+        pairs: The first pairs of rows, at most :data:`NUM_PAIRS_SHOWN`.
+        sides: Remaining affected rows by side, if known.
     """
 
     name: str

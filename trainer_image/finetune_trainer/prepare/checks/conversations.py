@@ -39,10 +39,6 @@ _NOT_ARGUMENTS = frozenset(
 def fetch_template(model: Model, access: StorageAccess) -> str | None:
     """Return the text of the job's own chat template, or None if it has none.
 
-    Args:
-        model: The job's base model.
-        access: How storage is reached with the model's credentials.
-
     Raises:
         UserError: ``ChatTemplateNotFound``, ``ChatTemplateUnusable``: the file is not there, or is
             no text.
@@ -76,14 +72,14 @@ def choose_format(
 
     Args:
         model: The job's base model.
-        template: The job's own template, as :func:`fetch_template` returns it.
+        template: Result of :func:`fetch_template`.
         tokenizer: The base model's tokenizer.
-        model_dir: Local folder of the base model, weights not needed.
-        rows: The rows to learn from; read until it is known what they bring.
+        model_dir: Local base model, weights not needed.
+        rows: The training rows; read until their traits are known.
 
     Raises:
-        UserError: ``ChatTemplateUnusable``: the template is not valid, or cannot write one question
-            and its answer. ``UnknownTemplateArgument``: it has no such variable.
+        UserError: ``ChatTemplateUnusable``: the template is invalid, or cannot write a question and
+            its answer. ``UnknownTemplateArgument``: it has no such variable.
     """
     try:
         source = template if template is not None else own_template(tokenizer)
@@ -108,7 +104,7 @@ def choose_format(
 
 
 def _find_traits(rows: Iterable[Mapping[str, Any]]) -> tuple[bool, bool]:
-    """Tell whether any answer brings reasoning, and any message is the developer's."""
+    """Return whether any answer has reasoning, and whether any message is the developer's."""
     has_reasoning = has_developer = False
     for row in rows:
         has_reasoning = has_reasoning or brings_reasoning(row)

@@ -12,11 +12,7 @@ from finetune_trainer.data.rows import SNIPPET_CHARACTERS, RowError
 class InvalidRowFile:
     """Writes one JSON line for each invalid row; a context that closes it.
 
-    The file appears with the first row. A line has ``file``, ``line``, ``reason``, ``message`` and
-    ``snippet`` (the row's beginning), in the order of sources, files and lines.
-
-    Args:
-        path: Where to.
+    A line has ``file``, ``line``, ``reason``, ``message`` and ``snippet`` (the row's beginning).
     """
 
     def __init__(self, path: Path) -> None:

@@ -32,15 +32,14 @@ _POLITE = re.compile(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labels:
-    """The labels of a data set; none where its answers are no labels.
+    """The labels of a data set; none where its answers are texts.
 
-    Two spellings are one label where they are equal rows otherwise: but for case, white space,
-    Unicode form and punctuation at the ends, as everywhere that rows are compared.
+    Two spellings are one label if their rows compare as equal.
 
     Attributes:
         counts: Each label in its most frequent spelling, the most frequent label first.
         spellings: Rows of each spelling, of the labels that have several, in the same order.
-        num_spelled: How many labels have several.
+        num_spelled: Number of labels with several.
     """
 
     counts: tuple[LabelReport, ...] = ()
@@ -51,15 +50,10 @@ class Labels:
 def count_labels(
     sides: Mapping[Side, Iterable[Mapping[str, Any]]], *, show: Callable[[str], str] = str
 ) -> Labels:
-    """Count the answers where they are labels: short, few, and twice as many rows as labels.
+    """Count the answers if they are labels: short, few, and twice as many rows as labels.
 
-    Reading ends at the first answer that is none, so this costs nothing where answers are texts.
-    Where most rows are conversations that end politely, their endings are no labels.
-
-    Args:
-        sides: The rows as the prepared data set holds them.
-        show: Returns a label as it may be shown: where rows are left as they are it may be an
-            address.
+    Reading ends at the first answer that is no label. Polite endings of conversations are no
+    labels. ``show`` masks a label that may hold personal data.
     """
     found = _count_spellings(sides)
     of_label: dict[str, list[str]] = {}
@@ -96,7 +90,7 @@ def count_labels(
 def _count_spellings(
     sides: Mapping[Side, Iterable[Mapping[str, Any]]],
 ) -> dict[str, Counter[Side]]:
-    """Count the answers as they are written, by side; nothing where one is no label."""
+    """Count the answers as they are written, by side; empty if one is no label."""
     found: dict[str, Counter[Side]] = {}
     num_rows = num_endings = 0
     for side, rows in sides.items():
@@ -111,7 +105,7 @@ def _count_spellings(
 
 
 def _is_ending(row: Mapping[str, Any], label: str) -> bool:
-    """Whether an answer ends a conversation politely: "You are welcome." says nothing of it."""
+    """Whether an answer ends a conversation politely, as "You are welcome." does."""
     earlier = prompt_of(dict(row))
     turns = earlier if isinstance(earlier, list) else []
     is_after_answer = any(turn["role"] == "assistant" for turn in turns)
@@ -120,13 +114,7 @@ def _is_ending(row: Mapping[str, Any], label: str) -> bool:
 
 
 def tell_labels(found: Labels) -> list[Finding]:
-    """Say what is uneven about labels, without naming one: they are text of rows.
-
-    Spellings stand in the counts of their finding, as the labels themselves in the report.
-
-    Args:
-        found: As :func:`count_labels` returns them.
-    """
+    """Report uneven labels without naming one; their finding counts the spellings."""
     labels = found.counts
     if not labels:
         return []

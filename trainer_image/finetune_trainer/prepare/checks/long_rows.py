@@ -15,15 +15,7 @@ NUM_PLACES_SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LongRow:
-    """A row of whose answer something does not fit the limit.
-
-    Attributes:
-        file: File the row came from.
-        line: Its line there.
-        side: Where it lies.
-        position: Which row of its side, from 0.
-        num_tokens: Its length.
-    """
+    """A row whose answer exceeds the limit; ``position`` counts from 0 on its side."""
 
     file: str
     line: int
@@ -34,12 +26,9 @@ class LongRow:
 
 @dataclass(kw_only=True, slots=True)
 class LongRows:
-    """Rows of whose answer something is cut: all counted, the first ones named.
+    """Rows with a cut answer: all counted, the first ones named.
 
-    Attributes:
-        first: Those that are named.
-        number: All of them.
-        longest: Tokens of the longest.
+    ``longest`` is in tokens.
     """
 
     first: list[LongRow] = field(default_factory=list)
@@ -54,7 +43,7 @@ class LongRows:
             self.first.append(row)
 
     def refuse(self, total: int, max_sequence_length: int, *, most_need: int) -> None:
-        """Refuse them, if there are any.
+        """Refuse these rows, if there are any.
 
         Args:
             total: All rows.

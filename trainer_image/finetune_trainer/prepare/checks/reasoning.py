@@ -53,7 +53,6 @@ class Reasoning:
 
 
 def _reasons(row: Mapping[str, Any]) -> bool:
-    """Whether an answer of a row that is learned holds reasoning."""
     for name in ("messages", "completion"):
         for message in () if isinstance(row.get(name), str) else row.get(name, ()):
             if message["role"] == "assistant" and message.get("reasoning_content"):

@@ -1,19 +1,10 @@
-r"""Checks of the text of one row: broken encoding, control characters, answers that say nothing.
+"""Checks of the text of one row: broken encoding, control characters, answers that say nothing.
 
-What is learned is held to more than what is asked: a model repeats what stands in its answers, and
-a prompt may be as ugly as what users send. So the same fault makes a row invalid in an answer (or
-in plain text, all of which is learned) and is only told in a prompt.
-
-========================================  ==================  =========
-fault                                     in what is learned  in a prompt
-========================================  ==================  =========
-U+FFFD, C1 controls, UTF-8 read as CP1252 ``BrokenEncoding``  told
-control characters but white space        ``ControlCharacter``  told
-no visible character                      ``EmptyAnswer``     -
-a placeholder (``n/a``, ``TODO``, dots)   told                -
-the prompt again                          told; refused if nearly all rows do
-another script than most                  told                -
-========================================  ==================  =========
+A model repeats its training answers, so U+FFFD, C1 controls and UTF-8 read as CP1252
+(``BrokenEncoding``), other control characters (``ControlCharacter``) and no visible character
+(``EmptyAnswer``) make a row invalid in an answer or in plain text. In a prompt they are only
+reported. Placeholders (``n/a``, ``TODO``, dots), repeated prompts and another script than that of
+most answers are reported; a job is refused if nearly all answers repeat the prompt.
 """
 
 from __future__ import annotations
@@ -122,11 +113,7 @@ class WeakAnswers:
         return Judgement(verdict=example, counts=counts)
 
     def summarise(self, tally: Tally) -> Sequence[Finding]:
-        """Tell what was counted.
-
-        Raises:
-            DataError: ``AnswersRepeatPrompts``: nearly all do.
-        """
+        """Report the counts. Raise ``AnswersRepeatPrompts`` if nearly all answers do."""
         findings = [_tell_echoes(tally), _tell_placeholders(tally), _tell_scripts(tally)]
         return [finding for finding in findings if finding is not None]
 
@@ -166,7 +153,7 @@ def _texts_of(message: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _is_plain(text: str) -> bool:
-    """Whether neither fault can be there; true for nearly all texts in English."""
+    """Whether a text can have neither fault, as nearly all texts in English."""
     return text.isascii() and text.isprintable()
 
 
@@ -210,7 +197,6 @@ def _last_question(row: Mapping[str, Any]) -> str:
 
 
 def _repeats(answer: str, question: str) -> bool:
-    """Whether an answer is its question, or begins with a long one."""
     if not question or len(answer) < len(question.strip()):
         return False
     first, second = " ".join(answer.split()).lower(), " ".join(question.split()).lower()
@@ -220,7 +206,7 @@ def _repeats(answer: str, question: str) -> bool:
 
 
 def _script_of(text: str) -> str:
-    """Return the script of most letters of a text's beginning; empty where it has none."""
+    """Return the script of most letters of a text's beginning, or an empty string."""
     head = text[:SCRIPT_CHARACTERS]
     if head.isascii():
         return "Latin" if any(map(str.isalpha, head)) else ""

@@ -1,25 +1,12 @@
-"""What is asked of every row between reading and the spool, one row at a time: the row steps.
+"""Row steps: check or change every row between reading and the spool, one row at a time.
 
-A step looks at one :class:`Example` and gives a :class:`Judgement`: the row as it was or changed, a
-:class:`RowError` (the row cannot be used: it counts against ``dataset.maxInvalidRows``), or a
-:class:`Removal` (a good row that the step's own policy leaves out), with a few named counts. It is
-where rows are checked and where personal data is redacted; whatever compares rows with each other
-comes later, in ``checks``.
-
-The rules of a step:
-
-- It is deterministic and keeps nothing between two rows: rows are screened in several processes,
-  in pieces of any size, and the result must be the same bytes whatever their number.
-- It is picklable and hashable: a frozen dataclass of settings. What is dear to build (a compiled
-  pattern, a matcher) is built once a process, on first use, for example behind
-  ``functools.cache``.
-- A row is changed by :func:`replace_row`, which derives its digests anew.
-- What it says, in a :class:`RowError` or a finding, never quotes the row.
-- A change of what it does to a row raises :data:`finetune_trainer.prepare.version.RECIPE_VERSION`.
-
-To add one, write it in a module of its own and put it in the list of
-:func:`finetune_trainer.prepare.steps.choose_steps`, in the order in which steps shall see rows. A
-row that is refused or removed is not shown to later steps.
+A step takes one :class:`Example` and returns a :class:`Judgement`: the row, a :class:`RowError`
+that counts against ``dataset.maxInvalidRows``, or a :class:`Removal`. Later steps do not see a
+refused or removed row. Rules: a step is deterministic and keeps no state between rows; it is a
+picklable, hashable frozen dataclass, and expensive objects are cached once a process;
+:func:`replace_row` changes a row; no message quotes the row; a change of its effect raises
+:data:`finetune_trainer.prepare.version.RECIPE_VERSION`. Register a new step in
+:func:`finetune_trainer.prepare.steps.choose_steps`.
 """
 
 from __future__ import annotations
@@ -35,10 +22,9 @@ from finetune_trainer.prepare.checks.checks import Finding
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Removal:
-    """A usable row that a step leaves out by its own policy; ``maxInvalidRows`` does not count it.
+    """A usable row that a step leaves out; ``maxInvalidRows`` does not count it.
 
-    Attributes:
-        reason: CamelCase cause, stable; rows are totalled by it.
+    ``reason`` is a stable CamelCase cause; the report totals rows by it.
     """
 
     reason: str
@@ -46,12 +32,10 @@ class Removal:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judgement:
-    """What one step makes of one row.
+    """The result of one step for one row.
 
-    Attributes:
-        verdict: The row to go on with, or why there is none.
-        counts: What was met in the row, by a camelCase name (never by a value from the row);
-            summed up over all rows, also of a row that is refused or removed.
+    ``counts`` has camelCase names, never values from the row. They are summed over all rows,
+    refused and removed ones too.
     """
 
     verdict: Example | RowError | Removal
@@ -60,7 +44,7 @@ class Judgement:
 
 @dataclass(kw_only=True, slots=True)
 class Tally:
-    """What one step met in all rows that it was shown; the same in whatever pieces they came.
+    """The sums of one step over all rows; independent of the pieces.
 
     Attributes:
         num_rows: Rows it was shown.
@@ -104,20 +88,16 @@ class RowStep(Protocol):
         ...
 
     def summarise(self, tally: Tally) -> Sequence[Finding]:
-        """Say what was found in all rows, for report and events.
+        """Return the findings over all rows, for report and events.
 
         Raises:
-            DataError: So many rows are as they must not be that the job is refused.
+            DataError: Too many rows have the fault: the job is refused.
         """
         ...
 
 
 class Screening:
-    """Takes rows through all steps and counts what they met.
-
-    Args:
-        steps: The steps, in their order.
-    """
+    """Takes rows through all steps in order and counts their findings."""
 
     def __init__(self, steps: Sequence[RowStep]) -> None:
         self.steps = tuple(steps)
@@ -127,7 +107,7 @@ class Screening:
         """Take one row through the steps, up to the first that refuses or removes it.
 
         Returns:
-            The row to keep, why it cannot be used, or None for one that a step removed.
+            The row, its error, or None for a removed row.
         """
         current = example
         for step, tally in zip(self.steps, self.tallies, strict=True):
@@ -146,10 +126,9 @@ class Screening:
             own.add_tally(other)
 
     def summarise(self) -> list[Finding]:
-        """Return what all steps have to say, in their order.
+        """Return the findings of all steps, in order.
 
-        Raises:
-            DataError: A step refuses the job.
+        Raise ``DataError`` if one refuses the job.
         """
         return [
             finding

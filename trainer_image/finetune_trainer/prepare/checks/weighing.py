@@ -1,8 +1,4 @@
-"""How often the train rows of a source are seen: once, several times, or some of them not at all.
-
-Pure. The other sides are measured, and a row that is measured twice says nothing new; so they keep
-every row once.
-"""
+"""How often the train rows of a source are seen. Pure. Other sides keep every row once."""
 
 from __future__ import annotations
 
@@ -30,14 +26,14 @@ def count_repeats(
 ) -> NDArray[np.uint8]:
     """Return how often each row of a division is written to its side.
 
-    A weight of 2 writes each train row of its source twice, 0.5 writes half of them, 2.5 writes
-    each twice and half of them once more. Which half depends on content and seed alone.
+    A weight of 2 writes each train row twice, 0.5 writes half of them. Content and seed choose the
+    half.
 
     Args:
         division: The divided rows.
         keys: All rows of the spool, in their order.
         weights: Weight of each source, a decimal from above 0 to 100.
-        ends: Number of rows in the spool once each source was read: where its rows end.
+        ends: End of each source's rows in the spool.
         seed: Seed of the draw.
     """
     import numpy as np

@@ -21,20 +21,14 @@ _KEPT_ANSWERS = 20_000
 
 
 class NearAnswers:
-    """Compares answers of rows, as prompts are compared: by what differs between them.
+    """Compares answers of rows by their differences, as prompts are compared.
 
-    Labels, tool calls and preferences are near only where they are equal. Answers with other
-    numbers or signs say something else, however long they are.
+    Labels, tool calls and preferences are near only if they are equal. Answers with different
+    numbers or signs are never near.
     """
 
     def __init__(self, rows: Comparison, spool: Spool, *, threshold: float) -> None:
-        """Count the words of the answers.
-
-        Args:
-            rows: The rows.
-            spool: Holds their texts.
-            threshold: Least share of two answers that is the same.
-        """
+        """Count the words of the answers; ``threshold`` is the least equal share of two answers."""
         self._marks = rows.marks
         self._threshold = threshold
         read = spool.row_reader()

@@ -1,9 +1,7 @@
-"""Find pairs of texts that may be nearly equal: those whose signatures agree in all of a band.
+"""Finds pairs of texts that may be nearly equal: their signatures agree in a whole band.
 
-Each band is looked at by itself, in whichever process is free. Nothing depends on the order of the
-bands' results, as they are joined in theirs.
-
-Source: Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", 3.4.
+Processes search bands independently; results are joined in the bands' order. Source: Leskovec,
+Rajaraman and Ullman, "Mining of Massive Datasets", 3.4.
 """
 
 from __future__ import annotations
@@ -35,14 +33,11 @@ _MULTIPLIER = 0x9E3779B97F4A7C15
 def find_candidates(path: Path, workers: Workers) -> NDArray[np.int64]:
     """Return pairs of texts that may be nearly equal.
 
-    Args:
-        path: Signatures, as :func:`finetune_trainer.prepare.duplicates.signatures.sign_texts`
-            writes them. Texts must stand in an order that their content decides: it breaks ties.
-        workers: Who looks at the bands.
+    ``path`` holds signatures of texts in an order that their content decides, which breaks ties.
 
     Returns:
         Pairs of indexes, the smaller one first, ascending, shape ``(n, 2)``; of each text at most
-        some twelve, those with the highest estimate.
+            some twelve, those with the highest estimate.
     """
     import numpy as np
 
@@ -118,7 +113,6 @@ def _estimate(
 
 
 def _choose_best(signatures: NDArray[np.uint32], codes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Keep the pairs that are among the best of one of their texts."""
     import numpy as np
 
     first, second = np.divmod(codes, len(signatures))
@@ -134,7 +128,6 @@ def _choose_best(signatures: NDArray[np.uint32], codes: NDArray[np.int64]) -> ND
 
 
 def _fold(minima: NDArray[np.uint32]) -> NDArray[np.uint64]:
-    """Hash the minima of a band into one number."""
     import numpy as np
 
     folded = np.zeros(len(minima), dtype=np.uint64)

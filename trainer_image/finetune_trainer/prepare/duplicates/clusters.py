@@ -1,9 +1,8 @@
-"""Which rows stay together: the closure of the group column, equal prompts and nearly equal ones.
+"""Which rows stay together: the closure of group column, equal prompts and near prompts.
 
-A closure can chain: of questions of one template each is near to the next, and all are one group.
-A group of more than a twentieth of the rows would leave nothing to divide, so such a group is taken
-apart again, the weakest ties first: near prompts by their scores, then equal prompts of different
-values of the group column. What the user's own column keeps together is never taken apart.
+Near questions can chain into one group. A group of more than a twentieth of the rows is taken
+apart, the weakest ties first: near prompts by score, then equal prompts across groups. The user's
+own groups are never taken apart.
 """
 
 from __future__ import annotations
@@ -32,10 +31,10 @@ class Clusters:
 
     Attributes:
         groups: Digest of each row's group, dtype ``S32``: the smallest of its rows' own groups.
-        num_near_groups: Groups that near prompts make larger than equal ones do.
+        num_near_groups: Groups that near prompts enlarge.
         num_near_rows: Rows of these.
         largest_rows: Rows of the largest of them.
-        num_cut_rows: Rows of groups that were too large and have been taken apart.
+        num_cut_rows: Rows of groups that were taken apart.
     """
 
     groups: NDArray[np.bytes_]
@@ -96,8 +95,8 @@ def _choose_levels(
     Args:
         levels: Cluster of each own group, from the strictest ties to the loosest.
         sizes: Rows of each own group.
-        most: Rows of a cluster that is not too large.
-        one_prompt: Own groups whose cluster by equal prompts has one prompt: nothing to take apart.
+        most: Most rows of a cluster.
+        one_prompt: Own groups whose cluster by equal prompts has one prompt.
 
     Returns:
         The smallest own group of each one's cluster, and the rows of clusters taken apart.
@@ -123,7 +122,7 @@ def _choose_levels(
 def _of_one_prompt(
     level: NDArray[np.int64], own_of: NDArray[np.int64], prompt_of: NDArray[np.int64]
 ) -> NDArray[np.bool_]:
-    """Tell of each own group whether its cluster has one prompt, or is one own group."""
+    """Return for each own group whether its cluster has one prompt, or is one own group."""
     import numpy as np
 
     base = int(prompt_of.max(initial=0)) + 1
@@ -136,7 +135,6 @@ def _of_one_prompt(
 def _equal_prompts(
     own_of: NDArray[np.int64], prompt_of: NDArray[np.int64]
 ) -> list[tuple[int, int]]:
-    """Return pairs of own groups that share a prompt."""
     import numpy as np
 
     order = np.lexsort((own_of, prompt_of))

@@ -1,8 +1,8 @@
-"""Compare the rows of a data set with each other: copies, leaks, contradictions, groups.
+"""Compares the rows of a data set: copies, leaks, contradictions, groups.
 
-The order matters: copies go first, so that ``dataset.maxRows`` draws among distinct rows; what is
-close to a benchmark or a held-out row goes before near copies, so that what is kept of these may be
-trained on; contradictions are looked for among what is left.
+Copies are removed first, so that ``dataset.maxRows`` draws among distinct rows. Rows near a
+benchmark or a held-out row are removed before near copies, so that a kept row may be trained on.
+Contradictions are sought among the rest.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ NUM_PAIRS_TOLD = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """The rows of a data set after they were compared.
+    """The rows of a data set after the comparison.
 
     Attributes:
-        keys: The rows that are left; their groups are the closure of group column, equal and near
+        keys: The remaining rows; their groups are the closure of group column, equal and near
             prompts.
-        marks: What tells rows apart, by position.
+        marks: Digests of the rows, by position.
         findings: What was found.
         removed: Rows that were left out.
         conflicts: Pairs of positions of rows with one question and two labels.
@@ -91,13 +91,13 @@ def compare_rows(
     *,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Compared:
-    """Compare all rows of a spool with each other and do what the job says.
+    """Compare all rows of a spool with each other and apply the job's settings.
 
     Args:
-        spool: The rows, those of benchmarks among them.
+        spool: The rows, with those of benchmarks.
         dataset: The job's ``spec.dataset``.
-        workers: Who looks for near prompts; None does it here.
-        on_progress: Told how many pairs have been judged, and of how many.
+        workers: Search near prompts; None searches here.
+        on_progress: Called with the number of judged pairs and of all pairs.
 
     Raises:
         DataError: ``ContradictoryLabels`` or ``Contaminated``, where the job refuses such rows.
@@ -222,7 +222,7 @@ def _tell_near_copies(rows: Comparison, removed: Removed) -> Finding:
 def _judge_conflicts(rows: Comparison, conflicts: Conflicts, dataset: Dataset) -> Finding:
     if not len(conflicts):
         return Finding(name=CONFLICTS, num_flagged=0)
-    # Of two rows that contradict each other both are conflicts: a pair is told once.
+    # Each pair is reported once.
     positions = rows.keys.positions[conflicts.indexes].tolist()
     once = dict.fromkeys(
         map(tuple, map(sorted, zip(positions, conflicts.against.tolist(), strict=True)))

@@ -34,9 +34,9 @@ class Conflicts:
 
 
 def find_conflicts(rows: Comparison, prompts: Prompts) -> Conflicts:
-    """Find rows of one question, the same prompt but for slips, with different labels.
+    """Find rows with one question, except slips, and different labels.
 
-    A question that also has a long answer is left alone: its answers are references, not labels.
+    A question with a long answer is skipped: its answers are references, not labels.
     """
     import numpy as np
 

@@ -1,10 +1,8 @@
-"""What is left of prompts without markup and without what many of one side begin or end with.
+"""Prompts without markup and without frames that many prompts of one side share.
 
-A test file whose prompts all stand in a page of HTML, or behind the same instruction, asks the same
-questions as the train file. What differs between the two is no question: it is taken away before
-prompts are compared once more. A frame is seen through where only one of two prompts has one, or
-where each has one that most prompts of its side have. Two frames may be two tasks on a text: those
-of few are not seen through, and those of most are a leak only where the answers are near, too.
+A test file may wrap the train file's questions in HTML or an instruction. Cores are compared once
+more. A frame is removed if one of two prompts has one, or if most prompts of the side share it. Two
+frames may be two tasks on a text: then near answers decide about a leak.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ NOT_FRAMED, MOST, SOME = range(3)
 """A prompt has no frame, one that most prompts of a side have, or one that some have."""
 
 _SHARES = ((MOST, 0.5, 1, 512), (SOME, 0.1, 8, 64))
-"""A frame is what this share of a side has, and has so many words at least and at most. What some
-have and is longer is a text that is asked about."""
+"""Share of a side that has a frame, its least texts, and its least and most words. A longer shared
+beginning is a text that the questions are about."""
 _MOST_WORDS = max(longest for *_, longest in _SHARES)
 _LEAST_TEXTS = 10
 _LEAST_CORE_WORDS = 3
@@ -38,7 +36,7 @@ _TAGS = (
     "h[1-6]|head|header|hr|html|i|img|label|li|main|mark|meta|nav|ol|p|pre|q|s|section|small|span|"
     "strong|sub|sup|table|tbody|td|tfoot|th|thead|title|tr|tt|u|ul"
 )
-# Every gap is bounded: a text of nothing but openings would cost the square of its length.
+# Every gap is bounded: a text of only openings would cost the square of its length.
 _HTML = re.compile(rf"<!--.{{0,2000}}?-->|<!doctype[^>]{{0,200}}>|</?(?:{_TAGS})(?:\s[^<>]*)?/?>")
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{1,6}|#x[0-9a-f]{1,6});")
 _MARKDOWN = re.compile(r"```[a-z]*(?=\s)|```|(?<!\S)#{1,6}(?=\s)|^>(?=\s)")
@@ -55,10 +53,8 @@ Beginnings = dict[int, dict[Words, int]]
 class Core(NamedTuple):
     """A text without its frame.
 
-    Attributes:
-        text: What is left.
-        kind: Which kind of frame was taken away.
-        frame: The shortest beginning and end of it that is a frame: longer ones are the same frame.
+    ``kind`` is the kind of the removed frame. ``frame`` is its shortest beginning and end: longer
+    ones are the same frame.
     """
 
     text: str
@@ -68,12 +64,12 @@ class Core(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cores:
-    """The cores of all prompts; it can be handed to other processes.
+    """The cores of all prompts; other processes can receive it.
 
     Attributes:
         texts: Their texts, numbered as the prompts are.
-        marks: File of an array in ``.npy``, shape ``(n, 3)``, int64: which kind of frame was taken
-            from each, whether it is another text than the prompt, and the number of the frame.
+        marks: File of an array in ``.npy``, shape ``(n, 3)``, int64: kind of frame, whether the
+            text differs from the prompt, number of the frame.
     """
 
     texts: PromptFile
@@ -136,11 +132,7 @@ def strip_markup(text: str) -> str:
 
 
 def find_frames(sides: Iterable[Sequence[str]]) -> Frames:
-    """Find what many prompts of one side begin or end with.
-
-    Args:
-        sides: The prompts of each side, without markup.
-    """
+    """Find the beginnings and ends that many prompts of one side share."""
     beginnings: dict[Words, int] = {}
     ends: dict[Words, int] = {}
     for texts in sides:
@@ -159,7 +151,7 @@ def write_cores(
     """Write the cores of all prompts; None where each prompt is its own core.
 
     Args:
-        num_prompts: How many there are.
+        num_prompts: Number of prompts.
         prompts: Their normalised texts.
         sides: Numbers of the prompts of each side, in an order that their content decides.
         folder: Where to.
@@ -210,7 +202,7 @@ def _by_length(kinds: dict[Words, int]) -> Beginnings:
 
 
 def _shared(words: Sequence[Sequence[str]], needed: int, least: int, most: int) -> set[Words]:
-    """Return the longest beginnings that so many texts have, of so many words."""
+    """Return the longest beginnings that enough texts share."""
     if len(words) < needed:
         return set()
     ordered = sorted(map(tuple, words))
@@ -237,7 +229,6 @@ def _longest(words: Sequence[str], beginnings: Beginnings, room: int) -> tuple[i
 
 
 def _root(words: Sequence[str], beginnings: Beginnings) -> Words:
-    """Return the shortest frame that words begin with."""
     for number, frames in reversed(beginnings.items()):
         if (root := tuple(words[:number])) in frames:
             return root

@@ -39,10 +39,10 @@ class NearPairs:
 
     Attributes:
         pairs: Indexes of the prompts, the smaller one first, shape ``(n, 2)``, ascending.
-        scores: How much of the two is the same, at least the threshold.
-        same_question: Whether they are word by word the same but for slips.
-        two_frames: Whether each has a frame that most prompts of its side have, and not the same:
-            they may be two tasks on one text.
+        scores: Equal share of the two, at least the threshold.
+        same_question: Whether they are equal word by word, except slips.
+        two_frames: Whether each has a different frame of most prompts of its side: they may be two
+            tasks on one text.
     """
 
     pairs: NDArray[np.int64]
@@ -86,18 +86,17 @@ def find_near_pairs(
     sides: Sequence[NDArray[np.int64]] = (),
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NearPairs:
-    """Find the pairs of nearly equal prompts, or of prompts whose cores are.
+    """Find the pairs of nearly equal prompts, or of prompts with nearly equal cores.
 
     Args:
         num_prompts: Distinct prompts, at least two, in an order that their content decides.
         prompts: Their normalised texts.
-        sample: Indexes of the prompts whose words and shingles are counted, drawn by content;
-            see :func:`draw_sample`.
-        threshold: Least share of two prompts that is the same, between 0 and 1.
-        folder: Where signatures and counts may lie meanwhile.
-        workers: Who signs prompts, looks for candidates and judges them.
-        sides: Indexes of the prompts of each side, whose frames are seen through.
-        on_progress: Told the judged candidates and their number, now and then.
+        sample: Indexes of the prompts that :func:`draw_sample` chose for counting.
+        threshold: Least equal share of two prompts, between 0 and 1.
+        folder: Scratch folder.
+        workers: Sign prompts, search and judge candidates.
+        sides: Indexes of the prompts of each side.
+        on_progress: Called now and then with the judged candidates and their number.
     """
     import numpy as np
 
@@ -119,7 +118,6 @@ def find_near_pairs(
 def _propose(
     num_texts: int, texts: PromptFile, sample: Sequence[int], folder: Path, workers: Workers
 ) -> list[NDArray[np.int64]]:
-    """Return pairs of texts that may be near, as each signature proposes them."""
     read = texts.open()
     signatures = sign_texts(
         texts,
@@ -143,13 +141,9 @@ def draw_sample(num_prompts: int, order: NDArray[np.bytes_]) -> NDArray[np.int64
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judging:
-    """What is needed to judge candidates in another process.
+    """Settings for judging candidates in another process.
 
-    Attributes:
-        prompts: The prompts.
-        cores: Their cores; None where each prompt is its own.
-        vocabulary: File of a :class:`Vocabulary`.
-        threshold: As in :func:`find_near_pairs`.
+    ``cores`` is None where each prompt is its own; ``vocabulary`` is a file.
     """
 
     prompts: PromptFile

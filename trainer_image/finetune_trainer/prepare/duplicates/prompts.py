@@ -36,9 +36,8 @@ class Prompts:
         digests: Their digests, ascending.
         number_of: The number of each row's prompt, by position; -1 for rows left out before.
         first: Position of the first row with each.
-        near: Which are near each other.
-        leaks: Those of :attr:`near` of which one in training is known in the test: not two tasks on
-            one text, whose answers differ.
+        near: Pairs of near prompts.
+        leaks: Pairs of :attr:`near` that leak from training to test.
     """
 
     digests: NDArray[np.bytes_]
@@ -67,15 +66,8 @@ def find_prompts(
 ) -> Prompts:
     """Number the prompts and find those near each other.
 
-    Two prompts whose rows have different labels are not near unless they are word by word the same
-    but for slips: what tells them apart is what the model has to learn.
-
-    Args:
-        rows: The rows, those of benchmarks among them.
-        spool: Holds the normalised prompts.
-        workers: As in :func:`finetune_trainer.prepare.duplicates.near.find_near_pairs`.
-        threshold: As there; None looks for equal prompts only.
-        on_progress: As there.
+    Two prompts whose rows have different labels are near only if they are equal word by word,
+    except slips. A ``threshold`` of None looks for equal prompts only.
     """
     import numpy as np
 
@@ -125,14 +117,7 @@ def _say_the_same(
     near: NearPairs,
     answers: NearAnswers,
 ) -> NDArray[np.bool_]:
-    """Tell of each pair with two frames whether some of its answers are near or not to be compared.
-
-    Args:
-        positions: The rows.
-        number: The number of each row's prompt.
-        near: The pairs of prompts.
-        answers: Compares rows.
-    """
+    """Return for each pair with two frames whether some answers are near or not comparable."""
     import numpy as np
 
     found = np.zeros(len(near), dtype=bool)

@@ -27,8 +27,7 @@ _MAX_ANSWERS = 50
 def remove_copies(rows: Comparison) -> Removed:
     """Leave out rows with the prompt and answer of an earlier one.
 
-    Rows that a source binds to a held-out side stay; a copy of one of them that the split would
-    divide goes, wherever it stands.
+    Rows that a source binds to a held-out side stay; a loose copy of one goes.
     """
     import numpy as np
 
@@ -56,8 +55,8 @@ def count_copies(rows: Comparison) -> int:
 def find_leaked(rows: Comparison, prompts: Prompts) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
     """Find rows bound to train or validation that are close to a held-out row.
 
-    Close is an equal prompt, or a near one of the same task. A row bound to train is found if a row
-    bound to validation or test is close, one bound to validation if one bound to test is.
+    Close is an equal prompt, or a near one of the same task. Test rows count for both sides,
+    validation rows for train.
 
     Returns:
         Their indexes, ascending, and the positions of the held-out rows.
@@ -103,8 +102,7 @@ def remove_contaminated(rows: Comparison, prompts: Prompts) -> Removed:
 def remove_near(rows: Comparison, prompts: Prompts, answers: NearAnswers) -> Removed:
     """Leave out rows whose prompt and answer are near to an earlier row's.
 
-    Rows with equal prompts and near answers say the same, too. Answers that contradict each other
-    are never near.
+    Contradictory answers are never near.
     """
     import numpy as np
 
@@ -135,13 +133,7 @@ def remove_near(rows: Comparison, prompts: Prompts, answers: NearAnswers) -> Rem
 def _witness(
     prompts: Prompts, found: NDArray[np.int64], positions: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Return for each prompt the first of the given rows that leaks it, or ``_NONE``.
-
-    Args:
-        prompts: All prompts.
-        found: Number of each row's prompt.
-        positions: The rows.
-    """
+    """Return for each prompt the first of the given rows that leaks it, or ``_NONE``."""
     import numpy as np
 
     own = np.full(prompts.num_prompts, _NONE, dtype=np.int64)

@@ -21,11 +21,7 @@ VALIDATION = SIDES.index(Side.VALIDATION)
 class Removed:
     """Rows that one comparison left out.
 
-    Attributes:
-        check: Name of the comparison, as in the report.
-        positions: The rows, ascending.
-        because_of: For each the row that it equals, is near to, or contradicts; that row was kept
-            unless the check is about contradictions.
+    ``because_of`` is for each the kept row that it equals, or the row it contradicts.
     """
 
     check: str
@@ -38,13 +34,13 @@ class Removed:
 
 @dataclass(kw_only=True)
 class Comparison:
-    """The rows of a data set while they are compared with each other.
+    """The rows of a data set during the comparison.
 
     Attributes:
-        keys: The rows that are left.
-        marks: What tells rows apart, by position.
+        keys: The remaining rows.
+        marks: Digests of the rows, by position.
         benchmarks: Positions of the rows of ``dataset.contamination.against``.
-        removed: What was left out, in the order in which it was.
+        removed: The rows left out, in order.
     """
 
     keys: RowKeys
@@ -55,13 +51,7 @@ class Comparison:
     def remove(
         self, check: str, indexes: NDArray[np.int64], because_of: NDArray[np.int64]
     ) -> Removed:
-        """Leave rows out.
-
-        Args:
-            check: Name of the comparison.
-            indexes: Their indexes in :attr:`keys`, ascending.
-            because_of: Positions of the rows that they repeat or contradict.
-        """
+        """Leave out the rows at ``indexes`` of :attr:`keys`, ascending."""
         import numpy as np
 
         removed = Removed(

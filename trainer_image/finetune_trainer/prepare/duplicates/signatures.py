@@ -1,12 +1,9 @@
-"""Sign texts by what they are made of: MinHash over character shingles.
+"""Signs texts: MinHash over character shingles.
 
-The signature of a text are the minima of many hash functions over its shingles; two texts agree in
-a minimum as often as their shingles overlap. Shingles of many texts (a template, common words) are
-left out, else all texts of one template would be candidates of each other.
-
-Nothing depends on the order of the texts, the number of processes or Python's hash seed.
-
-Source: Broder 1997, "On the resemblance and containment of documents".
+Two texts agree in a minimum as often as their shingles overlap. Shingles of many texts are left
+out, because a shared template would make all texts candidates. The result does not depend on text
+order, processes or Python's hash seed. Source: Broder 1997, "On the resemblance and containment of
+documents".
 """
 
 from __future__ import annotations
@@ -43,12 +40,9 @@ _pack = struct.Struct(f"{NUM_MINIMA}I").pack
 def count_shingles(texts: Iterable[bytes]) -> NDArray[np.uint32]:
     """Count in how many texts each shingle is, in a table of fixed size.
 
-    Args:
-        texts: Normalised texts, UTF-8.
-
     Returns:
-        Counts by the shingle's place in the table. Shingles that share a place are counted
-        together; a shingle is counted once for each time a text has it.
+        Counts by the shingle's place in the table; shingles that share a place are counted
+            together.
     """
     import numpy as np
 
@@ -69,22 +63,22 @@ def sign_texts(
     folder: Path,
     workers: Workers,
 ) -> tuple[Path, ...]:
-    """Sign texts, without shingles that are very common, and by rare ones alone.
+    """Sign texts without very common shingles, and by rare ones alone.
 
-    The second signature finds the same question in a different frame. They lie on disk, from where
-    every process maps them: those of a million texts are half a gigabyte.
+    The second signature finds the same question in a different frame. The signatures lie on disk,
+    where every process maps them.
 
     Args:
         texts: The texts.
-        num_texts: How many there are.
-        table: As :func:`count_shingles` returns it.
+        num_texts: Number of texts.
+        table: Result of :func:`count_shingles`.
         num_counted: Texts that were counted.
         folder: Where to.
-        workers: Who signs.
+        workers: Sign texts.
 
     Returns:
-        For either an array in ``.npy``, of uint32, one row for each text; all zero for a text of
-        common shingles alone.
+        For either an array in ``.npy``, uint32, one row a text; all zero for a text of common
+            shingles alone.
     """
     import numpy as np
 
@@ -116,12 +110,9 @@ def sign_texts(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Signing:
-    """What is needed to sign texts in another process.
+    """Settings for signing texts in another process.
 
-    Attributes:
-        texts: The texts.
-        table: File of the counts of shingles.
-        most: For each signature, in how many texts a shingle may be to count.
+    ``table`` is a file; ``most`` is the largest count of a shingle, by signature.
     """
 
     texts: PromptFile
@@ -178,7 +169,6 @@ def _batches(texts: Iterable[bytes], size: int) -> Iterator[list[bytes]]:
 
 
 def _shingle(texts: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Return the hashes of all shingles, and the text of each."""
     import numpy as np
 
     padded = [b" %b " % _shorten(text).ljust(SHINGLE_BYTES - 2) for text in texts]

@@ -1,9 +1,7 @@
-"""Judge whether two prompts are nearly equal, by what differs between them. Pure.
+"""Judges whether two prompts are nearly equal, by their differences. Pure.
 
-Words are weighted by how rare they are in the data: what all prompts share (a template, a system
-message) counts for nothing, what tells them apart counts for much. So prompts of one template with
-another name or number in it are not alike, and the same question with a slip, other filler words or
-in another order is.
+Words are weighted by their rarity in the data. Prompts of one template with another name or number
+are not alike; the same question with a slip, filler words or another order is.
 """
 
 from __future__ import annotations
@@ -47,12 +45,9 @@ _FIELDS = tuple(map(re.compile, (r"\w ?\[", r"[\w\"'] ?:(?!//)", r"[\w\"'] ?=(?!
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vocabulary:
-    """How frequent words and frames are in a data set.
+    """Frequencies of words and frames in a data set.
 
-    Attributes:
-        num_texts: Texts that were counted.
-        words: In how many of them a word is; words of one text may be missing.
-        frames: Beginnings (``^``) and ends (``$``) that many texts share.
+    ``words`` and ``frames`` (beginnings ``^``, ends ``$``) map to numbers of texts.
     """
 
     num_texts: int
@@ -86,7 +81,7 @@ class Prompt:
 
     Attributes:
         words: Its words, numbers and meaningful signs, in their order.
-        counts: How often it has each.
+        counts: Their counts.
         beginning: Words of a beginning that many prompts share.
         end: Words of an end that many prompts share.
         num_fields: Fields, where the prompt is a record (``name[x], area[y]``, JSON); else 0.
@@ -105,12 +100,7 @@ def split_words(text: str) -> list[str]:
 
 
 def count_words(texts: Iterable[str]) -> Vocabulary:
-    """Count the words and frames of a data set.
-
-    Args:
-        texts: Normalised prompts, each distinct one once; at most :data:`MAX_TEXTS`, drawn by
-            content where there are more.
-    """
+    """Count words and frames of distinct normalised prompts, at most :data:`MAX_TEXTS`."""
     num_texts = 0
     words: Counter[str] = Counter()
     frames: Counter[tuple[str, ...]] = Counter()
@@ -223,7 +213,6 @@ def _leftover(prompt: Prompt, shared: Counter[str]) -> list[str]:
 def _match_slips(
     left_a: list[str], left_b: list[str], vocabulary: Vocabulary
 ) -> list[tuple[str, str]]:
-    """Take pairs of a word and its slip out of both lists."""
     pairs = []
     for ours in list(left_a):
         for theirs in left_b:

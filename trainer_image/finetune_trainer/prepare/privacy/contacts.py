@@ -46,8 +46,7 @@ _HIGHEST_OF_VERSIONS = 20
 def find_emails(text: Text) -> Iterator[Match]:
     """Find e-mail addresses, also of internationalised domains.
 
-    `git@host:path` is the address of a repository, `icon@2x.png` a file, and what stands before
-    the host of a URL its user and password.
+    `git@host:path` is a repository, `icon@2x.png` a file; before a URL's host stands a user.
     """
     if "@" not in text.folded:
         return
@@ -73,9 +72,7 @@ def _local_part(before: str) -> str:
 def find_ip_addresses(text: Text) -> Iterator[Match]:
     """Find addresses of the public Internet, and those reserved for examples.
 
-    Private, loopback and other special addresses name nobody. Nor is a version an address: what
-    stands behind a word or sign for versions, or is made of four small numbers with no word for an
-    address before it.
+    Private and special addresses and version numbers are left alone.
     """
     if _DOTTED.search(text.folded):
         yield from _find_ipv4(text)

@@ -30,8 +30,8 @@ class Settings:
 
     Attributes:
         entities: Kinds, as in the API.
-        countries: Whose national numbers are known, in the order they are tried.
-        allow: Values that are left as they are; ``*`` stands for any characters.
+        countries: Countries of the national numbers, in the order they are tried.
+        allow: Values that are kept; ``*`` stands for any characters.
     """
 
     entities: frozenset[str] = frozenset(ENTITIES)
@@ -49,18 +49,13 @@ def read_settings(privacy: Privacy) -> Settings:
 
 
 def find_personal_data(text: str, settings: Settings, *, before: str = "") -> list[Match]:
-    """Find personal data and secrets in a text.
+    """Find personal data and secrets in a text, in time linear in its length.
 
-    Takes time linear in the text, whatever it holds.
-
-    Args:
-        text: The text.
-        settings: What to look for.
-        before: What was said before it: a word there may tell what a number in the text is.
+    ``before`` is the text before it: a word there may name a number in the text.
 
     Returns:
-        Matches that do not overlap, in the order of the text. What touches a placeholder such as
-        ``<EMAIL_1>`` is none.
+        Matches that do not overlap, in the order of the text. A match that touches a placeholder
+            such as ``<EMAIL_1>`` is dropped.
     """
     looked_at = Text(text, before)
     found = list(_run(looked_at, settings))

@@ -42,13 +42,9 @@ _PLACEHOLDER = re.compile(r"<[A-Z]+(?:_[A-Z]+)*_\d{1,9}>")
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A value found in a text.
+    """A value found in a text; ``end`` is exclusive.
 
-    Attributes:
-        entity: Its kind.
-        start: Where it begins.
-        end: Where it ends, exclusive.
-        value: The value as it is compared: equal for two spellings of one value.
+    ``value`` is its normalised form: equal for two spellings of one value.
     """
 
     entity: Entity
@@ -58,11 +54,9 @@ class Match:
 
 
 class Text:
-    """A text as recognisers see it: other alphabets' digits, dashes and blanks are ASCII's.
+    """A text with other alphabets' digits, dashes and blanks folded to ASCII.
 
-    Args:
-        text: The text; positions in the folded text are those in this one.
-        before: What was said before it, where a word may tell what a number in it is.
+    Positions do not change. ``before`` is the text before it, where a word may name a number.
     """
 
     def __init__(self, text: str, before: str = "") -> None:
@@ -124,7 +118,7 @@ _MANY_DIGITS = re.compile(
 def words(*patterns: str) -> re.Pattern[str]:
     """Compile words of several languages, each a pattern that begins and ends a word.
 
-    A blank in them may be an underscore, as in names of fields: `phone_number`, but not `phone_id`.
+    A blank may be an underscore: `phone_number`, but not `phone_id`.
     """
     joined = re.sub(r"(?<!\[) ", "[ _]", "|".join(patterns))
     return re.compile(rf"(?<![^\W_])(?:{joined})(?!\w)", re.IGNORECASE)
@@ -145,9 +139,7 @@ def compact(value: str) -> str:
 def resolve_overlaps(matches: Iterable[Match], placeholders: list[tuple[int, int]]) -> list[Match]:
     """Choose among matches that overlap: the longer one, then the stronger evidence.
 
-    Args:
-        matches: All that was found in a text.
-        placeholders: Spans of the text that stand for a value already; what touches one is none.
+    A match that touches one of the ``placeholders`` is dropped.
 
     Returns:
         Matches that do not overlap, in the order of the text.

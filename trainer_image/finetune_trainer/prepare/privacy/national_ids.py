@@ -1,8 +1,6 @@
-"""National identity, tax and social security numbers, by country. Pure.
+"""National identity, tax and social security numbers, by country.
 
-Each number has a form and, where its country gives it one, a check digit. A form that other numbers
-have as well (plain digits with one check digit) counts only beside a word that names the number; an
-unmistakable one counts anywhere.
+Pure. A form that other numbers share counts only beside a word that names the number.
 """
 
 from __future__ import annotations
@@ -34,10 +32,10 @@ class _Form:
     """One way to write one number.
 
     Attributes:
-        country: Whose number it is.
-        pattern: Its form, without what must not stand around it.
-        is_valid: Whether the number, compact, holds.
-        words: What it is called; None where the form is unmistakable.
+        country: Country of the number.
+        pattern: Its form, without its surroundings.
+        is_valid: Whether the compact number is valid.
+        words: Words for it; None where the form is unmistakable.
     """
 
     country: str
@@ -145,12 +143,7 @@ def _forms_of(countries: frozenset[str]) -> tuple[_Form, ...]:
 
 
 def find_national_ids(text: Text, countries: Collection[str]) -> Iterator[Match]:
-    """Find the identity numbers of some countries.
-
-    Args:
-        text: The text.
-        countries: Countries whose numbers are known.
-    """
+    """Find the identity numbers of some countries."""
     if not text.has_digits:
         return
     for form in _forms_of(frozenset(countries)):

@@ -87,9 +87,9 @@ no signs it must have more, and be long: names of things have digits too."""
 
 
 def find_passwords(text: Text) -> Iterator[Match]:
-    """Find passwords in URLs and headers, and where configuration, code or a command has one.
+    """Find passwords in URLs, headers, configuration, code and commands.
 
-    Only a value that looks drawn by chance is taken for an assigned password, key or token.
+    An assigned value counts only if it looks random.
     """
     folded, lowered = text.folded, text.lowered
     if "://" in folded and "@" in folded:

@@ -71,9 +71,9 @@ _IBAN = re.compile(
 
 
 def find_cards(text: Text) -> Iterator[Match]:
-    """Find numbers of payment cards, in one piece or in the groups they are printed in.
+    """Find numbers of payment cards, in one piece or in groups.
 
-    Lengths that other numbers have more often than cards count only beside a word for a card.
+    Common lengths of other numbers count only beside a word for a card.
     """
     if not text.has_digits:
         return
@@ -111,7 +111,6 @@ def find_ibans(text: Text) -> Iterator[Match]:
 
 
 def _end_of_iban(written: str) -> int | None:
-    """Return where the account number ends by the length of its country."""
     missing = _IBAN_LENGTHS[written[:2].upper()]
     for place, character in enumerate(written):
         missing -= character.isalnum()

@@ -92,12 +92,8 @@ _KEPT_ANSWERS = 4096
 def find_phones(text: Text, countries: Collection[str]) -> Iterator[Match]:
     """Find phone numbers: international ones, and those of some countries in national form.
 
-    A national number needs a word that says so, or the grouping of its country with a leading 0 or
-    an area code in brackets (North America: 3-3-4). A number in one piece may be anything else.
-
-    Args:
-        text: The text.
-        countries: Countries whose national numbers are known.
+    A national number needs a word for it, or its country's grouping with a leading 0 or an area
+    code in brackets (North America: 3-3-4).
     """
     if not text.has_digits:
         return
@@ -199,12 +195,9 @@ def _is_other_number(text: Text, start: int, *, num_digits: int, grouped: bool) 
 
 @lru_cache(maxsize=_KEPT_ANSWERS)
 def _parse(written: str, country: str | None, *, as_grouped: bool = False) -> str | None:
-    """Return the number in E.164 form if it is one.
+    """Return a valid number in E.164 form, else None.
 
-    Args:
-        written: The number.
-        country: Whose national form it may have; None for international form.
-        as_grouped: Its first group must be the one that the country writes.
+    ``country`` is None for international form. ``as_grouped`` requires the country's first group.
     """
     # Its tables are read when the first number is met: most rows have none.
     import phonenumbers

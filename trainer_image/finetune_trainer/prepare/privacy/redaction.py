@@ -1,7 +1,6 @@
-"""Replace personal data in all texts of a row by placeholders. Pure.
+"""Replaces personal data in all texts of a row by placeholders.
 
-A value has one placeholder throughout a row, however it is written there, so that an answer still
-speaks of what its prompt speaks of.
+Pure. A value has one placeholder throughout a row, in any spelling.
 """
 
 from __future__ import annotations
@@ -43,12 +42,12 @@ _MAX_ROUNDS = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Redacted:
-    """A row without what was found in it.
+    """A row without personal data.
 
     Attributes:
-        row: The row; the very same object if nothing was found.
+        row: The row; the same object if nothing was found.
         counts: Places replaced, by kind.
-        answer_is_placeholder: Nothing but placeholders is left of the last answer.
+        answer_is_placeholder: The last answer consists only of placeholders.
         answer_invents: The last answer has a placeholder that nothing before it has.
     """
 
@@ -59,13 +58,9 @@ class Redacted:
 
 
 def redact_row(row: dict[str, Any], settings: Settings) -> Redacted:
-    """Replace what is found in any text of a row: turns, answers, calls of tools, tools.
+    """Replace personal data in any text of a row: turns, answers, calls of tools, tools.
 
-    What is left holds nothing that would be found again.
-
-    Args:
-        row: A canonical row; not changed.
-        settings: What to look for.
+    The row itself is not changed. A second pass finds nothing.
     """
     texts, counts = _redact_texts(list(_texts(row, "")), settings)
     if not counts:
@@ -219,7 +214,6 @@ def _is_long_number(value: Any) -> bool:
 
 
 def _last_answer(row: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the text of the last answer, and all text before it."""
     if "text" in row:
         return "", ""
     if "messages" in row:

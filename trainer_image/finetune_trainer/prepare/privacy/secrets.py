@@ -137,7 +137,7 @@ _PEM_BODY = re.compile(r"(?:[A-Za-z0-9+/=\s]|\\[nr])*")
 
 
 def find_api_keys(text: Text) -> Iterator[Match]:
-    """Find keys by the prefixes that their providers give them, or by a word where they have none.
+    """Find keys by their providers' prefixes, or by a word.
 
     A stand-in such as ``ghp_xxxxxxxx`` is no key.
     """

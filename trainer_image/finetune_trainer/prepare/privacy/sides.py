@@ -28,12 +28,9 @@ def mark_kinds(kinds: Iterable[str]) -> int:
 def count_by_side(
     findings: Sequence[Finding], division: Division, personal: NDArray[np.uint16]
 ) -> list[Finding]:
-    """Return the findings, that of personal data with its rows on each side.
+    """Return the findings; that of personal data gets its rows on each side.
 
-    Args:
-        findings: What the row steps found.
-        division: The rows that are left, and their sides.
-        personal: As :func:`mark_kinds` makes it, of every row of the spool.
+    ``personal`` is the result of :func:`mark_kinds` for every row of the spool.
     """
     marks = personal[division.positions]
     sides = []

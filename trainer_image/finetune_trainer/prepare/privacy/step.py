@@ -39,12 +39,7 @@ _DONE: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacyStep:
-    """Replaces, leaves out, refuses or counts.
-
-    Attributes:
-        action: ``dataset.privacy.action``, not Off.
-        settings: What is looked for.
-    """
+    """The row step of ``dataset.privacy``; ``action`` is not Off."""
 
     action: str
     settings: Settings
@@ -131,11 +126,7 @@ def privacy_steps(privacy: Privacy) -> tuple[PrivacyStep, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class Shield:
-    """Takes personal data out of what is said of a row that cannot be used.
-
-    Attributes:
-        settings: What is looked for; None leaves all as it is.
-    """
+    """Removes personal data from errors about rows; settings of None change nothing."""
 
     settings: Settings | None
 
@@ -145,10 +136,7 @@ class Shield:
 
     @contextmanager
     def guard(self) -> Iterator[None]:
-        """Take personal data out of what a failure within says.
-
-        Names of fields are the first row where a table has no header.
-        """
+        """Remove personal data from an error raised within; field names may be a row."""
         try:
             yield
         except TrainerError as error:

@@ -1,11 +1,7 @@
-"""Refuse conversations whose text holds a control token of the model.
+"""Refuses conversations whose text holds a control token of the model.
 
-A tokenizer finds ``<|im_end|>`` wherever it stands, also in what a user wrote: the turn would end
-there and the rest be read as something else, in training and in every prompt made of such text.
-What the writer of the row meant nobody can know, so the row is reported and the user decides.
-
-Rows of plain text are left alone: there the control tokens are the author's own means to write a
-conversation or the end of a document.
+A tokenizer would end the turn at ``<|im_end|>`` in a user's text. The row is reported and the user
+decides. Plain text may hold control tokens.
 """
 
 from __future__ import annotations
@@ -25,8 +21,7 @@ Convert = Callable[[Mapping[str, Any]], dict[str, Any]]
 def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
     """Return the texts that the tokenizer turns into control tokens.
 
-    Tokens that were added but carry meaning of their own, such as ``<think>``, are not among them:
-    they are marked as not special.
+    Added tokens such as ``<think>`` are not special and not among them.
     """
     added = getattr(tokenizer, "added_tokens_decoder", {})
     special = {str(token) for token in added.values() if token.special}
@@ -34,12 +29,7 @@ def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[str]:
 
 
 def refuse_control_tokens(convert: Convert, control_tokens: Collection[str]) -> Convert:
-    """Return ``convert`` with a check of the conversations it gives.
-
-    Args:
-        convert: Turns a row of a source into a canonical row.
-        control_tokens: As :func:`find_control_tokens` returns them.
-    """
+    """Return ``convert`` with a check for ``control_tokens`` in its conversations."""
     if not control_tokens:
         return convert
     # The longest first: of two that begin alike, the tokenizer takes the longer.
@@ -62,7 +52,6 @@ def refuse_control_tokens(convert: Convert, control_tokens: Collection[str]) -> 
 
 
 def _texts_of(value: object) -> Iterator[str]:
-    """Yield every text in a message or a tool, also in the arguments of calls."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

@@ -50,14 +50,14 @@ RawRows = Iterator[tuple[str, RawRow | RowError]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Conversion:
-    """How the rows of one source become examples; plain values, so that any process can do it.
+    """How the rows of one source become examples, in any process.
 
     Attributes:
         source_json: The source as the user wrote it.
         format: The recognised format.
         where: Path of the source in the job, for messages.
         conversational: The model's tokenizer has a chat template.
-        control_tokens: Texts that the model's tokenizer reads as control tokens.
+        control_tokens: Texts that the tokenizer reads as control tokens.
         takes_empty_lists: An empty list is an answer.
     """
 
@@ -94,11 +94,11 @@ class Conversion:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OpenSource:
-    """A source whose first rows were looked at.
+    """A source after a look at its first rows.
 
     Attributes:
-        rows: All its rows, the first ones again.
-        recognised: How they are read, or None when none of them is readable.
+        rows: All its rows.
+        recognised: How they are read, or None when none is readable.
         conversion: How they become examples; None with ``recognised``.
         identifiers: Columns that its template writes and that differ in every row.
     """
@@ -111,13 +111,13 @@ class OpenSource:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceRows:
-    """What a source held.
+    """The result of one source.
 
     Attributes:
-        errors: The rows that cannot be used.
-        recognised: How the rows were read, or None when the source has none.
+        errors: The unusable rows.
+        recognised: How the rows were read, or None without rows.
         num_rows_of_file: Rows kept, by file label.
-        num_unread: Rows with a field that looks like content and is not read, by its name.
+        num_unread: Rows with an unread field that looks like content, by its name.
         identifiers: Columns that its template writes and that differ in every row.
     """
 
@@ -147,13 +147,13 @@ def open_source(
     """Look at the first rows of a source and decide how all are read.
 
     Args:
-        source: What the user says about it.
+        source: The source's settings.
         files: Its fetched files.
         index: Its position in ``spec.dataset.sources``, for messages.
-        where: Its place in the spec, for messages, if it is none of these.
-        label: Put before file names; empty when there is only one source.
+        where: Its place in the spec, if it is none of these.
+        label: Put before file names; empty for a single source.
         conversational: The model's tokenizer has a chat template.
-        control_tokens: Texts that the model's tokenizer reads as control tokens.
+        control_tokens: Texts that the tokenizer reads as control tokens.
         objective: ``method.objective``.
 
     Raises:
@@ -188,7 +188,6 @@ def open_source(
 def _look_at_first(
     source: Source, files: Sequence[SourceFile], label: str
 ) -> tuple[list[RawRow], RawRows]:
-    """Return the first readable rows, and all rows from the beginning."""
     stream = _read_files(source, files, label)
     probe: list[tuple[str, RawRow | RowError]] = []
     raw_rows: list[RawRow] = []
@@ -205,11 +204,7 @@ def _look_at_first(
 
 
 def refuse_wrong_column(rows: SourceRows, *, index: int) -> None:
-    """Refuse a source all of whose rows lack a column: a slip in the job, not in the rows.
-
-    Raises:
-        UserError: It is so.
-    """
+    """Refuse a source all of whose rows lack a column: the job names it wrongly."""
     if rows.num_rows or set(rows.errors.by_reason) != {"MissingColumn"}:
         return
     first = rows.errors.first[0]
@@ -220,13 +215,7 @@ def refuse_wrong_column(rows: SourceRows, *, index: int) -> None:
 
 
 def refuse_unwanted_row(file: str, row: RawRow, format_name: str) -> RowError | None:
-    """Return why a row with a verdict is no example for SFT; None if its answer is wanted.
-
-    Args:
-        file: The label of its file.
-        row: The row.
-        format_name: The format in which its source is read.
-    """
+    """Return why a row with a verdict is no example for SFT; None for a wanted answer."""
     if not is_unwanted(row.fields):
         return None
     return RowError(

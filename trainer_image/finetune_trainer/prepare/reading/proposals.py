@@ -1,7 +1,6 @@
-"""Propose how rows are read, where nobody has said it yet: format, columns, template, objective.
+"""Proposes how rows are read: format, columns, template, objective.
 
-``Auto`` is asked first: what it recognises is proposed as it is. Rows it knows nothing of are a
-table whose columns are chosen by their names and by what they hold. Pure.
+Pure. Unless ``Auto`` recognises rows, their columns are chosen by name and content.
 """
 
 from __future__ import annotations
@@ -68,14 +67,14 @@ class Proposal:
 
     Attributes:
         format: Of the API's formats.
-        objective: Of the API's objectives: what such rows can teach.
+        objective: Of the API's objectives.
         fields: Field or column names seen.
         prompt: Column of the input, for ``Csv``; None where a template joins several.
         completion: Column of the answer, for ``Csv``.
-        chosen: Column of the better answer, for ``Preference`` where it is not called so.
+        chosen: Column of the better answer, for ``Preference`` under another name.
         rejected: Column of the worse answer, likewise.
-        text: Column of the text, for ``Text`` where it is not called so.
-        group: Column that should stay together, if one looks like it.
+        text: Column of the text, for ``Text`` under another name.
+        group: Column that should stay together, if any.
         template: Jinja template over several input columns, for ``Csv``.
         has_labels: The answers are few and short: a classification.
         has_json: Every answer is a JSON object or list.
@@ -123,11 +122,7 @@ class Proposal:
 
 
 def propose_reading(rows: Rows, *, where: str) -> Proposal:
-    """Propose how rows are read.
-
-    Args:
-        rows: The first rows of a file; at least one.
-        where: The file, for messages.
+    """Propose how the first rows of a file, at least one, are read.
 
     Raises:
         DataError: The rows hold nothing that can be learned from.
@@ -164,7 +159,6 @@ def propose_reading(rows: Rows, *, where: str) -> Proposal:
 
 
 def _read_chats(rows: Rows, format_name: str) -> list[dict[str, Any]]:
-    """Return the rows that are conversations, as the stage would have them."""
     source = Source(uri="file:///data")
     convert = build_convert(source, format_name, conversational=True, where="the data")
     chats = []
@@ -267,7 +261,6 @@ def _find_left_out(
 
 
 def _percent(share: float) -> str:
-    """Return a share in percent, never rounded up to all."""
     return f"{int(1000 * share) / 10:g}"
 
 

@@ -1,12 +1,9 @@
-"""Fetch the files of a source to the work folder and take their checksums.
+"""Fetches the files of a source to the work folder and computes their checksums.
 
-Files are copied even when they are local: the checksum that names the data set then belongs to the
-very bytes that are parsed, whatever happens to the original meanwhile. How text is decoded is found
-out here as well, because it counts into the version of the data set.
-
-In a URI, ``*`` and ``?`` stand for characters of one name and ``**`` for folders of any depth;
-without them a URI names a file, or a folder with all that lies below it. Of a local folder, what
-programs fill for themselves is left out (`.git`, `.venv`, `node_modules`, `cache` ...).
+Local files are copied too, so that the checksum belongs to the parsed bytes. The encoding is found
+here, because it counts into the data set's version. In a URI ``*`` and ``?`` match characters of
+one name and ``**`` folders of any depth. Tool folders of a local folder (`.git`, `.venv`,
+`node_modules`, `cache` ...) are left out.
 """
 
 from __future__ import annotations
@@ -51,14 +48,9 @@ _DOCUMENTS = re.compile(r"(README|LICEN[SC]E|NOTICE|USE_POLICY|requirements)\b",
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SourceFile:
-    """One fetched file.
+    """One fetched file: name below the source, local copy, size, hex sha256, encoding.
 
-    Attributes:
-        name: Path below the source, or the file's own name.
-        path: The local copy.
-        num_bytes: Size.
-        sha256: Hex digest of the content.
-        encoding: How it is decoded; None for a table, which is no text.
+    ``encoding`` is None for a table.
     """
 
     name: str
@@ -70,12 +62,12 @@ class SourceFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Location:
-    """A source URI, taken apart.
+    """The parts of a source URI.
 
     Attributes:
-        root: URI a store is opened at.
-        key: Object below it; empty when the whole root is meant.
-        pattern: What the keys of the objects below it must match; empty when none is meant.
+        root: URI of the store.
+        key: Object below it; empty for the whole root.
+        pattern: Pattern of the keys below it; empty without one.
     """
 
     root: str
@@ -86,8 +78,7 @@ class Location:
 def locate(uri: str) -> Location:
     """Split the URI of a source into a store and a key.
 
-    A URI that ends in a known extension names a file, any other a folder. On the Hub a source is
-    always a repository of type dataset, whether or not the URI says ``hf://datasets/``.
+    A known extension names a file, any other a folder. On the Hub a source is always a data set.
     """
     scheme, _, rest = uri.partition("://")
     rest = rest.rstrip("/")
@@ -109,11 +100,6 @@ def locate(uri: str) -> Location:
 
 def find_files(uri: str, store: ObjectStore, location: Location) -> dict[str, str]:
     """Return the files of a source: their names by their keys, in the order of the keys.
-
-    Args:
-        uri: The source's, for messages.
-        store: The store of the location's root.
-        location: As :func:`locate` returns it.
 
     Raises:
         UserError: ``DatasetNotFound``: nothing readable lies there; says what does.
@@ -147,10 +133,7 @@ def find_skipped(location: Location) -> list[str]:
 
 
 def walk_folder(top: Path) -> tuple[list[str], list[str]]:
-    """Return the files below a folder and the folders left out, by their paths below it.
-
-    Folders that programs fill for themselves hold no data, and may hold a hundred thousand files.
-    """
+    """Return the files below a folder and the tool folders left out, by their paths below it."""
     found: list[str] = []
     skipped: list[str] = []
     for folder, folders, names in os.walk(top):
@@ -168,17 +151,11 @@ def _is_of_programs(folder: str) -> bool:
 def fetch_source(
     source: Source, store: ObjectStore, location: Location, folder: Path
 ) -> list[SourceFile]:
-    """Fetch the files of a source, in the order of their names.
-
-    Args:
-        source: The source: its encoding, and its URI for messages.
-        store: The store of the location's root.
-        location: As :func:`locate` returns it.
-        folder: Where the local copies go.
+    """Fetch the files of a source to ``folder``, in the order of their names.
 
     Raises:
         UserError: ``DatasetNotFound``: nothing readable lies there; says what does.
-            ``SettingNotApplicable``: the source says something that is for other kinds of files.
+            ``SettingNotApplicable``: a setting fits none of the files.
         DataError: A text file cannot be decoded, or is a damaged archive.
         StorageError: The storage could not be read.
     """
@@ -193,7 +170,7 @@ def fetch_source(
 
 
 def _require_use(source: Source, names: list[str]) -> None:
-    """Refuse settings that no file of a source can follow, instead of leaving them unheard."""
+    """Refuse settings that no file of a source can follow."""
     extensions = {extension_of(name) for name in names}
     wanted = [
         ("sheet", source.sheet is not None, SHEET_EXTENSIONS),
@@ -210,12 +187,12 @@ def _require_use(source: Source, names: list[str]) -> None:
 
 
 def _fixed_start(pattern: str) -> str:
-    """Return what the keys that a pattern matches all begin with: so little need be listed."""
+    """Return the common beginning of all keys that match a pattern, for a short listing."""
     return re.split(r"[*?]", pattern, maxsplit=1)[0]
 
 
 def _matcher(pattern: str) -> Callable[[str], bool]:
-    """Return whether a key matches a pattern; an empty one is matched by all."""
+    """Return whether a key matches a pattern; every key matches an empty one."""
     if not pattern:
         return lambda _: True
     pieces = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
@@ -238,12 +215,7 @@ def _fetch(source: Source, store: ObjectStore, key: str, name: str, folder: Path
 
 
 def describe_file(path: Path, *, name: str, wanted_encoding: str = "Auto") -> SourceFile:
-    """Take a local file's checksum, and find out how it is decoded.
-
-    Args:
-        path: The file.
-        name: Path below its source.
-        wanted_encoding: The API's name of an encoding, or ``Auto``.
+    """Compute a local file's checksum and find its encoding; ``Auto`` guesses.
 
     Raises:
         DataError: It is text and cannot be decoded, or a damaged archive.

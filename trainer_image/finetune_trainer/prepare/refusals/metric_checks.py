@@ -32,16 +32,11 @@ _NEEDS: dict[str, tuple[Callable[[str], bool], str]] = {
     "jsonFieldF1": (_is_json, "is no JSON"),
     "numberClose": (_has_number, "has no number"),
 }
-"""What every reference must be for a metric, and what is said of one that is not."""
+"""What every reference must be for a metric, and the message about one that is not."""
 
 
 def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) -> None:
-    """Refuse what answers are held against, and metrics that their references do not fit.
-
-    Args:
-        spec: The job's spec.
-        folder: The prepared data set.
-        access: How storage is reached with the output's credentials.
+    """Refuse unusable checks of answers, and metrics that their references do not fit.
 
     Raises:
         UserError: ``JsonSchemaUnusable``, ``JsonSchemaNotFound``, ``AnswerPatternUnusable``,

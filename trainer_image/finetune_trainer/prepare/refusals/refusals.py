@@ -20,7 +20,7 @@ from finetune_trainer.storage import ObjectStore
 
 NUM_ERRORS_SHOWN = 5
 REFUSED_NAME = "invalid-rows.json"
-"""What a refused run is told of: totals and the first rows."""
+"""Totals and first rows of a refused run."""
 
 
 def require_valid_rows(
@@ -28,12 +28,7 @@ def require_valid_rows(
 ) -> None:
     """Refuse more invalid rows than the job tolerates, and list them in the run's folder.
 
-    Args:
-        output: Where the job's results go.
-        job: The effective job.
-        errors: The rows that cannot be used.
-        num_valid: How many rows can.
-        all_rows: Local file of all rows that cannot be used.
+    ``all_rows`` is a local file of all invalid rows.
 
     Raises:
         RowsRefused: There are more than ``dataset.maxInvalidRows``.
@@ -74,11 +69,7 @@ def _remedy(num_invalid: int, num_valid: int) -> str:
 
 
 def require_sides(rows: RowCounts) -> None:
-    """Refuse a division without rows to train on or to hold out.
-
-    Raises:
-        DataError: A side that is needed is empty.
-    """
+    """Refuse a division without rows to train on or to hold out. Raise ``DataError``."""
     if rows.train == 0:
         raise DataError(
             "NoTrainRows",
@@ -94,17 +85,12 @@ def require_sides(rows: RowCounts) -> None:
 
 
 def require_validation(spec: FineTuneJobSpec, folder: Path) -> None:
-    """Refuse a validation side without rows where the job asks for some.
+    """Refuse a validation side without rows where the job needs some.
 
-    A job whose sources have no such side is refused at apply. Here all rows of that side were left
-    out, which a larger ``validationPercent`` seldom mends.
-
-    Args:
-        spec: The job's spec.
-        folder: The prepared data set.
+    Here all rows of that side were left out; a larger ``validationPercent`` seldom helps.
 
     Raises:
-        DataError: Early stopping or a score asks for validation rows, and there are none.
+        DataError: Early stopping or a score needs validation rows, and there are none.
     """
     asked = []
     if spec.checkpoint.early_stopping is not None and not spec.trains_nothing:
@@ -123,11 +109,7 @@ def require_validation(spec: FineTuneJobSpec, folder: Path) -> None:
 
 
 def require_preferences(objective: str, folder: Path) -> None:
-    """Refuse a training side that the objective has nothing to learn from.
-
-    Args:
-        objective: ``method.objective``.
-        folder: The prepared data set.
+    """Refuse a training side without the preferences that the objective needs.
 
     Raises:
         DataError: Pairs are needed and rows have none, or all verdicts are alike.
@@ -159,12 +141,7 @@ def require_preferences(objective: str, folder: Path) -> None:
 
 
 def require_prompts(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:
-    """Refuse a held-out side that could never publish anything, before anything is trained.
-
-    Args:
-        spec: The job's spec.
-        side: The held-out side.
-        num_questions: Held-out questions that are asked at most.
+    """Refuse a held-out side that could never publish anything, before training.
 
     Raises:
         DataError: Fewer distinct prompts are asked than ``evaluation.minPrompts``.

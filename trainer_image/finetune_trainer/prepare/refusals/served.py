@@ -29,12 +29,8 @@ _DROP = "hyperparameters.maxSequenceLength with dataset.onTooLong: Drop"
 def require_served(job: ResolvedJob, folder: Path) -> None:
     """Refuse a vLLM server for an adapter on a mixture's experts.
 
-    vLLM drops, without a word, what an adapter changes in modules that it has no room for, and
-    keeps the experts of a layer as one module, by other names than an adapter.
-
-    Args:
-        job: The effective job.
-        folder: Local base model; its configuration is enough.
+    vLLM silently drops an adapter's changes in modules that it does not support. The model's
+    configuration is enough.
 
     Raises:
         UserError: ``EngineUnsuitable``.
@@ -52,14 +48,7 @@ def require_served(job: ResolvedJob, folder: Path) -> None:
 
 
 def require_room(context: StageContext, folder: Path, *, num_questions: int) -> None:
-    """Refuse held-out questions that are longer than a vLLM server lets the model read.
-
-    A server that is to have more tokens than the model takes does not begin.
-
-    Args:
-        context: The stage's.
-        folder: The prepared data set.
-        num_questions: How many held-out questions are asked at most.
+    """Refuse held-out questions that are longer than a vLLM server's model length.
 
     Raises:
         UserError: ``EngineUnsuitable``.
@@ -85,10 +74,7 @@ def require_room(context: StageContext, folder: Path, *, num_questions: int) -> 
 def find_unserved(
     context: StageContext, folder: Path, *, num_questions: int
 ) -> list[DataError | UserError]:
-    """Return all that :func:`require_served` and :func:`require_room` refuse.
-
-    Arguments as for :func:`require_room`.
-    """
+    """Return all refusals of :func:`require_served` and :func:`require_room`."""
     model_dir, _ = context.model_folder(include_weights=False)
     refusals: list[DataError | UserError] = []
     for require in (
@@ -147,7 +133,6 @@ def _measure(encoder: Encoder, rows: Iterator[dict[str, Any]]) -> _Lengths:
 
 
 def _asked(folder: Path, *, most: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Yield the held-out rows of the questions that the evaluation draws."""
     numbers: dict[bytes, int] = {}
     for row in read_rows(folder):
         if row.get("label") is not False:

@@ -1,7 +1,6 @@
-"""``README.md`` of a prepared data set: a dataset card that people, the Hub and loaders read.
+"""``README.md`` of a prepared data set: a dataset card.
 
-A card and not Croissant: that asks for a licence, a creator and a date, and this stage knows none
-of them; made up, they would be wrong in every data set.
+Croissant needs licence, creator and date, which this stage does not know.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""What a prepared data set says of itself: for machines, for people, and as a dataset card.
+"""The documents of a prepared data set.
 
-All of it is written before the manifest and is part of it, and none of it differs between two runs
-over the same input.
+They are part of the manifest and do not differ between two runs over the same input.
 """
 
 from __future__ import annotations
@@ -27,11 +26,7 @@ CLEANING_ACTIONS = ("Redact", "Drop", "Refuse")
 def write_documents(folder: Path, dataset: Dataset, report: DatasetReport, decode: Decode) -> None:
     """Write ``report.json``, ``report.html`` and ``README.md`` beside the rows.
 
-    Args:
-        folder: The data set, with its token files.
-        dataset: The job's ``spec.dataset``.
-        report: What is known of it.
-        decode: Of the model's tokenizer.
+    ``decode`` is of the model's tokenizer.
     """
     reason = explain_hidden_rows(dataset)
     samples = [] if reason else read_samples(folder, decode)

@@ -30,9 +30,9 @@ class FindingRow:
 
     Attributes:
         what: The check, or the reason of an invalid row.
-        where: File and line; empty for what is said of all rows.
-        rows: How many it speaks of.
-        left_out: How many of these are not in the data set; empty where that is not known.
+        where: File and line; empty for a finding about all rows.
+        rows: Affected rows.
+        left_out: Rows of these that are not in the data set; empty if unknown.
         message: What was found.
     """
 
@@ -60,11 +60,8 @@ def render_page(
 ) -> str:
     """Render the page; the same report gives the same bytes.
 
-    Args:
-        report: ``report.json``.
-        samples: Examples to show.
-        reason_hidden: Why there are none; said where ``samples`` is empty.
-        lists: Names of files beside the page that list rows in full.
+    ``reason_hidden`` explains why there are no ``samples``. ``lists`` are files beside the page
+    that list rows in full.
     """
     rows = report.rows
     return render(
@@ -94,10 +91,9 @@ def render_page(
 
 
 def list_findings(report: DatasetReport) -> list[FindingRow]:
-    """Return what the checks found, then the rows that they name, then the invalid rows.
+    """Return the findings of the checks, then their rows, then the invalid rows.
 
-    A check's own counts and places are told whatever they are called, so that a new check needs no
-    change here.
+    Every count and place of a check is shown.
     """
     findings, places = [], []
     for check in report.checks:
@@ -134,7 +130,6 @@ def list_findings(report: DatasetReport) -> list[FindingRow]:
 
 
 def _places_of(wire: Mapping[str, Any]) -> list[FindingRow]:
-    """Return a line for each place, or pair of places, that a check lists."""
     rows = []
     are_all_left_out = wire["removed"] == wire["flagged"]
     for entries in (value for value in wire.values() if isinstance(value, list)):

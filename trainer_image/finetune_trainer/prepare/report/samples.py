@@ -1,7 +1,4 @@
-"""A few examples as training sees them: their text, and which of it is learned.
-
-They are read back from the token files, so what is shown is what is trained, not what was meant.
-"""
+"""A few examples as training sees them, read back from the token files."""
 
 from __future__ import annotations
 
@@ -35,9 +32,9 @@ class Sample:
 
     Attributes:
         what: Why this one is shown, for example ``the longest``.
-        position: Which of the side's examples it is, from 1.
+        position: Number of the side's example, from 1.
         num_tokens: Its length.
-        num_learned: How many of its tokens count in the loss.
+        num_learned: Tokens that count in the loss.
         pieces: Its text, shortened where it is long.
     """
 
@@ -51,10 +48,7 @@ class Sample:
 def read_samples(folder: Path, decode: Decode, side: Side = Side.TRAIN) -> list[Sample]:
     """Return the shortest example, one of median length and the longest, of at least one.
 
-    Args:
-        folder: The prepared data set.
-        decode: Of the model's tokenizer.
-        side: One whose tokens are kept.
+    The side must have kept its tokens.
     """
     path = token_file(folder, side)
     if not path.exists():
@@ -77,8 +71,8 @@ def split_pieces(
 ) -> tuple[Piece, ...]:
     """Return the text of an example in stretches that are learned or not.
 
-    Each stretch is what the text grows by, because some tokenizers write the first token of a text
-    otherwise than the same token within it.
+    A stretch is the growth of the text, because some tokenizers write a text's first token
+    differently.
     """
     pieces = []
     start, before = 0, ""

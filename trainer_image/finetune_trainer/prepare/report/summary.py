@@ -66,7 +66,7 @@ def make_report(
     remedies: Sequence[str],
     labels: Sequence[LabelReport],
 ) -> DatasetReport:
-    """Gather what is known of a data set into its report; labels are as they may be shown."""
+    """Build the report of a data set; the labels are already masked."""
     spec = job.spec
     split = spec.dataset.split
     return DatasetReport(
@@ -184,14 +184,10 @@ def tell_report(
     reused: bool,
     questions: QuestionCount | None = None,
 ) -> None:
-    """Say in sentences what was found.
+    """Emit the report in sentences.
 
-    Args:
-        tell: Takes a sentence.
-        job: The effective job.
-        report: What was found.
-        reused: Whether the data set was there already.
-        questions: How many held-out questions are asked, where the job leaves that to us.
+    ``reused`` says that the data set was there already; ``questions`` is the number of held-out
+    questions if the job leaves it open.
     """
     rows = report.rows
     verb = "reused" if reused else "prepared"

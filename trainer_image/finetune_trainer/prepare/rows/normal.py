@@ -1,7 +1,4 @@
-"""When two rows are equal: but for Unicode form, case, whitespace, punctuation at the ends.
-
-Pure: values in, values out.
-"""
+"""Defines equal rows: without Unicode form, case, whitespace, punctuation at the ends. Pure."""
 
 from __future__ import annotations
 
@@ -32,14 +29,13 @@ _dump = json.JSONEncoder(ensure_ascii=False, check_circular=False, sort_keys=Tru
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NormalRow:
-    """What is compared of a row.
+    """The compared parts of a row.
 
     Attributes:
-        prompt: Its input as one normalised line: all turns but the last answer, or the text.
-        prompt_digest: Of this line and the tools; equal for equal prompts, whatever shape they come
-            in: a question of a benchmark is plain text, one of a conversation a message.
-        row_digest: Of the whole row; equal for rows with equal prompt and answer.
-        answer_digest: Of all that is not prompt; equal for equal answers.
+        prompt: Its input as one normalised line: all turns before the last answer, or the text.
+        prompt_digest: Of this line and the tools; equal for equal prompts in any shape.
+        row_digest: Of the whole row.
+        answer_digest: Of everything except the prompt.
         is_label: The answer is so short that another one to the same prompt contradicts it.
     """
 
@@ -51,11 +47,10 @@ class NormalRow:
 
 
 def normalise_text(text: str) -> str:
-    """Bring a text into the form that is compared, on one line.
+    """Normalise a text for comparison, on one line.
 
-    NFKC, case folded, typographic quotes and dashes made plain, invisible characters removed, runs
-    of whitespace made one blank, sentence punctuation cut off at both ends. A text of nothing else
-    keeps its punctuation.
+    NFKC, case folded, plain quotes and dashes, no invisible characters, single blanks, no sentence
+    punctuation at the ends, unless there is nothing else.
     """
     if text.isascii():
         text = text.lower()
@@ -66,11 +61,7 @@ def normalise_text(text: str) -> str:
 
 
 def normalise_row(row: Mapping[str, Any]) -> NormalRow:
-    """Return what is compared of a canonical row.
-
-    Args:
-        row: As :class:`finetune_trainer.data.rows.Example` holds it.
-    """
+    """Return the compared parts of a canonical row."""
     normal = _normalise(row)
     prompt = _text_of(prompt_of(normal))
     rest = {name: value for name, value in normal.items() if name not in ("prompt", "text")}

@@ -12,9 +12,8 @@ from pathlib import Path
 class PromptFile:
     """Distinct prompts; hashable and picklable.
 
-    Attributes:
-        path: File of texts, UTF-8, one after the other.
-        spans: File of an array in ``.npy``, shape ``(n, 2)``: where each prompt begins and ends.
+    ``path`` holds UTF-8 texts. ``spans`` is a ``.npy`` file, shape ``(n, 2)``: begin and end of
+    each prompt.
     """
 
     path: Path

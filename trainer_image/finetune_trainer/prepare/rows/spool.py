@@ -1,9 +1,7 @@
-"""Rows on their way from the sources to the sides: text on disk, digests in memory.
+"""Rows between the sources and the sides: text on disk, digests in memory.
 
-A data set may be larger than the pod's memory. Of each row only what checks and division compare is
-kept: digests, a side, its place in the sources, about 140 bytes. The text goes to a file, in the
-order of reading, and is distributed to the sides in a second pass; its normalised prompt goes to a
-second file, from which pairs of rows are compared.
+A data set may be larger than the pod's memory. Memory holds about 140 bytes a row: digests, side,
+place. The text goes to a file in the order of reading, its normalised prompt to a second file.
 """
 
 from __future__ import annotations
@@ -38,11 +36,11 @@ BENCHMARK = LOOSE + 1
 
 @dataclass(frozen=True, kw_only=True)
 class RowKeys:
-    """What is compared of rows, one entry per row.
+    """The compared values of rows, one entry per row.
 
     Attributes:
-        positions: Where the rows stand in the spool, ascending.
-        groups: Digests of what keeps rows together, dtype ``S32``.
+        positions: Places in the spool, ascending.
+        groups: Group digests, dtype ``S32``.
         contents: Digests of the rows, dtype ``S32``.
         sides: Codes of the sides that sources are bound to, or :data:`LOOSE`; dtype uint8.
     """
@@ -67,17 +65,17 @@ class RowKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class RowMarks:
-    """What tells rows that say the same, and where they came from; by position in the spool.
+    """Digests and places of rows, by position in the spool.
 
     Attributes:
         prompts: Digests of the normalised prompts, dtype ``S16``.
         rows: Digests of the normalised rows, dtype ``S16``.
         answers: Digests of the normalised answers, dtype uint64.
         is_label: The answer is as short as a label.
-        files: Numbers of the files, in :attr:`file_names`.
+        files: Indexes into :attr:`file_names`.
         lines: Lines, as in :class:`finetune_trainer.data.rows.RawRow`.
-        times: When they arose, in microseconds since 1970; 0 where that is not asked.
-        personal: Kinds of personal data that were found in them, as bits.
+        times: Microseconds since 1970; 0 where not needed.
+        personal: Kinds of personal data, as bits.
         file_names: Files as the user knows them.
     """
 
@@ -98,20 +96,19 @@ class RowMarks:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PackedRows:
-    """Rows as the spool takes them in: what is kept of them in memory, and their text.
+    """Rows in the spool's format: digests for memory, and their text.
 
     Attributes:
-        lines: The rows as :meth:`Example.to_json` writes them, each with its line break, in UTF-8.
-        groups: Their group digests, one after the other.
-        contents: Their content digests.
+        lines: JSON Lines of :meth:`Example.to_json`, UTF-8.
+        groups: Their group digests, joined.
+        contents: Their content digests, joined.
         sides: The codes of their sides, one byte each.
-        prompts: Their normalised prompts, one after the other, in UTF-8.
+        prompts: Their normalised prompts, joined, in UTF-8.
         prompt_bytes: The lengths of these, as ``array("I")``.
-        marks: Digests of normalised prompts, rows and answers, and flags of labels, each one after
-            the other.
-        files: The files they came from, as ``(name, rows)`` in their order.
-        places: The lines they stand on, as ``array("I")``.
-        times: When they arose, as ``array("q")``.
+        marks: Digests of normalised prompts, rows and answers, and flags of labels, each joined.
+        files: Their files, as ``(name, rows)`` in order.
+        places: Their lines, as ``array("I")``.
+        times: Their times, as ``array("q")``.
         personal: Kinds of personal data in them, as ``array("H")``.
     """
 
@@ -132,12 +129,7 @@ class PackedRows:
 
 
 def pack_rows(examples: Sequence[Example], *, is_benchmark: bool = False) -> PackedRows:
-    """Bring rows into the shape in which processes hand them on.
-
-    Args:
-        examples: The rows.
-        is_benchmark: They are only compared with.
-    """
+    """Pack rows for another process; benchmark rows are only compared with."""
     normal = [normalise_row(example.row) for example in examples]
     prompts = [row.prompt.encode() for row in normal]
     return PackedRows(
@@ -220,11 +212,9 @@ class Spool:
         self._personal.frombytes(rows.personal)
 
     def prompt_file(self, positions: NDArray[np.int64], folder: Path) -> PromptFile:
-        """Return the normalised prompts of some rows, numbered in this order.
+        """Write the normalised prompts of some rows, numbered in this order.
 
-        Args:
-            positions: The rows; no row may be added afterwards.
-            folder: Where it is written where each one stands.
+        No row may be added afterwards.
         """
         import numpy as np
 
@@ -295,11 +285,10 @@ class Spool:
 
         Args:
             folder: Where to; a side without rows gets an empty file.
-            positions: Rows that remain, ascending.
+            positions: Remaining rows, ascending.
             sides: Code of each one's side.
-            repeats: How often each one is written.
-            groups: Digest of what kept each one together with others, written to its metadata;
-                None keeps the rows' own.
+            repeats: Number of copies of each one.
+            groups: Group digest of each one, written to its metadata; None keeps the rows' own.
         """
         import numpy as np
 

@@ -1,10 +1,7 @@
-"""Divide rows into train, validation and test by content and seed alone.
+"""Divides rows into train, validation and test by content and seed alone.
 
-Rows of one group (equal group column, else equal prompt) never lie on two sides: the test side
-would measure memory. Groups are taken in the order of a hash of seed and group, so the order of the
-rows does not matter and new rows move few of the old ones.
-
-All of it works on digests (:class:`finetune_trainer.prepare.rows.spool.RowKeys`), never on text.
+Rows of one group never lie on two sides. Groups are taken in the order of a hash of seed and group,
+so row order does not matter and new rows move few old ones. Only digests are used, never text.
 """
 
 from __future__ import annotations
@@ -32,11 +29,11 @@ class Division:
     """Which row lies on which side.
 
     Attributes:
-        positions: Where the rows stand in the spool, ascending.
+        positions: Places in the spool, ascending.
         sides: Code of each row's side, as in :data:`finetune_trainer.prepare.rows.spool.SIDES`.
         num_groups: Distinct groups over all rows.
-        num_groups_on_two_sides: Groups that the user's own choice of sides put on two sides.
-        num_labels: Labels whose shares were kept; None where there are none, or too many.
+        num_groups_on_two_sides: Groups that the sources' sides divide.
+        num_labels: Labels whose shares were kept; None without labels, or with too many.
         largest_deviation: Largest difference between a label's share of a side and of all rows.
         num_test_groups: Groups on the test side.
     """
@@ -60,12 +57,7 @@ class Division:
 
 
 def draw_rows(keys: RowKeys, max_rows: int | None, *, seed: int) -> RowKeys:
-    """Draw at most ``max_rows`` rows, the same ones whatever their order.
-
-    Args:
-        keys: All rows.
-        max_rows: How many to keep; None keeps all.
-        seed: Seed of the draw.
+    """Draw at most ``max_rows`` rows, the same ones in any order; None keeps all.
 
     Returns:
         The drawn rows in their original order.
@@ -99,13 +91,13 @@ def divide_rows(
 
     Args:
         keys: All rows.
-        test_percent: Share of the loose rows to hold out, in percent.
-        validation_percent: Share of the loose rows to watch the loss on, in percent.
+        test_percent: Held-out share of the loose rows, in percent.
+        validation_percent: Validation share of the loose rows, in percent.
         seed: Seed of the division.
-        strata: Number of each row's label, where every side shall have its share of each; a group
-            counts for the label of most of its rows.
-        times: When each row arose, where the latest rows shall be held out; a group is as late as
-            its latest row. Not together with ``strata``.
+        strata: Number of each row's label, to keep shares equal; a group counts for the label of
+            most of its rows.
+        times: Time of each row, to hold out the latest; a group counts as its latest row. Not
+            together with ``strata``.
 
     Raises:
         DataError: There are fewer groups than sides.
@@ -197,14 +189,14 @@ def _divide_groups(
 ) -> NDArray[np.uint8]:
     """Assign groups to sides as near to the percentages as whole groups allow.
 
-    Every side asked for gets at least one group. Beyond that, a side is off its share by at most
-    half the size of the largest group, over all rows and within each stratum by that and what the
-    stratum before was off.
+    Every requested side gets at least one group. A side is off its share by at most half the size
+    of the largest group, over all rows and within each stratum by that and the error of the stratum
+    before.
 
     Args:
         sizes: Rows of each group, in the order in which groups are taken.
         stratum_of: Stratum of each group; None puts all in one.
-        in_order: Stop at the first group that does not fit, instead of looking for a smaller one.
+        in_order: Stop at the first group that does not fit.
         test_percent: Share of the rows for the test side.
         validation_percent: Share of the rows for the validation side.
 
@@ -212,7 +204,7 @@ def _divide_groups(
         Code of each group's side.
 
     Raises:
-        DataError: There are fewer groups than sides asked for.
+        DataError: There are fewer groups than requested sides.
     """
     import numpy as np
 
@@ -273,11 +265,11 @@ def _take(
 ) -> int:
     """Take groups until none brings the side nearer to its share (in rows x 100).
 
-    They are taken in order as far as they fit, and then the smallest of those that are too large,
-    if the side is nearer to its share with it than without. ``in_order`` takes them in order alone.
+    Fitting groups are taken in order, then the smallest larger one if it brings the side nearer.
+    ``in_order`` takes groups in order alone.
 
     Returns:
-        What is missing then; below 0 what there is too much.
+        The remainder; negative for an excess.
     """
     too_large = []
     for group in free:
@@ -300,7 +292,6 @@ def _take(
 
 
 def _count_earlier(values: NDArray[np.bytes_]) -> list[int]:
-    """Return for each value how many equal ones stand before it."""
     import numpy as np
 
     order = np.argsort(values, kind="stable")

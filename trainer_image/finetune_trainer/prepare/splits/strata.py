@@ -22,10 +22,10 @@ _LABELLED_SHARE = 0.95
 
 
 def find_strata(keys: RowKeys, marks: RowMarks) -> NDArray[np.int64] | None:
-    """Return the number of each row's label, where the data set has a few labels; else None.
+    """Return the number of each row's label if the data set has a few labels; else None.
 
-    A data set has labels when nearly all answers are short, there are at most 200 different ones,
-    and five rows of each on average. Rows with another answer share a number.
+    Nearly all answers are short, with at most 200 labels and five rows of each on average. Rows
+    with another answer share a number.
     """
     import numpy as np
 

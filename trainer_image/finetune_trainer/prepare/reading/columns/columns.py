@@ -1,7 +1,6 @@
-"""Tell columns that identify rows, that tie rows together, or that give the answer away. Pure.
+"""Finds columns that identify rows, that tie rows together, or that give the answer away. Pure.
 
-An identifier in a prompt makes every prompt another one. The search for duplicates then finds none,
-and copies of a training row are held out.
+An identifier makes every prompt different, and the search for duplicates finds none.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ _ID_WORD = re.compile("ids?|uuid|guid|sha1|sha256|md5|checksum|idx|rownum|serial
 _ID_ENDING = re.compile(
     rf"{_ID_WORD.pattern}|hash|index|key|no|nr|number|num|ref|row|kennung|\w+nummer"
 )
-"""So does one whose name ends so. Alone, some of these may be a number or a text to work on."""
+"""A noun at the end of the name counts too. Alone, some may be a number or a text."""
 _TIED_NOUN = re.compile(
     "account|author|case|client|conversation|customer|dialog|dialogue|document|kunde|order"
     "|patient|session|student|thread|ticket|user(name)?"
@@ -62,13 +61,9 @@ _INTEGER = re.compile(r"[0-9]+")
 
 
 def is_identifier(name: str, rows: Rows) -> bool:
-    """Return whether a column names its row: its values differ and look like numbers of records.
+    """Return whether a column identifies its row: distinct values that look like record numbers.
 
-    Amounts, quantities and texts are none, whether or not they repeat.
-
-    Args:
-        name: The column.
-        rows: Some rows, in the order of the file.
+    Amounts, quantities and texts are no identifiers.
     """
     if name.lower() in (*PROMPT_NAMES, *COMPLETION_NAMES):
         return False
@@ -92,7 +87,7 @@ def is_identifier(name: str, rows: Rows) -> bool:
 def find_group(fields: Sequence[str], rows: Rows) -> str | None:
     """Return the column whose rows belong together, such as those of one customer.
 
-    It has a value in every row, as it then must. One that repeats comes before one that does not.
+    It has a value in every row; a column with repeats comes first.
     """
     full = [name for name in fields if _is_full(name, rows)]
     named = [name for name in full if name.lower() in GROUP_NAMES]
@@ -102,14 +97,9 @@ def find_group(fields: Sequence[str], rows: Rows) -> str | None:
 
 
 def find_giveaways(names: Sequence[str], answer: str, rows: Rows) -> dict[str, float]:
-    """Return the columns that predict the answer, with the share of rows in which they do.
+    """Return the columns that predict the answer, with the share of predicted rows.
 
-    A row counts as predicted if most other rows with its value have its answer.
-
-    Args:
-        names: Columns to look at.
-        answer: Column of the answer.
-        rows: Some rows.
+    A row is predicted if most other rows with its value have its answer.
     """
     if len(rows) < MIN_ROWS:
         return {}
@@ -180,7 +170,6 @@ def _is_full(name: str, rows: Rows) -> bool:
 
 
 def _is_tying(name: str, rows: Rows) -> bool:
-    """Whether values repeat, and are enough to be divided among the sides."""
     counts = Counter(_present(name, rows))
     return MIN_NAMED_ROWS <= len(counts) < len(rows) and 2 * max(counts.values()) <= len(rows)
 

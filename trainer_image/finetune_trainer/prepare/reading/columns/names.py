@@ -1,4 +1,4 @@
-"""What columns are commonly called, in the order in which they are looked for."""
+"""Common column names, in the order of the search."""
 
 from __future__ import annotations
 

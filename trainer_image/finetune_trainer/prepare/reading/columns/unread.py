@@ -1,7 +1,6 @@
-"""Which fields of a row a source reads or does not read against what they look like.
+"""Fields of a row that a source does not read although they look like content.
 
-A column that nobody reads is no fault: rows carry ids, links and dates. One with sentences or lists
-in it may be what the answer rests on, so it is told in numbers.
+Ids, links and dates are no content; sentences and lists are.
 """
 
 from __future__ import annotations
@@ -36,12 +35,7 @@ _OF_FORMAT: Mapping[str, tuple[str, ...]] = {
 
 
 class Unread:
-    """Finds fields that look like content and are not read.
-
-    Args:
-        source: What the user says about the source.
-        format_name: The recognised format.
-    """
+    """Finds fields that look like content and are not read."""
 
     def __init__(self, source: Source, format_name: str) -> None:
         columns = (source.columns or Columns()).to_wire()
@@ -85,11 +79,9 @@ def _variables_of(template: str | None) -> frozenset[str] | None:
 
 
 def tell_unread(num_unread: Mapping[str, int], num_rows: int) -> list[Finding]:
-    """Say which fields that look like content are not read, in one finding.
+    """Report the fields that look like content and are not read, in one finding.
 
-    Args:
-        num_unread: Rows with such a field, by its name as it may be shown.
-        num_rows: All rows that were read.
+    ``num_unread`` counts rows by field name.
     """
     if not num_unread:
         return []
@@ -104,12 +96,7 @@ def tell_unread(num_unread: Mapping[str, int], num_rows: int) -> list[Finding]:
 
 
 def find_written_identifiers(source: Source, rows: Rows) -> tuple[str, ...]:
-    """Return the columns that a source's template writes and that differ in every row.
-
-    Args:
-        source: What the user says about the source.
-        rows: Its first rows, which are looked at.
-    """
+    """Return the columns that a source's template writes and that differ in every row."""
     # Who compiles a template says what is wrong with it.
     if source.template is None or find_template_error(source.template):
         return ()
@@ -120,13 +107,7 @@ def find_written_identifiers(source: Source, rows: Rows) -> tuple[str, ...]:
 
 
 def tell_identifiers(names: Sequence[str], num_rows: int, *, where: str) -> list[Finding]:
-    """Say that a template writes identifiers, if it does.
-
-    Args:
-        names: Columns, as they may be shown.
-        num_rows: Rows of the source.
-        where: Path of the source in the job.
-    """
+    """Report identifiers that a template writes; ``where`` is the source's path in the job."""
     if not names:
         return []
     shown = ", ".join(map(repr, names[:NUM_NAMES_SHOWN]))

@@ -1,9 +1,8 @@
-"""Write values of a row that are no text as text: numbers, booleans, and JSON.
+"""Writes numbers, booleans and JSON values of a row as text.
 
-One value has one text, whatever file it came from, because answers are compared by their text. JSON
-is written as people and models usually write it, in one line with a blank after commas and colons;
-keys keep the order of the file, which is part of what is learned. JSON knows one kind of number, so
-3.0 is 3. No character is escaped that need not be.
+One value has one text in every file format, because answers are compared by their text. JSON is one
+line with blanks after commas and colons; keys keep their order; 3.0 is 3; characters are escaped
+only where JSON requires it.
 """
 
 from __future__ import annotations
@@ -23,11 +22,7 @@ _MAX_EXACT = 2.0**53
 
 
 def write_value(value: object, name: str) -> str:
-    """Return a value as text; text comes back as it is.
-
-    Args:
-        value: A value of a row, as JSON or a table holds it; not None.
-        name: Field it was found in, for messages.
+    """Return a value as text; text stays as it is. ``name`` is its field.
 
     Raises:
         BadRow: It holds bytes, a number that is not finite, or is nested too deeply.
@@ -40,12 +35,7 @@ def write_value(value: object, name: str) -> str:
 
 
 def write_json(value: object, name: str, *, indent: int | None = None) -> str:
-    """Return a value as JSON: as :func:`write_value`, but with text in quotes.
-
-    Args:
-        value: As there, or None, which is null.
-        name: As there.
-        indent: Blanks by which each level is moved to the right, on lines of its own.
+    """Return a value as JSON; None is null. ``indent`` puts levels on lines of their own.
 
     Raises:
         BadRow: As :func:`write_value`.

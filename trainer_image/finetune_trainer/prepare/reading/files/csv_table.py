@@ -21,19 +21,15 @@ FIELD_CHARACTERS = 64 * 1024 * 1024
 
 _HEAD_CHARACTERS = 65536
 _TOLD_DELIMITER = re.compile(r"sep=([,;\t|])\r?\n")
-"""What Excel writes into a first line of its own, where it is told to."""
+"""First line that Excel may write to name the delimiter."""
 
 
 def read_csv(
     path: Path, *, file: str, encoding: TextEncoding, delimiter: str = ""
 ) -> Iterator[TableRow | RowError]:
-    """Yield the rows of a file, the header among them; lines without a value are left out.
+    """Yield the rows of a file with its header; lines without a value are left out.
 
-    Args:
-        path: The local file.
-        file: Its name as the user knows it, for messages.
-        encoding: How it is decoded.
-        delimiter: What divides the fields; empty finds it out from the first line.
+    ``file`` is its name for messages. An empty ``delimiter`` is found from the first line.
 
     Raises:
         DataError: The archive that it is in is damaged.

@@ -1,9 +1,8 @@
-"""Find out in which encoding a text file is written.
+"""Finds the encoding of a text file.
 
-A mark at its beginning says it; without one, text that is valid UTF-8 is UTF-8. What is neither is
-judged from a sample of the lines that are not plain ASCII. A wrong guess would train on garbled
-words without a sign, so a file that may be one of several encodings is refused and the user says
-which it is.
+A byte order mark decides, then valid UTF-8. Other files are judged by a sample of the lines that
+are not plain ASCII. A file with several possible encodings is refused, because a wrong guess would
+train on garbled words.
 """
 
 from __future__ import annotations
@@ -85,13 +84,7 @@ _TIE = 0.02
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextEncoding:
-    """In which encoding a file is read.
-
-    Attributes:
-        name: The API's name of it.
-        codec: Python's name of it.
-        reason: Why this one, in words.
-    """
+    """The encoding of a file: the API's name, Python's codec, and the reason in words."""
 
     name: str
     codec: str
@@ -102,17 +95,13 @@ UTF8 = TextEncoding(name="UTF-8", codec="utf-8", reason="it is valid UTF-8")
 
 
 def choose_encoding(path: Path, *, file: str, wanted: str = "Auto") -> TextEncoding:
-    """Decide how a text file is decoded; but for UTF-8, all of it has then been decoded once.
+    """Decide how a text file is decoded; all but UTF-8 has then been decoded once.
 
-    A file of UTF-8 with some lines that are not is read as UTF-8: those lines are bad rows.
-
-    Args:
-        path: The local file, compressed or not.
-        file: Its name as the user knows it, for messages.
-        wanted: The API's name of an encoding, or ``Auto``.
+    UTF-8 with some invalid lines is read as UTF-8: those lines are bad rows. ``wanted`` is the
+    API's name of an encoding, or ``Auto``.
 
     Raises:
-        DataError: ``WrongEncoding``: the file cannot be decoded, or ``Auto`` cannot tell how.
+        DataError: ``WrongEncoding``: the file cannot be decoded, or ``Auto`` cannot decide.
             ``UnreadableFile``: the archive is damaged, or the file is no text.
     """
     with open_bytes(path, file=file) as stream:
@@ -220,7 +209,6 @@ def _take_sample(path: Path, file: str) -> tuple[bytes, int]:
 
 
 def _cut_between_words(line: bytes) -> bytes:
-    """End a piece where no encoding has half a character."""
     end = max(line.rfind(byte) for byte in (b" ", b'"', b",", b"\n"))
     return line[:end] if end > 0 else line
 

@@ -21,11 +21,7 @@ KNOWN_ENDINGS = f"{', '.join(EXTENSIONS)}, or a text file with {' or '.join(COMP
 
 
 def extension_of(name: str) -> str | None:
-    """Return which of :data:`EXTENSIONS` decides how a file is read, or None if none does.
-
-    Args:
-        name: The file's name or path.
-    """
+    """Return the one of :data:`EXTENSIONS` that decides how a file is read, or None."""
     path = PurePosixPath(name.lower())
     if path.suffix in COMPRESSIONS:
         inner = PurePosixPath(path.stem).suffix

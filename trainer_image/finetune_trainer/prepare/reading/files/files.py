@@ -1,7 +1,6 @@
-"""Read rows from one local file: JSON, a table, Parquet, plain text or Markdown.
+"""Reads rows from one local file: JSON, a table, Parquet, plain text or Markdown.
 
-A bad row never ends the reading: it comes out as a :class:`RowError` between the good ones, so that
-all of them are told at once. Only a file that cannot be read at all raises.
+A bad row becomes a :class:`RowError` between the good ones.
 """
 
 from __future__ import annotations
@@ -40,18 +39,17 @@ def read_rows(
     header: str = "Auto",
     sheet: str | None = None,
 ) -> Rows:
-    """Yield the rows of a file by the ending of its name.
+    """Yield the rows of a file by the extension of its name.
 
     Args:
         path: The local file.
-        file: Its name as the user knows it, for messages.
+        file: Its name for messages.
         encoding: How it is decoded, if it is text.
-        header: Whether the first row of a table names its columns: ``Auto``, ``Present`` or
-            ``Absent``.
+        header: ``Auto``, ``Present`` or ``Absent``.
         sheet: Sheet of a workbook; None takes the first.
 
     Raises:
-        DataError: The file is damaged, empty of structure, or in another encoding.
+        DataError: The file is damaged, empty, or in another encoding.
     """
     match extension_of(path.name):
         case ".jsonl" | ".ndjson":

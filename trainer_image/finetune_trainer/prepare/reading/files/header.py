@@ -33,13 +33,8 @@ def name_columns(
 ) -> Iterator[RawRow | RowError]:
     """Turn the rows of a table into rows with named fields.
 
-    Columns that the header leaves without a name are left out: exports of data frames have one for
-    the row's number, and lines that end in a delimiter one more.
-
-    Args:
-        rows: All rows, a header among them.
-        header: As the API's `header`: ``Auto``, ``Present`` or ``Absent``.
-        file: The file's name as the user knows it, for messages.
+    Columns without a name are left out: data frames export a row number so. ``header`` is ``Auto``,
+    ``Present`` or ``Absent``.
 
     Raises:
         DataError: ``EmptyDataset``, ``InvalidHeader``; ``NoHeader``: ``Auto``, and the first row
@@ -72,11 +67,9 @@ def name_columns(
 
 
 def find_no_header(names: Sequence[str], rows: Iterable[TableRow | RowError]) -> str:
-    """Say what speaks against the first row of a table being its header; empty if nothing does.
+    """Return why the first row is not the table's header; empty if it may be.
 
-    Args:
-        names: The values of the first row.
-        rows: Some rows after it.
+    ``names`` are its values; ``rows`` follow it.
     """
     if any(name.lower() in COMMON_NAMES for name in names):
         return ""

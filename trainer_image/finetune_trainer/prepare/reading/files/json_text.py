@@ -1,4 +1,4 @@
-"""Parse JSON without losing a value: an object that has a key twice is told, not read."""
+"""Parses JSON without losing a value: an object with a repeated key is reported."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ class _Repeating(dict[str, Any]):
 
 
 class JsonParser:
-    """Parses JSON and remembers whether an object of it had a key twice.
-
-    Attributes:
-        num_repeating: How many objects had, in all that was parsed.
-    """
+    """Parses JSON; ``num_repeating`` counts objects with a repeated key."""
 
     def __init__(self) -> None:
         self.num_repeating = 0
@@ -43,11 +39,7 @@ class JsonParser:
 
 
 def find_repeated_key(value: Any) -> str | None:
-    """Return words for the first key that an object within a value has twice, or None.
-
-    Args:
-        value: As :class:`JsonParser` returns it.
-    """
+    """Return words for the first repeated key of an object within a value, or None."""
     for found in _walk(value):
         # Keys of what is learned may be a row's text, which is not told.
         return f"the key {found.key!r}" if _NAME.fullmatch(found.key) else "a key"

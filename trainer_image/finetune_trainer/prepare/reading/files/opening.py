@@ -21,15 +21,11 @@ ARCHIVE_MARKS = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"PK\x03\x04":
 
 @contextmanager
 def open_bytes(path: Path, *, file: str) -> Iterator[BinaryIO]:
-    """Open a file, decompressed by the ending of its name.
-
-    Args:
-        path: The local file.
-        file: Its name as the user knows it, for messages.
+    """Open a file, decompressed by the extension of its name; ``file`` names it in messages.
 
     Raises:
-        DataError: ``UnreadableFile``: its first bytes are of another kind than its name; or, while
-            it is read: the archive is cut off or damaged.
+        DataError: ``UnreadableFile``: its first bytes do not fit its name, or the archive is cut
+            off or damaged.
     """
     compression = compression_of(path.name)
     _require_kind(path, file, compression)
@@ -50,12 +46,7 @@ def open_bytes(path: Path, *, file: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def open_utf8(path: Path, codec: str, *, file: str) -> Iterator[BinaryIO]:
-    """Open a text file as bytes of UTF-8.
-
-    Args:
-        path: The local file.
-        codec: Python's name of its encoding; ``utf-8`` gives the bytes as they are.
-        file: Its name as the user knows it, for messages.
+    """Open a text file as bytes of UTF-8; ``codec`` is Python's name of its encoding.
 
     Raises:
         DataError: As :func:`open_bytes`.

@@ -1,7 +1,7 @@
-"""Read a file of plain text or Markdown: a row for a short file, rows of whole paragraphs else.
+"""Reads plain text or Markdown: one row for a short file, else rows of whole paragraphs.
 
-A row has at most :data:`PIECE_CHARACTERS` characters. It holds as many whole paragraphs as fit; a
-paragraph that does not fit alone is cut at the ends of its lines or between its words.
+A row has at most :data:`PIECE_CHARACTERS` characters. A longer paragraph is cut at line ends or
+between words.
 """
 
 from __future__ import annotations
@@ -36,13 +36,9 @@ Line = tuple[int, str]
 def read_text_rows(
     path: Path, *, file: str, encoding: TextEncoding, is_markdown: bool
 ) -> Iterator[RawRow]:
-    """Yield the rows of a file, each with its text in `text`; none where it has no text.
+    """Yield the rows of a file, each with its text in `text`; none for an empty file.
 
-    Args:
-        path: The local file.
-        file: Its name as the user knows it, for messages.
-        encoding: How it is decoded.
-        is_markdown: It may begin with front matter, which is left out.
+    ``is_markdown`` leaves out front matter.
 
     Raises:
         DataError: ``UnreadableFile``: it is a damaged archive, or a table or JSON Lines under the
@@ -84,9 +80,9 @@ def _refuse_rows(lines: list[str], file: str) -> None:
 
 
 def _read_lines(path: Path, file: str, encoding: TextEncoding) -> Iterator[Line]:
-    """Yield the lines with their numbers, one that is very long in parts.
+    """Yield the lines with their numbers, a very long one in parts.
 
-    Bytes that are not in the encoding become half characters, which are refused with their row.
+    Undecodable bytes become surrogates, which are refused with their row.
     """
     number = 1
     with open_utf8(path, encoding.codec, file=file) as stream:
@@ -128,7 +124,6 @@ def _paragraphs(lines: Iterable[Line]) -> Iterator[Line]:
 
 
 def _cut(text: str) -> list[str]:
-    """Cut a paragraph into pieces that fit."""
     pieces = []
     while len(text) > PIECE_CHARACTERS:
         head = text[:PIECE_CHARACTERS]

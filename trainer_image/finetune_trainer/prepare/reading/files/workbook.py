@@ -16,16 +16,13 @@ MAX_BYTES = 1024 * 1024 * 1024
 
 
 def read_sheet(path: Path, *, file: str, sheet: str | None) -> Iterator[TableRow | RowError]:
-    """Yield the rows of a sheet from its header on; rows without any value are left out.
+    """Yield the rows of a sheet, the header first; rows without any value are left out.
 
-    Args:
-        path: The local file.
-        file: Its name as the user knows it, for messages.
-        sheet: Name of the sheet; None takes the first.
+    ``sheet`` None takes the first.
 
     Raises:
-        DataError: ``UnreadableFile``: it is no workbook, or too large. ``SheetNotFound``: says
-            which sheets there are.
+        DataError: ``UnreadableFile``: it is no workbook, or too large. ``SheetNotFound``: names the
+            existing sheets.
     """
     # Imported here: other files do not need it.
     from python_calamine import CalamineError, CalamineWorkbook, PasswordError

@@ -1,7 +1,4 @@
-"""Bring rows of every known format into the canonical shape.
-
-Canonical rows are what TRL calls conversational and standard data sets, see :class:`Example`.
-"""
+"""Converts rows of every known format into the canonical shape, see :class:`Example`."""
 
 from __future__ import annotations
 
@@ -50,12 +47,7 @@ def build_convert(
 ) -> Convert:
     """Return the function that turns a row of a source into a canonical row, or raises BadRow.
 
-    Args:
-        source: What the user says about the source.
-        format_name: The recognised format.
-        conversational: The model's tokenizer has a chat template.
-        where: Path of the source in the job, for messages.
-        takes_empty_lists: An empty list is an answer; see :func:`are_lists_answers`.
+    ``takes_empty_lists`` is the result of :func:`are_lists_answers`.
 
     Raises:
         UserError: The source's settings do not fit its format or the model.
@@ -68,13 +60,7 @@ def build_convert(
 
 
 def are_lists_answers(source: Source, format_name: str, rows: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether answers are JSON, as in extraction: there an empty list says that nothing was found.
-
-    Args:
-        source: What the user says about the source.
-        format_name: The recognised format.
-        rows: Its first rows.
-    """
+    """Whether answers are JSON: then an empty list says that nothing was found."""
     name = (source.columns or Columns()).completion or _ANSWER_OF.get(format_name, "completion")
     answers = [read_json_value(v) if isinstance(v := row.get(name), str) else v for row in rows]
     return any(
@@ -141,21 +127,17 @@ def _template_of(source: Source, where: str) -> Callable[[Mapping[str, Any]], An
 
 
 def _preamble_reader(source: Source, format_name: str) -> Callable[[Mapping[str, Any]], Preamble]:
-    """Return how a row of pairs is asked for what stands before its prompt.
-
-    A table's columns are the user's own, and a template says by itself which of them it reads: a
-    column `system` may be that of a support case.
-    """
+    """Return the reader of the text before a row's prompt; a table's `system` is no such text."""
     if format_name == "Csv" or source.template is not None:
         return lambda _: Preamble(system=source.system, is_of_source=True)
     return lambda fields: read_preamble(fields, source.system)
 
 
 def read_group(fields: Mapping[str, Any], column: str | None) -> str | None:
-    """Return the value of the group column as text, or None when there is no such column set.
+    """Return the value of the group column as text, or None without such a column.
 
     Raises:
-        BadRow: The row has no value there, so it is unknown which rows it belongs to.
+        BadRow: The row has no value there.
     """
     if column is None:
         return None
@@ -168,8 +150,6 @@ def read_group(fields: Mapping[str, Any], column: str | None) -> str | None:
 
 def read_slices(fields: Mapping[str, Any], columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
     """Return the columns for slices with digests of their values; empty ones are left out.
-
-    A row without such a column is in no slice of it, which is no fault.
 
     Raises:
         BadRow: A value is not UTF-8.

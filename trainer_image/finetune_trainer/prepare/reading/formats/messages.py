@@ -1,13 +1,9 @@
-"""Check conversations: roles, order and content of messages.
+"""Checks conversations: roles, order and content of messages.
 
-A conversation is an optional system message, then user and assistant in turns, ending with the
-assistant; an assistant that calls tools gets their answers before it goes on. Chat templates of
-common models (Llama 2, Mistral, Gemma) refuse any other order, and they do so only when training
-has begun.
-
-An answer of OpenAI's `weight: 0` stands in the conversation and is not learned: its message keeps
-the key `weight` with the value 0. What follows the last answer that counts is left out, for nothing
-after it could be learned, and an evaluation would ask for an answer that nobody wants.
+A conversation is an optional system message, then user and assistant in turns; it ends with the
+assistant. Tool calls get their answers first. Chat templates refuse any other order, but only in
+training. An answer with OpenAI's `weight: 0` stays in the conversation and is not learned. Messages
+after the last learned answer are left out.
 """
 
 from __future__ import annotations
@@ -45,11 +41,7 @@ _TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 
 
 def read_text(value: object, name: str) -> str:
-    """Return a field that must be text and must not be blank.
-
-    Raises:
-        BadRow: It is missing, blank, or of another type.
-    """
+    """Return a field that must be text and must not be blank, or raise ``BadRow``."""
     if value is None:
         raise BadRow("MissingField", f"{name} is missing")
     if not isinstance(value, str):
@@ -67,12 +59,12 @@ def read_messages(
     role_key: str = "role",
     content_key: str = "content",
 ) -> list[Message]:
-    """Return messages as :data:`Message` says, their order not checked.
+    """Return messages as :data:`Message`, their order not checked.
 
     Args:
-        value: What the row holds.
-        name: Field it was found in, for messages.
-        roles: Accepted roles and what they become.
+        value: The row's messages.
+        name: Their field, for messages.
+        roles: Accepted roles and their canonical names.
         role_key: Key of the role in one message.
         content_key: Key of the content in one message.
 
@@ -106,7 +98,7 @@ def read_messages(
 
 
 def read_json_text(value: object, name: str) -> object:
-    """Return what a list written as JSON text holds, as in a cell of a table; all else as it is.
+    """Return the list that JSON text of a cell holds; other values unchanged.
 
     Raises:
         BadRow: It begins like a list and is not JSON.
@@ -123,11 +115,7 @@ def read_json_text(value: object, name: str) -> object:
 
 
 def join_parts(content: object, name: str) -> object:
-    """Return the text of content in parts, one after the other; anything else as it is.
-
-    Raises:
-        BadRow: A part is no text.
-    """
+    """Join the text of content in parts, or raise ``BadRow``; other content is unchanged."""
     if not isinstance(content, list) or not content:
         return content
     texts = []
@@ -169,11 +157,7 @@ def _read_tool_answer(entry: dict[str, Any], content: object, name: str) -> Mess
 
 
 def end_at_last_learned(messages: list[Message], name: str) -> list[Message]:
-    """Return the messages up to the last answer that is learned.
-
-    Args:
-        messages: A conversation whose order is right.
-        name: Field it was found in, for messages.
+    """Return the messages up to the last learned answer of a checked conversation.
 
     Raises:
         BadRow: Every answer has weight 0.
@@ -190,11 +174,7 @@ def end_at_last_learned(messages: list[Message], name: str) -> list[Message]:
 
 
 def check_conversation(messages: list[Message], name: str) -> None:
-    """Check the order of a whole conversation.
-
-    Raises:
-        BadRow: A role is out of turn, or the last message is not the assistant's.
-    """
+    """Check the order of a whole conversation; it ends with the assistant. Raise ``BadRow``."""
     turns = messages[1:] if messages[0]["role"] in SYSTEM_ROLES else messages
     offset = len(messages) - len(turns)
     expected: tuple[str, ...] = ("user",)

@@ -1,8 +1,7 @@
-"""Find the two columns of a preference: a better and a worse answer to one prompt.
+"""Finds the two columns of a preference: a better and a worse answer to one prompt.
 
-Such columns have one name but for a word: `chosen` and `rejected`, `preferred_output` and
-`non_preferred_output`, `better_answer` and `worse_answer`. The rest of the name must be nothing or
-a word for an answer, and both must hold answers: tables have columns called `good` and `bad` too.
+Their names differ in one word, as `chosen` and `rejected` or `better_answer` and `worse_answer`.
+The rest of the name is empty or a word for an answer, and both hold answers.
 """
 
 from __future__ import annotations
@@ -49,11 +48,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def find_pair(rows: Rows) -> tuple[str, str] | None:
-    """Return the columns of the better and the worse answer, or None where there are none.
-
-    Args:
-        rows: The first rows of a source.
-    """
+    """Return the columns of the better and the worse answer, or None."""
     fields = dict.fromkeys(name for row in rows for name in row)
     of_words = {_words_of(name): name for name in fields if _hold_answers(name, rows)}
     for words, better in of_words.items():
@@ -98,7 +93,6 @@ def _is_stem(words: tuple[str, ...], *, is_free: bool) -> bool:
 
 
 def _hold_answers(name: str, rows: Rows) -> bool:
-    """Whether a column holds text or turns wherever it has a value."""
     values = [value for row in rows if (value := row.get(name)) not in (None, "", [])]
     return all(
         are_turns(value) or (isinstance(value, str) and not _NUMBER.fullmatch(value))

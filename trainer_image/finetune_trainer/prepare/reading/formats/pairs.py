@@ -18,11 +18,7 @@ from finetune_trainer.prepare.reading.formats.turns import are_messages
 
 
 def read_alpaca(fields: Mapping[str, Any]) -> str:
-    """Return the prompt of a row of Alpaca's: its instruction, and the input after it.
-
-    Raises:
-        BadRow: There is no instruction, or one of them is no text.
-    """
+    """Return the prompt of an Alpaca row: instruction and input. Raise ``BadRow`` without one."""
     instruction = read_column(fields, "instruction")
     extra = fields.get("input")
     if is_missing(extra) or extra == "":
@@ -31,7 +27,7 @@ def read_alpaca(fields: Mapping[str, Any]) -> str:
 
 
 def read_alpaca_text(fields: Mapping[str, Any]) -> str:
-    """Return the same for a model without a chat template, and what parts it from the response.
+    """Return prompt and separator of an Alpaca row for a model without a chat template.
 
     Raises:
         BadRow: As :func:`read_alpaca`.
@@ -47,8 +43,8 @@ def make_pair(
     Args:
         prompt: Text or messages; other values are written as text.
         completion: The same.
-        completion_name: Field the answer was found in, for messages.
-        preamble: What stands before the prompt.
+        completion_name: Field of the answer, for messages.
+        preamble: The messages before the prompt.
         conversational: The model's tokenizer has a chat template.
 
     Raises:
@@ -73,15 +69,7 @@ def make_pair(
 
 
 def refuse_empty_list(answer: Any, name: str) -> None:
-    """Refuse a list without entries, which would be learned as the text `[]`.
-
-    Args:
-        answer: What the row has for an answer.
-        name: The field it was found in.
-
-    Raises:
-        BadRow: It is such a list, or its text.
-    """
+    """Refuse an empty list or its text `[]` as an answer with ``BadRow``."""
     if answer == [] or (isinstance(answer, str) and answer.strip() == "[]"):
         raise BadRow(
             "EmptyAnswer",
@@ -125,20 +113,12 @@ def _make_pair_of_messages(
 
 
 def read_column(fields: Mapping[str, Any], name: str) -> str:
-    """Return the text of a column.
-
-    Raises:
-        BadRow: It is missing, blank, or no text.
-    """
+    """Return the text of a column. Raise ``BadRow`` if it is missing, blank, or no text."""
     return read_text(read_value(fields, name), name)
 
 
 def read_value(fields: Mapping[str, Any], name: str) -> Any:
-    """Return the value of a column.
-
-    Raises:
-        BadRow: The row has no such column.
-    """
+    """Return the value of a column. Raise ``BadRow`` if the row has no such column."""
     if name not in fields:
         shown = ", ".join(map(str, fields)) or "no fields"
         raise BadRow("MissingColumn", f"no column {name!r}; the row has: {shown}")

@@ -1,8 +1,7 @@
-"""What a row holds before its prompt: a system message, and the turns of an earlier conversation.
+"""The part of a row before its prompt: a system message and earlier turns.
 
-Rows of pairs have them in columns of their own, `system` and `history`, as LLaMA-Factory writes
-them; conversations have a `system` beside their messages. The answers of a history are context: the
-answer that is learned is the row's own.
+Rows of pairs have the columns `system` and `history`, as in LLaMA-Factory; conversations have
+`system` beside their messages. Answers of a history are context and not learned.
 """
 
 from __future__ import annotations
@@ -29,12 +28,9 @@ TEXT_SEPARATOR = "\n\n"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preamble:
-    """What comes before a prompt.
+    """The messages before a prompt.
 
-    Attributes:
-        system: Text of the system message, or None.
-        turns: Earlier turns, user and assistant.
-        is_of_source: The system message is the source's and not the row's.
+    ``is_of_source`` says that the system message is the source's and not the row's.
     """
 
     system: str | None = None
@@ -42,10 +38,10 @@ class Preamble:
     is_of_source: bool = False
 
     def put_before(self, messages: list[Message]) -> list[Message]:
-        """Return the messages with the preamble before them, their order not checked.
+        """Return the messages after the preamble, their order not checked.
 
         Raises:
-            BadRow: ``TwoSystemMessages``: they begin with another one of their own.
+            BadRow: ``TwoSystemMessages``: they begin with a system message of their own.
         """
         if self.system is None and not self.turns:
             return messages
@@ -61,7 +57,7 @@ class Preamble:
         """Return a prompt for a model without a chat template.
 
         Raises:
-            BadRow: ``NoChatTemplate``: there are earlier turns, and nothing to write them with.
+            BadRow: ``NoChatTemplate``: earlier turns need a chat template.
         """
         if self.turns:
             raise BadRow(
@@ -75,12 +71,10 @@ class Preamble:
 def read_preamble(
     fields: Mapping[str, Any], source_system: str | None, *, has_history: bool = True
 ) -> Preamble:
-    """Return what stands before the prompt of a row.
+    """Return the preamble of a row.
 
-    Args:
-        fields: The row.
-        source_system: `system` of the source.
-        has_history: Rows of this format have a column `history`.
+    ``source_system`` is `system` of the source; ``has_history`` says that rows of this format have
+    a column `history`.
 
     Raises:
         BadRow: `system` is no text or `history` no list of turns; ``TwoSystemMessages``: there are
@@ -103,11 +97,7 @@ def read_preamble(
 
 
 def read_system(value: object) -> str | None:
-    """Return the text of a row's system message; None where it has none.
-
-    Raises:
-        BadRow: It is no text.
-    """
+    """Return the text of a row's system message, or None. Raise ``BadRow`` if it is no text."""
     value = join_parts(value, "system")
     if value == [] or is_missing(value) or (isinstance(value, str) and not value.strip()):
         return None
@@ -117,11 +107,8 @@ def read_system(value: object) -> str | None:
 def read_history(value: object) -> list[Message]:
     """Return the earlier turns of a row: pairs of question and answer, or messages.
 
-    Args:
-        value: What the row holds, or the same as JSON text.
-
     Raises:
-        BadRow: It is neither.
+        BadRow: The value is neither, nor JSON text of them.
     """
     if is_missing(value) or (isinstance(value, str) and not value.strip()):
         return []

@@ -32,13 +32,13 @@ def build_preference(
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """Return the function that reads pairs of answers, and answers with a verdict.
 
-    The better answer of a pair becomes the ``completion``, as if it alone had been given; the
-    worse one stands beside it as ``rejected``. An answer with a verdict keeps it as ``label``.
+    The better answer becomes the ``completion``, the worse one ``rejected``. A verdict becomes
+    ``label``.
 
     Args:
-        columns: As the source names them.
+        columns: The source's column names.
         template: Writes the prompt of a row; None where a column holds it.
-        find_preamble: Finds what stands before it.
+        find_preamble: Finds the messages before it.
         conversational: The model's tokenizer has a chat template.
     """
     chosen, rejected = columns.chosen or "chosen", columns.rejected or "rejected"
@@ -86,12 +86,7 @@ def build_preference(
 
 
 def has_prompt(fields: Mapping[str, Any], chosen: str) -> bool:
-    """Whether the prompt of a pair is found where no column is named.
-
-    Args:
-        fields: A row.
-        chosen: Its column of the better answer.
-    """
+    """Whether a pair has a prompt without a named column; ``chosen`` is its better answer."""
     names = ("prompt", "instruction", *_CONVERSATIONS)
     is_named = any(fields.get(name) is not None for name in names)
     answer = fields.get(chosen)
@@ -114,16 +109,10 @@ def _single_answer(
 
 
 def split_conversations(prompt: Any, chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:
-    """Take the prompt out of two whole conversations.
+    """Take the prompt out of two whole conversations; it is their common beginning.
 
-    Both sides of a pair are often written as conversations that begin alike; what they share is
-    the prompt. Where the answers alone are given, all three are returned as they are.
-
-    Args:
-        prompt: The row's own prompt, or None; text beside whole conversations repeats their first
-            turn and is left out.
-        chosen: Text, or a list of messages.
-        rejected: The same.
+    Answers without a common beginning are returned as they are. A text ``prompt`` beside whole
+    conversations repeats their first turn and is left out.
 
     Returns:
         Prompt, chosen and rejected answer.

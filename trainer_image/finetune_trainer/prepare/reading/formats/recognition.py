@@ -43,13 +43,7 @@ _FIELDS_OF_FORMAT: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recognised:
-    """A format and why it was chosen.
-
-    Attributes:
-        format: Of the API's formats.
-        reason: Why.
-        pair: Columns of the better and the worse answer that were found; None where none are.
-    """
+    """A format of the API, the reason, and the columns of a preference pair if found."""
 
     format: str
     reason: str
@@ -69,11 +63,7 @@ def recognise_format(
 ) -> Recognised:
     """Decide how the rows of a source are read.
 
-    Args:
-        source: What the user says about the source.
-        rows: Its first rows, at most :data:`NUM_PROBED_ROWS` are looked at.
-        where: Path of the source in the job, for messages.
-        objective: ``method.objective``.
+    At most :data:`NUM_PROBED_ROWS` rows are looked at.
 
     Raises:
         UserError: The format does not fit the objective.

@@ -1,7 +1,4 @@
-"""Render prompts from a row's columns with a sandboxed Jinja template.
-
-The template comes from the user's YAML, so it may read the row and nothing else.
-"""
+"""Renders prompts from a row's columns with a sandboxed Jinja template."""
 
 from __future__ import annotations
 
@@ -41,11 +38,7 @@ class PromptTemplate:
     """A compiled template; ``{{ column }}`` is a column, ``{{ row["Any name"] }}`` always works."""
 
     def __init__(self, text: str, *, where: str) -> None:
-        """Compile the template.
-
-        Args:
-            text: Jinja source.
-            where: Path of the field in the job, for messages.
+        """Compile the template; ``where`` is its path in the job.
 
         Raises:
             UserError: The template is not valid Jinja.
@@ -57,11 +50,7 @@ class PromptTemplate:
         self._template: Template = _ENVIRONMENT.from_string(text)
 
     def render(self, fields: Mapping[str, Any]) -> str:
-        """Render one row.
-
-        Raises:
-            BadRow: A column is missing or empty of meaning for the template.
-        """
+        """Render one row. Raise ``BadRow`` if a column is missing or empty for the template."""
         try:
             return self._template.render({"row": fields, **fields})
         except UndefinedError as error:

@@ -12,17 +12,13 @@ Tool = dict[str, Any]
 
 
 def with_tools(row: dict[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a canonical row with the tools that its fields offer, if they offer any.
-
-    Raises:
-        BadRow: As :func:`read_tools`.
-    """
+    """Return a canonical row with the tools that its fields offer, or raise ``BadRow``."""
     tools = read_tools(fields.get("tools")) or read_functions(fields.get("functions"))
     return {**row, "tools": tools} if tools else row
 
 
 def read_tools(value: object) -> list[Tool]:
-    """Return the tools that a row offers, a list or the same as JSON text; none is an empty list.
+    """Return the tools of a row, a list or JSON text; an empty list without tools.
 
     Raises:
         BadRow: It is no list of functions with names.
@@ -42,7 +38,7 @@ def read_tools(value: object) -> list[Tool]:
 
 
 def read_functions(value: object) -> list[Tool]:
-    """Return the tools that a row offers under OpenAI's older name `functions`.
+    """Return the tools of a row under OpenAI's older name `functions`.
 
     Raises:
         BadRow: It is no list of functions with names.
@@ -56,14 +52,10 @@ def read_functions(value: object) -> list[Tool]:
 
 
 def read_call_text(value: object, where: str) -> list[dict[str, Any]]:
-    """Return calls in the shape of OpenAI's, of `{name, arguments}` or a list of them.
-
-    Args:
-        value: The calls, or the same as JSON text.
-        where: Their place in the row, for messages.
+    """Return calls in OpenAI's shape, from `{name, arguments}` or a list of them.
 
     Raises:
-        BadRow: They are neither.
+        BadRow: The value is neither, nor JSON text of them.
     """
     if isinstance(value, str):
         value = _parse(value, where)
@@ -81,11 +73,7 @@ def read_call_text(value: object, where: str) -> list[dict[str, Any]]:
 def read_tool_calls(value: object, where: str) -> list[dict[str, Any]]:
     """Return the calls of an assistant's message, their arguments as objects.
 
-    The arguments are JSON text on OpenAI's wire; chat templates write objects.
-
-    Args:
-        value: What the message holds.
-        where: Its place in the row, for messages.
+    OpenAI's wire format has JSON text for arguments; chat templates write objects.
 
     Raises:
         BadRow: It is no list of calls, or the arguments are no JSON object.

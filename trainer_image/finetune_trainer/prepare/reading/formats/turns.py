@@ -1,7 +1,6 @@
-"""Read turns as ShareGPT writes them: `from` and `value`, with calls of tools as LLaMA-Factory has.
+"""Reads ShareGPT turns: `from` and `value`, with LLaMA-Factory's tool calls.
 
-There a call is a turn of `function_call`, whose text is JSON of `{name, arguments}` or a list of
-them, and its answer a turn of `observation`.
+A call is a turn of `function_call` with JSON text, its answer a turn of `observation`.
 """
 
 from __future__ import annotations
@@ -25,12 +24,9 @@ _THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.DOTALL)
 
 
 def read_turns(value: object, name: str) -> list[Message]:
-    """Return the messages of a conversation of either shape, their order not checked.
+    """Return the messages of a conversation, their order not checked.
 
-    Args:
-        value: Turns of ``from`` and ``value``, or messages of ``role`` and ``content``, as many
-            call a list of messages `conversations`; or the same as JSON text.
-        name: Field it was found in, for messages.
+    ``value`` holds ``from`` and ``value``, or ``role`` and ``content``, or is JSON text of them.
 
     Raises:
         BadRow: It is neither.
@@ -51,7 +47,7 @@ def are_messages(value: object) -> bool:
 
 
 def read_answer(value: Any, name: str) -> Any:
-    """Return an answer that is written as turns as a list of messages, and any other as it is.
+    """Return an answer that is written as turns as messages; other answers unchanged.
 
     Raises:
         BadRow: It is a list of turns that cannot be read.
@@ -69,11 +65,7 @@ def are_turns(value: object) -> bool:
 
 
 def open_request(prompt: Any) -> tuple[Any, Mapping[str, Any]]:
-    """Return the messages of a request as OpenAI writes it, and the request; else as it is.
-
-    Args:
-        prompt: The prompt of a row: maybe an object of `messages` and `tools`.
-    """
+    """Return messages and request of an OpenAI request; another prompt unchanged."""
     if isinstance(prompt, dict) and are_messages(prompt.get("messages")):
         return prompt["messages"], prompt
     return prompt, {}

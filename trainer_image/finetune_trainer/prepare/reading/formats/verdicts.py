@@ -1,7 +1,6 @@
-"""Rows of one answer and a verdict, wanted or not, as KTO learns from them.
+"""Rows of one answer and a verdict, wanted or not, for KTO.
 
-Objective SFT would learn unwanted answers like the others, so such rows are no examples
-unless the job says so by a format.
+SFT refuses them unless the job names a format, because it would learn unwanted answers.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ def as_verdict(value: object) -> bool | None:
 
 
 def read_verdict(value: object, name: str) -> bool:
-    """Return whether an answer is wanted.
+    """Return whether an answer is wanted: a boolean, 0, 1, `true`, `false`, `yes` or `no`.
 
     Raises:
-        BadRow: It is neither a boolean nor 0, 1, or the text `true`, `false`, `yes` or `no`.
+        BadRow: It is none of these.
     """
     verdict = as_verdict(value)
     if verdict is not None:
@@ -59,9 +58,8 @@ def read_verdict(value: object, name: str) -> bool:
 def are_verdicts(rows: Rows) -> bool:
     """Whether rows are answers with a verdict, as KTO takes them, and one is unwanted.
 
-    A column of other text or numbers is a class, and says nothing about the answer. So does one of
-    0 and 1, or of yes and no, where the answers are a few labels and each always has the same: it
-    is the number of its label. A value may be missing now and then.
+    Other text or numbers are a class. A column of 0 and 1 is the number of a label if each answer
+    always has the same. A value may be missing now and then.
     """
     column = next((name for name in map(find_verdict, rows) if name is not None), None)
     if column is None or not all(map(has_answer, rows)):
@@ -83,12 +81,7 @@ def is_unwanted(fields: Mapping[str, Any]) -> bool:
 def refuse_unwanted(
     convert: Callable[[Mapping[str, Any]], dict[str, Any]], format_name: str
 ) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
-    """Return ``convert`` with a refusal of rows whose answer is not wanted.
-
-    Args:
-        convert: Turns a row of a source into a canonical row.
-        format_name: Its format, which the job may set to learn from all rows.
-    """
+    """Return ``convert`` with a refusal of unwanted answers; a named format allows them."""
 
     def convert_wanted(fields: Mapping[str, Any]) -> dict[str, Any]:
         if is_unwanted(fields):
