@@ -1,6 +1,6 @@
-"""What a tracker is told of a run: settings, figures and addresses. Pure.
+"""The content that leaves for a tracker: settings, figures and addresses.
 
-Never the text of a row, a prompt or an answer: only what is named here leaves.
+Pure. Never the text of a row, a prompt or an answer.
 """
 
 from __future__ import annotations
@@ -38,12 +38,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Version:
-    """What was published, for a tracker that keeps a register of models.
-
-    Attributes:
-        source: Address of the adapter.
-        number: Version that this product has published it as.
-    """
+    """A published version: address of the adapter, and its number."""
 
     source: str
     number: int
@@ -51,14 +46,14 @@ class Version:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What is told of a run beside its curve; later facts win.
+    """The facts of a run beside its curve; later facts win.
 
     Attributes:
         params: Settings.
         tags: Addresses, digests and verdicts.
-        points: Values that were measured once.
-        report: The page, where the job lets it leave.
-        version: What was published.
+        points: Values measured once.
+        report: The page, where the job allows it.
+        version: The published version.
     """
 
     params: Mapping[str, str] = field(default_factory=dict)
@@ -154,10 +149,7 @@ def points_of_curve(lines: Iterable[bytes | str]) -> list[Point]:
 
 
 def unknown_points(points: Iterable[Point], last_steps: Mapping[str, int]) -> list[Point]:
-    """Return the points beyond what the tracker has of each metric.
-
-    A run that resumes trains, and logs, the steps after its checkpoint again: to the same values.
-    """
+    """Return the points that the tracker lacks. A resumed run logs some steps again."""
     return [point for point in points if point.step > last_steps.get(point.key, -1)]
 
 

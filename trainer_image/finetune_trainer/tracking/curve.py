@@ -12,10 +12,9 @@ PIECE_BYTES = 256 * 1024
 
 
 class CurveReader:
-    """The values that nobody has taken yet: the file is the queue, memory stays as it is.
+    """The unread values of a curve file, which need not exist yet.
 
-    Args:
-        path: The curve; it need not be there yet.
+    The file is the queue, so memory stays bounded.
     """
 
     def __init__(self, path: Path) -> None:
@@ -27,9 +26,9 @@ class CurveReader:
         self._offset = 0
 
     def pieces(self) -> Iterator[list[Point]]:
-        """Yield new values, whole lines only; those yielded count as taken once more are asked for.
+        """Yield new values, whole lines only.
 
-        A reader who gives up in the middle gets the same piece again next time.
+        A piece counts as taken when the next one is requested; a reader that stops gets it again.
         """
         if not self.path.exists():
             return

@@ -38,7 +38,7 @@ def trackers_of(context: StageContext) -> list[Tracker]:
 
 
 def _read(context: StageContext, reference: LocalObjectReference | None, key: str) -> str | None:
-    """Return a credential: of the Secret in a pod, of the environment on one's own machine."""
+    """Return a credential of the Secret in a pod, or of the local environment."""
     if context.credentials_dir is None:
         return os.environ.get(key) or None
     if reference is None:

@@ -29,11 +29,9 @@ REPORT = "report.html"
 
 
 class StageTracking:
-    """Tells the trackers of one stage; does nothing where the job names none.
+    """Sends one stage to its trackers; does nothing if the job names none.
 
-    Args:
-        context: The stage's surroundings.
-        is_first_node: Of several nodes one tells.
+    Of several nodes the first one sends.
     """
 
     def __init__(self, context: StageContext, *, is_first_node: bool) -> None:
@@ -79,7 +77,7 @@ class StageTracking:
             tracking.add(facts, curve=curve)
 
     def _curve(self) -> Path | None:
-        """Return a copy of the training curve: a tracker may have been away until its end."""
+        """Return a copy of the training curve: a tracker may be unreachable until its end."""
         key = f"{self._context.job.run_prefix}/metrics.jsonl"
         path = self._context.scratch("tracking") / "metrics.jsonl"
         try:
@@ -89,7 +87,7 @@ class StageTracking:
         return path
 
     def _report(self) -> Path | None:
-        """Return a copy of the page, if it may leave: it quotes held-out rows."""
+        """Return a copy of the page, if the job allows it: it quotes held-out rows."""
         tracking = self._context.job.spec.tracking
         if tracking is None or tracking.mlflow is None or not tracking.mlflow.upload_report:
             return None
@@ -104,7 +102,7 @@ class StageTracking:
         return folder / REPORT
 
     def _storage(self) -> ObjectStore:
-        """Return the output without patience: a result is not kept waiting for its copy."""
+        """Open the output without patience: a copy must not delay a result."""
         return open_store(self._context.job.spec.output.uri, self._context.access())
 
     def _version(self, result: EvaluateResult) -> Version | None:

@@ -16,10 +16,9 @@ MAX_WORDS = 160
 
 
 class TrackerError(Exception):
-    """The tracker could not do something; the words hold no credential.
+    """A failed request to a tracker; the message holds no credential.
 
-    Attributes:
-        is_refusal: It took offence at what was sent: the same again will not do better.
+    ``is_refusal`` says that a repetition of the same request would fail too.
     """
 
     def __init__(self, words: str, *, is_refusal: bool = False) -> None:
@@ -28,16 +27,15 @@ class TrackerError(Exception):
 
 
 class Tracker(ABC):
-    """One place that is told of one run, by one thread.
+    """The connection to one tracker for one run, used by one thread.
 
-    Every call ends within seconds or raises :class:`TrackerError`, and may be made again with the
-    same: what the place has already it is not told twice.
+    Every call ends within seconds or raises :class:`TrackerError`, and may be repeated.
 
     Attributes:
         place: Its address, for messages.
-        page: Where the run is to be seen; empty until there is something.
-        is_open: Whether there is a run to tell of. One that closes in the middle is opened again,
-            and told the curve from its beginning.
+        page: Address of the run's page; empty until there is one.
+        is_open: Whether the run is open. A run that closes is opened again, and the curve is sent
+            from its beginning.
     """
 
     def __init__(self, place: str) -> None:
@@ -66,9 +64,5 @@ class Tracker(ABC):
         return
 
     def pause(self, running_seconds: float) -> float:
-        """Return how long to wait before the curve is looked at again.
-
-        Args:
-            running_seconds: How long the stage has been told of.
-        """
+        """Return the wait before the next look at the curve, for seconds of running."""
         return POLL_SECONDS

@@ -1,9 +1,7 @@
-"""Keeps a run in a tracker up to date, from a thread that nobody waits for.
+"""Keeps a run in a tracker up to date, from a thread of its own per tracker.
 
-The curve on the disk is the queue: what the tracker has not taken yet is read from there when it
-answers again, so memory stays as it is however long it is away. The thread runs in the parent of a
-training, another process than the ranks. Whatever goes wrong is told once, and tried again less and
-less often. Each tracker has a thread of its own: one that hangs holds up no other.
+The curve on the disk is the queue, so memory stays bounded during an outage. The thread runs in the
+parent of a training. A failure is reported once, and retried with growing pauses.
 """
 
 from __future__ import annotations
@@ -26,16 +24,15 @@ MAX_PAGE = 512
 
 
 class Tracking:
-    """Tells one tracker of one stage.
+    """Sends one stage to one tracker.
 
     Args:
-        tracker: Whom.
-        facts: What is known of the run from the start.
-        curve: ``metrics.jsonl`` as it is being written; None for a stage without one.
-        recipe: File that will hold the settled recipe; None likewise.
+        tracker: The tracker.
+        facts: The known facts at the start.
+        curve: ``metrics.jsonl``; None for a stage without one.
+        recipe: File of the settled recipe; None likewise.
         tell: Called with a message for people, from the thread.
-        pause: Returns how long to wait before looking again, for seconds of running; by default
-            the tracker's own.
+        pause: Returns the wait for seconds of running; by default the tracker's own.
     """
 
     def __init__(
@@ -72,7 +69,7 @@ class Tracking:
         return self
 
     def add(self, facts: Facts, *, curve: Path | None = None) -> None:
-        """Remember what else is to be told."""
+        """Add facts to send."""
         with self._lock:
             if curve is not None:
                 self._curve = CurveReader(curve)
@@ -116,7 +113,7 @@ class Tracking:
             wait = pause if is_done else longer
 
     def _try_all(self, *, is_last: bool) -> bool:
-        """Bring the tracker up to date; returns whether it is."""
+        """Bring the tracker up to date; return whether it is."""
         try:
             return self._bring_up_to_date(is_last=is_last)
         except TrackerError as error:
@@ -141,7 +138,7 @@ class Tracking:
         return is_done and not self._has_lost
 
     def _settle(self, act: Callable[[], None]) -> bool:
-        """Do one thing; one that the tracker takes offence at does not keep the others back."""
+        """Send one thing; a refusal does not stop the others."""
         try:
             act()
         except TrackerError as error:
@@ -171,15 +168,13 @@ class Tracking:
 def close_all(
     trackings: Sequence[Tracking], status: RunStatus, *, patience_seconds: float
 ) -> TrackingResult:
-    """Have all tell how the stage ended, at the same time.
+    """Send the end of the stage to all trackers at the same time.
 
-    Args:
-        trackings: Whom.
-        status: ``RUNNING`` if a later stage goes on.
-        patience_seconds: How long all of them together are waited for.
+    ``status`` is ``RUNNING`` if a later stage follows. ``patience_seconds`` limits all of them
+    together.
 
     Returns:
-        Where the run is to be seen, and what went wrong if anything did.
+        Pages of the run, and failures.
     """
     end = time.monotonic() + patience_seconds
     for tracking in trackings:

@@ -1,4 +1,4 @@
-"""The run of a job in MLflow: found by the job's UID or made, and told what it lacks."""
+"""A run in MLflow: found by the job's UID or created, and completed."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _ARTIFACTS = "mlflow-artifacts:"
 
 @dataclass(kw_only=True, slots=True)
 class OpenRun:
-    """A run that is there, and what the server knows of it.
+    """An existing run, and its state on the server.
 
     Attributes:
         run_id: MLflow's name of it.
         experiment_id: Of its experiment.
-        artifact_uri: Where its artefacts lie.
+        artifact_uri: Address of its artefacts.
         params: Its settings.
         tags: Its tags.
         last_steps: Last step by metric.
@@ -55,11 +55,7 @@ class OpenRun:
 
 
 def open_run(server: MlflowServer, job: ResolvedJob, experiment: str) -> OpenRun:
-    """Return the job's run, made if there is none yet.
-
-    Raises:
-        TrackerError: The server is away or refuses.
-    """
+    """Return the job's run; create it if needed. Raise ``TrackerError`` on failure."""
     experiment_id = _find_experiment(server, experiment)
     found = _find(server, experiment_id, UID_TAG, job.uid)
     if found is not None:
@@ -93,10 +89,9 @@ def send_points(server: MlflowServer, run: OpenRun, points: Sequence[Point]) -> 
 
 
 def send_facts(server: MlflowServer, run: OpenRun, facts: Facts) -> None:
-    """Tell settings, tags and values that the run lacks.
+    """Send the settings, tags and values that the run lacks.
 
-    A setting that another attempt has told otherwise cannot be changed in MLflow: it becomes a tag,
-    ``changed.<name>``.
+    MLflow cannot change a setting: a different one becomes a tag, ``changed.<name>``.
     """
     changed = {
         f"changed.{key}": text
@@ -132,8 +127,7 @@ def upload(server: MlflowServer, run: OpenRun, file: Path, content_type: str) ->
     """Store a file with the run.
 
     Raises:
-        TrackerError: The server leaves artefacts to its clients, which have no rights to its
-            storage here.
+        TrackerError: The server leaves artefacts to clients, which have no access to its storage.
     """
     if not run.artifact_uri.startswith(_ARTIFACTS):
         raise TrackerError(
@@ -184,7 +178,6 @@ def _find_experiment(server: MlflowServer, name: str) -> str:
 
 
 def _find(server: MlflowServer, experiment_id: str, tag: str, value: str) -> OpenRun | None:
-    """Return the oldest run with a tag."""
     found = server.post(
         "runs/search",
         {
@@ -201,7 +194,7 @@ def _find(server: MlflowServer, experiment_id: str, tag: str, value: str) -> Ope
 def _create(
     server: MlflowServer, experiment_id: str, name: str, key: str, tags: Mapping[str, str]
 ) -> OpenRun:
-    """Make a run; of several makers the oldest run stays, and each of them goes on with it."""
+    """Create a run; of several the oldest stays."""
     made = server.post(
         "runs/create",
         {

@@ -1,10 +1,7 @@
-"""MLflow's REST API as far as a run needs it, spoken with the standard library alone.
+"""MLflow's REST API as far as a run needs it, with the standard library.
 
-The official client brings a web framework, cloud clients and pickles, waits minutes for a server
-that is away and has settings in the environment that decide where credentials are sent. What is
-needed of it are a dozen calls of a documented, stable interface.
-
-Source: MLflow, REST API 2.0 (``/api/2.0/mlflow`` and ``/api/2.0/mlflow-artifacts``).
+The official client brings a web framework, cloud clients and pickles, and waits minutes for a
+server. Source: MLflow, REST API 2.0.
 """
 
 from __future__ import annotations
@@ -35,11 +32,7 @@ NOT_THERE = "RESOURCE_DOES_NOT_EXIST"
 
 
 class MlflowError(TrackerError):
-    """A call failed.
-
-    Attributes:
-        code: MLflow's error code; empty if it told none.
-    """
+    """A failed call; ``code`` is MLflow's error code, or empty."""
 
     def __init__(self, words: str, *, status: int | None = None, code: str = "") -> None:
         super().__init__(words, is_refusal=status in (400, 404, 413, 422))
@@ -62,10 +55,9 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 
 def authorization(read: Callable[[str], str | None]) -> dict[str, str]:
-    """Return the headers that show who is calling; none where there are no credentials.
+    """Return the authorization headers; none without credentials.
 
-    Args:
-        read: Returns the value of a key such as ``MLFLOW_TRACKING_TOKEN``, or None.
+    ``read`` returns the value of a key such as ``MLFLOW_TRACKING_TOKEN``, or None.
     """
     if token := read(TOKEN):
         return {"Authorization": f"Bearer {token}"}
@@ -79,10 +71,7 @@ def authorization(read: Callable[[str], str | None]) -> dict[str, str]:
 class MlflowServer:
     """One MLflow server; every call ends within seconds or raises :class:`MlflowError`.
 
-    Args:
-        uri: Its address, ``https://mlflow.example.org``.
-        headers: Returns the headers of a call. Asked each time, as a Secret may be renewed.
-        timeout_seconds: How long it may be silent.
+    ``headers`` is called each time, because a Secret may be renewed.
     """
 
     def __init__(

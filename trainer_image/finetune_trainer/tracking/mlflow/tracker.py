@@ -17,13 +17,7 @@ UPLOADED_TAG = "finetune.report.uploaded"
 
 
 class MlflowTracker(Tracker):
-    """Tells an MLflow server.
-
-    Args:
-        job: The effective job.
-        settings: ``spec.tracking.mlflow``.
-        server: The server.
-    """
+    """Sends a run to an MLflow server."""
 
     def __init__(self, job: ResolvedJob, settings: Mlflow, server: MlflowServer) -> None:
         super().__init__(server.uri)

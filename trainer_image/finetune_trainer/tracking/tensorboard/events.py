@@ -1,11 +1,9 @@
-"""TensorBoard's event files: which bytes hold scalars, settings and texts. Pure.
+"""TensorBoard's event files: scalars, settings and texts as bytes. Pure.
 
-A file is a row of records: length, its checksum, data, the data's checksum. The data is a protocol
-buffer of a handful of fields, which are written here by hand: the official writers bring a server,
-or a thread and a folder of their own, where bytes for object storage are wanted.
-
-Sources: TFRecord (tensorflow/core/lib/io/record_writer.h); event.proto, summary.proto and
-tensor.proto of TensorFlow; plugin_data.proto of TensorBoard's plugin hparams.
+A file is a row of records: length, its checksum, data, the data's checksum. The protocol buffers
+are written by hand, because the official writers bring a server or a thread. Sources:
+tensorflow/core/lib/io/record_writer.h; event.proto, summary.proto and tensor.proto of TensorFlow;
+plugin_data.proto of TensorBoard's plugin hparams.
 """
 
 from __future__ import annotations
@@ -25,11 +23,9 @@ _POLYNOMIAL = 0x82F63B78
 
 
 def write_file(events: Iterable[bytes], *, wall_time: float) -> bytes:
-    """Return an event file: the version it must begin with, and events.
+    """Return an event file: its version record, then the events.
 
-    Args:
-        events: As the functions below return them.
-        wall_time: Seconds since 1970.
+    ``wall_time`` is in seconds since 1970.
     """
     first = _double(1, wall_time) + _bytes(3, VERSION.encode())
     return b"".join(map(_record, (first, *events)))
@@ -49,12 +45,9 @@ def text(tag: str, markdown: str, *, step: int, wall_time: float) -> bytes:
 
 
 def session_start(params: Mapping[str, str], *, group: str, wall_time: float) -> bytes:
-    """Return an event with the settings of a run: what can be read as a number is one.
+    """Return an event with the settings of a run; numeric texts become numbers.
 
-    Args:
-        params: Settings.
-        group: What the run is called in the table of settings.
-        wall_time: When it began.
+    ``group`` names the run in the table of settings.
     """
     start = b"".join(
         _bytes(1, _bytes(1, key.encode()) + _bytes(2, _setting(value)))

@@ -1,8 +1,7 @@
 """Event files of a run in object storage, for TensorBoard.
 
-Storage has no appending, so that each piece of the curve is a file of its own; TensorBoard reads
-them in the order of their names, as it does where a training has begun again. ``told.json``,
-written last, says what the files hold: a piece it does not count is written over.
+Each piece of the curve is a file; TensorBoard reads them in the order of their names.
+``told.json``, written last, lists them: an unlisted piece is overwritten.
 """
 
 from __future__ import annotations
@@ -47,10 +46,7 @@ class Told(APIModel):
 class EventFiles(Tracker):
     """Writes event files beside the run.
 
-    Args:
-        job: The effective job.
-        open_output: Opens the storage of ``spec.output.uri``, without patience.
-        uri: Address of the files' folder.
+    ``open_output`` opens the storage of ``spec.output.uri`` without patience.
     """
 
     def __init__(self, job: ResolvedJob, open_output: Callable[[], ObjectStore], uri: str) -> None:
@@ -106,8 +102,7 @@ class EventFiles(Tracker):
         told, now = self._told, time.time()
         written = [events.scalar(point, wall_time=now) for point in points]
         update: dict[str, object] = {}
-        # Settings are told once, as TensorBoard keeps the first: when the automatic ones are known,
-        # which they are when the curve begins.
+        # Settings are written once, because TensorBoard keeps the first.
         if not told.has_settings and (points or is_last):
             params = dict(list(self._facts.params.items())[:PARAMS])
             group = f"{self._job.namespace}/{self._job.name} {self._job.uid}"

@@ -1,9 +1,8 @@
-"""A program: tells Weights & Biases of one run with its own client, as lines on stdin say.
+"""A program: sends one run to Weights & Biases with its own client, as lines on stdin say.
 
-The client starts processes and threads, answers failures with minutes of patience and prints where
-it likes. Here it may: this program is stopped when it is in the way. Each line is a JSON object
-with a ``call``; each is answered by one with what was asked for, or with an ``error``. Nothing of
-the project is imported: the file runs wherever ``wandb`` is installed.
+The client starts threads and waits for minutes; the tracker can stop this process. Each line is a
+JSON object with a ``call``; each reply has the result or an ``error``. It imports nothing of the
+project.
 """
 
 from __future__ import annotations

@@ -43,14 +43,10 @@ _PASSED = (
 
 
 class WandbTracker(Tracker):
-    """Tells Weights & Biases.
+    """Sends a run to Weights & Biases.
 
-    Args:
-        job: The effective job.
-        settings: ``spec.tracking.wandb``.
-        read_key: Returns the key, or None. Asked each time, as a Secret may be renewed.
-        folder: Scratch folder of the client.
-        command: How the client is started.
+    ``read_key`` is called each time, because a Secret may be renewed. ``command`` starts the client
+    in ``folder``.
     """
 
     def __init__(
@@ -184,12 +180,7 @@ def _plain(words: str) -> str:
 
 
 def _read_line(descriptor: int, seconds: float) -> bytes:
-    """Read a line.
-
-    Raises:
-        TimeoutError: It does not come.
-        OSError: There will be none.
-    """
+    """Read a line. Raise ``TimeoutError`` if it is late, ``OSError`` at the end."""
     end, line = time.monotonic() + seconds, b""
     while not line.endswith(b"\n"):
         ready, _, _ = select.select([descriptor], [], [], max(0.0, end - time.monotonic()))
@@ -214,7 +205,6 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def _value(text: str) -> str | float | bool:
-    """Return a setting as the client's tables compare it."""
     if text in ("True", "False"):
         return text == "True"
     try:
