@@ -24,14 +24,9 @@ def finish_adapter(
     record: dict[str, Any],
     chat_format: ChatFormat,
 ) -> None:
-    """Rewrite what PEFT saved so that equal runs give equal bytes and servers accept it.
+    """Rewrite PEFT's files so that equal runs give equal bytes and servers accept them.
 
-    Args:
-        folder: Folder with the saved weights.
-        job: The job.
-        model_name: Public name of the base model.
-        record: What was trained, on what, with which result; becomes ``run.json``.
-        chat_format: How its conversations were written, for all who ask the model.
+    ``record`` becomes ``run.json``; ``chat_format`` says how conversations were written.
     """
     for name in _DROPPED:
         (folder / name).unlink(missing_ok=True)
@@ -51,10 +46,10 @@ def finish_adapter(
 
 
 def write_chat_files(folder: Path, chat_format: ChatFormat) -> None:
-    """Write into a model's or an adapter's folder how the model is asked and where it stops.
+    """Write a model's chat format and stop tokens into its folder.
 
-    ``chat.json`` is read by this program; ``chat_template.jinja`` (with the arguments of training
-    written into it) and ``generation_config.json`` by everybody else's.
+    This program reads ``chat.json``; others read ``chat_template.jinja`` and
+    ``generation_config.json``.
     """
     write_format(chat_format, folder)
     if chat_format.template is not None:
@@ -66,11 +61,7 @@ def write_chat_files(folder: Path, chat_format: ChatFormat) -> None:
 
 
 def weights_file(manifest: Manifest) -> ManifestFile:
-    """Return the manifest's entry of the weights.
-
-    Raises:
-        InternalError: There is none.
-    """
+    """Return the manifest's entry of the weights. Raise ``InternalError`` without one."""
     by_path = {entry.path: entry for entry in manifest.files}
     for name in WEIGHTS:
         if name in by_path:

@@ -1,4 +1,4 @@
-"""What ``run.json`` says of weights that a job took over from another run as they are."""
+"""The facts in ``run.json`` about weights that a job took over from another run."""
 
 from __future__ import annotations
 
@@ -7,14 +7,11 @@ from typing import Any
 
 
 def adopted_from(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return where the weights of a run come from that trained nothing; None if it trained.
-
-    Args:
-        record: Content of its ``run.json``.
+    """Return the origin of the weights of a run that trained nothing; None if it trained.
 
     Returns:
-        ``uri`` and ``digest`` of what was named, the ``step`` of its run that they were taken
-        after, and the ``dataset`` that they were trained on, empty if it does not say.
+        ``uri`` and ``digest`` of the origin, the ``step`` of its run, and its ``dataset``, which
+            may be empty.
     """
     origin = record.get("initFrom")
     is_adopted = isinstance(origin, Mapping) and origin.get("train") is False

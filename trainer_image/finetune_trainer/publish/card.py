@@ -32,11 +32,9 @@ def model_card(
         record: Content of the run's ``run.json``.
         evaluation: Held-out scores, once known.
         baseline: How the base model was asked, in a sentence.
-        engine: What computed the answers, with its version.
-        findings: What the checks of the data found, in sentences.
+        engine: Inference engine and version.
+        findings: Findings of the data checks, in sentences.
         is_merged: The card is for base and adapter in one.
-
-    Source: Hugging Face model card metadata specification (huggingface_hub.ModelCardData).
     """
     from huggingface_hub import ModelCard
 
@@ -81,7 +79,6 @@ def _made_by(job: ResolvedJob, record: Mapping[str, Any]) -> str:
 
 
 def _metadata(job: ResolvedJob, *, model_name: str, licence: str | None, is_whole: bool) -> str:
-    """Return what catalogues read of a card."""
     from huggingface_hub import ModelCardData
 
     method = job.spec.method
@@ -179,12 +176,7 @@ def _steps(record: Mapping[str, Any]) -> str | int:
 
 
 def scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
-    """Return what a card says of scores, goal and gates.
-
-    Args:
-        evaluation: What was found.
-        certainty: Of the intervals.
-    """
+    """Return the card's section on scores, goal and gates; ``certainty`` is of the intervals."""
     lines = [
         f"| {score.name} | {score.base} [{score.base_low}, {score.base_high}] "
         f"| {score.tuned} [{score.tuned_low}, {score.tuned_high}] "
@@ -248,10 +240,9 @@ def published_words(evaluation: EvaluateResult) -> list[str]:
 
 
 def _baseline_section(evaluation: EvaluateResult, words: str) -> str:
-    """Return how the base model was asked, and how well it did each time.
+    """Return how the base model was asked, with its scores.
 
-    The prompt itself holds rows of the train side: it is shown in the report, not in a card that
-    travels with the model.
+    The prompt holds train rows, so a card never shows it.
     """
     lines = [
         f"| {score.name} | {BASELINE_WORDS[each.asked]} | {each.value} [{each.low}, {each.high}] |"

@@ -1,7 +1,6 @@
-"""What a job declares and nothing checks: intended use, limits, provenance of rows. Pure.
+"""The job's unchecked declarations: intended use, limits, provenance of rows.
 
-The texts come from whoever wrote the job. In the card, which a hub renders, they get no markup of
-their own.
+Pure. The card escapes their markup.
 """
 
 from __future__ import annotations

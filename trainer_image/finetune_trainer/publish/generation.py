@@ -1,8 +1,7 @@
-"""What those get who ask a published model for nothing in particular, and what was evaluated.
+"""Generation settings of the evaluation and of the published model.
 
-An evaluation answers greedily and takes nobody's settings. The folder of a whole model ships its
-base's settings nevertheless, as every folder that was tuned from it would: whoever serves it may
-count on them. So they are told, beside what the scores are about.
+An evaluation is greedy, but the folder of a whole model ships its base's settings, so the card
+names both.
 """
 
 from __future__ import annotations
@@ -42,11 +41,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def generation_words(record: Mapping[str, Any], *, is_whole: bool) -> str:
-    """Say how the evaluation answered, and by which settings others may be answered.
+    """Return sentences on the settings of the evaluation and of later use.
 
-    Args:
-        record: Content of the run's ``run.json``.
-        is_whole: The folder holds a whole model, not an adapter.
+    ``is_whole`` says that the folder holds a whole model.
     """
     settings = record.get("generation")
     if not settings:

@@ -1,9 +1,7 @@
 """Folds an adapter into its base: ``python -m finetune_trainer.publish.merge plan.json``.
 
-A process of its own, because the parent never imports torch and because its memory must be free
-again afterwards. The arithmetic is float32 on the CPU whatever the hardware and whatever the base
-was trained in: the merged weights are rounded once, to the type the base is saved in, and for QLoRA
-they start from the original weights and not from their 4-bit image.
+A separate process, because the parent never imports torch. It computes in float32 on the CPU and
+rounds once to the base's type. For QLoRA it starts from the original weights.
 """
 
 from __future__ import annotations
@@ -44,15 +42,7 @@ _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MergePlan:
-    """What the parent hands over, as JSON.
-
-    Attributes:
-        model_dir: Local base model.
-        adapter_dir: Local adapter.
-        target_dir: Empty folder for the merged model.
-        failure: File that says why there is no merged model.
-        trust_remote_code: Run code that ships with the base model.
-    """
+    """The parent's plan, as JSON; ``failure`` is the file for an error."""
 
     model_dir: str
     adapter_dir: str
@@ -62,11 +52,7 @@ class MergePlan:
 
 
 def check_mergeable(spec: FineTuneJobSpec, folder: Path) -> None:
-    """Refuse, before any training, a merge that could not give the same answers.
-
-    Args:
-        spec: The job's spec; nothing is checked unless it asks for ``Merged``.
-        folder: Local base model.
+    """Refuse, before any training, a merge that would change answers.
 
     Raises:
         UserError: ``MergeUnsupported``: the base is quantised, or the adapter would change
@@ -126,10 +112,7 @@ def merge_adapter(plan: MergePlan) -> None:
 
 
 def saved_dtype(folder: Path) -> torch.dtype:
-    """Return the type most weights of a model folder are saved in.
-
-    The files are asked, not ``config.json``: it may say what the model was trained in.
-    """
+    """Return the type of most weights in a model folder, from the weight files."""
     import torch
     from safetensors import safe_open
 

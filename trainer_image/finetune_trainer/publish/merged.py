@@ -1,7 +1,6 @@
-"""The second output format: base and adapter folded into one model, published beside the adapter.
+"""The second output format: base and adapter merged into one model.
 
-The adapter is durable before this begins, so whatever happens here, a later attempt needs only this
-step again.
+The adapter is durable before, so a later attempt repeats only this step.
 """
 
 from __future__ import annotations
@@ -42,13 +41,9 @@ def find_merged(context: StageContext) -> Manifest | None:
 def publish_merged(
     context: StageContext, adapter: Manifest, adapter_dir: Path, record: dict[str, Any]
 ) -> None:
-    """Write the merged model if the job asks for it and it is not there yet.
+    """Write the merged model if the job asks for it and it is missing.
 
-    Args:
-        context: The stage's view of the world.
-        adapter: Manifest of the published adapter.
-        adapter_dir: Its local copy.
-        record: Content of its ``run.json``.
+    ``adapter_dir`` is the local copy of ``adapter``; ``record`` is its ``run.json``.
 
     Raises:
         TrainerError: There is no merged model; the adapter stays published.
@@ -80,7 +75,6 @@ def publish_merged(
 def _fold(
     context: StageContext, adapter: Manifest, adapter_dir: Path, record: dict[str, Any]
 ) -> Manifest:
-    """Write and publish the merged model."""
     job = context.job
     target = context.scratch("merged", fresh=True)
     model_dir, _ = context.model_folder()
@@ -112,7 +106,7 @@ def _fold(
 
 
 def _run_merge(folder: Path, plan: MergePlan) -> None:
-    """Run the merge in a process of its own.
+    """Run the merge in a separate process.
 
     Raises:
         TrainerError: As the process classified it.

@@ -14,16 +14,13 @@ KIND = "ReviewPanel"
 
 
 def require_panel(context: StageContext, digest: str, *, evaluation: str) -> None:
-    """Refuse to publish unless the run's folder holds the panel's result that somebody names.
+    """Refuse to publish unless the run's folder holds the named panel result.
 
-    Args:
-        context: The stage's view of the world.
-        digest: Digest of the file.
-        evaluation: Digest of the evaluation that it must be about.
+    ``evaluation`` is the digest of the evaluation that it must be about.
 
     Raises:
-        UserError: ``PanelUnusable``: there is no such file, its bytes are others, it is about
-            another evaluation, or fewer people have judged than the job asks for.
+        UserError: ``PanelUnusable``: the file is missing, has other bytes, is about another
+            evaluation, or too few people have judged.
         StorageError: Storage failed.
     """
     key = f"{context.job.run_prefix}/review/{digest}.json"

@@ -1,8 +1,7 @@
 """Stage ``publish``: reads evaluation and gates from storage, and claims the version.
 
-The evaluation's pod runs it at its end. It runs by itself, on a CPU and for seconds, where
-something stood between: a person had to decide, or nobody knows what the evaluation said. Nothing
-is assumed: what is not in storage is not published.
+The evaluation's pod runs it at its end. It runs alone on a CPU after a decision or an unknown
+evaluation result. Only stored files are published.
 """
 
 from __future__ import annotations
@@ -33,14 +32,7 @@ REPORT = "report.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """What a run may publish, as storage holds it.
-
-    Attributes:
-        adapter: Manifest of the adapter.
-        evaluation: Manifest of its evaluation.
-        result: What the evaluation found; nothing in it is published yet.
-        card: Its model card.
-    """
+    """The stored candidate of a run: adapter, evaluation, unpublished result and model card."""
 
     adapter: Manifest
     evaluation: Manifest
@@ -49,15 +41,14 @@ class Candidate:
 
 
 def publish(context: StageContext) -> EvaluateResult:
-    """Publish the run's candidate, if goal, gates and people let it.
+    """Publish the run's candidate, if goal, gates and people allow it.
 
     Returns:
-        What the evaluation found, with the version if there is one: also one that an earlier
-        attempt has claimed.
+        The evaluation's result, with the version if any attempt has claimed one.
 
     Raises:
-        UserError: What somebody decided on is another evaluation, or another data set, or the
-            panel's result that it rests on cannot be believed.
+        UserError: The decision is about another evaluation or data set, or its panel result is
+            unusable.
         StorageError: Storage failed, or holds no evaluation.
     """
     candidate = _read_candidate(context)
@@ -79,7 +70,7 @@ def publish(context: StageContext) -> EvaluateResult:
 
 
 def _tell_newer(context: StageContext, result: EvaluateResult, own: Published) -> EvaluateResult:
-    """Tell of a version between the one that the gates compared with and the run's own."""
+    """Note a version between the one that the gates compared with and the run's own."""
     compared = result.published
     newest = newest_version(context.storage, before=own.number) if compared is not None else None
     if compared is None or newest is None or newest.number <= (compared.version or 0):
@@ -112,7 +103,6 @@ def _may_publish(context: StageContext, candidate: Candidate) -> bool:
 
 
 def _read_candidate(context: StageContext) -> Candidate:
-    """Read what the run has stored, every byte checked."""
     run, folder = context.job.run_prefix, context.scratch("candidate", fresh=True)
     evaluation = fetch_folder(
         context.output, f"{run}/evaluation", folder / "evaluation", only=(REPORT, CARD)

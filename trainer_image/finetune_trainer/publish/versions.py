@@ -1,8 +1,7 @@
 """Publishes an adapter as the next version of its job's name: one manifest, written once.
 
-``versions/<namespace>/<name>/<n>/manifest.json`` points at the run's files by checksum. The number
-is claimed by a conditional write, so that two runs never share one; a run that was published
-already is found by its UID and not published again.
+``versions/<namespace>/<name>/<n>/manifest.json`` points at the run's files by checksum. A
+conditional write claims the number. A published run is found by its UID.
 """
 
 from __future__ import annotations
@@ -27,12 +26,7 @@ CARD = "README.md"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Published:
-    """A published version.
-
-    Attributes:
-        number: Its number.
-        key: Key of its manifest.
-    """
+    """A published version, and the key of its manifest."""
 
     number: int
     key: str
@@ -90,15 +84,9 @@ def claim_version(
     card: tuple[ManifestFile | None, str],
     inputs: Mapping[str, str],
 ) -> Published:
-    """Publish, or find the version this run was published as.
+    """Claim the next version, or find the version of this run.
 
-    Args:
-        context: The stage's view of the world.
-        adapter: Manifest of the run's adapter.
-        evaluation: Manifest of its evaluation.
-        result: The scores.
-        card: The model card that knows the scores, and the key of the folder it lies in.
-        inputs: What else the version's manifest says it rests on.
+    ``card`` is the model card, and the key of its folder; ``inputs`` go into the manifest.
 
     Raises:
         StorageError: Others claimed every number tried.
