@@ -1,4 +1,4 @@
-"""Several runs side by side: what differs in them, which differences are real, and a page of it.
+"""Compares several runs: settings, real differences, and a page.
 
-Everything but the page's template is pure: documents of runs go in, values come out. No torch.
+Pure except for the template. No torch.
 """

@@ -1,4 +1,4 @@
-"""Runs side by side: everything that a table, a file or a page tells of them. Pure."""
+"""Compares runs: all content of the table, the file and the page."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from finetune_trainer.experiments.run import Run
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Runs and what differs between them.
+    """Runs and their differences.
 
     Attributes:
         runs: The runs, in the order they were asked for.
         parameters: Settings that are not the same in all of them.
         differences: Which scores differ, and whether that is real.
         importance: How settings go with the validation loss.
-        no_importance: Why that is not told.
-        certainty: Of all that is told as real.
+        no_importance: Why it is missing.
+        certainty: Of all real differences together.
     """
 
     runs: Sequence[Run]
@@ -62,13 +62,10 @@ ON_VALIDATION = " on validation rows"
 
 
 def compare_runs(runs: Sequence[Run], *, against: int | None = None) -> Comparison:
-    """Compare runs.
+    """Compare runs, at least one.
 
-    Args:
-        runs: At least one.
-        against: Position of the run that scores are compared with. By default all pairs of few
-            runs; of many the one that is best on validation rows, which is chosen without a look at
-            the held-out rows.
+    ``against`` is the position of the reference run. By default all pairs of few runs are compared,
+    else all with the best on validation rows.
     """
     certainty = max(run.certainty for run in runs)
     parameters = find_parameters([run.recipe for run in runs])
@@ -93,8 +90,7 @@ def compare_runs(runs: Sequence[Run], *, against: int | None = None) -> Comparis
 def best_run(runs: Sequence[Run]) -> int:
     """Return the position of the run that is best on validation rows, else the first.
 
-    By the score of its answers to them, where that is of one metric; by the loss where it is equal
-    or not known.
+    A common score decides, then the loss.
     """
     losses = comparable_losses(runs)
     known = [place for place, loss in enumerate(losses) if loss is not None]
@@ -131,10 +127,7 @@ def _as_scores(told: ValidationScore | None) -> list[Score]:
 
 
 def comparable_losses(runs: Sequence[Run]) -> list[float | None]:
-    """Return validation losses; all None where they are of different rows.
-
-    That of a run whose data is not known may be of others than all the rest.
-    """
+    """Return validation losses; all None where they are of different or unknown rows."""
     digests = known_digests(runs)
     if len(digests) > 1:
         return [None] * len(runs)

@@ -1,9 +1,7 @@
 """Which differences between the scores of runs are real. Pure.
 
-Two runs that asked the same held-out questions are compared question by question: what a question
-has of easy or hard is then in both. Else the bounds of each alone are put together, which are wider
-and hold the difference between the questions, too. Of one metric all pairs together are wrong
-with at most the doubt that one interval allows (Holm's correction).
+Runs with the same held-out questions are compared question by question; else their bounds are
+combined, which is wider. Holm's correction bounds the error over all pairs of a metric.
 """
 
 from __future__ import annotations
@@ -45,7 +43,7 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
     "numberClose": ("evaluation.numberTolerance",),
     "custom": ("evaluation.customMetric",),
     "judgeScore": _OF_JUDGE,
-    # What is won is won over the run's own base model.
+    # Gains are over the run's own base model.
     "judgeWinRate": (*_OF_JUDGE, "evaluation.baseline", "model.uri", PINNED),
 }
 """Metrics that are only the same where these settings are."""
@@ -65,15 +63,15 @@ class Difference:
 
     Attributes:
         metric: The metric.
-        first: Position of the one run.
+        first: Position of one run.
         second: Position of the other.
         gain: Second minus first, with its own interval; None where it was not judged.
         is_paired: Whether they were compared question by question.
-        num_rows: Questions behind it; of two sets those of the smaller.
-        doubt: p-value of there being no difference, corrected for all pairs of this metric.
-        verdict: What it comes to.
-        better: Position of the better run, where the difference is real and the metric has a
-            better side.
+        num_rows: Questions, of two sets the smaller.
+        doubt: p-value of no difference, corrected for all pairs of this metric.
+        verdict: The verdict.
+        better: Position of the better run, where the difference is real and the metric has a better
+            side.
         why: Why it was not judged, or not paired.
     """
 
@@ -94,10 +92,7 @@ def choose_pairs(
 ) -> list[tuple[int, int]]:
     """Return the pairs to compare: all of few runs, else each with one.
 
-    Args:
-        number: Runs.
-        against: Position of the run that the others are compared with, however few they are.
-        best: The same where they are many.
+    ``against`` is the reference run in any case, ``best`` where there are many.
     """
     if against is None and number <= MAX_FOR_ALL_PAIRS:
         return list(combinations(range(number), 2))
@@ -108,12 +103,9 @@ def choose_pairs(
 def find_differences(
     runs: Sequence[Run], pairs: Iterable[tuple[int, int]], *, certainty: float
 ) -> list[Difference]:
-    """Compare runs by every metric that both of a pair have, in the order of the metrics.
+    """Compare pairs of runs by every metric that both have, in the order of the metrics.
 
-    Args:
-        runs: The runs.
-        pairs: Positions.
-        certainty: Of the intervals, and of all verdicts of a metric together.
+    ``certainty`` is of the intervals and of all verdicts of a metric together.
     """
     chosen = list(pairs)
     names = dict.fromkeys(score.name for run in runs for score in run.scores)
@@ -129,7 +121,6 @@ def find_differences(
 
 
 def _judge(differences: Sequence[Difference], certainty: float) -> list[Difference]:
-    """Correct the doubts of one metric for each other, and give the verdicts."""
     judged = [d for d in differences if d.doubt is not None]
     corrected = iter(correct_for_many([d.doubt for d in judged if d.doubt is not None]))
     found = []
@@ -192,7 +183,6 @@ def _differing(settings: Iterable[str], one: Run, other: Run) -> str:
 
 
 def _unread(name: str, run: Run) -> str:
-    """Say why a metric of a run cannot be measured again."""
     if not run.rows:
         return f"the answers of {run.name} are not stored or could not be read"
     if any(name not in row.scores for row in run.rows):

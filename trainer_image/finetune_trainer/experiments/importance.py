@@ -1,7 +1,6 @@
-"""How much a parameter goes with the validation loss: rank correlation, or nothing. Pure.
+"""Rank correlation of a parameter with the validation loss.
 
-A rank correlation sees what rises or falls throughout; a best value in the middle looks like no
-importance. That is said beside the figures, and below eight runs there are none.
+Pure. It misses a best value in the middle; the page says so. Below eight runs there is none.
 """
 
 from __future__ import annotations
@@ -20,12 +19,7 @@ MIN_RUNS = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Importance:
-    """How a parameter goes with the validation loss.
-
-    Attributes:
-        parameter: The parameter.
-        correlation: Spearman's, with its interval; above 0 the loss rises with the parameter.
-    """
+    """Spearman's correlation of a parameter with the loss, with its interval."""
 
     parameter: Parameter
     correlation: Interval
@@ -41,16 +35,11 @@ def rank_parameters(
 ) -> tuple[list[Importance], str]:
     """Return the numeric parameters, that with the largest correlation first.
 
-    Args:
-        parameters: Settings that differ between the runs.
-        losses: Validation loss of each run.
-        certainty: That all intervals hold together (Bonferroni).
+    ``certainty`` is that all intervals hold together (Bonferroni). Sources: Spearman 1904; Bonett
+    and Wright 2000 on the interval.
 
     Returns:
         The parameters, and why there are none.
-
-    Sources: Spearman 1904; Bonett and Wright 2000, "Sample size requirements for estimating
-        Pearson, Kendall and Spearman correlations", on the interval.
     """
     places = [place for place, loss in enumerate(losses) if loss is not None]
     if len(places) < MIN_RUNS:

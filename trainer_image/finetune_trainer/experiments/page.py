@@ -41,13 +41,7 @@ class ScoreRow:
 
 
 def render_page(comparison: Comparison, *, title: str, first: Sequence[str] = ()) -> str:
-    """Render the page.
-
-    Args:
-        comparison: The runs and what differs.
-        title: Heading.
-        first: Sentences below it, before what is said of any comparison.
-    """
+    """Render the page; ``first`` are sentences before any comparison."""
     runs = comparison.runs
     losses = comparable_losses(runs)
     best = sorted(range(len(runs)), key=lambda i: (losses[i] is None, losses[i] or 0.0))
@@ -77,7 +71,6 @@ def render_page(comparison: Comparison, *, title: str, first: Sequence[str] = ()
 
 
 def _tables(comparison: Comparison) -> dict[str, Any]:
-    """Return the rows of all tables, as the template names them."""
     runs, parameters = comparison.runs, comparison.parameters
     has_validation = any(run.validation_score for run in runs)
     return {

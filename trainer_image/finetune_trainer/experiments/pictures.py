@@ -34,13 +34,9 @@ class Tick:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Line:
-    """What one run looks like in a picture.
+    """One run in a picture.
 
-    Attributes:
-        name: The run.
-        colour: Number of its colour; None where the colours are used up.
-        points: As SVG writes them.
-        ring: Place of the step that was kept, if it is in the picture.
+    ``colour`` is a number, or None if all are used; ``ring`` marks the kept step.
     """
 
     name: str
@@ -51,14 +47,7 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Curves:
-    """Validation losses of several runs over each other.
-
-    Attributes:
-        lines: Of the runs that have a curve.
-        steps: Ticks of the horizontal axis.
-        losses: Ticks of the vertical axis.
-        words: What there is to see.
-    """
+    """Validation losses of several runs: lines, ticks of both axes, description."""
 
     lines: list[Line]
     steps: list[Tick]
@@ -74,13 +63,7 @@ class Curves:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Axis:
-    """One axis of parallel coordinates, a level line.
-
-    Attributes:
-        label: What it measures.
-        y: Its height.
-        ticks: Its labelled places.
-    """
+    """One level axis of parallel coordinates: label, height, labelled ticks."""
 
     label: str
     y: float
@@ -101,12 +84,7 @@ class Coordinates:
 
 
 def choose_colours(runs: Sequence[Run], *, best: Sequence[int]) -> list[int | None]:
-    """Return the number of each run's colour: of many only the best have one of their own.
-
-    Args:
-        runs: The runs.
-        best: Their positions, the best first.
-    """
+    """Return the number of each run's colour: of many only the ``best`` have their own."""
     if len(runs) <= NUM_COLOURS:
         return list(range(len(runs)))
     colours: list[int | None] = [None] * len(runs)
@@ -116,10 +94,7 @@ def choose_colours(runs: Sequence[Run], *, best: Sequence[int]) -> list[int | No
 
 
 def draw_curves(runs: Sequence[Run], colours: Sequence[int | None]) -> Curves | None:
-    """Draw validation losses over each other; nothing where no run has two of them.
-
-    The steep beginning is cut off, so that the ends can be told apart.
-    """
+    """Draw validation losses; empty where no run has two. The steep beginning is cut off."""
     shown = [
         (run, colour) for run, colour in zip(runs, colours, strict=True) if len(run.validation) > 1
     ]
@@ -181,13 +156,9 @@ def draw_coordinates(
     losses: Sequence[float | None],
     colours: Sequence[int | None],
 ) -> Coordinates | None:
-    """Draw parallel coordinates; nothing where there are not two settings or two runs.
+    """Draw parallel coordinates; empty with fewer than two settings or runs.
 
-    Args:
-        runs: The runs.
-        parameters: Settings that differ.
-        losses: Validation losses on the same rows; without any the last axis is left out.
-        colours: Of the runs.
+    Without ``losses`` on the same rows the last axis is left out.
     """
     if len(runs) < 2 or len(parameters) < 2:
         return None

@@ -20,7 +20,7 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Documents:
-    """What a run has left; None or empty where there is nothing yet.
+    """The documents of a run; None or empty where there is nothing yet.
 
     Attributes:
         job: The effective job, ``job.json``.
@@ -33,7 +33,7 @@ class Documents:
         validation_score: ``score.json`` of the answers to validation rows.
         validation_samples: ``samples.jsonl`` beside it.
         status: The FineTuneJob's status, of a job on a cluster.
-        result: What ``finetune run --result`` wrote.
+        result: Output of ``finetune run --result``.
     """
 
     job: Document
@@ -57,14 +57,10 @@ def read_run(
     hour_price: float | None = None,
     notes: Iterable[str] = (),
 ) -> Run:
-    """Return a run as it is compared.
+    """Return a run for comparison.
 
-    Args:
-        name: What it is called.
-        documents: What it has left.
-        place: Its folder.
-        hour_price: Price of a GPU hour; the cluster's own amount stands where there is none.
-        notes: What is to be known of how they were read.
+    ``hour_price`` is of a GPU hour, where the cluster reports no cost. ``notes`` say how the
+    documents were read.
     """
     spec, status, record = documents.job["spec"], documents.status, documents.record
     scores, num_samples, version = _evaluation(documents)
@@ -231,10 +227,7 @@ def _effort(documents: Documents, hour_price: float | None) -> Effort:
 
 
 def _logged_seconds(documents: Documents) -> float | None:
-    """Return the time of training: as told at its end, else that between the logged points.
-
-    What is told at the end leaves out the attempts before.
-    """
+    """Return the logged training seconds; the final figure leaves out earlier attempts."""
     told = [float(p["train_runtime"]) for p in documents.points if "train_runtime" in p]
     if told and not (documents.record or {}).get("resumedFromStep"):
         return told[-1]

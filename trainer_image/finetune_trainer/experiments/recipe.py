@@ -50,7 +50,7 @@ class Parameter:
 
     Attributes:
         path: In the job, from ``spec`` on.
-        label: The shortest end of the path that no other parameter has.
+        label: The shortest unique end of the path.
         values: Of each run, as text.
         numbers: Of each run, where all of them are numbers; else None.
     """
@@ -62,12 +62,7 @@ class Parameter:
 
 
 def flatten(spec: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """Return the settings of a job by path, as text.
-
-    Args:
-        spec: The effective ``spec``.
-        record: Content of the run's ``run.json``, if it has trained.
-    """
+    """Return the settings of a job by path, as text; ``record`` is of a trained run."""
     found: dict[str, str] = {}
     for name, value in spec.items():
         if name not in LEFT_OUT:
@@ -105,10 +100,10 @@ def _text(value: Any) -> str:
 
 
 def find_parameters(recipes: Sequence[Mapping[str, str]]) -> list[Parameter]:
-    """Return the settings that are not the same in all runs, by path; none of a single run.
+    """Return the settings that are not the same in all runs, by path.
 
-    Numbers are compared as numbers: ``1e-4`` and ``0.0001`` are the same. What a run has not come
-    to yet, an ``auto`` before its training, does not differ from what others came to.
+    Numbers compare as numbers: ``1e-4`` equals ``0.0001``. An unsettled ``auto`` differs from
+    nothing.
     """
     paths = sorted({path for recipe in recipes for path in recipe})
     found = []

@@ -14,16 +14,15 @@ Points = Sequence[tuple[int, float]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """What a tuned model said to one held-out question.
+    """A tuned model's answer to one held-out question.
 
     Attributes:
-        question: Names prompt and references: equal for equal questions.
-        group: What keeps questions together: those of one group are not independent. None where
-            the run did not store it.
+        question: Digest of prompt and references.
+        group: Group of dependent questions; None where the run did not store it.
         references: Accepted answers.
         text: The answer.
-        scores: Of each metric the answer's score.
-        num_tokens: Reference tokens behind the loss; None where the run did not store it.
+        scores: The answer's score by metric.
+        num_tokens: Reference tokens behind the loss; None where not stored.
         num_bytes: Bytes of their text; None as well.
     """
 
@@ -45,8 +44,8 @@ class DataFacts:
         train: Rows to learn from.
         validation: Rows that choose the step.
         test: Held-out rows.
-        num_tokens: Tokens of the training side; None if nobody told.
-        uri: Where it lies.
+        num_tokens: Tokens of the training side; None if unknown.
+        uri: Its address.
     """
 
     digest: str = ""
@@ -59,12 +58,12 @@ class DataFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
-    """What a run took; None where nobody told.
+    """The effort of a run; None where unknown.
 
     Attributes:
-        tokens: Tokens that training has read, padding left out.
-        seconds: From its first start to its end, waiting included; of a run on one machine the
-            time that training logged.
+        tokens: Tokens that training has read, without padding.
+        seconds: From its first start to its end with waiting; of a run on one machine the logged
+            training time.
         is_training_only: Whether `seconds` and `gpu_hours` are of training alone.
         gpu_hours: GPUs times running time.
         cost: At the price of a GPU hour.
