@@ -1,7 +1,6 @@
-"""What autograd keeps of one micro batch, tensor by tensor, and the largest moment of its backward.
+"""Saved tensors of one micro batch, and the largest moment of its backward pass.
 
-The counts follow the modelling code of transformers, PEFT's LoRA layer and torch's autograd. Widths
-are in channels; a function returns bytes per token unless it says otherwise.
+Widths are in channels; a function returns bytes per token unless it says otherwise.
 """
 
 from __future__ import annotations
@@ -54,9 +53,9 @@ def recompute_per_token(model: Architecture, setup: Setup) -> float:
 
 
 def mask_bytes(setup: Setup, batch: Batch) -> int:
-    """Bytes that one block saves of the attention mask: SDPA makes its own copy in each.
+    """Bytes of the attention mask that one block saves: SDPA copies it in each.
 
-    A single row needs none (causal attention is told by a flag), and FlashAttention takes lengths.
+    A single row and FlashAttention need none.
     """
     if setup.attention == "flash" or batch.rows == 1:
         return 0
@@ -84,10 +83,8 @@ def scores_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
 def expert_adapter_size(model: Architecture, setup: Setup) -> int:
     """Count the adapter's weights on routed experts.
 
-    PEFT adapts fused experts of some families under ``all-linear``, without dropout only; gate and
-    up share a factor of twice the rank.
-
-    Source: peft ``ParamWrapper``.
+    PEFT adapts fused experts of some families under ``all-linear`` without dropout; gate and up
+    share a factor of twice the rank.
     """
     if not model.num_experts or setup.is_full or setup.dropout:
         return 0
@@ -130,7 +127,6 @@ def _attention(model: Architecture, setup: Setup) -> float:
 
 
 def _inputs(model: Architecture, setup: Setup) -> float:
-    """What linear layers keep of their inputs."""
     total = 0.0
     for linears in _grouped(model):
         per_block = max(each.count for each in linears) / model.num_layers
@@ -180,7 +176,6 @@ def _mlp_width(model: Architecture) -> float:
 
 
 def _grouped(model: Architecture) -> Iterator[list[Linear]]:
-    """Group the linear layers by the input they share."""
     groups: dict[str, list[Linear]] = {}
     for linear in model.linears:
         groups.setdefault(_group(linear.name), []).append(linear)

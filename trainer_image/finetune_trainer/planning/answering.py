@@ -1,10 +1,8 @@
 """How much memory the evaluation needs, counted from the architecture.
 
-It has two moments, which follow each other: answers are generated behind a cache that grows, and
-references are scored with the logits of all their tokens. Both take batches of a token budget.
-That of answers is as large as finds room, for each of their steps reads the weights once, for
-however many rows; what they begin with is read in parts. A batch that finds no room after all is
-asked in halves, so that only one row alone must fit.
+First it generates answers behind a growing cache, then it scores references with the logits of all
+their tokens. Answer batches fill the memory, because every step reads the weights once. A batch
+that does not fit is halved, so only one row alone must fit.
 """
 
 from __future__ import annotations
@@ -48,9 +46,9 @@ class Asked:
         answer_tokens: Longest answer, with reasoning before it.
         reference_tokens: Longest reference that is scored behind its prompt's cache.
         scored_rows: References scored together.
-        scored_tokens: Tokens of the references that are scored together.
+        scored_tokens: Tokens of these references.
         counted_tokens: Those of them whose likelihood counts.
-        choice_tokens: Longest of the given answers that the likeliest is chosen from.
+        choice_tokens: Longest given answer of a choice.
     """
 
     rows: int
@@ -65,7 +63,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AnsweringMemory:
-    """Bytes of one worker of the evaluation at its peak, by what they are.
+    """Bytes of one worker of the evaluation at its peak.
 
     Attributes:
         weights: Base weights.
@@ -126,8 +124,7 @@ def answer_length(
         lengths: Tokens of every reference.
         asked: ``spec.evaluation.maxNewTokens``; a word chooses by the lengths.
         may_reason: Reasoning may come before the answers.
-        room: Tokens that the model takes behind the longest prompt: reasoning has what the answer
-            leaves of them. None where nobody knows.
+        room: Tokens that the model takes behind the longest prompt; None if unknown.
     """
     if isinstance(asked, int):
         return asked
@@ -139,11 +136,9 @@ def answer_length(
 
 
 def room_for_reasoning(asked: int | str, *, may_reason: bool) -> int:
-    """Return how many tokens of the longest answer are there for reasoning before it.
+    """Return the tokens of the longest answer that remain for reasoning before it.
 
-    Args:
-        asked: ``spec.evaluation.maxNewTokens``: a number is all that there is.
-        may_reason: Reasoning may come before the answers.
+    A number in ``spec.evaluation.maxNewTokens`` includes the reasoning.
     """
     return REASONING_TOKENS if may_reason and not isinstance(asked, int) else 0
 
@@ -159,11 +154,11 @@ def most_held(
     """Return how many tokens of conversations a worker holds while it answers them together.
 
     Args:
-        model: The model: some must read what they are asked in one piece.
-        need: Bytes that so many tokens take, with all else that the worker has.
+        model: The model.
+        need: Bytes for so many tokens, and all else.
         available: Bytes that it may fill.
-        num_batches: How many batches so many tokens make of all questions.
-        num_workers: Who share the batches: none should be without.
+        num_batches: Number of batches for so many tokens each.
+        num_workers: Workers that share the batches.
     """
     least = HELD_TOKENS[-1]
     if model.reads_in_one_piece:
@@ -180,16 +175,14 @@ def largest_questions(
     may_reason: bool = False,
     held_tokens: int = TOKENS_PER_BATCH,
 ) -> Asked:
-    """Return the largest batches that rows up to a length can make.
-
-    Which of their tokens are answers is not known beforehand: all are taken to be scored.
+    """Return the largest batches that rows up to a length can make; all tokens may be scored.
 
     Args:
         longest: Tokens of the longest row.
         max_new_tokens: ``evaluation.maxNewTokens``.
         batch_size: ``evaluation.batchSize``.
         may_reason: Reasoning may come before the answers.
-        held_tokens: As :func:`most_held` chooses them.
+        held_tokens: Result of :func:`most_held`.
     """
     is_asked = isinstance(max_new_tokens, int)
     answer = max_new_tokens if isinstance(max_new_tokens, int) else min(MAX_AUTO_TOKENS, longest)
@@ -211,11 +204,7 @@ def largest_questions(
 
 
 def one_row(asked: Asked) -> Asked:
-    """Return the smallest batches that trouble with memory leads to: the longest row alone.
-
-    How many of its tokens are an answer is not known, so none is counted: what does not fit even so
-    cannot fit.
-    """
+    """Return the smallest possible batches: the longest row alone, without an answer."""
     longest = asked.scored_tokens // asked.scored_rows
     return replace(asked, rows=1, scored_rows=1, scored_tokens=longest, counted_tokens=0)
 
@@ -225,12 +214,7 @@ def estimate_answering(
 ) -> AnsweringMemory:
     """Estimate the peak of one worker that holds the whole model.
 
-    Args:
-        model: The base model.
-        setup: How it was trained: the evaluation loads it alike, and all weights in the type that
-            training computes with.
-        asked: The largest batches.
-        num_adapters: Adapters of this size beside each other: a published one is switched to.
+    ``setup`` is the training's; ``num_adapters`` of this size are loaded together.
     """
     value = setup.value_bytes
     weights = model.num_parameters * value if setup.is_full else weight_bytes_of(model, setup)
@@ -254,10 +238,7 @@ def estimate_answering(
 def _generating(model: Architecture, setup: Setup, asked: Asked) -> tuple[int, int, int]:
     """Return cache, logits and activations while answers are generated.
 
-    The prompts are read with a block's temporaries, in parts where they are many; then, behind the
-    same cache, the references that continue them are scored; given answers are read behind a copy
-    of it; at the end the cache is longest. One layer of it is copied as it grows, and what
-    attention makes of it is there while it computes.
+    One layer of the cache is copied as it grows.
     """
     value, rows = setup.value_bytes, asked.rows
     total = asked.prompt_tokens + asked.answer_tokens
@@ -304,10 +285,7 @@ def _block_bytes(
 ) -> int:
     """Return the largest temporaries of one block's forward pass, with mask and residual stream.
 
-    Each of so many tokens of a row sees up to ``seen`` ones.
-
-    A state-space layer without its kernel holds more, which is not counted: it depends on what is
-    installed.
+    A state-space layer without its kernel holds more, which is not counted.
     """
     value, tokens = setup.value_bytes, rows * row_tokens
     stream = 3 * model.hidden_size * value

@@ -243,7 +243,6 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
 
 
 def _usual_linears(model: Architecture, text: Mapping[str, Any]) -> tuple[Linear, ...]:
-    """List the linear layers that a decoder of this description has."""
     h, layers = model.hidden_size, model.num_layers
     found = [
         ("q_proj", h, model.query_width), ("k_proj", h, model.kv_width),
@@ -268,7 +267,6 @@ def _usual_linears(model: Architecture, text: Mapping[str, Any]) -> tuple[Linear
 
 
 def _count_usual(model: Architecture, text: Mapping[str, Any]) -> Architecture:
-    """Complete a description by what a decoder of its widths usually has."""
     h, linears = model.hidden_size, _usual_linears(model, text)
     embeddings = model.vocab_size * h * (1 if model.tied else 2)
     dense = sum(each.width_in * each.width_out * each.count for each in linears)
@@ -289,7 +287,6 @@ def _count_usual(model: Architecture, text: Mapping[str, Any]) -> Architecture:
 
 
 def _find_modules(sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
-    """Add up the weights of every module outside the routed experts."""
     found: dict[str, int] = {}
     for name, size in sizes.items():
         if not _EXPERT.search(name):
@@ -319,7 +316,6 @@ def _find_linears(
 
 
 def _values_per_element(name: str, dtype: str) -> float:
-    """Return how many weights one stored element holds, in a quantised file."""
     if name.endswith(("_scales", "weight_scale_inv", ".scales", ".qzeros", ".g_idx", "_scale")):
         return 0.0
     if name.endswith("_blocks") and dtype == "U8":

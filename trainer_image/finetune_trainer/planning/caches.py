@@ -1,10 +1,8 @@
-"""What generation keeps of the tokens that it has seen, counted from ``config.json``.
+"""The generation cache, counted from ``config.json``.
 
 Attention keeps keys and values of every token, or of a window; latent attention (DeepSeek) keeps
-what they are computed from; state-space, linear-attention and convolution layers keep a state that
-does not grow.
-
-Source: transformers, ``cache_utils.DynamicCache`` and the models' own ``update`` calls.
+the compressed values; other layers keep a state of fixed size. Source: transformers,
+``cache_utils.DynamicCache``.
 """
 
 from __future__ import annotations
@@ -26,15 +24,15 @@ _MIXED_WINDOWS = frozenset(("gemma2", "gemma3", "gemma3_text", "cohere2"))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CacheShape:
-    """What one conversation leaves in the cache.
+    """The cache of one conversation.
 
     Attributes:
         full_layers: Layers that keep all tokens.
         sliding_layers: Layers that keep the last ones.
-        window: Of those layers, in tokens; the one at work is not kept.
-        token_values: Values that such a layer keeps of one token, keys and values together.
+        window: Of those layers, in tokens, without the current one.
+        token_values: Values of one token in such a layer, keys and values together.
         state_layers: Layers with a state of fixed size.
-        recurrent_values: Values of that state, which most models keep in float32.
+        recurrent_values: Values of that state, mostly float32.
         conv_values: Values of the convolution's last inputs.
     """
 
@@ -49,11 +47,8 @@ class CacheShape:
     def num_bytes(self, tokens: int, value_bytes: int, *, read: int = 1) -> int:
         """Return the bytes of one conversation of so many tokens.
 
-        Args:
-            tokens: Tokens of the conversation.
-            value_bytes: Bytes of a value.
-            read: How many of them were read last: a layer with a window keeps these, and those
-                that the first of them saw.
+        ``read`` tokens were read last: a layer with a window keeps these, and the window of the
+        first.
         """
         in_window = min(tokens, max(0, self.window - 1) + read - 1)
         kept = self.full_layers * tokens + self.sliding_layers * in_window
@@ -66,11 +61,7 @@ def describe_cache(
 ) -> CacheShape:
     """Describe the cache of a model from its configuration.
 
-    Args:
-        config: ``config.json``, its text part.
-        num_layers: Its blocks.
-        kv_width: Channels of all key heads.
-        hidden_size: Width of the residual stream.
+    ``config`` is the text part of ``config.json``; ``kv_width`` are channels of all key heads.
     """
     kinds = _layer_kinds(config, num_layers)
     latent = _whole(config, "kv_lora_rank")
@@ -87,7 +78,6 @@ def describe_cache(
 
 
 def _layer_kinds(config: Mapping[str, Any], num_layers: int) -> list[str]:
-    """Name the kind of every layer, in transformers' words."""
     family = str(config.get("model_type", ""))
     named = config.get("layer_types") or config.get("layers_block_type")
     if family in _BOTH:

@@ -19,21 +19,10 @@ Source: ``_convert_peft_config_moe`` of PEFT 0.21, which a test compares this wi
 
 
 def reaches_experts(model_type: str, targets: tuple[str, ...]) -> bool:
-    """Tell whether an adapter with these targets changes a mixture's experts.
-
-    Args:
-        model_type: transformers' name of the family.
-        targets: Names of the adapted modules.
-    """
+    """Whether an adapter with these targets changes a mixture's experts."""
     return targets == ("all-linear",) and model_type in ADAPTED_EXPERTS
 
 
 def trains_router(model_type: str, adapter: str, targets: tuple[str, ...]) -> bool:
-    """Tell whether a run changes how a mixture chooses its experts.
-
-    Args:
-        model_type: transformers' name of the family.
-        adapter: Type of the adapter.
-        targets: Names of the adapted modules.
-    """
+    """Whether a run changes how a mixture chooses its experts."""
     return adapter == "Full" or reaches_experts(model_type, targets)

@@ -1,12 +1,8 @@
 """Chooses micro batch, checkpointing and strategy so that a run fits, at the least cost of speed.
 
-The order of what is given up follows its price: first the micro batch (a smaller one costs little
-while it still fills the device), then recomputation (a third to a half of the speed), then copies
-of the weights on every rank (sharding fetches them anew in every pass).
-
-Micro batches have a fixed number of examples, not of tokens: TRL's trainer divides an epoch into
-batches before it sees lengths, resumes by counting them, and weighs the loss over a fixed number of
-them. The token budget decides how many examples that is, from mean and longest length.
+The micro batch shrinks first, then activations are recomputed (a third to a half of the speed),
+then weights are sharded. A micro batch has a fixed number of examples, because TRL divides an epoch
+before it sees lengths. The token budget decides it from mean and longest length.
 """
 
 from __future__ import annotations
@@ -35,7 +31,7 @@ GIB = 2**30
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lengths:
-    """How long the examples of a run are, in tokens after truncation.
+    """Lengths of a run's examples, in tokens after truncation.
 
     Attributes:
         mean: Of all examples.
@@ -57,11 +53,11 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """What the job fixes itself; None where it says ``auto``.
+    """The settings that the job fixes; None where it says ``auto``.
 
     Attributes:
         micro: Examples per forward pass.
-        max_micro: Examples per forward pass at most, also where the job fixes them.
+        max_micro: Most examples per forward pass, also over ``micro``.
         checkpointing: Whether activations are recomputed.
         strategy: How ranks share the work.
         padding_free: False where the job wants padding; packed rows are always padding-free.
@@ -76,14 +72,7 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fit:
-    """The choice, and what it needs.
-
-    Attributes:
-        micro: Examples per rank and forward pass.
-        setup: How the model is trained.
-        memory: Of one rank at its peak.
-        available: What one rank has, bytes.
-    """
+    """The choice, and its memory of one rank at its peak; ``available`` is in bytes."""
 
     micro: int
     setup: Setup
@@ -109,14 +98,14 @@ def find_fit(
 
     Args:
         model: The base model.
-        setup: What the job fixes of the training; the rest is chosen here.
-        asked: Settings that the job does not leave open.
+        setup: What the job fixes of the training.
+        asked: Settings that the job fixes.
         lengths: Of the training examples.
-        per_rank: Examples that a rank takes per optimiser step.
-        available: What one rank has, bytes.
+        per_rank: Examples of a rank per optimiser step.
+        available: Memory of one rank, bytes.
 
     Raises:
-        UserError: Nothing fits; the message says what is needed, what there is and what would fit.
+        UserError: Nothing fits; the message says what would.
     """
     smallest: Fit | None = None
     for candidate in _candidates(setup, asked, lengths, per_rank):
@@ -134,10 +123,10 @@ def find_fit(
 
 
 def largest_batch(micro: int, setup: Setup, lengths: Lengths) -> Batch:
-    """Return the largest micro batch that is to be expected in a run.
+    """Return the largest expected micro batch of a run.
 
-    Padded, every row is as long as the longest. Padding-free, the tokens are a sum of lengths drawn
-    at random: six deviations above the mean and one row more are not met in millions of batches.
+    Padded, every row is as long as the longest. Padding-free, it is six deviations above the mean
+    and one row more.
     """
     row = lengths.largest_row
     tokens = micro * row
@@ -150,7 +139,6 @@ def largest_batch(micro: int, setup: Setup, lengths: Lengths) -> Batch:
 def _candidates(
     setup: Setup, asked: Asked, lengths: Lengths, per_rank: int
 ) -> Iterator[tuple[int, Setup]]:
-    """Yield micro batches and setups from the fastest to the smallest."""
     strategies = [asked.strategy] if asked.strategy else ["DDP"]
     if asked.strategy is None and setup.use_gpu and setup.world_size > 1:
         # Weights in 4 bits are placed whole on each GPU when they are loaded.
@@ -188,9 +176,9 @@ def _micro_batches(setup: Setup, asked: Asked, lengths: Lengths, per_rank: int) 
 
 
 def _row_in_budget(setup: Setup, asked: Asked, lengths: Lengths, micro: int) -> float:
-    """Tokens that an example costs: without padding its own, else those of the longest.
+    """Tokens that an example costs in the budget: its own without padding, else the longest.
 
-    On CPUs always the longest: a batch there is small, and one long example outweighs the mean.
+    On CPUs always the longest.
     """
     is_mean = (
         setup.use_gpu
@@ -207,7 +195,6 @@ def _is_padding_free(setup: Setup, asked: Asked, lengths: Lengths, micro: int) -
 
 
 def _explain(model: Architecture, fit: Fit, asked: Asked, lengths: Lengths) -> str:
-    """Say what is missing and what would help."""
     memory, setup = fit.memory, fit.setup
     parts = ", ".join(
         f"{name} {value / GIB:.1f}"

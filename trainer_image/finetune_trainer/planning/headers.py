@@ -1,8 +1,4 @@
-"""The headers of a model's weight files: which files count, and what tensors they hold.
-
-No weights are read: a safetensors file begins with a JSON header that names every tensor with its
-type and shape.
-"""
+"""The headers of a model's weight files, without the weights."""
 
 from __future__ import annotations
 
@@ -18,23 +14,14 @@ INDEX_NAME = "model.safetensors.index.json"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """How a file stores one tensor.
-
-    Attributes:
-        shape: Its dimensions.
-        dtype: Its type, as safetensors names it.
-    """
+    """Shape and type of a stored tensor, as safetensors names it."""
 
     shape: tuple[int, ...]
     dtype: str
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files that transformers loads; some folders hold the weights in two layouts.
-
-    Raises:
-        ValueError: The index of the files is damaged.
-    """
+    """Return the files that transformers loads. Raise ``ValueError`` for a damaged index."""
     index = folder / INDEX_NAME
     if index.is_file():
         try:
@@ -50,7 +37,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
     """Return type and shape of every tensor that transformers loads from a folder.
 
     Raises:
-        OSError: A file that the index names is not there.
+        OSError: A file of the index is missing.
         ValueError: The index, or a file, is damaged; the message names it.
     """
     found: dict[str, Stored] = {}
@@ -62,7 +49,7 @@ def read_headers(folder: Path) -> dict[str, Stored]:
 def read_header(path: Path) -> dict[str, Stored]:
     """Return type and shape of every tensor in a safetensors file.
 
-    Source: github.com/huggingface/safetensors, "Format": 8 bytes little-endian length, then JSON.
+    Format: 8 bytes little-endian length, then JSON.
 
     Raises:
         OSError: There is no such file.

@@ -1,11 +1,8 @@
-"""How much memory one rank needs at its peak, counted from the architecture.
+"""How much memory one rank needs at its peak, counted from the architecture, in bytes.
 
-Every number is a count of what the libraries keep, not a fit: which tensors autograd saves per
-token and block, what PEFT casts, what TRL's fused head allocates, what the strategy shards. The
-counts were found by listing the saved tensors of real models and are held to measured peaks by
-``benchmarks/trainer/memory.py`` (within 15 %, never under by more than 5 %).
-
-Units are bytes throughout; "per token" means per token of one micro batch, padding included.
+Every number counts what the libraries keep; nothing is fitted. ``benchmarks/trainer/memory.py``
+holds the counts to measured peaks (within 15 %, never under by more than 5 %). "Per token" includes
+padding.
 """
 
 from __future__ import annotations
@@ -50,12 +47,12 @@ CPU_PROCESS = 700 * 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Bytes of one rank at its peak, by what they are.
+    """Bytes of one rank at its peak.
 
     Attributes:
         weights: Base weights that stay.
         adapter: Adapter weights, and the copies of modules that are trained whole.
-        gradients: Of what is trained, with the buckets of the exchange.
+        gradients: Of trained weights, with the buckets of the exchange.
         optimizer: AdamW's states, and the master copies of ZeRO.
         gathered: Weights that a sharding strategy holds whole for a moment.
         activations: Saved for the backward pass, and its largest temporaries.
@@ -88,13 +85,7 @@ class Memory:
 
 
 def estimate_training(model: Architecture, setup: Setup, batch: Batch) -> Memory:
-    """Estimate the peak of one rank over a training run.
-
-    Args:
-        model: The base model.
-        setup: How it is trained.
-        batch: The largest micro batch.
-    """
+    """Estimate the peak of one rank over a training run; ``batch`` is the largest."""
     adapter_size = 0 if setup.is_full else count_adapter(model, setup)
     trained = FLOAT32 * (model.num_parameters if setup.is_full else adapter_size)
     saved = count_saved(model, setup) * setup.whole_bytes
@@ -133,10 +124,7 @@ def count_adapter(model: Architecture, setup: Setup) -> int:
 def count_saved(model: Architecture, setup: Setup, *, among: Sequence[str] = ()) -> int:
     """Count the weights of modules that are trained whole beside the adapter.
 
-    Args:
-        model: The base model.
-        setup: How it is trained.
-        among: Last parts of the names that count; all without any.
+    ``among`` are last parts of the names that count; empty counts all.
     """
     if setup.is_full:
         return 0
@@ -188,7 +176,6 @@ def weight_bytes_of(model: Architecture, setup: Setup) -> float:
 
 
 def _gathered_bytes(model: Architecture, setup: Setup) -> int:
-    """Weights (or bucket space) that a strategy holds whole beside its shards."""
     if setup.world_size == 1 or setup.strategy == "DDP":
         return 0
     value = FLOAT32 if setup.is_full else setup.value_bytes
@@ -236,7 +223,6 @@ def _activation_bytes(model: Architecture, setup: Setup, batch: Batch) -> tuple[
 
 
 def _head_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
-    """Bytes of TRL's fused head in its backward pass."""
     rows, columns = min(batch.tokens, HEAD_TOKENS), min(model.vocab_size, HEAD_COLUMNS)
     tile = rows * HEAD_COLUMNS * setup.value_bytes
     if not setup.use_gpu:
@@ -257,9 +243,7 @@ def _head_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
 def _peak(model: Architecture, setup: Setup, batch: Batch, gradients: int) -> tuple[int, int, int]:
     """Return activations, logits and gradients at the worst of three moments.
 
-    They follow each other: the head's backward, the last block's, and the end, when all gradients
-    are there and no activation is left. At the first moment there are gradients only where an
-    earlier backward left them, or where DDP keeps its buckets.
+    They are the head's backward, the last block's, and the end.
     """
     saved, moment = _activation_bytes(model, setup, batch)
     head = _head_bytes(model, setup, batch)

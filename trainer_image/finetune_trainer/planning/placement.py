@@ -15,22 +15,13 @@ PROCESS_BYTES = GIB
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Placement:
-    """Who answers the questions.
-
-    Attributes:
-        num_workers: Processes; each holds the whole model and answers its share.
-        gpus_per_worker: GPUs that a worker's model is spread over; 0 computes on the CPU.
-    """
+    """Number of worker processes, and GPUs that each model is spread over; 0 is the CPU."""
 
     num_workers: int
     gpus_per_worker: int
 
     def memory_of_each(self, memory_bytes: int) -> int:
-        """Return what each device, or each process on the CPU, has: processes share the memory.
-
-        Args:
-            memory_bytes: Memory of one GPU, or of the node without GPUs.
-        """
+        """Return the memory of each device, or the share of each process on the CPU."""
         return memory_bytes if self.gpus_per_worker else memory_bytes // self.num_workers
 
     def describe(self) -> str:
@@ -46,14 +37,14 @@ class Placement:
 def place_on_gpus(
     *, weight_bytes: int, num_gpus: int, gpu_bytes: int, num_questions: int, row_bytes: int = 0
 ) -> Placement:
-    """Put the model on as few GPUs as hold it, and a copy on each group of so many.
+    """Put the model on as few GPUs as hold it, and a copy on each such group.
 
     Args:
-        weight_bytes: What the model's weights take.
-        num_gpus: GPUs there are, all alike.
+        weight_bytes: Of the model's weights.
+        num_gpus: Number of equal GPUs.
         gpu_bytes: Memory of one of them.
         num_questions: Questions to answer: more workers than these would be idle.
-        row_bytes: What one conversation takes beside the weights, on the GPU with the logits.
+        row_bytes: Of one conversation beside the weights, on the GPU with the logits.
 
     Raises:
         UserError: ``ModelTooLarge``: all GPUs together do not hold it.
@@ -83,15 +74,7 @@ def place_on_cpu(
     memory_bytes: int,
     num_questions: int,
 ) -> Placement:
-    """Run as many processes as are asked for, and cores, memory and questions allow.
-
-    Args:
-        weight_bytes: What the model's weights take.
-        num_processes: How many are asked for: one in place of each GPU.
-        num_cores: Cores this node lends.
-        memory_bytes: Memory it lends, to all processes together.
-        num_questions: Questions to answer.
-    """
+    """Run as many processes as requested, and as cores, memory and questions allow."""
     fitting = int(memory_bytes * WEIGHTS_SHARE // (weight_bytes + PROCESS_BYTES))
     workers = min(num_processes, num_cores, fitting, num_questions)
     return Placement(num_workers=max(1, workers), gpus_per_worker=0)

@@ -10,12 +10,9 @@ _NAMES = ("rope_type", "type")
 
 
 def turns_by_length(config: object) -> bool:
-    """Whether a configuration, or a part of it, has rotary positions that depend on the length.
+    """Whether a configuration has rotary positions that depend on the length.
 
     Source: transformers, ``modeling_rope_utils.dynamic_rope_update``.
-
-    Args:
-        config: ``config.json``, or a value in it.
     """
     if not isinstance(config, Mapping):
         return False

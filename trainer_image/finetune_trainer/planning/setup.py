@@ -26,11 +26,9 @@ Source: transformers, ``_supports_sdpa`` of their classes.
 
 
 def attention_of(model_type: str, expected: str) -> str:
-    """Return the attention of a family where the fastest that it has is loaded.
+    """Return the attention of a family if the fastest one is loaded.
 
-    Args:
-        model_type: The family, as ``config.json`` names it.
-        expected: What others load.
+    ``expected`` is what others load.
     """
     return "eager" if expected == "sdpa" and model_type in WITHOUT_SDPA else expected
 
@@ -91,14 +89,10 @@ class Setup:
 
 
 def widens_whole(adapter: str, strategy: str) -> bool:
-    """Whether modules that are trained whole beside an adapter are held in float32.
+    """Whether whole modules beside an adapter are held in float32.
 
-    DeepSpeed has its own copies. FSDP2 takes trained weights of one type, and TRL holds the adapter
-    of a 4-bit base in bfloat16.
-
-    Args:
-        adapter: Type of the adapter.
-        strategy: How ranks share the work.
+    DeepSpeed keeps its own copies, FSDP2 takes one type, and TRL holds a 4-bit base's adapter in
+    bfloat16.
     """
     if strategy in MASTER_STRATEGIES:
         return False
@@ -106,24 +100,15 @@ def widens_whole(adapter: str, strategy: str) -> bool:
 
 
 def drops_inputs(dropout: str, targets: tuple[str, ...], *, model_type: str) -> bool:
-    """Whether the adapter drops inputs: adapters of fused experts know no dropout.
-
-    Args:
-        dropout: ``method.adapter.dropout``.
-        targets: Names of the adapted modules.
-        model_type: transformers' name of the model's family.
-    """
+    """Whether the adapter drops inputs: adapters of fused experts know no dropout."""
     return float(dropout) > 0 and not reaches_experts(model_type, targets)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """The largest micro batch of a run.
+    """The largest micro batch of a run: examples, longest and all tokens.
 
-    Attributes:
-        rows: Examples.
-        longest: Tokens of the longest.
-        tokens: Tokens in all; padding included unless the batch is padding-free.
+    All tokens include padding unless the batch is padding-free.
     """
 
     rows: int

@@ -1,11 +1,8 @@
-"""How long a run takes and what it costs: an estimate from floating-point operations.
+"""Estimates time and cost of a run from floating-point operations.
 
-Peaks are the vendors' dense bfloat16 figures. The share of them that training reaches is an
-assumption, stated with the result: :data:`EFFICIENCY` for forward passes that fill the device, less
-for short ones. A measurement beats it: ``tokens_per_second`` of a first run.
-
-An answer is generated token by token: each waits for the launches of all layers, or for the weights
-to be read from memory, whichever takes longer.
+Peaks are the vendors' dense bfloat16 figures. :data:`EFFICIENCY`, the share that training reaches,
+is an assumption, stated with the result; a measured ``tokens_per_second`` replaces it. A generated
+token waits for the launches of all layers, or for the weights, whichever is slower.
 """
 
 from __future__ import annotations
@@ -25,7 +22,7 @@ EFFICIENCY = 0.35
 HALF_FULL_TOKENS = 1024
 """Tokens of a forward pass at which half of that is reached: below, launches take over."""
 SHARDING = 0.8
-"""What is left when weights are fetched from other GPUs in every pass."""
+"""The remaining speed when every pass fetches weights from other GPUs."""
 CPU_CORE_FLOPS = {2: 9e10, 4: 5e10}
 """Per core by bytes of a value; SmolLM2-135M was measured at 323 and 200 tokens/s on two."""
 CPU_BANDWIDTH = 1e10
@@ -40,10 +37,10 @@ class GPU:
     """A kind of GPU.
 
     Attributes:
-        name: As people say it.
+        name: For people.
         memory: Bytes that its driver shows.
         flops: Dense bfloat16 peak per second.
-        bandwidth: Bytes that it reads from its memory per second, at its peak.
+        bandwidth: Peak bytes read from its memory per second.
         bfloat16: Computes in bfloat16.
     """
 
@@ -77,11 +74,9 @@ _SHARED = frozenset(("mig", "shared"))
 
 
 def find_gpu(words: str) -> GPU | None:
-    """Return the GPU that a name means; None if it is none that we know, or only part of one.
+    """Return the GPU of a name, or None if it is unknown or a part of one.
 
-    Args:
-        words: A kind of ours in any case, or what a driver or a cluster's node label says, such
-            as ``RTX 4090``, ``NVIDIA-A100-SXM4-80GB`` or ``nvidia-tesla-t4``.
+    A name is ours in any case, or a driver's or node label's, such as ``nvidia-tesla-t4``.
     """
     parts = frozenset(re.split(r"[^a-z0-9]+", words.lower()))
     if parts & _SHARED:
@@ -101,8 +96,8 @@ def find_gpu(words: str) -> GPU | None:
 def flops_per_token(model: Architecture, setup: Setup, mean_tokens: float) -> float:
     """Floating-point operations of one token's forward and backward pass.
 
-    An adapter needs no gradient of frozen weights: 4 per weight instead of 6. Recomputation adds a
-    forward pass. Causal attention adds 6 x layers x length x width.
+    4 per weight for an adapter, else 6; recomputation adds a forward pass, causal attention 6 x
+    layers x length x width.
     """
     per_weight = (6 if setup.is_full else 4) + (2 if setup.checkpointing else 0)
     attention = 6 * model.num_layers * mean_tokens * model.query_width
@@ -120,12 +115,7 @@ def tokens_per_second(
 ) -> float:
     """Estimate trained tokens per second over all ranks.
 
-    Args:
-        model: The base model.
-        setup: How it is trained.
-        peak_flops: Of one rank's device.
-        mean_tokens: Mean length of an example.
-        tokens_per_pass: Tokens of one rank's forward pass.
+    ``peak_flops`` is of one rank's device; ``tokens_per_pass`` of one rank's forward pass.
     """
     share = 1.0
     if setup.use_gpu:
@@ -156,10 +146,10 @@ def answering_seconds(
     Args:
         model: The base model.
         setup: How it was trained, and is loaded.
-        flops: What the worker computes per second when it has enough to do.
-        bandwidth: Bytes that it reads from memory per second.
-        num_questions: Questions that it answers.
-        rows: Questions that it answers together.
+        flops: The worker's peak per second.
+        bandwidth: Bytes read from memory per second.
+        num_questions: Its questions.
+        rows: Questions answered together.
         prompt_tokens: Mean length of a question.
         answer_tokens: Length of the longest answer of a batch.
     """
