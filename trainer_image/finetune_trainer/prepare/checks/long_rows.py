@@ -64,6 +64,6 @@ class LongRows:
             f"{max_sequence_length}, so their answer or a part of it would be cut away: {shown}"
             f"{more}. Set it to {self.longest} to train on all rows whole ({most_need} is enough "
             "for 95 % of each side), or set dataset.onTooLong to Drop to leave those rows out, or "
-            "to Truncate to train on what is left of them",
+            "to Truncate to train on their beginnings",
             [place_row(row.file, row.line, "TooLong").to_wire() for row in self.first],
         )

@@ -84,7 +84,7 @@ def find_no_header(names: Sequence[str], rows: Iterable[TableRow | RowError]) ->
         if name and name in column:
             return f"the value in column {index + 1} occurs again below it"
         if _NUMBER.fullmatch(name) and column and all(map(_NUMBER.fullmatch, column)):
-            return f"column {index + 1} holds nothing but numbers"
+            return f"column {index + 1} holds only numbers"
         if len(name) > MAX_NAME_CHARACTERS:
             return f"column {index + 1} has a text of {len(name)} characters"
     if all(len(name.split()) >= _NUM_WORDS_OF_TEXT for name in names):
