@@ -53,14 +53,14 @@ class Tracker(ABC):
 
     @abstractmethod
     def send_points(self, points: Sequence[Point]) -> None:
-        """Tell the next values of the curve."""
+        """Send the next values of the curve."""
 
     @abstractmethod
     def close(self, status: RunStatus) -> None:
-        """Say how the stage ended and have everything arrive; nothing is told afterwards."""
+        """Send the end of the stage, and everything before it; no call may follow."""
 
     def stop(self) -> None:
-        """Let go of what is held. From any thread, also while a call hangs."""
+        """Release all resources; from any thread, also while a call hangs."""
         return
 
     def pause(self, running_seconds: float) -> float:

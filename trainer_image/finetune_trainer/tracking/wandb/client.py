@@ -31,7 +31,7 @@ class Client:
         self._first_step = 0
 
     def open(self, message: dict[str, Any]) -> Answer:
-        """Begin the run or go on with it. Nothing is collected but what is told."""
+        """Begin or resume the run. Only the sent values are collected."""
         import wandb
 
         settings = wandb.Settings(
