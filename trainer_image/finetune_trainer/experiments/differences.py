@@ -51,8 +51,7 @@ _OF_OTHER_ROWS: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("loss", "perplexity"), ("method.loss", "model.uri", "model.chatTemplate")),
     "bitsPerByte": ("method.loss",),
 }
-"""What decides which tokens a likelihood is of, where they cannot be counted question by
-question."""
+"""Settings that choose a likelihood's tokens; compared where questions have no token counts."""
 
 Verdict = Literal["Real", "WithinNoise", "NotJudged"]
 

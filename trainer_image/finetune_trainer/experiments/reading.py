@@ -94,7 +94,7 @@ def read_run(
 
 
 def _validation(documents: Documents) -> Points:
-    """Return the validation losses: of the record, of the log, else the one that is told."""
+    """Return the validation losses: of the record, of the log, else of the status."""
     curve = (documents.record or {}).get("curve")
     if curve:
         return _points(curve["validation"])

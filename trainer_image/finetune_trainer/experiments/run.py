@@ -97,9 +97,9 @@ class Run:
         step: The step whose weights were kept.
         last_step: The last one that was trained.
         planned_steps: Steps without early stopping.
-        effort: What it took.
+        effort: Its tokens, time and cost.
         version: Published version.
-        notes: What is to be known of how it was read.
+        notes: How it was read.
     """
 
     name: str
