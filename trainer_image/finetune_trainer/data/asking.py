@@ -13,10 +13,8 @@ from finetune_trainer.data.rows import prompt_of
 def most_asked(evaluation: Evaluation, chosen: int | None = None) -> int:
     """Return how many held-out questions are asked at most.
 
-    Args:
-        evaluation: The job's ``spec.evaluation``.
-        chosen: What ``prepare`` has chosen where the job leaves it to it; without a data set the
-            field's default stands in.
+    ``chosen`` is the choice of ``prepare``, where the job leaves it open; the field's default
+    replaces None.
     """
     if isinstance(evaluation.max_samples, int):
         return evaluation.max_samples
@@ -31,10 +29,7 @@ def question_of(row: dict[str, Any]) -> str:
 def draw_questions(number: int, *, most: int, seed: int) -> list[int]:
     """Return the numbers of the questions that are asked, ascending.
 
-    Args:
-        number: How many there are, in the order of their first rows.
-        most: How many are asked at most.
-        seed: ``dataset.split.seed``.
+    ``most`` of ``number`` questions are drawn with the seed ``dataset.split.seed``.
     """
     if number <= most:
         return list(range(number))
@@ -44,10 +39,6 @@ def draw_questions(number: int, *, most: int, seed: int) -> list[int]:
 def order_questions(number: int, *, seed: int) -> list[int]:
     """Return the numbers of all questions in the order in which they are drawn.
 
-    Whoever asks more asks those that few are, and others.
-
-    Args:
-        number: How many there are, in the order of their first rows.
-        seed: ``dataset.split.seed``.
+    A larger draw contains every smaller one.
     """
     return random.Random(seed).sample(range(number), number)  # noqa: S311 - no secret

@@ -1,7 +1,6 @@
-"""What differs between two data sets: rows added, removed and changed, labels and lengths. Pure.
+"""Compares two data sets: rows added, removed and changed, labels and lengths. Pure.
 
-A row is compared without its metadata: where it comes from does not matter. Of each only two
-digests and its place are kept, so large data sets can be compared.
+Metadata does not count. Memory holds two digests and the place of each row.
 """
 
 from __future__ import annotations
@@ -31,11 +30,11 @@ class Place:
 
 @dataclass(kw_only=True, slots=True)
 class Contents:
-    """The rows of one data set, as they are compared.
+    """The compared content of one data set.
 
     Attributes:
-        rows: Digest of the row, then digest of its prompt, side and place, of each row.
-        labels: How often each answer occurs that may be a label.
+        rows: Digest, prompt digest, side and place of each row.
+        labels: Count of each answer that may be a label.
         num_words: Words of all rows.
     """
 
@@ -44,13 +43,9 @@ class Contents:
     num_words: int = 0
 
     def add(self, row: Mapping[str, Any], *, side: str, place: Place, label: str | None) -> None:
-        """Take in one row.
+        """Add one canonical row; ``label`` is its answer if that may be a label.
 
-        Args:
-            row: A canonical row.
-            side: Its side; empty where there is no division.
-            place: Where it comes from.
-            label: Its answer, if that may be a label.
+        An undivided data set has an empty ``side``.
         """
         bare = {key: value for key, value in row.items() if key not in _OWN}
         self.rows.append((_digest(bare), _digest(prompt_of(bare)), side, place))
@@ -61,18 +56,18 @@ class Contents:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """What differs.
+    """The differences.
 
     Attributes:
-        num_before: Rows of the one.
-        num_after: Rows of the other.
-        num_added: Rows that only the other has.
-        num_removed: Rows that only the one has.
+        num_before: Rows of the first.
+        num_after: Rows of the second.
+        num_added: Rows that only the second has.
+        num_removed: Rows that only the first has.
         num_changed: Rows with the same prompt and another answer; not among the two above.
         num_moved: Rows on another side, where both are divided.
-        added: The first of these, by place in the other.
-        removed: The first of these, by place in the one.
-        changed: The first of these: place in the one and in the other.
+        added: Places of the first added rows.
+        removed: Places of the first removed rows.
+        changed: Pairs of places of the first changed rows.
         labels: Of each label whose share differs: rows before and after.
         words: Mean words of a row before and after.
     """
@@ -150,9 +145,9 @@ _Row = tuple[bytes, bytes, str, Place]
 
 
 def _match(before: Contents, after: Contents) -> tuple[list[_Row], list[_Row], int]:
-    """Return the rows of each without a match, and how many matched ones are on another side.
+    """Return the unmatched rows of each, and the number of matches on another side.
 
-    Rows on the same side are matched first, so that a repeated row does not seem to move.
+    Rows on the same side match first.
     """
     gone, come = _pair(before.rows, after.rows, with_side=True)
     num_unpaired = len(gone)
@@ -185,7 +180,6 @@ def _pair(
 
 
 def _shifted(before: Counter[str], after: Counter[str]) -> dict[str, tuple[int, int]]:
-    """Return the labels whose counts differ, the largest shift of share first."""
     totals = before.total() or 1, after.total() or 1
 
     def shift(label: str) -> float:

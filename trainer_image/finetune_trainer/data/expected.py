@@ -17,12 +17,9 @@ LABEL_TOKENS = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Questions:
-    """What a model is asked.
+    """The questions that a model answers.
 
-    Attributes:
-        number: How many questions.
-        prompt_tokens: Their mean length.
-        answer_tokens: About the longest answer of a batch; 0 where nothing is answered.
+    ``answer_tokens`` is about the longest answer of a batch; 0 without answers.
     """
 
     number: int
@@ -40,13 +37,9 @@ def expect_held_out(
     chosen: int | None = None,
     may_reason: bool = False,
 ) -> Questions:
-    """Return what is asked of the held-out side; how long its answers are is guessed.
+    """Return the questions of the held-out side; the length of answers is estimated.
 
-    Args:
-        job: The effective job.
-        report: Its data set's.
-        chosen: How many questions ``prepare`` chose, where the job leaves it to it.
-        may_reason: Reasoning may come before the answers.
+    ``chosen`` is the number that ``prepare`` chose, where the job leaves it open.
     """
     most = most_asked(job.spec.evaluation, chosen)
     number = min(most, report.rows.test)
@@ -56,10 +49,7 @@ def expect_held_out(
 def expect_validation(
     job: ResolvedJob, report: DatasetReport, *, may_reason: bool = False
 ) -> Questions:
-    """Return what is asked of the validation side, once the model is trained.
-
-    Arguments as for :func:`expect_held_out`.
-    """
+    """Return the questions of the validation side; arguments as in :func:`expect_held_out`."""
     scoring = job.spec.evaluation.validation
     if scoring is None:
         return NOTHING_ASKED

@@ -14,16 +14,12 @@ MAX_CHARACTERS = 2000
 
 
 def fetch_texts(uri: str, access: StorageAccess, *, seed: int) -> list[str]:
-    """Return the texts of ``evaluation.forgetting.texts``: lines of JSON with a field ``text``.
+    """Return the texts of ``evaluation.forgetting.texts``: JSON Lines with a field ``text``.
 
-    Args:
-        uri: The file.
-        access: How storage is reached with the output's credentials.
-        seed: Draws :data:`MAX_TEXTS` where there are more.
+    ``seed`` draws :data:`MAX_TEXTS` where there are more.
 
     Raises:
-        UserError: ``GeneralTextsNotFound``, ``GeneralTextsUnusable``: the file is not there, or a
-            line has no text; the message names the line.
+        UserError: ``GeneralTextsNotFound``, ``GeneralTextsUnusable``; the message names the line.
         StorageError: Storage failed.
     """
     name = f"evaluation.forgetting.texts {uri}"

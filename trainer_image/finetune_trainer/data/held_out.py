@@ -23,7 +23,7 @@ class HeldOut:
     """One held-out question.
 
     Attributes:
-        group: What keeps questions together: those of one group are not independent.
+        group: Group of dependent questions.
         gates: Names of the gates whose slice it belongs to.
         label: Digest of its first answer, where that may be a label.
         has_prompt: Whether models answer it; plain text is scored by its loss alone.
@@ -44,12 +44,12 @@ class HeldOutSide:
     """The held-out side of a prepared data set, read once.
 
     Attributes:
-        questions: The questions, as the evaluation gathers them, in the order of their first row.
+        questions: The questions, in the order of their first row.
         order: Their places in the order in which they are drawn.
-        sources: The files that rows came from, in the order of their first row.
+        sources: The files of the rows, in the order of their first row.
         has_several: Whether some question has several rows.
-        num_rows: The rows behind all of it.
-        num_unwanted: Those of them that are answers which nobody wants, and so no references.
+        num_rows: All rows.
+        num_unwanted: Rows with an unwanted answer, which is no reference.
     """
 
     questions: Sequence[HeldOut]
@@ -91,7 +91,7 @@ def has_prompt(question: HeldOut) -> bool:
 def counts_for(goal: Goal | None) -> IsSeen:
     """Return which held-out questions count for ``evaluation.minPrompts``.
 
-    Those that the goal's metric scores: plain text has nothing but a loss. Without a goal all do.
+    The goal's metric must score them, and it does not score plain text; without a goal all count.
     """
     takes_all = goal is None or goal.metric in LOWER_IS_BETTER
 
@@ -108,13 +108,7 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_side(folder: Path, gates: Sequence[Gate], *, seed: int) -> HeldOutSide:
-    """Return the held-out side of a prepared data set.
-
-    Args:
-        folder: The prepared data set.
-        gates: The job's gates.
-        seed: ``dataset.split.seed``.
-    """
+    """Return the held-out side of a prepared data set; ``seed`` is ``dataset.split.seed``."""
     return gather_side(read_rows(folder), gates, seed=seed)
 
 

@@ -14,12 +14,9 @@ KEY_NAME = "OPENAI_API_KEY"
 def read_judge_key(
     judge: Judge, access: StorageAccess, environment: Mapping[str, str]
 ) -> str | None:
-    """Return the key that is sent to the judge; None where the job names no Secret.
+    """Return the key for the judge; None where the job names no Secret.
 
-    Args:
-        judge: The job's ``spec.evaluation.judge``.
-        access: Reads its Secret; on one machine nothing is mounted.
-        environment: Environment variables, which take the Secret's place there.
+    On one machine an environment variable replaces the Secret.
 
     Raises:
         UserError: ``CredentialsMissing``.

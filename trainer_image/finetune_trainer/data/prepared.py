@@ -33,13 +33,13 @@ class Prepared:
     """A prepared data set, fetched and verified.
 
     Attributes:
-        rows: Rows of the sides asked for, in their order. Each holds ``messages``, or ``prompt``
-            and ``completion``, or ``text``; and ``metadata`` (source, line, group).
+        rows: Rows of the requested sides, in their order: ``messages``, or ``prompt`` and
+            ``completion``, or ``text``; and ``metadata`` (source, line, group).
         digest: The data set's version.
         uri: Its folder in storage.
         report: Its report.
         folder: Its local copy.
-        questions: How many held-out questions the run asks; None where its job says it itself.
+        questions: Number of held-out questions; None where the job sets it.
     """
 
     rows: Mapping[Side, list[dict[str, Any]]]
@@ -85,13 +85,13 @@ def read_prepared(
         output: Storage rooted at the job's output.
         job: The effective job.
         work_dir: The run's scratch folder on this node.
-        sides: Whose rows are loaded; they fill memory.
-        fetched: Whose rows are fetched and not loaded.
-        approved: Digest of the only data set that may be read; None for whichever is the run's.
+        sides: Sides whose rows are loaded; they fill memory.
+        fetched: Sides whose rows are only fetched.
+        approved: Digest of the only permitted data set; None for any.
 
     Raises:
         UserError: ``DatasetNotPrepared``: this run has no data set yet. ``DatasetNotApproved``: it
-            is another one than was approved.
+            is not the approved one.
         StorageError: The data set is incomplete, changed, or cannot be read.
     """
     left_out = {f"{side}.jsonl" for side in Side if side not in (*sides, *fetched)}
@@ -104,15 +104,10 @@ def read_prepared(
 def read_tokens(
     output: ObjectStore, job: ResolvedJob, work_dir: Path, *, approved: str | None = None
 ) -> Prepared:
-    """Fetch the tokens of the run's data set and make them ready for the ranks to map.
+    """Fetch the tokens of the run's data set for the ranks to map.
 
-    The rows stay where they are: neither this process nor the ranks look at them. Only for
-    preferences, which the ranks encode, they are fetched. Arguments as for :func:`read_prepared`.
-
-    Raises:
-        UserError: ``DatasetNotPrepared``: this run has no data set yet. ``DatasetNotApproved``: it
-            is another one than was approved.
-        StorageError: The data set is incomplete, changed, or cannot be read.
+    Rows are fetched only for preferences, which the ranks encode. Arguments and errors as for
+    :func:`read_prepared`.
     """
     if job.spec.method.objective != "SFT":
         return read_prepared(
@@ -126,12 +121,9 @@ def read_tokens(
 
 
 def require_approved(digest: str, approved: str | None, what: str) -> None:
-    """Refuse what does not rest on the data set that somebody has approved.
+    """Refuse another data set than the approved one.
 
-    Args:
-        digest: Digest of the data set it rests on.
-        approved: Digest that was approved; None where nobody has to.
-        what: What it is, for the message.
+    ``what`` depends on ``digest``; ``approved`` is None without an approval.
 
     Raises:
         UserError: ``DatasetNotApproved``.
@@ -153,14 +145,9 @@ def fetch_prepared(
     *,
     left_out: Container[str] = (),
 ) -> tuple[Path, Manifest, DatasetReport]:
-    """Fetch a data set by its digest, verified; what is there already is not fetched again.
+    """Fetch and verify a data set by its digest; present files are not fetched again.
 
-    Args:
-        output: Storage rooted at the job's output.
-        job: The effective job.
-        work_dir: The run's scratch folder on this node.
-        digest: Version of the data set.
-        left_out: Files that are not needed.
+    ``left_out`` are files that are not needed.
 
     Raises:
         StorageError: The folder is incomplete, changed, or holds no readable report.
@@ -189,7 +176,6 @@ def _fetch_pinned(
     left_out: Container[str],
     approved: str | None,
 ) -> Prepared:
-    """Fetch the data set that the run points at, without rows."""
     pointer = _read_pointer(output, job)
     if job.spec.evaluation.max_samples == "auto" and pointer.questions is None:
         raise UserError(

@@ -1,9 +1,7 @@
-"""``report.json`` of a prepared data set and the pointer that a run keeps to it.
+"""``report.json`` of a prepared data set and the run's pointer to it.
 
-Both are read back by later stages and by people, so their shape is a contract: camelCase, unknown
-fields refused. A field that is added has a default: a run may go on with the report of an earlier
-version. The report holds nothing that differs between two runs over the same input: no times, no
-paths of this machine.
+The shape is a contract: camelCase, unknown fields refused, a default for every added field. The
+report holds no times and no paths, so equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -190,7 +188,7 @@ class DatasetReport(APIModel):
     split: SplitReport
     max_sequence_length: int
     remedies: list[str] = Field(default_factory=list)
-    """What was done so that the model's chat template is learned as it is asked."""
+    """Changes so that the chat template is trained as it is used for inference."""
     tokens: dict[str, dict[str, TokenReport]]
     """By tokenizer (the model and its revision), then by side."""
     trained: dict[str, TrainedReport] = Field(default_factory=dict)
@@ -210,10 +208,7 @@ class DatasetReport(APIModel):
 
 
 def tokenizer_name(model: Model) -> str:
-    """Return the name under which the report keeps the token counts of a model.
-
-    Of a folder it is the last part alone: where it lies is nobody's business.
-    """
+    """Return the report's name for a model's token counts: of a folder the last part."""
     uri = model.uri
     if uri.startswith("file:"):
         uri = uri.rstrip("/").rpartition("/")[2]

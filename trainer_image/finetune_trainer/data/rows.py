@@ -35,12 +35,9 @@ class Side(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RawRow:
-    """A row as its file holds it.
+    """A row of a file.
 
-    Attributes:
-        line: Line the row starts on, from 1, in JSONL and CSV; position of the row, from 1, in JSON
-            and Parquet, which have no lines.
-        fields: The row's values by name.
+    ``line`` counts from 1: the first line in JSONL and CSV, else the position.
     """
 
     line: int
@@ -55,8 +52,8 @@ class RowError:
         file: File as the user knows it.
         line: As in :class:`RawRow`.
         reason: CamelCase cause, stable; rows are totalled by it.
-        message: What is wrong with this row and, where it is not obvious, what is expected.
-        snippet: Start of the row: :data:`QUOTED_CHARACTERS` until personal data is sought in it,
+        message: The fault and, where it is not obvious, the remedy.
+        snippet: Start of the row: :data:`QUOTED_CHARACTERS` before the search for personal data,
             then at most :data:`SNIPPET_CHARACTERS`.
     """
 
@@ -72,12 +69,7 @@ class RowError:
 
 @dataclass(kw_only=True, slots=True)
 class RowErrors:
-    """Rows that cannot be used: all counted, the first :data:`NUM_ERRORS_KEPT` kept.
-
-    Attributes:
-        first: The first of them, in the order of sources, files and lines.
-        by_reason: How many there are of each reason.
-    """
+    """Unusable rows: all counted by reason, the first :data:`NUM_ERRORS_KEPT` kept in order."""
 
     first: list[RowError] = field(default_factory=list)
     by_reason: Counter[str] = field(default_factory=Counter)
@@ -120,16 +112,16 @@ class Example:
         row: One of ``{"messages": [...]}``, ``{"prompt": ..., "completion": ...}`` (both message
             lists, or both strings for models without a chat template) and ``{"text": ...}``. A
             message has ``role`` and ``content``, and ``weight`` 0 if it is an answer that is not
-            learned. Of a preference the ``completion`` is the wanted answer and ``rejected`` the
-            other one; or ``label`` tells whether the ``completion`` is wanted.
-        file: File the row came from.
+            learned. Of a preference the ``completion`` is wanted and ``rejected`` is not; or
+            ``label`` says whether the ``completion`` is wanted.
+        file: Its file.
         line: As in :class:`RawRow`.
-        side: The side its source is bound to, or None when the split decides.
-        group: Digest of what keeps rows together: equal groups never lie on two sides.
+        side: The side of its source, or None when the split decides.
+        group: Group digest: equal groups never lie on two sides.
         content: Digest of ``row``; equal for identical rows.
-        time: When it arose, in microseconds since 1970; None where that is not asked.
-        personal: Kinds of personal data that were found in it, one bit each.
-        slices: Names of the user's columns for slices, and digests of its values in them.
+        time: Microseconds since 1970; None where not needed.
+        personal: Kinds of personal data in it, one bit each.
+        slices: The user's columns for slices, and digests of their values.
     """
 
     row: dict[str, Any]
@@ -153,11 +145,9 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RowFile:
-    """One side of a prepared data set on disk, read row by row and never held whole.
+    """One side of a prepared data set on disk, read row by row.
 
-    Attributes:
-        path: A file of JSON lines as :meth:`Example.to_json` writes them.
-        num_rows: Its lines.
+    ``path`` is a file of JSON lines.
     """
 
     path: Path
@@ -200,14 +190,8 @@ def make_example(
 ) -> Example:
     """Wrap a canonical row and derive its digests.
 
-    Args:
-        row: The canonical row.
-        file: File it came from.
-        line: Line or position in that file.
-        side: Side of its source, or None.
-        group_value: Value of the user's group column; None groups rows by identical prompt.
-        time: When it arose, in microseconds since 1970.
-        slices: As in :class:`Example`.
+    ``group_value`` None groups rows by identical prompt. The other arguments are as in
+    :class:`Example`.
 
     Raises:
         BadRow: The row holds bytes that were not UTF-8, or half of a surrogate pair.
@@ -246,8 +230,7 @@ def replace_group(line: bytes, group: str) -> bytes:
 def replace_row(example: Example, row: dict[str, Any]) -> Example:
     """Return the example with another row in its place, its digests derived anew.
 
-    Rows that the user's group column keeps together stay together; a group by equal prompt follows
-    the new prompt.
+    The user's group stays; a group by equal prompt follows the new prompt.
 
     Raises:
         BadRow: As :func:`make_example`.
@@ -258,13 +241,7 @@ def replace_row(example: Example, row: dict[str, Any]) -> Example:
 
 
 def refuse_row(example: Example, reason: str, message: str) -> RowError:
-    """Return why a row that could be read cannot be used, with its place.
-
-    Args:
-        example: The row.
-        reason: CamelCase cause, stable.
-        message: What is wrong and what is expected; must not quote the row.
-    """
+    """Return the error of a readable row that cannot be used; ``message`` must not quote it."""
     return RowError(
         file=example.file,
         line=example.line,

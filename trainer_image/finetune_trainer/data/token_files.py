@@ -1,8 +1,7 @@
-"""Token ids and labels of a side: found once in ``prepare``, memory-mapped by every rank.
+"""Token ids and labels of a side: computed in ``prepare``, memory-mapped by every rank.
 
-A prepared data set keeps them compressed, as ``<side>.tokens.parquet``. Each node turns that into
-``<side>.arrow``, which its ranks map into their memory: the pages are the kernel's, shared by all
-ranks and dropped when memory is short.
+A prepared data set keeps them as ``<side>.tokens.parquet``. Each node converts that into
+``<side>.arrow``, whose pages all ranks share.
 """
 
 from __future__ import annotations
@@ -29,12 +28,9 @@ BATCH_TOKENS = 4_000_000
 
 @dataclass(kw_only=True, slots=True)
 class PackedTokens:
-    """Examples as processes hand them on: their tokens one after the other.
+    """Joined tokens of several examples, truncated, for another process.
 
-    Attributes:
-        input_ids: Tokens of all examples, truncated.
-        labels: As many; -100 where the loss does not count.
-        lengths: Tokens of each example.
+    ``labels`` are -100 where the loss does not count; ``lengths`` are of each example.
     """
 
     input_ids: array[int] = field(default_factory=lambda: array("i"))
@@ -53,13 +49,9 @@ class PackedTokens:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenTotals:
-    """What training works with, after truncation.
+    """Totals of training examples, after truncation.
 
-    Attributes:
-        num_examples: Examples with something to learn.
-        num_tokens: Sum over them.
-        longest: Longest of them; 0 without examples.
-        squares: Sum of the squares of their lengths.
+    ``longest`` is 0 without examples; ``squares`` sums the squares of their lengths.
     """
 
     num_examples: int
@@ -168,12 +160,7 @@ class TokenFiles:
 
 
 def map_tokens(folder: Path, side: Side) -> Path:
-    """Write a side's tokens so that ranks can map them; what is there already is taken.
-
-    Args:
-        folder: The local copy of the prepared data set.
-        side: One of :data:`TRAINED_SIDES`.
-    """
+    """Write a side's tokens for the ranks to map, unless the file exists."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,4 +1,4 @@
-"""What a label is, and when two are the same, for all that compare answers."""
+"""Labels, and when two of them are equal."""
 
 from __future__ import annotations
 
@@ -22,11 +22,9 @@ _FULL_STOPS = ".。．｡।॥۔።។။"  # noqa: RUF001
 
 
 def normalize_label(text: str) -> str:
-    """Bring a label into comparable form.
+    """Normalise a label for comparison: case, white space and a final full stop do not count.
 
-    Case, white space and a final full stop count for nothing, nor does whether a letter and its
-    marks are one character or several: some tokenizers compose them, so that no answer could equal
-    a label that is written otherwise.
+    Letters and their marks are composed, as some tokenizers do.
     """
     line = " ".join(unicodedata.normalize("NFC", text).casefold().split())
     return unicodedata.normalize("NFC", line.rstrip(_FULL_STOPS).strip())

@@ -11,13 +11,8 @@ from finetune_trainer.storage import ObjectNotFound, StorageAccess, open_store
 def fetch_schema(evaluation: Evaluation, access: StorageAccess) -> str | None:
     """Return the text of ``evaluation.jsonSchema``, or None if the job has none.
 
-    Args:
-        evaluation: The job's ``spec.evaluation``.
-        access: How storage is reached with the output's credentials.
-
     Raises:
-        UserError: ``JsonSchemaNotFound``, ``JsonSchemaUnusable``: the file is not there, or is no
-            JSON Schema; the message names the place in it.
+        UserError: ``JsonSchemaNotFound``, ``JsonSchemaUnusable``; the message names the place.
         StorageError: Storage failed.
     """
     given = evaluation.json_schema

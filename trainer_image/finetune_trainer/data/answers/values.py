@@ -34,11 +34,8 @@ _SIGNS = str.maketrans({"\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": "
 def read_json_value(text: str, *, decimals: bool = True) -> Any:
     """Return the JSON value of a text that is JSON from end to end, else :data:`ABSENT`.
 
-    Args:
-        text: The text; NaN and Infinity, which Python would take, are no JSON.
-        decimals: Read all numbers as :class:`~decimal.Decimal`, which equal by value.
-
-    Source: RFC 8259.
+    NaN and Infinity are no JSON. ``decimals`` reads numbers as :class:`~decimal.Decimal`, which
+    equal by value. Source: RFC 8259.
     """
     number: dict[str, Any] = {"parse_float": Decimal, "parse_int": Decimal} if decimals else {}
     try:
@@ -60,13 +57,11 @@ def _refuse(name: str) -> Any:
 def read_number(text: str) -> Decimal | None:
     """Return the last number of a text, or None.
 
-    Thousands may be parted by commas, points, apostrophes or narrow spaces, and by commas alone
-    also as in India (``12,34,567``) and by ten thousands (``1,2345,6789``, two commas at least); of
-    two kinds of marks the last one is the decimal mark. A lone point is a decimal mark, and a lone
-    comma before three digits and behind one to three parts thousands. What fits none of this, as
-    ``12,34,56``, a list without blanks ``1,2,3``, a date or a version ``1.2.3``, holds no number.
-    The sign of a currency may stand between a number and its sign. Digits may be those of any
-    script.
+    Thousands are separated by commas, points, apostrophes or narrow spaces; by commas alone also as
+    in India (``12,34,567``) or by ten thousands (``1,2345,6789``). Of two kinds of marks the last
+    is the decimal mark. A lone point is a decimal mark; a lone comma between one to three and three
+    digits separates thousands. Other forms, as ``1,2,3``, a date or ``1.2.3``, hold no number. A
+    currency sign may stand between a number and its sign. Digits may be of any script.
     """
     found = list(_NUMBER.finditer(_plain(text)))
     if not found:
