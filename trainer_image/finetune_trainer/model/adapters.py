@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 ALL_LINEAR = "all-linear"
 STATE_SPACE_TYPES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 FUSED_IN_STATE_SPACE = ("conv1d", "out_proj")
-"""Model types, and their modules that PEFT refuses to adapt: their kernels read the weights past
-the modules' forward, so an adapter would do nothing. Source: ``_check_lora_target_modules_mamba``
-of PEFT 0.21."""
+"""Model types, and their modules that PEFT refuses to adapt: their kernels bypass an adapter.
+Source: ``_check_lora_target_modules_mamba`` of PEFT 0.21."""
 
 
 def linear_module_names(model: nn.Module) -> dict[str, int]:
@@ -38,7 +37,7 @@ def check_target_modules(adapter: Adapter, model: nn.Module) -> None:
     """Refuse targets that match nothing.
 
     Raises:
-        UserError: A name in ``targetModules`` matches no module; the message lists those there are.
+        UserError: Names the ``targetModules`` without a match; lists the modules there are.
     """
     if adapter.type == "Full" or adapter.target_modules == [ALL_LINEAR]:
         return
@@ -138,19 +137,18 @@ def adapts_experts(adapter: Adapter, model: nn.Module) -> bool:
 
 
 def decide_dropout(adapter: Adapter, model: nn.Module) -> float:
-    """Return the dropout on the adapter's input: the asked one, or 0 where PEFT cannot apply it.
+    """Return the dropout on the adapter's input, or 0 where PEFT cannot apply it.
 
-    PEFT adapts fused experts by adding the update to their weights, so there is no input of the
-    update to drop from, and it refuses any other value than 0 (``ParamWrapper``).
+    Fused experts have no such input (``ParamWrapper``).
     """
     return 0.0 if adapts_experts(adapter, model) else float(adapter.dropout)
 
 
 def _name_saved(adapter: Adapter, model: nn.Module) -> list[str]:
-    """Return the whole modules by names that PEFT takes for no other module.
+    """Return names of whole modules that PEFT takes for no other module.
 
-    PEFT takes every module whose name ends so, in the middle of a word too: ``norm`` would train
-    ``input_layernorm`` and ``q_norm`` as well. Where it would, the modules' full names are given.
+    PEFT matches ends of names: ``norm`` would train ``input_layernorm`` too. Then full names are
+    given.
     """
     names = [name for name, _ in model.named_modules()]
     found: set[str] = set()
@@ -187,11 +185,10 @@ def build_lora_config(adapter: Adapter, model: nn.Module) -> LoraConfig | None:
 
 
 def compute_updates_as_trained(model: nn.Module) -> None:
-    """Have LoRA's updates computed in the type of the weights that they are added to.
+    """Compute LoRA's updates in the type of the weights that they are added to, as training does.
 
-    PEFT loads them in float32, and converts the input of every layer for them. Training's autocast
-    multiplies them in bfloat16, and servers keep them in it. What else an adapter holds stays as it
-    is: DoRA's norms, modules of ``modulesToSave``, updates of 4-bit weights and of fused experts.
+    PEFT loads them in float32 and would convert every layer's input. DoRA's norms, modules of
+    ``modulesToSave``, and updates of 4-bit weights and fused experts keep their type.
     """
     from peft.tuners.lora import Linear
 

@@ -15,12 +15,9 @@ if TYPE_CHECKING:
 
 
 class AnswerReader:
-    """Reads answers of one tokenizer and one format of conversations.
+    """Reads answers of one tokenizer and one chat format.
 
-    Args:
-        tokenizer: The base model's tokenizer.
-        chat_format: How conversations are written.
-        mark: Tokens of ``chat_format.answer_after`` alone; empty where there is none.
+    ``mark`` are the tokens of ``chat_format.answer_after`` alone; empty without one.
     """
 
     def __init__(
@@ -40,24 +37,18 @@ class AnswerReader:
         return text
 
     def read(self, ids: Sequence[int]) -> str:
-        """Return the answer in what was generated or learned, as answers are compared.
+        """Return the answer in generated or learned text, composed and stripped.
 
-        Composed, and without white space at its ends. Reasoning and channel headers before the
-        answer are no part of it.
+        Reasoning and channel headers are no part of it.
         """
         kept = list(ids)
         text = self.decode(kept[self._find_end_of_mark(kept) :], skip_special_tokens=True)
         return compose(self._format.cut_to_answer(text)).strip()
 
     def read_generated(self, prompt: Sequence[int], ids: Sequence[int]) -> str | None:
-        """Return the answer in what was generated, as answers are compared.
+        """Return the answer in generated tokens; None where its reasoning has no end.
 
-        Args:
-            prompt: What generation was given.
-            ids: What it came to, ended or cut.
-
-        Returns:
-            The answer; None where its reasoning has no end.
+        ``prompt`` and ``ids`` are the input and output of generation.
         """
         return None if self._has_no_end(prompt, list(ids)) else self.read(ids)
 
@@ -68,10 +59,7 @@ class AnswerReader:
         return may_reason(self._format, self.decode(prompt))
 
     def count_before(self, ids: Sequence[int]) -> int:
-        """Return how many tokens stand before an answer that was generated or learned.
-
-        These are its reasoning and channel headers, with the mark behind them.
-        """
+        """Return the number of tokens before an answer: reasoning, channel headers and the mark."""
         kept, mark = list(ids), self._format.answer_after
         end = self._find_end_of_mark(kept)
         rest = kept[end:]
@@ -93,10 +81,9 @@ class AnswerReader:
         return not self._ends_as_call(ids)
 
     def _ends_as_call(self, ids: Sequence[int]) -> bool:
-        """Tell whether what was generated ended with a token that ends no answer.
+        """Whether generation ended with a token that ends no answer.
 
-        Where the mark is a header (gpt-oss), a tool's call is a message with another one, which
-        may stand behind reasoning.
+        With a header as mark (gpt-oss) a tool call is a message of its own.
         """
         if is_closed_by_tag(self._format):
             return False
@@ -115,9 +102,8 @@ class AnswerReader:
 
 
 def compose(text: str) -> str:
-    """Return a text with letters and their marks as one character, where there is one.
+    """Compose letters and their marks.
 
-    Some tokenizers do so to all that they read, so what a model says cannot be compared with a text
-    that is written otherwise. It changes no letter that a person sees.
+    Some tokenizers compose all text, so other text must be composed before a comparison.
     """
     return unicodedata.normalize("NFC", text)

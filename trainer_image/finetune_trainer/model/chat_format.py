@@ -1,11 +1,8 @@
-"""What the stages must know of a model's conversations beyond its tokenizer.
+"""The facts about a model's conversations beyond its tokenizer.
 
-Decided once, in ``prepare``, from the tokenizer, the model's generation configuration and the job,
-and written beside the data set. The template holds its arguments and its date: nobody who renders
-it has to pass any, so training, evaluation, ``chat`` and any server that is given the file write
-the same prompt.
-
-Everything is found by rendering: what does the template write before and after an answer?
+``prepare`` decides them once from tokenizer, generation configuration and job. The template
+contains its arguments and its date, so that training, evaluation, ``chat`` and every server write
+the same prompt. All facts are found by rendering.
 """
 
 from __future__ import annotations
@@ -45,11 +42,11 @@ class ChatFormat:
         template: Jinja text with arguments and date written into it; None for a base model.
         stop_ids: Tokens that generation stops at, ascending.
         end_id: Token put after an answer that the template ends with none of ``stop_ids``.
-        anchors: Control tokens that the template writes; text is tokenised alike on both sides.
-        answer_after: An answer is what follows the last of these in what was generated; empty when
-            all of it is the answer.
-        leaves_header: The template leaves the header of an answer's turn to the model:
-            ``answer_after`` is that header, and nobody reasons before it.
+        anchors: Control tokens of the template; text is tokenised alike on both sides.
+        answer_after: An answer follows the last of these; empty when all generated text is the
+            answer.
+        leaves_header: The model writes the header of an answer's turn: ``answer_after`` is that
+            header, and nobody reasons before it.
         uses_parts: The template reads contents as lists of parts and drops plain strings.
         knows_developer: The template has a role ``developer`` of its own.
         notes: Remedies taken, as sentences for the user.
@@ -144,7 +141,7 @@ def write_format(chat_format: ChatFormat, folder: Path) -> None:
 
 
 def read_format(folder: Path) -> ChatFormat:
-    """Read the format that was written into a folder.
+    """Read the format of a folder.
 
     Raises:
         UserError: ``ChatFormatMissing``: another version wrote the folder.
@@ -161,9 +158,9 @@ def read_format(folder: Path) -> ChatFormat:
 
 
 def read_generation_config(folder: Path) -> dict[str, Any]:
-    """Return a model folder's ``generation_config.json``, or what its ``config.json`` says.
+    """Return a model folder's ``generation_config.json``, or the same from ``config.json``.
 
-    Models from before there was the former keep their end tokens in the latter.
+    Older models keep their end tokens in the latter.
     """
     for name in ("generation_config.json", "config.json"):
         try:

@@ -21,10 +21,10 @@ def context_of(config: Mapping[str, Any]) -> int | None:
 
 
 def served_context(config: Mapping[str, Any]) -> int | None:
-    """Return the tokens that a vLLM server lets a model have; None if its ``config.json`` is mute.
+    """Return the model length of a vLLM server; None if ``config.json`` does not state it.
 
-    Where positions are stretched (RoPE scaling, of some kinds) these are more than it states.
-    Source: ``_get_and_verify_max_len`` in vllm/config/model.py of vLLM 0.32.
+    Stretched positions (some RoPE scaling) allow more. Source: ``_get_and_verify_max_len`` in
+    vllm/config/model.py of vLLM 0.32.
     """
     part = config.get("text_config") or config
     stated = part.get("model_max_length")
@@ -40,11 +40,9 @@ def served_context(config: Mapping[str, Any]) -> int | None:
 
 
 def evaluated_context(config: Mapping[str, Any], engine: str) -> int | None:
-    """Return the tokens that a model takes in an evaluation; None if nobody knows.
+    """Return the tokens that a model takes in an evaluation; None if unknown.
 
-    Args:
-        config: Its ``config.json``.
-        engine: ``spec.evaluation.engine``.
+    ``engine`` is ``spec.evaluation.engine``.
     """
     return served_context(config) if engine == "VLLM" else context_of(config)
 

@@ -1,10 +1,8 @@
-"""Turns prepared rows into token ids and the spans that are learned, for all stages alike.
+"""Turns prepared rows into token ids and learned spans, for all stages alike.
 
-What is trained is what generation sees: of every answer the prompt is rendered and tokenised as a
-server does it, and the answer follows up to the token that generation stops at. Answers whose
-prompts continue each other share one example. Where a template writes a past turn otherwise than
-generation left it (it drops the reasoning, ends it with another token, moves the system message),
-each answer becomes an example of its own: longer to train, and right on any server.
+Training sees the tokens of generation: the prompt is rendered and tokenised as a server does it,
+and the answer follows up to the stop token. Answers whose prompts continue each other share one
+example. Where a template rewrites past turns, each answer becomes an example of its own.
 """
 
 from __future__ import annotations
@@ -72,11 +70,11 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes rows with one tokenizer, one format of conversations and one loss rule.
+    """Encodes rows with one tokenizer, one chat format and one loss rule.
 
     Args:
         tokenizer: The base model's tokenizer.
-        chat_format: As ``prepare`` decided it; None decides it from the tokenizer alone.
+        chat_format: The format that ``prepare`` decided; None decides from the tokenizer.
         loss: ``Auto``, ``Completion``, ``Assistant`` or ``All`` as in ``spec.method.loss``.
         max_tokens: Longest example; the rest is cut from the end.
     """
@@ -127,8 +125,7 @@ class Encoder:
         """Encode one canonical row: ``text``, ``prompt`` and ``completion``, or ``messages``.
 
         Returns:
-            One example; several where the template writes past turns otherwise than generation
-            left them.
+            One example; several where the template rewrites past turns.
 
         Raises:
             DataError: The template does not write this row as it must be learned; see
@@ -167,9 +164,9 @@ class Encoder:
         return self._reader.read(ids)
 
     def read_answer(self, row: Mapping[str, Any]) -> str:
-        """Return the reference answer of a row: its last one, a tool call as the model writes it.
+        """Return the reference answer of a row: its last one, composed and stripped.
 
-        As answers are compared: composed, and without white space at its ends.
+        A tool call is written as the model writes it.
 
         Raises:
             DataError: As :meth:`encode_row`.
@@ -192,11 +189,7 @@ class Encoder:
         return len(self._continue(turn.prompt, turn.answer))
 
     def count_bytes(self, example: Encoded) -> int:
-        """Return the bytes in UTF-8 of the text that counts in the loss; control tokens are none.
-
-        Args:
-            example: An example of this encoder.
-        """
+        """Return the UTF-8 bytes of the text that counts in the loss, without control tokens."""
         return sum(
             len(
                 self._tokenizer.decode(
@@ -233,10 +226,10 @@ class Encoder:
     def _join(
         self, turns: Sequence[Turn], answers: Sequence[Message]
     ) -> list[tuple[list[int], list[Span], int]]:
-        """Put answers whose prompts continue each other into one example.
+        """Join answers whose prompts continue each other into one example.
 
         Returns:
-            Of each example the tokens, what is learned, and the answers whose reasoning is lost.
+            Of each example the tokens, the learned spans, and the answers with lost reasoning.
         """
         examples: list[tuple[list[int], list[Span], int]] = []
         text = ""
@@ -260,8 +253,7 @@ class Encoder:
     def _extend(self, ids: list[int], text: str, longer: str) -> list[int]:
         """Return the tokens of ``longer``, which begins with ``text`` of tokens ``ids``.
 
-        ``text`` ends in a control token. Nothing merges across one, so what follows it is
-        tokenised with that token before it and the rest is taken as it is.
+        ``text`` ends in a control token, across which nothing merges.
         """
         last = str(self._tokenizer.convert_ids_to_tokens(ids[-1]))
         if not self._is_fast or not text.endswith(last):
@@ -280,9 +272,9 @@ class Encoder:
         return self._ids_within(text)
 
     def _ids_by_turn(self, text: str) -> list[int]:
-        """Return the tokens of a prompt; those of turns that many rows share are found once.
+        """Return the tokens of a prompt; shared turns are tokenised once.
 
-        Nothing merges across a control token, so each turn is tokenised from its own one on.
+        Nothing merges across a control token.
         """
         if self._starts_of_turns is None:
             return self._ids(text)
@@ -294,7 +286,6 @@ class Encoder:
         return ids
 
     def _ids_within(self, text: str) -> list[int]:
-        """Return the tokens of text that stands in the middle of other text."""
         if self._marks_first_word:
             for opener in _OPENERS:
                 first, both = self._ids(opener), self._ids(opener + text)
@@ -413,10 +404,9 @@ def encode_rows(encoder: Encoder, rows: Iterable[dict[str, Any]], *, side: str) 
 def _find_starts_of_turns(
     tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat
 ) -> re.Pattern[str] | None:
-    """Return what finds the control tokens that a text may be divided at.
+    """Return a finder of the control tokens that divide a text, or None.
 
-    None where there is none: a token that takes white space before it, that is found in changed
-    text, or that stands within another one needs to see what precedes it.
+    A token that takes white space before it or stands within another one does not divide.
     """
     if not getattr(tokenizer, "is_fast", False) or not chat_format.anchors:
         return None

@@ -13,13 +13,13 @@ from finetune_trainer.process import num_cores
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hardware:
-    """What this node offers to one rank.
+    """The hardware of this node for one rank.
 
     Attributes:
         num_gpus: Visible GPUs of this node.
         memory_bytes: Memory of one GPU, or this node's memory shared by its ranks on CPU.
         supports_bfloat16: Whether the device computes in bfloat16 natively.
-        num_cpus: Cores this process may use, by its container's CPU limit too.
+        num_cpus: Usable cores, by the container's CPU limit too.
         kind: Name of the GPUs; empty without one.
     """
 
@@ -53,17 +53,10 @@ def detect_hardware() -> Hardware:
 
 
 def require_gpus(wanted: int, hardware: Hardware) -> bool:
-    """Decide whether a stage computes on GPUs.
+    """Return whether a stage computes on GPUs.
 
-    A pod that may use the CPU instead claims to show as many GPUs as it has asked the cluster for:
-    a pod that asks for too few fails without devices as it would with them.
-
-    Args:
-        wanted: GPUs that the stage cannot do without.
-        hardware: What this node offers.
-
-    Returns:
-        True for GPUs, False for CPU.
+    A pod that may use the CPU claims as many visible GPUs as it requested, so that a request for
+    too few fails without devices too. ``wanted`` GPUs are required.
 
     Raises:
         UserError: There are fewer than that, and CPU is not allowed.
@@ -86,11 +79,7 @@ def require_gpus(wanted: int, hardware: Hardware) -> bool:
 
 
 def claimed_gpus(default: int) -> int:
-    """Return the GPUs that this pod has asked the cluster for.
-
-    Args:
-        default: What to return outside a cluster.
-    """
+    """Return the GPUs that this pod requested, or ``default`` outside a cluster."""
     return int(os.environ.get(Environment.NUM_GPUS) or default)
 
 

@@ -10,19 +10,13 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.model.load import read_config
 
 _OTHER = "other"
-"""What a card says whose licence is none of the known ones; its name stands beside it."""
+"""Licence in a card for a licence that the Hub does not know."""
 
 
 def read_licence(folder: Path) -> str | None:
-    """Return the short name that a model states; None if it states none.
+    """Return the short names of a model's licences, with commas; None if it states none.
 
-    Several are parted by commas. A card that cannot be read states none.
-
-    Args:
-        folder: Local base model.
-
-    Source: Hugging Face, "Model card metadata": ``license``, a text or a list, and
-    ``license_name`` where it is ``other``.
+    Source: Hugging Face, "Model card metadata": ``license``, and ``license_name`` for ``other``.
     """
     try:
         stated = _text_of(read_config(folder).get("license"))
@@ -38,12 +32,7 @@ def read_licence(folder: Path) -> str | None:
 
 
 def licence_of(model: Model, folder: Path) -> str | None:
-    """Return the licence that counts for a job: what the model states, else what the job does.
-
-    Args:
-        model: ``spec.model``.
-        folder: The local base model.
-    """
+    """Return the licence of a job: the model's statement, else the job's."""
     return read_licence(folder) or model.licence
 
 

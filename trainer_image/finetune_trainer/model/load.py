@@ -32,11 +32,7 @@ QUANTIZATION_OF = {"QLoRA": "NF4"}
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of the model in ``folder``, with a padding token.
-
-    Raises:
-        UserError: The folder holds no usable tokenizer.
-    """
+    """Load the tokenizer in ``folder``, with a padding token. Raise ``UserError`` without one."""
     from transformers import AutoTokenizer
 
     try:
@@ -61,11 +57,7 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read ``config.json`` of a model folder.
-
-    Raises:
-        UserError: There is none, or it is not JSON.
-    """
+    """Read ``config.json`` of a model folder. Raise ``UserError`` if it is missing or no JSON."""
     try:
         config: dict[str, Any] = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -79,8 +71,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def read_model_architecture(folder: Path) -> Architecture:
     """Describe the model in a folder without loading it.
 
-    Raises:
-        UserError: Its configuration or the header of a weight file cannot be read.
+    Raise ``UserError`` if it is unreadable.
     """
     config = read_config(folder)
     try:
@@ -108,15 +99,15 @@ def load_model(
         folder: Local model folder with safetensors weights.
         dtype: Type of the weights; TRL's own loading would choose float32.
         trust_remote_code: Run code that ships with the model.
-        quantize: Load the weights in 4 bits (NF4, double quantisation), for QLoRA.
-        shardable: Keep 4-bit weights in tensors of ``dtype``: FSDP2 shards no others.
-        device_map: Where to put the model, as accelerate names it; None leaves it on the CPU.
+        quantize: Load in 4 bits (NF4, double quantisation), for QLoRA.
+        shardable: Keep 4-bit weights in tensors of ``dtype`` for FSDP2.
+        device_map: As in accelerate; None leaves the model on the CPU.
         max_memory: Bytes by GPU that ``auto`` may take.
         attention: ``hyperparameters.attention``.
 
     Raises:
-        UserError: The folder holds no model that loads, the model does not know the attention, or
-            4 bits need a library that is not there.
+        UserError: The model does not load, does not know the attention, or 4 bits need a missing
+            library.
     """
     from transformers import AutoModelForCausalLM
 
@@ -164,14 +155,7 @@ def _quantization(dtype: torch.dtype, *, shardable: bool) -> BitsAndBytesConfig:
 
 
 def require_bitsandbytes(image: str | None = None) -> None:
-    """Make sure that 4-bit weights can be loaded here.
-
-    Args:
-        image: Trainer image that the job names, if it names one.
-
-    Raises:
-        UserError: bitsandbytes is not installed.
-    """
+    """Raise ``UserError`` if bitsandbytes is missing; ``image`` is the job's trainer image."""
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -210,11 +194,7 @@ def _load_with_attention(
 
 
 def detect_attention_support(dtype: torch.dtype) -> AttentionSupport:
-    """Look at what this process could run attention with.
-
-    Args:
-        dtype: What the model computes in.
-    """
+    """Return the attention support of this process for a type of computation."""
     import importlib.util
 
     import torch
@@ -227,12 +207,7 @@ def detect_attention_support(dtype: torch.dtype) -> AttentionSupport:
 
 
 def expected_attention(asked: str, *, use_gpu: bool) -> str:
-    """Return what the ranks most likely load, in the planner's words; no torch.
-
-    Args:
-        asked: ``hyperparameters.attention``.
-        use_gpu: Ranks run on GPUs.
-    """
+    """Return the attention that the ranks most likely load, in the planner's words; no torch."""
     import importlib.util
 
     if asked != "Auto":

@@ -1,7 +1,6 @@
-"""Splits a conversation into what generation is given and what it has to say, by rendering.
+"""Splits a conversation into prompts and answers by rendering.
 
-Of every answer there are two texts: the prompt, exactly as generation will see it, and the answer
-up to the first token that generation stops at. How a template comes to them does not matter.
+A prompt is exactly that of generation; an answer ends at the first stop token.
 """
 
 from __future__ import annotations
@@ -36,24 +35,14 @@ _OWN_KEYS = ("weight",)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """One answer of a conversation.
-
-    Attributes:
-        prompt: What generation is given.
-        answer: What it has to say, with the text of the token that it stops at.
-    """
+    """One answer of a conversation: its prompt, and its text with that of the stop token."""
 
     prompt: str
     answer: str
 
 
 class Conversations:
-    """Renders conversations of one format.
-
-    Args:
-        tokenizer: The base model's tokenizer.
-        chat_format: A format with a template.
-    """
+    """Renders conversations of one format with a template."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat) -> None:
         assert chat_format.template is not None
@@ -64,11 +53,7 @@ class Conversations:
         self._stops = [str(tokenizer.convert_ids_to_tokens(i)) for i in chat_format.stop_ids]
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[Message] | None = None) -> str:
-        """Return the text that generation is given after these messages.
-
-        Raises:
-            DataError: ``ChatTemplateRefused``.
-        """
+        """Return the prompt of generation after these messages. Raise ``ChatTemplateRefused``."""
         return self._render(messages, tools, generate=True)
 
     def turns(
@@ -105,10 +90,9 @@ class Conversations:
         learned: Sequence[int],
         tools: Sequence[Message] | None,
     ) -> list[Turn] | None:
-        """Find all answers in one rendering, so that a long chat costs by its length.
+        """Find all answers in one rendering, so that the cost is linear in a chat's length.
 
-        None where that is not certain: where the template writes answers otherwise than as they
-        are, or the first and the last of them, rendered alone, are not found in the whole.
+        None where the template changes answers, or the first and last one rendered alone differ.
         """
         if len(learned) < MIN_TURNS_READ_OFF or any(map(_is_composed, messages)):
             return None
@@ -246,15 +230,15 @@ class Conversations:
 
 
 def _find_continuation(whole: str, head: str, prompt: str, asked: str) -> str | None:
-    """Return what follows the last message and the header that generation begins behind.
+    """Return the text after the last message and the header of generation.
 
-    Once the answer is there, gpt-oss leaves out the reasoning before a tool's call that it showed
-    to generation: the beginnings differ, and from the last message on all is the same.
+    gpt-oss leaves out the reasoning before a tool call once the answer is there; then only the text
+    from the last message on agrees.
 
     Args:
         whole: The conversation with its answer.
         head: Its part before the answer's text.
-        prompt: What generation is given.
+        prompt: The prompt of generation.
         asked: Text of the last message before the answer.
     """
     for text in (asked, json.dumps(asked, ensure_ascii=False)[1:-1]):
@@ -274,9 +258,9 @@ def _is_composed(message: Message) -> bool:
 def _find_starts(
     whole: str, marked: str, messages: Sequence[Message], answers: Sequence[int]
 ) -> dict[int, int] | None:
-    """Return where each answer begins in ``whole``, told by marks that stand for them.
+    """Return where each answer begins in ``whole``, or None.
 
-    None where ``whole`` is not ``marked`` with the answers in place of the marks.
+    ``marked`` has marks in the places of the answers.
     """
     starts: dict[int, int] = {}
     end, rest = 0, marked

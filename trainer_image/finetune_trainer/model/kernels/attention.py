@@ -1,7 +1,6 @@
-"""Which attention implementations are tried, best first. Pure.
+"""Attention implementations in the order of trial.
 
-No architecture supports all of them, and whether one does is only known when the model is built:
-the loader tries them in this order and takes the first that the model accepts.
+Pure. Only loading a model shows whether it supports one.
 """
 
 from __future__ import annotations
@@ -15,12 +14,9 @@ NAMES = {"Flash": FLASH, "Flex": "flex_attention", "SDPA": "sdpa", "Eager": "eag
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class AttentionSupport:
-    """What this process could run.
+    """Attention support of this process.
 
-    Attributes:
-        has_gpu: A GPU is visible.
-        has_flash: FlashAttention's package is installed.
-        is_half_precision: The model computes in bfloat16, which FlashAttention needs.
+    FlashAttention needs its package, a GPU and bfloat16 (``is_half_precision``).
     """
 
     has_gpu: bool
@@ -31,12 +27,7 @@ class AttentionSupport:
 def list_attention(asked: str, support: AttentionSupport) -> tuple[str, ...]:
     """Return transformers' names of the implementations to try, best first.
 
-    ``Auto`` leaves flex attention out: it is exact, but compiles for every new shape, which only
-    pays in long runs.
-
-    Args:
-        asked: ``hyperparameters.attention``.
-        support: What this process could run.
+    ``Auto`` leaves flex attention out: it compiles for every new shape.
     """
     if asked != "Auto":
         return (NAMES[asked],)
@@ -45,12 +36,7 @@ def list_attention(asked: str, support: AttentionSupport) -> tuple[str, ...]:
 
 
 def explain_missing(asked: str, support: AttentionSupport) -> str | None:
-    """Say why an asked implementation cannot run here at all; None where it can.
-
-    Args:
-        asked: ``hyperparameters.attention``.
-        support: What this process could run.
-    """
+    """Return why an asked implementation cannot run here at all; None where it can."""
     if asked == "Flash" and not _can_flash(support):
         if not support.has_gpu:
             return "FlashAttention needs a GPU"

@@ -1,10 +1,8 @@
 """Attention of grouped queries without copies of keys and values.
 
-Where several query heads share one head of keys and values (Ainslie et al. 2023), transformers
-repeats the shared heads before it calls torch, since most kernels know no groups behind a mask. On
-a CPU, with a long cache and one new token per row, those copies are most of a step. Here the heads
-of a group stand as further queries of their shared head instead: the same products and sums in the
-same kernel, without a copy.
+Transformers repeats the shared heads (Ainslie et al. 2023) before it calls torch. On a CPU with a
+long cache these copies take most of a step. Here the heads of a group are further queries of their
+shared head: the same result without a copy.
 """
 
 from __future__ import annotations
@@ -69,10 +67,10 @@ def attend_grouped(
     """Attend with the query heads of a group as further queries of their shared head.
 
     Args:
-        query: Batch by heads by queries by size; heads that share one stand side by side.
+        query: Batch by heads by queries by size; heads that share one are adjacent.
         key: Batch by shared heads by tokens by size.
         value: The same.
-        mask: Batch by 1 by queries by tokens; None where all is seen.
+        mask: Batch by 1 by queries by tokens; None without a mask.
         groups: Query heads of each shared head.
         scaling: Of the products; None takes one over the root of the size.
 

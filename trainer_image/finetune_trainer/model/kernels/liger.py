@@ -8,15 +8,11 @@ from finetune_trainer.errors import UserError
 def decide_liger(asked: str, model_type: str, *, use_gpu: bool) -> bool:
     """Return whether to replace norms, rotary positions and gated activations by Liger's.
 
-    Args:
-        asked: ``hyperparameters.kernels``.
-        model_type: ``model_type`` of the model's configuration.
-        use_gpu: Ranks run on GPUs.
+    ``asked`` is ``hyperparameters.kernels``. Source: Hsu et al. 2024, "Liger Kernel" (arXiv
+    2410.10989): exact up to rounding.
 
     Raises:
-        UserError: Liger was asked for and is not installed or does not know the architecture.
-
-    Source: Hsu et al. 2024, "Liger Kernel" (arXiv 2410.10989): exact up to rounding.
+        UserError: The job asks for Liger, which is not installed or does not know the architecture.
     """
     if asked == "Off" or not use_gpu:
         return False

@@ -1,11 +1,8 @@
-"""A model's output layer, fed so that its wide matrix is multiplied once for a whole batch.
+"""Packs the input of a model's output layer, so that its matrix is multiplied once a batch.
 
-Only the last positions of a batch are turned into logits, a slice of what the layers give. torch
-multiplies a slice with a matrix that needs no gradient row by row of the batch (``should_fold`` in
-ATen's ``LinearAlgebra.cpp``). Where oneDNN multiplies bfloat16, on CPUs with AVX-512, the matrix
-is copied for each row first: with 49,152 tokens and 56 rows 3.2 GB, and half of the time that short
-answers take. Other CPUs copy nothing and read the matrix once for each row. Packing costs a copy of
-the slice and is faster on all of them, so nothing here asks which one it is.
+torch multiplies a slice row by row (``should_fold`` in ATen's ``LinearAlgebra.cpp``). On CPUs with
+AVX-512 oneDNN then copies the bfloat16 matrix for each row: 3.2 GB with 49,152 tokens and 56 rows,
+half of the time of short answers. Packing is faster on all CPUs.
 """
 
 from __future__ import annotations
