@@ -1,13 +1,9 @@
-"""Exact bounds of means of scores that have limits: shares of hits, their differences. Pure.
+"""Exact bounds of means of scores with limits: shares of hits, their differences. Pure.
 
-Rows are weighed at random, and one row more is added at the end of the scale that speaks against
-the bound: a miss for a lower bound, a hit for an upper one. So 20 right out of 20 are not certain,
-and rows that are all alike leave their doubt. For hits and misses the bounds are Clopper and
-Pearson's; that of a paired difference of hits is above 0 where McNemar's exact test rejects.
-
-Sources: Clopper and Pearson 1934; Gaffke 2005, "Three test statistics for a nonparametric one-sided
-hypothesis on the mean of a nonnegative variable"; Learned-Miller and Thomas 2020, "A new confidence
-interval for the mean of a bounded random variable"; Rubin 1981, the Bayesian bootstrap.
+Rows get random weights, and one worst-case row is added: a miss for a lower bound, a hit for an
+upper one. For hits and misses these are Clopper and Pearson's bounds; that of a paired difference
+is above 0 where McNemar's exact test rejects. Sources: Clopper and Pearson 1934; Gaffke 2005;
+Learned-Miller and Thomas 2020; Rubin 1981, the Bayesian bootstrap.
 """
 
 from __future__ import annotations
@@ -25,12 +21,7 @@ MAX_DRAWN = 4_000_000
 def confidence_of_share(
     num_hits: float, number: float, *, num_levels: int = NUM_DRAWS
 ) -> Confidence:
-    """Return exact bounds of a share of independent rows.
-
-    Args:
-        num_hits: Hits; need not be whole.
-        number: Rows, above 0.
-        num_levels: Bounds to compute.
+    """Return exact bounds of a share of independent rows; hits need not be whole.
 
     Source: Clopper and Pearson 1934.
     """
@@ -52,7 +43,7 @@ def confidence_of_mean(
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
 ) -> Confidence:
-    """Return bounds of a mean over rows, from all that its limits allow.
+    """Return bounds of a mean over rows, from the limits of its scores.
 
     Args:
         scores: One score per row, between the limits.

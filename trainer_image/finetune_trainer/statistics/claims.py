@@ -7,13 +7,9 @@ from collections.abc import Sequence
 
 
 def doubt_of_equality(num_gained: int, num_lost: int) -> float:
-    """Return the two-sided p-value of two models being right equally often on the same rows.
+    """Return the two-sided p-value that two models are right equally often on the same rows.
 
-    Args:
-        num_gained: Rows that only the second model has right.
-        num_lost: Rows that only the first one has right.
-
-    Source: McNemar 1947; the exact version, from the binomial distribution.
+    Rows that only one model has right count. Source: McNemar 1947, exact.
     """
     from scipy.special import bdtr
 
@@ -24,15 +20,10 @@ def doubt_of_equality(num_gained: int, num_lost: int) -> float:
 
 
 def correct_for_many(doubts: Sequence[float]) -> list[float]:
-    """Return p-values that stay honest although so many claims were looked at.
+    """Return p-values corrected for several dependent claims.
 
-    Whichever claims are held true because theirs is at most ``1 - certainty``: the probability that
-    any of them is wrong is at most that, however the claims depend on each other.
-
-    Args:
-        doubts: p-value of each claim.
-
-    Source: Holm 1979, "A simple sequentially rejective multiple test procedure".
+    With claims accepted at ``1 - certainty``, the probability of any error is at most that. Source:
+    Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
     order = sorted(range(len(doubts)), key=lambda i: doubts[i])
     corrected = [1.0] * len(doubts)
@@ -44,14 +35,10 @@ def correct_for_many(doubts: Sequence[float]) -> list[float]:
 
 
 def count_ahead(doubts: Sequence[float], allowed: float) -> int:
-    """Return how many of the other claims are held true before one more, which costs it nothing.
+    """Return how many other claims are accepted before one more, at no cost to it.
 
-    That one is held true by :func:`correct_for_many` exactly where its doubt is at most ``allowed``
-    divided by the number of all claims less these.
-
-    Args:
-        doubts: p-value of each other claim.
-        allowed: What the one's corrected p-value may be.
+    :func:`correct_for_many` accepts that one if its doubt is at most ``allowed`` divided by the
+    number of all claims minus these.
     """
     number = len(doubts) + 1
     for rank, doubt in enumerate(sorted(doubts)):
@@ -61,12 +48,8 @@ def count_ahead(doubts: Sequence[float], allowed: float) -> int:
 
 
 def share_of_look(number: int) -> float:
-    """Return the share of the doubt that one of many looks at the same rows may use.
+    """Return the share of the doubt for look ``number``, from 1, at the same rows.
 
-    The shares of all looks, however many there will be, sum to 1. So the probability that any of
-    them shows what is not so is at most the doubt, however the looks depend on each other.
-
-    Args:
-        number: Which look it is, from 1.
+    The shares of all looks sum to 1, so the total error stays within the doubt.
     """
     return 6 / (math.pi * number) ** 2

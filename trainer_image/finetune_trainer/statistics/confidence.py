@@ -35,9 +35,9 @@ class Confidence:
 
     Attributes:
         value: The score as measured.
-        lower: Its lower bounds, ascending: the first is that of the smallest tail, and a share
-            ``t`` of them lies below the bound that is wrong with probability ``t`` at most.
-        upper: Its upper bounds, in the same way from the other end; as many.
+        lower: Its lower bounds, ascending: a share ``t`` of them lies below the bound that is wrong
+            with probability ``t`` at most.
+        upper: As many upper bounds, from the other end.
     """
 
     value: float
@@ -51,7 +51,7 @@ class Confidence:
         return Interval(value=self.value, low=min(low, self.value), high=max(high, self.value))
 
     def doubt_above(self, threshold: float) -> float:
-        """Return the p-value, two-sided, of the claim that the truth is at least this.
+        """Return the two-sided p-value of the claim that the truth is at least this.
 
         It is at most ``1 - certainty`` where the interval's lower end reaches the threshold.
         """
@@ -69,20 +69,17 @@ class Confidence:
 def _doubt_of(holds: NDArray[np.bool_]) -> float:
     """Return the two-sided p-value of a claim, from whether it holds at each bound.
 
-    A bound that is no number holds nothing. So many bounds tell no smaller tail than that of the
-    outermost: a claim that all of them hold is no surer than that. A single bound is a fact.
+    NaN fails the claim. No p-value is below the outermost tail. A single bound is certain.
     """
     doubt = 2 * float(np.mean(~holds))
     return min(1.0, max(doubt, 1 / len(holds) if len(holds) > 1 else 0.0))
 
 
 def difference_of(first: Confidence, second: Confidence) -> Confidence:
-    """Return bounds of second minus first from the bounds of each, as if they were independent.
+    """Return bounds of second minus first from the bounds of each, as if independent.
 
-    Scores that rise and fall together, as those of two models on the same rows, vary less in their
-    difference: then these bounds are too wide, never too narrow.
-
-    Source: Newcombe 1998, method 10 without the correlation term.
+    Positively correlated scores make them too wide, never too narrow. Source: Newcombe 1998, method
+    10 without the correlation term.
     """
     value = second.value - first.value
     levels = levels_of(max(len(first.lower), len(second.lower)))

@@ -19,12 +19,9 @@ MOST_WANTED = 100_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """What is known of scores between 0 and 1 before there are any.
+    """The prior knowledge of scores between 0 and 1.
 
-    Attributes:
-        is_mean: The score is the mean of the rows'. What is none, as macro F1 and BLEU, is bounded
-            label by label or word by word; refused of it is only what no F1 of one label, all of
-            whose rows are right, could show.
+    ``is_mean`` is False for macro F1 and BLEU, which are bounded by label or by word.
     """
 
     is_mean: bool = True
@@ -34,17 +31,9 @@ HITS = Scale()
 
 
 def count_for_best(threshold: float, certainty: float, scale: Scale = HITS) -> int | None:
-    """Return the least independent rows whose scores may bring the lower bound to a threshold.
+    """Return the least independent rows whose perfect scores bring the lower bound to a threshold.
 
-    That is with every one as good as can be.
-
-    Args:
-        threshold: A score.
-        certainty: Of the two-sided interval.
-        scale: What the rows may score.
-
-    Returns:
-        The number; None when no number does, as for a threshold of 1.
+    ``certainty`` is of the two-sided interval. None when no number does, as for a threshold of 1.
     """
     if threshold >= 1:
         return None
@@ -64,7 +53,7 @@ def highest_bound(number: int, certainty: float, scale: Scale = HITS) -> float:
 def highest_gain_bound(number: int, certainty: float, scale: Scale = HITS) -> float:
     """Return the lower bound of a difference that is 1 on all of these independent rows.
 
-    Of what is no mean it is that of the second model, which the difference cannot exceed.
+    For a score that is no mean it is the second model's bound.
     """
     best = highest_bound(number, certainty, scale)
     return 2 * best - 1 if scale.is_mean else best
@@ -85,7 +74,7 @@ def f1_of(share: float | Floats) -> float | Floats:
 
 
 def count_of_gains(certainty: float) -> int:
-    """Return how many rows must be gained, and none lost, to show a gain at all.
+    """Return the gained rows, without a lost one, that show a gain.
 
     Source: McNemar's exact test.
     """
@@ -97,19 +86,18 @@ def count_to_decide(
 ) -> int | None:
     """Return about how many independent rows show that a score is beyond a threshold.
 
-    Assumes that the score stays what it is: the bound then comes nearer with the root of the
-    number of rows, and where the score is at the end of its scale as a share's does.
+    Assumes a constant score: the bound narrows with the root of the rows, or as a share's at the
+    end of the scale.
 
     Args:
         value: The score.
         bound: Its bound on the side of the threshold.
-        threshold: What the bound must reach.
+        threshold: Value that the bound must reach.
         number: Independent rows so far.
         at_limit: The score can be no better.
 
     Returns:
-        The number in all, more than so far; None when the score itself is not beyond the threshold,
-        or no feasible number would do.
+        The number in all; None when no feasible number would do.
     """
     room, wanted = abs(value - bound), abs(value - threshold)
     is_beyond = (value - threshold) * (value - bound) > 0
@@ -120,9 +108,9 @@ def count_to_decide(
 
 
 def _ratio_at_limit(room: float, wanted: float) -> float:
-    """Return how many times the rows bring a bound this near that is so far from the best score.
+    """Return rows needed divided by rows present, for a score at its limit.
 
-    A share that is all hits has its bound at a root of the tail: the logarithm falls as rows rise.
+    The bound of a share of all hits is a root of the tail.
     """
     if room < 1:
         return math.log1p(-room) / math.log1p(-wanted)
@@ -133,10 +121,7 @@ def _ratio_at_limit(room: float, wanted: float) -> float:
 def widest_half(num_groups: int) -> float:
     """Return half the width of the widest 95 % interval of a score between 0 and 1.
 
-    Args:
-        num_groups: Independent held-out prompts.
-
-    Source: Clopper and Pearson 1934, at a share of one half; the evaluation has the same bounds.
+    Source: Clopper and Pearson 1934, at a share of one half.
     """
     if num_groups <= 0:
         return 0.5

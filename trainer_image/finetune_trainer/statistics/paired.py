@@ -20,8 +20,8 @@ class Compared:
         base: The base model's score.
         tuned: The tuned model's.
         gain: Tuned minus base, row by row.
-        doubt: p-value, two-sided, of both being right equally often: McNemar's exact test. None
-            where rows are not independent or are not hits and misses.
+        doubt: Two-sided p-value of McNemar's exact test; None for dependent rows and other scores
+            than hits.
     """
 
     base: Confidence
@@ -38,14 +38,9 @@ def compare_means(
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
 ) -> Compared:
-    """Compare two models by the mean of a score from 0 to 1.
+    """Compare two models by the mean of a score from 0 to 1, row by row.
 
-    Args:
-        base: The base model's score of each row.
-        tuned: The tuned model's.
-        clusters: Cluster of each row, counted from 0 without gaps.
-        seed: Of all that is drawn.
-        num_draws: Bounds to compute.
+    ``clusters`` are counted from 0 without gaps.
     """
 
     def spread(scores: Floats, lowest: float) -> Confidence:
@@ -79,13 +74,8 @@ def confidence_of_scores(
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
 ) -> Confidence:
-    """Return bounds of a mean of scores that hold however rarely a score is bad.
+    """Return bounds of a mean of scores that hold under rare large losses.
 
-    Args:
-        scores: One score per row, or one difference of scores.
-        clusters: Cluster of each row, counted from 0 without gaps.
-        lowest: Least possible score: 0, or -1 of a difference. The greatest is 1.
-        seed: Of all that is drawn.
-        num_draws: Bounds to compute.
+    ``lowest`` is 0, or -1 for differences; the greatest score is 1.
     """
     return confidence_of_mean(scores, clusters, lowest=lowest, seed=seed, num_draws=num_draws)

@@ -1,12 +1,8 @@
 """How many independent pairs of rows make a gain likely to be found. Pure.
 
-Of hits and misses a pair is gained, lost or tied, and the lower bound of the mean gain follows from
-how many there are of each (``bounded.py``): the random weights of each kind come to a gamma
-variable, and a bound reaches a threshold where their weighted sum is negative rarely enough. How
-rarely is taken from the saddlepoint; over what is gained and lost is summed.
-
-Source: Lugannani and Rice 1980, "Saddle point approximation for the distribution of the sum of
-independent random variables".
+A pair of hits or misses is gained, lost or tied. The weights of each kind sum to a gamma variable
+(``bounded.py``); the saddlepoint gives the tail of their sum. Source: Lugannani and Rice 1980,
+"Saddle point approximation for the distribution of the sum of independent random variables".
 """
 
 from __future__ import annotations
@@ -38,18 +34,17 @@ REACH = 6.0
 def count_for_gain(
     threshold: float, before: float, after: float, tail: float, power: float = POWER
 ) -> int:
-    """Return how many independent rows make a paired gain's lower bound likely to be high enough.
+    """Return the independent rows that make a paired gain's lower bound likely to be high enough.
 
-    How often both models are right on the same rows is not known before. Taken is that they are so
-    no less often than by chance, which is where their difference varies most; where they never are,
-    see :func:`count_for_wins`.
+    Both models are assumed right on the same rows by chance, the case with the most variance; see
+    :func:`count_for_wins` for its opposite.
 
     Args:
-        threshold: What the lower bound must reach, below 1.
+        threshold: Value that the lower bound must reach, below 1.
         before: True score of the first model.
         after: That of the second one; more than the threshold above the first.
         tail: Probability with which the bound is wrong.
-        power: How likely it shall be, at least.
+        power: Least probability of success.
     """
     if threshold <= -1:
         return 1  # whatever the scores are
@@ -73,15 +68,10 @@ def count_for_gain(
 
 
 def count_for_wins(threshold: float, after: float, tail: float, power: float = POWER) -> int:
-    """Return the same where one model wins what the other loses, so that no two rows are tied.
+    """Return the same where one model wins what the other loses, without ties.
 
-    A gain is then twice the share of wins, less one, and so is its bound. Draws vary less.
-
-    Args:
-        threshold: What the lower bound of the gain must reach, below 1.
-        after: True score of the second model; the first one's is the rest.
-        tail: Probability with which the bound is wrong.
-        power: How likely it shall be, at least.
+    The gain is twice the share of wins, less one; the first model's score is ``1 - after``.
+    Arguments as for :func:`count_for_gain`.
     """
     return count_for_share((1 + threshold) / 2, after, tail, power)
 
@@ -108,9 +98,7 @@ def chance_of_gain(
 def widest_gain(gain: float, *, at_least: float = 0.0) -> tuple[float, float]:
     """Return the true scores before and after a gain at which it varies most.
 
-    Args:
-        gain: The true gain.
-        at_least: What the score after it is at least.
+    The score after is ``at_least``.
     """
     after = min(1.0, max(0.0, at_least, (1 + gain) / 2))
     return min(1.0, max(0.0, after - gain)), after
@@ -137,7 +125,6 @@ def _fewest_gained(number: int, losses: Ints, threshold: float, tail: float) -> 
 
 
 def _doubt(gained: Ints, tied: Ints, lost: Ints, threshold: float) -> Floats:
-    """Return how much of the bound's distribution lies below the threshold."""
     from scipy.special import ndtr
 
     factors = np.array([1 - threshold, -threshold, -1 - threshold])[:, None]

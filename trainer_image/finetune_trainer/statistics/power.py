@@ -1,9 +1,6 @@
-"""How many independent rows make it likely that a model better than asked is found so. Pure.
+"""How many independent rows make it likely that a better model is found better.
 
-A bound holds whatever the number of rows is; what few rows cost is the chance that a good model
-reaches it. Counted here is how many rows a model takes whose true score is beyond the threshold by
-a margin. Scores between 0 and 1 vary at most as hits and misses of the same mean do, so what is
-enough for these is enough for all.
+Pure. Scores between 0 and 1 vary at most as hits do, so the count holds for all.
 """
 
 from __future__ import annotations
@@ -34,19 +31,10 @@ def better_than(threshold: float) -> float:
 
 
 def tail_of_many(certainty: float, number: int, *, num_levels: int = NUM_DRAWS) -> float | None:
-    """Return the tail that the bound of one of several claims may leave, whatever the others do.
+    """Return the tail for the bound of one of several corrected claims, in the worst case.
 
-    Of a claim's bounds there are only so many, which make its doubt a little coarser.
-
-    Args:
-        certainty: Of the claim.
-        number: Claims that are corrected together.
-        num_levels: Bounds that a score has.
-
-    Returns:
-        The tail; None where no bounds could be sure enough.
-
-    Source: Holm 1979, of which this is the first and hardest step.
+    ``num_levels`` bounds make a claim's doubt coarser. None where no bounds suffice. Source: Holm
+    1979, its first step.
     """
     allowed = (1 - certainty) / number
     if 1 / num_levels > allowed + 1e-9:
@@ -57,18 +45,17 @@ def tail_of_many(certainty: float, number: int, *, num_levels: int = NUM_DRAWS) 
 
 @cache
 def count_for_share(threshold: float, truth: float, tail: float, power: float = POWER) -> int:
-    """Return from how many independent rows on a share's lower bound is likely to be high enough.
+    """Return the rows from which a share's lower bound is likely to be high enough.
 
     Args:
-        threshold: What the lower bound must reach, below 1.
+        threshold: Value that the lower bound must reach, below 1.
         truth: Probability of a hit, above the threshold.
         tail: Probability with which the bound is wrong.
-        power: How likely it shall be, at least.
+        power: Least probability of success.
 
     Returns:
-        The number; it is enough, and so is every greater one.
-
-    Source: the binomial distribution of the hits, and Clopper and Pearson's bound of them.
+        A number that is enough, as every greater one. Source: binomial distribution, Clopper and
+            Pearson.
     """
     if threshold <= 0:
         return 1

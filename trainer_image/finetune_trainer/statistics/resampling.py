@@ -28,14 +28,10 @@ def resample_scores(
 ) -> list[Confidence]:
     """Resample clusters with replacement, the same ones for every metric.
 
-    Args:
-        metrics: Score functions over the same rows, for example of base and tuned model.
-        groups: Row indices of each cluster; together all rows.
-        num_samples: Resamples.
-        seed: Seed of the resampling.
+    ``groups`` are the row indices of each cluster; together all rows.
 
     Returns:
-        One confidence per metric, and when there are two that of last minus first, paired.
+        One confidence per metric, and of two metrics also that of last minus first, paired.
     """
     rng = np.random.default_rng(seed)
 
@@ -64,14 +60,7 @@ def resample_scores(
 def resample_ratio(
     numerators: Floats, denominators: Floats, *, num_samples: int, seed: int
 ) -> Confidence:
-    """Resample a ratio of sums over clusters: a mean, a loss, or a difference of the two.
-
-    Args:
-        numerators: Of each cluster, for example summed scores.
-        denominators: Of each cluster, for example rows.
-        num_samples: Resamples.
-        seed: Seed of the resampling.
-    """
+    """Resample a ratio of sums over clusters: a mean, a loss, or a difference of the two."""
     number = len(numerators)
     total, rows = float(numerators.sum()), float(denominators.sum())
     rng = np.random.default_rng(seed)
@@ -102,8 +91,7 @@ def _confidence_from(
 ) -> Confidence:
     """Turn resampled scores into bounds.
 
-    Sources: Efron 1987, "Better bootstrap confidence intervals"; Hesterberg 2015, "What teachers
-        should know about the bootstrap", on the width at few clusters.
+    Sources: Efron 1987; Hesterberg 2015, on the width at few clusters.
     """
     from scipy.special import ndtr, ndtri, stdtrit
 

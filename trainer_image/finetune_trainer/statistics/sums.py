@@ -1,9 +1,8 @@
-"""Bounds of scores that are no means of rows, but follow from sums over them. Pure.
+"""Bounds of scores that follow from sums over rows, such as macro F1. Pure.
 
-As in ``bounded.py`` clusters are weighed at random, and what was not seen is added. A macro F1 is
-a mean of shares: of the rows that have a label or are given it, those that are both. Each label
-gets a row more that speaks against the bound, so that the bounds of each label's F1 are those of
-Clopper and Pearson's share; all labels are read from the same weights, as their rows are the same.
+As in ``bounded.py`` clusters get random weights and worst-case rows are added. A label's F1 is a
+share of the rows that have it or are given it; each label gets one more row, and all labels share
+the weights.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ class Sums:
     """A score as a function of sums over rows.
 
     Attributes:
-        rows: What each row adds, by row and sum.
+        rows: Addends of each row, by row and sum.
         score: Returns the score of each line of sums.
-        sizes: How many rows each row counts for by each row that is added: 1 or 0.
-        worst: What each row that is added adds where it is as bad as can be, by row and sum.
-        best: The same where it is as good as can be.
+        sizes: Weight of each row for each added row: 1 or 0.
+        worst: Addends of each added row in the worst case, by row and sum.
+        best: The same in the best case.
     """
 
     rows: Matrix
@@ -60,12 +59,7 @@ def compare_sums(
 ) -> Compared:
     """Compare two models by a score from 0 to 1 that follows from sums over rows.
 
-    Args:
-        base: The base model's sums.
-        tuned: The tuned model's; as many rows are added to them.
-        clusters: Cluster of each row, counted from 0 without gaps.
-        seed: Of the weights.
-        num_draws: Random weights to draw, and bounds to compute.
+    Both get as many added rows. ``clusters`` are counted from 0 without gaps.
     """
     rng = np.random.default_rng(seed)
     number, num_added = int(clusters.max()) + 1, max(e.worst.shape[0] for e in (base, tuned))
