@@ -1,7 +1,6 @@
 """``python -m finetune_trainer advise``: would prompting do? Asks the base model; trains nothing.
 
-The data set is prepared if need be, and a later run finds it. The base is loaded and asked as the
-evaluation of the job would do it on this machine.
+The data set is prepared if needed.
 """
 
 from __future__ import annotations
@@ -60,8 +59,7 @@ def advise_job(arguments: argparse.Namespace) -> int:
 def ask_base(context: StageContext) -> dict[str, Any]:
     """Ask the base model of a prepared job in every way, and judge it by the job's goal.
 
-    Raises:
-        TrainerError: The data cannot be asked about, the model does not fit, or storage failed.
+    Raise ``TrainerError`` on failure.
     """
     job, started = context.job, time.monotonic()
     prepared = read_prepared(context.output, job, context.work_dir, sides=(Side.TEST,))
@@ -117,7 +115,7 @@ def ask_base(context: StageContext) -> dict[str, Any]:
 
 
 def _how_to_load(context: StageContext) -> dict[str, Any]:
-    """Return how training would load the base on this machine, as ``run.json`` records it."""
+    """Return the load settings that training would record in ``run.json`` on this machine."""
     job, hardware = context.job, detect_hardware()
     use_gpu = hardware.num_gpus > 0 and job.spec.resources.gpus_per_node > 0
     # Without a GPU there are no 4-bit weights: the base is then a little better than QLoRA's.

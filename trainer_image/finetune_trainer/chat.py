@@ -1,9 +1,8 @@
 """Asks a tuned model: ``python -m finetune_trainer chat``; JSON lines out.
 
-Prompts come from ``--prompt`` or, one per line, from stdin. An answer is
-``{"prompt": ..., "tuned": ..., "base": ...}``, with a ``note`` where reasoning came to no answer. A
-line ``{"ready": true, ...}`` comes first, with a ``note`` where the base may be another than in
-training.
+Prompts come from ``--prompt`` or, one per line, from stdin. An answer is ``{"prompt": ..., "tuned":
+..., "base": ...}``, with a ``note`` if reasoning gave no answer. The first line is ``{"ready":
+true, ...}``, with a ``note`` if the base may differ from training's.
 """
 
 from __future__ import annotations
@@ -124,7 +123,7 @@ def _read_record(folder: Path, uri: str) -> dict[str, Any]:
 
 
 def _check_trust(record: dict[str, Any], *, given: bool) -> bool:
-    # What lies in a store must not decide that its own code is run here.
+    # Content of a store must not decide that its own code runs here.
     if record.get("trustRemoteCode") and not given:
         raise UserError(
             "CodeNotTrusted",
@@ -142,13 +141,12 @@ def _fetch_base(
     *,
     allow_code: bool,
 ) -> tuple[Path, str]:
-    """Bring the base model; returns its folder and what to tell of it, empty when all is as it was.
+    """Fetch the base model; return its folder and a note, empty if it is unchanged.
 
-    At its recorded place the base must be what it was. At another place that is not known: the
-    same files have other digests in a folder, a bucket and on the Hub.
+    The same files have other digests in a folder, a bucket and on the Hub.
 
     Raises:
-        UserError: It is not there; says how to name it.
+        UserError: It is missing; says how to name it.
     """
     known = record.get("modelUri", given) or f"hf://{record['model']}"
     uri = given or known

@@ -24,15 +24,11 @@ if TYPE_CHECKING:
 
 
 def read_job(path: Path, *, digest: str | None = None) -> ResolvedJob:
-    """Read ``job.json``.
-
-    Args:
-        path: Where it lies.
-        digest: The sha256 that it must have, in hex digits; None for whichever it has.
+    """Read ``job.json``; its hex sha256 must be ``digest``, None for any.
 
     Raises:
-        UserError: The file is missing, is not a job, or not the one of the digest; the message
-            names file and field.
+        UserError: The file is missing, is not a job, or has another digest; the message names file
+            and field.
     """
     try:
         content = path.read_bytes()
@@ -61,18 +57,16 @@ def cache_dir() -> Path:
 
 @dataclass(kw_only=True)
 class StageContext:
-    """One stage's view of the world.
+    """The view of one stage on the world.
 
     Attributes:
         job: The effective job.
-        emit: Where events go.
+        emit: Destination of events.
         work_dir: Scratch folder of this run on this node; survives a restart of the process.
         cache_dir: Base models, shared by all runs on this node.
         cache_is_shared: The cache is a volume that all pods of the run mount.
-        approved_data: Digest of the only data set the stage may read; None for whichever is the
-            run's.
-        decision: Who decided to publish a candidate that is not published by itself; None where
-            nobody did.
+        approved_data: Digest of the only permitted data set; None for any.
+        decision: Decision to publish a candidate; None without one.
         credentials_dir: Mounted Secrets, one folder each; None uses the environment's identity.
         workspace: The work folder, for steps.
         storage: The run's storage, for steps.
@@ -92,7 +86,6 @@ class StageContext:
     model: BaseModel = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Make the parts that steps are given."""
         self.workspace = Workspace(folder=self.work_dir)
         self.storage = RunStorage(
             job=self.job,

@@ -13,15 +13,14 @@ KEY_DIGITS = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PublishDecision:
-    """Who lets what be published, and why. The operator has it from a FineTuneApproval.
+    """A FineTuneApproval's decision to publish a candidate.
 
     Attributes:
-        evaluation: Digest of the evaluation's manifest: of exactly what was looked at.
-        by: Who decided.
-        reason: Why.
-        approval: Name of the FineTuneApproval; empty for a run outside a cluster.
-        panel: Digest of the panel's result that it rests on; empty for a decision that overrules
-            whatever stands in the way.
+        evaluation: Digest of the manifest of the reviewed evaluation.
+        by: User.
+        reason: The user's reason.
+        approval: Name of the FineTuneApproval; empty outside a cluster.
+        panel: Digest of the panel's result; empty for a decision that overrules every gate.
     """
 
     evaluation: str
@@ -58,7 +57,6 @@ class PublishDecision:
 
 
 def _plain(text: str) -> str:
-    """Return a person's words as one line that Markdown does not act on."""
     line = " ".join(text.split())
     return "".join(
         f"\\{character}" if character in "\\`*_[]<>#|" else character for character in line

@@ -1,11 +1,8 @@
-"""The failures of a stage, by what may be done about them.
+"""The failures of a stage, by their remedy.
 
-Each class fixes the exit code and the failure class that the operator decides on (run again, or
-not); ``reason`` names the cause for machines and ``message`` tells people what was tried, on what,
-what came back and what to do. The numbers and names repeat
-``finetune_api.protocol.trainer.ExitCode`` and ``FailureClass`` instead of importing
-them: that module costs half a second of pydantic, and the storage package must be importable in
-milliseconds. A unit test keeps the two equal.
+Each class fixes exit code and failure class. ``reason`` is for machines; ``message`` says what
+failed and the remedy. Numbers and names repeat ``finetune_api.protocol.trainer``, because its
+import costs half a second; a unit test keeps them equal.
 """
 
 from __future__ import annotations
@@ -20,9 +17,7 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 class TrainerError(Exception):
     """Base of every failure a stage reports on purpose.
 
-    Args:
-        reason: CamelCase cause, stable, at most 63 characters: ``BucketNotFound``.
-        message: What was tried, on which object, what came back and what to do.
+    ``reason`` is a stable CamelCase cause of at most 63 characters: ``BucketNotFound``.
     """
 
     exit_code: ClassVar[int] = 70
@@ -76,10 +71,7 @@ class DataError(TrainerError):
 class RowsRefused(DataError):  # noqa: N818 - what happened to the rows
     """The data set is refused for some of its rows.
 
-    Args:
-        reason: As for every error.
-        message: As for every error.
-        places: File, line and reason of the first of these rows, by name.
+    ``places`` are file, line and reason of the first of these rows.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
-"""How long training and evaluation of a job would take: reckoned by ``prepare``, before any GPU.
+"""Time of training and evaluation, estimated by ``prepare`` before any GPU is used.
 
-Loads no weights and no torch. What the stages after it will run on is told by the operator
-(``Environment.TRAINING_NODE``). Where nobody says, it is this machine. Where the kind of a GPU is
-not known, one is assumed, and that is said.
+Loads no weights and no torch. ``Environment.TRAINING_NODE`` describes the node; the default is this
+machine. An unknown kind of GPU is assumed, and the estimate says so.
 """
 
 from __future__ import annotations
@@ -54,13 +53,9 @@ CPUS_OF_A_GPU = 8
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Device:
-    """What is reckoned for.
+    """The device of an estimate.
 
-    Attributes:
-        name: For people.
-        hardware: What a node offers.
-        gpu: Kind of the GPUs; None without any.
-        is_known: Whether somebody has said so; else it is assumed.
+    ``gpu`` is None without GPUs; ``is_known`` is False for an assumed device.
     """
 
     name: str
@@ -71,15 +66,9 @@ class Device:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planned:
-    """How a job is trained and evaluated.
+    """The plan of a job's training and evaluation.
 
-    Attributes:
-        job: The effective job.
-        data: The training side.
-        model: The base model.
-        recipe: How it is trained.
-        evaluation: How it is evaluated.
-        device: What both run on.
+    ``data`` is the training side; ``device`` runs both.
     """
 
     job: ResolvedJob
@@ -114,10 +103,12 @@ def on_cpus(hardware: Hardware, *, where: str = "") -> Device:
 
 
 def prepare_with_estimate(context: StageContext) -> PrepareResult:
-    """Run stage ``prepare``, and reckon how long the stages after it would take.
+    """Run stage ``prepare``, and estimate the time of the stages after it.
+
+    A failed estimate does not fail the stage.
 
     Raises:
-        TrainerError: As ``prepare`` does; the estimate alone fails nothing.
+        TrainerError: As ``prepare`` does.
     """
     # Late: a plan for rows that are not read needs none of its libraries.
     from finetune_trainer.prepare.stage import prepare
@@ -157,17 +148,13 @@ def estimate(
     num_chosen: int | None = None,
     may_reason: bool = False,
 ) -> TimeEstimate:
-    """Reckon from a prepared data set.
+    """Estimate from a prepared data set.
 
-    Args:
-        job: The effective job.
-        report: The data set's.
-        model: The base model.
-        num_chosen: Questions that ``prepare`` chose, where the job leaves it to it.
-        may_reason: Reasoning may come before the answers.
+    ``num_chosen`` is the number of questions that ``prepare`` chose. ``may_reason`` says that
+    reasoning may come before the answers.
 
     Raises:
-        UserError: It would not fit what training is taken to run on.
+        UserError: It would not fit the training device.
     """
     data = shape_of_training_side(job, report)
     planned = plan_on(
@@ -187,15 +174,7 @@ def plan_on(
     num_chosen: int | None = None,
     may_reason: bool = False,
 ) -> Planned:
-    """Settle how a job is trained and evaluated on a device.
-
-    Args:
-        device: What it runs on.
-        job: The effective job.
-        data: Its training side.
-        model: The base model.
-        num_chosen: Questions that ``prepare`` chose, where the job leaves it to it.
-        may_reason: Reasoning may come before the answers.
+    """Settle how a job is trained and evaluated on a device; arguments as for :func:`estimate`.
 
     Raises:
         UserError: It does not fit, or settings contradict each other.
@@ -216,7 +195,7 @@ def plan_on(
 
 
 def choose_recipe(job: ResolvedJob, data: DataShape, model: Architecture, device: Device) -> Recipe:
-    """Settle everything that the job left to us, for the given device.
+    """Settle every open setting of the job for the device.
 
     Raises:
         UserError: The settings do not fit each other, or the device.
@@ -230,7 +209,7 @@ def choose_recipe(job: ResolvedJob, data: DataShape, model: Architecture, device
         model,
         device.hardware,
         use_gpu=use_gpu,
-        # What the image of the cluster has installed is not known here.
+        # The packages of the cluster's image are not known here.
         attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=False),
     )
 
@@ -267,12 +246,9 @@ def device_here(job: ResolvedJob) -> Device:
 def estimate_time(
     planned: Planned, held_out: Questions, validation: Questions = NOTHING_ASKED
 ) -> TimeEstimate:
-    """Reckon tokens, speed and seconds of training and evaluation; start-up is not in it.
+    """Estimate tokens, speed and seconds of training and evaluation, without start-up.
 
-    Args:
-        planned: How it is trained and evaluated.
-        held_out: What all models are asked, once it is trained.
-        validation: What the tuned model is asked before, while training's pods still run.
+    ``held_out`` are the questions after training; ``validation`` those in training's pods.
     """
     device, recipe = planned.device, planned.recipe
     evaluation = planned.job.spec.evaluation
@@ -314,7 +290,7 @@ def estimate_time(
 
 
 def _mean_length(planned: Planned) -> float:
-    """Return the mean tokens of a row as it goes through the model, padding included."""
+    """Return the mean tokens of a row in the model, with padding."""
     data, recipe = planned.data, planned.recipe
     if recipe.packing:
         return float(planned.job.spec.hyperparameters.max_sequence_length)
@@ -342,7 +318,6 @@ def _least_seconds(planned: Planned) -> int:
 
 
 def _asking_seconds(planned: Planned, questions: Questions) -> float:
-    """Return what it takes to ask one model all questions in one way."""
     device = planned.device
     if not questions.number:
         return 0.0

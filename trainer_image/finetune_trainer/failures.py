@@ -49,9 +49,8 @@ _QUOTED = re.compile(r"""(?<!\w)(['"`])(?:\\.|(?!\1).)*(?:\1|$)""")
 def classify(error: BaseException) -> TrainerError:
     """Map any exception to the error tree.
 
-    The message goes into status and events, which more people read than the data: of an error that
-    is not ours it has the type, the first line without what that quotes, and where it happened.
-    The whole traceback belongs on standard error.
+    Status and events get the type, the first line without quoted data, and the place. The whole
+    traceback goes to standard error.
     """
     if isinstance(error, TrainerError):
         return error
@@ -75,8 +74,7 @@ def classify(error: BaseException) -> TrainerError:
 def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory of a GPU or of the host did not suffice.
 
-    Torch has a class of its own for its GPU allocator only: its allocator on the CPU, cuBLAS and
-    NCCL raise RuntimeErrors.
+    Torch's CPU allocator, cuBLAS and NCCL raise RuntimeErrors.
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
@@ -95,7 +93,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _place_of(error: BaseException) -> str:
-    """Return the innermost calls, the last one first; frames name code, never values."""
+    """Return the innermost calls, the last one first, without values."""
     frames = traceback.extract_tb(error.__traceback__)[-NUM_FRAMES:]
     places = [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in reversed(frames)]
     return " < ".join(places) or "an unknown place"
@@ -120,20 +118,12 @@ RECORD_BYTES = 8192
 
 
 def reserve_record(path: Path) -> None:
-    """Take the room of a record while there is some: a full disk is among what it may have to say.
-
-    Raises:
-        OSError: There is none.
-    """
+    """Reserve the space of a record, because a full disk may be the failure. Raise ``OSError``."""
     path.write_bytes(b" " * RECORD_BYTES)
 
 
 def leave_record(path: Path, record: dict[str, Any]) -> None:
-    """Write a record into the room that :func:`reserve_record` has taken, and cut it to fit.
-
-    Raises:
-        OSError: Nothing was reserved, and there is no room now.
-    """
+    """Write a record into the reserved space and cut it. Raise ``OSError`` if there is none."""
     message = record["message"]
     while len(data := json.dumps({**record, "message": message}).encode()) > RECORD_BYTES:
         message = message[: len(message) * 3 // 4]

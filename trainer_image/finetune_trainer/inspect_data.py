@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 
 
 def inspect_job(arguments: argparse.Namespace) -> int:
-    """Write what is known of a job's data as JSON; returns the exit code.
-
-    Refusals of the data are part of what is known and no failure.
-    """
+    """Write the known facts about a job's data as JSON."""
     emit = EventEmitter(Stage.PREPARE)
     try:
         context = StageContext.from_environment(read_job(arguments.job), emit)
@@ -43,7 +40,7 @@ def inspect_job(arguments: argparse.Namespace) -> int:
 
 
 def _tell_power(job: ResolvedJob, found: Inspection) -> str:
-    """Say how often a good model meets the job's goal on the held-out rows, if there are any."""
+    """Describe how often a good model meets the goal on the held-out rows."""
     from finetune_api.v1alpha1.evaluation.judging import most_scored
     from finetune_api.v1alpha1.evaluation.scoring import ANSWER_METRICS, FORM_METRICS
     from finetune_trainer.data.asking import most_asked
@@ -74,7 +71,7 @@ def _tell_power(job: ResolvedJob, found: Inspection) -> str:
 
 
 def _foresee(job: ResolvedJob, folder: Path, most: int) -> float | None:
-    """Return what the best constant answer to the held-out questions scores, where it is known."""
+    """Return the score of the best constant answer to the held-out questions, if known."""
     from finetune_trainer.data.held_out import read_rows
     from finetune_trainer.data.rows import RowFile, Side
     from finetune_trainer.evaluate.metrics.catalog import Settings

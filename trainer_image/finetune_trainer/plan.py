@@ -1,7 +1,6 @@
-"""``python -m finetune_trainer plan``: what a job would run, need, take and cost; trains nothing.
+"""``python -m finetune_trainer plan``: estimates time, memory and cost of a job; trains nothing.
 
-Loads no weights and no torch. Rows and tokens come from the job's prepared data set, which is
-prepared if need be (a later run finds it), or from the command line.
+Rows and tokens come from the prepared data set or from the command line.
 """
 
 from __future__ import annotations
@@ -101,7 +100,6 @@ def _plan(
 
 
 def _find_differences(job: ResolvedJob, device: Device) -> list[str]:
-    """Say where this machine is not what the job asks for."""
     if device.gpu is None and job.spec.resources.gpus_per_node:
         return [
             "the job asks for GPUs, and this machine has none: the estimate is for its CPU, as "
@@ -121,10 +119,10 @@ def describe_recipe(planned: Planned) -> PlanStatus:
 
 
 def choose_device(job: ResolvedJob, kind: str | None) -> Device:
-    """Return the hardware to plan for: the named GPUs, else what this machine has.
+    """Return the hardware to plan for: the named GPUs, else this machine's.
 
     Raises:
-        UserError: The job uses no GPU, or nobody knows that kind.
+        UserError: The job uses no GPU, or the kind is unknown.
     """
     if kind is None:
         return device_here(job)
@@ -143,12 +141,11 @@ def _read_shape(
 ) -> tuple[DataShape, Questions, Questions, bool]:
     """Take rows and tokens from the command line, else from the prepared data set.
 
-    Rows to ask about that are not read are taken to be as many as may be, as long as the others,
-    and to be answered without reasoning.
+    Unread questions are assumed to be as many as allowed, as long as the others, without reasoning.
 
     Returns:
-        The training side, what is asked of the held-out and of the validation side, and whether
-        reasoning may come before the answers.
+        The training side, the held-out and the validation questions, and whether answers may
+            reason.
     """
     job = context.job
     if arguments.rows:

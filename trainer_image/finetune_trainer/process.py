@@ -19,8 +19,6 @@ _CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies; a no-op outside Linux.
 
-    A killed stage must not leave ranks behind that go on writing to the same run.
-
     Source: prctl(2), PR_SET_PDEATHSIG.
     """
     if sys.platform == "linux":
@@ -28,10 +26,9 @@ def die_with_parent() -> None:
 
 
 def write_last_words(text: str) -> None:
-    """Write a termination message to where the kubelet or the CLI reads it, if there is such.
+    """Write a termination message for the kubelet or the CLI.
 
-    Failing to write must not hide the reason for ending, so errors are ignored: the same facts are
-    on stdout.
+    Errors are ignored: stdout has the same facts.
     """
     configured = os.environ.get(TERMINATION_LOG)
     path = Path(configured) if configured else DEFAULT_TERMINATION_LOG
@@ -42,11 +39,10 @@ def write_last_words(text: str) -> None:
 
 
 def hide_torch() -> None:
-    """Let this process do without torch, which transformers imports for a tokenizer as well.
+    """Hide torch from transformers in this process, whose tokenizers do not need it.
 
-    A tokenizer needs none of it: ``prepare`` takes 2 seconds instead of 12 for a small data set,
-    and 95 MB instead of 850 MB.
-    Code that ships with a model may want torch; do not call this for such models.
+    ``prepare`` then takes 2 instead of 12 seconds and 95 instead of 850 MB. Code that ships with a
+    model may need torch.
     """
     if "torch" not in sys.modules:
         # None makes the import system say that there is no such module; transformers asks it.
@@ -60,10 +56,7 @@ def is_torch_hidden() -> bool:
 
 
 def num_cores() -> int:
-    """Return the cores that this process may use, at least 1.
-
-    The lesser of those it may run on and its container's CPU limit in whole CPUs: a container that
-    was given two of a node's 64 sees all of them.
+    """Return the usable cores, at least 1, within the container's CPU limit.
 
     Source: Documentation/admin-guide/cgroup-v2.rst, ``cpu.max``.
     """

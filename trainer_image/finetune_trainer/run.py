@@ -53,13 +53,9 @@ class Workspace:
 
 @dataclass(kw_only=True)
 class RunStorage:
-    """The storage that a job writes to, as one of its stages uses it.
+    """The storage that a job writes to, for one of its stages.
 
-    Attributes:
-        job: The effective job.
-        stage: The stage that reads and writes.
-        say: Reports a wait for storage.
-        credentials_dir: Mounted Secrets, one folder each; None uses the environment's identity.
+    ``say`` reports a wait for storage. ``credentials_dir`` None uses the environment's identity.
     """
 
     job: ResolvedJob
@@ -100,12 +96,9 @@ class RunStorage:
 
     @contextmanager
     def keeping_logs(self, folder: Path) -> Iterator[None]:
-        """Store the end of a folder's logs below the run if the block fails.
+        """Store the end of a folder's ``*.log`` files below the run if the block fails.
 
-        Logs of processes may quote rows. They lie with the data, and the error names the place.
-
-        Args:
-            folder: Where processes of the block write ``*.log``.
+        They may quote rows, so they lie with the data and the error names the place.
 
         Raises:
             TrainerError: As the block raised it.
@@ -120,11 +113,7 @@ class RunStorage:
             raise
 
     def keep_logs(self, folder: Path) -> list[str]:
-        """Store the end of a folder's logs below the run; returns where those that could be lie.
-
-        Args:
-            folder: Where processes have written ``*.log``.
-        """
+        """Store the end of a folder's ``*.log`` files below the run; return the place."""
         return [uri for log in sorted(folder.glob("*.log")) if (uri := self._keep_log(log))]
 
     def _keep_log(self, log: Path) -> str:
@@ -142,12 +131,7 @@ class RunStorage:
 
 @dataclass(kw_only=True)
 class BaseModel:
-    """The base model of a run, fetched at most once.
-
-    Attributes:
-        storage: The run's storage, which holds the revision that the first stage found.
-        cache_dir: Base models, shared by all runs on this node.
-    """
+    """The base model of a run, fetched at most once, at the first stage's revision."""
 
     storage: RunStorage
     cache_dir: Path
@@ -168,12 +152,10 @@ class BaseModel:
     def fetch(self, *, include_weights: bool = True) -> tuple[Path, str]:
         """Return the local folder of the base model and its resolved revision.
 
-        Args:
-            include_weights: False fetches configuration and tokenizer only, megabytes instead of
-                gigabytes: all that ``prepare`` needs.
+        Without weights only megabytes are fetched, enough for ``prepare``.
 
         Raises:
-            UserError: It is not there, or no longer what the run's first stage found.
+            UserError: It is missing, or changed since the run's first stage.
         """
         if self._found is None or (include_weights and not self._has_weights):
             from finetune_trainer.storage.models.cache import fetch_model
@@ -204,7 +186,6 @@ class BaseModel:
         return load_tokenizer(folder, trust_remote_code=trust_remote_code)
 
     def _say_once(self, text: str) -> None:
-        """Announce once what takes seconds."""
         if text not in self._said:
             self._said.add(text)
             self.storage.say(text)

@@ -42,12 +42,8 @@ def run_stage(
 ) -> int:
     """Run one stage and return the process's exit code.
 
-    Args:
-        stage: Which.
-        job_path: Path of ``job.json``.
-        job_digest: The sha256 that the file must have; None for whichever it has.
-        approved_data: Digest of the only data set it may read; None for whichever is the run's.
-        decision: Who lets the candidate be published, if somebody has to.
+    ``job.json`` must have the sha256 ``job_digest``; None for any. ``approved_data`` is the digest
+    of the only permitted data set; None for any.
     """
     push = ProgressPush.from_environment() if _is_first_node() else None
     emit = EventEmitter(stage, push=push)
@@ -88,10 +84,9 @@ def run_stage(
 
 
 def does_without_torch(stage: Stage, job: ResolvedJob) -> bool:
-    """Return whether nothing in the process of a stage itself needs torch.
+    """Return whether a stage's own process needs no torch.
 
-    An evaluation asks the models in processes of their own. It looks at GPUs by torch, and so may
-    a metric of the user's at answers.
+    An evaluation asks the models in other processes, but looks at GPUs by torch.
     """
     if job.spec.model.trust_remote_code:
         return False
@@ -140,7 +135,7 @@ def _function_of(stage: Stage) -> StageFunction:
 
 
 def _train(context: StageContext) -> StageResult:
-    """Train, and have the first node score the answers to validation rows where that is asked."""
+    """Train, and have the first node score the answers to validation rows if requested."""
     from finetune_trainer.train.stage import train
 
     trained = train(context)

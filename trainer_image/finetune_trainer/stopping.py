@@ -1,18 +1,10 @@
-"""Hears SIGTERM and SIGINT from the first instruction of a stage on, and does what they ask.
+"""Handles SIGTERM and SIGINT from the first instruction of a stage on.
 
-A stage is the first process of its container. To such a process the kernel delivers no signal that
-it has no handler for: without one a SIGTERM is lost, and the kubelet kills the stage when the grace
-period is over. So :func:`listen` comes before every import that takes time; what is left is the
-start of the interpreter itself, some 20 ms.
-
-The signal is acted on in a thread of its own, whatever the main thread does: no library that works
-for a minute delays it, and no loop that tries everything again swallows it. Unless the stage says
-otherwise (:func:`on_stop`) a stop ends the process on the spot, with exit code 79, event and
-termination message. Nothing is lost by that: what lies in storage is there whole or not at all, and
-an attempt that was killed is resumed the same way.
-
-Nothing here imports more than the standard library; names and numbers repeat the protocol's
-(``finetune_api.protocol.trainer``), and a unit test keeps them equal.
+The kernel delivers to a container's first process no signal without a handler, so :func:`listen`
+comes before every slow import. A separate thread acts on the signal, whatever the main thread does.
+By default (see :func:`on_stop`) a stop ends the process at once, with exit code 79, event and
+termination message; a killed attempt resumes the same way. Only the standard library is imported; a
+unit test keeps names and numbers equal to ``finetune_api.protocol.trainer``.
 """
 
 from __future__ import annotations
@@ -56,13 +48,13 @@ DEFAULT_MESSAGE = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reply:
-    """What a stop does at some moment of a stage.
+    """The effect of a stop at some moment of a stage.
 
     Attributes:
-        reason: Reason of the termination message, if the process is ended by it.
-        message: What became of the work, and what the next attempt does.
-        act: Called once, in the listener's thread; the process then ends by itself, or with reason
-            and message shortly before the grace period is over. None ends it at once.
+        reason: Reason of the termination message, if the stop ends the process.
+        message: State of the work, and what the next attempt does.
+        act: Called once, in the listener's thread; the process then ends by itself, or shortly
+            before the grace period is over. None ends it at once.
     """
 
     reason: str
@@ -71,11 +63,9 @@ class Reply:
 
 
 class Listener:
-    """Hears the stop signals of one stage.
+    """Handles the stop signals of one stage.
 
-    Args:
-        stage: Name of the stage.
-        grace_seconds: From SIGTERM to SIGKILL; None is not known.
+    ``grace_seconds`` are from SIGTERM to SIGKILL; None if unknown.
     """
 
     def __init__(self, stage: str, grace_seconds: float | None) -> None:
@@ -122,10 +112,9 @@ class Listener:
                 self._answer()
 
     def conclude(self) -> None:
-        """Let no stop come between the stage's end and its words, nor between these and its exit.
+        """Ignore stops between the stage's end and its exit; call it in the main thread.
 
-        Must be called in the main thread. An interpreter that ends takes every handler away, and
-        with it a SIGTERM would kill the process and its exit code; one that is ignored stays so.
+        An interpreter that ends removes handlers, and a SIGTERM would replace the exit code.
         """
         with self._lock:
             self._is_concluded = True
@@ -202,10 +191,9 @@ def on_stop(
 
 
 def deadline() -> float | None:
-    """Return the moment (monotonic) at which a process that was asked to stop ends at the latest.
+    """Return the moment (monotonic) at which a stopping process ends at the latest.
 
-    Returns:
-        None if nobody asked, or the grace period is not known.
+    None without a stop, or if the grace period is unknown.
     """
     return None if _listener is None else _listener.deadline
 

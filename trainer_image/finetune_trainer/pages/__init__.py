@@ -1,5 +1,4 @@
-"""What all pages for people share: frame, style, tables, pictures, and how they are rendered.
+"""The shared parts of all pages for people: frame, style, tables, pictures, rendering.
 
-A page is one file that opens anywhere, with nothing to load: its policy forbids every request and
-every script but the one it brings.
+A page is one file; its policy forbids all requests and foreign scripts.
 """

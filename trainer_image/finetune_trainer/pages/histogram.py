@@ -48,10 +48,10 @@ class Histogram:
     Attributes:
         bars: One for each bin.
         ticks: Labels of the axis.
-        limit_x: Where a limit lies, or None where it is beyond the picture.
+        limit_x: Place of a limit, or None beyond the picture.
         highest: Count of the highest bar.
         rows: Range and count of each bin, for a table.
-        words: What there is to see.
+        words: Description.
     """
 
     bars: list[Bar]
@@ -69,13 +69,9 @@ class Histogram:
 
 
 def count_bins(ordered: Sequence[int]) -> tuple[Bin, ...]:
-    """Put values into at most :data:`MAX_BINS` bins of equal, round width.
+    """Put ascending, non-negative values into at most :data:`MAX_BINS` bins of equal width.
 
-    The bins reach to the 99th percentile; the last one is open, so that a single huge value does
-    not press all others into one bar.
-
-    Args:
-        ordered: The values, ascending, none negative.
+    The bins reach to the 99th percentile; the last one is open.
     """
     if not ordered:
         return ()
@@ -100,13 +96,9 @@ def _round_width(high: int) -> int:
 def draw_histogram(
     bins: Sequence[Bin], *, longest: int, unit: str, limit: int | None = None
 ) -> Histogram | None:
-    """Draw bins as :func:`count_bins` makes them; nothing where there are none.
+    """Draw bins of :func:`count_bins`; empty without bins.
 
-    Args:
-        bins: The bins.
-        longest: The largest value.
-        unit: What the values are, plural.
-        limit: A value to mark.
+    ``unit`` is plural; ``limit`` is a value to mark.
     """
     if not bins:
         return None
@@ -137,7 +129,6 @@ def draw_histogram(
 
 
 def _ticks(bins: Sequence[Bin], step: float, longest: int) -> list[Mark]:
-    """Label the first, a middle and the last bin."""
     places = sorted({0, len(bins) // 2, len(bins) - 1})
     ticks = []
     for i in places:

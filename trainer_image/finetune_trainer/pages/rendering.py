@@ -19,12 +19,9 @@ _SEAM = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[./_])(?=\w)")
 
 
 def render(template: str, *, folder: Path, **values: Any) -> str:
-    """Render a page; all text in it is escaped, and the same values give the same bytes.
+    """Render a page with escaped text; the same values give the same bytes.
 
-    Args:
-        template: Name of the template; it extends ``frame.html.j2``.
-        folder: Where it lies.
-        values: What it tells.
+    The template extends ``frame.html.j2``.
     """
     return _environment(folder).get_template(template).render(**values)
 

@@ -52,16 +52,9 @@ class EventEmitter:
         message: str = "",
         unit: str = "",
     ) -> None:
-        """Tell how far the stage is; also pushed to the operator where there is one.
+        """Emit the progress of the stage, and push it to the operator if there is one.
 
-        Args:
-            step: Steps done, or whatever ``unit`` names.
-            total_steps: Of so many.
-            epoch: Passes over the data.
-            eta_seconds: Seconds left.
-            metrics: Latest values by name.
-            message: What is done, for people.
-            unit: What is counted, in the plural; empty for optimiser steps.
+        ``unit`` names what the steps count, in the plural; empty for optimiser steps.
         """
         percent = None
         if step is not None and total_steps:

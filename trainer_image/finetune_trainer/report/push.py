@@ -1,10 +1,8 @@
 """Progress pushes to the operator, in the wire format of transformers' KubeflowCallback.
 
-Pushing must never slow or break training: a background thread sends the newest state at most every
-few seconds, and failures are only counted. The body carries our own ``finetune`` member beside
-``trainerStatus``; a receiver that knows only the latter still understands it.
-
-Source: transformers.integrations.KubeflowCallback; Kubeflow Trainer KEP-2779.
+A background thread sends the newest state every few seconds; failures are only counted. The body
+has our ``finetune`` member beside ``trainerStatus``. Source:
+transformers.integrations.KubeflowCallback; Kubeflow Trainer KEP-2779.
 """
 
 from __future__ import annotations
@@ -91,11 +89,7 @@ class ProgressPush:
             self._wake.notify()
 
     def finish(self, *, is_done: bool) -> None:
-        """Send what is pending and stop. Waits a few seconds at most.
-
-        Args:
-            is_done: Whether the stage succeeded: then the last push says 100 percent.
-        """
+        """Send the pending state and stop, within seconds. A success pushes 100 percent."""
         with self._wake:
             if is_done:
                 body = self._pending or {
