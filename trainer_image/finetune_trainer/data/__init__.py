@@ -1,1 +1,1 @@
-"""Rows and prepared data sets: what all stages share of the data. Nothing here imports torch."""
+"""Rows and prepared data sets, for all stages. Nothing here imports torch."""

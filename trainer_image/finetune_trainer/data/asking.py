@@ -22,7 +22,7 @@ def most_asked(evaluation: Evaluation, chosen: int | None = None) -> int:
 
 
 def question_of(row: dict[str, Any]) -> str:
-    """Return what rows of one question have in common: their prompt and its tools."""
+    """Return the common part of rows of one question: prompt and tools."""
     return json.dumps([prompt_of(row), row.get("tools")], sort_keys=True)
 
 

@@ -1,4 +1,4 @@
-"""What a model will be asked, as far as a data set's report tells before anybody asks. Pure."""
+"""The questions for a model, estimated from a data set's report. Pure."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def expect_validation(
     if scoring is None:
         return NOTHING_ASKED
     number = min(scoring.max_samples, report.rows.validation)
-    # Where references are read nobody reasons.
+    # Scoring references needs no reasoning.
     may_reason = may_reason and scoring.metric not in READ_METRICS
     found = _expect(job, report, Side.VALIDATION, number=number, may_reason=may_reason)
     return as_scored_by(scoring.metric, found)
 
 
 def as_scored_by(metric: str, questions: Questions) -> Questions:
-    """Return what the questions are for a metric: some have references read, and no answers."""
+    """Return the questions for a metric; some metrics score references instead of answers."""
     if metric not in READ_METRICS:
         return questions
     read = questions.prompt_tokens + questions.answer_tokens

@@ -10,7 +10,7 @@ from finetune_trainer.storage import ObjectNotFound, StorageAccess, open_store
 
 MAX_TEXTS = 200
 MAX_CHARACTERS = 2000
-"""Of each text; the rest is left out, so that what it costs is bounded."""
+"""Of each text; the rest is left out, so that the cost is bounded."""
 
 
 def fetch_texts(uri: str, access: StorageAccess, *, seed: int) -> list[str]:

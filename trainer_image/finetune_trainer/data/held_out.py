@@ -36,7 +36,7 @@ class HeldOut:
 
 
 IsSeen = Callable[[HeldOut], bool]
-"""Tells whether a claim looks at a question."""
+"""Whether a claim looks at a question."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +60,11 @@ class HeldOutSide:
     num_unwanted: int = 0
 
     def drawn(self, most: int) -> list[HeldOut]:
-        """Return the questions that are asked where so many are at most, in order of their draw."""
+        """Return the asked questions, at most so many, in order of their draw."""
         return [self.questions[place] for place in self.order[:most]]
 
     def number(self, most: int, is_seen: IsSeen) -> int:
-        """Return how many questions are asked and looked at, where so many are asked at most."""
+        """Return the number of asked questions that a claim looks at."""
         return sum(map(is_seen, self.drawn(most)))
 
     def groups(self, most: int, is_seen: IsSeen) -> Counter[str]:
@@ -72,7 +72,7 @@ class HeldOutSide:
         return Counter(question.group for question in self.drawn(most) if is_seen(question))
 
     def number_with(self, num_groups: int, is_seen: IsSeen) -> int | None:
-        """Return how many questions must be asked for so many groups; None where there are less."""
+        """Return the questions needed for so many groups; None if there are too few."""
         groups: set[str] = set()
         for number, place in enumerate(self.order, start=1):
             question = self.questions[place]
@@ -146,7 +146,7 @@ def gather_side(
 
 
 def digest_of(row: Mapping[str, Any]) -> bytes:
-    """Return what rows of one question have in common, as a digest."""
+    """Return the digest of a question: equal for its rows."""
     return hashlib.blake2b(question_of(dict(row)).encode(), digest_size=16).digest()
 
 

@@ -1,4 +1,4 @@
-"""Read a prepared data set back: what ``train`` and ``evaluate`` start from."""
+"""Reads a prepared data set back for ``train`` and ``evaluate``."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def read_tokens(
 def require_approved(digest: str, approved: str | None, what: str) -> None:
     """Refuse another data set than the approved one.
 
-    ``what`` depends on ``digest``; ``approved`` is None without an approval.
+    ``what`` names the object that uses ``digest``. ``approved`` None allows any data set.
 
     Raises:
         UserError: ``DatasetNotApproved``.

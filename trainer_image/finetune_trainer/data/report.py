@@ -48,7 +48,7 @@ class FileReport(APIModel):
 
 
 class SourceReport(APIModel):
-    """One source: how it was read and what it gave."""
+    """One source: its format and rows."""
 
     files: list[FileReport]
     side: str
@@ -84,14 +84,14 @@ HELD_OUT_PROMPTS = "heldOutPrompts"
 
 
 class CheckReport(APIModel):
-    """What one row check found."""
+    """Result of one row check."""
 
     name: str
     flagged: int
     removed: int
     message: str
     counts: dict[str, int] = Field(default_factory=dict)
-    """What was met, by kind: of `personalData` the places replaced or found."""
+    """Occurrences by kind; of `personalData` the places replaced or found."""
     files: dict[str, int] = Field(default_factory=dict)
     """Flagged rows by file, of `personalData`; at most the first 100 by name."""
     sides: list[SideRows] = Field(default_factory=list)
@@ -166,7 +166,7 @@ class TokenReport(APIModel):
 
 
 class TrainedReport(APIModel):
-    """What one side is trained as, after truncation."""
+    """Training totals of one side, after truncation."""
 
     examples: int
     """Those with something to learn."""
@@ -192,7 +192,7 @@ class DatasetReport(APIModel):
     tokens: dict[str, dict[str, TokenReport]]
     """By tokenizer (the model and its revision), then by side."""
     trained: dict[str, TrainedReport] = Field(default_factory=dict)
-    """By side: what the token files hold."""
+    """Content of the token files, by side."""
     labels: list[LabelReport] = Field(default_factory=list)
     """Where the answers are labels (at most 200, short): the most frequent first."""
 
@@ -228,7 +228,7 @@ class DatasetPointer(APIModel):
     sources: list[str]
     """URIs of the sources, as this run read them."""
     model_revision: str | None = None
-    """What the base model was when the run began; all stages insist on it."""
+    """Revision of the base model at the run's start; all stages insist on it."""
     questions: QuestionCount | None = None
     """How many held-out questions its evaluation asks; null where the job says it itself."""
 

@@ -1,4 +1,4 @@
-"""What a row is at each point of its way from a file to the prepared data set."""
+"""A row at each point between a file and the prepared data set."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SNIPPET_CHARACTERS = 80
 """How much of a bad row is shown."""
 
 QUOTED_CHARACTERS = 2000
-"""How much of it is looked through for personal data before that: a value must be seen whole."""
+"""Characters of it to search for personal data before that: a value must be seen whole."""
 
 NUM_ERRORS_KEPT = 100
 """Bad rows that are listed; all of them are counted."""
@@ -210,7 +210,7 @@ def make_example(
 
 
 def slice_digest(value: str) -> str:
-    """Return what a prepared row keeps of a value in a column for slices."""
+    """Return the stored digest of a value in a column for slices."""
     return _digest(["slice", value.strip()])[:GROUP_DIGITS]
 
 
@@ -262,7 +262,7 @@ def prompt_of(row: dict[str, Any]) -> Any:
 
 
 def group_of(row: dict[str, Any]) -> str:
-    """Return what keeps rows together: those of one group are not independent."""
+    """Return the group of a row: rows of one group are dependent."""
     return str(row.get("metadata", {}).get("group") or json.dumps(prompt_of(row)))
 
 
@@ -279,13 +279,13 @@ def answer_of(row: Mapping[str, Any]) -> str | None:
 
 
 def other_answer(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the row of a pair's worse answer: as if it alone had been given."""
+    """Return the row of a pair's worse answer, as a row of its own."""
     kept = {name: row[name] for name in ("prompt", "tools") if name in row}
     return {**kept, "completion": row["rejected"]}
 
 
 def without_weights(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return messages as a chat template knows them: what is learned is no part of the text."""
+    """Return messages for a chat template, without weights."""
     if not any("weight" in message for message in messages):
         return messages
     return [
@@ -301,7 +301,7 @@ def make_snippet(raw: object) -> str:
 
 
 def shorten(text: str) -> str:
-    """Return what is shown of the start of a row."""
+    """Shorten the start of a row for display."""
     if len(text) <= SNIPPET_CHARACTERS:
         return text
     return text[: SNIPPET_CHARACTERS - 3] + "..."

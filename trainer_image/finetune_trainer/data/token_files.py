@@ -113,7 +113,7 @@ class TokenWriter:
 
     @property
     def totals(self) -> TokenTotals:
-        """What was taken in so far."""
+        """Totals so far."""
         return TokenTotals(
             num_examples=self._num_examples,
             num_tokens=self._num_tokens,
@@ -155,7 +155,7 @@ class TokenFiles:
 
     @property
     def totals(self) -> dict[Side, TokenTotals]:
-        """What was taken in, by side."""
+        """Totals by side."""
         return {side: writer.totals for side, writer in self._writers.items()}
 
 

@@ -58,7 +58,7 @@ class Comparison:
 
 
 ON_VALIDATION = " on validation rows"
-"""What follows the name of a metric that is not of held-out rows."""
+"""Suffix of a metric's name that is not of held-out rows."""
 
 
 def compare_runs(runs: Sequence[Run], *, against: int | None = None) -> Comparison:
@@ -135,12 +135,12 @@ def comparable_losses(runs: Sequence[Run]) -> list[float | None]:
 
 
 def known_digests(runs: Sequence[Run]) -> set[str]:
-    """Return the versions of the data of those runs that have prepared it."""
+    """Return the known versions of the runs' data."""
     return {run.data.digest for run in runs if run.data.digest}
 
 
 def to_wire(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison for machines, in camelCase; what nobody told is left out."""
+    """Return a comparison for machines, in camelCase, without unknown values."""
     runs = comparison.runs
     return {
         "certainty": comparison.certainty,

@@ -212,7 +212,7 @@ def _part(run: Run, setting: str) -> dict[str, str]:
 
 
 def _measure(name: str, rows: Sequence[Row]) -> Measured | None:
-    """Return a metric of one run; None where the rows do not tell it."""
+    """Return a metric of one run; None where the rows do not suffice."""
     if not rows or any(name not in row.scores for row in rows):
         return None
     scores = np.array([row.scores[name] for row in rows])

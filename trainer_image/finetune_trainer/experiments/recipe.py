@@ -25,23 +25,23 @@ LEFT_OUT = frozenset(
         "budget",
     }
 )
-"""Where results go, and what steers the life of a job: nothing of it changes what is trained."""
+"""Output and lifecycle settings, which do not change the training."""
 
 CHOSEN = {
     "hyperparameters.learningRate": "learning_rate",
     "hyperparameters.globalBatchSize": "global_batch_size",
     "hyperparameters.microBatchSize": "micro_batch_size",
 }
-"""Settings that may be ``auto``, and what the record of a run calls what was chosen."""
+"""Settings that may be ``auto``, and their names in a run's record."""
 
 PINNED = "model.pinned"
-"""What the revision of the base model came to, known once a run has trained."""
+"""Path of the base model's resolved revision, known after training."""
 
 _OF_ANYTHING = frozenset({"uri", "name", "type", "revision", "digest"})
-"""They say nothing without what they are of."""
+"""Names that are unclear without their parent."""
 
 ABSENT = "-"
-"""Stands where a run does not have a setting."""
+"""Text for a setting that a run does not have."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +135,7 @@ def _number(value: str) -> float | None:
 
 
 def _shorten(paths: Sequence[str]) -> list[str]:
-    """Return the shortest end of each path that is its own and says what it is of."""
+    """Return the shortest unique and clear end of each path."""
     labels = []
     for path in paths:
         parts = path.split(".")

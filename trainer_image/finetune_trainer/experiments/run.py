@@ -124,14 +124,14 @@ class Run:
 
     @property
     def validation_loss(self) -> float | None:
-        """Validation loss of the step that was kept, else the lowest so far."""
+        """Validation loss of the kept step, else the lowest so far."""
         at_step = [loss for step, loss in self.validation if step == self.step]
         losses = at_step or [loss for _, loss in self.validation]
         return min(losses) if losses else None
 
     @property
     def validation_text(self) -> str:
-        """What answers to validation rows score: ``exactMatch 0.91 [0.84, 0.95]``; or nothing."""
+        """Score of the answers to validation rows: ``exactMatch 0.91 [0.84, 0.95]``; or empty."""
         told = self.validation_score
         if told is None:
             return ""

@@ -123,7 +123,7 @@ def _excluded(model: nn.Module) -> tuple[str, ...]:
 
 
 def has_fused_experts(model: nn.Module) -> bool:
-    """Tell whether the model keeps the weights of all experts of a layer in one parameter."""
+    """Whether the model keeps the weights of all experts of a layer in one parameter."""
     return any(
         parameter.ndim == 3 and "experts" in name.split(".")
         for name, parameter in model.named_parameters()
@@ -131,7 +131,7 @@ def has_fused_experts(model: nn.Module) -> bool:
 
 
 def adapts_experts(adapter: Adapter, model: nn.Module) -> bool:
-    """Tell whether the adapter changes the model's fused experts."""
+    """Whether the adapter changes the model's fused experts."""
     kind = str(getattr(getattr(model, "config", None), "model_type", ""))
     return has_fused_experts(model) and reaches_experts(kind, tuple(adapter.target_modules))
 

@@ -53,7 +53,7 @@ class AnswerReader:
         return None if self._has_no_end(prompt, list(ids)) else self.read(ids)
 
     def may_reason(self, prompt: Sequence[int]) -> bool:
-        """Tell whether a model may reason before it answers a prompt, given as tokens."""
+        """Whether a model may reason before it answers a prompt, given as tokens."""
         if not self._format.knows_reasoning:
             return False
         return may_reason(self._format, self.decode(prompt))
@@ -66,7 +66,7 @@ class AnswerReader:
         number = self.decode(rest).count(mark) if mark else 0
         if not number:
             return end
-        # The tokenizer joins a mark with what stands around it.
+        # The tokenizer joins a mark with its surroundings.
         sizes = range(len(rest) + 1)
         place = bisect_left(sizes, number, key=lambda size: self.decode(rest[:size]).count(mark))
         return end + place

@@ -80,7 +80,7 @@ class ChatFormat:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> ChatFormat:
-        """Read what :meth:`to_json` wrote."""
+        """Inverse of :meth:`to_json`."""
         read: dict[str, Any] = {
             name: tuple(item) if isinstance(item, list) else item for name, item in value.items()
         }
@@ -277,7 +277,7 @@ def _find_answer_mark(prompt: str, head: str) -> str:
 
 
 def _leaves_header(render: Any, question: Mapping[str, Any], answer: Mapping[str, Any]) -> bool:
-    """Tell whether a prompt for generation opens no turn: another question may follow it, too."""
+    """Whether a generation prompt opens no turn, so that a question may follow too."""
     opened = render([question, answer], generate=True).rpartition(_PROBE)[2]
     try:
         following: str = render([question, answer, question]).rpartition(_PROBE)[2]

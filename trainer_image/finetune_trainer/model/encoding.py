@@ -113,7 +113,7 @@ class Encoder:
 
     @property
     def reader(self) -> AnswerReader:
-        """Reads answers in what models say."""
+        """Reads answers in a model's output."""
         return self._reader
 
     @property
@@ -160,7 +160,7 @@ class Encoder:
         return self._conversations.prompt([{"role": "user", "content": question}], None)
 
     def decode_answer(self, ids: Sequence[int]) -> str:
-        """Return the answer in what was generated or learned; see :meth:`AnswerReader.read`."""
+        """Return the answer in generated or learned text; see :meth:`AnswerReader.read`."""
         return self._reader.read(ids)
 
     def read_answer(self, row: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What the machine offers: GPUs, memory, number formats."""
+"""The hardware of the machine: GPUs, memory, number formats."""
 
 from __future__ import annotations
 

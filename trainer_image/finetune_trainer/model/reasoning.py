@@ -57,7 +57,7 @@ def begins_to_reason(chat_format: ChatFormat, prompt: str, said: str) -> bool:
 
 
 def is_closed_by_tag(chat_format: ChatFormat) -> bool:
-    """Tell whether the mark closes reasoning; else it heads the answer, a message of its own."""
+    """Whether the mark closes reasoning; else it heads the answer, a message of its own."""
     return beginning_of(chat_format) not in chat_format.answer_after
 
 

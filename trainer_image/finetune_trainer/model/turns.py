@@ -250,7 +250,7 @@ def _find_continuation(whole: str, head: str, prompt: str, asked: str) -> str | 
 
 
 def _is_composed(message: Message) -> bool:
-    """Tell whether a message is more than its text, or its text more than an answer."""
+    """Whether a message is more than its text, or its text more than an answer."""
     keys = {"tool_calls", "reasoning_content"}
     return bool(keys & message.keys()) or END_OF_REASONING in _text_of(message)
 

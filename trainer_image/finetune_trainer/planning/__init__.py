@@ -1,1 +1,1 @@
-"""What a run would need and take: memory, time and cost, counted before anything is loaded."""
+"""Estimates memory, time and cost of a run before anything is loaded."""

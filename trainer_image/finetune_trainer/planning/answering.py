@@ -27,10 +27,9 @@ HELD_TOKENS = (16384, 8192, TOKENS_PER_BATCH)
 MAX_AUTO_TOKENS = 1024
 """Longest answer where the job leaves its length to us."""
 ANSWER_MARGIN_TOKENS = 8
-"""Then it is the longest reference and so many more."""
+"""Tokens to add to the longest reference."""
 REASONING_TOKENS = 1024
-"""And so many more where reasoning may come before an answer: that of models which nobody has
-taught the references' own is longer than theirs."""
+"""Tokens to add for reasoning, which may be longer than the references' own."""
 _DOWN = ("down_proj", "w2", "fc2", "c_proj", "dense_4h_to_h")
 COUNTED_LOGIT_BYTES = 8
 """A logit that is scored: its copy beside the float32 image, or that and the log-softmax."""
@@ -83,27 +82,27 @@ class AnsweringMemory:
 
     @property
     def held(self) -> int:
-        """What a spread model divides over its GPUs."""
+        """The part that a spread model divides over its GPUs."""
         return self.weights + self.adapter + self.cache
 
     @property
     def allocated(self) -> int:
-        """What torch's allocator hands out at the peak."""
+        """Bytes from torch's allocator at the peak."""
         return self.total - self.overhead
 
     @property
     def total(self) -> int:
-        """All of it, on one device."""
+        """Total bytes on one device."""
         return sum(asdict(self).values())
 
     @property
     def largest_part(self) -> str:
-        """What decides it."""
+        """Name of the largest part."""
         parts = asdict(self)
         return max(parts, key=lambda name: parts[name])
 
     def on_each(self, num_gpus: int) -> int:
-        """Return what each of so many GPUs holds; one of them has all logits."""
+        """Return the bytes on each of several GPUs; one of them has all logits."""
         return self.total - self.held + -(-self.held // num_gpus)
 
     def to_json(self) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Which mixtures have experts that an adapter reaches."""
+"""Mixtures whose experts an adapter reaches."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ ZERO_BUCKET = 500_000_000
 ZERO3_LIVE_PARAMETERS = 1_000_000_000
 """Weights that ZeRO-3 keeps gathered at once, by default."""
 CUDA_CONTEXT = 700 * 2**20
-"""What a CUDA context with cuBLAS' workspaces takes beside the allocator."""
+"""Bytes of a CUDA context with cuBLAS' workspaces, beside the allocator."""
 FRAGMENTATION = 0.04
 """Share of the moving part that the caching allocator cannot hand out again."""
 CPU_PROCESS = 700 * 2**20
@@ -71,12 +71,12 @@ class Memory:
 
     @property
     def allocated(self) -> int:
-        """What torch's allocator hands out at the peak."""
+        """Bytes from torch's allocator at the peak."""
         return self.total - self.overhead
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Total bytes."""
         return sum(asdict(self).values())
 
     def to_json(self) -> dict[str, int]:
@@ -137,7 +137,7 @@ def count_saved(model: Architecture, setup: Setup, *, among: Sequence[str] = ())
 
 
 def saved_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
-    """Estimate what autograd holds when a forward pass ends."""
+    """Estimate the bytes that autograd holds after a forward pass."""
     return _activation_bytes(model, setup, batch)[0]
 
 
@@ -192,7 +192,7 @@ def _gathered_bytes(model: Architecture, setup: Setup) -> int:
 
 
 def _activation_bytes(model: Architecture, setup: Setup, batch: Batch) -> tuple[int, int]:
-    """Return what is saved when the forward pass ends, and the largest moment of the backward."""
+    """Return the bytes saved after the forward pass, and the largest moment of the backward."""
     h, s, layers = model.hidden_size, setup.value_bytes, model.num_layers
     attention = mask_bytes(setup, batch) + scores_bytes(model, setup, batch)
     block = batch.tokens * saved_per_token(model, setup) + attention

@@ -1,4 +1,4 @@
-"""Decides on how many processes evaluation runs, and what each of them holds. Pure."""
+"""Decides the processes of an evaluation and the share of each. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ GIB = 1024**3
 WEIGHTS_SHARE = 0.8
 """Share of memory that weights may take; the rest is for keys and values, logits, the runtime."""
 PROCESS_BYTES = GIB
-"""What a process takes on the CPU before it loads a model: libraries, tokenizer, questions."""
+"""Bytes of a process on the CPU without a model: libraries, tokenizer, questions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

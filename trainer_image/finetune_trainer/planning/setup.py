@@ -14,7 +14,7 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 Source: Dettmers et al. 2023, "QLoRA" (arXiv 2305.14314), section 3, double quantisation.
 """
 MASTER_STRATEGIES = ("ZeRO2", "ZeRO3")
-"""Strategies of DeepSpeed, which keeps float32 copies of what it trains."""
+"""DeepSpeed's strategies, which keep float32 copies of trained weights."""
 WITHOUT_SDPA = frozenset(
     ("gpt_oss", "gemma2", "vaultgemma", "granite_swa", "granitemoe_swa", "mimo_v2_flash", "bloom",
      "mpt", "gptj", "codegen", "gpt_neo")

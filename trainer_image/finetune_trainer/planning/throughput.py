@@ -22,7 +22,7 @@ EFFICIENCY = 0.35
 HALF_FULL_TOKENS = 1024
 """Tokens of a forward pass at which half of that is reached: below, launches take over."""
 SHARDING = 0.8
-"""The remaining speed when every pass fetches weights from other GPUs."""
+"""Share of the speed that remains when every pass fetches weights from other GPUs."""
 CPU_CORE_FLOPS = {2: 9e10, 4: 5e10}
 """Per core by bytes of a value; SmolLM2-135M was measured at 323 and 200 tokens/s on two."""
 CPU_BANDWIDTH = 1e10
@@ -126,7 +126,7 @@ def tokens_per_second(
 
 
 def cpu_flops(setup: Setup, num_cpus: int) -> float:
-    """Return what a rank's share of the cores computes per second, as measured, not as a peak."""
+    """Return the measured operations per second of a rank's share of the cores."""
     return CPU_CORE_FLOPS[setup.value_bytes] * num_cpus / setup.world_size
 
 

@@ -1,4 +1,4 @@
-"""Read ``dataset.contamination.against``: rows to compare with, that nobody trains on."""
+"""Reads ``dataset.contamination.against``: rows for comparison, never for training."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ TOLERATED: dict[str, dict[str, Any]] = {
     "ContradictoryLabels": {"dataset.onConflict": "Report"},
     "Contaminated": {"dataset.contamination.onMatch": "Drop"},
 }
-"""What to change of a job so that the steps go on after a refusal, by its reason."""
+"""Changes of a job that let the steps continue after a refusal, by its reason."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,7 +170,7 @@ def inspect_sources(context: StageContext, *, with_model: bool) -> Inspection:
 
 
 def tolerate(job: ResolvedJob, reason: str) -> ResolvedJob | None:
-    """Return the job with what was refused for this reason allowed; None if nothing helps."""
+    """Return the job with this refusal tolerated; None if no change helps."""
     if reason not in TOLERATED:
         return None
     body = job.to_wire()

@@ -1,4 +1,4 @@
-"""Divide the rows that were compared, and put on record what became of the others."""
+"""Divides the compared rows, and records the removed ones."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def _prepare(context: StageContext) -> PrepareResult:
 
 
 def _require_askable(context: StageContext, folder: Path) -> QuestionCount | None:
-    """Refuse a data set as :func:`require_evidence` does, and what no server could be asked."""
+    """Refuse a data set as :func:`require_evidence` does, and unanswerable questions."""
     questions = require_evidence(context, folder, has_published=has_version(context))
     chosen = None if questions is None else questions.number
     most = most_asked(context.job.spec.evaluation, chosen)
@@ -182,7 +182,7 @@ def require_evidence(
 
 
 def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:
-    """Publish the staged folder; the flag tells that another writer was first."""
+    """Publish the staged folder; the flag says that another writer was first."""
     sources = context.job.spec.dataset.sources
     try:
         manifest = publish_folder(

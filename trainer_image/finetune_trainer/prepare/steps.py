@@ -10,5 +10,5 @@ from finetune_trainer.prepare.privacy.step import privacy_steps
 
 
 def choose_steps(spec: FineTuneJobSpec) -> tuple[RowStep, ...]:
-    """Return the row steps of a job; personal data goes first, so that others see what is left."""
+    """Return the row steps of a job; personal data is removed first."""
     return (*privacy_steps(spec.dataset.privacy), *TEXT_CHECKS, Reasoning())

@@ -23,7 +23,7 @@ PIECE_ROWS = 250
 PIECE_BYTES = 4_000_000
 PROGRESS_ROWS = 1000
 NUM_ROWS_ALONE = 15_000
-"""So many rows are encoded here, before other processes have loaded what they need."""
+"""Rows that this process encodes before other processes are ready."""
 
 Row = Mapping[str, Any]
 """A row as the prepared data set holds it, with its ``metadata``."""
@@ -68,7 +68,7 @@ class TokenStatistics:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderSettings:
-    """What is needed to encode in another process; hashable and picklable."""
+    """Settings for encoding in another process; hashable and picklable."""
 
     job_json: str
     model_dir: Path
@@ -95,7 +95,7 @@ class _Piece:
 
 @dataclass(kw_only=True, slots=True)
 class _Counted:
-    """What was counted of rows of one side."""
+    """Counts of rows of one side."""
 
     lengths: array[int] = field(default_factory=lambda: array("q"))
     num_tokens: int = 0
@@ -113,7 +113,7 @@ class _Counted:
         self.num_thoughtless += other.num_thoughtless
 
     def summarise(self) -> TokenStatistics:
-        """Return the statistics of what was counted."""
+        """Return the statistics of the counts."""
         ordered = sorted(self.lengths)
 
         def percentile(percent: int) -> int:
@@ -283,7 +283,7 @@ def _make_work(encoder: Encoder, drops: bool) -> Callable[[_Piece], _EncodedPiec
 
 def _cut_pieces(sides: Mapping[Side, Rows]) -> Iterator[_Piece]:
     for side, rows in sides.items():
-        # Of a file its lines: whoever encodes them can also parse them.
+        # The lines of a file; workers parse them.
         entries: Iterable[Row | bytes] = rows.lines() if isinstance(rows, RowFile) else rows
         piece = _Piece(side=side, start=0, rows=[])
         num_bytes = 0

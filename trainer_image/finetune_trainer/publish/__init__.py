@@ -1,1 +1,1 @@
-"""What leaves a run: the adapter's folder, its model card, the merged model, the versions."""
+"""The outputs of a run: adapter folder, model card, merged model, versions."""

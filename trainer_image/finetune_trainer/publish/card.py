@@ -1,4 +1,4 @@
-"""The model card: what was trained, on what, and how well it did."""
+"""The model card: training, data and scores."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _use_section(record: Mapping[str, Any], *, is_whole: bool) -> str:
 def recipe_facts(
     job: ResolvedJob, *, model_name: str, record: dict[str, Any]
 ) -> dict[str, str | int]:
-    """Return what was trained, on what and how, by label; for cards and reports."""
+    """Return facts about training and data, by label; for cards and reports."""
     adapter = job.spec.method.adapter
     targets = ", ".join(adapter.target_modules)
     shape = f" rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {targets}"

@@ -20,7 +20,7 @@ _NEUTRAL: Mapping[str, Any] = {
     "num_beams": 1,
     "length_penalty": 1.0,
 }
-"""What there is without any setting."""
+"""The values of absent settings."""
 GREEDY = (
     "The evaluation's answers are greedy: the likeliest token each time, as with temperature 0, "
     "and no other setting."

@@ -35,7 +35,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-"""What a tokenizer may consist of; copied as the base has it, not written anew."""
+"""The files of a tokenizer; copied unchanged from the base."""
 
 _EMBEDDINGS = ("embed_tokens", "wte", "word_embeddings", "embed_in")
 

@@ -130,7 +130,7 @@ def _read_candidate(context: StageContext) -> Candidate:
 def _claim(
     context: StageContext, candidate: Candidate, decision: PublishDecision | None
 ) -> Published:
-    # A stop between the version's manifest and the word of it would leave nobody knowing of it.
+    # A stop between the manifest and its report would hide the version.
     stopping.conclude()
     card = candidate.evaluation.file(CARD), f"{context.job.run_prefix}/evaluation"
     if decision is not None:

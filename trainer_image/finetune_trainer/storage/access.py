@@ -92,5 +92,5 @@ class StorageAccess:
 
 
 def mask(identifier: str) -> str:
-    """Shorten an access key id so that its owner recognises it and nobody else can use it."""
+    """Mask an access key id: only its owner recognises it."""
     return f"{identifier[:4]}****" if len(identifier) > 8 else f"{identifier[:2]}****"

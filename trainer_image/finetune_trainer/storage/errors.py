@@ -1,4 +1,4 @@
-"""The failures of storage that callers tell apart; all others are plain by ``reason``."""
+"""The failures of storage that callers distinguish; all others have only a ``reason``."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class OtherWriterWon(StorageError):  # noqa: N818 - reads as the answer it is
 
 
 class CredentialsRefused(UserError):  # noqa: N818 - reads as the answer it is
-    """The server does not know the key, or no longer; it says nothing of what the key may do."""
+    """The server does not accept the key; its permissions are unknown."""
 
 
 class InterruptedRead(Exception):  # noqa: N818 - internal signal, never leaves the package

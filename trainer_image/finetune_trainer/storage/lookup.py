@@ -1,4 +1,4 @@
-"""The manifest of a stored folder; where there is none, what lies in its place, in words."""
+"""Finds the manifest of a stored folder, or describes the content of an unpublished one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from finetune_trainer.storage.stream import READ_ATTEMPTS
 
 _NUM_NAMES_SHOWN = 5
 _NUM_LISTED = 10_000
-"""Objects looked at to say what lies under a URI; a bucket may hold millions."""
+"""Most objects to list for a message; a bucket may hold millions."""
 _OWN_FOLDER = re.compile(
     r"/(datasets/[0-9a-f]{64}"
     r"|runs/[^/]+/[^/]+/[^/]+/(adapter|merged|evaluation|checkpoints/step-\d+)"
@@ -62,7 +62,7 @@ def read_manifest(store: ObjectStore, prefix: str) -> Manifest:
 
 
 def _explain_unpublished(address: str, found: list[str]) -> str:
-    """Say what lies where no manifest does; deleting is advised only where nothing can be lost."""
+    """Describe an unpublished folder; advise deletion only where nothing can be lost."""
     published = [
         key.removesuffix(f"/{MANIFEST_NAME}") for key in found if key.endswith(f"/{MANIFEST_NAME}")
     ]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 NUM_THREADS = 4
-"""Files on their way at once, where nobody says otherwise."""
+"""Default number of concurrent files."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -16,7 +16,7 @@ _Result = TypeVar("_Result")
 def in_parallel(
     work: Callable[[_Item], _Result], items: Iterable[_Item], *, num_threads: int | None = None
 ) -> list[_Result]:
-    """Run over all items; the first failure is raised and cancels what has not begun."""
+    """Run over all items; the first failure is raised and cancels the waiting ones."""
     with ThreadPoolExecutor(num_threads or NUM_THREADS, "storage") as pool:
         futures = [pool.submit(work, item) for item in items]
         try:

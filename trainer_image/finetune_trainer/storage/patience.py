@@ -40,15 +40,15 @@ PASSING = frozenset({"Unreachable", "BucketFull", "ClockSkew", "DamagedInTransit
 """Reasons of a StorageError that may pass without anybody changing the job."""
 
 _ANSWERS = (ObjectNotFound, AlreadyExists, IncompleteFolder)
-"""Failures that only a store that works can tell."""
+"""Failures that prove a working store."""
 
 PATIENCE_VARIABLE = "FINETUNE_STORAGE_PATIENCE_SECONDS"
 
 Kind = Literal["read", "write", "list", "delete"]
-"""What is asked for. A key may allow one and not another."""
+"""Kind of request. A key may allow one and not another."""
 
 EARLIER_STAGES: tuple[Kind, ...] = ("read", "write", "list")
-"""What an earlier stage has done with the same key: refused now, it may come back."""
+"""Requests that an earlier stage made with the same key, so that a refusal may pass."""
 
 _Answer = TypeVar("_Answer")
 
@@ -101,7 +101,7 @@ class Patience:
             return 0.0 if self._away_since is None else self._clock() - self._away_since
 
     def give_up(self) -> None:
-        """Let every call that waits, and every later one, raise what the store said last."""
+        """Make every waiting and later call raise the store's last error."""
         self._is_over.set()
 
     def run(

@@ -97,8 +97,7 @@ def commit_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> Mani
     key = join_key(prefix, MANIFEST_NAME)
     with suppress(AlreadyExists):
         store.write_bytes(key, manifest.to_bytes(), if_absent=True)
-    # Read back in every case: it tells the winner, and a server that ignores the condition (there
-    # are such) shows itself here instead of at the reader.
+    # Always read back, to find the winner and servers that ignore the condition.
     return _accept_winner(read_manifest(store, prefix), manifest, join_uri(store.uri, key))
 
 
@@ -140,7 +139,7 @@ def _folder_files(folder: Path) -> Iterable[str]:
 def _store_file(
     store: ObjectStore, prefix: str, path: Path, file: ManifestFile, on_bytes: OnBytes | None
 ) -> ManifestFile:
-    """Store one file without ever replacing another content; return where it lies."""
+    """Store one file without replacing another content; return its key."""
     alternative = f"{file.path}.{file.sha256[:16]}"
     for key in ("", alternative):
         target = join_key(prefix, key or file.path)

@@ -215,7 +215,7 @@ def partial_path(path: Path) -> Path:
 
 
 def discard_partial(path: Path) -> None:
-    """Forget what an earlier download to ``path`` has collected."""
+    """Delete the partial file of an earlier download to ``path``."""
     partial_path(path).unlink(missing_ok=True)
     _version_path(path).unlink(missing_ok=True)
 
@@ -232,7 +232,7 @@ def _read_partial(path: Path) -> tuple[int, str]:
         size = partial_path(path).stat().st_size
     except (OSError, ValueError, KeyError, TypeError):
         return 0, ""
-    # Without a version tag nobody can tell whether the object is still the same.
+    # Without a version tag a change of the object stays unnoticed.
     return (size, version) if isinstance(version, str) and version else (0, "")
 
 

@@ -1,1 +1,1 @@
-"""Tells trackers of experiments of a run; nothing here is ever waited for."""
+"""Sends a run to experiment trackers; no stage waits for them."""

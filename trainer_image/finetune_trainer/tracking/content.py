@@ -18,9 +18,9 @@ from finetune_api.protocol.stage_results import TrainResult
 from finetune_api.protocol.trainer import ResolvedJob
 
 MAX_PARAM = 500
-"""Characters of a parameter's value: what the oldest servers take."""
+"""Most characters of a parameter's value on the oldest servers."""
 UID_TAG = "finetune.uid"
-"""By this tag a run is found again, whoever looks for it."""
+"""The tag that identifies a run."""
 SWEEP_TAG = "finetune.sweep"
 
 _SECTIONS = ("method", "hyperparameters", "checkpoint", "resources")
@@ -83,7 +83,7 @@ def identity_of(job: ResolvedJob) -> dict[str, str]:
 
 
 def facts_of_job(job: ResolvedJob) -> Facts:
-    """Return what the job says: model, data, method and settings."""
+    """Return the job's facts: model, data, method and settings."""
     spec, wire = job.spec, job.spec.to_wire()
     params = {"model.uri": spec.model.uri, "output.uri": spec.output.uri}
     if spec.model.revision:
@@ -96,12 +96,12 @@ def facts_of_job(job: ResolvedJob) -> Facts:
 
 
 def facts_of_recipe(recipe: Mapping[str, Any]) -> Facts:
-    """Return what the automatic settings came to."""
+    """Return the values of the automatic settings."""
     return Facts(params=_cut(_flatten("recipe", recipe)))
 
 
 def facts_of_training(result: TrainResult) -> Facts:
-    """Return where the adapter lies, which step it was taken after, and what trials go by."""
+    """Return the adapter's address and step, and the metrics of trials."""
     tags = {
         "finetune.adapter.uri": result.uri,
         "finetune.adapter.sha256": result.sha256,
@@ -136,7 +136,7 @@ def facts_of_evaluation(result: EvaluateResult) -> Facts:
 
 
 def points_of_curve(lines: Iterable[bytes | str]) -> list[Point]:
-    """Return the values in lines of ``metrics.jsonl``; what is no such line is passed over."""
+    """Return the values in lines of ``metrics.jsonl``; other lines are skipped."""
     points: list[Point] = []
     for line in lines:
         try:

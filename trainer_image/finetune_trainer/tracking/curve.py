@@ -1,4 +1,4 @@
-"""Reads what is new in ``metrics.jsonl`` while another process writes it."""
+"""Reads new lines of ``metrics.jsonl`` while another process writes it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from finetune_trainer.tracking.wandb.tracker import KEY, WandbTracker
 
 
 def trackers_of(context: StageContext) -> list[Tracker]:
-    """Return the trackers that the job names; nobody is asked anything yet."""
+    """Return the trackers that the job names, without a request."""
     job, named = context.job, context.job.spec.tracking
     if named is None:
         return []

@@ -1,4 +1,4 @@
-"""What a stage tells the trackers that its job names: begin, result, failure."""
+"""Sends a stage's begin, result or failure to the job's trackers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class StageTracking:
         ]
 
     def finish(self, result: StageResult) -> StageResult:
-        """Tell the result; returns it with what became of the tracking."""
+        """Send the result; return it with the state of the tracking."""
         if not self._trackings:
             return result
         if isinstance(result, TrainResult):
@@ -61,13 +61,13 @@ class StageTracking:
         elif isinstance(result, EvaluateResult):
             more = Facts(report=self._report(), version=self._version(result))
             self._add(facts_of_evaluation(result).and_also(more), curve=self._curve())
-        # A candidate that people have yet to decide on is evaluated all the same.
+        # A candidate that waits for a decision is evaluated too.
         status: RunStatus = "RUNNING" if isinstance(result, TrainResult) else "FINISHED"
         told = close_all(self._trackings, status, patience_seconds=END_SECONDS)
         return result.model_copy(update={"tracking": told})
 
     def fail(self, error: BaseException) -> None:
-        """Tell that the stage ends without a result; another attempt takes it back."""
+        """Send the end without a result; another attempt takes it back."""
         if self._trackings:
             status: RunStatus = "KILLED" if isinstance(error, Stopped) else "FAILED"
             close_all(self._trackings, status, patience_seconds=FAILURE_SECONDS)

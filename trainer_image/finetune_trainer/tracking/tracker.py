@@ -1,4 +1,4 @@
-"""What a tracker is to a run: the one interface that every kind of them implements."""
+"""The interface of all trackers."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Tracker(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Find the job's run or make it, and have it go on; sets ``is_open``."""
+        """Find or create the job's run, and resume it; sets ``is_open``."""
 
     @abstractmethod
     def send_facts(self, facts: Facts) -> None:
-        """Tell all that is known beside the curve."""
+        """Send all facts beside the curve."""
 
     @abstractmethod
     def send_points(self, points: Sequence[Point]) -> None:

@@ -64,7 +64,7 @@ class Tracking:
         )
 
     def start(self) -> Tracking:
-        """Begin to tell."""
+        """Start the thread."""
         self._thread.start()
         return self
 
@@ -76,7 +76,7 @@ class Tracking:
             self._facts = self._facts.and_also(facts)
 
     def begin_to_close(self, status: RunStatus) -> None:
-        """Have the thread tell how the stage ended, and stop."""
+        """Make the thread send the end of the stage, and stop."""
         with self._lock:
             self._status = status
         self._closing.set()
@@ -92,7 +92,7 @@ class Tracking:
 
     @property
     def page(self) -> str:
-        """Where the run is to be seen; empty if nowhere."""
+        """Address of the run's page, or empty."""
         return self._tracker.page[:MAX_PAGE]
 
     @property

@@ -22,7 +22,7 @@ from finetune_trainer.train.recipe.recipe import DataShape, Recipe, available_by
 from finetune_trainer.train.record import make_record
 
 _RECORDED = ("bfloat16", "use_gpu")
-"""What the record keeps of an idle recipe: how the weights are loaded."""
+"""The recorded part of an idle recipe: how the weights are loaded."""
 
 
 def idle_recipe(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> Recipe:

@@ -30,7 +30,7 @@ from finetune_trainer.storage.store import OnBytes
 
 _STEP = re.compile(r"step-(\d+)/(.*)")
 _STATE_SUFFIXES = (".pt", ".pth", ".bin")
-"""What the training libraries call their state files; ours hold safetensors under these names."""
+"""The training libraries' names of state files; ours hold safetensors under these names."""
 
 _STORED_SUFFIXES = (".safetensors", ".json", ".txt", ".model", ".jinja")
 _STORED_NAMES = ("latest",)  # DeepSpeed's note of its newest tag
@@ -206,7 +206,7 @@ def commit_checkpoint(
 
 
 def drop_newer(store: ObjectStore, prefix: str, *, than: int) -> None:
-    """Delete whatever lies beyond the step that the run resumes from: damaged or unfinished."""
+    """Delete everything beyond the step that the run resumes from."""
     for step in sorted(_steps(store, prefix), reverse=True):
         if step > than:
             delete_prefix(store, f"{prefix}/step-{step}")
@@ -233,7 +233,7 @@ def steps_to_drop(
 
 
 def drop_all(store: ObjectStore, prefix: str) -> None:
-    """Delete every checkpoint and what else lies beside them."""
+    """Delete every checkpoint and all files beside them."""
     for item in list(store.list(prefix + "/")):
         if item.key.endswith(f"/{MANIFEST_NAME}"):
             store.delete(item.key)

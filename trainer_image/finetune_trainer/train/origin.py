@@ -37,7 +37,7 @@ _ADAPTER_CONFIG = "adapter_config.json"
 _RECORD = "run.json"
 _WHOLE_WEIGHTS = re.compile(r"model[^/]*\.safetensors(\.index\.json)?|(generation_)?config\.json")
 _SAME_WEIGHTS = {"QLoRA": "LoRA"}
-"""Adapter types that differ in how the base is held, not in what is trained."""
+"""Adapter types with the same weights over a differently held base."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,7 +174,7 @@ def choose_files(manifest: Manifest, adapter: Adapter, uri: str) -> set[str]:
 
 
 def read_facts(manifest: Manifest, folder: Path) -> Mapping[str, str]:
-    """Return what a folder says of its making: a checkpoint in its manifest, else ``run.json``."""
+    """Return a folder's record: a checkpoint's manifest, else ``run.json``."""
     facts = _read_record(folder)
     told = {key: value for key, value in facts.items() if isinstance(value, str)}
     return {**told, **manifest.inputs}

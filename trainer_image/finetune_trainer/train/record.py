@@ -1,4 +1,4 @@
-"""The record of a run: what ``run.json`` beside the adapter says, and what the stage reports."""
+"""The record of a run: ``run.json`` beside the adapter, and the stage's result."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def plan_ranks(
     *,
     use_gpu: bool,
 ) -> WorkerPlan:
-    """Fetch what the ranks of this node begin from, and write down what they are handed."""
+    """Fetch the inputs of this node's ranks, and write their plan."""
     if words := tell_lesson(lesson):
         context.emit.message(words)
     output_dir = context.scratch("checkpoints", fresh=True)
@@ -221,7 +221,7 @@ def plan_ranks(
 
 
 def checkpoint_inputs(context: StageContext, prepared: Prepared, revision: str) -> dict[str, str]:
-    """Return what checkpoints are made from, for their manifests."""
+    """Return the inputs of checkpoints, for their manifests."""
     job = context.job
     return {
         "dataset": prepared.digest,

@@ -1,1 +1,1 @@
-"""What an answer is: a label, a value, or JSON that fits a schema."""
+"""Answers: a label, a value, or JSON that fits a schema."""

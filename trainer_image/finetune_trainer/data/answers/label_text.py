@@ -31,7 +31,7 @@ def normalize_label(text: str) -> str:
 
 
 def is_short_label(text: str) -> bool:
-    """Tell whether an answer is short enough to be a label."""
+    """Whether an answer is short enough to be a label."""
     if len(text.split()) > MAX_LABEL_WORDS:
         return False
     return text.isascii() or len(_UNSPACED.findall(text)) <= MAX_UNSPACED_LETTERS

@@ -1,4 +1,4 @@
-"""What an answer holds beside words: a JSON value, or a number."""
+"""Reads a JSON value or a number from an answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _NUMBER = re.compile(
 the sign of any currency, with up to three letters before it, as in ``R$``."""
 _SIGNS = str.maketrans({"\u2212": "-", "\u00a0": " ", "\u202f": " ", "\u2009": " ", "\u2019": "'",
                         "\u066b": ".", "\u066c": ","})  # fmt: skip
-"""Signs that stand for those of ASCII; the last two are Arabic."""
+"""Signs and their ASCII equivalents; the last two are Arabic."""
 
 
 def read_json_value(text: str, *, decimals: bool = True) -> Any:
@@ -45,7 +45,7 @@ def read_json_value(text: str, *, decimals: bool = True) -> Any:
 
 
 def without_fence(text: str) -> str:
-    """Return what stands in a Markdown fence that is the whole text, else the text."""
+    """Return the content of a Markdown fence around the whole text, else the text."""
     fenced = _FENCE.fullmatch(text.strip())
     return fenced[1] if fenced else text
 

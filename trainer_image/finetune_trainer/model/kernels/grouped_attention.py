@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 NAME = "sdpa_grouped"
 _UNKNOWN = ("softcap", "position_bias", "cache")
-"""What transformers may hand to an attention that only its own knows to treat."""
+"""Arguments of transformers that only its own attention supports."""
 
 
 def attend_in_groups(model: PreTrainedModel) -> None:
-    """Let a model on the CPU attend so, if it uses torch's attention; others stay as they are."""
+    """Enable this attention for a model on the CPU with torch's attention."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
@@ -51,7 +51,7 @@ def attend_in_groups(model: PreTrainedModel) -> None:
 
 
 def _is_told(query: Tensor, mask: Tensor | None) -> bool:
-    """Whether a mask for all heads, or a single query, says what is seen; else torch finds out."""
+    """Whether a mask or a single query defines the visible tokens; else torch does."""
     return query.shape[2] == 1 if mask is None else mask.dim() == 4 and mask.shape[1] == 1
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def pack_output_input(model: PreTrainedModel) -> None:
-    """Have what a model's output layer reads lie in one piece; adapters may be put on it later."""
+    """Make the input of a model's output layer contiguous, also under later adapters."""
     layer = model.get_output_embeddings()
     if layer is not None:
         layer.register_forward_pre_hook(_pack)

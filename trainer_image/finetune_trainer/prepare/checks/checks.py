@@ -97,7 +97,7 @@ FEW_ROWS, MANY_ROWS = 500, 5000
 
 
 def tell_size(num_rows: int) -> list[Finding]:
-    """Say that a data set is smaller or larger than what usually suits, if it is."""
+    """Report a data set that is smaller or larger than usual."""
     if FEW_ROWS <= num_rows <= MANY_ROWS:
         return []
     words = (

@@ -1,4 +1,4 @@
-"""Decide how the job's conversations are written, and refuse what the model cannot say."""
+"""Decides how the job's conversations are written, and refuses what the model cannot write."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DEVELOPER_NOTE = (
 _NOT_ARGUMENTS = frozenset(
     {"messages", "tools", "documents", "add_generation_prompt", "raise_exception", "strftime_now"}
 )
-"""Names in a template that are given by whoever renders it."""
+"""Names in a template whose values the renderer supplies."""
 
 
 def fetch_template(model: Model, access: StorageAccess) -> str | None:
@@ -139,7 +139,7 @@ def _read_value(text: str) -> str | bool | int:
 
 
 def brings_reasoning(row: Mapping[str, Any]) -> bool:
-    """Tell whether an answer of a row holds reasoning of its own."""
+    """Whether an answer of a row holds reasoning of its own."""
     if "text" in row or isinstance(row.get("prompt"), str):
         return False
     answers = row["messages"] if "messages" in row else row["completion"]

@@ -36,10 +36,10 @@ class InvalidRowFile:
             "message": error.message,
             "snippet": error.snippet[:SNIPPET_CHARACTERS],
         }
-        # In ASCII: half of a surrogate pair is among what may be wrong with a row.
+        # In ASCII, because a row may hold half of a surrogate pair.
         self._stream.write(json.dumps(line) + "\n")
 
     def close(self) -> None:
-        """Write what is pending; no row may be added afterwards."""
+        """Write pending lines; no row may be added afterwards."""
         if self._stream is not None:
             self._stream.close()

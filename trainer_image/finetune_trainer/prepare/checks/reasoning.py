@@ -13,7 +13,7 @@ from finetune_trainer.prepare.checks.row_checks import learned_texts
 from finetune_trainer.prepare.checks.screening import Judgement, Tally
 
 _ENDS = {"<think>": "</think>", "<thinking>": "</thinking>", "[THINK]": "[/THINK]"}
-"""What ends reasoning, by what begins it."""
+"""End of reasoning, by its beginning."""
 
 _BEGIN = re.compile(r"\s*(<think>|<thinking>|\[THINK\])")
 
@@ -40,7 +40,7 @@ class Reasoning:
         return Judgement(verdict=example, counts=counts)
 
     def summarise(self, tally: Tally) -> Sequence[Finding]:
-        """Tell how many rows reason, if others do not."""
+        """Report how many rows reason, if others do not."""
         with_it = tally.counts["reasoning"]
         without = tally.num_rows - tally.num_refused - with_it
         if not with_it or not without:

@@ -78,7 +78,7 @@ class BrokenText:
         return Judgement(verdict=example, counts=dict.fromkeys(counts, 1))
 
     def summarise(self, tally: Tally) -> Sequence[Finding]:
-        """Tell how many prompts have faults that are not refused there."""
+        """Report how many prompts have faults that are only refused in answers."""
         what = {
             "brokenEncoding": "text of broken encoding (U+FFFD, or UTF-8 read as CP1252)",
             "controlCharacter": "control characters",

@@ -121,7 +121,7 @@ class Screening:
         return current
 
     def add_tallies(self, tallies: Iterable[Tally]) -> None:
-        """Count what another screening by the same steps met."""
+        """Add the counts of another screening by the same steps."""
         for own, other in zip(self.tallies, tallies, strict=True):
             own.add_tally(other)
 

@@ -58,7 +58,7 @@ def count_repeats(
 def tell_weights(
     division: Division, repeats: NDArray[np.uint8], weights: Sequence[str]
 ) -> list[Finding]:
-    """Say what weights did to the train side; nothing where all are 1."""
+    """Report the effect of weights on the train side; nothing where all are 1."""
     if all(Decimal(weight) == 1 for weight in weights):
         return []
     train = repeats[division.sides == SIDES.index(Side.TRAIN)]

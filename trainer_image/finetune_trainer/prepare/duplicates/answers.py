@@ -1,4 +1,4 @@
-"""Which rows have nearly equal answers."""
+"""Finds rows with nearly equal answers."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ class NearAnswers:
         self._vocabulary = vocabulary
 
     def has_text(self, position: int) -> bool:
-        """Tell whether the answer of a row is one text that another can be compared with."""
+        """Whether the answer of a row is a comparable text."""
         return bool(self._answer(position).words)
 
     def are_near(self, a: int, b: int) -> bool:
-        """Tell whether the answers of two rows, by their positions, are nearly equal."""
+        """Whether the answers of two rows, by their positions, are nearly equal."""
         if self._marks.answers[a] == self._marks.answers[b]:
             return True
         if self._marks.is_label[a] or self._marks.is_label[b]:

@@ -72,14 +72,14 @@ class Compared:
     conflicts: list[tuple[int, int]]
 
     def removed_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield what is on record of each row that was left out."""
+        """Yield the record of each row that was left out."""
         for removed in self.removed:
             pairs = zip(removed.positions.tolist(), removed.because_of.tolist(), strict=True)
             for position, other in pairs:
                 yield _record(self.marks, removed.check, position, other)
 
     def conflicting_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield what is on record of each row that another one contradicts."""
+        """Yield the record of each row that another one contradicts."""
         for position, other in self.conflicts:
             yield _record(self.marks, CONFLICTS, position, other)
 

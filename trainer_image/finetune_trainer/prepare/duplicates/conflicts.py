@@ -1,4 +1,4 @@
-"""One question with two labels: what a model cannot learn."""
+"""Finds questions with two labels, which a model cannot learn."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{1,6}|#x[0-9a-f]{1,6});")
 _MARKDOWN = re.compile(r"```[a-z]*(?=\s)|```|(?<!\S)#{1,6}(?=\s)|^>(?=\s)")
 _STRESS = re.compile(r"(\*{2,3}|__)(?=\S)(.{1,300}?)(?<=\S)\1")
 _MOST_STRESSES = 3
-"""Marks of stress that stand in each other."""
+"""Nested emphasis marks."""
 
 
 Words = tuple[str, ...]
@@ -76,7 +76,7 @@ class Cores:
     marks: Path
 
     def open(self) -> Callable[[int, int], bool]:
-        """Return the function that tells whether two prompts may be compared by their cores."""
+        """Return a function that says whether two prompts may be compared by their cores."""
         import numpy as np
 
         kinds, is_other, _ = np.load(self.marks).T.tolist()
@@ -89,7 +89,7 @@ class Cores:
         return may_compare
 
     def have_two_frames(self, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which pairs have each a frame that most of its side have, and not the same."""
+        """Return the pairs with two different frames of most of their side."""
         import numpy as np
 
         kinds, _, frames = np.moveaxis(np.load(self.marks)[pairs], -1, 0)
@@ -98,7 +98,7 @@ class Cores:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Frames:
-    """What prompts of one side begin and end with; of ends the last word is the first."""
+    """Beginnings and ends of the prompts of one side; ends are in reverse order."""
 
     beginnings: Beginnings
     ends: Beginnings
@@ -184,7 +184,7 @@ def write_cores(
 
 
 def _kinds_of_shared(words: Sequence[Sequence[str]]) -> dict[Words, int]:
-    """Return what many texts begin with, with its kind; a longer one of most is one of most."""
+    """Return the beginnings that many texts share, with their kind."""
     kinds: dict[Words, int] = {}
     for kind, share, least, longest in _SHARES:
         needed = max(_LEAST_TEXTS, int(share * len(words)))
@@ -207,7 +207,7 @@ def _shared(words: Sequence[Sequence[str]], needed: int, least: int, most: int) 
         return set()
     ordered = sorted(map(tuple, words))
     found = set()
-    # Sorted, all texts with one beginning stand in a row.
+    # Sorted texts with one beginning are adjacent.
     for first, last in zip(ordered, ordered[needed - 1 :], strict=False):
         number = 0
         for ours, theirs in zip(first[: most + 1], last, strict=False):

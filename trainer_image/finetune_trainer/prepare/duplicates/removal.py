@@ -1,4 +1,4 @@
-"""Which rows are left out: exact copies, near ones, and what is too close to a held-out row."""
+"""Removes exact copies, near copies, and rows too close to a held-out row."""
 
 from __future__ import annotations
 

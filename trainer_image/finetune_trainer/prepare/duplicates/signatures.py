@@ -189,7 +189,7 @@ def _shingle(texts: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.int
 
 
 def _shorten(text: bytes) -> bytes:
-    """Take the beginning and the end of a long text: what is compared stays bounded."""
+    """Keep the beginning and the end of a long text, so that the work is bounded."""
     if len(text) <= _HEAD_BYTES + _TAIL_BYTES:
         return text
     return text[:_HEAD_BYTES] + text[-_TAIL_BYTES:]

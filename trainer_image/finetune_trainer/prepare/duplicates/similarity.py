@@ -61,12 +61,12 @@ class Vocabulary:
 
     @classmethod
     def from_json(cls, text: str) -> Vocabulary:
-        """Read what :meth:`to_json` wrote."""
+        """Inverse of :meth:`to_json`."""
         num_texts, words, frames = json.loads(text)
         return cls(num_texts=num_texts, words=words, frames=frozenset(map(tuple, frames)))
 
     def weight(self, word: str) -> float:
-        """Return how much a word tells: 0 for one in every text, more the rarer it is."""
+        """Return a word's weight: 0 for one in every text, more for a rarer one."""
         return math.log(max(1.0, self.num_texts / self.words.get(word, 1)))
 
     def may_be_slip(self, a: str, b: str) -> bool:
@@ -174,7 +174,7 @@ def compare_prompts(a: Prompt, b: Prompt, vocabulary: Vocabulary) -> float:
 
 
 def is_same_question(a: Prompt, b: Prompt, vocabulary: Vocabulary) -> bool:
-    """Whether two prompts are word by word the same but for slips: one cannot have two labels."""
+    """Whether two prompts are equal word by word, except slips: one cannot have two labels."""
     if len(a.words) != len(b.words):
         return "".join(a.words) == "".join(b.words)
     return all(

@@ -40,7 +40,7 @@ class Settings:
 
 
 def read_settings(privacy: Privacy) -> Settings:
-    """Return what a job looks for."""
+    """Return the job's settings."""
     return Settings(
         entities=frozenset(privacy.entities or ENTITIES),
         countries=tuple(privacy.locales or COUNTRIES),

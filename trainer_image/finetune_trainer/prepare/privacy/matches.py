@@ -1,4 +1,4 @@
-"""What a recogniser finds, and the text it looks at. Pure."""
+"""Matches of a recogniser, and its text. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from finetune_api.v1alpha1.spec.privacy import ENTITIES, Entity
 
 CONTEXT_BEFORE = 60
 CONTEXT_AFTER = 24
-"""Characters in which a word that tells what a number is counts, before and after it."""
+"""Characters before and after a number in which a word may name it."""
 
 _DASHES = (*range(0x2010, 0x2016), 0x2212, 0xFE58, 0xFE63)
 _BLANKS = (0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)
@@ -28,7 +28,7 @@ _FOLDED = {
     },
 }
 _FOLDABLE = re.compile("[\xa0\u0600-\U0010ffff]")
-"""All that is folded lies here; Latin, Greek and Cyrillic letters, which are frequent, do not."""
+"""All folded characters lie here; frequent Latin, Greek and Cyrillic letters do not."""
 _STRENGTH = {
     entity: place
     for place, entity in enumerate(
@@ -86,7 +86,7 @@ class Text:
         return [found.span() for found in _PLACEHOLDER.finditer(self.folded)]
 
     def is_near(self, words: re.Pattern[str], start: int, end: int) -> bool:
-        """Tell whether one of these words stands before or close behind a place."""
+        """Whether one of these words stands before or close behind a place."""
         if not self._has_any(words):
             return False
         begin = start - CONTEXT_BEFORE
@@ -96,7 +96,7 @@ class Text:
         return bool(words.search(earlier) or words.search(self._spoken[end : end + CONTEXT_AFTER]))
 
     def was_said_before(self, words: re.Pattern[str]) -> bool:
-        """Tell whether one of these words stands at the end of what was said before the text."""
+        """Whether one of these words ends the text before this one."""
         return words.search(self._before[-CONTEXT_BEFORE:]) is not None
 
     def _has_any(self, words: re.Pattern[str]) -> bool:
@@ -125,7 +125,7 @@ def words(*patterns: str) -> re.Pattern[str]:
 
 
 def blank_placeholders(text: str) -> str:
-    """Return the text with blanks for placeholders: PHONE in one says nothing of what is near."""
+    """Blank placeholders: PHONE in one does not name a number."""
     if "<" not in text:
         return text
     return _PLACEHOLDER.sub(lambda found: " " * len(found.group()), text)

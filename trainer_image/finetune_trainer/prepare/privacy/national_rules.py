@@ -1,4 +1,4 @@
-"""What makes the identity number of a country valid, on the compact number. Pure."""
+"""Validity rules of identity numbers by country, on the compact number. Pure."""
 
 from __future__ import annotations
 

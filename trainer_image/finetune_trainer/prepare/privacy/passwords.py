@@ -24,7 +24,7 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _BEARER = re.compile(r"\bBearer ([A-Za-z0-9\-._~+/]{20,2000}={0,2})")
-# What stands in for a password in templates and documentation.
+# Stand-ins for passwords in templates and documentation.
 _STAND_IN = re.compile(
     r"\$[\w({]|[{}]|%\(|^(?:%s|pass(?:word|wd)?|pwd|secret|token|user(?:name)?|your.*|x+|\*+|\.+|changeme|example|"
     r"redacted|hunter2)$",

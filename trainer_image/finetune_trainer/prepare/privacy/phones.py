@@ -51,7 +51,7 @@ _OTHER_NUMBER = words(
     "fehler", "pedido", "factura", "commande", "facture", "colis", "client", "ordine", "fattura",
     "bestelling", "zam[óo]wienie", "faktura", "encomenda", "nota fiscal",
 )  # fmt: skip
-"""Words of numbers that are no telephone's, when they stand next to the number."""
+"""Words for other numbers, next to the number."""
 _LINK = re.compile(
     r"(?:[\s:=#.\"'(\[]|\b(?:is|ist|no|nr|number|num|nummer|numbers?|of|from|the|de|von)\b)*",
     re.IGNORECASE,
@@ -67,7 +67,7 @@ _DEVICE = re.compile(
     r"celular|telefon|telephone|sms|fax)\W*$",
     re.IGNORECASE,
 )
-"""A telephone as a thing: "on my phone 4829131" says what stands on its screen."""
+"""A telephone as a device: "on my phone 4829131" is no number of it."""
 _NAMING = re.compile(
     r"(?:[\s:=#.\"'(\[|>/,_]|\b(?:is|ist|lautet|est|es|[èeé]|are|was|to|jest|er|[äa]r|at|on|under|unter|"
     r"number|num|no|nr|nummer|n[úu]mero|me|us|him|her|them|back|today|now|please|p[åa]|al|au|le|op|pod|"
@@ -172,13 +172,13 @@ def _read(
 
 
 def _is_range(written: str) -> bool:
-    """Tell whether it counts up to a thousand and something, as in 325-419-1126."""
+    """Whether it counts up to a thousand and something, as in 325-419-1126."""
     found = _RANGE.fullmatch(written)
     return found is not None and found.group(1) < found.group(2)
 
 
 def _is_other_number(text: Text, start: int, *, num_digits: int, grouped: bool) -> bool:
-    """Tell whether something nearer than a word for telephones says what the number counts."""
+    """Whether a nearer word than one for telephones names the number."""
     before = text.folded[max(0, start - CONTEXT_BEFORE) : start]
     spoken = [found.end() for found in _WORDS.finditer(before)]
     place = spoken[-1] if spoken else 0

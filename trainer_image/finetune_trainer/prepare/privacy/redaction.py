@@ -35,8 +35,7 @@ MIN_NUMBER_DIGITS = 9
 """Integers as long may be a phone or card number."""
 MIN_SPREAD_CHARACTERS = 6
 MAX_SPREAD_VALUES = 100
-"""A value found once is sought in the other texts of its row as well, if it is long enough to mean
-the same there; so many values at most, for the time this takes."""
+"""Most values that are searched in the row's other texts, for time. They must be long."""
 _MAX_ROUNDS = 20
 
 
@@ -78,7 +77,7 @@ def redact_row(row: dict[str, Any], settings: Settings) -> Redacted:
 
 
 def redact_text(text: str, settings: Settings) -> str:
-    """Replace what is found in a text that is no row, such as the quotation of one."""
+    """Replace personal data in a text that is no row, such as a quotation."""
     return _redact_texts([(text, "")], settings)[0][0]
 
 
@@ -113,7 +112,7 @@ def _redact_texts(
     counts: Counter[Entity] = Counter()
     texts = [text for text, _ in named]
     namer: _Namer | None = None
-    # Again until nothing is found: what is next to a placeholder may only now stand by itself.
+    # Repeat until nothing is found: a replacement may isolate the next value.
     for _ in range(_MAX_ROUNDS):
         found = []
         before = ""
@@ -141,7 +140,7 @@ def _replace(text: str, matches: list[Match], namer: _Namer) -> str:
 
 
 def _spread(texts: list[str], found: list[list[Match]]) -> None:
-    """Add the other places of values that were found, where no word said what they are."""
+    """Add the other places of found values."""
     known: dict[str, Match] = {}
     for text, matches in zip(texts, found, strict=True):
         for match in matches:
@@ -166,7 +165,7 @@ def _add_places(text: str, written: str, match: Match, matches: list[Match]) -> 
 
 
 def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Give all texts below a value in their order, each with the name it stands under."""
+    """Yield all texts below a value in order, each with its name."""
     if isinstance(value, str):
         yield value, key
     elif isinstance(value, dict):

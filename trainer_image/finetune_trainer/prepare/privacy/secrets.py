@@ -11,7 +11,7 @@ MIN_DISTINCT = 8
 """A key with fewer different characters is a stand-in such as ``ghp_xxxx``."""
 
 MIN_KEY_CHARACTERS = 15
-"""No key is shorter, and none has white space in it; most texts have no word as long."""
+"""Least length of a key; a key has no white space."""
 
 # Prefix that is sought first, then the whole key.
 _KEYS: tuple[tuple[str, str], ...] = (
@@ -172,7 +172,7 @@ _KINDS = re.compile(r"[A-Z]+|[a-z]+|\d+")
 
 
 def looks_random(value: str) -> bool:
-    """Whether capitals, small letters and digits change as often as in what is drawn by chance."""
+    """Whether capitals, small letters and digits change as often as in random text."""
     runs = _KINDS.findall(value)
     if sum(run.isdigit() for run in runs) < 2 or value.lower() == value or value.upper() == value:
         return False

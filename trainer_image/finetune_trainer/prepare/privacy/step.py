@@ -70,7 +70,7 @@ class PrivacyStep:
         )
 
     def summarise(self, tally: Tally) -> Sequence[Finding]:
-        """Say what was found in all rows."""
+        """Return the findings over all rows."""
         counts = tally.counts
         found: dict[str, int] = {entity: counts[entity] for entity in ENTITIES if counts[entity]}
         return [
@@ -131,7 +131,7 @@ class Shield:
     settings: Settings | None
 
     def shield_text(self, text: str) -> str:
-        """Return a text that stands in a row, such as a label, as it may be shown."""
+        """Mask a text of a row, such as a label, for display."""
         return text if self.settings is None else redact_text(text, self.settings)
 
     @contextmanager

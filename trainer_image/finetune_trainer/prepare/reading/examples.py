@@ -38,7 +38,7 @@ _SIDES = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
 
 
 NUM_FIRST_ROWS = 200
-"""Readable rows that a source is looked at by; enough to tell identifiers."""
+"""Readable rows to look at; enough to recognise identifiers."""
 
 NUM_ROWS_KEPT = 1000
 """So many unreadable rows are kept while a readable one is looked for; beyond, files are read anew:
@@ -88,7 +88,7 @@ class Conversion:
         return lambda file, row: _convert(source, convert, file, row)
 
     def find_unread(self) -> Unread:
-        """Return what finds the fields of rows that are not read."""
+        """Return a finder of unread fields."""
         return Unread(Source.model_validate_json(self.source_json), self.format)
 
 

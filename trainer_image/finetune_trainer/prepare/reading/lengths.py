@@ -16,9 +16,9 @@ from typing import Any
 LETTERS_PER_TOKEN = 3
 BLANKS_PER_TOKEN = 3
 MESSAGE_TOKENS = 8
-"""What a chat template writes around a message."""
+"""Tokens of a chat template around a message."""
 PROMPT_TOKENS = 48
-"""What it may write before the first: its own system message, a date."""
+"""Tokens before the first message: a system message, a date."""
 
 OUTLIER_TIMES = 8
 """So much longer than all others is a row that should not decide the limit,"""
@@ -112,7 +112,7 @@ def _measure_message(message: Mapping[str, Any]) -> int:
 
 
 def _count(text: str) -> int:
-    # Of a word, what is left over makes a token of its own.
+    # The rest of a word is a token of its own.
     words = sum(-(-len(word) // LETTERS_PER_TOKEN) for word in _WORDS.findall(text))
     blanks = sum(len(gap) // BLANKS_PER_TOKEN for gap in _BLANKS.findall(text))
     rest = _BLANKS.sub("", _WORDS.sub("", text))

@@ -295,7 +295,7 @@ def _expression(name: str) -> str:
 
 
 def _is_input(name: str, rows: Rows) -> bool:
-    """Whether a column says something of what is asked: it has values, and they differ."""
+    """Whether a column is part of the input: it has values, and they differ."""
     if is_bookkeeping(name):
         return False
     values = [row.get(name) for row in rows]

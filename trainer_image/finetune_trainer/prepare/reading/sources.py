@@ -36,12 +36,12 @@ NUM_NAMES_SHOWN = 5
 _WILDCARDS = frozenset("*?")
 
 _NOT_DATA = frozenset({MANIFEST_NAME, "dataset_info.json", "dataset_infos.json", "state.json"})
-"""JSON that lies beside rows and describes them: ours, the Hub's and LLaMA-Factory's."""
+"""JSON files that describe rows: ours, the Hub's and LLaMA-Factory's."""
 
 _PROGRAMS = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
 """Folders that hold programs and no data, as hidden ones do. A URI that names one reads it."""
 _LOCAL_CACHES = frozenset({"cache", "caches"})
-"""On a machine, not in a bucket, these are full of what programs keep."""
+"""On a machine, unlike a bucket, these hold caches of programs."""
 
 _DOCUMENTS = re.compile(r"(README|LICEN[SC]E|NOTICE|USE_POLICY|requirements)\b", re.IGNORECASE)
 

@@ -1,4 +1,4 @@
-"""What makes a data set unfit to train on or to evaluate with; every refusal says the remedy."""
+"""Refuses a data set that is unfit for training or evaluation; every refusal says the remedy."""
 
 from __future__ import annotations
 

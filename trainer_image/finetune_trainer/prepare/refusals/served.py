@@ -1,4 +1,4 @@
-"""Refuses before training what the evaluation's server could not be asked."""
+"""Refuses questions before training that the evaluation's server could not answer."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def find_unserved(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Lengths:
-    """Tokens of what is asked: the longest example and prompt, and every reference."""
+    """Tokens of the longest example and prompt, and of every reference."""
 
     example: int
     prompt: int

@@ -63,7 +63,7 @@ def explain_hidden_rows(dataset: Dataset) -> str:
 
 
 def make_decode(tokenizer: PreTrainedTokenizerBase) -> Decode:
-    """Return what turns tokens into text, control tokens included."""
+    """Return the decoder of tokens, control tokens included."""
 
     def decode(ids: object) -> str:
         text: str = tokenizer.decode(

@@ -1,4 +1,4 @@
-"""``report.html`` of a prepared data set: what came in, what was changed, what is trained on."""
+"""``report.html`` of a prepared data set: input, changes, training rows."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def words_of(name: str) -> str:
 
 
 def describe_split(report: DatasetReport) -> dict[str, str | int]:
-    """Return how the rows were divided, by label; what is not known is left out."""
+    """Return the division of the rows, by label, without unknown values."""
     facts: dict[str, str | int] = {}
     for name, value in report.split.to_wire().items():
         words = words_of(name)
@@ -170,7 +170,7 @@ def describe_split(report: DatasetReport) -> dict[str, str | int]:
 
 
 def draw_lengths(report: DatasetReport) -> Histogram | None:
-    """Draw the lengths of the training side, with the limit where it lies within them."""
+    """Draw the lengths of the training side, with the limit if it is within them."""
     for sides in report.tokens.values():
         train = sides.get("train")
         if train is not None:

@@ -105,7 +105,7 @@ def _shorten_text(text: str) -> str:
 
 
 def _choose(lengths: Sequence[int]) -> dict[int, str]:
-    """Return positions of examples, in the order of their lengths, and what each one is."""
+    """Return positions of examples, in the order of their lengths, with a description."""
     order = sorted(range(len(lengths)), key=lambda position: (lengths[position], position))
     if not order:
         return {}

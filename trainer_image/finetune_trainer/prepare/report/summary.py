@@ -252,7 +252,7 @@ def count_divided(division: Division) -> RowCounts:
 
 
 def source_label(job: ResolvedJob, index: int) -> str:
-    """Return what is put before file names; empty when there is only one source."""
+    """Return the prefix of file names; empty for a single source."""
     return f"sources[{index}]" if len(job.spec.dataset.sources) > 1 else ""
 
 

@@ -246,7 +246,7 @@ class Spool:
         return read
 
     def marks(self) -> RowMarks:
-        """Return what tells equal rows; no row may be added afterwards."""
+        """Return the digests of all rows; no row may be added afterwards."""
         import numpy as np
 
         prompts, rows, answers, is_label = self._marks
@@ -263,7 +263,7 @@ class Spool:
         )
 
     def keys(self) -> RowKeys:
-        """Return what is compared of all rows; no row may be added afterwards."""
+        """Return the keys of all rows; no row may be added afterwards."""
         import numpy as np
 
         return RowKeys(

@@ -52,7 +52,7 @@ class Division:
         return len(self.sides)
 
     def count(self, side: Side) -> int:
-        """Return the number of rows of a side; 0 for one nobody asked for."""
+        """Return the number of rows of a side; 0 for a side that was not requested."""
         return int((self.sides == SIDES.index(side)).sum())
 
 
@@ -66,7 +66,7 @@ def draw_rows(keys: RowKeys, max_rows: int | None, *, seed: int) -> RowKeys:
 
     if max_rows is None or len(keys) <= max_rows:
         return keys
-    # Identical rows are told apart by their count, else they would come or go together.
+    # A count distinguishes identical rows; else they would be drawn together.
     repeats = _count_earlier(keys.contents)
     contents = _hex_digests(keys.contents)
     hashes = _hash_all(
@@ -225,7 +225,7 @@ def _divide_groups(
         taken: set[int] = set()
         missing = 0
         for stratum, groups in strata.items():
-            # What one stratum lacks or has too much, the next one makes good.
+            # The next stratum balances the error of the one before.
             missing += percent * rows_of[stratum]
             missing = _take(groups, sizes, taken, missing, most=most, in_order=in_order)
         free = [group for groups in strata.values() for group in groups]

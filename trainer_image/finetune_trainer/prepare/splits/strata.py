@@ -1,4 +1,4 @@
-"""Labels whose shares the split keeps, and what the size of the test side allows to say. Pure."""
+"""Labels whose shares the split keeps, and the precision of the test side. Pure."""
 
 from __future__ import annotations
 

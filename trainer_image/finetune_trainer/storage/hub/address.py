@@ -1,4 +1,4 @@
-"""``hf://`` URIs: which repository, at which revision, which part of it."""
+"""``hf://`` URIs: repository, revision and folder."""
 
 from __future__ import annotations
 
@@ -78,5 +78,5 @@ def parse_hub_uri(uri: str) -> HubAddress:
 
 
 def is_commit(revision: str) -> bool:
-    """Whether a revision is a full commit id, which can never mean anything else later."""
+    """Whether a revision is a full commit id, which never changes."""
     return bool(_COMMIT.fullmatch(revision))

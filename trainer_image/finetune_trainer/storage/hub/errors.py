@@ -1,4 +1,4 @@
-"""What huggingface_hub's exceptions mean to the user, and what to do about them."""
+"""Translates huggingface_hub's exceptions, with remedies."""
 
 from __future__ import annotations
 

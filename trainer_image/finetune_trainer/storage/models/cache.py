@@ -184,7 +184,7 @@ def _fetch_from_hub(
             f"{asked!r}. Name the revision in one place.",
         )
     name = pinned or asked or address.revision or _DEFAULT_REVISION
-    # A commit can never mean anything else, so nobody need be asked about it again.
+    # A commit never changes, so no request is needed.
     known = name if is_commit(name) else cache.read_reference(address.uri, name)
     if known and (is_commit(name) or is_offline()) and (hit := cache.find(address.uri, known)):
         return hit, known
@@ -205,7 +205,6 @@ def _fetch_from_hub(
 
 
 def _use_hub_cache(address: HubAddress, name: str, cache: _Cache) -> tuple[Path, str]:
-    """Use what huggingface_hub has downloaded; its cache names each file by its digest."""
     from finetune_trainer.storage.hub.store import find_in_hub_cache
 
     folder, commit = find_in_hub_cache(address, name)

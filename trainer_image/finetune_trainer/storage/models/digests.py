@@ -31,7 +31,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileDigest:
-    """What a file must be."""
+    """The expected digest of a file."""
 
     num_bytes: int
     sha256: str
@@ -39,7 +39,7 @@ class FileDigest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """A file that is not what it must be; ``found`` says what it is."""
+    """A file that differs; ``found`` describes its content."""
 
     path: str
     expected: str
@@ -50,7 +50,7 @@ class Difference:
 
 
 _verified: set[tuple[str, int, int, str]] = set()
-"""Path, size, time of change and SHA-256 of what this process has found right."""
+"""Path, size, change time and SHA-256 of files that this process has verified."""
 
 _lock = threading.Lock()
 
@@ -121,7 +121,7 @@ class DownloadRecord:
             temporary.replace(self._path)
 
     def holds(self, folder: Path, path: str) -> bool:
-        """Whether the file is complete and still what was recorded."""
+        """Whether the file is complete and equals the record."""
         digest = self._files.get(path)
         return digest is not None and _difference(folder, path, digest) is None
 

@@ -1,4 +1,4 @@
-"""The files of a base model: which are wanted, whether they suffice, what identifies them."""
+"""The files of a base model: selection, completeness, identity."""
 
 from __future__ import annotations
 

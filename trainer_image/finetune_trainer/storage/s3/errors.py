@@ -1,4 +1,4 @@
-"""What an S3 client's exceptions mean to the user, and what to do about them."""
+"""Translates an S3 client's exceptions, with remedies."""
 
 from __future__ import annotations
 

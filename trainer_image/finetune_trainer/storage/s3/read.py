@@ -12,17 +12,17 @@ from finetune_trainer.storage.stream import OpenBody
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
-# A read that breaks off loses what it has gathered, so it gathers little.
+# A broken read loses its buffer, so the buffer is small.
 _READ_BYTES = 128 * 1024
 
 _Answer = TypeVar("_Answer")
 
 
 class Ask(Protocol):
-    """Sends a request, renews refused keys, and translates what goes wrong."""
+    """Sends a request, renews refused keys, and translates errors."""
 
     def __call__(self, uri: str, action: str, ask: Callable[[S3Client], _Answer], /) -> _Answer:
-        """Return what ``ask`` returns; ``uri`` and ``action`` are for messages."""
+        """Return the result of ``ask``; ``uri`` and ``action`` are for messages."""
 
 
 class S3Source:

@@ -75,7 +75,7 @@ def open_run(server: MlflowServer, job: ResolvedJob, experiment: str) -> OpenRun
 
 
 def send_points(server: MlflowServer, run: OpenRun, points: Sequence[Point]) -> None:
-    """Tell the values that the run lacks."""
+    """Send the values that the run lacks."""
     now = int(time.time() * 1000)
     lacking = unknown_points(points, run.last_steps)
     for start in range(0, len(lacking), BATCH):

@@ -51,7 +51,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         headers: Any,
         newurl: str,
     ) -> None:
-        """Let a redirect be the error that it is here."""
+        """Treat a redirect as an error."""
 
 
 def authorization(read: Callable[[str], str | None]) -> dict[str, str]:

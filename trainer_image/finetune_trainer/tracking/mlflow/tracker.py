@@ -36,7 +36,7 @@ class MlflowTracker(Tracker):
         self.is_open = True
 
     def send_facts(self, facts: Facts) -> None:
-        """Tell settings, tags and values; store the page, register the version."""
+        """Send settings, tags and values; store the page, register the version."""
         server, run = self._server, self._run
         acts: list[Callable[[], None]] = [partial(runs.send_facts, server, run, facts)]
         if facts.report is not None and UPLOADED_TAG not in run.tags:
@@ -56,7 +56,7 @@ class MlflowTracker(Tracker):
             raise refused
 
     def send_points(self, points: Sequence[Point]) -> None:
-        """Tell the values that the run lacks."""
+        """Send the values that the run lacks."""
         runs.send_points(self._server, self._run, points)
 
     def close(self, status: RunStatus) -> None:

@@ -32,14 +32,14 @@ PARAMS = 400
 
 
 class Told(APIModel):
-    """What the files of a run hold."""
+    """The content of a run's files."""
 
     num_files: Annotated[int, Field(ge=0)] = 0
     last_steps: Annotated[dict[str, int], Field(default_factory=dict)]
     """Last step by metric."""
     has_settings: bool = False
     facts: Annotated[dict[str, str], Field(default_factory=dict)]
-    """What the last text says; a stage adds to what those before it knew."""
+    """The facts of the last text; a stage adds to them."""
     is_over: bool = False
 
 
@@ -59,7 +59,7 @@ class EventFiles(Tracker):
         self._facts = Facts()
 
     def open(self) -> None:
-        """Read what earlier attempts and stages have written."""
+        """Read the files of earlier attempts and stages."""
         with self._telling():
             self._store = self._open_output()
             text = _read_if_there(self._store, f"{self._prefix}/told.json")
@@ -80,7 +80,7 @@ class EventFiles(Tracker):
         self.send_points([])
 
     def send_points(self, points: Sequence[Point]) -> None:
-        """Write a file with the values that are new, and with what has become known."""
+        """Write a file with the new values and facts."""
         named = [
             Point(key=point.key.replace(".", "/"), value=point.value, step=point.step)
             for point in (*self._facts.points, *points)

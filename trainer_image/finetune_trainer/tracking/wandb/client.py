@@ -59,13 +59,13 @@ class Client:
         return {"page": self._run.url or ""}
 
     def facts(self, message: dict[str, Any]) -> Answer:
-        """Tell settings and scores."""
+        """Send settings and scores."""
         self._run.config.update(message["config"], allow_val_change=True)
         self._run.summary.update(message["summary"])
         return {}
 
     def points(self, message: dict[str, Any]) -> Answer:
-        """Tell values by step; those of steps that the server has are passed over."""
+        """Send values by step; steps that the server has are skipped."""
         for step, values in message["rows"]:
             if step >= self._first_step:
                 self._run.log(values, step=step)
@@ -78,7 +78,7 @@ class Client:
 
 
 def serve(lines: TextIO, answers: TextIO) -> None:
-    """Do what each line asks for, until there are no more."""
+    """Answer each line, until there are no more."""
     client = Client()
     calls: dict[str, Callable[[dict[str, Any]], Answer]] = {
         "open": client.open,
@@ -100,7 +100,7 @@ def serve(lines: TextIO, answers: TextIO) -> None:
 
 
 def main() -> None:
-    """Serve stdin; what the client prints goes nowhere."""
+    """Serve stdin; the client's own output is discarded."""
     os.nice(NICENESS)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     with open(os.devnull, "w") as nowhere:

@@ -1,4 +1,4 @@
-"""A run in Weights & Biases, told through a process that holds the client."""
+"""A run in Weights & Biases, through a process that holds the client."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PASSED = (
     *("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE"),
 )
-"""What the client may know of the environment: no credentials, nothing of its own settings."""
+"""Environment variables for the client: no credentials, no settings of its own."""
 
 
 class WandbTracker(Tracker):
@@ -96,7 +96,7 @@ class WandbTracker(Tracker):
         self.is_open = True
 
     def send_facts(self, facts: Facts) -> None:
-        """Tell settings and tags as the run's configuration, scores as its summary."""
+        """Send settings and tags as the run's configuration, scores as its summary."""
         params = {key: _value(text) for key, text in facts.params.items()}
         told = {
             "config": {**identity_of(self._job), **facts.tags, **params},
@@ -107,7 +107,7 @@ class WandbTracker(Tracker):
             self._told_facts = told
 
     def send_points(self, points: Sequence[Point]) -> None:
-        """Tell values; the client passes over the steps that its server has."""
+        """Send values; the client skips the steps that its server has."""
         rows = [
             (step, {point.key: point.value for point in some})
             for step, some in groupby(points, key=lambda point: point.step)
@@ -116,12 +116,12 @@ class WandbTracker(Tracker):
             self._ask("points", CALL_SECONDS, rows=rows)
 
     def close(self, status: RunStatus) -> None:
-        """Have it arrive. A run that a later stage goes on with is over until that begins."""
+        """Flush the run. A run that a later stage resumes is finished meanwhile."""
         code = 1 if status in ("FAILED", "KILLED") else 0
         self._ask("close", FINISH_SECONDS + 1, exit_code=code)
 
     def stop(self) -> None:
-        """End the client and what it has started."""
+        """End the client and its child processes."""
         process, self._process, self.is_open = self._process, None, False
         if process is None:
             return

@@ -1,1 +1,1 @@
-"""The parent process of a run: starts ranks, watches them, stores what they make."""
+"""The parent process of a run: starts and watches ranks, stores their files."""

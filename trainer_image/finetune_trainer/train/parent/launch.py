@@ -44,7 +44,7 @@ RECIPE_NAME = "recipe.json"
 _WORKER = "finetune_trainer.train.ranks.worker"
 
 _KILLED = re.compile(r"SIGKILL|exitcode\s*:\s*-9\b|Signal 9\b")
-"""How torchrun tells that a rank was killed."""
+"""torchrun's message about a killed rank."""
 
 _PEER_LOST = re.compile(
     r"Connection (closed|reset) by peer|Broken pipe|DistNetworkError|DistStoreError"
@@ -59,7 +59,7 @@ Source: torch/csrc/distributed/c10d.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Topology:
-    """Where this node stands among the nodes of a run."""
+    """The node's place among the nodes of a run."""
 
     num_nodes: int
     node_rank: int
@@ -210,7 +210,7 @@ def watch_ranks(
 
 
 def ask_ranks_to_stop(control_dir: Path) -> None:
-    """Ask all ranks to save and stop at the same step, and tell them how long they have."""
+    """Request all ranks to save and stop at the same step, with a deadline."""
     until = deadline()
     path = control_dir / f"{STOP_FLAG}.new"
     path.write_text("" if until is None else repr(until))

@@ -132,7 +132,7 @@ class Outbox:
 
     @property
     def num_bytes(self) -> int:
-        """What is not stored yet holds this much of the local disk."""
+        """Bytes of the local disk that wait for storage."""
         with self._changed:
             return sum(parcel.num_bytes for parcel in self._waiting())
 
@@ -159,7 +159,7 @@ class Outbox:
         return refused or (self._is_stuck(now) and now - since >= self.patience_seconds)
 
     def give_up(self) -> None:
-        """Let what is on its way fail with what the store said last."""
+        """Fail all parcels with the store's last error."""
         self._patience.give_up()
         with self._changed:
             current = self._current
@@ -173,7 +173,7 @@ class Outbox:
                 )
 
     def describe(self) -> str:
-        """Say what waits, in words; empty if nothing does."""
+        """Describe the waiting parcels; empty if there is none."""
         with self._changed:
             waiting = self._waiting()
         if not waiting:

@@ -25,7 +25,7 @@ PUBLICATION_SECONDS = 3600
 
 
 def topology_of(context: StageContext) -> Topology:
-    """Return where this node stands among those of the run."""
+    """Return this node's place among those of the run."""
     resources = context.job.spec.resources
     return read_topology(resources.nodes, max(1, resources.gpus_per_node))
 

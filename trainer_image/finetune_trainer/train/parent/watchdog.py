@@ -15,9 +15,9 @@ from finetune_trainer.train.parent.beats import Beat, Phase
 
 MIN_STEP_SECONDS = 600.0
 STEPS = 10
-"""Without a limit of the job's own: so many median steps, at least :data:`MIN_STEP_SECONDS`."""
+"""Default limit: so many median steps, at least :data:`MIN_STEP_SECONDS`."""
 PATIENCE_SECONDS = 3600.0
-"""For what has no usual length: loading, compiling, storing."""
+"""For phases without a usual length: loading, compiling, storing."""
 NUM_FRAMES = 3
 
 _FRAME = re.compile(r'^  File "(.*)", line (\d+) in (.*)$', re.MULTILINE)

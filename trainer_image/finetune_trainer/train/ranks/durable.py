@@ -109,19 +109,19 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Clear the way: what lies beyond the resumed step is damaged or unfinished."""
+        """Delete damaged or unfinished checkpoints beyond the resumed step."""
         num_local = int(os.environ.get("LOCAL_WORLD_SIZE") or args.world_size)
         self._has_several_nodes = args.world_size > num_local
         self._is_first = state.is_world_process_zero
         if self._is_first:
             drop_newer(self._store, self._prefix, than=self._resumed_from)
-            # The attempt before may have died between a commit and its clean-up.
+            # An earlier attempt may have died between a commit and its clean-up.
             drop_old(self._store, self._prefix, newest=self._resumed_from, keep=self._keep)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Let failures of checkpoints on their way surface; commit those whose parts are there."""
+        """Raise failures of waiting checkpoints; commit those whose parts are stored."""
         self._outbox.report()
         if self._has_several_nodes and self._saved:
             self._finish_stored(args)
@@ -133,7 +133,7 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Have the checkpoint stored; wait first if the disk may hold no more of them."""
+        """Queue the checkpoint; wait first if the disk may hold no more of them."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         _barrier()  # every rank has written its files
         num_bytes = size_of(folder) if args.local_process_index == 0 else 0
@@ -169,7 +169,7 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         self._wait_until(args, state, lambda: self._outbox.has_room(num_bytes))
 
     def drain(self) -> None:
-        """Let this node's checkpoints reach storage although training failed; raises nothing."""
+        """Store this node's checkpoints although training failed; raises nothing."""
         end = time.monotonic() + DRAIN_SECONDS
         while (
             not self._has_several_nodes
@@ -268,7 +268,7 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         return files
 
     def _commit_files(self, store: ObjectStore, saved: Saved, files: list[ManifestFile]) -> None:
-        # The curve goes first: whoever resumes from the manifest needs the points before it.
+        # The curve goes first: a resumed run needs the points before the manifest.
         if saved.curve is not None:
             store.upload_file(saved.curve, self._curve_key)
             saved.curve.unlink()

@@ -1,4 +1,4 @@
-"""What the parent of a node hands to its ranks, and how they reach storage."""
+"""The parent's plan for its ranks, and their access to storage."""
 
 from __future__ import annotations
 

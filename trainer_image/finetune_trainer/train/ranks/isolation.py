@@ -136,7 +136,7 @@ def probe_isolation(trainer: SFTTrainer, *, is_bfloat16: bool) -> Isolation:
 
 
 def agree(found: Isolation, device: torch.device) -> Isolation:
-    """Let all ranks take the verdict of the one that doubts most."""
+    """Return the strictest verdict of all ranks."""
     if not (dist.is_available() and dist.is_initialized()):
         return found
     vote = torch.tensor([int(found.is_exact)], device=device)

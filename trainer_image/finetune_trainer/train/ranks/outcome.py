@@ -1,4 +1,4 @@
-"""What a rank tells: before it trains in events, after it in ``outcome.json``."""
+"""The report of a rank: before training in events, after it in ``outcome.json``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def tell_start(
     emit: EventEmitter, plan: WorkerPlan, job: ResolvedJob, recipe: Recipe, data: DataShape
 ) -> None:
-    """Say what is about to run, what may be wrong with it, and what it will take."""
+    """Emit the run's plan, warnings and estimates."""
     emit.message(describe(recipe, data))
     for warning in find_warnings(recipe, data):
         emit.message(warning)
@@ -37,7 +37,7 @@ def tell_start(
 def tell_adapter(
     emit: EventEmitter, adapter: Adapter, model: PreTrainedModel, lora: LoraConfig | None
 ) -> None:
-    """Say it where the adapter is not what the job asks for."""
+    """Emit a warning where the adapter differs from the job's."""
     if lora is None:
         return
     if lora.lora_dropout != float(adapter.dropout):
@@ -60,7 +60,7 @@ def leave_outcome(
     watchers: Watchers,
     selection: dict[str, Any],
 ) -> None:
-    """Tell the parent what was trained."""
+    """Write the training's result for the parent."""
     from finetune_trainer.train.ranks.sft import count_trainable
 
     outcome = {
@@ -72,7 +72,7 @@ def leave_outcome(
             "checkpoint_stall_seconds": watchers.checkpoints.stall_seconds,
         },
         "resumed_from": plan.resume_step,
-        # What ran, which is not what was planned where examples would have seen each other.
+        # The real setting, which differs from the plan if examples would see each other.
         "recipe": {**recipe.to_json(), "padding_free": stays_flattened(trainer, recipe)},
         "attention": trainer.model.config._attn_implementation,
         "kernels": "liger" if trainer.args.use_liger_kernel else "none",
@@ -113,7 +113,7 @@ def stays_flattened(trainer: Trainer, recipe: Recipe) -> bool:
 
 
 def describe(recipe: Recipe, data: DataShape) -> str:
-    """Say in one line what is about to run."""
+    """Describe the run's plan in one line."""
     where = "GPU" if recipe.use_gpu else "CPU"
     shape = "packed" if recipe.packing else "padding-free" if recipe.padding_free else "padded"
     return (
@@ -128,7 +128,7 @@ def describe(recipe: Recipe, data: DataShape) -> str:
 
 
 def describe_selection(selection: dict[str, Any]) -> str:
-    """Say in one line which step was chosen, and what early stopping saved."""
+    """Describe the chosen step and the effect of early stopping in one line."""
     step, last, planned = (selection[k] for k in ("step", "last_step", "planned_steps"))
     words = f"the weights after step {step} are kept"
     if selection["validation_loss"] is not None:

@@ -46,7 +46,7 @@ class Preferred:
 
     @property
     def input_ids(self) -> list[int]:
-        """All tokens that a forward pass sees of it."""
+        """All tokens of one forward pass."""
         if self.other_ids is None:
             # KTO reads each prompt with its own answer and with another row's.
             return 2 * [*self.prompt_ids, *self.answer_ids]
@@ -242,7 +242,7 @@ def _dataset(examples: list[Preferred], micro_batch_size: int) -> Dataset:
     answers = [e.answer_ids for e in examples]
     columns["completion_ids"] = answers
     columns["label"] = [e.is_wanted for e in examples]
-    # Each prompt with the answer of its neighbour in the batch: what KTO measures its drift by.
+    # Each prompt with its neighbour's answer, by which KTO measures its drift.
     columns["KL_completion_ids"] = [
         shifted
         for start in range(0, len(answers), micro_batch_size)

@@ -1,4 +1,4 @@
-"""What a rank settles and loads before it trains: recipe, checkpoint, base model."""
+"""Recipe, checkpoint and base model of a rank, before it trains."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ _STRUCTURE = "structure"
 _FORMAT = "finetune-state-1"
 _PLAIN = (bool, int, str, type(None))
 _NOT_WRITTEN = ("training_args.bin",)
-"""Objects that nobody reads back and that are code to whoever does."""
+"""Unused objects, which would run code when loaded."""
 
 _OBJECTS = {
     "deepspeed.runtime.fp16.loss_scaler:LossScaler",
@@ -173,7 +173,7 @@ def _encode_object(value: Any, tensors: _Tensors) -> dict[str, Any]:
 
 
 def _decode(value: Any, get_tensor: Callable[[str], torch.Tensor]) -> Any:
-    """Return the value of a JSON form; ValueError when it asks for what this module never wrote."""
+    """Return the value of a JSON form; ValueError for foreign forms."""
     if isinstance(value, list):
         return [_decode(item, get_tensor) for item in value]
     if not isinstance(value, dict):

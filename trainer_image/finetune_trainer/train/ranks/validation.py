@@ -1,4 +1,4 @@
-"""Validation loss: exact, equal on all ranks, without a trace in what is trained."""
+"""Validation loss: exact, equal on all ranks, without an effect on training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the evaluation of a run will need, settled before it trains. Pure."""
+"""The needs of a run's evaluation, settled before it trains. Pure."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def smallest_micro_batch(job: ResolvedJob) -> int:
 
 
 def learn(job: ResolvedJob, ends: Iterable[End]) -> Lesson:
-    """Return what follows from the ends of earlier attempts."""
+    """Return the limits that follow from the ends of earlier attempts."""
     smallest = smallest_micro_batch(job)
     sizes = []
     recomputes = False
@@ -77,7 +77,7 @@ def learn(job: ResolvedJob, ends: Iterable[End]) -> Lesson:
 
 
 def tell_lesson(lesson: Lesson) -> str:
-    """Say in one line what is done otherwise; empty for nothing."""
+    """Describe the changes in one line; empty without any."""
     if not lesson.out_of_memory_at:
         return ""
     words = (

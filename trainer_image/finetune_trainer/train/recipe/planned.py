@@ -1,4 +1,4 @@
-"""Says what a recipe is, what it needs and why: for ``status.plan`` and ``finetune plan``. Pure."""
+"""Describes a recipe, its needs and reasons: for ``status.plan`` and ``finetune plan``. Pure."""
 
 from __future__ import annotations
 

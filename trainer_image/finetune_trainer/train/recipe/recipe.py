@@ -23,7 +23,7 @@ from finetune_trainer.train.recipe.selection import decide_validation_interval
 
 NOTHING_LEARNT = Lesson()
 IDLE_TOKENS = 2048
-"""Below so many tokens a forward pass leaves a large GPU waiting for its own launches."""
+"""Below so many tokens a forward pass leaves a large GPU idle between launches."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +158,7 @@ def decide_recipe(
 
 
 def bound_by(asked: Asked, lesson: Lesson) -> Asked:
-    """Return the settings with what earlier attempts found out; it counts above the job's own."""
+    """Return the settings within the limits of earlier attempts, which outrank the job's own."""
     return replace(
         asked,
         max_micro=lesson.max_micro_batch or None,
@@ -199,7 +199,7 @@ def _check_verdict_batch(job: ResolvedJob, micro: int) -> None:
 def make_setup(
     job: ResolvedJob, model: Architecture, hardware: Hardware, *, use_gpu: bool, attention: str
 ) -> Setup:
-    """Return what the job fixes of the training, as far as memory depends on it."""
+    """Return the job's fixed settings that memory depends on."""
     adapter = job.spec.method.adapter
     targets = tuple(adapter.target_modules)
     return Setup(
@@ -310,7 +310,7 @@ def decide_strategy(job: ResolvedJob, *, use_gpu: bool) -> str:
 
 
 def find_warnings(recipe: Recipe, data: DataShape) -> list[str]:
-    """Say what the run leaves unused, or may not have room for."""
+    """Return warnings about unused resources and scarce memory."""
     found = []
     if recipe.use_gpu:
         tokens = recipe.micro_batch_size * data.mean_tokens

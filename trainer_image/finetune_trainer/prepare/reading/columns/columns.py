@@ -21,7 +21,7 @@ from finetune_trainer.prepare.reading.columns.values import is_missing, write_va
 Rows = Sequence[Mapping[str, Any]]
 
 MIN_ROWS = 20
-"""In fewer rows, values alone do not tell an identifier from a number or a code."""
+"""With fewer rows, values alone cannot identify an identifier."""
 
 MIN_NAMED_ROWS = 5
 """In fewer rows, a column's name and different values are no evidence either."""
@@ -45,7 +45,7 @@ _TIED_NOUN = re.compile(
     "account|author|case|client|conversation|customer|dialog|dialogue|document|kunde|order"
     "|patient|session|student|thread|ticket|user(name)?"
 )
-"""What several rows belong to."""
+"""Nouns for owners of several rows."""
 
 _TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?([.,]\d+)?( ?(Z|UTC|[+-]\d\d:?\d\d))?"
@@ -181,5 +181,5 @@ def _are_row_numbers(values: Sequence[str]) -> bool:
 
 
 def _are_padded(values: Sequence[str]) -> bool:
-    """Whether zeros fill the numbers up to one length, which nobody does with amounts."""
+    """Whether zeros pad the numbers to one length, which amounts never have."""
     return len(set(map(len, values))) == 1 and any(value[0] == "0" for value in values)

@@ -74,7 +74,7 @@ BOOKKEEPING_NAMES = (
 """Columns about a row, which neither ask nor answer."""
 
 _INDEX = re.compile(r"unnamed: [0-9]+|__index_level_[0-9]+__")
-"""What pandas calls the numbers of rows."""
+"""Pandas' names of a row number."""
 
 _OF_OTHER_FORMATS = ("messages", "conversations", "chosen", "rejected")
 

@@ -18,7 +18,7 @@ from finetune_trainer.data.rows import BadRow
 _dump = json.JSONEncoder(ensure_ascii=False).encode
 
 _MAX_EXACT = 2.0**53
-"""Beyond this a float does not tell whole numbers apart."""
+"""Beyond this a float does not distinguish whole numbers."""
 
 
 def write_value(value: object, name: str) -> str:
@@ -44,12 +44,12 @@ def write_json(value: object, name: str, *, indent: int | None = None) -> str:
 
 
 def is_missing(value: object) -> bool:
-    """Whether a value stands for none: null, or the NaN that tables hold in its place."""
+    """Whether a value is missing: null, or NaN in a table."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def _plain(value: Any, name: str) -> Any:
-    """Bring a value into what JSON has; dates and decimals become text."""
+    """Convert a value for JSON; dates and decimals become text."""
     match value:
         case None | str() | bool() | int():
             return value

@@ -75,7 +75,7 @@ BINARY_MARKS = {
     b"\x1f\x8b": ("a gzip archive", "add .gz to its name"),
     b"\x28\xb5\x2f\xfd": ("a zstd archive", "add .zst to its name"),
 }
-"""First bytes of what is often named like text, what it is, and what to do."""
+"""First bytes of files with misleading names, their kind, and the remedy."""
 SAMPLE_BYTES = 32 * 1024
 _MOST_MESS = 0.3
 _TIE = 0.02
@@ -218,7 +218,7 @@ def _find_candidates(sample: bytes) -> set[str]:
     # Imported here: files in UTF-8 do not need it.
     from charset_normalizer import from_bytes
 
-    # Whole: its default looks at 2.5 KB, too few to tell alphabets apart.
+    # The whole text: the default of 2.5 KB is too short to distinguish alphabets.
     matches: Sequence[CharsetMatch] = list(
         from_bytes(
             sample,
@@ -240,7 +240,7 @@ def _find_candidates(sample: bytes) -> set[str]:
 
 
 def _with_twin(candidates: set[str], sample: bytes) -> set[str]:
-    """Add the one of two encodings of Central Europe that the scores cannot tell from the other."""
+    """Add the other of two Central European encodings that scores cannot distinguish."""
     if not candidates & _TWINS or any(0x80 <= byte < 0xA0 for byte in sample):
         return candidates - {"iso8859_2"}  # these bytes are letters in one, controls in the other
     same = len({sample.decode(codec, "replace") for codec in _TWINS}) == 1

@@ -106,7 +106,7 @@ def _read_jsonl(path: Path, file: str, encoding: TextEncoding) -> Rows:
 
 
 def _explain_json(error: json.JSONDecodeError | RecursionError, line: str) -> str:
-    """Say what is wrong with a line; the line's number is the file's, not the parser's."""
+    """Describe the fault of a line, by the file's line number."""
     if not isinstance(error, json.JSONDecodeError):
         return f"not JSON: {error}"
     what = f"not JSON: {error.msg} at character {error.pos + 1}"

@@ -11,7 +11,7 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.reading.columns.names import COMMON_NAMES
 
 NUM_COMPARED_ROWS = 200
-"""Rows that the first one is compared with, to tell whether it names the columns."""
+"""Rows that the first one is compared with."""
 
 MAX_NAME_CHARACTERS = 128
 """Longest name of a column that a job can hold."""

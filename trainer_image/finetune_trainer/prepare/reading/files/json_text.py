@@ -41,7 +41,7 @@ class JsonParser:
 def find_repeated_key(value: Any) -> str | None:
     """Return words for the first repeated key of an object within a value, or None."""
     for found in _walk(value):
-        # Keys of what is learned may be a row's text, which is not told.
+        # Keys may be a row's text, which no message quotes.
         return f"the key {found.key!r}" if _NAME.fullmatch(found.key) else "a key"
     return None
 

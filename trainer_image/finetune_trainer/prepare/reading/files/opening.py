@@ -69,7 +69,7 @@ def _decompress(packed: BinaryIO, compression: str) -> BinaryIO:
 
 
 def _require_kind(path: Path, file: str, compression: str | None) -> None:
-    """Refuse a file that is called what it is not: decoded as text, an archive looks like one."""
+    """Refuse a file whose name does not fit its kind: an archive may decode as text."""
     with path.open("rb") as stream:
         head = stream.read(4)
     found = next((name for mark, name in ARCHIVE_MARKS.items() if head.startswith(mark)), None)

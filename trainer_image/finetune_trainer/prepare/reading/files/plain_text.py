@@ -28,7 +28,7 @@ MAX_FRONT_LINES = 500
 """Longest front matter; more lines after the mark are text."""
 
 _FRONT_ENDS = {"---": ("---", "..."), "+++": ("+++",)}
-"""What ends front matter, by what begins it: YAML's and TOML's."""
+"""Ends of front matter, by its beginning: YAML's and TOML's."""
 
 Line = tuple[int, str]
 

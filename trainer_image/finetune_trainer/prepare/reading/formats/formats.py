@@ -117,7 +117,7 @@ def _choose_convert(
 
 
 def _template_of(source: Source, where: str) -> Callable[[Mapping[str, Any]], Any] | None:
-    """Return what writes prompts by the source's template, or None if it has none."""
+    """Return the source's prompt template, or None."""
     if source.template is None:
         return None
     # Imported here: `finetune init` recognises formats where Jinja need not be installed.

@@ -245,12 +245,12 @@ def _read_role(entry: dict[str, Any], where: str, roles: Mapping[str, str], role
 
 
 def _may_be_name(value: object) -> bool:
-    """Tell the name of a role or type, which messages may quote, from what may be a row's text."""
+    """Whether a text may be the name of a role or type, which messages may quote."""
     return isinstance(value, str) and re.fullmatch(r"[A-Za-z_-]{1,20}", value) is not None
 
 
 def _describe_role(role: object) -> str:
-    """Quote what may be the name of a role; anything else may be the row's text."""
+    """Quote a possible name of a role; other text may be the row's."""
     if role is None:
         return "missing"
     if _may_be_name(role):

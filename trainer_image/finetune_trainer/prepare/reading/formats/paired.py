@@ -63,7 +63,7 @@ def find_pair(rows: Rows) -> tuple[str, str] | None:
 
 
 def is_worse(name: str) -> bool:
-    """Whether a column is called like one of answers that nobody wants."""
+    """Whether a column's name means unwanted answers."""
     words = _words_of(name)
     return words[:1] == ("non",) or not _WORSE.isdisjoint(words)
 

@@ -78,7 +78,7 @@ def refuse_empty_list(answer: Any, name: str) -> None:
 
 
 def _write_text(value: Any, name: str) -> Any:
-    """Write numbers, booleans and JSON as text; what is missing stays so."""
+    """Write numbers, booleans and JSON as text; missing values stay."""
     return None if is_missing(value) else write_value(value, name)
 
 

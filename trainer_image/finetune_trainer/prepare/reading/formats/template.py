@@ -15,7 +15,7 @@ from finetune_trainer.prepare.reading.columns.values import is_missing, write_js
 
 
 def _write(value: Any) -> Any:
-    """Write what is no text as in an answer, and nothing for a value that is missing."""
+    """Write values as in an answer, and an empty text for a missing one."""
     if isinstance(value, Undefined):
         return value  # complains by itself
     return "" if is_missing(value) else write_value(value, "a value")

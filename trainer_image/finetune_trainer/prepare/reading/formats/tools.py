@@ -105,7 +105,7 @@ def read_tool_calls(value: object, where: str) -> list[dict[str, Any]]:
 
 
 def _wrap(entry: Any) -> Any:
-    """Return a bare function, as LLaMA-Factory writes tools, in OpenAI's shape; else as it is."""
+    """Wrap a bare function of LLaMA-Factory in OpenAI's shape."""
     if not isinstance(entry, dict) or "function" in entry or not {"name", "parameters"} <= {*entry}:
         return entry
     function = {key: value for key, value in entry.items() if key != "type"}

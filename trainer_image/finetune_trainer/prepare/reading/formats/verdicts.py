@@ -13,7 +13,7 @@ from finetune_trainer.prepare.reading.columns.values import is_missing
 from finetune_trainer.prepare.reading.formats.messages import describe
 
 VERDICT_NAMES = ("label", "kto_tag")
-"""What the column of the verdict is called; the second by LLaMA-Factory."""
+"""Names of the verdict's column; the second is LLaMA-Factory's."""
 
 _WORDS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _BOOLEANS = ("true", "false")
@@ -34,7 +34,7 @@ def has_answer(fields: Mapping[str, Any]) -> bool:
 
 
 def as_verdict(value: object) -> bool | None:
-    """Return whether a value says wanted or unwanted; None where it may mean something else."""
+    """Return whether a value means wanted; None if it may mean something else."""
     if isinstance(value, bool):
         return value
     if isinstance(value, int | float) and value in (0, 1):
@@ -92,7 +92,7 @@ def refuse_unwanted(
 
 
 def explain_unwanted(fields: Mapping[str, Any], format_name: str) -> str:
-    """Say why a row with an unwanted answer is no example, and what to do."""
+    """Return why a row with an unwanted answer is no example, and the remedy."""
     return (
         f"{find_verdict(fields)} is false, and objective SFT would learn this answer like the "
         "others; set method.objective: KTO, or leave the row out, or set format: "

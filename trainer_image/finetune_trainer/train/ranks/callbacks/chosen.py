@@ -1,4 +1,4 @@
-"""Keeps the weights of the best step durable, ends training early, hands over what is chosen."""
+"""Stores the weights of the best step, ends training early, hands over the chosen weights."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
         self._trainer: Trainer | None = None
 
     def attach(self, trainer: Trainer) -> None:
-        """Tell whose weights are stored."""
+        """Set the trainer whose weights are stored."""
         self._trainer = trainer
 
     def on_train_begin(
@@ -139,7 +139,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
         is_first = state.is_world_process_zero
         self._make_room(args, state, size_of(folder) if is_first else 0)
         if is_first:
-            # A pickle: code for whoever loads it.
+            # A pickle can run code when it is loaded.
             (folder / "training_args.bin").unlink(missing_ok=True)
             self._outbox.submit(
                 f"best weights, of step {step},",

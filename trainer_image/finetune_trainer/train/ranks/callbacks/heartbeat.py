@@ -33,7 +33,7 @@ class Heartbeat(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """A step is done; what it saves comes next."""
+        """A step is done; the next phase is its save."""
         self._phase = Phase.TRAINING
         stores = control.should_save or control.should_training_stop
         self._beats.step_ended(state.global_step, Phase.SAVING if stores else Phase.TRAINING)
@@ -53,7 +53,7 @@ class Heartbeat(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """A checkpoint is on the disk; the one before may have to be waited for."""
+        """A checkpoint is on the disk; its predecessor may still wait for storage."""
         self._beats.beat(Phase.SAVING)
 
     def on_train_end(
@@ -107,7 +107,7 @@ class SaveClock(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Start the clock of what a step saves; compare the last save with the grace period."""
+        """Start the clock of a step's save; compare the last save with the grace period."""
         self._mark = time.monotonic()
         self.step_seconds = self._mark - self._began
         needed = self.save_seconds + self.step_seconds

@@ -38,7 +38,7 @@ REPORTED = (
     "eval_rewards/accuracies",
 )
 _KEPT = ("eval_loss", "num_tokens")
-"""What an attempt knows of those before it: the rest it measures anew at its first step."""
+"""The kept state of earlier attempts; the rest is measured again."""
 MIN_EVENT_SECONDS = 1.0
 
 
@@ -76,7 +76,7 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Append the point and tell progress, at most once a second."""
+        """Append the point and emit progress, at most once a second."""
         if not state.is_world_process_zero or logs is None:
             return
         now = time.monotonic()
@@ -111,7 +111,7 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
             self._emit.validation(told)
 
     def note(self, name: str, value: float) -> None:
-        """Add a value of one's own to what is reported."""
+        """Add a value to the report."""
         self._latest[name] = value
 
     @property
@@ -127,13 +127,13 @@ class TokenCount(TrainerCallback):  # type: ignore[misc]
         self._trainer: Any = None
 
     def attach(self, trainer: Any) -> None:
-        """Tell whose count it is."""
+        """Set the trainer whose tokens are counted."""
         self._trainer = trainer
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Take over what the checkpoint's history says."""
+        """Take over the checkpoint's history."""
         counts = [entry["num_tokens"] for entry in state.log_history if "num_tokens" in entry]
         if counts:
             self._trainer._total_train_tokens = int(counts[-1])
