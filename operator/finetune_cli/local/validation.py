@@ -112,10 +112,8 @@ def _foresee_power(document: Document, judge: object) -> list[str]:
         return []
     spec = parse_document(document).spec
     if spec.goal is None or not has_modules(POWER_MODULES):
-        return []  # counting loads numpy, which takes longer than all else here
-    from finetune_trainer.verdict.certainty import at_first_look
         return []  # counting loads numpy, which is slow
-    from finetune_trainer.verdict.looks import at_first_look
+    from finetune_trainer.verdict.certainty import at_first_look
     from finetune_trainer.verdict.power import tell_power_without_data
 
     words = tell_power_without_data(at_first_look(spec))
