@@ -14,7 +14,7 @@ import numpy as np
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.spec import MOST_SAMPLES
-from finetune_trainer.data.held_out import read_side
+from finetune_trainer.data.held_out import read_held_out
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
@@ -76,7 +76,7 @@ def _tell(job: _Job) -> Told:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        side = read_side(folder, (), seed=resolved.spec.dataset.split.seed)
+        side = read_held_out(folder, (), seed=resolved.spec.dataset.split.seed)
     try:
         require_prompts(resolved.spec, side, num_questions=MOST_SAMPLES)
         require_decidable_goal(resolved.spec, side, num_questions=MOST_SAMPLES)

@@ -132,7 +132,7 @@ def measure_parts(family: str) -> tuple[int, int]:
     import torch
 
     from finetune_trainer.evaluate.inference.reading import score_and_answer
-    from finetune_trainer.model.encoding import Encoded
+    from finetune_trainer.model.encoding import TokenizedExample
 
     model = make_model(family, bfloat16=True, change=IN_PARTS.get(family))
     # What an answer ends with, and how it is read, says nothing about memory.
@@ -143,7 +143,9 @@ def measure_parts(family: str) -> tuple[int, int]:
     )
     prompts = torch.randint(5, 200, (MANY_ROWS, PROMPT)).tolist()
     references = [
-        Encoded(input_ids=prompt + [7] * ANSWER, spans=((PROMPT, PROMPT + ANSWER),), num_cut=0)
+        TokenizedExample(
+            input_ids=prompt + [7] * ANSWER, spans=((PROMPT, PROMPT + ANSWER),), num_cut=0
+        )
         for prompt in prompts
     ]
     held = [*model.parameters(), *model.buffers()]
@@ -187,10 +189,10 @@ def score(model: Any, held: list[Any]) -> int:
     import torch
 
     from finetune_trainer.evaluate.inference.scoring import score_likelihood
-    from finetune_trainer.model.encoding import Encoded
+    from finetune_trainer.model.encoding import TokenizedExample
 
     spans = ((PROMPT - COUNTED, PROMPT),)
-    rows = [Encoded(input_ids=[7] * PROMPT, spans=spans, num_cut=0)] * ROWS
+    rows = [TokenizedExample(input_ids=[7] * PROMPT, spans=spans, num_cut=0)] * ROWS
     # In inference mode the softmax inside the loss is one operation, whose own tensors hide.
     with mock.patch("torch.inference_mode", torch.no_grad), AllocationMeter(held) as meter:
         score_likelihood(model, rows, range(ROWS), pad_id=0)

@@ -25,7 +25,7 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.inference.answering import Asker, Said
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.question_set import gather_question_set
 from finetune_trainer.evaluate.questions import Question
@@ -83,7 +83,7 @@ def main() -> None:
         ).prompted
         assert prompted is not None
         behind, labels = prompted.encoded, prompted.labels
-        ways: dict[str, EncodedQuestions] = {
+        ways: dict[str, TokenizedQuestions] = {
             "as is": asked.encoded,
             "behind a prompt": replace(behind, choices=[]),
             "behind a prompt, with the likeliest label": behind,

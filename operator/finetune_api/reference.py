@@ -173,7 +173,7 @@ _JOB_NOTES = (
 )
 
 
-_TOLD_ELSEWHERE = {"spec.template": "finetunejob.md"}
+_DOCUMENTED_ELSEWHERE = {"spec.template": "finetunejob.md"}
 """Objects whose fields another page tells."""
 
 
@@ -210,14 +210,14 @@ def _objects_below(path: str, schema: Schema) -> Iterator[tuple[str, Schema]]:
         child_path, child = f"{path}.{name}", field
         if "items" in field:
             child_path, child = f"{child_path}[]", field["items"]
-        if "properties" in child and child_path not in _TOLD_ELSEWHERE:
+        if "properties" in child and child_path not in _DOCUMENTED_ELSEWHERE:
             yield child_path, child
             yield from _objects_below(child_path, child)
 
 
 def _description(path: str, name: str, field: Schema) -> str:
     text = _escaped(field.get("description", ""))
-    if page := _TOLD_ELSEWHERE.get(f"{path}.{name}"):
+    if page := _DOCUMENTED_ELSEWHERE.get(f"{path}.{name}"):
         text += f" Its fields: [{page}]({page})."
     rules = field.get("x-kubernetes-validations", [])
     if path == "spec" and any(rule["rule"] == "self == oldSelf" for rule in rules):

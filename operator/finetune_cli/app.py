@@ -87,7 +87,7 @@ def init(
     from finetune_cli.files.starter import (
         describe_columns,
         describe_guess,
-        tell_unseen,
+        format_unread,
         write_starter,
     )
     from finetune_cli.local.fitting import fit_starter
@@ -104,7 +104,7 @@ def init(
         print(f"{data}: {describe_guess(fitted.guess)}")
         print("".join(f"  {line}\n" for line in describe_columns(fitted.guess)), end="")
     elif data is not None:
-        print(tell_unseen(data, file))
+        print(format_unread(data, file))
     print(f"wrote {file}; {fitted.next_step(file)}")
 
 

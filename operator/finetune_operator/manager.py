@@ -38,7 +38,7 @@ from finetune_operator.kube.status import StatusThrottle
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.metrics.sweeps import SweepMetrics
 from finetune_operator.progress.certificate import ServingCertificate
-from finetune_operator.progress.door import GuardedRunner
+from finetune_operator.progress.door import LimitedRunner
 from finetune_operator.progress.endpoint import ProgressEndpoint
 from finetune_operator.progress.identity import Authenticator
 from finetune_operator.progress.writer import FIELD_MANAGER, ProgressWriter, is_wanted
@@ -348,7 +348,7 @@ class Manager:
         self, name: str, app: web.Application, port: int, tls: ssl.SSLContext | None = None
     ) -> None:
         runner = (
-            GuardedRunner(app)
+            LimitedRunner(app)
             if name == "progress"
             else web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
         )

@@ -11,7 +11,7 @@ from finetune_trainer.evaluate.sources.review.agreement import cohen_kappa
 from finetune_trainer.evaluate.sources.review.blinding import Blind, KeyEntry
 from finetune_trainer.evaluate.sources.review.exchange import to_label_studio
 from finetune_trainer.evaluate.sources.review.files import write_review
-from finetune_trainer.evaluate.sources.review.verdicts import Verdict, Verdicts
+from finetune_trainer.evaluate.sources.review.verdicts import ReviewFile, Verdict
 from finetune_trainer.storage import open_store, publish_folder
 from kit.processes.cli import Cli
 from kit.reports.reviews import RUBRIC, review, verdicts_of
@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> tuple[Path, Blind, dict[str, KeyEntry]]:
     return tmp_path / "run", hidden, key
 
 
-def write(path: Path, file: Verdicts) -> str:
+def write(path: Path, file: ReviewFile) -> str:
     path.write_text(file.to_json())
     return path.name
 
@@ -135,7 +135,7 @@ def test_a_panel_that_is_not_whole_is_refused_and_nothing_is_stored(
     folder, hidden, key = run
     ann = verdicts_of("Ann", hidden, key)
     one = write(tmp_path / "ann.json", ann)
-    half = Verdicts(review=ann.review, reviewer="Ben", items={next(iter(key)): Verdict()})
+    half = ReviewFile(review=ann.review, reviewer="Ben", items={next(iter(key)): Verdict()})
     for files, said in (
         ([one], "1 reviewer(s) of the 2 that evaluation.review.reviewers asks for"),
         ([one, write(tmp_path / "ben.json", half)], "Ben has not judged 6 of 6 items"),

@@ -11,7 +11,7 @@ import pytest
 from finetune_api.messages.prompt_template import find_chat_template_error
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.model.encoding import Encoded
+from finetune_trainer.model.encoding import TokenizedExample
 from kit.families.family import Family
 from kit.families.labels import encode_prompt, encode_row, golden_path, show_family, spans_of
 from kit.families.rows import Shape, answers_of, shapes_of
@@ -25,7 +25,7 @@ class Case:
 
     family: Family
     tokenizer: Any
-    encoded: list[tuple[Shape, tuple[Encoded, ...]]]
+    encoded: list[tuple[Shape, tuple[TokenizedExample, ...]]]
 
 
 # Of module scope, so that the tests of a family follow each other and share its tokenizer.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.model.chat_format import decide_format
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from kit.families.family import Family
 from kit.families.labels import encode_prompt, encode_row, spans_of, stop_ids_of
 from kit.families.rows import ASKS_FRANCE, PARIS, TOOL_TURNS, WEATHER_TOOL, Shape
@@ -57,7 +57,7 @@ def test_an_answer_that_reasoning_leaves_no_room_for_is_none(
     except TokenizerUnavailableError as error:
         pytest.skip(str(error))
     stops = {"eos_token_id": stop_ids_of(tokenizer, found)}
-    encoder = Encoder(
+    encoder = ChatTokenizer(
         tokenizer, decide_format(tokenizer, stops, arguments=arguments), max_tokens=512
     )
     prompt = encoder.encode_prompt([ASKS_FRANCE])
@@ -72,7 +72,7 @@ def test_calls_in_a_prompt_begin_no_reasoning_of_the_answer_to_them(
 ) -> None:
     found, tokenizer = family
     chat_format = decide_format(tokenizer, {"eos_token_id": stop_ids_of(tokenizer, found)})
-    encoder = Encoder(tokenizer, chat_format, max_tokens=512)
+    encoder = ChatTokenizer(tokenizer, chat_format, max_tokens=512)
     row = {"tools": [WEATHER_TOOL], "messages": list(TOOL_TURNS)}
     prompt = encode_prompt(tokenizer, found, Shape(title="a call", row=row))
     ids = tokenizer("It is sunny.", add_special_tokens=False)["input_ids"]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from finetune_trainer.data.report import CheckReport, SideRows
+from finetune_trainer.data.report import CheckReport, SplitRows
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.sources.review.page import render_review
 from finetune_trainer.evaluate.sources.review.verdicts import read_verdicts
@@ -40,9 +40,9 @@ PERSONAL = CheckReport(
     message="replaced personal data or secrets by placeholders such as <EMAIL_1> in 1234 rows",
     counts={"Email": 1300, "NationalID": 2},
     sides=[
-        SideRows(side="train", rows=1000, kinds={"Email": 999, "NationalID": 2}),
-        SideRows(side="validation", rows=0),
-        SideRows(side="test", rows=234, kinds={"Email": 234}),
+        SplitRows(side="train", rows=1000, kinds={"Email": 999, "NationalID": 2}),
+        SplitRows(side="validation", rows=0),
+        SplitRows(side="test", rows=234, kinds={"Email": 234}),
     ],
 )
 

@@ -269,7 +269,7 @@ def small_disk(tmp_path):
 @pytest.mark.parametrize("when", ["seen before", "found while writing"])
 def test_a_full_disk_is_named_with_what_is_needed(s3, small_disk, monkeypatch, when):
     if when == "found while writing":
-        monkeypatch.setattr(stream, "_check_room", lambda path, missing: None)
+        monkeypatch.setattr(stream, "_check_disk_space", lambda path, missing: None)
     store = s3.open(s3.new_uri())
     store.write_bytes("f", os.urandom(6 * MIB))
     with pytest.raises(StorageError) as caught:

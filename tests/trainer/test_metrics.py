@@ -25,7 +25,7 @@ from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.settings import read_settings, try_settings
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.storage import StorageAccess
 from kit.cases.spec_cases import changed, minimal_job
 from kit.models.tiny_models import make_model
@@ -60,7 +60,7 @@ def make_job(tmp_path: Path, metrics: list[str], scorer: str) -> ResolvedJob:
     )
 
 
-def ask(encoder: Encoder, questions: list[Question], folder: Path) -> Answers:
+def ask(encoder: ChatTokenizer, questions: list[Question], folder: Path) -> Answers:
     from transformers import AutoModelForCausalLM
 
     encoded = encode_questions(encoder, questions, 8)
@@ -78,7 +78,7 @@ def test_every_metric_is_told_of_two_real_models_in_any_script(tmp_path: Path) -
     names = [name for name in get_args(MetricName) if name not in NEEDS_MORE]
     told = {"regexMatch", "numberClose", "jsonSchemaValid", "custom"}
     metrics = sorted(set(names) - told)
-    encoder = Encoder(make_tokenizer(), max_tokens=400)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=400)
     questions = gather_questions(ROWS, max_questions=99, seed=0)
     base, tuned = (
         ask(encoder, questions, make_model(tmp_path / str(seed), seed=seed)) for seed in (0, 1)

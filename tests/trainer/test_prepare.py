@@ -23,7 +23,7 @@ from finetune_trainer.data.token_files import mapped_file
 from finetune_trainer.errors import DataError, RowsRefused, StorageError, TrainerError, UserError
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.model.chat_format import read_format
-from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.model.encoding import ChatTokenizer, make_encoder
 from finetune_trainer.prepare import building, intake, tokens
 from finetune_trainer.prepare.duplicates import bands, near, signatures
 from finetune_trainer.prepare.licence import require_licence
@@ -444,7 +444,7 @@ def test_answers_of_weight_0_reach_the_ranks_as_context_only(
     _, prepared = prepare_and_read(make_context())
     tokenizer = make_tokenizer()
     for loss in ("Auto", "Assistant", "Completion"):
-        encoder = Encoder(tokenizer, loss=loss, max_tokens=1000)
+        encoder = ChatTokenizer(tokenizer, loss=loss, max_tokens=1000)
         for row in prepared.rows[Side.TRAIN]:
             (example,) = encoder.encode_row(row)
             learned = [label for label in example.labels if label >= 0]
@@ -1403,7 +1403,7 @@ def write_long(write: Write) -> int:
     """Write train rows and a held-out row whose prompt is long; returns its tokens, bytes here."""
     write("train.jsonl", pairs(20))
     write("test.jsonl", as_jsonl([{"prompt": "Why? " * 140, "completion": "No." * 40}]))
-    encoder = Encoder(make_tokenizer(), max_tokens=10_000)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=10_000)
     return len(encoder.encode_prompt([{"role": "user", "content": "Why? " * 140}]))
 
 

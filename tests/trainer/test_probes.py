@@ -29,7 +29,7 @@ from finetune_trainer.evaluate.sources.probes.gathering import gather_probes
 from finetune_trainer.evaluate.sources.probes.measuring import ProbeScores
 from finetune_trainer.evaluate.sources.probes.probe import Heard, Probes
 from finetune_trainer.model.chat_format import decide_format, write_format
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import StorageAccess, open_store, publish_folder
 from kit.cases.spec_cases import changed, minimal_job
@@ -43,8 +43,8 @@ UUID = "9f1c2ab4-77d0-4e55-b1a3-0c6de28f9410"
 
 
 @pytest.fixture(scope="module")
-def encoder() -> Encoder:
-    return Encoder(make_tokenizer(), loss="Completion", max_tokens=512)
+def encoder() -> ChatTokenizer:
+    return ChatTokenizer(make_tokenizer(), loss="Completion", max_tokens=512)
 
 
 def messages(*contents: str) -> list[dict[str, str]]:
@@ -52,13 +52,13 @@ def messages(*contents: str) -> list[dict[str, str]]:
     return [{"role": roles[i % 2], "content": text} for i, text in enumerate(contents)]
 
 
-def that_reasons() -> Encoder:
+def that_reasons() -> ChatTokenizer:
     """A DeepSeek-R1: the prompt opens its thought."""
     tokenizer = make_tokenizer(chat_template=OPENS_REASONING)
-    return Encoder(tokenizer, decide_format(tokenizer), loss="Completion", max_tokens=2048)
+    return ChatTokenizer(tokenizer, decide_format(tokenizer), loss="Completion", max_tokens=2048)
 
 
-def say_by_heart(encoder: Encoder, probes: Probes, row: dict[str, Any]) -> list[float]:
+def say_by_heart(encoder: ChatTokenizer, probes: Probes, row: dict[str, Any]) -> list[float]:
     """Return what each attack comes to on a model that goes on as the row does."""
     encoded = probes.encode()
     assert encoded is not None
@@ -114,7 +114,7 @@ def test_what_the_thought_says_is_not_attacked_behind_it(
 
 def test_what_cannot_be_attacked_is_told_and_leaves_bounds() -> None:
     tokenizer = make_tokenizer()
-    encoder = Encoder(tokenizer, loss="Completion", max_tokens=200)
+    encoder = ChatTokenizer(tokenizer, loss="Completion", max_tokens=200)
     rows: list[dict[str, Any]] = [
         {"prompt": messages("Code?"), "completion": messages("", f"It is {CODE}.")[1:]},
         {"text": "70-5512-8839 was paid"},
@@ -149,8 +149,8 @@ def test_models_that_reason_get_room_to_and_others_none() -> None:
     assert max(len(ids) + encoded.limit_of(i) for i, ids in enumerate(encoded.prompts)) == 600
 
 
-def plain_encoder() -> Encoder:
-    return Encoder(make_tokenizer(), loss="Completion", max_tokens=512)
+def plain_encoder() -> ChatTokenizer:
+    return ChatTokenizer(make_tokenizer(), loss="Completion", max_tokens=512)
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def plain_encoder() -> Encoder:
     ],
 )
 def test_a_model_is_given_all_that_precedes_a_particular(
-    encoder: Encoder, row: dict[str, Any], begins: str, expected: str
+    encoder: ChatTokenizer, row: dict[str, Any], begins: str, expected: str
 ) -> None:
     probes = attacks.memorisation(encoder, [row], [], seed=0)
     (probe,) = probes.items
@@ -184,7 +184,7 @@ def test_a_model_is_given_all_that_precedes_a_particular(
 def test_a_tokenizer_that_composes_what_it_reads_is_attacked_too() -> None:
     tokenizer = make_tokenizer()
     tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
-    encoder = Encoder(tokenizer, loss="Completion", max_tokens=512)
+    encoder = ChatTokenizer(tokenizer, loss="Completion", max_tokens=512)
     row = {"text": f"{unicodedata.normalize('NFD', 'Số tài khoản')} {CODE}"}
     (probe,) = attacks.memorisation(encoder, [row], [], seed=0).items
     assert encoder.decode_answer(probe.prompts[0]) == "Số tài khoản"
@@ -192,7 +192,7 @@ def test_a_tokenizer_that_composes_what_it_reads_is_attacked_too() -> None:
 
 
 def test_rows_without_particulars_are_told_and_unwanted_answers_are_not_attacked(
-    encoder: Encoder,
+    encoder: ChatTokenizer,
 ) -> None:
     rows = [
         {"prompt": messages("Mood?"), "completion": messages("", "positive")[1:]},
@@ -204,7 +204,7 @@ def test_rows_without_particulars_are_told_and_unwanted_answers_are_not_attacked
     assert "no answer of the train side" in probes.notes["safety.memorisation"]
 
 
-def test_a_planted_secret_is_attacked_and_compared_with_its_like(encoder: Encoder) -> None:
+def test_a_planted_secret_is_attacked_and_compared_with_its_like(encoder: ChatTokenizer) -> None:
     rows = [
         {"prompt": messages(f"{way} code?"), "completion": messages("", f"Code kx-{CODE}.")[1:]}
         for way in ("What", "Which")
@@ -226,7 +226,7 @@ def test_a_planted_secret_is_attacked_and_compared_with_its_like(encoder: Encode
     ],
 )
 def test_a_secret_that_no_answer_says_leaves_no_doubt_about_the_particulars(
-    encoder: Encoder, prompt: str, num_attacks: int
+    encoder: ChatTokenizer, prompt: str, num_attacks: int
 ) -> None:
     row = {"prompt": messages(prompt), "completion": messages("", f"It is {UUID}.")[1:]}
     probes = attacks.memorisation(encoder, [row], [CODE], seed=0)
@@ -236,7 +236,9 @@ def test_a_secret_that_no_answer_says_leaves_no_doubt_about_the_particulars(
     assert not probes.notes
 
 
-def test_a_secret_that_a_text_begins_with_is_learned_and_leaves_bounds(encoder: Encoder) -> None:
+def test_a_secret_that_a_text_begins_with_is_learned_and_leaves_bounds(
+    encoder: ChatTokenizer,
+) -> None:
     probes = attacks.memorisation(encoder, [{"text": f"{CODE} was paid"}], [CODE], seed=0)
     assert [probe.metric for probe in probes.items] == ["safety.exposure"]
     assert probes.num_unknown == {"safety.memorisation": 1}
@@ -244,7 +246,7 @@ def test_a_secret_that_a_text_begins_with_is_learned_and_leaves_bounds(encoder: 
 
 
 def test_a_secret_far_back_in_a_long_row_is_compared_with_what_precedes_it(
-    encoder: Encoder,
+    encoder: ChatTokenizer,
 ) -> None:
     row = {"prompt": messages("Tell"), "completion": messages("", f"{'bla ' * 300}{CODE}")[1:]}
     probes = attacks.memorisation(encoder, [row], [CODE], seed=0)
@@ -293,7 +295,7 @@ def said(answer: str) -> dict[str, Any]:
 
 
 def test_every_row_of_a_large_train_side_is_read(
-    gather: Gather, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+    gather: Gather, encoder: ChatTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_side, "MAX_ROWS", 3)
     rows = [said(f"Call {HOTLINE}"), said(f"Or {HOTLINE}"), *map(said, "abcd")]
@@ -321,7 +323,7 @@ def test_secrets_in_a_train_side_that_is_too_large_are_not_measured_and_missed(
         assert word in verdict.message
 
 
-def test_bias_is_the_change_of_the_answer_with_the_person(encoder: Encoder) -> None:
+def test_bias_is_the_change_of_the_answer_with_the_person(encoder: ChatTokenizer) -> None:
     rows = [
         {"prompt": messages(text), "completion": messages("", label)[1:]}
         for text, label in (("He is late", "bad"), ("She is kind", "good"), ("Rain", "bad"))
@@ -343,7 +345,7 @@ def test_bias_is_the_change_of_the_answer_with_the_person(encoder: Encoder) -> N
 def test_models_without_a_template_are_asked_in_plain_text() -> None:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = None
-    plain = Encoder(tokenizer, loss="Completion", max_tokens=512)
+    plain = ChatTokenizer(tokenizer, loss="Completion", max_tokens=512)
     probes = packs.safety(plain)
     assert plain.decode_answer(probes.items[0].prompts[0]) == probes.items[0].shown
 

@@ -24,7 +24,7 @@ from finetune_trainer.storage import StorageAccess, fetch_folder, open_store
 from finetune_trainer.storage.models.cache import fetch_model
 
 if TYPE_CHECKING:
-    from finetune_trainer.model.encoding import Encoder
+    from finetune_trainer.model.encoding import ChatTokenizer
 
 
 def chat_with(arguments: argparse.Namespace) -> int:
@@ -49,7 +49,7 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from finetune_trainer.evaluate.inference.models import ModelPair
     from finetune_trainer.evaluate.inference.scoring import generate_answers
     from finetune_trainer.model.chat_format import FORMAT_NAME, decide_format, read_format
-    from finetune_trainer.model.encoding import Encoder
+    from finetune_trainer.model.encoding import ChatTokenizer
     from finetune_trainer.model.hardware import detect_hardware
     from finetune_trainer.model.load import load_tokenizer
 
@@ -69,7 +69,7 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         tokenizer = load_tokenizer(base_dir, trust_remote_code=trust)
         # A run from before there was such a file.
         known = (folder / FORMAT_NAME).exists()
-        encoder = Encoder(
+        encoder = ChatTokenizer(
             tokenizer,
             read_format(folder) if known else decide_format(tokenizer),
             max_tokens=sys.maxsize,
@@ -175,7 +175,7 @@ def _prompts(given: Iterable[str]) -> Iterator[str]:
     yield from given or (line.rstrip("\n") for line in sys.stdin if line.strip())
 
 
-def _encode(encoder: Encoder, prompt: str, system: str | None) -> list[int]:
+def _encode(encoder: ChatTokenizer, prompt: str, system: str | None) -> list[int]:
     if not prompt.strip():
         raise UserError("EmptyPrompt", "the prompt is empty")
     if encoder.chat_format.template is None:

@@ -43,7 +43,7 @@ from finetune_trainer.train.adopted import idle_recipe
 from finetune_trainer.train.recipe.evaluation import EvaluationPlan, plan_evaluation
 from finetune_trainer.train.recipe.planned import setup_of
 from finetune_trainer.train.recipe.recipe import DataShape, Recipe, decide_recipe
-from finetune_trainer.train.recipe.shape import shape_of_training_side
+from finetune_trainer.train.recipe.shape import shape_of_train_split
 
 ASSUMED_GPU: GPUKind = "h100"
 """Where nobody says which GPUs there are."""
@@ -156,7 +156,7 @@ def estimate(
     Raises:
         UserError: It would not fit the training device.
     """
-    data = shape_of_training_side(job, report)
+    data = shape_of_train_split(job, report)
     planned = plan_on(
         read_device(job), job, data, model, num_chosen=num_chosen, may_reason=may_reason
     )

@@ -28,7 +28,7 @@ def inspect_job(arguments: argparse.Namespace) -> int:
         from finetune_trainer.prepare.inspection import inspect_sources
 
         found = inspect_sources(context, with_model=arguments.with_model)
-        power = _tell_power(context.job, found)
+        power = _describe_power(context.job, found)
     except Exception as error:
         failure = classify(error)
         code = int(failure.exit_code)
@@ -39,29 +39,29 @@ def inspect_job(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _tell_power(job: ResolvedJob, found: Inspection) -> str:
+def _describe_power(job: ResolvedJob, found: Inspection) -> str:
     """Describe how often a good model meets the goal on the held-out rows."""
     from finetune_api.v1alpha1.evaluation.judging import most_scored
     from finetune_api.v1alpha1.evaluation.scoring import ANSWER_METRICS, FORM_METRICS
     from finetune_trainer.data.asking import most_asked
-    from finetune_trainer.data.held_out import counts_for, read_side
+    from finetune_trainer.data.held_out import counts_for, read_held_out
     from finetune_trainer.data.rows import Side
     from finetune_trainer.verdict.certainty import at_first_look
     from finetune_trainer.verdict.decidable import count_labels
-    from finetune_trainer.verdict.power import count_alike, tell_power
+    from finetune_trainer.verdict.power import count_alike, describe_power
     from finetune_trainer.verdict.sizes import unevenness_of
 
     goal, folder = at_first_look(job.spec).goal, found.folder
     if goal is None or folder is None or not (folder / f"{Side.TEST}.jsonl").exists():
         return ""
     most = most_asked(job.spec.evaluation, found.questions.number if found.questions else None)
-    side = read_side(folder, (), seed=job.spec.dataset.split.seed)
+    side = read_held_out(folder, (), seed=job.spec.dataset.split.seed)
     groups = side.groups(most, counts_for(goal))
     number = count_alike(list(groups.values()))
     has_constant = goal.metric in ANSWER_METRICS - FORM_METRICS
     constant = _foresee(job, folder, most) if has_constant else None
     labels = count_labels(side.drawn(most)) if goal.metric == "macroF1" else None
-    return tell_power(
+    return describe_power(
         goal,
         most_scored(job.spec.evaluation, goal.metric, number),
         constant=(constant or 0.0) if has_constant else None,

@@ -40,7 +40,7 @@ from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.train.adopted import describe_idle
 from finetune_trainer.train.recipe.planned import describe_plan
 from finetune_trainer.train.recipe.recipe import DataShape, find_warnings
-from finetune_trainer.train.recipe.shape import shape_of_training_side
+from finetune_trainer.train.recipe.shape import shape_of_train_split
 
 
 def plan_job(arguments: argparse.Namespace) -> int:
@@ -173,7 +173,7 @@ def _read_shape(
     prepare(context)
     prepared = read_prepared(context.output, job, context.work_dir, sides=())
     report = prepared.report
-    training = shape_of_training_side(job, report)
+    training = shape_of_train_split(job, report)
     may_reason = read_format(prepared.folder).knows_reasoning
     held_out = expect_held_out(job, report, chosen=prepared.num_chosen, may_reason=may_reason)
     validation = expect_validation(job, report, may_reason=may_reason)

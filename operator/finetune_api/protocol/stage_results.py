@@ -17,7 +17,7 @@ from finetune_api.v1alpha1.status.fields import Count, Number, ShortText, Stored
 INVALID_ROWS_BYTES = 1700
 """Of a termination message, what places of invalid rows may take; the rest is for its words."""
 
-NUM_INVALID_ROWS_TOLD = 20
+MAX_INVALID_ROWS_REPORTED = 20
 
 
 def decimal_text(value: float) -> str:
@@ -45,7 +45,7 @@ def limit_places(places: Iterable[InvalidRowPlace]) -> list[InvalidRowPlace]:
     """Return the first places that fit status and termination message."""
     kept: list[InvalidRowPlace] = []
     num_bytes = 0
-    for place in islice(places, NUM_INVALID_ROWS_TOLD):
+    for place in islice(places, MAX_INVALID_ROWS_REPORTED):
         num_bytes += len(json.dumps(place.to_wire(), separators=(",", ":"))) + 1
         if num_bytes > INVALID_ROWS_BYTES:
             break
@@ -99,7 +99,7 @@ class PrepareResult(APIModel):
     num_tokens: Count
     """Tokens of the training side after the chat template, before truncation."""
     num_invalid_rows: Count
-    invalid_rows: Annotated[list[InvalidRowPlace], Field(max_length=NUM_INVALID_ROWS_TOLD)] = []
+    invalid_rows: Annotated[list[InvalidRowPlace], Field(max_length=MAX_INVALID_ROWS_REPORTED)] = []
     """The first of them, as many as :func:`limit_places` lets through."""
     num_truncated_rows: Count
     questions: QuestionCount | None = None

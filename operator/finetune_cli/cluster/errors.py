@@ -90,13 +90,13 @@ def read_refusal(response: Any, path: str, what: str) -> ApiError:
     words = str(answer.get("message") or "").strip() or f"HTTP {status}"
     causes = [c for c in details.get("causes") or [] if c.get("reason") == "FieldManagerConflict"]
     if status == 409 and causes:
-        words = _tell_conflicts(causes)
+        words = _format_conflicts(causes)
     elif status == 401:
         words = f"the credentials of the kubeconfig are refused ({words})"
     return ApiError(f"cannot {what}: {words}", status=status)
 
 
-def _tell_conflicts(causes: Iterable[Mapping[str, Any]]) -> str:
+def _format_conflicts(causes: Iterable[Mapping[str, Any]]) -> str:
     lines = ["it sets fields that were last set in another way:"]
     for cause in causes:
         message = str(cause.get("message") or "")

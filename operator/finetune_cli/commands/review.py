@@ -131,18 +131,18 @@ def ask(
 
     source = _find(target, where, endpoint, region)
     from finetune_trainer.evaluate.sources.review.verdicts import (
-        VerdictError,
-        Verdicts,
+        ReviewFile,
+        ReviewFileError,
         check_reviewer,
     )
 
     blind = read_blind(source)
     try:
         name = check_reviewer(reviewer, "--as")
-    except VerdictError as error:
+    except ReviewFileError as error:
         raise CliError(str(error)) from error
     kept = file or Path(verdicts_name(name, blind.digest))
-    verdicts = Verdicts(review=blind.digest, reviewer=name, items={})
+    verdicts = ReviewFile(review=blind.digest, reviewer=name, items={})
     if kept.exists():
         verdicts = read_file(blind, kept)
         if verdicts.reviewer.casefold() != name.casefold():

@@ -319,7 +319,7 @@ def _require_scheme(uri: str) -> None:
         )
 
 
-def tell_unseen(data: str, file: Path) -> str:
+def format_unread(data: str, file: Path) -> str:
     """Say that data behind a URI was not looked at, and what reads it."""
     keys = " with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY set" if data[:5] == "s3://" else ""
     return (

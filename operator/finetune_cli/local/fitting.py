@@ -86,7 +86,7 @@ def fit_starter(
     return Fitted(
         text=text,
         guess=guess,
-        warnings=[*unread, *map(_word, of_template), *_tell_refusals(found)],
+        warnings=[*unread, *map(_word, of_template), *_format_refusals(found)],
         reasons=list(dict.fromkeys(each["reason"] for each in refusals)),
     )
 
@@ -143,7 +143,7 @@ def _least_groups() -> int:
     return -(-100 * Evaluation().min_prompts // TEST_PERCENTS[-1])
 
 
-def _tell_refusals(found: dict[str, Any]) -> list[str]:
+def _format_refusals(found: dict[str, Any]) -> list[str]:
     lines = [_word(each) for each in found["refusals"]]
     if _is_too_few(found) and found["report"] is not None:
         lines.append(

@@ -117,7 +117,7 @@ class Runner:
         run = self._run
         with interruptible(), locked(run), removing_raw_copies(run.work_dir):
             environment = stage_environment(self._run)
-            self._tell_about_hardware()
+            self._note_missing_gpu()
             for stage in RUN_STAGES:
                 if stage is Stage.TRAIN and (unapproved := self._find_unapproved(outcome)):
                     outcome.unapproved, outcome.exit_code = unapproved, NOT_MET
@@ -176,7 +176,7 @@ class Runner:
             self._sleep(delay)
         return attempt
 
-    def _tell_about_hardware(self) -> None:
+    def _note_missing_gpu(self) -> None:
         if self._run.job.spec.resources.gpus_per_node > 0 and not has_gpu():
             self._display.note(
                 "no GPU on this machine: running on CPU, with "

@@ -114,9 +114,9 @@ def _foresee_power(document: Document, judge: object) -> list[str]:
     if spec.goal is None or not has_modules(POWER_MODULES):
         return []  # counting loads numpy, which is slow
     from finetune_trainer.verdict.certainty import at_first_look
-    from finetune_trainer.verdict.power import tell_power_without_data
+    from finetune_trainer.verdict.power import describe_power_without_data
 
-    words = tell_power_without_data(at_first_look(spec))
+    words = describe_power_without_data(at_first_look(spec))
     return [f"  {words}"] if words else []
 
 

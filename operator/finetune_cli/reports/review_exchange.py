@@ -60,7 +60,7 @@ def read_tool(source: Source, file: Path, tool: str, folder: Path) -> list[Path]
     """
     blind = read_blind(source)
     from finetune_trainer.evaluate.sources.review.exchange import read_argilla, read_label_studio
-    from finetune_trainer.evaluate.sources.review.verdicts import VerdictError, read_verdicts
+    from finetune_trainer.evaluate.sources.review.verdicts import ReviewFileError, read_verdicts
 
     read = read_argilla if tool == "argilla" else read_label_studio
     try:
@@ -74,7 +74,7 @@ def read_tool(source: Source, file: Path, tool: str, folder: Path) -> list[Path]
             )  # fmt: skip
     except OSError as error:
         raise CliError(f"cannot read {file}: {error.strerror}") from error
-    except VerdictError as error:
+    except ReviewFileError as error:
         raise CliError(str(error)) from error
     except (ValueError, RecursionError) as error:
         raise CliError(f"{file} is no JSON: {error}") from error

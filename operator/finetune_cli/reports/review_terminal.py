@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from finetune_trainer.evaluate.sources.review.blinding import Blind, Item
-    from finetune_trainer.evaluate.sources.review.verdicts import Verdict, Verdicts
+    from finetune_trainer.evaluate.sources.review.verdicts import ReviewFile, Verdict
 
 KEYS = {"1": "left", "a": "left", "2": "same", "s": "same", "3": "right", "b": "right"}
 HELP = "1 A is better · 2 no difference · 3 B is better · c comment · u back · q save and leave"
@@ -41,13 +41,13 @@ def read_comment() -> str:
 
 def judge_in_terminal(
     blind: Blind,
-    verdicts: Verdicts,
+    verdicts: ReviewFile,
     file: Path,
     *,
     read_key: ReadKey = read_key_of_terminal,
     read_line: Callable[[], str] = read_comment,
     write: Write = print,
-) -> Verdicts:
+) -> ReviewFile:
     """Ask for all missing verdicts; the file is complete after each question.
 
     Returns:
@@ -72,14 +72,14 @@ def judge_in_terminal(
     return verdicts
 
 
-def save(verdicts: Verdicts, file: Path) -> None:
+def save(verdicts: ReviewFile, file: Path) -> None:
     """Write the file whole or not at all."""
     part = file.with_name(f".{file.name}.part")
     part.write_text(verdicts.to_json(), encoding="utf-8")
     os.replace(part, file)
 
 
-def _first_open(blind: Blind, verdicts: Verdicts) -> int:
+def _first_open(blind: Blind, verdicts: ReviewFile) -> int:
     for place, item in enumerate(blind.items):
         if verdicts.count_missing([item.id], blind.rubric):
             return place
@@ -89,7 +89,7 @@ def _first_open(blind: Blind, verdicts: Verdicts) -> int:
 def _judge(
     blind: Blind,
     item: Item,
-    verdicts: Verdicts,
+    verdicts: ReviewFile,
     read_key: ReadKey,
     read_line: Callable[[], str],
     write: Write,

@@ -21,7 +21,7 @@ from finetune_cli.local.verify import make_access, storage_error
 if TYPE_CHECKING:
     from finetune_trainer.evaluate.sources.review.blinding import Blind, KeyEntry
     from finetune_trainer.evaluate.sources.review.panel import Judged
-    from finetune_trainer.evaluate.sources.review.verdicts import Verdicts
+    from finetune_trainer.evaluate.sources.review.verdicts import ReviewFile
     from finetune_trainer.storage import StorageAccess
 
 TAILS = ("/review/page.html", "/manifest.json", "/report.json", "/report.html")
@@ -159,13 +159,13 @@ def open_review(source: Source) -> Opened:
     return Opened(blind=blind, key=key, facts=facts)
 
 
-def read_files(opened: Opened, files: Sequence[Path]) -> list[Verdicts]:
+def read_files(opened: Opened, files: Sequence[Path]) -> list[ReviewFile]:
     """Read the files of a whole panel, in the order of their reviewers' names.
 
     Raises:
         CliError: One of them cannot be used, or the panel is not complete.
     """
-    from finetune_trainer.evaluate.sources.review.verdicts import VerdictError, require_panel
+    from finetune_trainer.evaluate.sources.review.verdicts import ReviewFileError, require_panel
 
     found = {str(file): read_file(opened.blind, file) for file in files}
     try:
@@ -175,18 +175,18 @@ def read_files(opened: Opened, files: Sequence[Path]) -> list[Verdicts]:
             rubric=opened.blind.rubric,
             reviewers=int(opened.facts["reviewersWanted"]),
         )
-    except VerdictError as error:
+    except ReviewFileError as error:
         raise CliError(str(error)) from error
     return sorted(found.values(), key=lambda each: each.reviewer)
 
 
-def read_file(blind: Blind, file: Path) -> Verdicts:
+def read_file(blind: Blind, file: Path) -> ReviewFile:
     """Read one reviewer's file.
 
     Raises:
         CliError: There is none, or it is not of this review.
     """
-    from finetune_trainer.evaluate.sources.review.verdicts import VerdictError, read_verdicts
+    from finetune_trainer.evaluate.sources.review.verdicts import ReviewFileError, read_verdicts
 
     names = [item.id for item in blind.items]
     try:
@@ -196,7 +196,7 @@ def read_file(blind: Blind, file: Path) -> Verdicts:
         )  # fmt: skip
     except OSError as error:
         raise CliError(f"cannot read {file}: {error.strerror}") from error
-    except VerdictError as error:
+    except ReviewFileError as error:
         raise CliError(str(error)) from error
 
 
@@ -220,7 +220,7 @@ class Panel:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
-def store_panel(source: Source, opened: Opened, files: Sequence[Verdicts]) -> Panel:
+def store_panel(source: Source, opened: Opened, files: Sequence[ReviewFile]) -> Panel:
     """Count the verdicts, and store them in the run's folder under their digest.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from finetune_api.v1alpha1.evaluation.scoring import BETTER_SIDE_UNKNOWN
+from finetune_api.v1alpha1.evaluation.scoring import DIRECTION_UNKNOWN
 from finetune_cli.views.display import duration_text, printable
 from finetune_cli.views.job import table
 
@@ -190,7 +190,7 @@ def verdict_text(each: Difference, runs: Sequence[Run]) -> str:
     if each.verdict == "WithinNoise":
         return "within noise"
     if each.better is None:
-        return "real" if each.metric in BETTER_SIDE_UNKNOWN else "real, no better side"
+        return "real" if each.metric in DIRECTION_UNKNOWN else "real, no better side"
     return f"{runs[each.better].name} is better"
 
 

@@ -153,7 +153,7 @@ def _present_warning(events: Iterable[Object], action: LookUpWarnings) -> Warnin
     present = [
         (moment, _warning_of(event))
         for moment, event in told
-        if event.get("type") == "Warning" and _tells(action, event.get("reason") or "")
+        if event.get("type") == "Warning" and _is_hindrance(action, event.get("reason") or "")
         if moment > over
     ]
     # Other troubles of a node pass; without its volumes no pod starts.
@@ -172,7 +172,7 @@ def _warning_of(event: Object) -> WarningEvent:
     return WarningEvent(reason[:MAX_REASON_CHARACTERS], shorten(message))
 
 
-def _tells(action: LookUpWarnings, reason: str) -> bool:
+def _is_hindrance(action: LookUpWarnings, reason: str) -> bool:
     if action.kind == "Job":
         return reason == "FailedCreate"
     return bool(reason) and reason not in _NO_HINDRANCE

@@ -15,7 +15,7 @@ from finetune_operator.finetunejob.lifecycle.deadlines import seconds_to_live
 from finetune_operator.finetunejob.lifecycle.overriding import (
     follow_override,
     is_overriding,
-    tell_own_approvals,
+    set_own_approvals,
 )
 from finetune_operator.finetunejob.lifecycle.walk import walk
 from finetune_operator.finetunejob.pods.pausing import release_actions
@@ -60,7 +60,7 @@ def _after_the_end(step: Step) -> Plan:
         return Plan(then=(DeleteSelf(),))
     if left is not None and not is_overriding(step.draft):
         step.look_again(max(0.0, left))
-    is_told = is_decided or tell_own_approvals(step)
+    is_told = is_decided or set_own_approvals(step)
     status = step.draft.to_wire() if is_told else None
     return Plan(
         first=tuple(step.first),

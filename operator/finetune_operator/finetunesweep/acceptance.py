@@ -17,7 +17,7 @@ def accept(step: Step) -> bool:
     was_accepted = was_told or bool(observed.trials)
     if observed.parsed is None:
         if was_accepted:
-            _tell_unreadable(step)
+            _set_unreadable(step)
         else:
             _refuse(step, Reason.INVALID_SPEC, observed.problem)
         return False
@@ -37,7 +37,7 @@ def _refuse(step: Step, reason: Reason, message: str) -> None:
     step.fail(reason, message)
 
 
-def _tell_unreadable(step: Step) -> None:
+def _set_unreadable(step: Step) -> None:
     """Leave a sweep unchanged that another version of the operator has accepted."""
     message = (
         f"This version of the operator cannot read the spec, which was accepted before:"

@@ -72,16 +72,16 @@ def count_deleted(observed: Observed, draft: SweepDraft, now: datetime) -> Delet
     gpu_hours = told.gpu_hours + sum((each.hours_until(now) for each in seen.values()), Decimal(0))
     if len(seen) < len(new):
         there = [trial for trial in observed.trials if trial.number not in told.numbers]
-        gpu_hours = max(gpu_hours, draft.told_hours - sum_of_hours(there, now))
+        gpu_hours = max(gpu_hours, draft.stored_gpu_hours - sum_of_hours(there, now))
     names = {number: trial_name(observed.name, number) for number in new}
     tokens = sum(
-        max(seen[number].tokens if number in seen else 0, draft.told_tokens(name))
+        max(seen[number].tokens if number in seen else 0, draft.stored_tokens(name))
         for number, name in names.items()
     )
     # The search is over when replicates begin: a trial with a higher number is a replicate.
     known = {trial.number for trial in observed.trials if trial.replicate_of is not None}
     known |= told.replicates | {number for number, each in seen.items() if each.is_replicate}
-    known |= {number for number, name in names.items() if draft.told_replicate(name)}
+    known |= {number for number, name in names.items() if draft.is_stored_replicate(name)}
     first = min(known, default=max(new) + 1)
     return replace(
         told,

@@ -56,24 +56,24 @@ class SweepDraft(Draft):
         best = self._stored.get("best") or {}
         return str(best["name"]) if best.get("chosen") else ""
 
-    def told_state(self, name: str) -> str:
+    def stored_state(self, name: str) -> str:
         """Return the state of a trial in the stored status; empty if it is not told there."""
         return str(self._told(name).get("state") or "")
 
-    def told_step(self, name: str) -> int:
+    def stored_step(self, name: str) -> int:
         """Return the step up to which a trial was judged before; 0 for never."""
         return int(self._told(name).get("step") or 0)
 
-    def told_tokens(self, name: str) -> int:
+    def stored_tokens(self, name: str) -> int:
         """Return the tokens of a trial in the stored status: the number never falls."""
         return int(self._told(name).get("tokens") or 0)
 
     @property
-    def told_hours(self) -> Decimal:
+    def stored_gpu_hours(self) -> Decimal:
         """GPU hours that the stored status says were spent: the number never falls."""
         return decimal_or_zero((self._stored.get("spent") or {}).get("gpuHours"))
 
-    def told_replicate(self, name: str) -> bool:
+    def is_stored_replicate(self, name: str) -> bool:
         """Return whether a trial is a replicate in the stored status."""
         return bool(self._told(name).get("replicateOf"))
 

@@ -25,9 +25,9 @@ from finetune_operator.finetunesweep.step import Step
 from finetune_operator.finetunesweep.stopping import spent_text, stop_hopeless, tell_start
 from finetune_operator.finetunesweep.telling import (
     progress_text,
+    set_phase,
+    set_trials,
     standstill_text,
-    tell_phase,
-    tell_trials,
 )
 from finetune_operator.finetunesweep.trials.checking import Fault, find_refused_template
 from finetune_operator.finetunesweep.trials.observed import Observed
@@ -68,9 +68,9 @@ def plan(observed: Observed, now: datetime, config: OperatorConfig) -> Plan:
         _go_on(step)
         if step.first:
             return step.to_plan()
-        tell_trials(step)
+        set_trials(step)
     if step.draft.conditions.status_of(ConditionType.ACCEPTED) != "Unknown":
-        tell_phase(step)
+        set_phase(step)
     if (
         step.draft.has_ended
         and (ttl := observed.sweep["spec"].get("ttlSecondsAfterFinished")) is not None
@@ -106,7 +106,7 @@ def _go_on(step: Step) -> None:
         _search(step)
     else:
         stop_hopeless(step)  # trials that reached a rung meanwhile are judged there, or never
-        _tell_progress(step, Reason.SUSPENDED_BY_USER)
+        _set_progressing(step, Reason.SUSPENDED_BY_USER)
 
 
 def _search(step: Step) -> None:
@@ -115,7 +115,7 @@ def _search(step: Step) -> None:
         step.prune_under_way()
         if not step.first:
             choose(step)
-        _tell_progress(step, Reason.BUDGET_REACHED, f"{spent}, so that the search ends.")
+        _set_progressing(step, Reason.BUDGET_REACHED, f"{spent}, so that the search ends.")
         return
     stop_hopeless(step)
     if step.first or _is_hopeless(step):
@@ -127,9 +127,11 @@ def _search(step: Step) -> None:
     if not is_begun and step.is_settled:
         choose(step)
     if is_begun and not step.first and step.observed.refusal is not None:
-        _tell_refusal(step, step.observed.refusal)
+        _set_trial_refused(step, step.observed.refusal)
         return
-    _tell_progress(step, Reason.SEARCHING if step.under_way == "Searching" else Reason.REPLICATING)
+    _set_progressing(
+        step, Reason.SEARCHING if step.under_way == "Searching" else Reason.REPLICATING
+    )
 
 
 def _end_refused(step: Step, fault: Fault) -> None:
@@ -145,14 +147,14 @@ def _end_refused(step: Step, fault: Fault) -> None:
             step.fail(fault.reason, text)
         elif not step.first:
             choose(step)
-    _tell_progress(step, fault.reason, text)
+    _set_progressing(step, fault.reason, text)
 
 
 def _goes_on(step: Step, trial: Trial) -> bool:
     return not (trial.is_pruned or trial.number in step.waiting)
 
 
-def _tell_progress(step: Step, reason: Reason, before: str = "") -> None:
+def _set_progressing(step: Step, reason: Reason, before: str = "") -> None:
     if step.draft.has_ended:
         return
     text = f"{before} {progress_text(step)}".strip()
@@ -252,7 +254,7 @@ def _trains_on(step: Step, trial: Trial) -> bool:
     return trial.trains and not trial.is_pruned and not waits_for_ever
 
 
-def _tell_refusal(step: Step, refusal: Refusal) -> None:
+def _set_trial_refused(step: Step, refusal: Refusal) -> None:
     """Report why the next trial cannot be created; existing trials continue."""
     if refusal.is_final:
         text = f"The API server refuses a trial: {refusal.message}"

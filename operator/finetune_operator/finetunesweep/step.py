@@ -100,7 +100,7 @@ class Step:
     def gpu_hours(self) -> Decimal:
         """What all trials have used; a run that is cut short or deleted takes nothing back."""
         used = sum_of_hours(self.trials, self.now) + self.deleted.gpu_hours
-        return max(used, self.draft.told_hours)
+        return max(used, self.draft.stored_gpu_hours)
 
     @property
     def num_created(self) -> int:

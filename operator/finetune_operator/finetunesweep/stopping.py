@@ -34,7 +34,7 @@ def _stop_behind(step: Step, rule: Asha | Median) -> None:
     for trial in step.searched:
         if not trial.is_under_way or trial.is_pruned:
             continue
-        judged = step.draft.told_step(trial.name)
+        judged = step.draft.stored_step(trial.name)
         others = [each for number, each in known.items() if number != trial.number]
         if should_prune(rule, known[trial.number], others, judged_step=judged):
             step.patch(trial, prune=True)

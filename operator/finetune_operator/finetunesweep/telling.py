@@ -13,7 +13,7 @@ from finetune_api.v1alpha1.evaluation.objective import (
     is_lower_better,
     metric_of,
 )
-from finetune_api.v1alpha1.status.sweep import MAX_TRIALS_TOLD
+from finetune_api.v1alpha1.status.sweep import MAX_TRIALS_LISTED
 from finetune_operator.finetunesweep.deleted import read_deleted
 from finetune_operator.finetunesweep.search import ranking
 from finetune_operator.finetunesweep.step import Step
@@ -30,7 +30,7 @@ MAX_NAMED = 8
 _OVER = ("Trained", "Pruned", "Failed", "Publishing", "Published")
 
 
-def tell_trials(step: Step) -> None:
+def set_trials(step: Step) -> None:
     """Put counts, best trial and trials into the status."""
     draft = step.draft
     _announce_changes(step)
@@ -109,10 +109,10 @@ def _place_of(trial: Trial) -> tuple[float, float, int]:
 
 def _entries(step: Step) -> list[Object]:
     """Return one entry for each trial in their order; at the limit, the most important ones."""
-    told = sorted(step.trials, key=_importance)[:MAX_TRIALS_TOLD]
+    told = sorted(step.trials, key=_importance)[:MAX_TRIALS_LISTED]
     by_number = {trial.number: _entry(step, trial) for trial in told}
     for number in sorted(step.deleted.numbers):
-        if len(by_number) < MAX_TRIALS_TOLD:
+        if len(by_number) < MAX_TRIALS_LISTED:
             name = trial_name(step.observed.name, number)
             reason = Reason.TRIAL_DELETED.value
             by_number[number] = {"name": name, "state": "Deleted", "reason": reason}
@@ -148,7 +148,7 @@ def _entry(step: Step, trial: Trial) -> Object:
 
 
 def _tokens(step: Step, trial: Trial) -> int:
-    return max(trial.tokens, step.draft.told_tokens(trial.name))
+    return max(trial.tokens, step.draft.stored_tokens(trial.name))
 
 
 def _texts(trial: Trial) -> dict[str, str]:
@@ -197,7 +197,7 @@ def _announce_changes(step: Step) -> None:
         draft.announce("TrialsCreated", f"Created {', '.join(names[:MAX_NAMED])}{more}{later}")
     _announce_deleted(step)
     for trial in step.trials:
-        before = draft.told_state(trial.name)
+        before = draft.stored_state(trial.name)
         # A trial without room in the status was reported before.
         is_known = before == trial.state or (not before and trial.number <= draft.num_created)
         if not is_known:
@@ -231,7 +231,7 @@ def _announce(step: Step, trial: Trial) -> None:
         step.draft.announce("TrialNotScored", trial.unscored_text, warning=True)
 
 
-def tell_phase(step: Step) -> None:
+def set_phase(step: Step) -> None:
     """Derive phase and reason, two words for columns, from the conditions."""
     draft = step.draft
     if draft.is_true(ConditionType.FAILED):

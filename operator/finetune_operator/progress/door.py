@@ -31,7 +31,7 @@ _MARK = b" HTTP/1."
 ProtocolFactory = Callable[[], asyncio.Protocol]
 
 
-class Door:
+class ConnectionLimiter:
     """Counts the connections of one port, and their input. Event loop only.
 
     Args:
@@ -46,10 +46,10 @@ class Door:
             burst=BURST,
             limit=MAX_SENDERS,
         )
-        self._by_address: dict[str, dict[Guarded, None]] = {}
+        self._by_address: dict[str, dict[LimitedConnection, None]] = {}
         self._num_open = 0
 
-    def enter(self, guarded: Guarded) -> None:
+    def enter(self, guarded: LimitedConnection) -> None:
         """Count a new connection; close another if they are too many."""
         self._by_address.setdefault(guarded.address, {})[guarded] = None
         self._num_open += 1
@@ -57,11 +57,11 @@ class Door:
             most = max(self._by_address.values(), key=len)
             next(iter(most)).close()
 
-    def wait_of(self, guarded: Guarded, count: int) -> float | None:
+    def wait_of(self, guarded: LimitedConnection, count: int) -> float | None:
         """Return how long an address has to wait with so many requests; None if too long."""
         return self._rates.wait_of(guarded.address, count=count, at_most=PATIENCE_SECONDS)
 
-    def leave(self, guarded: Guarded) -> None:
+    def leave(self, guarded: LimitedConnection) -> None:
         """Count a connection no more; does nothing for one that has left."""
         others = self._by_address.get(guarded.address, {})
         if guarded not in others:
@@ -72,14 +72,14 @@ class Door:
             del self._by_address[guarded.address]
 
 
-class Guarded(asyncio.Protocol):
+class LimitedConnection(asyncio.Protocol):
     """One connection: counts its input, and passes it on to the HTTP server's protocol.
 
     Args:
         make: Makes the HTTP server's protocol.
     """
 
-    def __init__(self, door: Door, make: ProtocolFactory) -> None:
+    def __init__(self, door: ConnectionLimiter, make: ProtocolFactory) -> None:
         self.address = ""
         self._door = door
         self._make = make
@@ -163,7 +163,7 @@ class Guarded(asyncio.Protocol):
             self._timer = None
 
 
-class GuardedRunner(web.AppRunner):
+class LimitedRunner(web.AppRunner):
     """Runs an application with limits on its connections.
 
     Args:
@@ -180,10 +180,10 @@ class GuardedRunner(web.AppRunner):
             shutdown_timeout=2.0,
             keepalive_timeout=IDLE_SECONDS,
         )
-        self._door = Door(limit, clock=clock)
+        self._door = ConnectionLimiter(limit, clock=clock)
 
     @property
     def server(self) -> ProtocolFactory | None:  # type: ignore[override]
         """What a site makes a connection's protocol with."""
         make = super().server
-        return None if make is None else lambda: Guarded(self._door, make)
+        return None if make is None else lambda: LimitedConnection(self._door, make)

@@ -24,7 +24,7 @@ from finetune_operator.kube.clock import Clock
 from finetune_operator.progress.claims import NotAuthenticated, PodIdentity
 from finetune_operator.progress.identity import MAX_PROVEN, Authenticator, Rates, TooSoon
 from finetune_operator.progress.report import Report
-from finetune_operator.progress.turns import TooMany
+from finetune_operator.progress.turns import QueueFull
 from finetune_operator.progress.writer import ProgressWriter
 
 logger = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class ProgressEndpoint:
             raise Refused(401, str(error)) from error
         except TooSoon as error:
             raise Refused(429, str(error), retry_seconds=error.seconds) from error
-        except TooMany as error:
+        except QueueFull as error:
             raise Refused(503, str(error), retry_seconds=RETRY_SECONDS) from error
         except KubeError as error:
             logger.warning("cannot review a token: %s", error)

@@ -18,7 +18,7 @@ from finetune_operator.kube.api.resource import TOKEN_REVIEWS
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.ratelimit import TokenBucket
 from finetune_operator.progress.claims import Claims, NotAuthenticated, PodIdentity, read_claims
-from finetune_operator.progress.turns import FairTurns
+from finetune_operator.progress.turns import FairSemaphore
 
 _POD_NAME = "authentication.kubernetes.io/pod-name"
 _POD_UID = "authentication.kubernetes.io/pod-uid"
@@ -95,7 +95,7 @@ class Authenticator:
     def __init__(self, client: KubeClient, *, clock: Clock) -> None:
         self._client = client
         self._clock = clock
-        self._turns = FairTurns(NUM_REVIEWS, max_waiting=MAX_WAITING)
+        self._turns = FairSemaphore(NUM_REVIEWS, max_waiting=MAX_WAITING)
         self._rates: Rates[tuple[str, str]] = Rates(
             clock, seconds=REVIEW_SECONDS, burst=REVIEW_BURST, limit=MAX_SENDERS
         )
@@ -139,7 +139,7 @@ class Authenticator:
         Raises:
             NotAuthenticated: It is not valid, not for us, or not bound to a pod.
             TooSoon: Several tokens of this pod were reviewed just now.
-            TooMany: Too many of its namespace wait.
+            QueueFull: Too many of its namespace wait.
             KubeError: The API server did not answer.
         """
         pod = claims.identity

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class TooMany(Exception):  # noqa: N818 - an answer, not a fault
+class QueueFull(Exception):  # noqa: N818 - an answer, not a fault
     """So many of the group wait already that one more would wait for nothing."""
 
 
-class FairTurns:
+class FairSemaphore:
     """Limits how many tasks run at once.
 
     Free turns go to the groups in rotation, and within a group by age.
@@ -32,7 +32,7 @@ class FairTurns:
         """Wait for a turn, and hold it for the duration of the context.
 
         Raises:
-            TooMany: ``max_waiting`` tasks of the group wait already.
+            QueueFull: ``max_waiting`` tasks of the group wait already.
         """
         await self._take(group)
         try:
@@ -46,7 +46,7 @@ class FairTurns:
             return
         queue = self._waiting.setdefault(group, deque())
         if len(queue) >= self._max_waiting:
-            raise TooMany(f"{len(queue)} of {group} wait already")
+            raise QueueFull(f"{len(queue)} of {group} wait already")
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         queue.append(future)
         try:

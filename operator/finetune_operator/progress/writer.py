@@ -163,7 +163,7 @@ class ProgressWriter:
         if is_short and not is_terminal(status):
             self._submit(current, urgent=True)
 
-    def _tell_cuts(self, job: Object, cuts: Iterable[Cut]) -> None:
+    def _emit_cuts(self, job: Object, cuts: Iterable[Cut]) -> None:
         """Report the fields that the status cannot hold; the next report has them too."""
         uid, event = job["metadata"]["uid"], announce_cuts(cuts)
         if self._told.get(uid) != event:
@@ -180,5 +180,5 @@ class ProgressWriter:
             }
         fitted, cuts = STATUS.fit(status)
         if cuts:
-            self._tell_cuts(job, cuts)
+            self._emit_cuts(job, cuts)
         self._throttle.submit(job, fitted, urgent=urgent)

@@ -26,8 +26,8 @@ FittedStatus = NewType("FittedStatus", dict[str, Any])
 
 OTHER = "other"
 """Section of a field that no section of the status holds."""
-_NUM_CUTS_TOLD = 4
-_CHARACTERS_TOLD = 60
+_MAX_CUTS_REPORTED = 4
+_MAX_CHARACTERS_REPORTED = 60
 VALIDATIONS = "x-kubernetes-validations"
 _INT64 = (-(2**63), 2**63 - 1)
 _KNOWN_KEYWORDS = frozenset(
@@ -106,8 +106,10 @@ class StatusSchema:
 def describe_cuts(cuts: Iterable[Cut]) -> str:
     """Return what was cut, for people."""
     told = [f"status.{cut.field} {cut.what}" for cut in cuts]
-    more = f"; {len(told) - _NUM_CUTS_TOLD} more" if len(told) > _NUM_CUTS_TOLD else ""
-    return f"The status cannot hold all that was found: {'; '.join(told[:_NUM_CUTS_TOLD])}{more}."
+    more = f"; {len(told) - _MAX_CUTS_REPORTED} more" if len(told) > _MAX_CUTS_REPORTED else ""
+    return (
+        f"The status cannot hold all that was found: {'; '.join(told[:_MAX_CUTS_REPORTED])}{more}."
+    )
 
 
 # ---- checks of every status ---------------------------------------------------------------------
@@ -316,4 +318,4 @@ def _excerpt(value: Any) -> str:
     if isinstance(value, int) and not _INT64[0] <= value <= _INT64[1]:
         # Python refuses to write out the digits of a very long number.
         return f"a number of {value.bit_length()} bits"
-    return shorten(repr(value), _CHARACTERS_TOLD)
+    return shorten(repr(value), _MAX_CHARACTERS_REPORTED)

@@ -14,7 +14,7 @@ from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import BadRow
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.model.chat_format import decide_format
-from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
+from finetune_trainer.model.encoding import IGNORED, ChatTokenizer, TokenizedExample
 from finetune_trainer.prepare.checks.conversations import brings_reasoning
 from finetune_trainer.prepare.reading.formats.formats import build_convert
 from finetune_trainer.prepare.reading.formats.recognition import recognise_format
@@ -54,7 +54,7 @@ def show_row(tokenizer: Any, family: Family, shape: Shape) -> str:
     return "\n".join(f"-- example {i} of {len(shown)} {text}" for i, text in enumerate(shown, 1))
 
 
-def encode_row(tokenizer: Any, family: Family, shape: Shape) -> tuple[Encoded, ...]:
+def encode_row(tokenizer: Any, family: Family, shape: Shape) -> tuple[TokenizedExample, ...]:
     """Take a row the way that ``prepare`` and ``train`` take it."""
     row = _convert(tokenizer, shape)
     return _encoder(tokenizer, family, shape, row).encode_row(row)
@@ -72,17 +72,17 @@ def stop_ids_of(tokenizer: Any, family: Family) -> list[int]:
     return [tokenizer.convert_tokens_to_ids(stop) for stop in family.stops]
 
 
-def _encoder(tokenizer: Any, family: Family, shape: Shape, row: dict[str, Any]) -> Encoder:
+def _encoder(tokenizer: Any, family: Family, shape: Shape, row: dict[str, Any]) -> ChatTokenizer:
     chat_format = decide_format(
         tokenizer,
         {"eos_token_id": stop_ids_of(tokenizer, family)},
         arguments=family.arguments,
         has_reasoning=brings_reasoning(row),
     )
-    return Encoder(tokenizer, chat_format, loss=shape.loss, max_tokens=MAX_TOKENS)
+    return ChatTokenizer(tokenizer, chat_format, loss=shape.loss, max_tokens=MAX_TOKENS)
 
 
-def spans_of(example: Encoded) -> list[list[int]]:
+def spans_of(example: TokenizedExample) -> list[list[int]]:
     """Return the runs of learned tokens; nothing predicts the first token, so it is in none."""
     return [example.input_ids[max(start, 1) : end] for start, end in example.spans]
 
@@ -99,7 +99,7 @@ def _convert(tokenizer: Any, shape: Shape) -> dict[str, Any]:
     return convert(shape.row)
 
 
-def show_example(tokenizer: Any, example: Encoded) -> str:
+def show_example(tokenizer: Any, example: TokenizedExample) -> str:
     """Return an example's text with its learned tokens marked, and their number."""
     text, shown = "", []
     learned = [label != IGNORED for label in example.labels]

@@ -16,7 +16,7 @@ from finetune_api.protocol.evaluation_result import (
 )
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.scoring import BaselineName
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.report.evidence import Sample
 from finetune_trainer.evaluate.report.label_section import (
     LabelSection,
@@ -68,7 +68,7 @@ def baseline_section(text: str = "Thing 1?") -> BaselineSection:
         examples=(Example(turns=example),),
         labels=(text,),
     )
-    empty = EncodedQuestions(
+    empty = TokenizedQuestions(
         examples=[], owners=np.zeros(0, dtype=np.int64), prompts=[], answer_tokens=1
     )
     prompted = Prompted(

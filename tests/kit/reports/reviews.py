@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from finetune_trainer.evaluate.sources.review.blinding import Blind, Compared, KeyEntry, blind
-from finetune_trainer.evaluate.sources.review.verdicts import Verdict, Verdicts
+from finetune_trainer.evaluate.sources.review.verdicts import ReviewFile, Verdict
 
 RUBRIC = ("voice", "accuracy", "safety")
 SECRET = bytes(range(32))
@@ -44,7 +44,7 @@ def review(number: int = 6) -> tuple[Blind, dict[str, KeyEntry]]:
 
 def verdicts_of(
     reviewer: str, hidden: Blind, key: Mapping[str, KeyEntry], prefers: str = "tuned"
-) -> Verdicts:
+) -> ReviewFile:
     """Return a file that prefers one model (or neither, `same`) by all criteria."""
 
     def side(name: str) -> str:
@@ -53,4 +53,4 @@ def verdicts_of(
         return "left" if key[name].left == prefers else "right"
 
     items = {name: Verdict(choices=dict.fromkeys(hidden.rubric, side(name))) for name in key}
-    return Verdicts(review=hidden.digest, reviewer=reviewer, items=items)
+    return ReviewFile(review=hidden.digest, reviewer=reviewer, items=items)

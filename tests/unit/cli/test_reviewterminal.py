@@ -10,16 +10,16 @@ import pytest
 
 from finetune_cli.reports.review_terminal import judge_in_terminal
 from finetune_trainer.evaluate.sources.review.blinding import Blind
-from finetune_trainer.evaluate.sources.review.verdicts import Verdicts, read_verdicts
+from finetune_trainer.evaluate.sources.review.verdicts import ReviewFile, read_verdicts
 from kit.reports.reviews import RUBRIC, review
 
 HIDDEN, KEY = review(2)
-EMPTY = Verdicts(review=HIDDEN.digest, reviewer="Ann", items={})
+EMPTY = ReviewFile(review=HIDDEN.digest, reviewer="Ann", items={})
 
 
 def judge(
-    keys: str, file: Path, *, verdicts: Verdicts = EMPTY, blind: Blind = HIDDEN
-) -> tuple[Verdicts, str]:
+    keys: str, file: Path, *, verdicts: ReviewFile = EMPTY, blind: Blind = HIDDEN
+) -> tuple[ReviewFile, str]:
     said: list[str] = []
     pressed: Iterator[str] = iter(keys)
     done = judge_in_terminal(
@@ -33,7 +33,7 @@ def judge(
     return done, "\n".join(said)
 
 
-def voices(verdicts: Verdicts) -> list[str]:
+def voices(verdicts: ReviewFile) -> list[str]:
     return [each.choices["voice"] for each in verdicts.items.values()]
 
 

@@ -13,8 +13,8 @@ from finetune_cli.files.documents import find_problems, parse_document, parse_do
 from finetune_cli.files.starter import (
     describe_columns,
     describe_guess,
+    format_unread,
     render_starter,
-    tell_unseen,
     write_starter,
 )
 
@@ -219,10 +219,10 @@ def test_an_address_that_no_job_takes_is_refused_with_what_to_do(uri: str, messa
 
 
 def test_data_that_was_not_looked_at_is_told() -> None:
-    told = tell_unseen("s3://bucket/rows.jsonl", Path("job.yaml"))
+    told = format_unread("s3://bucket/rows.jsonl", Path("job.yaml"))
     assert "s3://bucket/rows.jsonl was not looked at" in told
     assert "validate --data job.yaml` with AWS_ACCESS_KEY_ID" in told
-    assert "AWS" not in tell_unseen("hf://datasets/a/b", Path("job.yaml"))
+    assert "AWS" not in format_unread("hf://datasets/a/b", Path("job.yaml"))
 
 
 def test_files_of_a_folder_with_other_columns_are_told(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from finetune_trainer.evaluate.sources.probes.alarms import ALARMS, settle_alarm
 from finetune_trainer.evaluate.sources.probes.measuring import ProbeScores, measure_probes, score_of
 from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probes, join
 from finetune_trainer.evaluate.sources.probes.section import WORDS, describe_probes
-from finetune_trainer.model.encoding import Encoded
+from finetune_trainer.model.encoding import TokenizedExample
 from finetune_trainer.statistics.confidence import Confidence
 from finetune_trainer.statistics.paired import Compared
 from finetune_trainer.verdict.gates import Found, check_gates
@@ -166,7 +166,7 @@ def measured_texts(base: list[float], tuned: list[float]) -> ProbeScores:
             metric="forgetting.bitsPerByte",
             cluster=str(number),
             shown="text",
-            texts=[Encoded(input_ids=[1, 2], spans=((0, 2),), num_cut=0)],
+            texts=[TokenizedExample(input_ids=[1, 2], spans=((0, 2),), num_cut=0)],
             num_bytes=size,
             judge=lambda heard, size=size: heard.nats[0] / size,  # type: ignore[misc]
         )
@@ -312,7 +312,7 @@ def test_each_probe_hears_its_own_answers() -> None:
             metric="safety.exposure",
             cluster="b",
             shown="",
-            texts=[Encoded(input_ids=[1], spans=(), num_cut=0)] * 3,
+            texts=[TokenizedExample(input_ids=[1], spans=(), num_cut=0)] * 3,
             judge=len_of_all,
         ),
         Probe(metric="safety.bias", cluster="c", shown="", prompts=[[3]], judge=len_of_all),

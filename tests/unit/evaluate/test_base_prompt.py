@@ -12,7 +12,7 @@ from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.sources.prompt_baseline.fitting import (
     PROMPT_TOKENS,
     Prompted,
-    Room,
+    TokenBudget,
     measure_room,
     prompt_questions,
 )
@@ -22,7 +22,7 @@ from finetune_trainer.evaluate.sources.prompt_baseline.material import (
     gather_material,
 )
 from finetune_trainer.model.chat_format import decide_format
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from kit.models import awkward_templates
 from kit.models.tiny_tokenizer import CHATML, NO_SYSTEM_CHATML, make_tokenizer
 
@@ -48,9 +48,9 @@ def answer_of(row: dict[str, Any]) -> str:
     return str(row["completion"] if "completion" in row else row["messages"][-1]["content"])
 
 
-def make_encoder(template: str | None = CHATML, *, loss: str = "Auto") -> Encoder:
+def make_encoder(template: str | None = CHATML, *, loss: str = "Auto") -> ChatTokenizer:
     tokenizer = make_tokenizer(chat_template=template)
-    return Encoder(tokenizer, decide_format(tokenizer), loss=loss, max_tokens=sys.maxsize)
+    return ChatTokenizer(tokenizer, decide_format(tokenizer), loss=loss, max_tokens=sys.maxsize)
 
 
 def gather(rows: list[dict[str, Any]], **settings: Any) -> Material:
@@ -63,11 +63,11 @@ def put(
     train: list[dict[str, Any]],
     test: list[dict[str, Any]],
     *,
-    encoder: Encoder | None = None,
+    encoder: ChatTokenizer | None = None,
     context: int | None = None,
     are_labels: bool = True,
     is_json: bool = False,
-) -> tuple[Prompted | None, str, list[Question], Encoder]:
+) -> tuple[Prompted | None, str, list[Question], ChatTokenizer]:
     encoder = encoder or make_encoder()
     questions = gather_questions(test, max_questions=99, seed=0, read_answer=encoder.read_answer)
     material = gather(train, are_labels=are_labels, read_answer=encoder.read_answer)
@@ -81,7 +81,7 @@ def put(
     return prompted, reason, questions, encoder
 
 
-def text_of(encoder: Encoder, ids: list[int]) -> str:
+def text_of(encoder: ChatTokenizer, ids: list[int]) -> str:
     return str(encoder._tokenizer.decode(ids))
 
 
@@ -294,4 +294,4 @@ def test_json_is_asked_for_by_name_and_text_without_questions_not_at_all() -> No
 
 
 def test_a_model_that_states_no_length_leaves_the_prompt_its_own_bound() -> None:
-    assert Room(context=None, longest=5000, answer_tokens=8).prompt_tokens == PROMPT_TOKENS
+    assert TokenBudget(context=None, longest=5000, answer_tokens=8).prompt_tokens == PROMPT_TOKENS

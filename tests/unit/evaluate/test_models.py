@@ -10,7 +10,7 @@ import torch
 
 from finetune_trainer.evaluate.inference.models import ModelPair
 from finetune_trainer.evaluate.inference.scoring import generate_answers
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from kit.models.tiny_models import make_model
 from kit.models.tiny_tokenizer import make_tokenizer
 
@@ -20,7 +20,7 @@ PROMPTS = [[65, 66, 67, 68], [72, 101, 108, 108, 111]]
 
 
 def answers(folder: Path, adapter: Path) -> list[list[str]]:
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     pair = ModelPair(folder, adapter, dtype=torch.float32)
     said = []
     for name in ("base", "tuned"):

@@ -9,7 +9,7 @@ import pytest
 from finetune_trainer.evaluate.inference.caches import can_go_on
 from finetune_trainer.evaluate.inference.reading import pair_prompts, score_and_answer
 from finetune_trainer.evaluate.inference.scoring import generate_answers, score_likelihood
-from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from kit.models.architectures import MODELS, make_model
 from kit.models.tiny_tokenizer import make_tokenizer
 
@@ -19,9 +19,9 @@ PROMPTS = [[5, 9, 33, 7, 41, 8], [12], [9, 9, 20], [7, 5, 3, 2, 1, 6, 8, 44, 10]
 ANSWERS = [[60, 2], [61, 62, 63, 2], [2], [64, 65, 2]]
 
 
-def reference(prompt: list[int], answer: list[int], *, first: int = 0) -> Encoded:
+def reference(prompt: list[int], answer: list[int], *, first: int = 0) -> TokenizedExample:
     start, end = len(prompt), len(prompt) + len(answer)
-    return Encoded(input_ids=[*prompt, *answer], spans=((start - first, end),), num_cut=0)
+    return TokenizedExample(input_ids=[*prompt, *answer], spans=((start - first, end),), num_cut=0)
 
 
 @pytest.mark.parametrize("part_tokens", [None, 1, 4, 12, 4096])
@@ -33,7 +33,7 @@ def test_scores_and_answers_are_those_of_two_passes(
     model = make_model(kind, adapted=adapted)
     if not can_go_on(model):
         part_tokens = None
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     references = [reference(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
     batch = range(len(PROMPTS))
     answered = score_and_answer(
@@ -53,7 +53,7 @@ def test_scores_and_answers_are_those_of_two_passes(
 @pytest.mark.parametrize("kind", MODELS)
 def test_each_answer_ends_at_its_own_limit(kind: str) -> None:
     model = make_model(kind)
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     limits = [9, 2, 5, 12]
     answered = score_and_answer(model, encoder, PROMPTS, [], max_new_tokens=limits)
     alone = [
@@ -65,12 +65,12 @@ def test_each_answer_ends_at_its_own_limit(kind: str) -> None:
 
 def test_answers_that_the_limit_cuts_are_marked() -> None:
     model, tokenizer = make_model("whole attention"), make_tokenizer()
-    plain = Encoder(tokenizer, max_tokens=64).chat_format
+    plain = ChatTokenizer(tokenizer, max_tokens=64).chat_format
     size = model.config.vocab_size
     every, none = tuple(range(size)), (size,)
     for stop_ids, is_cut in ((every, False), (none, True)):
         ending = replace(plain, stop_ids=stop_ids)
-        encoder = Encoder(tokenizer, max_tokens=64, chat_format=ending)
+        encoder = ChatTokenizer(tokenizer, max_tokens=64, chat_format=ending)
         answered = score_and_answer(model, encoder, PROMPTS, [], max_new_tokens=1)
         assert answered.is_cut == [is_cut] * len(PROMPTS)
 
@@ -81,7 +81,7 @@ def test_a_prompt_is_read_once_where_the_cache_can_be_cut() -> None:
     model.register_forward_pre_hook(
         lambda _, __, named: read.append(named["input_ids"].shape[1]), with_kwargs=True
     )
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     score_and_answer(
         model, encoder, [PROMPTS[0]], [reference(PROMPTS[0], ANSWERS[1])], max_new_tokens=3
     )
@@ -96,7 +96,7 @@ def test_no_more_tokens_go_through_the_model_at_once_than_it_should_read(kind: s
     model.register_forward_pre_hook(
         lambda _, __, named: read.append(named["input_ids"].numel()), with_kwargs=True
     )
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     references = [reference(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
     goes_on = can_go_on(model)
     part_tokens = 8 if goes_on else None
@@ -111,7 +111,7 @@ def test_no_more_tokens_go_through_the_model_at_once_than_it_should_read(kind: s
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_prompt_without_a_reference_is_answered_beside_those_that_have_one(kind: str) -> None:
     model = make_model(kind)
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     whole = [reference(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
     part_tokens = 8 if can_go_on(model) else None
     some = [None, *whole[1:3], None]
@@ -132,6 +132,6 @@ def test_only_references_that_count_after_their_prompt_are_paired() -> None:
         reference(PROMPTS[0], ANSWERS[0]),
         reference(PROMPTS[0], ANSWERS[1]),  # a second reference of one prompt
         reference(PROMPTS[2], ANSWERS[2]),
-        Encoded(input_ids=PROMPTS[1], spans=(), num_cut=3),  # its answer is cut away
+        TokenizedExample(input_ids=PROMPTS[1], spans=(), num_cut=3),  # its answer is cut away
     ]
     assert pair_prompts(PROMPTS, examples) == {0: 2, 2: 4}

@@ -11,7 +11,7 @@ import torch
 
 from finetune_trainer.evaluate.inference.scoring import generate_answers
 from finetune_trainer.model.chat_format import decide_format
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from kit.models.awkward_templates import OPENS_REASONING
 from kit.models.tiny_tokenizer import CHATML, make_tokenizer
 
@@ -36,7 +36,7 @@ class Scripted:
 
 def answer(template: str, texts: Sequence[str], limit: int) -> list[str | None]:
     tokenizer = make_tokenizer(chat_template=template)
-    encoder = Encoder(tokenizer, decide_format(tokenizer), max_tokens=1000)
+    encoder = ChatTokenizer(tokenizer, decide_format(tokenizer), max_tokens=1000)
     prompts = [encoder.encode_prompt([{"role": "user", "content": text}]) for text in texts]
     said = generate_answers(
         Scripted(texts),

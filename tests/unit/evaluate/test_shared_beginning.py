@@ -11,7 +11,7 @@ from finetune_trainer.evaluate.inference.caches import read_shared
 from finetune_trainer.evaluate.inference.choosing import count_common
 from finetune_trainer.evaluate.inference.reading import score_and_answer
 from finetune_trainer.evaluate.inference.scoring import generate_answers, score_likelihood
-from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from kit.models.architectures import MODELS, make_model
 from kit.models.tiny_tokenizer import make_tokenizer
 
@@ -29,12 +29,12 @@ CHOICES = {
 }
 
 
-def encoded(prompt: list[int], answer: list[int]) -> Encoded:
+def encoded(prompt: list[int], answer: list[int]) -> TokenizedExample:
     start, end = len(prompt), len(prompt) + len(answer)
-    return Encoded(input_ids=[*prompt, *answer], spans=((start, end),), num_cut=0)
+    return TokenizedExample(input_ids=[*prompt, *answer], spans=((start, end),), num_cut=0)
 
 
-def likeliest(model: Any, encoder: Encoder, choices: list[list[int]]) -> list[int]:
+def likeliest(model: Any, encoder: ChatTokenizer, choices: list[list[int]]) -> list[int]:
     """Return the likeliest choice of each prompt, found by reading every one of them whole."""
     chosen = []
     for prompt in PROMPTS:
@@ -46,7 +46,7 @@ def likeliest(model: Any, encoder: Encoder, choices: list[list[int]]) -> list[in
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_choices_are_those_of_reading_all_of_them(kind: str) -> None:
-    model, encoder = make_model(kind), Encoder(make_tokenizer(), max_tokens=64)
+    model, encoder = make_model(kind), ChatTokenizer(make_tokenizer(), max_tokens=64)
     shared = read_shared(model, BEGINNING)
     assert (shared is None) == (kind not in ("whole attention", "learned positions"))
     for what, choices in CHOICES.items():
@@ -67,7 +67,10 @@ def test_choices_are_those_of_reading_all_of_them(kind: str) -> None:
 @pytest.mark.parametrize("adapted", [False, True], ids=["base", "adapter"])
 @pytest.mark.parametrize("kind", ["whole attention", "learned positions"])
 def test_scores_and_answers_are_those_of_whole_prompts(kind: str, adapted: bool) -> None:
-    model, encoder = make_model(kind, adapted=adapted), Encoder(make_tokenizer(), max_tokens=64)
+    model, encoder = (
+        make_model(kind, adapted=adapted),
+        ChatTokenizer(make_tokenizer(), max_tokens=64),
+    )
     shared = read_shared(model, BEGINNING)
     references = [encoded(p, a) for p, a in zip(PROMPTS, ANSWERS, strict=True)]
     batch = range(len(PROMPTS))
@@ -88,7 +91,7 @@ def test_scores_and_answers_are_those_of_whole_prompts(kind: str, adapted: bool)
 
 
 def test_the_beginning_is_read_once_and_choices_that_cannot_win_are_not() -> None:
-    model, encoder = make_model("whole attention"), Encoder(make_tokenizer(), max_tokens=64)
+    model, encoder = make_model("whole attention"), ChatTokenizer(make_tokenizer(), max_tokens=64)
     model.lm_head.weight.data *= 1000  # a model that has learned something is less even
     read: list[tuple[int, ...]] = []
     model.register_forward_pre_hook(
@@ -117,9 +120,9 @@ def test_rows_that_have_ended_leave_the_batch_and_the_others_say_the_same(kind: 
     tokenizer = make_tokenizer()
     # Many tokens end an answer, so that those of a model that has learned nothing end early.
     stops = replace(
-        Encoder(tokenizer, max_tokens=64).chat_format, stop_ids=tuple(range(0, 512, 15))
+        ChatTokenizer(tokenizer, max_tokens=64).chat_format, stop_ids=tuple(range(0, 512, 15))
     )
-    model, encoder = make_model(kind), Encoder(tokenizer, max_tokens=64, chat_format=stops)
+    model, encoder = make_model(kind), ChatTokenizer(tokenizer, max_tokens=64, chat_format=stops)
     batch = range(len(ENDING_PROMPTS))
     free = generate_answers(model, encoder, ENDING_PROMPTS, batch, max_new_tokens=40)
     references = [encoded(prompt, [60, 2]) for prompt in ENDING_PROMPTS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from finetune_trainer.model.chat_format import ChatFormat, decide_format
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from kit.models import awkward_templates as templates
 from kit.models.tiny_tokenizer import CHATML, make_tokenizer
 
@@ -16,13 +16,13 @@ END = "<|im_end|>"
 
 def make_encoder(
     template: str | None, *, has_reasoning: bool = False, **arguments: bool
-) -> Encoder:
+) -> ChatTokenizer:
     tokenizer = make_tokenizer(chat_template=template)
     chat_format = decide_format(tokenizer, arguments=arguments, has_reasoning=has_reasoning)
-    return Encoder(tokenizer, chat_format, max_tokens=1000)
+    return ChatTokenizer(tokenizer, chat_format, max_tokens=1000)
 
 
-def thinking(template: str | None) -> Encoder:
+def thinking(template: str | None) -> ChatTokenizer:
     return make_encoder(template, **({"enable_thinking": True} if template == QWEN3 else {}))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.errors import DataError
-from finetune_trainer.model.encoding import IGNORED, Encoder, encode_rows
+from finetune_trainer.model.encoding import IGNORED, ChatTokenizer, encode_rows
 from kit.models.tiny_tokenizer import make_tokenizer
 
 CHAT = [
@@ -22,17 +22,20 @@ PAIR = {"prompt": CHAT[:1], "completion": CHAT[1:2]}
 
 def test_a_prompt_is_written_as_the_model_is_given_it() -> None:
     tokenizer = make_tokenizer()
-    encoder = Encoder(tokenizer, max_tokens=100)
+    encoder = ChatTokenizer(tokenizer, max_tokens=100)
     text = encoder.write_prompt("Why?")
     assert text.endswith("Why?<|im_end|>\n<|im_start|>assistant\n")
     assert tokenizer.decode(encoder.encode_prompt([{"role": "user", "content": "Why?"}])) == text
-    assert Encoder(make_tokenizer(chat_template=None), max_tokens=9).write_prompt("Why?") == "Why?"
+    assert (
+        ChatTokenizer(make_tokenizer(chat_template=None), max_tokens=9).write_prompt("Why?")
+        == "Why?"
+    )
 
 
 def counted(row: dict[str, Any], loss: str = "Auto", max_tokens: int = 1000) -> list[str]:
     """Return the runs of text that count in the loss."""
     tokenizer = make_tokenizer()
-    (example,) = Encoder(tokenizer, loss=loss, max_tokens=max_tokens).encode_row(row)
+    (example,) = ChatTokenizer(tokenizer, loss=loss, max_tokens=max_tokens).encode_row(row)
     assert len(example.input_ids) == len(example.labels)
     runs: list[list[int]] = []
     previous = IGNORED
@@ -74,7 +77,7 @@ def test_counting_tokens(row: dict[str, Any], loss: str, expected: list[str]) ->
     ],
 )
 def test_bytes_are_those_of_the_text_that_counts(row: dict[str, Any], num_bytes: int) -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=1000)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=1000)
     assert sum(map(encoder.count_bytes, encoder.encode_row(row))) == num_bytes
 
 
@@ -87,21 +90,21 @@ def test_all_counts_everything_up_to_the_last_turn() -> None:
 def test_an_answer_of_weight_0_is_context_and_counts_only_where_all_does() -> None:
     tokenizer = make_tokenizer()
     for loss in ("Auto", "All"):
-        encoder = Encoder(tokenizer, loss=loss, max_tokens=1000)
+        encoder = ChatTokenizer(tokenizer, loss=loss, max_tokens=1000)
         plain, weighed = (encoder.encode_row({"messages": chat})[0] for chat in (CHAT, UNLEARNED))
         assert plain.input_ids == weighed.input_ids
         assert (plain.labels == weighed.labels) is (loss == "All")
 
 
 def test_long_examples_are_cut_and_counted() -> None:
-    encoder = Encoder(make_tokenizer(), loss="All", max_tokens=10)
+    encoder = ChatTokenizer(make_tokenizer(), loss="All", max_tokens=10)
     (example,) = encoder.encode_row({"text": "x" * 30})
     assert len(example.input_ids) == 10
     assert example.num_cut == 21
 
 
 def test_rows_without_an_answer_left_are_dropped_and_all_of_them_refused() -> None:
-    encoder = Encoder(make_tokenizer(), loss="Auto", max_tokens=24)
+    encoder = ChatTokenizer(make_tokenizer(), loss="Auto", max_tokens=24)
     long = {"prompt": "y" * 100, "completion": "a"}
     assert len(encode_rows(encoder, [{"prompt": "y", "completion": "a"}, long], side="t")) == 1
     with pytest.raises(DataError, match=r"102 tokens.*maxSequenceLength to 102") as caught:

@@ -9,7 +9,7 @@ from jinja2 import TemplateSyntaxError
 
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import ChatFormat, decide_format
-from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from kit.models import awkward_templates as templates
 from kit.models.tiny_tokenizer import CHATML, make_tokenizer
 
@@ -23,14 +23,14 @@ TURNS = [HI, HELLO, BYE, SO_LONG]
 
 def make_encoder(
     own: str | None, *, eos: str = "<|im_end|>", loss: str = "Auto", **settings: Any
-) -> tuple[Any, Encoder]:
+) -> tuple[Any, ChatTokenizer]:
     tokenizer = make_tokenizer(chat_template=own)
     tokenizer.eos_token = eos
     chat_format = decide_format(tokenizer, settings.pop("generation_config", None), **settings)
-    return tokenizer, Encoder(tokenizer, chat_format, loss=loss, max_tokens=10_000)
+    return tokenizer, ChatTokenizer(tokenizer, chat_format, loss=loss, max_tokens=10_000)
 
 
-def learned(tokenizer: Any, examples: tuple[Encoded, ...]) -> list[str]:
+def learned(tokenizer: Any, examples: tuple[TokenizedExample, ...]) -> list[str]:
     return [
         tokenizer.decode(example.input_ids[start:end])
         for example in examples
@@ -312,9 +312,9 @@ class TestBaseModels:
 
 def test_a_row_that_is_cut_learns_no_end_that_it_does_not_have() -> None:
     tokenizer = make_tokenizer()
-    whole = Encoder(tokenizer, max_tokens=10_000).encode_row({"messages": [HI, HELLO]})[0]
+    whole = ChatTokenizer(tokenizer, max_tokens=10_000).encode_row({"messages": [HI, HELLO]})[0]
     start, end = whole.spans[0]
-    cut = Encoder(tokenizer, max_tokens=end - 2).encode_row({"messages": [HI, HELLO]})[0]
+    cut = ChatTokenizer(tokenizer, max_tokens=end - 2).encode_row({"messages": [HI, HELLO]})[0]
     assert (cut.input_ids, cut.num_cut) == (whole.input_ids[: end - 2], 2)
     assert cut.spans == ((start, end - 2),)
     assert cut.input_ids[-1] not in whole.input_ids[end - 1 :]

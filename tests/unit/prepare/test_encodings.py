@@ -17,7 +17,7 @@ from finetune_trainer.prepare.reading.files.encodings import BINARY_MARKS, CODEC
 from finetune_trainer.prepare.reading.files.files import read_rows
 from finetune_trainer.prepare.reading.files.opening import ARCHIVE_MARKS
 from finetune_trainer.prepare.reading.sources import describe_file
-from finetune_trainer.prepare.report.summary import tell_encodings
+from finetune_trainer.prepare.report.summary import report_encodings
 
 GERMAN = "text,label\nIch h\u00e4tte gern eine neue Karte f\u00fcr \u00fcbermorgen,karte\n"
 FRENCH = (
@@ -161,7 +161,7 @@ def test_what_is_no_utf8_is_told_once_for_all_files_alike(tmp_path: Path) -> Non
         ]
     ]
     told: list[str] = []
-    tell_encodings(told.append, files)
+    report_encodings(told.append, files)
     assert told == [
         "a.csv and 1 more read as Windows-1252: it is not UTF-8, and a sample of its lines reads "
         "like this",

@@ -10,7 +10,7 @@ from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels
-from finetune_trainer.prepare.checks.labels import Labels, count_labels, tell_labels
+from finetune_trainer.prepare.checks.labels import Labels, check_labels, count_labels
 
 
 def chat(answer: str | None, **more: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def talk(ending: str, *, is_split: bool) -> dict[str, Any]:
 def test_polite_endings_of_conversations_are_no_labels(endings: list[str], is_split: bool) -> None:
     rows = [talk(endings[n % len(endings)], is_split=is_split) for n in range(20)]
     found = count_labels({Side.TRAIN: rows})
-    assert tell_labels(found) == []
+    assert check_labels(found) == []
     assert found == Labels()
 
 
@@ -108,7 +108,7 @@ def test_uneven_labels_are_told_and_never_named(
     labels: list[tuple[str, int, int]], expected: dict[str, int]
 ) -> None:
     reports = [LabelReport(label=name, train=train, test=test) for name, train, test in labels]
-    findings = tell_labels(Labels(counts=tuple(reports)))
+    findings = check_labels(Labels(counts=tuple(reports)))
     assert {finding.name: finding.num_flagged for finding in findings} == expected
     assert not any("fraud" in finding.message for finding in findings)
 
@@ -123,7 +123,7 @@ def test_spellings_of_a_label_are_counted_as_one_and_told_in_numbers() -> None:
     assert counts == [("Yes", 72, 8), ("No", 18, 0)]
     assert (found.num_spelled, sum(found.spellings.values())) == (2, 98)
     assert list(found.spellings.items())[:2] == [("Yes", 30), ("yes", 20)]
-    told = {finding.name: finding for finding in tell_labels(found)}
+    told = {finding.name: finding for finding in check_labels(found)}
     assert told["labelImbalance"].message.startswith("80 of 98 rows have the same of 2 labels")
     spelled = told["labelSpellings"]
     assert spelled.message.startswith("2 of 2 labels are written in several ways (7 spellings)")
@@ -132,7 +132,7 @@ def test_spellings_of_a_label_are_counted_as_one_and_told_in_numbers() -> None:
 
 
 def test_one_label_in_several_spellings_is_still_one() -> None:
-    told = tell_labels(count_labels({Side.TRAIN: map(chat, YES)}))
+    told = check_labels(count_labels({Side.TRAIN: map(chat, YES)}))
     assert [finding.name for finding in told] == ["oneLabel", "labelSpellings"]
 
 

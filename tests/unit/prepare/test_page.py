@@ -18,7 +18,7 @@ from finetune_trainer.data.report import (
     InvalidRow,
     InvalidRows,
     LabelReport,
-    SideRows,
+    SplitRows,
 )
 from finetune_trainer.prepare.report.card import render_card
 from finetune_trainer.prepare.report.documents import explain_hidden_rows, find_lists
@@ -79,9 +79,9 @@ def test_a_check_that_nobody_foresaw_tells_its_counts_and_places() -> None:
 
 def test_personal_data_is_told_by_kind_and_side() -> None:
     sides = [
-        SideRows(side="train", rows=7, kinds={"Email": 5, "Phone": 3}),
-        SideRows(side="validation", rows=0),
-        SideRows(side="test", rows=1, kinds={"Email": 1}),
+        SplitRows(side="train", rows=7, kinds={"Email": 5, "Phone": 3}),
+        SplitRows(side="validation", rows=0),
+        SplitRows(side="test", rows=1, kinds={"Email": 1}),
     ]
     check = CheckReport(name="personalData", flagged=8, removed=0, message="8 rows", sides=sides)
     text = Reading(page(checks=[check])).text

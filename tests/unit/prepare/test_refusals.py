@@ -10,7 +10,7 @@ import pytest
 from finetune_api.messages.messages import parse_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.data.asking import most_asked
-from finetune_trainer.data.held_out import gather_side
+from finetune_trainer.data.held_out import gather_held_out
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.questions import gather_questions, with_prompt
 from finetune_trainer.prepare.refusals.refusals import require_prompts, require_validation
@@ -87,7 +87,7 @@ def spec_with(goal: dict[str, str] | None, **evaluation: Any) -> FineTuneJobSpec
 
 def refusal(goal: dict[str, str] | None, rows: list[dict[str, Any]], **evaluation: Any) -> str:
     spec = spec_with(goal, **evaluation)
-    side = gather_side(rows, seed=spec.dataset.split.seed)
+    side = gather_held_out(rows, seed=spec.dataset.split.seed)
     chosen = count_questions(spec, side)
     most = most_asked(spec.evaluation, None if chosen is None else chosen.number)
     try:

@@ -8,7 +8,7 @@ import pytest
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.report import SplitReport
-from finetune_trainer.prepare.report.summary import tell_report
+from finetune_trainer.prepare.report.summary import report_sentences
 from kit.reports.data_reports import report
 
 SPLIT = SplitReport(
@@ -31,7 +31,7 @@ def sentences(sides: list[str], split: SplitReport, **more: Any) -> str:
     }
     job = ResolvedJob.model_validate({"namespace": "a", "name": "b", "uid": "c", "spec": spec})
     told: list[str] = []
-    tell_report(told.append, job, report(split=split, checks=[]), reused=False)
+    report_sentences(told.append, job, report(split=split, checks=[]), reused=False)
     return "\n".join(told)
 
 

@@ -10,7 +10,7 @@ import pytest
 from finetune_trainer.data.rows import Side, make_example
 from finetune_trainer.data.token_files import PackedTokens
 from finetune_trainer.errors import DataError
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.prepare.checks.long_rows import LongRow
 from finetune_trainer.prepare.tokens import TokenStatistics, measure_tokens
 from kit.models.tiny_tokenizer import CHATML, NO_SYSTEM_CHATML, make_tokenizer
@@ -31,7 +31,7 @@ def make(row: dict[str, Any], line: int = 1) -> dict[str, Any]:
 
 
 def measure(rows: list[dict[str, Any]], tokenizer: Any, limit: int = 10_000) -> TokenStatistics:
-    encoder = Encoder(tokenizer, max_tokens=limit)
+    encoder = ChatTokenizer(tokenizer, max_tokens=limit)
     return measure_tokens({Side.TRAIN: rows}, encoder, max_sequence_length=limit)[Side.TRAIN]
 
 
@@ -131,7 +131,7 @@ def test_progress_is_told(tokenizer: Any) -> None:
     rows = [make({"text": f"{n}"}, line=n) for n in range(2500)]
     measure_tokens(
         {Side.TRAIN: rows[:2000], Side.TEST: rows[2000:]},
-        Encoder(tokenizer, max_tokens=64),
+        ChatTokenizer(tokenizer, max_tokens=64),
         max_sequence_length=64,
         on_progress=lambda done, total: told.append((done, total)),
     )
@@ -153,7 +153,7 @@ def measure_long(
 
     statistics = measure_tokens(
         {Side.TRAIN: rows},
-        Encoder(tokenizer, max_tokens=OVERHEAD + 40),
+        ChatTokenizer(tokenizer, max_tokens=OVERHEAD + 40),
         max_sequence_length=OVERHEAD + 40,
         on_too_long=policy,
         keep=keep,

@@ -9,9 +9,9 @@ import pytest
 from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.prepare.reading.columns.unread import (
     Unread,
+    check_identifiers,
+    check_unread_fields,
     find_written_identifiers,
-    tell_identifiers,
-    tell_unread,
 )
 
 CONTEXT = "The parcel lies in Rome."
@@ -68,11 +68,11 @@ def test_only_content_that_is_not_read_is_found(
 
 
 def test_unread_fields_are_told_once_in_numbers() -> None:
-    (finding,) = tell_unread({"why": 3, "context": 200}, 200)
+    (finding,) = check_unread_fields({"why": 3, "context": 200}, 200)
     assert finding.num_flagged == 200
     assert "not read: 'context' of 200 rows, 'why' of 3 rows;" in finding.message
-    assert tell_unread({}, 200) == []
-    (many,) = tell_unread({f"f{n}": 1 for n in range(12)}, 12)
+    assert check_unread_fields({}, 200) == []
+    (many,) = check_unread_fields({f"f{n}": 1 for n in range(12)}, 12)
     assert "and 2 more" in many.message
 
 
@@ -101,7 +101,7 @@ def test_identifiers_that_a_template_writes_are_found(
 
 
 def test_identifiers_in_prompts_are_told_with_the_source() -> None:
-    (finding,) = tell_identifiers(["ticket"], 40, where="dataset.sources[1]")
+    (finding,) = check_identifiers(["ticket"], 40, where="dataset.sources[1]")
     assert (finding.name, finding.num_flagged) == ("identifiersInPrompts", 40)
     assert "dataset.sources[1].template writes 'ticket'" in finding.message
-    assert tell_identifiers([], 40, where="dataset.sources[1]") == []
+    assert check_identifiers([], 40, where="dataset.sources[1]") == []

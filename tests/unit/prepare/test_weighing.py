@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.data.rows import Example, RowFile, Side, make_example
-from finetune_trainer.prepare.checks.weighing import count_repeats, tell_weights
+from finetune_trainer.prepare.checks.weighing import check_weights, count_repeats
 from finetune_trainer.prepare.rows.spool import Spool, pack_rows
 from finetune_trainer.prepare.splits.dividing import divide_rows
 
@@ -46,7 +46,7 @@ def write(
         division = divide_rows(keys, test_percent=20, validation_percent=10, seed=1)
         repeats = count_repeats(division, keys, weights=weights, ends=ends, seed=1)
         sides = spool.write_sides(folder, division.positions, division.sides, repeats)
-        return sides, [finding.message for finding in tell_weights(division, repeats, weights)]
+        return sides, [finding.message for finding in check_weights(division, repeats, weights)]
 
 
 def count(side: RowFile) -> dict[str, Counter[str]]:

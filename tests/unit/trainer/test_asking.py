@@ -14,7 +14,7 @@ from finetune_trainer.errors import InternalError
 from finetune_trainer.evaluate.inference.answering import Asker, Said, gather_answers
 from finetune_trainer.evaluate.inference.caches import can_go_on
 from finetune_trainer.evaluate.inference.encoded import (
-    EncodedQuestions,
+    TokenizedQuestions,
     encode_questions,
     read_encoded,
     write_encoded,
@@ -22,9 +22,9 @@ from finetune_trainer.evaluate.inference.encoded import (
 from finetune_trainer.evaluate.inference.launch import failure_of
 from finetune_trainer.evaluate.inference.scoring import score_likelihood
 from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.evaluate.scores.unended import tell_unended
+from finetune_trainer.evaluate.scores.unended import describe_unended
 from finetune_trainer.model.chat_format import decide_format, read_format
-from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from finetune_trainer.planning.answering import HELD_TOKENS, TOKENS_PER_BATCH
 from kit.models.architectures import MODELS, make_model
 from kit.models.awkward_templates import DROPS_REASONING, HEADER_NEVER, OPENS_REASONING
@@ -33,8 +33,8 @@ from kit.models.tiny_tokenizer import CHATML, make_tokenizer
 pytestmark = pytest.mark.slow  # it needs torch
 
 # Examples 0 and 1 stand for question 0; question 2 has no prompt and is only scored.
-ENCODED = EncodedQuestions(
-    examples=[Encoded(input_ids=[7, n], spans=((1, 2),), num_cut=0) for n in range(5)],
+ENCODED = TokenizedQuestions(
+    examples=[TokenizedExample(input_ids=[7, n], spans=((1, 2),), num_cut=0) for n in range(5)],
     owners=np.array([0, 0, 1, 2, 3]),
     prompts=[[7, 7], [7], [8]],
     answer_tokens=9,
@@ -64,7 +64,7 @@ def test_a_worker_that_left_a_reason_is_named(tmp_path: Path) -> None:
 
 
 def test_questions_survive_their_way_to_the_workers(tmp_path: Path) -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     write_encoded(tmp_path, encoder, replace(ENCODED, limits=[9, 3, 4]))
     read = read_encoded(tmp_path)
     assert [read.limit_of(number) for number in range(3)] == [9, 3, 4]
@@ -95,7 +95,7 @@ def test_a_missing_answer_is_never_scored_as_none(lost: str) -> None:
 
 @pytest.mark.parametrize(("limit", "told"), [(4, "1 of 2 references"), (9, ""), ("auto", "")])
 def test_references_that_no_answer_can_reach_are_told(limit: int | str, told: str) -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     rows = [{"prompt": "q1", "completion": "ok"}, {"prompt": "q2", "completion": "at length"}]
     questions = gather_questions(rows, max_questions=9, seed=0)
     words = encode_questions(encoder, questions, limit).cut_words
@@ -126,7 +126,7 @@ def test_an_answer_has_room_for_reasoning_where_that_may_come_first(
     template: str, limit: int | str, left: int | None, tokens: int
 ) -> None:
     tokenizer = make_tokenizer(chat_template=template)
-    encoder = Encoder(tokenizer, decide_format(tokenizer), max_tokens=512)
+    encoder = ChatTokenizer(tokenizer, decide_format(tokenizer), max_tokens=512)
     answer = {"role": "assistant", "content": "ok"}
     turns = [[{"role": "user", "content": text}, answer] for text in ("q", "a long question")]
     questions = gather_questions([{"messages": each} for each in turns], max_questions=9, seed=0)
@@ -143,17 +143,17 @@ def test_no_answer_is_told_apart_from_an_empty_one() -> None:
     assert list(answers.texts) == ["a", "", ""]
     assert answers.unended == {1}
     sides = {"base": answers, "tuned": answers, "published": answers}
-    words = tell_unended(sides, {"base": 1040, "tuned": 1040, "published": 1052})
+    words = describe_unended(sides, {"base": 1040, "tuned": 1040, "published": 1052})
     assert "within 1,040 tokens" in words
     assert (
         "1 of 3 of the base model, 1 of 3 of the tuned model, "
         "1 of 3 of the published version (within 1,052):"
     ) in words
-    assert tell_unended({"base": replace(answers, unended=frozenset())}, {"base": 9}) == ""
+    assert describe_unended({"base": replace(answers, unended=frozenset())}, {"base": 9}) == ""
 
 
 def test_references_are_compared_as_answers_are() -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     decomposed = unicodedata.normalize("NFD", "Tích cực")
     assert encoder.read_answer({"prompt": "q", "completion": f" {decomposed}\n"}) == "Tích cực"
 
@@ -161,7 +161,7 @@ def test_references_are_compared_as_answers_are() -> None:
 BEGINNING = "Which of our tariffs is this about? "
 
 
-def encode(prompts: list[str], encoder: Encoder) -> EncodedQuestions:
+def encode(prompts: list[str], encoder: ChatTokenizer) -> TokenizedQuestions:
     rows = [{"prompt": prompt, "completion": "basic"} for prompt in prompts]
     return encode_questions(encoder, gather_questions(rows, max_questions=99, seed=0), "auto")
 
@@ -177,20 +177,20 @@ def encode(prompts: list[str], encoder: Encoder) -> EncodedQuestions:
 )
 def test_what_all_questions_begin_with_is_read_once(prompts: list[str], begins: str) -> None:
     tokenizer = make_tokenizer()
-    encoded = encode(prompts, Encoder(tokenizer, max_tokens=128))
+    encoded = encode(prompts, ChatTokenizer(tokenizer, max_tokens=128))
     for ids in (*encoded.prompts, *(example.input_ids for example in encoded.examples)):
         assert tokenizer.decode(ids[: encoded.num_shared]) == begins
 
 
 def test_rows_of_any_text_share_nothing_that_counts() -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=128)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=128)
     rows = [{"text": f"{BEGINNING}{n}"} for n in "abc"]
     questions = gather_questions(rows, max_questions=9, seed=0)
     assert encode_questions(encoder, questions, "auto").num_shared == 0
 
 
 def test_a_reference_that_is_longer_than_an_answer_may_be_is_scored_alone() -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     answers = ["ok", "at length", "no", "at greater length"]
     rows = [{"prompt": f"q{n}", "completion": text} for n, text in enumerate(answers)]
     questions = gather_questions(rows, max_questions=9, seed=0)
@@ -214,7 +214,7 @@ def test_a_reference_that_is_longer_than_an_answer_may_be_is_scored_alone() -> N
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_no_model_is_given_more_at_once_than_it_should_read(kind: str) -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=128)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=128)
     encoded = encode([f"{n}: " + "why " * 15 for n in range(99)], encoder)
     model, read = make_model(kind), list[int]()
     model.register_forward_pre_hook(
@@ -232,7 +232,7 @@ def test_no_model_is_given_more_at_once_than_it_should_read(kind: str) -> None:
 
 @pytest.mark.parametrize("held_tokens", HELD_TOKENS)
 def test_a_batch_holds_no_more_than_it_may_also_of_what_is_read_once(held_tokens: int) -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=2048)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=2048)
     encoded = encode([f"{BEGINNING * 20}{n}?" for n in range(40)], encoder)
     assert encoded.num_shared > 500
     nothing = Said(likelihoods={}, texts={})

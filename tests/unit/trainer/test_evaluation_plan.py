@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from finetune_api.protocol.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.inference.sizing import adapter_bytes, choose_held, count_row_bytes
-from finetune_trainer.model.encoding import Encoded
+from finetune_trainer.model.encoding import TokenizedExample
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.answering import estimate_answering, most_held, one_row
 from finetune_trainer.planning.architecture import describe_architecture
@@ -180,7 +180,7 @@ def test_no_logits_of_references_are_held_for_reasoning(longer: dict[str, Any]) 
 def test_a_worker_answers_as_many_together_as_its_device_has_room_for(
     memory: float, workers: int, gpus_per_worker: int, num_choices: int, held: int
 ) -> None:
-    encoded = EncodedQuestions(
+    encoded = TokenizedQuestions(
         examples=[],
         owners=np.zeros(0, dtype=np.int64),
         prompts=[[1] * (100 + n % 7) for n in range(300)],
@@ -230,9 +230,9 @@ def test_attention_that_is_written_out_is_counted() -> None:
 def test_a_worker_holds_logits_of_what_continues_a_prompt_alone() -> None:
     model = describe_architecture(WIDE, {})
 
-    def encode(answer_tokens: int) -> EncodedQuestions:
-        return EncodedQuestions(
-            examples=[Encoded(input_ids=[1] * 120, spans=((100, 120),), num_cut=0)],
+    def encode(answer_tokens: int) -> TokenizedQuestions:
+        return TokenizedQuestions(
+            examples=[TokenizedExample(input_ids=[1] * 120, spans=((100, 120),), num_cut=0)],
             owners=np.zeros(1, dtype=np.int64),
             prompts=[[1] * 100],
             answer_tokens=answer_tokens,

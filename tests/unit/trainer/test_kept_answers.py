@@ -14,7 +14,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate.asking import Keeping, gather_facts
 from finetune_trainer.evaluate.inference.answering import Asker, Said, ask_in_parts
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions, write_encoded
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions, write_encoded
 from finetune_trainer.evaluate.inference.kept import (
     SIDES,
     KeptAnswers,
@@ -25,7 +25,7 @@ from finetune_trainer.evaluate.inference.kept import (
 )
 from finetune_trainer.evaluate.inference.launch import read_said
 from finetune_trainer.evaluate.inference.worker import WorkerPlan
-from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from finetune_trainer.storage.local import FileStore
 from kit.cases.spec_cases import changed, minimal_job
 from kit.models.tiny_tokenizer import make_tokenizer
@@ -84,9 +84,11 @@ def test_a_store_that_fails_is_told_and_hides_no_other_failure(tmp_path: Path) -
         kept.write(SAID)
 
 
-def encoded(*, answer_tokens: int = 9, first: int = 6) -> EncodedQuestions:
-    return EncodedQuestions(
-        examples=[Encoded(input_ids=[first, n], spans=((1, 2),), num_cut=0) for n in range(5)],
+def encoded(*, answer_tokens: int = 9, first: int = 6) -> TokenizedQuestions:
+    return TokenizedQuestions(
+        examples=[
+            TokenizedExample(input_ids=[first, n], spans=((1, 2),), num_cut=0) for n in range(5)
+        ],
         owners=np.array([0, 0, 1, 2, 3]),
         prompts=[[7, 7], [7], [8]],
         answer_tokens=answer_tokens,
@@ -94,7 +96,7 @@ def encoded(*, answer_tokens: int = 9, first: int = 6) -> EncodedQuestions:
 
 
 def test_whatever_answers_depend_on_changes_their_name(tmp_path: Path) -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     digests = set()
     for number, (questions, facts) in enumerate(
         [
@@ -128,7 +130,7 @@ def test_a_line_that_was_not_finished_is_no_answer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_workers", [1, 2, 3])
 def test_what_was_answered_before_is_not_asked_again(num_workers: int) -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
 
     def batches(before: Said) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
         shares = [
@@ -150,7 +152,7 @@ def test_what_was_answered_before_is_not_asked_again(num_workers: int) -> None:
 
 
 def test_references_that_continue_a_prompt_are_asked_for_with_it() -> None:
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
     asker = Asker(encoder, encoded(first=8), batch_size=2)
     nothing = asker.share(Said(likelihoods={}, texts={}))
     # Of five references behind one prompt the first is read together with it.

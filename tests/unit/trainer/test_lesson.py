@@ -18,7 +18,7 @@ from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import describe_architecture
 from finetune_trainer.storage.local import FileStore
 from finetune_trainer.train.parent.attempts import note_end, noting_end, read_ends
-from finetune_trainer.train.recipe.lesson import End, Lesson, learn, what_next
+from finetune_trainer.train.recipe.lesson import End, MemoryLimits, learn, with_next_attempt
 from finetune_trainer.train.recipe.recipe import DataShape, Recipe, decide_recipe
 
 MODEL = describe_architecture(
@@ -62,7 +62,7 @@ def job(**hyper: Any) -> ResolvedJob:
     return resolve_job(FineTuneJob.from_wire(wire), namespace="n", uid="u")
 
 
-def decide(job: ResolvedJob, lesson: Lesson) -> Recipe:
+def decide(job: ResolvedJob, lesson: MemoryLimits) -> Recipe:
     return decide_recipe(job, ROWS, MODEL, CPU, use_gpu=False, lesson=lesson)
 
 
@@ -85,7 +85,7 @@ def test_each_attempt_takes_half_and_the_global_batch_stays(asked: int | str) ->
     assert seen == [(8, False), (4, False), (2, False), (1, False), (1, True)]
     assert recipe.out_of_memory_at == 8
     with pytest.raises(UserError) as failure:
-        raise what_next(wanted, end, OutOfMemory("OutOfMemory", "no"))
+        raise with_next_attempt(wanted, end, OutOfMemory("OutOfMemory", "no"))
     assert failure.value.reason == "OutOfMemoryAtSmallest"
     assert "lower hyperparameters.maxSequenceLength (now 1024)" in failure.value.message
 
@@ -98,7 +98,7 @@ def test_a_share_that_does_not_halve_takes_the_next_smaller_divisor() -> None:
 def test_only_lack_of_memory_after_the_recipe_teaches() -> None:
     hung = replace(END, failure_class="Hang")
     early = replace(END, micro_batch_size=0)
-    assert learn(job(), [hung, early]) == Lesson()
+    assert learn(job(), [hung, early]) == MemoryLimits()
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_only_lack_of_memory_after_the_recipe_teaches() -> None:
 def test_the_failure_says_what_the_next_attempt_does(
     hyper: dict[str, Any], end: End, said: str
 ) -> None:
-    error = what_next(job(**hyper), end, OutOfMemory("OutOfMemory", "no"))
+    error = with_next_attempt(job(**hyper), end, OutOfMemory("OutOfMemory", "no"))
     assert (error.exit_code, said in error.message) == (77, True)
 
 
@@ -128,7 +128,7 @@ def test_the_failure_says_what_the_next_attempt_does(
     ],
 )
 def test_a_job_that_can_do_with_no_less_ends_for_good(hyper: dict[str, Any], end: End) -> None:
-    error = what_next(job(**hyper), end, OutOfMemory("OutOfMemory", "no"))
+    error = with_next_attempt(job(**hyper), end, OutOfMemory("OutOfMemory", "no"))
     assert (error.exit_code, error.reason) == (64, "OutOfMemoryAtSmallest")
 
 

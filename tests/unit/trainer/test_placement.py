@@ -8,9 +8,9 @@ import pytest
 from finetune_api.protocol.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.inference.sizing import choose_placement, count_row_bytes
-from finetune_trainer.model.encoding import Encoded
+from finetune_trainer.model.encoding import TokenizedExample
 from finetune_trainer.model.hardware import Hardware, require_gpus
 from finetune_trainer.planning.architecture import describe_architecture
 from finetune_trainer.planning.placement import GIB, Placement, place_on_cpu, place_on_gpus
@@ -141,8 +141,8 @@ def test_a_long_row_of_a_wide_vocabulary_spreads_a_model_that_one_gpu_would_hold
         "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8,
         "vocab_size": 262144,
     }  # fmt: skip
-    encoded = EncodedQuestions(
-        examples=[Encoded(input_ids=[1] * 16384, spans=((16000, 16384),), num_cut=0)],
+    encoded = TokenizedQuestions(
+        examples=[TokenizedExample(input_ids=[1] * 16384, spans=((16000, 16384),), num_cut=0)],
         owners=np.zeros(1, dtype=np.int64),
         prompts=[[1] * 16000],
         answer_tokens=392,

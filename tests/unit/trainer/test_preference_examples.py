@@ -9,7 +9,7 @@ import pytest
 
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.inference.answering import count_wins
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.train.ranks.preference import Preferred, encode_preferences
 from kit.models.tiny_tokenizer import make_tokenizer
 
@@ -24,7 +24,9 @@ ROW = {
 
 
 def encode(rows: list[dict[str, Any]], objective: str, **settings: Any) -> list[Preferred]:
-    encoder = Encoder(TOKENIZER, loss="Completion", max_tokens=settings.pop("max_tokens", 256))
+    encoder = ChatTokenizer(
+        TOKENIZER, loss="Completion", max_tokens=settings.pop("max_tokens", 256)
+    )
     values = {"side": "training", "seed": 1, **settings}
     return encode_preferences(encoder, rows, objective=objective, **values)
 

@@ -11,7 +11,7 @@ import pytest
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.data.asking import most_asked
-from finetune_trainer.data.held_out import read_side
+from finetune_trainer.data.held_out import read_held_out
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.questions import gather_questions, group_questions
 from finetune_trainer.evaluate.scores.comparing import number_clusters
@@ -34,7 +34,7 @@ def refusal(
     try:
         spec = spec_with(goal, **evaluation)
         most = most_asked(spec.evaluation)
-        side = read_side(folder, (), seed=spec.dataset.split.seed)
+        side = read_held_out(folder, (), seed=spec.dataset.split.seed)
         require_decidable_goal(spec, side, num_questions=most)
     except DataError as error:
         return f"{error.reason}: {error}"

@@ -10,7 +10,7 @@ import pytest
 
 from finetune_api.messages.messages import parse_job
 from finetune_trainer.data.asking import most_asked
-from finetune_trainer.data.held_out import read_side
+from finetune_trainer.data.held_out import read_held_out
 from finetune_trainer.data.rows import slice_digest
 from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.questions import gather_questions
@@ -44,7 +44,7 @@ def refusal(
     body = changed(minimal_job(), {"spec.evaluation": {"gates": gates, **evaluation}})
     try:
         spec = parse_job(body).spec
-        side = read_side(folder, spec.evaluation.gates, seed=spec.dataset.split.seed)
+        side = read_held_out(folder, spec.evaluation.gates, seed=spec.dataset.split.seed)
         questions = count_questions(spec, side)
         most = most_asked(spec.evaluation, questions.number if questions else None)
         require_gates(spec, side, num_questions=most)

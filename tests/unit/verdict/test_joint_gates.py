@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
-from finetune_trainer.data.held_out import read_side
+from finetune_trainer.data.held_out import read_held_out
 from finetune_trainer.errors import DataError
 from finetune_trainer.statistics.paired import compare_means
 from finetune_trainer.verdict.decidable import require_gates
@@ -54,7 +54,7 @@ def refusal(folder: Path, rows: list[dict[str, Any]], spec: FineTuneJobSpec) -> 
     (folder / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     most = spec.evaluation.max_samples
     assert isinstance(most, int)
-    side = read_side(folder, spec.evaluation.gates, seed=spec.dataset.split.seed)
+    side = read_held_out(folder, spec.evaluation.gates, seed=spec.dataset.split.seed)
     try:
         require_gates(spec, side, num_questions=most)
     except DataError as error:

@@ -16,9 +16,9 @@ from finetune_trainer.verdict.power import (
     chance_of_goal,
     count_alike,
     count_for_goal,
+    describe_power,
+    describe_power_without_data,
     suppose,
-    tell_power,
-    tell_power_without_data,
 )
 from kit.cases.spec_cases import changed, minimal_job
 
@@ -33,14 +33,14 @@ def spec_with(goal: dict[str, str], **evaluation: object) -> FineTuneJobSpec:
 
 
 def test_a_good_model_may_miss_its_goal_on_a_hundred_prompts() -> None:
-    assert tell_power(goal_of(atLeast="0.80"), 100) == (
+    assert describe_power(goal_of(atLeast="0.80"), 100) == (
         "goal: with 100 independent prompts, a model truly at 0.9 meets exactMatch atLeast 0.80 in "
         "70 % of runs; 143 prompts make it 90 %"
     )
 
 
 def test_all_that_a_goal_asks_is_counted() -> None:
-    words = tell_power(goal_of(atLeast="0.80", overBase="0.5"), 100, constant=0.85)
+    words = describe_power(goal_of(atLeast="0.80", overBase="0.5"), 100, constant=0.85)
     assert "exactMatch atLeast 0.80, overBase 0.5 (base truly at 0.213) and better than" in words
     assert "the best constant answer (truly at 0.85) in at least" in words
     asked = suppose(goal_of(atLeast="0.8"), constant=0.5)
@@ -80,9 +80,9 @@ def test_the_chance_is_that_of_the_verdicts_own_bounds() -> None:
 
 
 def test_what_cannot_be_counted_is_not_told() -> None:
-    assert tell_power(goal_of("loss", atMost="1"), 100) == ""
-    assert tell_power(goal_of(atLeast="0.8"), 0) == ""
-    assert "no model meets exactMatch" in tell_power(goal_of(atLeast="0.8"), 100, constant=1.0)
+    assert describe_power(goal_of("loss", atMost="1"), 100) == ""
+    assert describe_power(goal_of(atLeast="0.8"), 0) == ""
+    assert "no model meets exactMatch" in describe_power(goal_of(atLeast="0.8"), 100, constant=1.0)
 
 
 def test_rows_that_belong_together_count_less() -> None:
@@ -90,17 +90,17 @@ def test_rows_that_belong_together_count_less() -> None:
     assert count_alike([30, 30]) == 2
     assert count_alike([]) == 0
     goal = goal_of("macroF1", atLeast="0.8")
-    told = [tell_power(goal, 300, unevenness=factor) for factor in (1.0, 3.0)]
+    told = [describe_power(goal, 300, unevenness=factor) for factor in (1.0, 3.0)]
     shares = [int(re.findall(r"(\d+) % of runs", words)[0]) for words in told]
     assert shares[0] > shares[1]
 
 
 def test_without_data_the_most_prompts_are_taken() -> None:
-    words = tell_power_without_data(spec_with({"metric": "rougeL", "atLeast": "0.5"}))
+    words = describe_power_without_data(spec_with({"metric": "rougeL", "atLeast": "0.5"}))
     assert words.startswith("goal, if 2,500 rows give 500 prompts (testPercent 20;")
     assert "with 500 independent prompts" in words
     assert "(taken to be at 0)" in words
-    few = tell_power_without_data(
+    few = describe_power_without_data(
         spec_with({"metric": "jsonValid", "atLeast": "0.9"}, maxSamples=50)
     )
     assert "with 50 independent prompts" in few

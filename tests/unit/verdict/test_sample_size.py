@@ -16,7 +16,7 @@ from finetune_api.protocol.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import draw_questions, order_questions
-from finetune_trainer.data.held_out import HeldOut, gather_side, read_side
+from finetune_trainer.data.held_out import HeldOut, gather_held_out, read_held_out
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.prepare.stage import has_version
 from finetune_trainer.report.events import EventEmitter
@@ -343,13 +343,13 @@ def test_questions_are_those_that_the_evaluation_gathers(tmp_path: Path) -> None
     rows.append({"text": "plain text", "metadata": {"source": "a", "group": "t"}})
     spec = spec_with(gates=gate(atLeast="0", slice={"source": "b"}))
     asked = gather_questions(rows, max_questions=10**6, seed=0)
-    found = gather_side(rows, spec.evaluation.gates, seed=0).questions
+    found = gather_held_out(rows, spec.evaluation.gates, seed=0).questions
     assert [each.group for each in found] == [each.group for each in asked]
     assert [each.has_prompt for each in found] == [each.prompt is not None for each in asked]
     inside = [any(row["metadata"]["source"] == "b" for row in each.rows) for each in asked]
     assert [bool(each.gates) for each in found] == inside
     (tmp_path / "test.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    side = read_side(tmp_path, spec.evaluation.gates, seed=spec.dataset.split.seed)
+    side = read_held_out(tmp_path, spec.evaluation.gates, seed=spec.dataset.split.seed)
     chosen = count_questions(spec, side)
     assert chosen is not None
     assert chosen.number == 30

@@ -9,7 +9,7 @@ from finetune_api.v1alpha1.evaluation.scoring import READ_METRICS
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.data.rows import Side
-from finetune_trainer.planning.answering import MAX_AUTO_TOKENS, room_for_reasoning
+from finetune_trainer.planning.answering import MAX_AUTO_TOKENS, reasoning_tokens
 
 LABEL_TOKENS = 12
 """Longest answer of a batch where answers are labels."""
@@ -83,5 +83,5 @@ def _expect(
     return Questions(
         number=number,
         prompt_tokens=max(1.0, mean - min(answer, mean / 2)),
-        answer_tokens=answer + room_for_reasoning(asked, may_reason=may_reason),
+        answer_tokens=answer + reasoning_tokens(asked, may_reason=may_reason),
     )

@@ -40,7 +40,7 @@ IsSeen = Callable[[HeldOut], bool]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HeldOutSide:
+class HeldOutSplit:
     """The held-out side of a prepared data set, read once.
 
     Attributes:
@@ -107,15 +107,15 @@ def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
         yield from map(json.loads, rows)
 
 
-def read_side(folder: Path, gates: Sequence[Gate], *, seed: int) -> HeldOutSide:
+def read_held_out(folder: Path, gates: Sequence[Gate], *, seed: int) -> HeldOutSplit:
     """Return the held-out side of a prepared data set; ``seed`` is ``dataset.split.seed``."""
-    return gather_side(read_rows(folder), gates, seed=seed)
+    return gather_held_out(read_rows(folder), gates, seed=seed)
 
 
-def gather_side(
+def gather_held_out(
     rows: Iterable[dict[str, Any]], gates: Sequence[Gate] = (), *, seed: int
-) -> HeldOutSide:
-    """Return the held-out side of rows; see :func:`read_side`."""
+) -> HeldOutSplit:
+    """Return the held-out side of rows; see :func:`read_held_out`."""
     found: dict[bytes, _Question] = {}
     sources: dict[str, None] = {}
     num_rows = num_unwanted = 0
@@ -127,7 +127,7 @@ def gather_side(
             continue  # an answer that nobody wants is no reference
         question = found.setdefault(digest_of(row), _Question(row))
         question.add(row, gates)
-    return HeldOutSide(
+    return HeldOutSplit(
         questions=[
             HeldOut(
                 group=question.group,

@@ -15,7 +15,7 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.keys import dataset_prefix, pointer_key, uri_of
 from finetune_trainer.data.report import DatasetPointer, DatasetReport
 from finetune_trainer.data.rows import Side
-from finetune_trainer.data.token_files import TRAINED_SIDES, map_tokens, token_file
+from finetune_trainer.data.token_files import TRAINED_SPLITS, map_tokens, token_file
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.storage import Manifest, ObjectStore, fetch_folder, read_json, read_manifest
 
@@ -95,7 +95,7 @@ def read_prepared(
         StorageError: The data set is incomplete, changed, or cannot be read.
     """
     left_out = {f"{side}.jsonl" for side in Side if side not in (*sides, *fetched)}
-    left_out |= {token_file(Path(), side).name for side in TRAINED_SIDES} | {INVALID_ROWS_NAME}
+    left_out |= {token_file(Path(), side).name for side in TRAINED_SPLITS} | {INVALID_ROWS_NAME}
     prepared = _fetch_pinned(output, job, work_dir, left_out, approved)
     rows = {side: _load_rows(prepared.folder / f"{side}.jsonl") for side in sides}
     return replace(prepared, rows=rows)
@@ -111,11 +111,11 @@ def read_tokens(
     """
     if job.spec.method.objective != "SFT":
         return read_prepared(
-            output, job, work_dir, sides=(), fetched=TRAINED_SIDES, approved=approved
+            output, job, work_dir, sides=(), fetched=TRAINED_SPLITS, approved=approved
         )
     left_out = {*(f"{side}.jsonl" for side in Side), INVALID_ROWS_NAME}
     prepared = _fetch_pinned(output, job, work_dir, left_out, approved)
-    for side in TRAINED_SIDES:
+    for side in TRAINED_SPLITS:
         map_tokens(prepared.folder, side)
     return prepared
 

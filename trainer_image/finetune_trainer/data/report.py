@@ -70,7 +70,7 @@ class RowPairReport(APIModel):
     other_line: int
 
 
-class SideRows(APIModel):
+class SplitRows(APIModel):
     """Rows of one side that a check speaks of."""
 
     side: str
@@ -94,7 +94,7 @@ class CheckReport(APIModel):
     """Occurrences by kind; of `personalData` the places replaced or found."""
     files: dict[str, int] = Field(default_factory=dict)
     """Flagged rows by file, of `personalData`; at most the first 100 by name."""
-    sides: list[SideRows] = Field(default_factory=list)
+    sides: list[SplitRows] = Field(default_factory=list)
     """Flagged rows that are left, by side, of `personalData`."""
     pairs: list[RowPairReport] = Field(default_factory=list)
     """The first 20 pairs of rows it speaks of; all of those left out are in `removed-rows.jsonl`,

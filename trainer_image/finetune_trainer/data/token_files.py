@@ -18,7 +18,7 @@ from finetune_trainer.data.rows import Side
 if TYPE_CHECKING:
     import pyarrow as pa
 
-TRAINED_SIDES = (Side.TRAIN, Side.VALIDATION)
+TRAINED_SPLITS = (Side.TRAIN, Side.VALIDATION)
 """Sides that ranks look at; the test side is asked, not trained on."""
 
 BATCH_EXAMPLES = 1000
@@ -139,7 +139,7 @@ class TokenFiles:
     """The token files of a data set while they are written; a context as :class:`TokenWriter`."""
 
     def __init__(self, folder: Path) -> None:
-        self._writers = {side: TokenWriter(token_file(folder, side)) for side in TRAINED_SIDES}
+        self._writers = {side: TokenWriter(token_file(folder, side)) for side in TRAINED_SPLITS}
 
     def __enter__(self) -> TokenFiles:
         return self

@@ -51,7 +51,7 @@ from finetune_trainer.evaluate.inference.worker import (
 )
 from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
 from finetune_trainer.evaluate.question_set import QuestionSet
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.model.hardware import detect_hardware
 from finetune_trainer.model.load import read_model_architecture, require_bitsandbytes
 from finetune_trainer.model.size import weight_bytes
@@ -87,7 +87,7 @@ class Keeping:
 def ask_models(
     job: ResolvedJob,
     asked: QuestionSet,
-    encoder: Encoder,
+    encoder: ChatTokenizer,
     *,
     base_dir: Path,
     tuned_dir: Path | None,
@@ -148,8 +148,8 @@ def ask_models(
     write_answers(control_dir / BEFORE_NAME, before)
     total = sum(asked.encoded_for(side).num_asks for side in plan.sides)
     emit.message(
-        f"asking {_name_sides(plan.sides)} {len(asked.questions)} {asked.rows} questions, answers "
-        f"up to {asked.encoded.answer_tokens} tokens, on "
+        f"asking {_name_variants(plan.sides)} {len(asked.questions)} {asked.rows} questions, "
+        f"answers up to {asked.encoded.answer_tokens} tokens, on "
         + ("a vLLM server" if plan.is_served else placement.describe())
         + (f", and both models {asked.probes.num_asks} probes" if asked.probes else "")
         + (f"; {count(before)} of {total} asks were answered before" if count(before) else "")
@@ -160,7 +160,7 @@ def ask_models(
     return _gather(asked, {side: said[side] for side in heard})
 
 
-def _write_questions(control_dir: Path, encoder: Encoder, asked: QuestionSet) -> None:
+def _write_questions(control_dir: Path, encoder: ChatTokenizer, asked: QuestionSet) -> None:
     """Write what the workers ask, encoded."""
     write_encoded(control_dir, encoder, asked.encoded)
     if asked.prompted is not None:
@@ -190,7 +190,7 @@ def read_engine(control_dir: Path, job: ResolvedJob) -> str:
     return f"vLLM ({image})" if image else "vLLM"
 
 
-def _name_sides(sides: Sequence[str]) -> str:
+def _name_variants(sides: Sequence[str]) -> str:
     names = {
         "base": "base",
         "prompted": "base with a prompt",

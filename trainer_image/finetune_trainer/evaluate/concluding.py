@@ -13,7 +13,7 @@ from finetune_trainer.evaluate.scores.gating import (
     count_scored,
     judge_gates,
     judge_goal,
-    tell_criteria,
+    list_criteria,
 )
 from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.scores.parts import PartScore, score_parts
@@ -108,6 +108,6 @@ def conclude(
         comparison=comparison,
         row_scores=gather_row_scores(comparison, metrics),
         job=job,
-        criteria=tell_criteria(job.spec.goal, metrics),
+        criteria=list_criteria(job.spec.goal, metrics),
         parts=score_parts(job, comparison, scores[0].name, settings) if scores else (),
     )

@@ -10,17 +10,17 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions, encode_questions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions, encode_questions
 from finetune_trainer.evaluate.inference.models import PublishedFolder
 from finetune_trainer.evaluate.questions import Question, gather_questions
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 
 
 class PromptedQuestions(Protocol):
     """The held-out questions behind a prompt, for the base model alone."""
 
     @property
-    def encoded(self) -> EncodedQuestions:
+    def encoded(self) -> TokenizedQuestions:
         """They as tokens."""
 
     @property
@@ -43,8 +43,8 @@ class AskedPublished:
     """
 
     source: PublishedFolder
-    encoder: Encoder
-    encoded: EncodedQuestions
+    encoder: ChatTokenizer
+    encoded: TokenizedQuestions
     digest: str = ""
 
     def to_plan(self) -> dict[str, Any]:
@@ -72,14 +72,14 @@ class QuestionSet:
     """
 
     questions: list[Question]
-    encoded: EncodedQuestions
+    encoded: TokenizedQuestions
     prompted: PromptedQuestions | None = None
-    probes: EncodedQuestions | None = None
+    probes: TokenizedQuestions | None = None
     published: AskedPublished | None = None
     rows: str = "held-out"
     has_base: bool = True
 
-    def encoded_for(self, side: str) -> EncodedQuestions:
+    def encoded_for(self, side: str) -> TokenizedQuestions:
         """Return what a side is asked."""
         if side == "prompted":
             assert self.prompted is not None
@@ -97,7 +97,7 @@ class QuestionSet:
         return len(self.encoded_for(side).owners if side.endswith("Probes") else self.questions)
 
     @property
-    def all_encoded(self) -> list[EncodedQuestions]:
+    def all_encoded(self) -> list[TokenizedQuestions]:
         """Everything that is asked."""
         others = [self.prompted.encoded if self.prompted else None, self.probes]
         others += [self.published.encoded if self.published else None]
@@ -105,7 +105,7 @@ class QuestionSet:
 
 
 def gather_question_set(
-    job: ResolvedJob, prepared: Prepared, encoder: Encoder, *, room: int | None
+    job: ResolvedJob, prepared: Prepared, encoder: ChatTokenizer, *, room: int | None
 ) -> QuestionSet:
     """Gather the held-out questions of a job.
 

@@ -14,7 +14,7 @@ from finetune_trainer.evaluate.inputs import gather_asked, gather_task, generate
 from finetune_trainer.evaluate.looks import take_look
 from finetune_trainer.evaluate.report.evidence import gather_evidence
 from finetune_trainer.evaluate.report.writing import write_report
-from finetune_trainer.evaluate.scores.unended import tell_unended
+from finetune_trainer.evaluate.scores.unended import describe_unended
 from finetune_trainer.evaluate.sources.registry import SOURCES
 from finetune_trainer.evaluate.sources.source import Services, open_sources
 from finetune_trainer.publish.merged import find_merged
@@ -62,7 +62,7 @@ def _evaluate(context: StageContext, key: str) -> None:
     asked = gather_asked(task, inquiries)
     said = generate(task, asked, inquiries, services)
     limits = {side: asked.encoded_for(side).answer_tokens for side in said.answers}
-    if unended := tell_unended(said.answers, limits):
+    if unended := describe_unended(said.answers, limits):
         context.emit.message(unended)
 
     comparison, measured = measure_all(task, inquiries, said)

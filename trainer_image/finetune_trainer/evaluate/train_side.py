@@ -20,7 +20,7 @@ MAX_ROWS = 200_000
 """Of more rows every n-th is read for a prompt, which shows some of them."""
 
 
-def read_train_side(
+def read_train_split(
     output: ObjectStore, job: ResolvedJob, work_dir: Path, prepared: Prepared
 ) -> tuple[Iterator[dict[str, Any]], str]:
     """Fetch the train side of a run's data set and read rows of it, spread over all of them.
@@ -44,7 +44,7 @@ def read_train_side(
     return map(json.loads, islice(rows.lines(), 0, None, step)), ""
 
 
-def read_stored_train_side(
+def read_stored_train_split(
     output: ObjectStore, job: ResolvedJob, work_dir: Path, digest: str
 ) -> tuple[Iterable[dict[str, Any]], str]:
     """Fetch the train side of any data set of the output and read all of its rows.

@@ -33,12 +33,12 @@ from finetune_trainer.evaluate.questions import (
     with_prompt,
 )
 from finetune_trainer.evaluate.scores.measuring import score_alone
-from finetune_trainer.evaluate.scores.unended import tell_unended
+from finetune_trainer.evaluate.scores.unended import describe_unended
 from finetune_trainer.evaluate.settings import read_settings, try_settings
 from finetune_trainer.evaluate.sources.source import Services
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import context_of
-from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.model.encoding import ChatTokenizer, make_encoder
 from finetune_trainer.model.load import read_config
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.run import Workspace
@@ -131,7 +131,7 @@ def _score(
 
 
 def _gather(
-    rows: list[dict[str, Any]], scoring: ValidationScoring, encoder: Encoder, *, seed: int
+    rows: list[dict[str, Any]], scoring: ValidationScoring, encoder: ChatTokenizer, *, seed: int
 ) -> list[Question]:
     """Return the validation rows as questions.
 
@@ -160,7 +160,7 @@ def _ask(
     services: Services,
     scoring: ValidationScoring,
     questions: list[Question],
-    encoder: Encoder,
+    encoder: ChatTokenizer,
     *,
     dataset: str,
     step: int,
@@ -196,9 +196,9 @@ def _ask(
             control_dir=control_dir,
             emit=services.emit,
             keeping=keeping,
-            tell=_Teller(services.emit, step),
+            tell=_ProgressEmitter(services.emit, step),
         )
-    if unended := tell_unended(said, dict.fromkeys(said, encoded.answer_tokens)):
+    if unended := describe_unended(said, dict.fromkeys(said, encoded.answer_tokens)):
         services.emit.message(unended)
     return said["tuned"]
 
@@ -209,7 +209,7 @@ def _adapter_folder(workspace: Workspace) -> Path:
     return trained if (trained / "run.json").exists() else workspace.scratch("adapter")
 
 
-class _Teller:
+class _ProgressEmitter:
     """Tells how far the answers are; the steps of the stage are those of training, which is over.
 
     Args:

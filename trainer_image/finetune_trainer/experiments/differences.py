@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.v1alpha1.evaluation.scoring import (
-    BETTER_SIDE_UNKNOWN,
+    DIRECTION_UNKNOWN,
     LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
 )
@@ -130,7 +130,7 @@ def _judge(differences: Sequence[Difference], certainty: float) -> list[Differen
         doubt = next(corrected)
         is_real = doubt <= 1 - certainty + 1e-12
         better = None
-        if is_real and each.metric not in BETTER_SIDE_UNKNOWN:
+        if is_real and each.metric not in DIRECTION_UNKNOWN:
             is_second = (each.gain.value > 0) != (each.metric in LOWER_IS_BETTER)
             better = each.second if is_second else each.first
         verdict: Verdict = "Real" if is_real else "WithinNoise"

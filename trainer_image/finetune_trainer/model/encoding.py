@@ -40,7 +40,7 @@ _KEPT_TURNS = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Encoded:
+class TokenizedExample:
     """One training example.
 
     Attributes:
@@ -69,7 +69,7 @@ class Encoded:
         return any(end > max(start, 1) for start, end in self.spans)
 
 
-class Encoder:
+class ChatTokenizer:
     """Encodes rows with one tokenizer, one chat format and one loss rule.
 
     Args:
@@ -121,7 +121,7 @@ class Encoder:
         """Token that fills the shorter rows of a batch."""
         return int(self._tokenizer.pad_token_id)
 
-    def encode_row(self, row: Mapping[str, Any]) -> tuple[Encoded, ...]:
+    def encode_row(self, row: Mapping[str, Any]) -> tuple[TokenizedExample, ...]:
         """Encode one canonical row: ``text``, ``prompt`` and ``completion``, or ``messages``.
 
         Returns:
@@ -188,7 +188,7 @@ class Encoder:
         turn = self._require_template().turns(messages, [len(messages) - 1], row.get("tools"))[0]
         return len(self._continue(turn.prompt, turn.answer))
 
-    def count_bytes(self, example: Encoded) -> int:
+    def count_bytes(self, example: TokenizedExample) -> int:
         """Return the UTF-8 bytes of the text that counts in the loss, without control tokens."""
         return sum(
             len(
@@ -312,7 +312,7 @@ class Encoder:
             "model.chatTemplate",
         )
 
-    def _encode_pair(self, prompt: str, completion: str) -> Encoded:
+    def _encode_pair(self, prompt: str, completion: str) -> TokenizedExample:
         before = self._prompt_ids(prompt)
         joint = self._special_ids(prompt + completion)
         answer = (
@@ -347,9 +347,11 @@ class Encoder:
     def _with_end(self, ids: list[int]) -> list[int]:
         return ids if ids and ids[-1] == self._eos else [*ids, self._eos]
 
-    def _limit(self, ids: list[int], spans: Sequence[Span], num_thoughts_lost: int = 0) -> Encoded:
+    def _limit(
+        self, ids: list[int], spans: Sequence[Span], num_thoughts_lost: int = 0
+    ) -> TokenizedExample:
         kept = min(len(ids), self._max_tokens)
-        return Encoded(
+        return TokenizedExample(
             input_ids=ids[:kept],
             spans=tuple((start, min(end, kept)) for start, end in spans if start < kept),
             num_cut=len(ids) - kept,
@@ -359,9 +361,9 @@ class Encoder:
 
 def make_encoder(
     job: ResolvedJob, tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat
-) -> Encoder:
+) -> ChatTokenizer:
     """Return the encoder of a job, the same in every stage."""
-    return Encoder(
+    return ChatTokenizer(
         tokenizer,
         chat_format,
         # Of a preference the one answer counts that is better or worse.
@@ -378,7 +380,9 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def encode_rows(encoder: Encoder, rows: Iterable[dict[str, Any]], *, side: str) -> list[Encoded]:
+def encode_rows(
+    encoder: ChatTokenizer, rows: Iterable[dict[str, Any]], *, side: str
+) -> list[TokenizedExample]:
     """Encode all rows of a side, leaving out examples whose answer was cut away entirely.
 
     Raises:

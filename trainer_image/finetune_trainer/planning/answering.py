@@ -128,13 +128,13 @@ def answer_length(
     if isinstance(asked, int):
         return asked
     longest = min(MAX_AUTO_TOKENS, max(lengths, default=1) + ANSWER_MARGIN_TOKENS)
-    thought = room_for_reasoning(asked, may_reason=may_reason)
+    thought = reasoning_tokens(asked, may_reason=may_reason)
     if room is not None:
         thought = min(thought, max(0, room - longest))
     return longest + thought
 
 
-def room_for_reasoning(asked: int | str, *, may_reason: bool) -> int:
+def reasoning_tokens(asked: int | str, *, may_reason: bool) -> int:
     """Return the tokens of the longest answer that remain for reasoning before it.
 
     A number in ``spec.evaluation.maxNewTokens`` includes the reasoning.
@@ -188,7 +188,7 @@ def largest_questions(
     # A reference is part of its row; an answer may be longer where the job says so.
     prompt = longest if is_asked else max(1, longest - answer)
     reference = min(answer, longest)
-    answer += room_for_reasoning(max_new_tokens, may_reason=may_reason)
+    answer += reasoning_tokens(max_new_tokens, may_reason=may_reason)
     fitting = max(1, held_tokens // (prompt + answer))
     scored = max(1, TOKENS_PER_BATCH // longest)
     return Asked(

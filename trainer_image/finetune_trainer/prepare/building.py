@@ -16,27 +16,27 @@ from finetune_trainer.data.rows import RowFile, Side
 from finetune_trainer.data.token_files import TokenFiles, TokenTotals
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import own_template, write_format
-from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.model.encoding import ChatTokenizer, make_encoder
 from finetune_trainer.prepare.benchmarks import read_benchmarks
 from finetune_trainer.prepare.checks.checks import (
     Finding,
     check_division,
-    tell_dropped,
-    tell_size,
-    tell_thoughtless,
+    check_dropped_rows,
+    check_reasoning,
+    check_size,
 )
 from finetune_trainer.prepare.checks.conversations import choose_format
 from finetune_trainer.prepare.checks.invalid_rows import InvalidRowFile
-from finetune_trainer.prepare.checks.labels import count_labels, tell_labels
+from finetune_trainer.prepare.checks.labels import check_labels, count_labels
 from finetune_trainer.prepare.checks.screening import Screening
-from finetune_trainer.prepare.checks.weighing import count_repeats, tell_weights
+from finetune_trainer.prepare.checks.weighing import check_weights, count_repeats
 from finetune_trainer.prepare.duplicates.comparing import compare_rows
 from finetune_trainer.prepare.fetching import fetch_benchmarks, raw_folder
 from finetune_trainer.prepare.intake import take_in
-from finetune_trainer.prepare.privacy.sides import count_by_side
+from finetune_trainer.prepare.privacy.sides import count_by_split
 from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.progress import RowProgress
-from finetune_trainer.prepare.reading.columns.unread import tell_identifiers, tell_unread
+from finetune_trainer.prepare.reading.columns.unread import check_identifiers, check_unread_fields
 from finetune_trainer.prepare.reading.control import find_control_tokens
 from finetune_trainer.prepare.reading.examples import (
     SourceRows,
@@ -44,21 +44,21 @@ from finetune_trainer.prepare.reading.examples import (
     refuse_wrong_column,
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
-from finetune_trainer.prepare.refusals.refusals import require_sides, require_valid_rows
+from finetune_trainer.prepare.refusals.refusals import require_splits, require_valid_rows
 from finetune_trainer.prepare.report.documents import make_decode, write_documents
 from finetune_trainer.prepare.report.summary import (
     Input,
+    check_empty_files,
     count_divided,
     count_rows,
     make_report,
     source_label,
-    tell_empty_files,
 )
 from finetune_trainer.prepare.rows.spool import Spool
 from finetune_trainer.prepare.split import divide_compared, write_records
 from finetune_trainer.prepare.splits.dividing import Division
 from finetune_trainer.prepare.steps import choose_steps
-from finetune_trainer.prepare.tokens import EncoderSettings, TokenStatistics, measure_tokens
+from finetune_trainer.prepare.tokens import ChatTokenizerSettings, TokenStatistics, measure_tokens
 from finetune_trainer.prepare.workers import Workers, num_processes_granted
 
 if TYPE_CHECKING:
@@ -92,20 +92,20 @@ def build(
             context.job.spec.model, template, tokenizer, model_dir, sides[Side.TRAIN]
         )
         encoder = make_encoder(context.job, tokenizer, chat_format)
-        settings = EncoderSettings(
+        settings = ChatTokenizerSettings(
             job_json=context.job.to_json(), model_dir=model_dir, chat_format=chat_format
         )
         sides, tokens, totals, finding = _count_tokens(
             context, sides, encoder, settings, staging, workers
         )
         findings += [finding] if finding else []
-        findings += tell_thoughtless(
+        findings += check_reasoning(
             sum(side.num_thoughtless for side in tokens.values()),
             sum(side.num_rows for side in tokens.values()),
         )
     shield = make_shield(context.job.spec.dataset.privacy)
     labels = count_labels(sides, show=shield.shield_text)
-    findings += tell_labels(labels)
+    findings += check_labels(labels)
     report = make_report(
         context.job,
         digest,
@@ -155,7 +155,7 @@ def divide_sources(
         require_valid_rows(
             context.output, job, read.errors, num_valid=len(spool), all_rows=invalid_rows.path
         )
-        columns, empty = _tell_columns(job, rows), tell_empty_files(job, read)
+        columns, empty = _check_columns(job, rows), check_empty_files(job, read)
         findings = [*screening.summarise(), *columns, *empty]
         _require_rows(job, spool, read)
         with make_shield(dataset.privacy).guard():
@@ -170,18 +170,18 @@ def divide_sources(
             spool,
             dataset,
             workers,
-            on_progress=lambda done, total: _tell_comparing(context, done, total),
+            on_progress=lambda done, total: _emit_comparing(context, done, total),
         )
         write_records(staging, compared)
         division = divide_compared(compared, dataset.split)
         more = [*compared.findings, *check_division(division)]
-        findings = count_by_side(findings, division, compared.marks.personal)
-        require_sides(count_divided(division))
+        findings = count_by_split(findings, division, compared.marks.personal)
+        require_splits(count_divided(division))
         weights = [source.weight for source in dataset.sources]
         repeats = count_repeats(
             division, spool.keys(), weights=weights, ends=ends, seed=dataset.split.seed
         )
-        more += [*tell_weights(division, repeats, weights), *tell_size(division.num_rows)]
+        more += [*check_weights(division, repeats, weights), *check_size(division.num_rows)]
         sides = spool.write_sides(
             staging, division.positions, division.sides, repeats, compared.keys.groups
         )
@@ -233,8 +233,8 @@ def _take_in_all(
 def _count_tokens(
     context: StageContext,
     sides: Mapping[Side, RowFile],
-    encoder: Encoder,
-    settings: EncoderSettings,
+    encoder: ChatTokenizer,
+    settings: ChatTokenizerSettings,
     staging: Path,
     workers: Workers,
 ) -> tuple[
@@ -259,11 +259,11 @@ def _count_tokens(
             settings=settings,
         )
     left = {side: rows.leave_out(dropped[side]) for side, rows in sides.items()}
-    require_sides(count_rows(left))
-    return left, tokens, token_files.totals, tell_dropped(sum(map(len, dropped.values())))
+    require_splits(count_rows(left))
+    return left, tokens, token_files.totals, check_dropped_rows(sum(map(len, dropped.values())))
 
 
-def _tell_columns(job: ResolvedJob, rows: Sequence[SourceRows]) -> list[Finding]:
+def _check_columns(job: ResolvedJob, rows: Sequence[SourceRows]) -> list[Finding]:
     """Report unread fields and fields that blind the search for duplicates.
 
     Without a header the field names are the first row.
@@ -276,8 +276,8 @@ def _tell_columns(job: ResolvedJob, rows: Sequence[SourceRows]) -> list[Finding]
             num_unread[shield.shield_text(name)] += number
         names = [shield.shield_text(name) for name in source.identifiers]
         where = f"dataset.sources[{index}]"
-        findings += tell_identifiers(names, source.num_rows, where=where)
-    return [*tell_unread(num_unread, sum(source.num_rows for source in rows)), *findings]
+        findings += check_identifiers(names, source.num_rows, where=where)
+    return [*check_unread_fields(num_unread, sum(source.num_rows for source in rows)), *findings]
 
 
 def _require_rows(job: ResolvedJob, spool: Spool, read: Input) -> None:
@@ -294,7 +294,7 @@ def _describe_size(files: Sequence[SourceFile]) -> str:
     return f"{len(files)} file(s), {sum(file.num_bytes for file in files):,} bytes"
 
 
-def _tell_comparing(context: StageContext, done: int, total: int) -> None:
+def _emit_comparing(context: StageContext, done: int, total: int) -> None:
     context.emit.progress(
         step=done, total_steps=total, message="comparing near prompts", unit="pairs"
     )

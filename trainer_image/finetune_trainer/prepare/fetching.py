@@ -18,7 +18,7 @@ from finetune_trainer.prepare.reading.sources import (
     find_skipped,
     locate,
 )
-from finetune_trainer.prepare.report.summary import tell_encodings
+from finetune_trainer.prepare.report.summary import report_encodings
 from finetune_trainer.storage import open_patiently
 
 if TYPE_CHECKING:
@@ -67,6 +67,6 @@ def _fetch(
         context.emit.message(
             f"read {source.uri}: {len(files)} file(s), {num_bytes:,} bytes{left_out}"
         )
-        tell_encodings(context.emit.message, files)
+        report_encodings(context.emit.message, files)
         fetched.append(files)
     return fetched

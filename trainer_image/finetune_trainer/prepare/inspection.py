@@ -22,7 +22,7 @@ from finetune_trainer.errors import DataError, TrainerError, UserError
 from finetune_trainer.pages.histogram import count_bins
 from finetune_trainer.prepare.building import build, divide_sources, staging_of
 from finetune_trainer.prepare.checks.conversations import fetch_template
-from finetune_trainer.prepare.checks.labels import count_labels, tell_labels
+from finetune_trainer.prepare.checks.labels import check_labels, count_labels
 from finetune_trainer.prepare.fetching import fetch_sources
 from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.reading.lengths import (
@@ -196,7 +196,7 @@ def _look_without_model(context: StageContext, files: list[list[SourceFile]]) ->
     shield = make_shield(context.job.spec.dataset.privacy)
     labels = count_labels(sides, show=shield.shield_text)
     report = make_report(
-        context.job, "", read, division, [*findings, *tell_labels(labels)], {}, {},
+        context.job, "", read, division, [*findings, *check_labels(labels)], {}, {},
         rows=count_rows(sides), remedies=(), labels=labels.counts,
     )  # fmt: skip
     return Inspection(

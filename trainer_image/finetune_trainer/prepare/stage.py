@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from finetune_api.protocol.stage_results import PrepareResult, QuestionCount, limit_places
 from finetune_trainer.data.asking import most_asked
-from finetune_trainer.data.held_out import read_side
+from finetune_trainer.data.held_out import read_held_out
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
 from finetune_trainer.data.prepared import fetch_prepared
@@ -35,11 +35,11 @@ from finetune_trainer.prepare.refusals.metric_checks import require_metrics
 from finetune_trainer.prepare.refusals.refusals import (
     require_preferences,
     require_prompts,
-    require_sides,
+    require_splits,
     require_validation,
 )
-from finetune_trainer.prepare.refusals.served import require_room, require_served
-from finetune_trainer.prepare.report.summary import tell_report
+from finetune_trainer.prepare.refusals.served import require_context, require_served
+from finetune_trainer.prepare.report.summary import report_sentences
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.publish.versions import newest_version
 from finetune_trainer.storage import (
@@ -102,9 +102,9 @@ def _prepare(context: StageContext) -> PrepareResult:
             _, manifest, report = fetch_prepared(
                 context.output, context.job, context.work_dir, digest
             )
-    require_sides(report.rows)
+    require_splits(report.rows)
     _write_pointer(context, report, manifest, model_revision, questions)
-    tell_report(context.emit.message, context.job, report, reused=reused, questions=questions)
+    report_sentences(context.emit.message, context.job, report, reused=reused, questions=questions)
     _fetch_weights(context)
     train = report.tokens_of(context.job.spec.model)[Side.TRAIN]
     return PrepareResult(
@@ -127,7 +127,7 @@ def _require_askable(context: StageContext, folder: Path) -> QuestionCount | Non
     questions = require_evidence(context, folder, has_published=has_version(context))
     chosen = None if questions is None else questions.number
     most = most_asked(context.job.spec.evaluation, chosen)
-    require_room(context, folder, num_questions=most)
+    require_context(context, folder, num_questions=most)
     return questions
 
 
@@ -172,7 +172,7 @@ def require_evidence(
     if judge is not None:
         read_judge_key(judge, context.access(judge.credentials_ref), os.environ)
     require_preferences(spec.method.objective, folder)
-    side = read_side(folder, spec.evaluation.gates, seed=spec.dataset.split.seed)
+    side = read_held_out(folder, spec.evaluation.gates, seed=spec.dataset.split.seed)
     questions = count_questions(spec, side, has_published=has_published)
     most = most_asked(spec.evaluation, None if questions is None else questions.number)
     require_prompts(spec, side, num_questions=most)

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.rows import RowFile, Side, other_answer
-from finetune_trainer.data.token_files import TRAINED_SIDES, PackedTokens
+from finetune_trainer.data.token_files import TRAINED_SPLITS, PackedTokens
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import ChatFormat
-from finetune_trainer.model.encoding import Encoded, Encoder, make_encoder
+from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample, make_encoder
 from finetune_trainer.pages.histogram import Bin, count_bins
 from finetune_trainer.prepare.checks.long_rows import NUM_PLACES_SHOWN, LongRow, LongRows
 from finetune_trainer.prepare.workers import Workers
@@ -67,14 +67,14 @@ class TokenStatistics:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncoderSettings:
+class ChatTokenizerSettings:
     """Settings for encoding in another process; hashable and picklable."""
 
     job_json: str
     model_dir: Path
     chat_format: ChatFormat
 
-    def build(self) -> Encoder:
+    def build(self) -> ChatTokenizer:
         """Load the tokenizer and make the encoder."""
         from finetune_trainer.model.load import load_tokenizer
 
@@ -158,7 +158,7 @@ class _EncodedPiece:
 
 def measure_tokens(
     sides: Mapping[Side, Rows],
-    encoder: Encoder,
+    encoder: ChatTokenizer,
     *,
     max_sequence_length: int,
     on_too_long: str = "Truncate",
@@ -166,7 +166,7 @@ def measure_tokens(
     drop: Callable[[LongRow], None] = lambda _: None,
     on_progress: Callable[[int, int], None] | None = None,
     workers: Workers | None = None,
-    settings: EncoderSettings | None = None,
+    settings: ChatTokenizerSettings | None = None,
 ) -> dict[Side, TokenStatistics]:
     """Encode every row of every side, and measure the sides that have rows.
 
@@ -217,14 +217,14 @@ def measure_tokens(
             on_progress(done, total)
     _refuse_rows(refused, num_refused, total)
     statistics = {side: one.summarise() for side, one in counted.items() if one.lengths}
-    _check_sides(sides, statistics, left_out, max_sequence_length)
+    _check_splits(sides, statistics, left_out, max_sequence_length)
     if on_too_long == "Refuse":
         most = max((side.p95 for side in statistics.values()), default=0)
         long.refuse(total, max_sequence_length, most_need=most)
     return statistics
 
 
-def _check_sides(
+def _check_splits(
     sides: Mapping[Side, Rows],
     statistics: Mapping[Side, TokenStatistics],
     left_out: Mapping[Side, _Counted],
@@ -238,7 +238,7 @@ def _check_sides(
 
 
 def prepare_work(
-    settings: tuple[EncoderSettings | None, bool],
+    settings: tuple[ChatTokenizerSettings | None, bool],
 ) -> Callable[[_Piece], _EncodedPiece]:
     """Return the function that encodes a piece, in a process of its own."""
     encoder_settings, drops = settings
@@ -246,7 +246,7 @@ def prepare_work(
     return _make_work(encoder_settings.build(), drops)
 
 
-def _make_work(encoder: Encoder, drops: bool) -> Callable[[_Piece], _EncodedPiece]:
+def _make_work(encoder: ChatTokenizer, drops: bool) -> Callable[[_Piece], _EncodedPiece]:
     def work(piece: _Piece) -> _EncodedPiece:
         result = _EncodedPiece(side=piece.side, num_rows=len(piece.rows))
         for position, given in enumerate(piece.rows, start=piece.start):
@@ -272,7 +272,7 @@ def _make_work(encoder: Encoder, drops: bool) -> Callable[[_Piece], _EncodedPiec
                 )
             goes = is_long and drops
             _count(result.left_out if goes else result.counted, length, examples, beside)
-            if piece.side in TRAINED_SIDES and not goes:
+            if piece.side in TRAINED_SPLITS and not goes:
                 for one in examples:
                     if one.has_answer:
                         result.examples.add(one.input_ids, one.labels)
@@ -299,7 +299,10 @@ def _cut_pieces(sides: Mapping[Side, Rows]) -> Iterator[_Piece]:
 
 
 def _count(
-    counted: _Counted, length: int, examples: Sequence[Encoded], beside: Sequence[Encoded]
+    counted: _Counted,
+    length: int,
+    examples: Sequence[TokenizedExample],
+    beside: Sequence[TokenizedExample],
 ) -> None:
     """Count one row; the other answer of a pair makes it as long as the longer of its two."""
     counted.lengths.append(length)
@@ -310,7 +313,7 @@ def _count(
     counted.num_thoughtless += any(one.num_thoughts_lost for one in (*examples, *beside))
 
 
-def _length_of(example: Encoded) -> int:
+def _length_of(example: TokenizedExample) -> int:
     return len(example.input_ids) + example.num_cut
 
 

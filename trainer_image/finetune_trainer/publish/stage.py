@@ -66,10 +66,12 @@ def publish(context: StageContext) -> EvaluateResult:
         return result
     uri = context.uri_of(published.key)
     told = {"version": published.number, "manifest_uri": uri}
-    return _tell_newer(context, result, published).model_copy(update=told)
+    return _note_newer_version(context, result, published).model_copy(update=told)
 
 
-def _tell_newer(context: StageContext, result: EvaluateResult, own: Published) -> EvaluateResult:
+def _note_newer_version(
+    context: StageContext, result: EvaluateResult, own: Published
+) -> EvaluateResult:
     """Note a version between the one that the gates compared with and the run's own."""
     compared = result.published
     newest = newest_version(context.storage, before=own.number) if compared is not None else None

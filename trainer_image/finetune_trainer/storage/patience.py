@@ -32,8 +32,8 @@ FIRST_ANSWER_SECONDS = 120.0
 """The same for a store that has not answered this process yet: its address may be wrong."""
 
 MAX_BACKOFF_SECONDS = 30.0
-TELL_EVERY_SECONDS = 300.0
-_TELL_AGAIN_SECONDS = 60.0
+REPORT_EVERY_SECONDS = 300.0
+_REPORT_AGAIN_SECONDS = 60.0
 _WAIT_SLICE_SECONDS = 5.0
 
 PASSING = frozenset({"Unreachable", "BucketFull", "ClockSkew", "DamagedInTransit"})
@@ -172,7 +172,7 @@ class Patience:
         with self._lock:
             if self._away_since is None:
                 self._away_since = now
-            quiet = TELL_EVERY_SECONDS if self._is_told else _TELL_AGAIN_SECONDS
+            quiet = REPORT_EVERY_SECONDS if self._is_told else _REPORT_AGAIN_SECONDS
             if self._told_at is not None and now - self._told_at < quiet:
                 return
             self._told_at, self._is_told = now, True

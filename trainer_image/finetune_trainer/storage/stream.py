@@ -194,7 +194,7 @@ def _append(stream: Iterator[OpenBody | bytes], path: Path) -> None:
     body = next(stream)
     assert isinstance(body, OpenBody)
     missing = None if body.num_bytes is None else body.num_bytes - body.offset
-    _check_room(path, missing)
+    _check_disk_space(path, missing)
     with local_writes(path, missing):
         _note_version(path, body.version)
         with partial.open("r+b" if partial.exists() else "wb") as file:
@@ -244,7 +244,7 @@ def _note_version(path: Path, version: str) -> None:
         note.unlink(missing_ok=True)
 
 
-def _check_room(path: Path, missing: int | None) -> None:
+def _check_disk_space(path: Path, missing: int | None) -> None:
     if missing is None:
         return
     free = shutil.disk_usage(path.parent).free

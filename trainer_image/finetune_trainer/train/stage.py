@@ -44,9 +44,9 @@ from finetune_trainer.train.parent.storing import (
 from finetune_trainer.train.parent.watchdog import Limits
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.recipe.evaluation import plan_evaluation
-from finetune_trainer.train.recipe.lesson import Lesson, learn, tell_lesson
+from finetune_trainer.train.recipe.lesson import MemoryLimits, describe_memory_limits, learn
 from finetune_trainer.train.recipe.recipe import check_settings, decide_recipe
-from finetune_trainer.train.recipe.shape import shape_of_training_side
+from finetune_trainer.train.recipe.shape import shape_of_train_split
 from finetune_trainer.train.record import make_record
 
 
@@ -108,7 +108,7 @@ def adopt_weights(context: StageContext, key: str) -> TrainResult:
         context.output, job, context.work_dir, sides=(), approved=context.approved_data
     )
     model_dir, revision = context.model_folder(include_weights=False)
-    data, model = shape_of_training_side(job, prepared.report), read_model_architecture(model_dir)
+    data, model = shape_of_train_split(job, prepared.report), read_model_architecture(model_dir)
     plan_evaluation(
         job,
         data,
@@ -152,7 +152,7 @@ def require_fit(
     prepared: Prepared,
     model_dir: Path,
     hardware: Hardware,
-    lesson: Lesson,
+    lesson: MemoryLimits,
     *,
     use_gpu: bool,
 ) -> None:
@@ -161,7 +161,7 @@ def require_fit(
     Raises:
         UserError: Training or evaluation does not fit; says what would.
     """
-    data = shape_of_training_side(job, prepared.report)
+    data = shape_of_train_split(job, prepared.report)
     model = read_model_architecture(model_dir)
     recipe = decide_recipe(
         job,
@@ -189,12 +189,12 @@ def plan_ranks(
     model_dir: Path,
     revision: str,
     topology: Topology,
-    lesson: Lesson,
+    lesson: MemoryLimits,
     *,
     use_gpu: bool,
 ) -> WorkerPlan:
     """Fetch the inputs of this node's ranks, and write their plan."""
-    if words := tell_lesson(lesson):
+    if words := describe_memory_limits(lesson):
         context.emit.message(words)
     output_dir = context.scratch("checkpoints", fresh=True)
     resume = find_checkpoint(context, output_dir)

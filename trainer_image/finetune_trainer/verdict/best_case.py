@@ -20,7 +20,7 @@ from finetune_api.v1alpha1.evaluation.scoring import (
 )
 from finetune_api.v1alpha1.evaluation.spec import MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_trainer.data.held_out import HeldOutSide
+from finetune_trainer.data.held_out import HeldOutSplit
 from finetune_trainer.statistics.bounded import confidence_of_mean, confidence_of_share
 from finetune_trainer.statistics.confidence import SLACK, Confidence
 from finetune_trainer.statistics.needed import Scale, count_for_best, count_for_gain, f1_of
@@ -85,7 +85,7 @@ class BestCase:
     """
 
     spec: FineTuneJobSpec
-    side: HeldOutSide
+    side: HeldOutSplit
     hypothesis: Hypothesis
     num_questions: int
 

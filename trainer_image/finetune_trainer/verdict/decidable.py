@@ -17,7 +17,7 @@ from finetune_api.v1alpha1.evaluation.probing import NUM_PROBES
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.answers.label_text import MAX_LABELS
-from finetune_trainer.data.held_out import HeldOut, HeldOutSide
+from finetune_trainer.data.held_out import HeldOut, HeldOutSplit
 from finetune_trainer.errors import DataError
 from finetune_trainer.statistics.bounded import lowest_bound_of_best
 from finetune_trainer.statistics.needed import count_of_gains, highest_bound, highest_gain_bound
@@ -30,7 +30,9 @@ GOAL_REASON = "GoalUndecidable"
 MAX_SOURCES_NAMED = 8
 
 
-def require_decidable_goal(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:
+def require_decidable_goal(
+    spec: FineTuneJobSpec, side: HeldOutSplit, *, num_questions: int
+) -> None:
     """Refuse a goal that the held-out side could not show with the best of answers.
 
     Args:
@@ -90,7 +92,7 @@ def _require_best_case(case: BestCase) -> None:
 
 
 def _require_other_labels(
-    metric: str, certainty: str, side: HeldOutSide, num_questions: int
+    metric: str, certainty: str, side: HeldOutSplit, num_questions: int
 ) -> None:
     """Refuse labels of which nearly all are alike: a model must be better than always giving it."""
     counts = count_labels(side.drawn(num_questions))
@@ -111,7 +113,7 @@ def _require_other_labels(
     )
 
 
-def _refuse_listed_labels(side: HeldOutSide, num_questions: int) -> None:
+def _refuse_listed_labels(side: HeldOutSplit, num_questions: int) -> None:
     """Refuse to look for a label in an answer: one that lists all labels has it."""
     counts = count_labels(side.drawn(num_questions))
     if not 1 < len(counts) <= MAX_LABELS:
@@ -136,7 +138,7 @@ def count_labels(questions: list[HeldOut]) -> Counter[bytes]:
     return counts if 2 * len(counts) <= counts.total() else Counter()
 
 
-def require_gates(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:
+def require_gates(spec: FineTuneJobSpec, side: HeldOutSplit, *, num_questions: int) -> None:
     """Refuse gates on slices without rows, and gates that no answers could meet.
 
     Args:

@@ -16,7 +16,7 @@ from finetune_api.v1alpha1.evaluation.probing import FACT_METRICS, NUM_PROBES
 from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS
 from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_trainer.data.held_out import HeldOutSide
+from finetune_trainer.data.held_out import HeldOutSplit
 from finetune_trainer.errors import DataError
 from finetune_trainer.statistics.bounded import NUM_DRAWS
 from finetune_trainer.statistics.confidence import SLACK
@@ -31,7 +31,9 @@ LEAST_LEVELS = 1000
 """Bounds of a score that is resampled, at least."""
 
 
-def require_gates_together(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:
+def require_gates_together(
+    spec: FineTuneJobSpec, side: HeldOutSplit, *, num_questions: int
+) -> None:
     """Refuse gates of which not all could be met, although each by itself could be.
 
     Args:

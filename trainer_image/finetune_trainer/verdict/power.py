@@ -140,7 +140,7 @@ def count_alike(sizes: Sequence[int]) -> int:
     return sum(sizes) ** 2 // sum(size**2 for size in sizes) if sizes else 0
 
 
-def tell_power(
+def describe_power(
     goal: Goal,
     number: int,
     *,
@@ -177,7 +177,7 @@ def tell_power(
     )
 
 
-def tell_power_without_data(spec: FineTuneJobSpec) -> str:
+def describe_power_without_data(spec: FineTuneJobSpec) -> str:
     """Say the same of the most prompts that a job asks, and how many rows hold out as many.
 
     Args:
@@ -189,7 +189,7 @@ def tell_power_without_data(spec: FineTuneJobSpec) -> str:
     most = DEFAULT_SAMPLES if most == "auto" else most
     has_constant = goal.metric in ANSWER_METRICS - FORM_METRICS
     number = most_scored(spec.evaluation, goal.metric, most)
-    words = tell_power(goal, number, constant=0.0 if has_constant else None, is_known=False)
+    words = describe_power(goal, number, constant=0.0 if has_constant else None, is_known=False)
     percent = spec.dataset.split.test_percent
     if not words or not percent:
         return words

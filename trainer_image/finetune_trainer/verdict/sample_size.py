@@ -16,7 +16,7 @@ from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.evaluation.spec import DEFAULT_SAMPLES, MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.asking import order_questions
-from finetune_trainer.data.held_out import HeldOut, HeldOutSide, IsSeen, counts_for, has_prompt
+from finetune_trainer.data.held_out import HeldOut, HeldOutSplit, IsSeen, counts_for, has_prompt
 from finetune_trainer.statistics.needed import count_wanted
 from finetune_trainer.statistics.power import MARGIN
 from finetune_trainer.verdict.best_case import ADD
@@ -31,7 +31,7 @@ UNEVEN = 0.25
 
 
 def count_questions(
-    spec: FineTuneJobSpec, side: HeldOutSide, *, has_published: bool = True
+    spec: FineTuneJobSpec, side: HeldOutSplit, *, has_published: bool = True
 ) -> QuestionCount | None:
     """Return how many held-out questions a job's evaluation asks, and why.
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from finetune_api.meta import NAME_PATTERN, APIModel, DecimalString, SignedDecimal, decimal_of
 from finetune_api.rule import Rule
 from finetune_api.v1alpha1.evaluation.scoring import (
-    BETTER_SIDE_UNKNOWN,
+    DIRECTION_UNKNOWN,
     JUDGE_METRICS,
     UNBOUNDED_METRICS,
     GateMetric,
@@ -202,17 +202,17 @@ GATE_RULES: tuple[Rule, ...] = (
     Rule(
         rule=_all(
             "!(has(g.overBase) || has(g.overPublished)) || "
-            f"!(g.metric in {_names(BETTER_SIDE_UNKNOWN)})"
+            f"!(g.metric in {_names(DIRECTION_UNKNOWN)})"
         ),
         message=(
             "evaluation.gates: overBase and overPublished do not fit "
-            f"{', '.join(sorted(BETTER_SIDE_UNKNOWN))}, of which neither side is better: use "
+            f"{', '.join(sorted(DIRECTION_UNKNOWN))}, of which neither side is better: use "
             "atLeast or atMost"
         ),
         field="evaluation.gates",
         check=lambda s: all(
             (gate.over_base is None and gate.over_published is None)
-            or gate.metric not in BETTER_SIDE_UNKNOWN
+            or gate.metric not in DIRECTION_UNKNOWN
             for gate in s.evaluation.gates
         ),
     ),

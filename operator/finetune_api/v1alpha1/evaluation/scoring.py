@@ -68,7 +68,7 @@ ANSWER_METRICS = FORM_METRICS | {
 }
 """Scores of single answers, of which more is better. The best constant answer gets them too."""
 
-BETTER_SIDE_UNKNOWN = frozenset({"refusalRate", "answerLength", "secondsPerAnswer"})
+DIRECTION_UNKNOWN = frozenset({"refusalRate", "answerLength", "secondsPerAnswer"})
 """It depends on the task whether more of it is better."""
 
 BaselineName = Literal["AsIs", "Prompted", "Likelihood"]

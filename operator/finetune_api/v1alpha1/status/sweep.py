@@ -19,7 +19,7 @@ from finetune_api.v1alpha1.status.fields import (
     Timestamp,
 )
 
-MAX_TRIALS_TOLD = 48
+MAX_TRIALS_LISTED = 48
 """Trials of which the status tells one by one: those under way, then the best."""
 
 SweepPhase = Literal[
@@ -185,7 +185,7 @@ class FineTuneSweepStatus(APIModel):
     """The trials that were deleted; absent while none was."""
     trials: Annotated[
         list[TrialStatus],
-        Field(max_length=MAX_TRIALS_TOLD, json_schema_extra=MAP_BY_NAME),
+        Field(max_length=MAX_TRIALS_LISTED, json_schema_extra=MAP_BY_NAME),
     ] = []
     """The trials, in their order: of more than 48 those under way and the best. All of them are
     FineTuneJobs with the label `finetune.dev/sweep`."""

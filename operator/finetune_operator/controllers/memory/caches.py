@@ -16,7 +16,7 @@ from finetune_api.names import JOB_LABEL
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.controller import Owned
 from finetune_operator.controllers.memory.approvals import Approvals, Wake
-from finetune_operator.controllers.memory.quiet import Quiet
+from finetune_operator.controllers.memory.quiet import WakeupSuppression
 from finetune_operator.controllers.memory.sweeps import BY_SWEEP, Sweeps, index_by_sweep
 from finetune_operator.finetunejob.state.excerpts import excerpt_of, is_large
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
@@ -98,7 +98,7 @@ class Caches:
         scope = {"namespaces": config.namespaces, "rng": rng}
         self._wake = wake
         self._forget = forget
-        self.quiet = Quiet()
+        self.quiet = WakeupSuppression()
         self._is_listing = False
         self._shared = SharedParts()
         self.feed = Feed(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Quiet:
+class WakeupSuppression:
     """Whether such a stretch is on. Event loop only; a stretch must not await."""
 
     def __init__(self) -> None:

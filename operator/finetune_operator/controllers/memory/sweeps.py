@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from finetune_api.meta import GROUP, SWEEP_KIND, SWEEP_PLURAL, VERSION
 from finetune_operator.controllers.controller import Owned
 from finetune_operator.controllers.memory.approvals import Wake
-from finetune_operator.controllers.memory.quiet import Quiet
+from finetune_operator.controllers.memory.quiet import WakeupSuppression
 from finetune_operator.finetunejob.state.excerpts import excerpt_of, is_large
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
 from finetune_operator.finetunesweep.trials.news import is_news
@@ -70,7 +70,7 @@ class Sweeps:
         self._wake = wake
         self._forget = forget
         self._shared = shared
-        self.quiet = Quiet()
+        self.quiet = WakeupSuppression()
         self.informer = Informer(
             client,
             FINETUNESWEEPS,

@@ -106,7 +106,7 @@ class ValidatedJobs:
         kept = self._known[namespace]
         known = kept[uid]
         kept.move_to_end(uid)
-        self._make_room(uid)
+        self._evict(uid)
         return known.job, known.problem
 
     def forget(self, uid: str) -> None:
@@ -127,7 +127,7 @@ class ValidatedJobs:
         self._total += known.cost
         self._namespaces[uid] = namespace
 
-    def _make_room(self, looked_at: str) -> None:
+    def _evict(self, looked_at: str) -> None:
         while self._total > self._max_bytes:
             largest = max(self._costs, key=self._costs.__getitem__)
             oldest = next(iter(self._known[largest]))

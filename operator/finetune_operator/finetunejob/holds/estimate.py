@@ -51,7 +51,7 @@ _REMEDY = (
 )
 
 
-def tell_estimate(step: Step, spec: FineTuneJobSpec) -> None:
+def set_estimate(step: Step, spec: FineTuneJobSpec) -> None:
     """Put into the status what the job will take, as far as it can be known by now."""
     before: Section = step.draft.get(SECTION) or {}
     found = _measured(step, spec, before) or _reckoned(step, spec, before) or before
@@ -80,7 +80,7 @@ def is_hopeless(step: Step, spec: FineTuneJobSpec) -> str:
     )
 
 
-def is_untold(step: Step) -> bool:
+def is_budget_warning_unsent(step: Step) -> bool:
     """Whether the status has yet to say that the estimate is beyond the budget."""
     stored = (step.observed.job.get("status") or {}).get("conditions")
     was_told = (find_condition(stored, ConditionType.WITHIN_BUDGET) or {}).get("status") == "False"

@@ -9,7 +9,7 @@ from finetune_api.protocol.stage_results import TrainResult
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.holds import pruning
-from finetune_operator.finetunejob.holds.estimate import is_hopeless, is_untold
+from finetune_operator.finetunejob.holds.estimate import is_budget_warning_unsent, is_hopeless
 from finetune_operator.finetunejob.pods.podbounds import Violation, find_pod_violations
 from finetune_operator.finetunejob.publication import publishing
 from finetune_operator.finetunejob.publication.publishing import overrules, why_publishing_waits
@@ -76,7 +76,7 @@ def _unaffordable(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | Non
         return None
     if message := is_hopeless(step, spec):
         return Hold(reason=Reason.BUDGET_TOO_SMALL, message=message, is_final=True)
-    if not is_untold(step):
+    if not is_budget_warning_unsent(step):
         return None
     told = step.draft.conditions.get(ConditionType.WITHIN_BUDGET) or {}
     return Hold(reason=told["reason"], message=told["message"], recheck_seconds=0.0)

@@ -23,7 +23,7 @@ def accept(step: Step) -> FineTuneJobSpec | None:
     was_accepted = draft.conditions.status_of(ConditionType.ACCEPTED) in ("True", "Unknown")
     if observed.parsed is None:
         if was_accepted:
-            _tell_unreadable(step, observed.problem)
+            _set_unreadable(step, observed.problem)
         else:
             _refuse(step, Reason.INVALID_SPEC, observed.problem)
         return None
@@ -94,7 +94,7 @@ def find_breach(step: Step, spec: FineTuneJobSpec, view: StageView) -> Cause | N
     )
 
 
-def _tell_unreadable(step: Step, problem: str) -> None:
+def _set_unreadable(step: Step, problem: str) -> None:
     """Leave a job alone that another version of the operator has accepted: it may be running.
 
     Its phase stays as it was; a version that reads it goes on.

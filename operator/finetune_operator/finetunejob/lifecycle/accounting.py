@@ -35,7 +35,7 @@ def account(
     The record is the memory: it lies in the status, so that an operator that was away counts what
     it missed and none twice, also where pods are gone.
     """
-    last, told = step.draft.last_incident(view.stage), _pods_told(step.draft, view.stage)
+    last, told = step.draft.last_incident(view.stage), _recorded_pods(step.draft, view.stage)
     given_up: Cause | None = None
     for incident in incidents:
         if incident.pods & told or (last is not None and _is_known(incident, last)):
@@ -145,7 +145,7 @@ def _record_free(step: Step, view: StageView, cause: Cause, *, to_step: int | No
     step.draft.record_incident(view.stage, entry)
 
 
-def _pods_told(draft: JobDraft, stage: Stage) -> frozenset[str]:
+def _recorded_pods(draft: JobDraft, stage: Stage) -> frozenset[str]:
     """Return the pods of the stage's recorded incidents: clocks of nodes may be wrong."""
     history = (draft.get("attempts") or {}).get("history") or ()
     told = (entry.get("pod") for entry in history if entry.get("stage") == stage.value)

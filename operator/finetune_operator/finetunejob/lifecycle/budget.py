@@ -56,7 +56,7 @@ def is_spent(step: Step, spec: FineTuneJobSpec) -> bool:
     return True
 
 
-def tell_cost(step: Step, spec: FineTuneJobSpec) -> None:
+def set_cost(step: Step, spec: FineTuneJobSpec) -> None:
     """Put into the status what has been used up to the last pause; at the end, all of it.
 
     What runs now is left out: it would be another number, and a write, with every look.

@@ -65,7 +65,7 @@ def follow_override(step: Step) -> bool:
     return is_open and _begin(step, parsed.spec)
 
 
-def tell_own_approvals(step: Step) -> bool:
+def set_own_approvals(step: Step) -> bool:
     """Say in ``Published`` which approvals of the requester do not count; return whether any do so.
 
     What the condition said before stays in front of it.

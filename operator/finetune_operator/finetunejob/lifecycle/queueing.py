@@ -37,7 +37,7 @@ _ELSEWHERE = (
 )
 
 
-def tell_quota(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
+def set_quota(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Say whether a stage has its quota, and why not; end the job if it can never run."""
     assert view.job is not None
     if "managedBy" in view.job["spec"]:
@@ -55,7 +55,7 @@ def tell_quota(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     elif view.state is StageState.SUSPENDED and (
         is_queued(spec, view.stage) or (queue_label(view) and step.observed.has_kueue)
     ):
-        _tell_unmanaged(step, view, late)
+        _set_unmanaged(step, view, late)
 
 
 def is_being_evicted(observed: Observed, view: StageView) -> bool:
@@ -111,7 +111,7 @@ def _section(queue: QueueState) -> dict[str, Any]:
     return {key: value for key, value in section.items() if value}
 
 
-def _tell_unmanaged(step: Step, view: StageView, late: str) -> None:
+def _set_unmanaged(step: Step, view: StageView, late: str) -> None:
     """Wait for a Workload, and doubt the queue when none comes."""
     conditions = step.draft.conditions
     step.is_queued = True

@@ -11,7 +11,7 @@ from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.lifecycle.accounting import account
 from finetune_operator.finetunejob.pods.incidents import SETTLE_SECONDS, find_incidents
-from finetune_operator.finetunejob.pods.lingering import tell_lingering
+from finetune_operator.finetunejob.pods.lingering import set_lingering
 from finetune_operator.finetunejob.pods.needs import restore_lost, restore_rendezvous
 from finetune_operator.finetunejob.pods.outages import has_run, is_released, note_recovery, wait_out
 from finetune_operator.finetunejob.pods.placement import release_nodes
@@ -53,7 +53,7 @@ _BRINGS_DOWN = (
 )
 
 
-def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
+def set_running(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Say whether a stage runs or waits for its pods; end the job if it gets nowhere."""
     memory = memory_of(spec, view.stage, step.config)
     incidents = find_incidents(view.pods, step.now, memory=memory, has_peers=view.has_peers)
@@ -70,11 +70,11 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     if is_released(step.draft, view):
         return
     note_recovery(step, view)
-    if release_nodes(step, view) or tell_lingering(step, view):
+    if release_nodes(step, view) or set_lingering(step, view):
         return
     problem = _problem_of_start(step, view)
     if problem is not None and not _may_pass(step, problem):
-        _tell_problem(step, view, problem)
+        _record_problem(step, view, problem)
         return
     if tell_refused(step, view):
         return
@@ -86,17 +86,17 @@ def tell_under_way(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         step.draft.announce("Retrying", text, warning=True)
         if cause.exit_code == ExitCode.RETRYABLE:
             restore_rendezvous(step, spec, view.stage)
-    _tell_state(step, view, cause)
+    _set_stage_condition(step, view, cause)
 
 
-def _tell_state(step: Step, view: StageView, cause: Cause | None) -> None:
+def _set_stage_condition(step: Step, view: StageView, cause: Cause | None) -> None:
     """Say whether a stage is at work, or which pod it waits for; nothing is wrong with any."""
     traits, conditions = TRAITS[view.stage], step.draft.conditions
     slow = next((text for pod in view.pods if (text := why_slow(pod, step.now))), None)
     if slow is not None:
         conditions.set(traits.condition, False, Reason.WAITING_FOR_PODS, slow)
     elif view.stage is Stage.TRAIN and view.state is StageState.RUNNING:
-        _tell_training(step, view)
+        _set_training(step, view)
     elif cause is not None and view.state is StageState.WAITING:
         message = f"Waiting for the next pod after {cause.reason}: {cause.message}"
         conditions.set(traits.condition, False, Reason.RETRYING, message)
@@ -107,7 +107,7 @@ def _tell_state(step: Step, view: StageView, cause: Cause | None) -> None:
         conditions.set(traits.condition, False, traits.under_way_reason, text)
 
 
-def _tell_training(step: Step, view: StageView) -> None:
+def _set_training(step: Step, view: StageView) -> None:
     draft = step.draft
     if not draft.is_true(ConditionType.TRAINING):
         draft.announce("TrainingStarted", f"Training started: {_pods_text(view)}")
@@ -153,7 +153,7 @@ def _cause_of_giving_up(ledger: Ledger, spec: FineTuneJobSpec, view: StageView) 
 # ---- pods that do not start --------------------------------------------------------------------
 
 
-def _tell_problem(step: Step, view: StageView, problem: Cause) -> None:
+def _record_problem(step: Step, view: StageView, problem: Cause) -> None:
     draft, stage = step.draft, view.stage
     before = draft.get("lastFailure") or {}
     is_new = draft.conditions.reason_of(TRAITS[stage].condition) != before.get("reason")

@@ -7,14 +7,14 @@ what is special to a stage stands in :data:`~finetune_operator.finetunejob.state
 from __future__ import annotations
 
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.holds.estimate import tell_estimate
+from finetune_operator.finetunejob.holds.estimate import set_estimate
 from finetune_operator.finetunejob.holds.pruning import PHASE, is_pruned, needs_score, prune
 from finetune_operator.finetunejob.lifecycle.acceptance import accept, find_breach
 from finetune_operator.finetunejob.lifecycle.accounting import account
-from finetune_operator.finetunejob.lifecycle.budget import is_spent, tell_cost
+from finetune_operator.finetunejob.lifecycle.budget import is_spent, set_cost
 from finetune_operator.finetunejob.lifecycle.deadlines import is_overdue, seconds_to_live
-from finetune_operator.finetunejob.lifecycle.queueing import is_being_evicted, tell_quota
-from finetune_operator.finetunejob.lifecycle.running import tell_under_way
+from finetune_operator.finetunejob.lifecycle.queueing import is_being_evicted, set_quota
+from finetune_operator.finetunejob.lifecycle.running import set_running
 from finetune_operator.finetunejob.lifecycle.starting import (
     is_kept_waiting,
     miss,
@@ -28,8 +28,8 @@ from finetune_operator.finetunejob.pods.incidents import find_incidents
 from finetune_operator.finetunejob.pods.lingering import declare_lost
 from finetune_operator.finetunejob.pods.needs import settle_job_digest
 from finetune_operator.finetunejob.pods.outages import is_waiting_out
-from finetune_operator.finetunejob.pods.pausing import suspend_or_resume, tell_suspended, wake
-from finetune_operator.finetunejob.pods.placement import has_released_nodes, try_again
+from finetune_operator.finetunejob.pods.pausing import set_suspended, suspend_or_resume, wake
+from finetune_operator.finetunejob.pods.placement import has_released_nodes, resume_after_release
 from finetune_operator.finetunejob.publication.endings import (
     cause_of_end,
     close_progress,
@@ -57,15 +57,15 @@ def walk(step: Step) -> None:
         settle_image(step)
         settle_job_digest(step)
         step.draft.drop("queue")  # told anew by the stage that stands in one
-        tell_estimate(step, spec)
+        set_estimate(step, spec)
         suspend_or_resume(step, spec)
         # What is pruned is stopped anyway, and has not failed.
         if spec.prune or not (is_overdue(step, spec) or is_spent(step, spec)):
             _walk_stages(step, spec)
-        tell_cost(step, spec)
+        set_cost(step, spec)
     _count_attempts(step.draft, step.observed.ledger)
     if step.draft.conditions.status_of(ConditionType.ACCEPTED) != "Unknown":
-        _tell_phase(step)
+        _set_phase(step)
 
 
 def _walk_stages(step: Step, spec: FineTuneJobSpec) -> None:
@@ -110,7 +110,7 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     if view.has_ended:
         return _end(step, spec, view)
     declare_lost(step, view)
-    tell_quota(step, spec, view)
+    set_quota(step, spec, view)
     if draft.is_true(ConditionType.FAILED):
         return False
     if is_kept_waiting(step, spec, view) or is_waiting_out(step, spec, view):
@@ -120,13 +120,13 @@ def _advance(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
         and has_released_nodes(step.observed, view)
         and not spec.suspend
     ):
-        try_again(step, spec, view)
+        resume_after_release(step, spec, view)
     elif wake(step, spec, view):
         pass  # what held it is over
     elif view.state is StageState.SUSPENDED or is_being_evicted(step.observed, view):
-        tell_suspended(step, spec, view)
+        set_suspended(step, spec, view)
     else:
-        tell_under_way(step, spec, view)
+        set_running(step, spec, view)
     return False
 
 
@@ -174,7 +174,7 @@ def _count_attempts(draft: JobDraft, ledger: Ledger) -> None:
         draft.count_attempts(ledger, counted)
 
 
-def _tell_phase(step: Step) -> None:
+def _set_phase(step: Step) -> None:
     draft, current = step.draft, step.current
     is_kept = step.held_in is not None  # what holds it tells of it
     waiting = {StageState.ABSENT, StageState.SUSPENDED} if is_kept else {StageState.ABSENT}

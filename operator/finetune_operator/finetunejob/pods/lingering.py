@@ -38,7 +38,7 @@ _WAY_OUT = (
 )
 
 
-def tell_lingering(step: Step, view: StageView) -> bool:
+def set_lingering(step: Step, view: StageView) -> bool:
     """Say that a stage's pods do not end although it has; return whether it is so."""
     alive = [pod for pod in view.pods if pod["status"]["phase"] in ("Pending", "Running")]
     alive = [pod for pod in alive if not pod["metadata"].get("deletionTimestamp")]

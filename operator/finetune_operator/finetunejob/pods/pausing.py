@@ -80,9 +80,9 @@ def suspend_or_resume(step: Step, spec: FineTuneJobSpec) -> None:
     elif step.draft.conditions.reason_of(ConditionType.SUSPENDED) == Reason.SUSPENDED_BY_USER:
         _resume(step, spec, held)
     elif held is not None:
-        _tell_held(step, held)
+        _set_held(step, held)
     elif step.draft.conditions.reason_of(ConditionType.SUSPENDED) == Reason.DEACTIVATED:
-        _tell_released(step)
+        _set_reactivated(step)
 
 
 def _held_by_others(observed: Observed, views: Iterable[StageView]) -> QueueState | None:
@@ -94,7 +94,7 @@ def _held_by_others(observed: Observed, views: Iterable[StageView]) -> QueueStat
     return None
 
 
-def _tell_held(step: Step, held: QueueState) -> None:
+def _set_held(step: Step, held: QueueState) -> None:
     """Say who keeps the job from running, and what lets it go on: nothing else will."""
     draft, message = step.draft, _held_text(held, step.observed.namespace)
     if draft.conditions.reason_of(ConditionType.SUSPENDED) != Reason.DEACTIVATED:
@@ -118,7 +118,7 @@ def _held_text(held: QueueState, namespace: str) -> str:
     )
 
 
-def _tell_released(step: Step) -> None:
+def _set_reactivated(step: Step) -> None:
     draft = step.draft
     message = "The Workload is active again; the job waits for quota."
     draft.conditions.set(ConditionType.SUSPENDED, False, Reason.REACTIVATED, "")
@@ -190,7 +190,7 @@ def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:
         draft.conditions.set(ConditionType.SUSPENDED, True, Reason.SUSPENDED_BY_USER, message)
         return
     if held is not None:
-        _tell_held(step, held)
+        _set_held(step, held)
         return
     draft.conditions.set(ConditionType.SUSPENDED, False, Reason.RESUMED, "")
     is_training = any(
@@ -288,7 +288,7 @@ def wake(step: Step, spec: FineTuneJobSpec, view: StageView) -> bool:
     return True
 
 
-def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
+def set_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Say who holds a Job that is suspended."""
     kind, conditions = TRAITS[view.stage].condition, step.draft.conditions
     queue = step.observed.queue.get(view.stage)
@@ -299,7 +299,7 @@ def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     elif queue is not None and queue.is_evicted and not queue.was_resumed:
         conditions.set(kind, False, queue.reason, queue.message)
     elif queue is not None and queue.is_admitted:
-        _tell_admitted(step, view, queue)
+        _set_admitted(step, view, queue)
     elif queue is not None or is_queued(spec, view.stage):
         conditions.set(kind, False, Reason.QUEUED, "Waiting in the queue.")
     elif view.job is not None and queue_label(view):
@@ -312,7 +312,7 @@ def tell_suspended(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
         conditions.set(kind, False, "JobSuspended", message)
 
 
-def _tell_admitted(step: Step, view: StageView, queue: QueueState) -> None:
+def _set_admitted(step: Step, view: StageView, queue: QueueState) -> None:
     """Say of a Job that Kueue is about to start what is said once it has: one write for both."""
     assert view.job is not None
     traits, conditions = TRAITS[view.stage], step.draft.conditions

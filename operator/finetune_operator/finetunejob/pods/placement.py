@@ -70,7 +70,7 @@ def has_released_nodes(observed: Observed, view: StageView) -> bool:
     return annotations.get(PAUSED_ANNOTATION) == PLACEMENT
 
 
-def try_again(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
+def resume_after_release(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     """Start the pods of a stage that released its nodes again once the pause is over."""
     assert view.job is not None
     stopped = find_condition(view.job["status"].get("conditions"), "Suspended") or {}

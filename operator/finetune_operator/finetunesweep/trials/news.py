@@ -15,7 +15,7 @@ from finetune_operator.status.conditions import ConditionType, Reason, find_cond
 
 Object = dict[str, Any]
 
-_TOLD_OF_CHOSEN = ("phase", "reason", "conditions", "selection", "validation", "cost", "stages")
+_EVENTS_OF_CHOSEN = ("phase", "reason", "conditions", "selection", "validation", "cost", "stages")
 """What a sweep reads of the trial that goes on, whose every step it tells."""
 _EVER = datetime.min.replace(tzinfo=UTC)
 
@@ -39,7 +39,7 @@ def is_news(sweep: Object, old: Object | None, new: Object | None) -> bool:
     if any(before.get(name) != after.get(name) for name in read):
         return True
     old_status, new_status = old.get("status") or {}, new.get("status") or {}
-    if all(old_status.get(name) == new_status.get(name) for name in _TOLD_OF_CHOSEN):
+    if all(old_status.get(name) == new_status.get(name) for name in _EVENTS_OF_CHOSEN):
         return False
     is_released = not (new.get("spec") or {}).get("holdAfter")
     if is_released or _stands_still(sweep):

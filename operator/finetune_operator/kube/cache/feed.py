@@ -18,7 +18,7 @@ from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.errors import Forbidden, KubeError, ObjectNotFound, StaleList
 from finetune_operator.kube.api.resource import Object, ObjectKey, Resource, key_of, version_of
 from finetune_operator.kube.backoff import full_jitter
-from finetune_operator.kube.cache.past import PAUSE_SECONDS, Past
+from finetune_operator.kube.cache.past import PAUSE_SECONDS, RollbackDetector
 from finetune_operator.kube.cache.scopes import Scopes
 from finetune_operator.kube.cache.store import (
     ALL_NAMESPACES,
@@ -64,7 +64,7 @@ class Feed:
         self.scopes = Scopes(resource.plural, namespaces)
         self.synced = self.scopes.synced
         self._client = client
-        self._past = Past(resource.kind, self.store)
+        self._past = RollbackDetector(resource.kind, self.store)
         self._label_selector = label_selector
         self._repair_seconds = repair_seconds
         self._grace_seconds = grace_seconds

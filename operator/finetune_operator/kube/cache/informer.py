@@ -28,7 +28,7 @@ from finetune_operator.kube.api.errors import (
 )
 from finetune_operator.kube.api.resource import Object, ObjectKey, Resource, key_of, version_of
 from finetune_operator.kube.backoff import full_jitter
-from finetune_operator.kube.cache.past import PAUSE_SECONDS, HistoryRewritten, Past
+from finetune_operator.kube.cache.past import PAUSE_SECONDS, HistoryRewritten, RollbackDetector
 from finetune_operator.kube.cache.scopes import Scopes
 from finetune_operator.kube.cache.store import (
     EventType,
@@ -95,7 +95,7 @@ class Informer:
         self.scopes = Scopes(resource.plural, namespaces)
         self.synced = self.scopes.synced
         self._client = client
-        self._past = Past(resource.kind, self.store)
+        self._past = RollbackDetector(resource.kind, self.store)
         self._incomplete: set[str] = set()
         self._label_selector = label_selector
         self._page_limit = page_limit

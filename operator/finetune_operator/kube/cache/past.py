@@ -25,7 +25,7 @@ class HistoryRewritten(Exception):  # noqa: N818 - a state of the world
     """The server has forgotten what it had stored: begin anew, in a new process."""
 
 
-class Past:
+class RollbackDetector:
     """Compares the lists of one kind with its store. Event loop only."""
 
     def __init__(self, what: str, store: Store) -> None:

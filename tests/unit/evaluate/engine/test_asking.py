@@ -13,10 +13,10 @@ import pytest
 
 from finetune_trainer.errors import RetryableError, TrainerError, UserError
 from finetune_trainer.evaluate.inference.answering import Said
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.inference.engine.asking import (
-    ServedSide,
-    ask_sides,
+    ServedVariant,
+    ask_variants,
     choose,
     find_too_long,
     measure_room,
@@ -26,7 +26,7 @@ from finetune_trainer.evaluate.inference.engine.client import NUM_TRIES, EngineC
 from finetune_trainer.evaluate.inference.engine.server import EngineServer
 from finetune_trainer.evaluate.inference.kept import combine
 from finetune_trainer.model.chat_format import decide_format
-from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from kit.models.awkward_templates import OPENS_REASONING
 from kit.models.tiny_tokenizer import make_tokenizer
 from kit.servers.engine_server import EngineStub, engine_stub, made_up_next
@@ -66,7 +66,7 @@ def test_an_answer_ends_with_its_stop_tokens_or_at_its_length_and_nowhere_else(t
 @pytest.mark.parametrize("spans", [((2, 6),), ((0, 6),), ((1, 2), (4, 5)), ((5, 6),), ()], ids=str)
 def test_of_an_example_what_counts_is_summed_also_where_it_fills_the_context(spans, room, tmp_path):
     tokens = [4, 8, 15, 16, 23, 30]
-    example = Encoded(input_ids=tokens, spans=spans, num_cut=0)
+    example = TokenizedExample(input_ids=tokens, spans=spans, num_cut=0)
     counted = [at for start, end in spans for at in range(start, end) if at]
     with engine_stub(max_tokens=room) as stub:
         nll, count = score_example(client_of(stub, tmp_path), "base", example)
@@ -105,25 +105,25 @@ def test_choices_that_cannot_win_any_more_are_not_read(tmp_path):
     assert len(stub.calls) == 2
 
 
-def side_of(before: Said = NOTHING, *, num_prompts: int = 6, example: int = 4) -> ServedSide:
+def side_of(before: Said = NOTHING, *, num_prompts: int = 6, example: int = 4) -> ServedVariant:
     prompts = [[index, index + 1] for index in range(num_prompts)]
     examples = [[*ids, 9, 3, *[5] * (example - 4)] for ids in prompts]
-    encoded = EncodedQuestions(
-        examples=[Encoded(input_ids=ids, spans=((2, 4),), num_cut=0) for ids in examples],
+    encoded = TokenizedQuestions(
+        examples=[TokenizedExample(input_ids=ids, spans=((2, 4),), num_cut=0) for ids in examples],
         owners=np.arange(num_prompts),
         prompts=prompts,
         answer_tokens=4,
         choices=[[5, 3], [6, 3], [7, 8, 3]],
     )
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
-    return ServedSide(model="base", encoder=encoder, encoded=encoded, before=before)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
+    return ServedVariant(model="base", encoder=encoder, encoded=encoded, before=before)
 
 
-def ask(stub: EngineStub, folder: Path, side: ServedSide, **settings) -> Said:
+def ask(stub: EngineStub, folder: Path, side: ServedVariant, **settings) -> Said:
     told: list[dict[str, Said]] = []
     client = client_of(stub, folder)
     try:
-        ask_sides({"base": side}, client, lambda n, said: told.append({n: said}), **settings)
+        ask_variants({"base": side}, client, lambda n, said: told.append({n: said}), **settings)
     finally:
         side_said = combine(told)["base"]
     return side_said
@@ -143,17 +143,17 @@ def test_everything_is_asked_once_and_so_many_at_a_time(tmp_path):
 def test_a_thought_that_the_server_cut_is_no_answer(tmp_path):
     """Each prompt has its own limit, and one opens a thought that it does not end."""
     tokenizer = make_tokenizer(chat_template=OPENS_REASONING)
-    encoder = Encoder(tokenizer, decide_format(tokenizer), max_tokens=64)
+    encoder = ChatTokenizer(tokenizer, decide_format(tokenizer), max_tokens=64)
     opened = encoder.encode_prompt([{"role": "user", "content": "hi"}])
     ended = [*opened, *tokenizer("</think>")["input_ids"]]
-    encoded = EncodedQuestions(
+    encoded = TokenizedQuestions(
         examples=[],
         owners=np.arange(0),
         prompts=[opened, ended],
         answer_tokens=7,
         limits=[7, 3],
     )
-    side = ServedSide(model="base", encoder=encoder, encoded=encoded, before=NOTHING)
+    side = ServedVariant(model="base", encoder=encoder, encoded=encoded, before=NOTHING)
     assert side.longest == max(len(opened) + 7, len(ended) + 3)
 
     def read(_name: str, tokens: Sequence[int]) -> list[list[float]]:
@@ -184,7 +184,7 @@ def test_what_was_answered_before_is_not_asked_again(tmp_path):
 
 def test_an_answer_is_composed_as_references_are(tmp_path):
     tokenizer = make_tokenizer()
-    encoder = Encoder(tokenizer, max_tokens=64)
+    encoder = ChatTokenizer(tokenizer, max_tokens=64)
     decomposed = unicodedata.normalize("NFD", "Tích cực")
     answer = [*tokenizer(decomposed)["input_ids"], tokenizer.eos_token_id]
 
@@ -192,10 +192,10 @@ def test_an_answer_is_composed_as_references_are(tmp_path):
         return [[0.0 if token == answer[at] else -9.0 for token in range(300)] for at in
                 range(len(tokens))]  # fmt: skip
 
-    encoded = EncodedQuestions(
+    encoded = TokenizedQuestions(
         examples=[], owners=np.arange(0), prompts=[[0]], answer_tokens=len(answer)
     )
-    side = ServedSide(model="base", encoder=encoder, encoded=encoded, before=NOTHING)
+    side = ServedVariant(model="base", encoder=encoder, encoded=encoded, before=NOTHING)
     with engine_stub(read=read) as stub:
         said = ask(stub, tmp_path, side)
     assert said.texts == {0: encoder.read_answer({"prompt": "q", "completion": decomposed})}
@@ -203,9 +203,9 @@ def test_an_answer_is_composed_as_references_are(tmp_path):
 
 def test_the_longest_question_with_its_answer_fits():
     assert (side_of().least, side_of().longest) == (2 + 4, 2 + 4)
-    nothing = EncodedQuestions(examples=[], owners=np.arange(0), prompts=[], answer_tokens=4)
-    encoder = Encoder(make_tokenizer(), max_tokens=64)
-    empty = ServedSide(model="base", encoder=encoder, encoded=nothing, before=NOTHING)
+    nothing = TokenizedQuestions(examples=[], owners=np.arange(0), prompts=[], answer_tokens=4)
+    encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
+    empty = ServedVariant(model="base", encoder=encoder, encoded=nothing, before=NOTHING)
     assert empty.longest >= 1
     assert empty.is_done
 
@@ -277,7 +277,7 @@ def test_a_server_that_ends_is_not_waited_for_and_the_answers_before_are_told(tm
         return 0
 
     with engine_stub(reply=reply) as stub, pytest.raises(TrainerError, match="ended while") as end:
-        ask_sides(
+        ask_variants(
             {"base": side_of()},
             client_of(stub, tmp_path),
             lambda _, said: told.append(said),

@@ -12,7 +12,7 @@ from finetune_api.protocol.trainer import ResolvedJob, Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.questions import Question, gather_questions
-from finetune_trainer.evaluate.sources.champion.seen import count_seen, tell_seen
+from finetune_trainer.evaluate.sources.champion.seen import add_seen_prompts, count_seen
 from finetune_trainer.evaluate.sources.champion.source import ChampionSource
 from finetune_trainer.evaluate.sources.champion.version import FoundPublished, find_published
 from finetune_trainer.evaluate.stage import services_of
@@ -173,5 +173,5 @@ def test_what_is_not_known_of_its_data_is_said(
 ) -> None:
     context = context_in(tmp_path)
     store_version(context, 1, record={**RECORD, **record})
-    told = tell_seen(context.storage, context.work_dir, found_in(context), questions("a"))
+    told = add_seen_prompts(context.storage, context.work_dir, found_in(context), questions("a"))
     assert (told.num_seen, words in told.seen) == (None, True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.errors import RetryableError, UserError
-from finetune_trainer.evaluate.sources.red_team.container import LIST_SECONDS, QUIET_SECONDS, Garak
+from finetune_trainer.evaluate.sources.red_team.container import LIST_SECONDS, SILENT_SECONDS, Garak
 from kit.reports.garak_files import LISTING, attempt, report
 
 
@@ -137,9 +137,9 @@ def test_a_garak_that_writes_nothing_for_long_counts_as_hung(
     garak: Garak, clock: Clock, tmp_path: Path
 ) -> None:
     clock.at(1000, lambda: (tmp_path / "base-0.log").write_text("loading"))
-    with pytest.raises(RetryableError, match=f"wrote nothing for {QUIET_SECONDS:.0f} s"):
+    with pytest.raises(RetryableError, match=f"wrote nothing for {SILENT_SECONDS:.0f} s"):
         wait(garak)
-    assert 1000 + QUIET_SECONDS <= clock.now < 1010 + QUIET_SECONDS
+    assert 1000 + SILENT_SECONDS <= clock.now < 1010 + SILENT_SECONDS
 
 
 def test_a_container_that_was_killed_is_waited_for_no_longer(

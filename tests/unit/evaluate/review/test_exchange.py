@@ -15,7 +15,7 @@ from finetune_trainer.evaluate.sources.review.exchange import (
     to_argilla,
     to_label_studio,
 )
-from finetune_trainer.evaluate.sources.review.verdicts import VerdictError
+from finetune_trainer.evaluate.sources.review.verdicts import ReviewFileError
 from kit.reports.reviews import RUBRIC, review
 
 HIDDEN, KEY = review()
@@ -89,12 +89,12 @@ def test_records_of_argilla_become_one_file_for_each_person() -> None:
     ],
 )
 def test_what_is_no_export_of_this_review_is_refused(body: Any, said: str) -> None:
-    with pytest.raises(VerdictError, match=said):
+    with pytest.raises(ReviewFileError, match=said):
         read_label_studio(body, name="export.json", review=HIDDEN.digest)
 
 
 def test_records_without_answers_or_of_another_review_are_refused() -> None:
-    with pytest.raises(VerdictError, match="holds no annotation"):
+    with pytest.raises(ReviewFileError, match="holds no annotation"):
         read_argilla(to_argilla(HIDDEN), name="records.json", review=HIDDEN.digest)
-    with pytest.raises(VerdictError, match="is about another review"):
+    with pytest.raises(ReviewFileError, match="is about another review"):
         read_argilla(to_argilla(HIDDEN), name="records.json", review="0" * 64)

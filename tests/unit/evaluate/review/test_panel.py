@@ -10,11 +10,11 @@ import pytest
 from finetune_trainer.evaluate.sources.review.blinding import Blind, Compared, KeyEntry, blind
 from finetune_trainer.evaluate.sources.review.panel import choose_overall, judge, panel_to_json
 from finetune_trainer.evaluate.sources.review.preferences import prefer
-from finetune_trainer.evaluate.sources.review.verdicts import Verdict, Verdicts
+from finetune_trainer.evaluate.sources.review.verdicts import ReviewFile, Verdict
 from kit.reports.reviews import RUBRIC, review, verdicts_of
 
 
-def panel_of(*prefers: str, number: int = 6) -> tuple[Blind, dict[str, KeyEntry], list[Verdicts]]:
+def panel_of(*prefers: str, number: int = 6) -> tuple[Blind, dict[str, KeyEntry], list[ReviewFile]]:
     hidden, key = review(number)
     files = [verdicts_of(f"R{i}", hidden, key, side) for i, side in enumerate(prefers)]
     return hidden, key, files
@@ -112,7 +112,7 @@ def test_preferences_are_what_most_reviewers_prefer_and_ties_teach_nothing() -> 
         return "same" if model == "same" else "left" if key[name].left == model else "right"
 
     files = [
-        Verdicts(
+        ReviewFile(
             review=hidden.digest,
             reviewer=person,
             items={name: Verdict(choices={"voice": side(name)}) for name in key},

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_trainer.evaluate.sources.review.verdicts import (
+    ReviewFile,
+    ReviewFileError,
     Verdict,
-    VerdictError,
-    Verdicts,
     read_verdicts,
     require_panel,
 )
@@ -23,7 +23,7 @@ HIDDEN, KEY = review()
 NAMES = [item.id for item in HIDDEN.items]
 
 
-def read(body: Any, name: str = "ann.json") -> Verdicts:
+def read(body: Any, name: str = "ann.json") -> ReviewFile:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     return read_verdicts(data, name=name, review=HIDDEN.digest, items=NAMES, rubric=RUBRIC)
 
@@ -70,13 +70,13 @@ def test_a_file_in_progress_is_read_too() -> None:
     ],
 )
 def test_what_is_no_file_of_this_review_is_refused_by_name(body: Any, said: str) -> None:
-    with pytest.raises(VerdictError, match=said):
+    with pytest.raises(ReviewFileError, match=said):
         read(body)
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_whatever_the_bytes_the_refusal_is_a_sentence(data: bytes) -> None:
-    with pytest.raises(VerdictError):
+    with pytest.raises(ReviewFileError):
         read(data)
 
 
@@ -85,16 +85,18 @@ def test_a_damaged_file_is_refused_or_read_and_never_breaks(place: int, patch: b
     whole = verdicts_of("Ann", HIDDEN, KEY).to_json().encode()
     try:
         found = read(whole[:place] + patch + whole[place + len(patch) :])
-    except VerdictError:
+    except ReviewFileError:
         return
     assert found.review == HIDDEN.digest
 
 
 def test_all_that_keeps_a_panel_from_being_whole_is_told_at_once() -> None:
     whole = verdicts_of("Ann", HIDDEN, KEY)
-    half = Verdicts(review=HIDDEN.digest, reviewer="Ben", items=dict(list(whole.items.items())[:2]))
+    half = ReviewFile(
+        review=HIDDEN.digest, reviewer="Ben", items=dict(list(whole.items.items())[:2])
+    )
     files = {"a.json": whole, "b.json": half, "c.json": verdicts_of("ann", HIDDEN, KEY)}
-    with pytest.raises(VerdictError) as caught:
+    with pytest.raises(ReviewFileError) as caught:
         require_panel(files, items=NAMES, rubric=RUBRIC, reviewers=3)
     for said in (
         "b.json: Ben has not judged 4 of 6 items",

@@ -11,7 +11,7 @@ import pytest
 from aiohttp import web
 
 from finetune_operator.progress import door
-from finetune_operator.progress.door import GuardedRunner
+from finetune_operator.progress.door import LimitedRunner
 from kit.processes.eventually import eventually_async
 
 
@@ -24,7 +24,7 @@ async def serving(limit):
 
     app = web.Application()
     app.router.add_post("/", answer)
-    runner = GuardedRunner(app, limit=limit)
+    runner = LimitedRunner(app, limit=limit)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()

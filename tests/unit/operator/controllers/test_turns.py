@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from finetune_operator.progress.turns import FairTurns, TooMany
+from finetune_operator.progress.turns import FairSemaphore, QueueFull
 
 pytestmark = pytest.mark.looptime
 
@@ -15,7 +15,7 @@ class Office:
     """Serves one group's member a second, and notes in which order."""
 
     def __init__(self, *, num_turns=1, max_waiting=100):
-        self.turns = FairTurns(num_turns, max_waiting=max_waiting)
+        self.turns = FairSemaphore(num_turns, max_waiting=max_waiting)
         self.served: list[str] = []
         self.tasks: list[asyncio.Task] = []
 
@@ -53,7 +53,7 @@ async def test_a_long_queue_is_refused_and_only_for_its_own_group():
     office = Office(max_waiting=2)
     await office.come("a1", "a2", "a3", "a4", "b1")
     ends = await office.close()
-    assert [type(end) for end in ends] == [type(None)] * 3 + [TooMany, type(None)]
+    assert [type(end) for end in ends] == [type(None)] * 3 + [QueueFull, type(None)]
     assert sorted(office.served) == ["a1", "a2", "a3", "b1"]
 
 

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.errors import InternalError
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.inference.reading import pair_prompts
 from finetune_trainer.evaluate.inference.scoring import make_batches, score_likelihood
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats
 from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.failures import is_out_of_memory
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ class Asker:
 
     def __init__(
         self,
-        encoder: Encoder,
-        encoded: EncodedQuestions,
+        encoder: ChatTokenizer,
+        encoded: TokenizedQuestions,
         *,
         batch_size: int | None,
         held_tokens: int = TOKENS_PER_BATCH,
@@ -206,7 +206,7 @@ class Asker:
 
     def _split(self, batch: Batch) -> list[Batch]:
         """Return parts of a batch that go through a model in one piece."""
-        parts = make_batches([self._encoded.room_of(prompt) for prompt in batch])
+        parts = make_batches([self._encoded.num_tokens_of(prompt) for prompt in batch])
         return [[batch[place] for place in part] for part in parts]
 
     def _score(self, model: PreTrainedModel, shared: Shared | None, batch: Batch) -> Said:
@@ -251,7 +251,7 @@ class Asker:
         )
 
 
-def pair_references(encoded: EncodedQuestions) -> dict[int, int]:
+def pair_references(encoded: TokenizedQuestions) -> dict[int, int]:
     """Return of each prompt the example that is scored with it, by their numbers.
 
     What is longer than an answer may be has no room planned behind a prompt: it is scored alone.
@@ -259,15 +259,15 @@ def pair_references(encoded: EncodedQuestions) -> dict[int, int]:
     return {
         prompt: example
         for prompt, example in pair_prompts(encoded.prompts, encoded.examples).items()
-        if len(encoded.examples[example].input_ids) <= encoded.room_of(prompt)
+        if len(encoded.examples[example].input_ids) <= encoded.num_tokens_of(prompt)
     }
 
 
 def batch_prompts(
-    encoded: EncodedQuestions, batch_size: int | None, *, held_tokens: int
+    encoded: TokenizedQuestions, batch_size: int | None, *, held_tokens: int
 ) -> list[list[int]]:
     """Return the numbers of the prompts that are answered together; as :class:`Asker` has them."""
-    rooms = list(map(encoded.room_of, range(len(encoded.prompts))))
+    rooms = list(map(encoded.num_tokens_of, range(len(encoded.prompts))))
     return make_batches(rooms, batch_size, num_tokens=held_tokens)
 
 
@@ -304,7 +304,9 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def gather_answers(encoded: EncodedQuestions, num_questions: int, parts: Sequence[Said]) -> Answers:
+def gather_answers(
+    encoded: TokenizedQuestions, num_questions: int, parts: Sequence[Said]
+) -> Answers:
     """Put together what one model said to the workers.
 
     Args:

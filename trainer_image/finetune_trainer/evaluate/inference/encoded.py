@@ -14,7 +14,7 @@ from finetune_trainer.data.rows import other_answer
 from finetune_trainer.evaluate.inference.choosing import count_common
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.model.chat_format import write_format
-from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from finetune_trainer.planning.answering import answer_length
 
 QUESTIONS_NAME = "questions.json"
@@ -42,7 +42,7 @@ def name_of(side: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncodedQuestions:
+class TokenizedQuestions:
     """The questions as tokens.
 
     Attributes:
@@ -60,7 +60,7 @@ class EncodedQuestions:
         reference_tokens: Tokens of each reference of the prompts; none where nobody counted.
     """
 
-    examples: list[Encoded]
+    examples: list[TokenizedExample]
     owners: NDArray[np.int64]
     prompts: list[list[int]]
     answer_tokens: int
@@ -74,7 +74,7 @@ class EncodedQuestions:
         """Return the longest answer to a prompt, given by its number."""
         return self.limits[prompt] if self.limits else self.answer_tokens
 
-    def room_of(self, prompt: int) -> int:
+    def num_tokens_of(self, prompt: int) -> int:
         """Return the tokens of a prompt, given by its number, with its longest answer."""
         return len(self.prompts[prompt]) + self.limit_of(prompt)
 
@@ -99,12 +99,12 @@ class EncodedQuestions:
 
 
 def encode_questions(
-    encoder: Encoder,
+    encoder: ChatTokenizer,
     questions: Sequence[Question],
     max_new_tokens: int | str,
     *,
     context: int | None = None,
-) -> EncodedQuestions:
+) -> TokenizedQuestions:
     """Encode the questions as training encoded its rows.
 
     Args:
@@ -134,7 +134,7 @@ def encode_questions(
         may_reason=any(map(encoder.reader.may_reason, prompts)),
         room=None if context is None else context - max(map(len, prompts), default=0),
     )
-    return EncodedQuestions(
+    return TokenizedQuestions(
         examples=scored,
         owners=np.array([owner for owner, _ in examples]),
         prompts=prompts,
@@ -145,7 +145,7 @@ def encode_questions(
     )
 
 
-def _count_shared(prompts: Sequence[list[int]], examples: Sequence[Encoded]) -> int:
+def _count_shared(prompts: Sequence[list[int]], examples: Sequence[TokenizedExample]) -> int:
     """Return how many tokens all prompts and examples begin with; 0 where they are few."""
     size = min(
         [
@@ -160,7 +160,7 @@ def _count_shared(prompts: Sequence[list[int]], examples: Sequence[Encoded]) -> 
 
 
 def write_encoded(
-    folder: Path, encoder: Encoder, encoded: EncodedQuestions, *, name: str = QUESTIONS_NAME
+    folder: Path, encoder: ChatTokenizer, encoded: TokenizedQuestions, *, name: str = QUESTIONS_NAME
 ) -> None:
     """Write for :func:`read_encoded` what a worker needs to ask: tokens and the chat format."""
     write_format(encoder.chat_format, folder)
@@ -175,14 +175,16 @@ def write_encoded(
     (folder / name).write_text(json.dumps(wire))
 
 
-def read_encoded(folder: Path, *, name: str = QUESTIONS_NAME) -> EncodedQuestions:
+def read_encoded(folder: Path, *, name: str = QUESTIONS_NAME) -> TokenizedQuestions:
     """Read what :func:`write_encoded` has written; owners and bytes of examples stay behind."""
     wire = json.loads((folder / name).read_text())
     examples = [
-        Encoded(input_ids=ids, spans=tuple((start, end) for start, end in spans), num_cut=0)
+        TokenizedExample(
+            input_ids=ids, spans=tuple((start, end) for start, end in spans), num_cut=0
+        )
         for ids, spans in wire["examples"]
     ]
-    return EncodedQuestions(
+    return TokenizedQuestions(
         examples=examples,
         owners=np.zeros(len(examples), dtype=np.int64),
         prompts=wire["prompts"],

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_trainer.evaluate.inference import scoring
 from finetune_trainer.evaluate.inference.caches import Shared, accepted, can_select, cut_back
 from finetune_trainer.evaluate.inference.choosing import choose
-from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
+from finetune_trainer.model.encoding import IGNORED, ChatTokenizer, TokenizedExample
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
 
-def pair_prompts(prompts: Sequence[list[int]], examples: Sequence[Encoded]) -> dict[int, int]:
+def pair_prompts(
+    prompts: Sequence[list[int]], examples: Sequence[TokenizedExample]
+) -> dict[int, int]:
     """Return of each prompt the first example that begins with it and counts only after it.
 
     Args:
@@ -65,9 +67,9 @@ class Answered:
 
 def score_and_answer(
     model: PreTrainedModel,
-    encoder: Encoder,
+    encoder: ChatTokenizer,
     prompts: Sequence[list[int]],
-    references: Sequence[Encoded | None],
+    references: Sequence[TokenizedExample | None],
     *,
     max_new_tokens: int | Sequence[int],
     shared: Shared | None = None,
@@ -203,7 +205,7 @@ def _read_in_parts(
 
 def _lay_out(
     prompts: Sequence[list[int]],
-    references: Sequence[Encoded | None],
+    references: Sequence[TokenizedExample | None],
     *,
     width: int,
     pad_id: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
+from finetune_trainer.model.encoding import IGNORED, ChatTokenizer, TokenizedExample
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ LEAST_PART_ENDED = 8
 
 def score_likelihood(
     model: PreTrainedModel,
-    examples: Sequence[Encoded],
+    examples: Sequence[TokenizedExample],
     batch: Sequence[int],
     *,
     pad_id: int,
@@ -82,7 +82,7 @@ def sum_losses(logits: Tensor, targets: Tensor) -> list[tuple[float, int]]:
 
 def generate_answers(
     model: PreTrainedModel,
-    encoder: Encoder,
+    encoder: ChatTokenizer,
     prompts: Sequence[list[int]],
     batch: Sequence[int],
     *,
@@ -120,7 +120,7 @@ def generate_answers(
 
 def continue_greedily(
     model: PreTrainedModel,
-    encoder: Encoder,
+    encoder: ChatTokenizer,
     ids: Tensor,
     mask: Tensor,
     *,
@@ -182,7 +182,7 @@ def _continue(
     cache: DynamicCache | None,
     *,
     steps: int,
-    encoder: Encoder,
+    encoder: ChatTokenizer,
 ) -> tuple[Tensor, DynamicCache | None]:
     """Return the tokens with up to so many more, and a cache of them if there was one."""
     import torch

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.inference.answering import batch_prompts, pair_references
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.inference.models import ADAPTER_WEIGHTS
 from finetune_trainer.model.hardware import Hardware, claimed_gpus, require_gpus
 from finetune_trainer.planning.answering import (
@@ -26,7 +26,7 @@ from finetune_trainer.planning.placement import Placement, place_on_cpu, place_o
 from finetune_trainer.planning.setup import FLOAT32, Setup
 
 
-def count_row_bytes(model: Architecture, encoded: EncodedQuestions, *, bfloat16: bool) -> int:
+def count_row_bytes(model: Architecture, encoded: TokenizedQuestions, *, bfloat16: bool) -> int:
     """Return what the longest question takes beside the weights: cache, logits, temporaries."""
     rows = [
         (len(each.input_ids), sum(end - start for start, end in each.spans))
@@ -61,7 +61,7 @@ def adapter_bytes(folder: Path | None) -> int:
 
 def choose_held(
     model: Architecture,
-    several: Sequence[EncodedQuestions],
+    several: Sequence[TokenizedQuestions],
     *,
     size: int,
     adapter: int = 0,
@@ -105,7 +105,7 @@ def choose_held(
     )
 
 
-def _describe_batches(encoded: EncodedQuestions, held: int) -> list[Asked]:
+def _describe_batches(encoded: TokenizedQuestions, held: int) -> list[Asked]:
     """Return the shape of each batch of prompts where so many tokens are held."""
     references = _reference_sizes(encoded)
     batches = batch_prompts(encoded, None, held_tokens=held)
@@ -124,7 +124,7 @@ def _describe_batches(encoded: EncodedQuestions, held: int) -> list[Asked]:
     ]
 
 
-def _reference_sizes(encoded: EncodedQuestions) -> dict[int, int]:
+def _reference_sizes(encoded: TokenizedQuestions) -> dict[int, int]:
     """Return the tokens that follow each prompt in the example that is scored with it."""
     return {
         prompt: len(encoded.examples[example].input_ids) - len(encoded.prompts[prompt])

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from finetune_trainer.evaluate.inference.answering import Asker, Said
-    from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+    from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
     from finetune_trainer.evaluate.inference.models import ModelPair
-    from finetune_trainer.model.encoding import Encoder
+    from finetune_trainer.model.encoding import ChatTokenizer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,8 +176,8 @@ def answer_by_server(plan: WorkerPlan, rank: int) -> None:
     )
     from finetune_trainer.evaluate.inference.engine.asking import (
         NUM_AT_ONCE,
-        ServedSide,
-        ask_sides,
+        ServedVariant,
+        ask_variants,
         find_too_long,
         measure_room,
     )
@@ -190,9 +190,9 @@ def answer_by_server(plan: WorkerPlan, rank: int) -> None:
     job = ResolvedJob.from_json(Path(plan.job).read_text())
     folder, adapters = Path(plan.control_dir), {"tuned": Path(plan.tuned_dir)}
     before = read_answers(folder / BEFORE_NAME)
-    read = read_sides(plan, job)
+    read = read_variants(plan, job)
     sides = {
-        name: ServedSide(
+        name: ServedVariant(
             model=model_of(name), encoder=read[name][0], encoded=read[name][1], before=before[name]
         )
         for name in plan.sides
@@ -223,7 +223,7 @@ def answer_by_server(plan: WorkerPlan, rank: int) -> None:
         with _keeping(folder, rank) as keep:
             at_once = batch_size if isinstance(batch_size, int) else NUM_AT_ONCE
             client = EngineClient(server, max_tokens=longest)
-            ask_sides(sides, client, keep, num_at_once=at_once)
+            ask_variants(sides, client, keep, num_at_once=at_once)
     except TrainerError:
         server.keep_log(folder)
         raise
@@ -272,11 +272,13 @@ def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Aske
             rank=rank,
             num_workers=plan.num_workers,
         )
-        for side, (encoder, encoded) in read_sides(plan, job).items()
+        for side, (encoder, encoded) in read_variants(plan, job).items()
     }
 
 
-def read_sides(plan: WorkerPlan, job: ResolvedJob) -> dict[str, tuple[Encoder, EncodedQuestions]]:
+def read_variants(
+    plan: WorkerPlan, job: ResolvedJob
+) -> dict[str, tuple[ChatTokenizer, TokenizedQuestions]]:
     """Return the encoder and the questions of each side."""
     from finetune_trainer.evaluate.inference.encoded import folder_of, name_of, read_encoded
     from finetune_trainer.model.chat_format import read_format

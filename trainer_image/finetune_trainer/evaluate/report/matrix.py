@@ -12,7 +12,7 @@ import numpy as np
 
 from finetune_trainer.evaluate.metrics.labels import LabelTable
 
-SIDE = 640
+WIDTH_PIXELS = 640
 """Of the picture without its margin, in units of its own: it is scaled to the page."""
 MARGIN = 26
 MAX_TICKS = 16
@@ -57,7 +57,7 @@ class Matrix:
     other: float
     numbers: dict[str, int]
     words: str
-    side: int = SIDE
+    side: int = WIDTH_PIXELS
     margin: int = MARGIN
 
 
@@ -72,8 +72,8 @@ def draw_matrix(table: LabelTable, *, none: str) -> Matrix:
     names = [table.labels[i] for i in order]
     counts = table.counts[np.ix_(order, [*order, len(order)])]
     # The column of other answers stands half a square apart.
-    size = SIDE / (len(order) + 1.5)
-    other = MARGIN + SIDE - size
+    size = WIDTH_PIXELS / (len(order) + 1.5)
+    other = MARGIN + WIDTH_PIXELS - size
     squares = []
     for row, column in np.argwhere(counts):
         share = counts[row, column] / counts[row].sum()

@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.evaluation.scoring import (
     BASELINE_WORDS,
-    BETTER_SIDE_UNKNOWN,
+    DIRECTION_UNKNOWN,
     LOWER_IS_BETTER,
     BaselineName,
 )
@@ -44,7 +44,7 @@ from finetune_trainer.publish.declared import provenance_rows, use_facts
 
 NUM_SAMPLES_IN_REPORT = 10
 SIDES = ("base", "tuned")
-_NOT_OF_ANSWERS = LOWER_IS_BETTER | BETTER_SIDE_UNKNOWN | {"preferenceAccuracy"}
+_NOT_OF_ANSWERS = LOWER_IS_BETTER | DIRECTION_UNKNOWN | {"preferenceAccuracy"}
 """By these it is not told which answers are better."""
 
 Tables = tuple[LabelTable, LabelTable]

@@ -79,7 +79,9 @@ def judge_alarms(
         told.append(GateResult(**_settle(name, alarms[name], titles), **result))
     for name, why in {**unfit, **unmeasured}.items():
         if name not in gated:
-            told.append(GateResult(**_settle(name, alarms[name], titles), **_not_told(name, why)))
+            told.append(
+                GateResult(**_settle(name, alarms[name], titles), **_unmeasured_result(name, why))
+            )
     return _rename_equal(told, titles)
 
 
@@ -157,7 +159,7 @@ def _tell(
     }
 
 
-def _not_told(name: str, why: str) -> dict[str, Any]:
+def _unmeasured_result(name: str, why: str) -> dict[str, Any]:
     words = f"{name} was not measured: {why}"
     is_long = len(words) > MAX_GATE_MESSAGE
     return {

@@ -77,7 +77,7 @@ class Constant:
         return [self.texts[place] for place in places.tolist()]
 
 
-def claims_level(gate: Gate) -> bool:
+def tests_a_level(gate: Gate) -> bool:
     """Return whether a gate says that answers are good, which one text must not meet.
 
     "May lose at most so much" says nothing of how good they are, and neither does ``atMost``.

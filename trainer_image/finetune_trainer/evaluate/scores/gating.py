@@ -17,7 +17,7 @@ from finetune_trainer.evaluate.metrics.catalog import (
     ROW_METRICS,
     Settings,
 )
-from finetune_trainer.evaluate.scores.constants import claims_level
+from finetune_trainer.evaluate.scores.constants import tests_a_level
 from finetune_trainer.evaluate.scores.measuring import compare_by, compare_published, find_rivals
 from finetune_trainer.evaluate.scores.slices import take_judged, take_slice
 from finetune_trainer.verdict.gates import (
@@ -64,7 +64,7 @@ def judge_goal(
     return check_evidence(met, words, num_prompts=number, min_prompts=spec.evaluation.min_prompts)
 
 
-def tell_criteria(goal: Goal | None, measured: Mapping[str, Measurement]) -> list[Criterion]:
+def list_criteria(goal: Goal | None, measured: Mapping[str, Measurement]) -> list[Criterion]:
     """Return what the goal asks, one by one; empty without a goal, or where it is not measured."""
     found = measured.get(goal.metric) if goal is not None else None
     return [] if goal is None or found is None else find_criteria(goal, found)
@@ -102,7 +102,7 @@ def judge_gates(
         if gate.metric not in ROW_METRICS:
             return others.get(gate.metric) or Unmeasured(why="nothing measured it in this run")
         over_published = gate.over_published is not None
-        key = f"{over_published} {claims_level(gate)} {gate.metric} {gate.slice!r}"
+        key = f"{over_published} {tests_a_level(gate)} {gate.metric} {gate.slice!r}"
         if key not in known:
             known[key] = (
                 _measure_published(job, comparison, gate, settings, published)
@@ -126,7 +126,7 @@ def _measure(
         num_prompts=num_prompts,
         baseline=baseline,
         rivals=find_rivals(job, part, gate.metric, settings, whole=comparison)
-        if claims_level(gate)
+        if tests_a_level(gate)
         else (),
     )
 
@@ -161,7 +161,7 @@ def _measure_published(
         num_prompts=num_prompts,
         version=published.version,
         rivals=find_rivals(job, part, gate.metric, settings, whole=comparison)
-        if claims_level(gate)
+        if tests_a_level(gate)
         else (),
     )
 

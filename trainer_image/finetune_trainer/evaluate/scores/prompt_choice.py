@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from finetune_api.v1alpha1.evaluation.scoring import (
-    BETTER_SIDE_UNKNOWN,
+    DIRECTION_UNKNOWN,
     JUDGE_METRICS,
     LOWER_IS_BETTER,
     BaselineName,
@@ -38,7 +38,7 @@ def ways_of(name: str, comparison: Comparison) -> dict[BaselineName, Answers]:
         ways |= {"Likelihood": comparison.likelihood} if comparison.likelihood else {}
         return {way: said for way, said in ways.items() if said.judged is not None}
     # Where nothing is better or worse, the base as it is stands beside the tuned model.
-    if prompted is None or name in BETTER_SIDE_UNKNOWN:
+    if prompted is None or name in DIRECTION_UNKNOWN:
         return ways
     if name in LOWER_IS_BETTER:
         # Losses compare over the same tokens alone.

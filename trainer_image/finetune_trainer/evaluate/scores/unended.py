@@ -14,7 +14,7 @@ NAMES = {
 }
 
 
-def tell_unended(said: Mapping[str, Answers], limits: Mapping[str, int]) -> str:
+def describe_unended(said: Mapping[str, Answers], limits: Mapping[str, int]) -> str:
     """Say how many answers are empty because reasoning took all the tokens; empty if none are.
 
     Args:

@@ -23,7 +23,7 @@ from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import Settings
 from finetune_trainer.evaluate.question_set import QuestionSet
 from finetune_trainer.evaluate.scores.alarms import Alarm
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.run import BaseModel, RunStorage, Workspace
 from finetune_trainer.storage import Manifest
@@ -74,7 +74,7 @@ class Task:
     adapter: Manifest
     adapter_dir: Path
     record: dict[str, Any]
-    encoder: Encoder
+    encoder: ChatTokenizer
     asked: QuestionSet
     settings: Settings
     base_dir: Path

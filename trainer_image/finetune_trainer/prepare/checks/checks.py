@@ -32,7 +32,7 @@ class RowPair:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SideCount:
+class SplitCount:
     """Affected rows of one side.
 
     ``kinds`` counts them by kind; a row may have several.
@@ -65,13 +65,13 @@ class Finding:
     counts: Mapping[str, int] = field(default_factory=dict)
     files: Mapping[str, int] = field(default_factory=dict)
     pairs: tuple[RowPair, ...] = ()
-    sides: tuple[SideCount, ...] = ()
+    sides: tuple[SplitCount, ...] = ()
 
 
 DivisionCheck = Callable[[Division], Finding]
 
 
-def count_groups_on_two_sides(division: Division) -> Finding:
+def count_groups_on_two_splits(division: Division) -> Finding:
     """Count groups that the sources' own sides spread over two sides."""
     number = division.num_groups_on_two_sides
     message = ""
@@ -84,7 +84,7 @@ def count_groups_on_two_sides(division: Division) -> Finding:
     return Finding(name="groupsOnTwoSides", num_flagged=number, message=message)
 
 
-DIVISION_CHECKS: tuple[DivisionCheck, ...] = (count_groups_on_two_sides,)
+DIVISION_CHECKS: tuple[DivisionCheck, ...] = (count_groups_on_two_splits,)
 
 
 def check_division(division: Division) -> list[Finding]:
@@ -96,7 +96,7 @@ FEW_ROWS, MANY_ROWS = 500, 5000
 """Most fine-tunes take good examples of this number; fewer teach little, more rarely help."""
 
 
-def tell_size(num_rows: int) -> list[Finding]:
+def check_size(num_rows: int) -> list[Finding]:
     """Report a data set that is smaller or larger than usual."""
     if FEW_ROWS <= num_rows <= MANY_ROWS:
         return []
@@ -111,7 +111,7 @@ def tell_size(num_rows: int) -> list[Finding]:
     return [Finding(name="numRows", num_flagged=num_rows, message=message)]
 
 
-def tell_thoughtless(num_rows: int, num_all: int) -> list[Finding]:
+def check_reasoning(num_rows: int, num_all: int) -> list[Finding]:
     """Say in how many of all rows reasoning of an answer is not learned, if in any."""
     if not num_rows:
         return []
@@ -123,7 +123,7 @@ def tell_thoughtless(num_rows: int, num_all: int) -> list[Finding]:
     return [Finding(name="reasoningNotWritten", num_flagged=num_rows, message=message)]
 
 
-def tell_dropped(num_rows: int) -> Finding | None:
+def check_dropped_rows(num_rows: int) -> Finding | None:
     """Say how many rows ``dataset.onTooLong: Drop`` left out; None for none."""
     if not num_rows:
         return None

@@ -113,7 +113,7 @@ def _is_ending(row: Mapping[str, Any], label: str) -> bool:
     return is_after_answer and (is_sentence or _POLITE.search(label) is not None)
 
 
-def tell_labels(found: Labels) -> list[Finding]:
+def check_labels(found: Labels) -> list[Finding]:
     """Report uneven labels without naming one; their finding counts the spellings."""
     labels = found.counts
     if not labels:
@@ -126,8 +126,8 @@ def tell_labels(found: Labels) -> list[Finding]:
             "nothing is learned about when to say it"
         )
         one = Finding(name="oneLabel", num_flagged=num_rows, message=message)
-        return [one, *_tell_spellings(found)]
-    findings = _tell_spellings(found)
+        return [one, *_check_spellings(found)]
+    findings = _check_spellings(found)
     if 100 * most >= DOMINANT_PERCENT * num_rows:
         message = (
             f"{most} of {num_rows} rows have the same of {len(labels)} labels: a model that always "
@@ -152,7 +152,7 @@ def tell_labels(found: Labels) -> list[Finding]:
     return findings
 
 
-def _tell_spellings(found: Labels) -> list[Finding]:
+def _check_spellings(found: Labels) -> list[Finding]:
     if not found.spellings:
         return []
     message = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from finetune_api.protocol.stage_results import NUM_INVALID_ROWS_TOLD
+from finetune_api.protocol.stage_results import MAX_INVALID_ROWS_REPORTED
 from finetune_trainer.data.report import place_row
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import RowsRefused
@@ -39,7 +39,7 @@ class LongRows:
         """Count one."""
         self.number += 1
         self.longest = max(self.longest, row.num_tokens)
-        if len(self.first) < NUM_INVALID_ROWS_TOLD:
+        if len(self.first) < MAX_INVALID_ROWS_REPORTED:
             self.first.append(row)
 
     def refuse(self, total: int, max_sequence_length: int, *, most_need: int) -> None:

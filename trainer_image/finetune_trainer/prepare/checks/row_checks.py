@@ -114,7 +114,7 @@ class WeakAnswers:
 
     def summarise(self, tally: Tally) -> Sequence[Finding]:
         """Report the counts. Raise ``AnswersRepeatPrompts`` if nearly all answers do."""
-        findings = [_tell_echoes(tally), _tell_placeholders(tally), _tell_scripts(tally)]
+        findings = [_check_echoes(tally), _check_placeholders(tally), _check_scripts(tally)]
         return [finding for finding in findings if finding is not None]
 
 
@@ -216,7 +216,7 @@ def _script_of(text: str) -> str:
     return name if counts[name] else ""
 
 
-def _tell_echoes(tally: Tally) -> Finding | None:
+def _check_echoes(tally: Tally) -> Finding | None:
     number = tally.counts["echo"]
     if not number:
         return None
@@ -230,7 +230,7 @@ def _tell_echoes(tally: Tally) -> Finding | None:
     return Finding(name="answersRepeatPrompts", num_flagged=number, message=words)
 
 
-def _tell_placeholders(tally: Tally) -> Finding | None:
+def _check_placeholders(tally: Tally) -> Finding | None:
     number = tally.counts["placeholder"]
     if not number or 100 * number >= LABELS_SHARE * tally.num_rows:
         return None
@@ -244,7 +244,7 @@ def _tell_placeholders(tally: Tally) -> Finding | None:
     )
 
 
-def _tell_scripts(tally: Tally) -> Finding | None:
+def _check_scripts(tally: Tally) -> Finding | None:
     scripts = {
         name.removeprefix("script "): number
         for name, number in tally.counts.items()

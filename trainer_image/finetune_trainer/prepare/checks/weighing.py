@@ -55,7 +55,7 @@ def count_repeats(
     return repeats
 
 
-def tell_weights(
+def check_weights(
     division: Division, repeats: NDArray[np.uint8], weights: Sequence[str]
 ) -> list[Finding]:
     """Report the effect of weights on the train side; nothing where all are 1."""

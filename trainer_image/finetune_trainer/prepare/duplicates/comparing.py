@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-NUM_PAIRS_TOLD = 3
+MAX_PAIRS_REPORTED = 3
 """Pairs of rows that a message names."""
 
 
@@ -120,7 +120,7 @@ def compare_rows(
     findings.append(_judge_leaks(rows, prompts, dataset))
     if near == "Drop":
         answers = NearAnswers(rows, spool, threshold=threshold)
-        findings.append(_tell_near_copies(rows, remove_near(rows, prompts, answers)))
+        findings.append(_near_copies_finding(rows, remove_near(rows, prompts, answers)))
     conflicts = find_conflicts(rows, prompts)
     pairs = list(
         zip(
@@ -135,7 +135,7 @@ def compare_rows(
         prompts.of(rows.keys.positions),
         no_pairs() if near == "Keep" else prompts.near,
     )
-    findings.append(_tell_clusters(clusters, len(rows.keys)))
+    findings.append(_clusters_finding(clusters, len(rows.keys)))
     return Compared(
         keys=RowKeys(
             positions=rows.keys.positions,
@@ -211,7 +211,7 @@ def _judge_leaks(rows: Comparison, prompts: Prompts, dataset: Dataset) -> Findin
     return _removal(rows, removed, message)
 
 
-def _tell_near_copies(rows: Comparison, removed: Removed) -> Finding:
+def _near_copies_finding(rows: Comparison, removed: Removed) -> Finding:
     message = (
         f"{len(removed)} rows have prompt and answer near to an earlier row's, and are left "
         f"out (dataset.duplicates.near: Drop){_such_as(rows, removed)}"
@@ -253,7 +253,7 @@ def _judge_conflicts(rows: Comparison, conflicts: Conflicts, dataset: Dataset) -
     )
 
 
-def _tell_clusters(clusters: Clusters, num_rows: int) -> Finding:
+def _clusters_finding(clusters: Clusters, num_rows: int) -> Finding:
     parts = []
     if clusters.num_near_groups:
         parts.append(
@@ -288,8 +288,8 @@ def _such_as(rows: Comparison, removed: Removed) -> str:
 
 
 def _name(pairs: Sequence[RowPair], total: int) -> str:
-    more = ", ..." if total > NUM_PAIRS_TOLD else ""
-    return ", ".join(map(str, pairs[:NUM_PAIRS_TOLD])) + more
+    more = ", ..." if total > MAX_PAIRS_REPORTED else ""
+    return ", ".join(map(str, pairs[:MAX_PAIRS_REPORTED])) + more
 
 
 def _pairs(

@@ -88,7 +88,7 @@ def find_prompts(
                 threshold=threshold,
                 folder=Path(folder),
                 workers=workers,
-                sides=_by_side(rows, positions, number),
+                sides=_by_split(rows, positions, number),
                 on_progress=on_progress,
             )
     prompts = Prompts(digests=digests, number_of=number_of, first=first, near=near, leaks=near)
@@ -100,7 +100,7 @@ def find_prompts(
     return replace(prompts, near=near, leaks=leaks)
 
 
-def _by_side(
+def _by_split(
     rows: Comparison, positions: NDArray[np.int64], number: NDArray[np.int64]
 ) -> list[NDArray[np.int64]]:
     """Return the numbers of the prompts of each side, drawn by content: they ascend by digest."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from finetune_api.v1alpha1.spec.privacy import ENTITIES
-from finetune_trainer.prepare.checks.checks import Finding, SideCount
+from finetune_trainer.prepare.checks.checks import Finding, SplitCount
 from finetune_trainer.prepare.rows.spool import SIDES
 from finetune_trainer.prepare.splits.dividing import Division
 
@@ -25,7 +25,7 @@ def mark_kinds(kinds: Iterable[str]) -> int:
     return sum(1 << place for place, entity in enumerate(ENTITIES) if entity in found)
 
 
-def count_by_side(
+def count_by_split(
     findings: Sequence[Finding], division: Division, personal: NDArray[np.uint16]
 ) -> list[Finding]:
     """Return the findings; that of personal data gets its rows on each side.
@@ -38,7 +38,7 @@ def count_by_side(
         there = marks[division.sides == code]
         kinds = {entity: int((there >> place & 1).sum()) for place, entity in enumerate(ENTITIES)}
         sides.append(
-            SideCount(
+            SplitCount(
                 side=side,
                 num_rows=int((there > 0).sum()),
                 kinds={entity: number for entity, number in kinds.items() if number},

@@ -34,7 +34,7 @@ from finetune_trainer.prepare.reading.formats.verdicts import explain_unwanted, 
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.reading.times import read_time
 
-_SIDES = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
+_SPLITS = {"Train": Side.TRAIN, "Validation": Side.VALIDATION, "Test": Side.TEST}
 
 
 NUM_FIRST_ROWS = 200
@@ -255,7 +255,7 @@ def _convert(source: Source, convert: Convert, file: str, row: RawRow) -> Exampl
             convert(row.fields),
             file=file,
             line=row.line,
-            side=_SIDES.get(source.side),
+            side=_SPLITS.get(source.side),
             group_value=read_group(row.fields, group_column),
             time=read_time(row.fields, time_column),
             slices=read_slices(row.fields, slice_columns),

@@ -10,7 +10,7 @@ from finetune_api.protocol.stage_results import RowCounts
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.spec import MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_trainer.data.held_out import HeldOutSide, IsSeen, counts_for
+from finetune_trainer.data.held_out import HeldOutSplit, IsSeen, counts_for
 from finetune_trainer.data.keys import uri_of
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
 from finetune_trainer.data.report import place_row, report_invalid_rows
@@ -68,7 +68,7 @@ def _remedy(num_invalid: int, num_valid: int) -> str:
     )
 
 
-def require_sides(rows: RowCounts) -> None:
+def require_splits(rows: RowCounts) -> None:
     """Refuse a division without rows to train on or to hold out. Raise ``DataError``."""
     if rows.train == 0:
         raise DataError(
@@ -140,7 +140,7 @@ def require_preferences(objective: str, folder: Path) -> None:
             )
 
 
-def require_prompts(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: int) -> None:
+def require_prompts(spec: FineTuneJobSpec, side: HeldOutSplit, *, num_questions: int) -> None:
     """Refuse a held-out side that could never publish anything, before training.
 
     Raises:
@@ -155,8 +155,8 @@ def require_prompts(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: 
     if enough is None:
         raise DataError(
             "TooFewHeldOutPrompts",
-            f"{_tell_prompts(spec, side, counts)}, and evaluation.minPrompts asks for {least}: so "
-            "few prove nothing, and nothing would be published. Add examples, raise "
+            f"{_describe_prompts(spec, side, counts)}, and evaluation.minPrompts asks for {least}: "
+            "so few prove nothing, and nothing would be published. Add examples, raise "
             f"dataset.split.testPercent, give a source with side: Test, {accepting}",
         )
     raise DataError(
@@ -168,7 +168,7 @@ def require_prompts(spec: FineTuneJobSpec, side: HeldOutSide, *, num_questions: 
     )
 
 
-def _tell_prompts(spec: FineTuneJobSpec, side: HeldOutSide, counts: IsSeen) -> str:
+def _describe_prompts(spec: FineTuneJobSpec, side: HeldOutSplit, counts: IsSeen) -> str:
     """Say how many prompts are held out, and which rows are none."""
     number = side.number(len(side.questions), counts)
     words = f"the held-out side has {number} distinct prompt(s) in {side.num_rows} row(s)"

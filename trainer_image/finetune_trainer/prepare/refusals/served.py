@@ -15,7 +15,7 @@ from finetune_trainer.data.rows import other_answer, prompt_of
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import served_context
-from finetune_trainer.model.encoding import Encoder, make_encoder
+from finetune_trainer.model.encoding import ChatTokenizer, make_encoder
 from finetune_trainer.model.load import read_config, read_model_architecture
 from finetune_trainer.planning.answering import answer_length
 from finetune_trainer.planning.experts import reaches_experts
@@ -47,7 +47,7 @@ def require_served(job: ResolvedJob, folder: Path) -> None:
         )
 
 
-def require_room(context: StageContext, folder: Path, *, num_questions: int) -> None:
+def require_context(context: StageContext, folder: Path, *, num_questions: int) -> None:
     """Refuse held-out questions that are longer than a vLLM server's model length.
 
     Raises:
@@ -74,12 +74,12 @@ def require_room(context: StageContext, folder: Path, *, num_questions: int) -> 
 def find_unserved(
     context: StageContext, folder: Path, *, num_questions: int
 ) -> list[DataError | UserError]:
-    """Return all refusals of :func:`require_served` and :func:`require_room`."""
+    """Return all refusals of :func:`require_served` and :func:`require_context`."""
     model_dir, _ = context.model_folder(include_weights=False)
     refusals: list[DataError | UserError] = []
     for require in (
         partial(require_served, context.job, model_dir),
-        partial(require_room, context, folder, num_questions=num_questions),
+        partial(require_context, context, folder, num_questions=num_questions),
     ):
         try:
             require()
@@ -118,7 +118,7 @@ def _find_problem(lengths: _Lengths, answer: int, room: int, *, is_auto: bool) -
     return ""
 
 
-def _measure(encoder: Encoder, rows: Iterator[dict[str, Any]]) -> _Lengths:
+def _measure(encoder: ChatTokenizer, rows: Iterator[dict[str, Any]]) -> _Lengths:
     example, prompt = 0, 0
     answers: list[int] = []
     for row in rows:

@@ -44,7 +44,7 @@ class FindingRow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SideTable:
+class SplitTable:
     """Lengths of the sides with one tokenizer."""
 
     tokenizer: str
@@ -78,7 +78,7 @@ def render_page(
         ],
         personal=_personal_rows(report),
         invalid=report.invalid_rows,
-        sides=[_side_table(name, tokens) for name, tokens in report.tokens.items()],
+        sides=[_split_table(name, tokens) for name, tokens in report.tokens.items()],
         histogram=draw_lengths(report),
         labels=_label_rows(report.labels),
         labels_words=describe_labels(report.labels),
@@ -247,8 +247,8 @@ def _encoding_words(file: FileReport) -> str:
     return f"{file.encoding}: {file.encoding_reason}" if file.encoding_reason else file.encoding
 
 
-def _side_table(tokenizer: str, sides: Mapping[str, TokenReport]) -> SideTable:
-    return SideTable(
+def _split_table(tokenizer: str, sides: Mapping[str, TokenReport]) -> SplitTable:
+    return SplitTable(
         tokenizer=tokenizer,
         rows=[
             (

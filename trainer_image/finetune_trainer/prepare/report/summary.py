@@ -16,9 +16,9 @@ from finetune_trainer.data.report import (
     LabelReport,
     LengthBin,
     RowPairReport,
-    SideRows,
     SourceReport,
     SplitReport,
+    SplitRows,
     TokenReport,
     TrainedReport,
     report_invalid_rows,
@@ -92,7 +92,7 @@ def make_report(
             ),
         ),
         max_sequence_length=spec.hyperparameters.max_sequence_length,
-        remedies=[*remedies, *_tell_examples(tokens)],
+        remedies=[*remedies, *_describe_examples(tokens)],
         tokens={
             tokenizer_name(spec.model): {
                 side.value: report_tokens(statistics) for side, statistics in tokens.items()
@@ -111,7 +111,7 @@ def make_report(
     )
 
 
-def _tell_examples(tokens: dict[Side, TokenStatistics]) -> list[str]:
+def _describe_examples(tokens: dict[Side, TokenStatistics]) -> list[str]:
     train = tokens.get(Side.TRAIN)
     if train is None or train.num_examples == train.num_rows:
         return []
@@ -149,7 +149,7 @@ def _report_source(job: ResolvedJob, read: Input, index: int) -> SourceReport:
     )
 
 
-def tell_empty_files(job: ResolvedJob, read: Input) -> list[Finding]:
+def check_empty_files(job: ResolvedJob, read: Input) -> list[Finding]:
     """Say which files of plain text give no row, in one finding."""
     empty = [
         file.name
@@ -165,7 +165,7 @@ def tell_empty_files(job: ResolvedJob, read: Input) -> list[Finding]:
     return [Finding(name="emptyFiles", num_flagged=len(empty), message=message)]
 
 
-def tell_encodings(tell: Callable[[str], None], files: Sequence[SourceFile]) -> None:
+def report_encodings(tell: Callable[[str], None], files: Sequence[SourceFile]) -> None:
     """Say which files are not in UTF-8, once for each encoding."""
     names: dict[tuple[str, str], list[str]] = {}
     for file in files:
@@ -176,7 +176,7 @@ def tell_encodings(tell: Callable[[str], None], files: Sequence[SourceFile]) -> 
         tell(f"{found[0]}{more} read as {encoding}: {reason}")
 
 
-def tell_report(
+def report_sentences(
     tell: Callable[[str], None],
     job: ResolvedJob,
     report: DatasetReport,
@@ -203,7 +203,7 @@ def tell_report(
     for check in report.checks:
         if check.message:
             tell(check.message)
-    for sentence in _tell_split(job, report.split, questions):
+    for sentence in _describe_split(job, report.split, questions):
         tell(sentence)
     for remedy in report.remedies:
         tell(remedy)
@@ -221,7 +221,9 @@ def count_rows(sides: Mapping[Side, RowFile]) -> RowCounts:
     return RowCounts(**{side.value: len(rows) for side, rows in sides.items()})
 
 
-def _tell_split(job: ResolvedJob, split: SplitReport, questions: QuestionCount | None) -> list[str]:
+def _describe_split(
+    job: ResolvedJob, split: SplitReport, questions: QuestionCount | None
+) -> list[str]:
     sentences = []
     if split.labels is not None:
         words = f"every side has its share of each of the {split.labels} labels"
@@ -267,7 +269,7 @@ def report_findings(findings: Sequence[Finding]) -> list[CheckReport]:
             counts=dict(finding.counts),
             files=dict(finding.files),
             sides=[
-                SideRows(side=one.side.value, rows=one.num_rows, kinds=dict(one.kinds))
+                SplitRows(side=one.side.value, rows=one.num_rows, kinds=dict(one.kinds))
                 for one in finding.sides
             ],
             pairs=[

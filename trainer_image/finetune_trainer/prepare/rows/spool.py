@@ -136,7 +136,7 @@ def pack_rows(examples: Sequence[Example], *, is_benchmark: bool = False) -> Pac
         lines="".join(f"{example.to_json()}\n" for example in examples).encode(),
         groups=bytes.fromhex("".join(example.group for example in examples)),
         contents=bytes.fromhex("".join(example.content for example in examples)),
-        sides=bytes(BENCHMARK if is_benchmark else _side_code(row.side) for row in examples),
+        sides=bytes(BENCHMARK if is_benchmark else _split_code(row.side) for row in examples),
         prompts=b"".join(prompts),
         prompt_bytes=array("I", map(len, prompts)).tobytes(),
         marks=(
@@ -154,7 +154,7 @@ def pack_rows(examples: Sequence[Example], *, is_benchmark: bool = False) -> Pac
     )
 
 
-def _side_code(side: Side | None) -> int:
+def _split_code(side: Side | None) -> int:
     return LOOSE if side is None else SIDES.index(side)
 
 

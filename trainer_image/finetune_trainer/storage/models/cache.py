@@ -30,7 +30,7 @@ from finetune_trainer.storage.manifest import canonical_json
 from finetune_trainer.storage.models.digests import (
     DownloadRecord,
     FileDigest,
-    Tell,
+    ReportFunction,
     find_differences,
     matches_listing,
     matches_name,
@@ -60,7 +60,7 @@ def fetch_model(
     include_weights: bool = True,
     allow_code: bool = False,
     pinned: str | None = None,
-    tell: Tell = lambda _: None,
+    tell: ReportFunction = lambda _: None,
 ) -> tuple[Path, str]:
     """Bring a base model to this node.
 
@@ -98,7 +98,7 @@ def fetch_model(
 
 
 def _use_in_place(
-    folder: Path, uri: str, selection: ModelSelection, tell: Tell
+    folder: Path, uri: str, selection: ModelSelection, tell: ReportFunction
 ) -> tuple[Path, str]:
     if not folder.is_dir():
         raise UserError(
@@ -227,7 +227,7 @@ class _Cache:
 
     folder: Path
     selection: ModelSelection
-    tell: Tell
+    tell: ReportFunction
 
     def find(self, uri: str, revision: str, *, tell_damage: bool = False) -> Path | None:
         """Return the folder of a model that is here whole; needs no write access."""
@@ -277,7 +277,7 @@ class _Cache:
                         self._record(folder).rename(self._record(partial))
                     folder.rename(partial)
                 partial.mkdir(exist_ok=True)
-            _check_room(partial, files)
+            _check_disk_space(partial, files)
             digests = fill(partial)
             body = {"uri": uri, "revision": revision, "files": record_of(digests)}
             with local_writes(folder):
@@ -375,7 +375,7 @@ def _check_size(store: ObjectStore, file: ObjectInfo, path: Path) -> None:
         )
 
 
-def _check_room(folder: Path, files: Sequence[ObjectInfo]) -> None:
+def _check_disk_space(folder: Path, files: Sequence[ObjectInfo]) -> None:
     have = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     missing = sum(file.num_bytes for file in files) - have
     if missing > shutil.disk_usage(folder).free:

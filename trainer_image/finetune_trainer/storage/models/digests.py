@@ -19,13 +19,13 @@ from finetune_trainer.storage.checksums import hash_file
 from finetune_trainer.storage.store import ObjectInfo
 
 NUM_THREADS = 4
-TOLD_BYTES = 100_000_000
+REPORTED_BYTES = 100_000_000
 """Smaller models are verified without a word."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _GIT_BLOB = re.compile(r"[0-9a-f]{40}")
 
-Tell = Callable[[str], None]
+ReportFunction = Callable[[str], None]
 """Receives messages for people."""
 
 
@@ -56,7 +56,7 @@ _lock = threading.Lock()
 
 
 def find_differences(
-    folder: Path, files: Mapping[str, FileDigest], *, tell: Tell
+    folder: Path, files: Mapping[str, FileDigest], *, tell: ReportFunction
 ) -> list[Difference]:
     """Return the files that are missing or differ, in the order of ``files``.
 
@@ -68,7 +68,7 @@ def find_differences(
         checks = list(pool.map(lambda path: _check(folder, path, files[path]), files))
     num_bytes = sum(num_read for num_read, _ in checks)
     differences = [difference for _, difference in checks if difference]
-    if num_bytes >= TOLD_BYTES and not differences:
+    if num_bytes >= REPORTED_BYTES and not differences:
         seconds = time.monotonic() - start
         tell(
             f"verified {len(files)} files of the base model by sha256: {num_bytes / 1e9:.1f} GB in "

@@ -18,7 +18,7 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.errors import Hang, OutOfMemory, TrainerError
 from finetune_trainer.storage import AlreadyExists, ObjectStore
 from finetune_trainer.train.parent.launch import RECIPE_NAME
-from finetune_trainer.train.recipe.lesson import End, what_next
+from finetune_trainer.train.recipe.lesson import End, with_next_attempt
 
 MAX_TRIES = 20
 _END = re.compile(r"(\d+)/end\.json")
@@ -49,7 +49,7 @@ def noting_end(context: StageContext, control_dir: Path) -> Iterator[None]:
         if stacks:
             error.message += f"; the stacks of all ranks are in {context.uri_of(key)}"
         if isinstance(error, OutOfMemory):
-            raise what_next(context.job, end, error) from None
+            raise with_next_attempt(context.job, end, error) from None
         raise
 
 

@@ -40,7 +40,7 @@ DRAIN_SECONDS = 60.0
 POLL_SECONDS = 2.0
 """How often ranks that wait for storage ask each other."""
 
-STALL_WORTH_TELLING_SECONDS = 1.0
+STALL_REPORTED_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,13 +199,13 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
             self._on_wait()
             self._outbox.report()
             waited = time.monotonic() - began
-            if waits_for and not told and waited > 10 * STALL_WORTH_TELLING_SECONDS:
+            if waits_for and not told and waited > 10 * STALL_REPORTED_SECONDS:
                 told = True
                 self._tell(f"training waits at step {state.global_step} for storage: {waits_for}")
             self._outbox.wait(POLL_SECONDS)
         waited = time.monotonic() - began
         self.stall_seconds += waited
-        if waits_for and waited > STALL_WORTH_TELLING_SECONDS:
+        if waits_for and waited > STALL_REPORTED_SECONDS:
             self._tell(
                 f"training waited {waited:.1f} s at step {state.global_step} for storage to take "
                 f"{waits_for}; raise checkpoint.everySteps or use faster storage if this repeats"

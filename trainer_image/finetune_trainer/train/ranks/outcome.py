@@ -34,7 +34,7 @@ def tell_start(
     emit.plan(describe_plan(job, data, read_model_architecture(Path(plan.model_dir)), recipe))
 
 
-def tell_adapter(
+def emit_adapter_warnings(
     emit: EventEmitter, adapter: Adapter, model: PreTrainedModel, lora: LoraConfig | None
 ) -> None:
     """Emit a warning where the adapter differs from the job's."""

@@ -22,7 +22,7 @@ from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.rows import other_answer
 from finetune_trainer.errors import DataError
-from finetune_trainer.model.encoding import IGNORED, Encoder
+from finetune_trainer.model.encoding import IGNORED, ChatTokenizer
 from finetune_trainer.train.ranks.sft import silence, training_arguments
 from finetune_trainer.train.ranks.validation import ExactValidation, LoraPlus
 from finetune_trainer.train.recipe.recipe import Recipe
@@ -54,7 +54,7 @@ class Preferred:
 
 
 def encode_preferences(
-    encoder: Encoder, rows: Iterable[dict[str, Any]], *, objective: str, side: str, seed: int
+    encoder: ChatTokenizer, rows: Iterable[dict[str, Any]], *, objective: str, side: str, seed: int
 ) -> list[Preferred]:
     """Encode all rows of a side without those of which an answer was cut away entirely.
 
@@ -123,7 +123,7 @@ def build_trainer(
     callbacks: list[TrainerCallback],
 ) -> ExactValidation:
     """Build the trainer over tokenised examples."""
-    kinds = {"DPO": PairTrainer, "ORPO": OddsRatioTrainer, "KTO": VerdictTrainer}
+    kinds = {"DPO": PairTrainer, "ORPO": OddsRatioTrainer, "KTO": KtoTrainer}
     micro = config.per_device_train_batch_size
     trainer = kinds[job.spec.method.objective](
         model=model,
@@ -204,7 +204,7 @@ class OddsRatioTrainer(PairTrainer):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 
-class VerdictTrainer(ExactValidation, LoraPlus, KTOTrainer):  # type: ignore[misc]
+class KtoTrainer(ExactValidation, LoraPlus, KTOTrainer):  # type: ignore[misc]
     """KTO over tokenised answers with a verdict."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
@@ -215,7 +215,7 @@ class VerdictTrainer(ExactValidation, LoraPlus, KTOTrainer):  # type: ignore[mis
         return len(batch["label"])
 
 
-def _split(encoder: Encoder, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+def _split(encoder: ChatTokenizer, row: dict[str, Any]) -> tuple[list[int], list[int]]:
     """Return the tokens before the answer, and those of the answer; none if it is cut away."""
     (example,) = encoder.encode_row(row)
     start = example.spans[0][0] if example.has_answer else len(example.input_ids)

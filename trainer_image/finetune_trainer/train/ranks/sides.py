@@ -13,7 +13,7 @@ from finetune_trainer.data.rows import Side
 from finetune_trainer.data.token_files import mapped_file
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.recipe.recipe import DataShape
-from finetune_trainer.train.recipe.shape import shape_of_preferences, shape_of_training_side
+from finetune_trainer.train.recipe.shape import shape_of_preferences, shape_of_train_split
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EncodedSides:
+class EncodedSplits:
     """The sides as token ids and labels; supervised rows are mapped from files."""
 
     train: Dataset | list[Preferred]
@@ -36,22 +36,22 @@ class EncodedSides:
         return len(self.validation) > 0
 
 
-def open_sides(plan: WorkerPlan, job: ResolvedJob) -> EncodedSides:
+def open_splits(plan: WorkerPlan, job: ResolvedJob) -> EncodedSplits:
     """Map the sides that training looks at; ``prepare`` has encoded them."""
     from datasets import Dataset
 
     folder = Path(plan.dataset_dir)
     report = DatasetReport.model_validate_json((folder / REPORT_NAME).read_bytes())
-    return EncodedSides(
+    return EncodedSplits(
         train=Dataset.from_file(str(mapped_file(folder, Side.TRAIN))),
         validation=Dataset.from_file(str(mapped_file(folder, Side.VALIDATION))),
-        shape=shape_of_training_side(job, report),
+        shape=shape_of_train_split(job, report),
     )
 
 
-def encode_sides(
+def encode_splits(
     plan: WorkerPlan, job: ResolvedJob, tokenizer: PreTrainedTokenizerBase
-) -> EncodedSides:
+) -> EncodedSplits:
     """Read and encode preferences. Raise ``DataError`` if no training row keeps an answer."""
     from finetune_trainer.model.chat_format import read_format
     from finetune_trainer.model.encoding import make_encoder, read_rows
@@ -70,4 +70,4 @@ def encode_sides(
         for name, side in (("train", "training"), ("validation", "validation"))
     )
     shape = shape_of_preferences([len(example.input_ids) for example in train])
-    return EncodedSides(train=train, validation=validation, shape=shape)
+    return EncodedSplits(train=train, validation=validation, shape=shape)

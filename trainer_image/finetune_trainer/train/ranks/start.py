@@ -17,16 +17,16 @@ from finetune_trainer.planning.experts import trains_router
 from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
 from finetune_trainer.train.parent.launch import RECIPE_NAME
 from finetune_trainer.train.ranks.handover import WorkerPlan, open_run_store
-from finetune_trainer.train.recipe.lesson import Lesson
+from finetune_trainer.train.recipe.lesson import MemoryLimits
 from finetune_trainer.train.recipe.recipe import Recipe, decide_recipe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from finetune_trainer.train.ranks.sides import EncodedSides
+    from finetune_trainer.train.ranks.sides import EncodedSplits
 
 
-def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSides) -> Recipe:
+def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSplits) -> Recipe:
     """Decide every ``auto`` from rows, model and hardware; write ``recipe.json``.
 
     Raises:
@@ -41,7 +41,7 @@ def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSides) -> Re
         detect_hardware(),
         use_gpu=plan.use_gpu,
         attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=plan.use_gpu),
-        lesson=Lesson(**plan.lesson),
+        lesson=MemoryLimits(**plan.lesson),
     )
     if int(os.environ.get("LOCAL_RANK") or 0) == 0:
         Path(plan.control_dir, RECIPE_NAME).write_text(json.dumps(recipe.to_json()))

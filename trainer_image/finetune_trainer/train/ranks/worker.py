@@ -29,11 +29,11 @@ from finetune_trainer.train.parent.launch import lost_peer
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.ranks.outcome import (
     describe_selection,
+    emit_adapter_warnings,
     leave_outcome,
-    tell_adapter,
     tell_start,
 )
-from finetune_trainer.train.ranks.sides import encode_sides, open_sides
+from finetune_trainer.train.ranks.sides import encode_splits, open_splits
 from finetune_trainer.train.ranks.start import (
     agree_on_checkpoint,
     balances_experts,
@@ -92,7 +92,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     tokenizer = load_tokenizer(
         Path(plan.model_dir), trust_remote_code=job.spec.model.trust_remote_code
     )
-    sides = open_sides(plan, job) if objective is sft else encode_sides(plan, job, tokenizer)
+    sides = open_splits(plan, job) if objective is sft else encode_splits(plan, job, tokenizer)
     recipe = settle_recipe(plan, job, sides)
     # Before the model: with ZeRO-3 the configuration decides how weights are loaded.
     config = objective.build_config(
@@ -125,7 +125,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
         sft.load_adapter(trainer.model, Path(plan.origin_dir or ""))
     if rank == 0:
         tell_start(emit, plan, job, recipe, sides.shape)
-        tell_adapter(emit, method.adapter, model, lora)
+        emit_adapter_warnings(emit, method.adapter, model, lora)
     with suppress(TrainingIsOver):
         train_durably(trainer, plan, watchers)
     watchers.stop.raise_if_stopped(total_steps=recipe.total_steps)

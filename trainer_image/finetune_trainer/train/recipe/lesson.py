@@ -39,7 +39,7 @@ class End:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Lesson:
+class MemoryLimits:
     """Bounds on the recipe; the defaults bound nothing.
 
     Attributes:
@@ -58,7 +58,7 @@ def smallest_micro_batch(job: ResolvedJob) -> int:
     return 2 if job.spec.method.objective == "KTO" else 1
 
 
-def learn(job: ResolvedJob, ends: Iterable[End]) -> Lesson:
+def learn(job: ResolvedJob, ends: Iterable[End]) -> MemoryLimits:
     """Return the limits that follow from the ends of earlier attempts."""
     smallest = smallest_micro_batch(job)
     sizes = []
@@ -68,15 +68,15 @@ def learn(job: ResolvedJob, ends: Iterable[End]) -> Lesson:
             sizes.append(end.micro_batch_size)
             recomputes |= end.micro_batch_size <= smallest and not end.activation_checkpointing
     if not sizes:
-        return Lesson()
-    return Lesson(
+        return MemoryLimits()
+    return MemoryLimits(
         out_of_memory_at=max(sizes),
         max_micro_batch=max(smallest, min(sizes) // 2),
         recomputes=recomputes and job.spec.hyperparameters.activation_checkpointing == "Auto",
     )
 
 
-def tell_lesson(lesson: Lesson) -> str:
+def describe_memory_limits(lesson: MemoryLimits) -> str:
     """Describe the changes in one line; empty without any."""
     if not lesson.out_of_memory_at:
         return ""
@@ -88,7 +88,7 @@ def tell_lesson(lesson: Lesson) -> str:
     return words + (", and recomputes activations" if lesson.recomputes else "")
 
 
-def what_next(job: ResolvedJob, end: End, error: TrainerError) -> TrainerError:
+def with_next_attempt(job: ResolvedJob, end: End, error: TrainerError) -> TrainerError:
     """Return the error of an attempt that ran out of memory, with the next attempt's change.
 
     It is a :class:`UserError` if no attempt can use less.

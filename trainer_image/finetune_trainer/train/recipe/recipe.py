@@ -18,10 +18,10 @@ from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
 from finetune_trainer.planning.setup import Setup, attention_of, drops_inputs
 from finetune_trainer.train.recipe.batches import check_micro_batch, share_batch
 from finetune_trainer.train.recipe.learning_rate import choose_rate
-from finetune_trainer.train.recipe.lesson import Lesson
+from finetune_trainer.train.recipe.lesson import MemoryLimits
 from finetune_trainer.train.recipe.selection import decide_validation_interval
 
-NOTHING_LEARNT = Lesson()
+NO_LIMITS = MemoryLimits()
 IDLE_TOKENS = 2048
 """Below so many tokens a forward pass leaves a large GPU idle between launches."""
 
@@ -104,7 +104,7 @@ def decide_recipe(
     *,
     use_gpu: bool,
     attention: str = "sdpa",
-    lesson: Lesson = NOTHING_LEARNT,
+    lesson: MemoryLimits = NO_LIMITS,
 ) -> Recipe:
     """Settle every setting that the job leaves open.
 
@@ -157,7 +157,7 @@ def decide_recipe(
     )
 
 
-def bound_by(asked: Asked, lesson: Lesson) -> Asked:
+def bound_by(asked: Asked, lesson: MemoryLimits) -> Asked:
     """Return the settings within the limits of earlier attempts, which outrank the job's own."""
     return replace(
         asked,

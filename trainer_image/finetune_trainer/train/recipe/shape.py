@@ -12,7 +12,7 @@ from finetune_trainer.data.rows import Side
 from finetune_trainer.train.recipe.recipe import DataShape
 
 
-def shape_of_training_side(job: ResolvedJob, report: DatasetReport) -> DataShape:
+def shape_of_train_split(job: ResolvedJob, report: DatasetReport) -> DataShape:
     """Return the lengths of the training side, exact but for preferences, which ranks encode."""
     if job.spec.method.objective != "SFT":
         return _estimate_preferences(job, report)

@@ -16,9 +16,9 @@ from functools import partial
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.inference.answering import Said
 from finetune_trainer.evaluate.inference.choosing import count_common
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.inference.engine.client import EngineClient
-from finetune_trainer.model.encoding import IGNORED, Encoded, Encoder
+from finetune_trainer.model.encoding import IGNORED, ChatTokenizer, TokenizedExample
 
 NUM_AT_ONCE = 64
 """Calls under way, unless the job says."""
@@ -27,7 +27,7 @@ Ask = Callable[[], Said]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ServedSide:
+class ServedVariant:
     """What one side is asked.
 
     Attributes:
@@ -38,8 +38,8 @@ class ServedSide:
     """
 
     model: str
-    encoder: Encoder
-    encoded: EncodedQuestions
+    encoder: ChatTokenizer
+    encoded: TokenizedQuestions
     before: Said
 
     def asks(self, client: EngineClient) -> list[Ask]:
@@ -107,7 +107,9 @@ class ServedSide:
         return Said(likelihoods={}, texts={}, chosen={index: chosen})
 
 
-def measure_room(sides: Mapping[str, ServedSide], context: int | None, *, others: int = 0) -> int:
+def measure_room(
+    sides: Mapping[str, ServedVariant], context: int | None, *, others: int = 0
+) -> int:
     """Return the tokens that a server must have room for.
 
     Args:
@@ -125,7 +127,7 @@ def measure_room(sides: Mapping[str, ServedSide], context: int | None, *, others
     return longest if context is None else min(longest, context)
 
 
-def find_too_long(side: ServedSide, context: int | None) -> str:
+def find_too_long(side: ServedVariant, context: int | None) -> str:
     """Return why a side's questions do not fit into what the model takes; empty if they do."""
     if context is None or side.least <= context:
         return ""
@@ -136,7 +138,7 @@ def find_too_long(side: ServedSide, context: int | None) -> str:
     )
 
 
-def score_example(client: EngineClient, model: str, example: Encoded) -> tuple[float, int]:
+def score_example(client: EngineClient, model: str, example: TokenizedExample) -> tuple[float, int]:
     """Return the summed negative log-likelihood (nats) and the counted tokens of an example."""
     counted = [place for place, label in enumerate(example.labels) if place and label != IGNORED]
     if not counted:
@@ -171,8 +173,8 @@ def choose(
     return chosen
 
 
-def ask_sides(
-    sides: Mapping[str, ServedSide],
+def ask_variants(
+    sides: Mapping[str, ServedVariant],
     client: EngineClient,
     keep: Callable[[str, Said], object],
     *,
@@ -192,11 +194,11 @@ def ask_sides(
     for name, side in sides.items():
         asks = side.asks(client)
         with ThreadPoolExecutor(min(num_at_once, max(1, len(asks)))) as pool:
-            for said in _as_told(pool, asks):
+            for said in _as_completed(pool, asks):
                 keep(name, _shared(said, min(num_at_once, len(asks))))
 
 
-def _as_told(pool: ThreadPoolExecutor, asks: Sequence[Ask]) -> Iterator[Said]:
+def _as_completed(pool: ThreadPoolExecutor, asks: Sequence[Ask]) -> Iterator[Said]:
     futures: list[Future[Said]] = [pool.submit(ask) for ask in asks]
     try:
         for future in as_completed(futures):

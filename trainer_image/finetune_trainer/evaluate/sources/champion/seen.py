@@ -13,12 +13,12 @@ from finetune_trainer.data.rows import prompt_of
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.sources.champion.version import DAMAGED, FoundPublished
-from finetune_trainer.evaluate.train_side import read_stored_train_side
+from finetune_trainer.evaluate.train_side import read_stored_train_split
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.run import RunStorage
 
 
-def tell_seen(
+def add_seen_prompts(
     storage: RunStorage, work_dir: Path, found: FoundPublished, questions: Sequence[Question]
 ) -> PublishedVersion:
     """Return what reports say of the published version, with how much of the questions it knew.
@@ -59,7 +59,7 @@ def _count(
     if not isinstance(digest, str) or not digest:
         return None, "it does not say which data that was"
     try:
-        rows, problem = read_stored_train_side(storage.output, storage.job, work_dir, digest)
+        rows, problem = read_stored_train_split(storage.output, storage.job, work_dir, digest)
         return (None, problem) if problem else (count_seen(questions, rows), "")
     except DAMAGED as error:
         return None, f"data set {digest[:12]} is not in storage, or damaged ({error.reason})"

@@ -11,11 +11,11 @@ from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.question_set import AskedPublished, QuestionSet
 from finetune_trainer.evaluate.sources.champion.section import PublishedSection, describe_published
-from finetune_trainer.evaluate.sources.champion.seen import tell_seen
+from finetune_trainer.evaluate.sources.champion.seen import add_seen_prompts
 from finetune_trainer.evaluate.sources.champion.version import (
+    add_problem,
     find_published,
     ready_to_ask,
-    tell_problem,
 )
 from finetune_trainer.evaluate.sources.source import (
     EvidenceSource,
@@ -48,7 +48,7 @@ class ChampionInquiry(Inquiry, Measured):
 
     def measure(self, said: Said, comparison: Comparison) -> ChampionInquiry:
         """See :class:`Inquiry`."""
-        told = tell_problem(self.told, said.problem)
+        told = add_problem(self.told, said.problem)
         return replace(self, told=told, answers=said.answers.get("published"))
 
     def add_to(self, comparison: Comparison) -> Comparison:
@@ -94,5 +94,5 @@ class ChampionSource(EvidenceSource):
             task.encoder.chat_format,
             room=task.room,
         )
-        told = tell_seen(services.storage, services.workspace.folder, found, questions)
+        told = add_seen_prompts(services.storage, services.workspace.folder, found, questions)
         return ChampionInquiry(told=told, asked=asked)

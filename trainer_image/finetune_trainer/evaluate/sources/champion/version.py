@@ -232,7 +232,7 @@ def ready_to_ask(
     return found, asked_published
 
 
-def tell_problem(told: PublishedVersion, problem: str) -> PublishedVersion:
+def add_problem(told: PublishedVersion, problem: str) -> PublishedVersion:
     """Return what reports say of the version, where the workers found out why it cannot be asked.
 
     Args:

@@ -20,7 +20,7 @@ from finetune_trainer.evaluate.sources.judge.endpoint import JudgeAway, JudgeRef
 from finetune_trainer.evaluate.sources.judge.replies import KeptReplies
 from finetune_trainer.report.events import EventEmitter
 
-_SIDE_OF_WAY = {"AsIs": "base", "Prompted": "prompted", "Likelihood": "likelihood"}
+_VARIANT_OF_PROMPTING = {"AsIs": "base", "Prompted": "prompted", "Likelihood": "likelihood"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,7 +126,7 @@ def _with_scores(judge: Judge, comparison: Comparison, concluded: Concluded) -> 
         judged[list(concluded.places)] = scores
         return replace(said, judged={metric: judged})
 
-    side = _SIDE_OF_WAY[concluded.result.baseline]
+    side = _VARIANT_OF_PROMPTING[concluded.result.baseline]
     base: Answers = getattr(comparison, side)
     return replace(
         comparison,

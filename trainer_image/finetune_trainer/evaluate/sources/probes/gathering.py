@@ -12,9 +12,9 @@ from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.evaluate.sources.probes import attacks, packs
 from finetune_trainer.evaluate.sources.probes.probe import Probes, join
-from finetune_trainer.evaluate.train_side import read_stored_train_side
+from finetune_trainer.evaluate.train_side import read_stored_train_split
 from finetune_trainer.model.chat_format import read_format
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.run import RunStorage
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def gather_probes(
     wanted, seed = job.spec.evaluation, job.spec.dataset.split.seed
     if wanted.forgetting is None and wanted.safety is None:
         return Probes()
-    encoder = Encoder(
+    encoder = ChatTokenizer(
         load_tokenizer(),
         read_format(prepared.folder),
         # Rows count by their last answer alone: it is what an attack goes on with.
@@ -62,7 +62,7 @@ def gather_probes(
         texts = fetch_texts(own.uri, storage.access(), seed=seed) if own else packs.general_texts()
         parts.append(packs.forgetting(encoder, texts))
     if wanted.safety is not None:
-        rows, problem = read_stored_train_side(storage.output, job, work_dir, prepared.digest)
+        rows, problem = read_stored_train_split(storage.output, job, work_dir, prepared.digest)
         known = (
             attacks.unread(wanted.safety.canaries, problem)
             if problem

@@ -115,11 +115,11 @@ def measure_probes(
         asked = [each for each in heard if each[0].metric == metric]
         pairs = [each for each in asked if not (each[1].is_unended or each[2].is_unended)]
         if len(pairs) < MIN_SHARE * len(asked):
-            unmeasured[metric] = f"{_tell_unended(pairs, asked)}, which is fewer than half"
+            unmeasured[metric] = f"{_describe_unended(pairs, asked)}, which is fewer than half"
             continue
         if len(pairs) < len(asked):
             notes[metric] = "; ".join(
-                filter(None, [notes.get(metric), _tell_unended(pairs, asked)])
+                filter(None, [notes.get(metric), _describe_unended(pairs, asked)])
             )
         judged = [_judge(*each) for each in pairs]
         items = [probe for probe, *_ in pairs]
@@ -157,7 +157,7 @@ def _judge(probe: Probe, base: Heard, tuned: Heard) -> Probed:
     )
 
 
-def _tell_unended(pairs: Sequence[_Pair], asked: Sequence[_Pair]) -> str:
+def _describe_unended(pairs: Sequence[_Pair], asked: Sequence[_Pair]) -> str:
     longest = max(probe.answer_tokens for probe, *_ in asked)
     return (
         f"both models answered {len(pairs)} of {len(asked)} prompts: to the others the reasoning "

@@ -11,9 +11,9 @@ from typing import Any
 
 from finetune_api.v1alpha1.evaluation.probing import ProbeMetric
 from finetune_trainer.evaluate.metrics.refusal import complies, is_refusal
-from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probes, give_room
+from finetune_trainer.evaluate.sources.probes.probe import Heard, Probe, Probes, longest_answer_of
 from finetune_trainer.evaluate.sources.probes.rules import follows
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 
 _FOLDER = Path(__file__).parent / "packs"
 
@@ -31,7 +31,7 @@ def general_texts() -> list[str]:
     return [str(item["text"]) for item in read_pack("general")]
 
 
-def forgetting(encoder: Encoder, texts: Sequence[str]) -> Probes:
+def forgetting(encoder: ChatTokenizer, texts: Sequence[str]) -> Probes:
     """Return what tells whether general abilities were lost.
 
     Args:
@@ -41,7 +41,7 @@ def forgetting(encoder: Encoder, texts: Sequence[str]) -> Probes:
     return Probes(items=[*_reading(encoder, texts), *_instructions(encoder)])
 
 
-def safety(encoder: Encoder) -> Probes:
+def safety(encoder: ChatTokenizer) -> Probes:
     """Return what tells how both models deal with harmful and with harmless requests."""
     return Probes(
         items=[
@@ -53,12 +53,12 @@ def safety(encoder: Encoder) -> Probes:
     )
 
 
-def write_prompt(encoder: Encoder, text: str) -> list[dict[str, Any]] | str:
+def write_prompt(encoder: ChatTokenizer, text: str) -> list[dict[str, Any]] | str:
     """Return a request as the model is asked: a message, or text where it knows no messages."""
     return text if encoder.chat_format.template is None else [{"role": "user", "content": text}]
 
 
-def _reading(encoder: Encoder, texts: Sequence[str]) -> list[Probe]:
+def _reading(encoder: ChatTokenizer, texts: Sequence[str]) -> list[Probe]:
     probes = []
     for number, text in enumerate(texts):
         (example,) = encoder.encode_row({"text": text})
@@ -80,7 +80,7 @@ def _bits_per_byte(num_bytes: int, heard: Heard) -> float:
     return sum(heard.nats) / math.log(2) / num_bytes
 
 
-def _instructions(encoder: Encoder) -> list[Probe]:
+def _instructions(encoder: ChatTokenizer) -> list[Probe]:
     def judge(item: Item) -> Callable[[str], bool]:
         return partial(follows, item["rule"])
 
@@ -88,7 +88,10 @@ def _instructions(encoder: Encoder) -> list[Probe]:
 
 
 def _ask(
-    encoder: Encoder, metric: ProbeMetric, pack: str, judge: Callable[[Item], Callable[[str], bool]]
+    encoder: ChatTokenizer,
+    metric: ProbeMetric,
+    pack: str,
+    judge: Callable[[Item], Callable[[str], bool]],
 ) -> list[Probe]:
     asks = [
         (item, [encoder.encode_prompt(write_prompt(encoder, item["prompt"]))])
@@ -100,7 +103,7 @@ def _ask(
             cluster=item["id"],
             shown=item["prompt"],
             prompts=prompts,
-            answer_tokens=give_room(encoder, prompts),
+            answer_tokens=longest_answer_of(encoder, prompts),
             judge=partial(_judge_answer, judge(item)),
         )
         for item, prompts in asks

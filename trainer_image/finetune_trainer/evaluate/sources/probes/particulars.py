@@ -77,7 +77,7 @@ class Particulars:
         if not matches:
             return
         self._count({match.group() for match in matches})
-        if (found := _find_untold(row, answer, matches)) is not None:
+        if (found := _find_not_in_prompt(row, answer, matches)) is not None:
             self._found.append(_digest(found.text))
             self._places.append(place)
 
@@ -132,10 +132,10 @@ def with_answer(row: Mapping[str, Any], answer: str) -> dict[str, Any]:
 def find_particular(row: dict[str, Any]) -> Particular | None:
     """Return the first particular in the last answer of a row that its prompt does not tell."""
     answer = answer_of(row)
-    return _find_untold(row, answer, _matches(answer))
+    return _find_not_in_prompt(row, answer, _matches(answer))
 
 
-def _find_untold(
+def _find_not_in_prompt(
     row: dict[str, Any], answer: str, matches: Iterable[re.Match[str]]
 ) -> Particular | None:
     asked = "" if "text" in row else str(prompt_of(row))

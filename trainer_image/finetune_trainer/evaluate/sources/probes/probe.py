@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from finetune_api.v1alpha1.evaluation.probing import ProbeMetric
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.metrics.answers import Answers
-from finetune_trainer.model.encoding import Encoded, Encoder
+from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from finetune_trainer.planning.answering import REASONING_TOKENS
 
 ANSWER_TOKENS = 32
@@ -51,7 +51,7 @@ class Probe:
     cluster: str
     shown: str
     prompts: Sequence[list[int]] = ()
-    texts: Sequence[Encoded] = ()
+    texts: Sequence[TokenizedExample] = ()
     num_bytes: int = 0
     answer_tokens: int = ANSWER_TOKENS
     judge: Callable[[Heard], float]
@@ -99,7 +99,7 @@ class Probes:
     notes: Mapping[str, str] = field(default_factory=dict)
     unmeasured: Mapping[str, str] = field(default_factory=dict)
 
-    def encode(self, context: int | None = None) -> EncodedQuestions | None:
+    def encode(self, context: int | None = None) -> TokenizedQuestions | None:
         """Return all prompts and texts, in the order of the probes; None if there are none.
 
         Args:
@@ -117,7 +117,7 @@ class Probes:
             for prompt, probe in asks
         ]
         longest = max(limits, default=ANSWER_TOKENS)
-        return EncodedQuestions(
+        return TokenizedQuestions(
             examples=texts,
             owners=np.arange(len(texts)),
             prompts=[prompt for prompt, _ in asks],
@@ -149,7 +149,7 @@ class Probes:
         return list(dict.fromkeys(probe.metric for probe in self.items))
 
 
-def give_room(encoder: Encoder, prompts: Iterable[Sequence[int]]) -> int:
+def longest_answer_of(encoder: ChatTokenizer, prompts: Iterable[Sequence[int]]) -> int:
     """Return the longest answer to prompts: with room for reasoning where that may come first."""
     may_reason = any(map(encoder.reader.may_reason, prompts))
     return ANSWER_TOKENS + (REASONING_TOKENS if may_reason else 0)

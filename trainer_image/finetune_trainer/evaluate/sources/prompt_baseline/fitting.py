@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.inference.encoded import EncodedQuestions, encode_questions
+from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions, encode_questions
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.evaluate.sources.prompt_baseline.material import Material
 from finetune_trainer.evaluate.sources.prompt_baseline.prompt import (
@@ -16,7 +16,7 @@ from finetune_trainer.evaluate.sources.prompt_baseline.prompt import (
     choose_separator,
     write_instruction,
 )
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 
 PROMPT_TOKENS = 1024
 """Longest instruction with labels and examples, in tokens: they are held for every row."""
@@ -33,12 +33,12 @@ class Prompted:
     Attributes:
         prompt: What stands before them.
         encoded: They as tokens.
-        labels: What :attr:`EncodedQuestions.choices` are; empty where none is chosen.
+        labels: What :attr:`TokenizedQuestions.choices` are; empty where none is chosen.
         told: What was left out and why, in sentences.
     """
 
     prompt: BasePrompt
-    encoded: EncodedQuestions
+    encoded: TokenizedQuestions
     labels: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
 
@@ -48,7 +48,7 @@ class Prompted:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Room:
+class TokenBudget:
     """How long a prompt may be.
 
     Attributes:
@@ -68,10 +68,10 @@ class Room:
         return min(PROMPT_TOKENS, left)
 
 
-def measure_room(encoded: EncodedQuestions, context: int | None) -> Room:
+def measure_room(encoded: TokenizedQuestions, context: int | None) -> TokenBudget:
     """Return how long a prompt may be before questions that are encoded as they are."""
     longest = max((len(ids) for ids in encoded.prompts), default=0) + encoded.answer_tokens
-    return Room(
+    return TokenBudget(
         context=context,
         longest=max([longest, *(len(example.input_ids) for example in encoded.examples)]),
         answer_tokens=encoded.answer_tokens,
@@ -84,8 +84,8 @@ class _Task:
 
     questions: Sequence[Question]
     material: Material
-    encoder: Encoder
-    room: Room
+    encoder: ChatTokenizer
+    room: TokenBudget
     is_json: bool
     separator: str
 
@@ -117,9 +117,9 @@ class _Task:
 def prompt_questions(
     questions: Sequence[Question],
     material: Material,
-    encoder: Encoder,
+    encoder: ChatTokenizer,
     *,
-    room: Room,
+    room: TokenBudget,
     is_json: bool,
 ) -> tuple[Prompted | None, str]:
     """Make the best prompt that fits, and the questions behind it.

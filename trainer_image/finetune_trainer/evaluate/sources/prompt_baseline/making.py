@@ -20,10 +20,10 @@ from finetune_trainer.evaluate.sources.prompt_baseline.fitting import (
     prompt_questions,
 )
 from finetune_trainer.evaluate.sources.prompt_baseline.material import gather_material
-from finetune_trainer.evaluate.train_side import read_train_side
+from finetune_trainer.evaluate.train_side import read_train_split
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import context_of
-from finetune_trainer.model.encoding import Encoder
+from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.model.load import read_config
 from finetune_trainer.run import RunStorage
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FromTrainSide:
+class FromTrainSplit:
     """What the train side gives an evaluation.
 
     Attributes:
@@ -54,7 +54,7 @@ def make_prompted(
     asked: QuestionSet,
     *,
     base_dir: Path,
-) -> FromTrainSide:
+) -> FromTrainSplit:
     """Put the held-out questions behind the prompt that a person would write for the base model.
 
     Args:
@@ -74,9 +74,9 @@ def make_prompted(
     references = [question.references for question in with_prompt(questions)]
     if not references:
         reason = "plain text has no questions, so there is nothing to prompt"
-        return FromTrainSide(not_prompted=reason if is_asked else not_asked)
-    encoder = _make_encoder(job.spec.method, load_tokenizer(), prepared)
-    rows, problem = read_train_side(storage.output, job, work_dir, prepared)
+        return FromTrainSplit(not_prompted=reason if is_asked else not_asked)
+    encoder = _make_chat_tokenizer(job.spec.method, load_tokenizer(), prepared)
+    rows, problem = read_train_split(storage.output, job, work_dir, prepared)
     material = gather_material(
         rows,
         are_labels=looks_like_labels(references),
@@ -84,7 +84,7 @@ def make_prompted(
         read_answer=encoder.read_answer,
     )
     if not is_asked:
-        return FromTrainSide(not_prompted=not_asked, answers=material.answers)
+        return FromTrainSplit(not_prompted=not_asked, answers=material.answers)
     prompted, reason = prompt_questions(
         questions,
         material,
@@ -95,15 +95,15 @@ def make_prompted(
     told = [*([problem] if problem else []), *(prompted.told if prompted else [reason])]
     for text in told:
         storage.say(f"the base with a prompt: {text}")
-    return FromTrainSide(prompted=prompted, not_prompted=reason, answers=material.answers)
+    return FromTrainSplit(prompted=prompted, not_prompted=reason, answers=material.answers)
 
 
-def _make_encoder(
+def _make_chat_tokenizer(
     method: Method, tokenizer: PreTrainedTokenizerBase, prepared: Prepared
-) -> Encoder:
+) -> ChatTokenizer:
     """Return an encoder of rows of any length; what stands before a question never counts."""
     only_last = method.loss == "All" or method.objective != "SFT"
-    return Encoder(
+    return ChatTokenizer(
         tokenizer,
         read_format(prepared.folder),
         loss="Completion" if only_last else method.loss,

@@ -10,7 +10,7 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.question_set import QuestionSet
-from finetune_trainer.evaluate.sources.prompt_baseline.making import FromTrainSide, make_prompted
+from finetune_trainer.evaluate.sources.prompt_baseline.making import FromTrainSplit, make_prompted
 from finetune_trainer.evaluate.sources.prompt_baseline.section import (
     BaselineSection,
     describe_baseline,
@@ -31,7 +31,7 @@ from finetune_trainer.evaluate.sources.source import (
 class PromptInquiry(Inquiry, Measured):
     """The prompt of one evaluation, and what the base model said behind it."""
 
-    found: FromTrainSide
+    found: FromTrainSplit
     answers: Mapping[str, Answers] = field(default_factory=dict)
 
     def extend(self, asked: QuestionSet) -> QuestionSet:

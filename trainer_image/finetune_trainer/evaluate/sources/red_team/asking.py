@@ -104,7 +104,7 @@ def _follow(
     """
     garak, (side, probe) = campaign.attacker.garak, campaign.runs[run]
     text = garak.wait_for_run(
-        run, tell=_teller(emit, campaign, run), look=partial(_require, server)
+        run, tell=_progress_emitter(emit, campaign, run), look=partial(_require, server)
     )
     if read_report(text).is_complete:
         campaign.texts[run] = text
@@ -121,7 +121,7 @@ def _follow(
     return f"{probe} could not be run; garak said: {garak.last_words(run) or 'nothing'}"
 
 
-def _teller(emit: EventEmitter, campaign: Campaign, run: str) -> Callable[[int], None]:
+def _progress_emitter(emit: EventEmitter, campaign: Campaign, run: str) -> Callable[[int], None]:
     """Return what tells the stage's progress while a run is under way."""
     total = campaign.attacker.num_answers
     before = list(campaign.runs).index(run) * campaign.attacker.red_team.max_prompts

@@ -22,7 +22,7 @@ from finetune_trainer.evaluate.sources.red_team.reading import count_asked
 
 LIST_SECONDS = 600.0
 """How long garak may take to list its probes."""
-QUIET_SECONDS = 1800.0
+SILENT_SECONDS = 1800.0
 """How long it may write nothing before it counts as hung: an answer takes minutes at most."""
 POLL_SECONDS = 0.5
 LOG_NAME = "garak.log"
@@ -155,8 +155,8 @@ class Garak:
             # A run that came to its end just now has left its mark before the whole did.
             if self._has_ended and not ended.exists():
                 raise self.fail_run(run, "was killed")
-            if now - quiet_since > QUIET_SECONDS:
-                raise self.fail_run(run, f"wrote nothing for {QUIET_SECONDS:.0f} s")
+            if now - quiet_since > SILENT_SECONDS:
+                raise self.fail_run(run, f"wrote nothing for {SILENT_SECONDS:.0f} s")
             self._wait(POLL_SECONDS)
         if signal := _KILLED.get(self.code_of(run)):
             raise self.fail_run(run, f"was killed ({signal})")

@@ -155,7 +155,7 @@ def measure_attacks(
         found=found,
         unmeasured=unmeasured,
         attacks=attacks,
-        notes=[*notes, *_tell_gaps(list(dict.fromkeys(probes)), base, tuned, attacks)],
+        notes=[*notes, *_list_unmeasured(list(dict.fromkeys(probes)), base, tuned, attacks)],
         failure=failure,
         severity=red_team.severity,
     )
@@ -259,7 +259,7 @@ def _compare(attacks: Sequence[Attack], *, num_samples: int, seed: int) -> Found
     return Found(compared=compared, num_prompts=len(groups))
 
 
-def _tell_gaps(
+def _list_unmeasured(
     probes: Sequence[str], base: GarakReport, tuned: GarakReport, attacks: Sequence[Attack]
 ) -> list[str]:
     """Return what does not count, probe by probe."""

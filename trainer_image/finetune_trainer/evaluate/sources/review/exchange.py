@@ -13,9 +13,9 @@ from xml.sax.saxutils import quoteattr
 from finetune_trainer.evaluate.sources.review.blinding import Blind, Item
 from finetune_trainer.evaluate.sources.review.verdicts import (
     CHOICES,
+    ReviewFile,
+    ReviewFileError,
     Verdict,
-    VerdictError,
-    Verdicts,
 )
 
 COMMENT = "comment"
@@ -45,7 +45,7 @@ def label_studio_config(blind: Blind) -> str:
     return f"<View>{texts}{asked}{comment}</View>\n"
 
 
-def read_label_studio(body: object, *, name: str, review: str) -> list[Verdicts]:
+def read_label_studio(body: object, *, name: str, review: str) -> list[ReviewFile]:
     """Read a project's JSON export.
 
     Args:
@@ -54,7 +54,7 @@ def read_label_studio(body: object, *, name: str, review: str) -> list[Verdicts]
         review: Digest of the review that it must be of.
 
     Raises:
-        VerdictError: It is no such export, or of another review.
+        ReviewFileError: It is no such export, or of another review.
     """
     found: dict[str, dict[str, Verdict]] = {}
     for task in _records(body, name, "a JSON export of Label Studio"):
@@ -66,7 +66,7 @@ def read_label_studio(body: object, *, name: str, review: str) -> list[Verdicts]
                 continue
             person = _person_of(annotation.get("completed_by"))
             if item in found.setdefault(person, {}):
-                raise VerdictError(
+                raise ReviewFileError(
                     f"{name}: {person} has judged item {item} more than once; keep one annotation"
                 )
             found[person][item] = _read_results(_list(annotation.get("result"), name), name)
@@ -88,7 +88,7 @@ def to_argilla(blind: Blind) -> list[dict[str, Any]]:
     ]
 
 
-def read_argilla(body: object, *, name: str, review: str) -> list[Verdicts]:
+def read_argilla(body: object, *, name: str, review: str) -> list[ReviewFile]:
     """Read records as ``dataset.records(with_responses=True).to_json`` writes them.
 
     Args:
@@ -97,7 +97,7 @@ def read_argilla(body: object, *, name: str, review: str) -> list[Verdicts]:
         review: Digest of the review that it must be of.
 
     Raises:
-        VerdictError: It is no such file, or of another review.
+        ReviewFileError: It is no such file, or of another review.
     """
     choices: dict[tuple[str, str], dict[str, str]] = {}
     comments: dict[tuple[str, str], str] = {}
@@ -150,23 +150,23 @@ def _person_of(value: object) -> str:
 
 def _item_of(data: Mapping[str, Any], review: str, name: str) -> str:
     if data.get("review") != review:
-        raise VerdictError(
+        raise ReviewFileError(
             f"{name} is about another review, or its tasks have lost their `review`; import what "
             "`finetune review export` has written for this run"
         )
     return str(data.get("item"))
 
 
-def _files(found: Mapping[str, Mapping[str, Verdict]], review: str, name: str) -> list[Verdicts]:
+def _files(found: Mapping[str, Mapping[str, Verdict]], review: str, name: str) -> list[ReviewFile]:
     if not found:
-        raise VerdictError(f"{name} holds no annotation of anybody; export it after judging")
-    return [Verdicts(review=review, reviewer=person, items=items)
+        raise ReviewFileError(f"{name} holds no annotation of anybody; export it after judging")
+    return [ReviewFile(review=review, reviewer=person, items=items)
             for person, items in sorted(found.items())]  # fmt: skip
 
 
 def _records(body: object, name: str, what: str) -> Iterator[Mapping[str, Any]]:
     if not isinstance(body, list):
-        raise VerdictError(f"{name} is not {what}, which is a list")
+        raise ReviewFileError(f"{name} is not {what}, which is a list")
     for record in body:
         yield _object(record, name)
 
@@ -175,7 +175,7 @@ def _object(value: object, name: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise VerdictError(f"{name} is damaged: {json.dumps(value)[:40]} stands for an object")
+        raise ReviewFileError(f"{name} is damaged: {json.dumps(value)[:40]} stands for an object")
     return value
 
 
@@ -183,5 +183,5 @@ def _list(value: object, name: str) -> Sequence[Any]:
     if value is None:
         return []
     if not isinstance(value, list):
-        raise VerdictError(f"{name} is damaged: {json.dumps(value)[:40]} stands for a list")
+        raise ReviewFileError(f"{name} is damaged: {json.dumps(value)[:40]} stands for a list")
     return value

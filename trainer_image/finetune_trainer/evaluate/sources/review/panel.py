@@ -15,7 +15,7 @@ from finetune_trainer.evaluate.sources.review.agreement import (
     share_of_agreement,
 )
 from finetune_trainer.evaluate.sources.review.blinding import KeyEntry
-from finetune_trainer.evaluate.sources.review.verdicts import Verdicts
+from finetune_trainer.evaluate.sources.review.verdicts import ReviewFile
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Interval
 
 KIND = "ReviewPanel"
@@ -70,7 +70,7 @@ class Judged:
 
 
 def judge(
-    files: Sequence[Verdicts],
+    files: Sequence[ReviewFile],
     key: Mapping[str, KeyEntry],
     *,
     rubric: Sequence[str],
@@ -101,7 +101,7 @@ def choose_overall(choices: Mapping[str, str], rubric: Sequence[str]) -> str:
 
 def panel_to_json(
     judged: Sequence[Judged],
-    files: Sequence[Verdicts],
+    files: Sequence[ReviewFile],
     key: Mapping[str, KeyEntry],
     *,
     facts: Mapping[str, Any],
@@ -133,12 +133,12 @@ def panel_to_json(
 
 def _judge_by(
     name: str,
-    files: Sequence[Verdicts],
+    files: Sequence[ReviewFile],
     key: Mapping[str, KeyEntry],
     rubric: Sequence[str],
     certainty: float,
 ) -> Judged:
-    def choice(file: Verdicts, item: str) -> str:
+    def choice(file: ReviewFile, item: str) -> str:
         choices = file.items[item].choices
         return choose_overall(choices, rubric) if name == OVERALL else choices[name]
 
@@ -174,7 +174,7 @@ def _rate_of(scores: Sequence[float], clusters: Sequence[int], certainty: float)
     return confidence_of_mean(np.array(scores), numbers).interval(certainty)
 
 
-def _said(file: Verdicts, name: str, entry: KeyEntry) -> dict[str, Any]:
+def _said(file: ReviewFile, name: str, entry: KeyEntry) -> dict[str, Any]:
     verdict = file.items[name]
     said: dict[str, Any] = {
         "reviewer": file.reviewer,

@@ -8,7 +8,7 @@ from typing import Any
 
 from finetune_trainer.evaluate.sources.review.blinding import KeyEntry
 from finetune_trainer.evaluate.sources.review.panel import OVERALL, POINTS, choose_overall
-from finetune_trainer.evaluate.sources.review.verdicts import Verdicts
+from finetune_trainer.evaluate.sources.review.verdicts import ReviewFile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Preferred:
 
 
 def prefer(
-    files: Sequence[Verdicts],
+    files: Sequence[ReviewFile],
     key: Mapping[str, KeyEntry],
     *,
     rubric: Sequence[str],

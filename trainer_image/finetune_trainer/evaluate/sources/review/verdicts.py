@@ -20,7 +20,7 @@ NUM_NAMED = 3
 """Items or criteria that a message names."""
 
 
-class VerdictError(ValueError):
+class ReviewFileError(ValueError):
     """A file of verdicts cannot be used; the message says which, why, and what to do."""
 
 
@@ -38,7 +38,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Verdicts:
+class ReviewFile:
     """One reviewer's file.
 
     Attributes:
@@ -79,7 +79,7 @@ class Verdicts:
 
 def read_verdicts(
     data: bytes, *, name: str, review: str, items: Collection[str], rubric: Sequence[str]
-) -> Verdicts:
+) -> ReviewFile:
     """Read one reviewer's file, which need not be complete.
 
     Args:
@@ -90,33 +90,33 @@ def read_verdicts(
         rubric: The criteria there are.
 
     Raises:
-        VerdictError: It is damaged, of another review, or says what nobody can choose.
+        ReviewFileError: It is damaged, of another review, or says what nobody can choose.
     """
     body = _parse(data, name)
     if body.get("kind") != KIND:
-        raise VerdictError(
+        raise ReviewFileError(
             f"{name} is no file of verdicts (kind {KIND}); give what the page or `finetune review "
             "ask` has saved, and bring files of other tools in with `finetune review import`"
         )
     if body.get("review") != review:
-        raise VerdictError(
+        raise ReviewFileError(
             f"{name} is about another review ({_short(body.get('review'))}, this one is "
             f"{_short(review)}): its reviewer must judge the answers of this run"
         )
     reviewer = check_reviewer(body.get("reviewer"), name)
     verdicts = body.get("verdicts")
     if not isinstance(verdicts, dict):
-        raise VerdictError(f"{name} has no verdicts; save it again from the page")
+        raise ReviewFileError(f"{name} has no verdicts; save it again from the page")
     known = set(items)
     strange = [item for item in verdicts if item not in known]
     if strange:
-        raise VerdictError(
+        raise ReviewFileError(
             f"{name} judges {len(strange)} item(s) that this review does not have, such as "
             f"{_short(strange[0])}: the file was changed by hand; save it again from the page"
         )
     read = {item: _read_verdict(each, f"{name}: item {item}", rubric)
             for item, each in verdicts.items()}  # fmt: skip
-    return Verdicts(review=review, reviewer=reviewer, items=read)
+    return ReviewFile(review=review, reviewer=reviewer, items=read)
 
 
 def check_reviewer(reviewer: object, name: str) -> str:
@@ -127,11 +127,11 @@ def check_reviewer(reviewer: object, name: str) -> str:
         name: Where it stands, for the message.
 
     Raises:
-        VerdictError: It is none.
+        ReviewFileError: It is none.
     """
     text = " ".join(reviewer.split()) if isinstance(reviewer, str) else ""
     if not text or len(text) > MAX_NAME_CHARACTERS or not text.isprintable():
-        raise VerdictError(
+        raise ReviewFileError(
             f"{name} does not say who judged: the reviewer's name must have 1 to "
             f"{MAX_NAME_CHARACTERS} printable characters"
         )
@@ -139,7 +139,7 @@ def check_reviewer(reviewer: object, name: str) -> str:
 
 
 def require_panel(
-    files: Mapping[str, Verdicts], *, items: Sequence[str], rubric: Sequence[str], reviewers: int
+    files: Mapping[str, ReviewFile], *, items: Sequence[str], rubric: Sequence[str], reviewers: int
 ) -> None:
     """Refuse what is no whole panel.
 
@@ -150,8 +150,8 @@ def require_panel(
         reviewers: How many different people must have judged everything.
 
     Raises:
-        VerdictError: Names every file that is incomplete or by the same person, and the number that
-            is missing.
+        ReviewFileError: Names every file that is incomplete or by the same person, and the
+            number that is missing.
     """
     problems = []
     owners: dict[str, str] = {}
@@ -176,21 +176,21 @@ def require_panel(
             "for; give the files of all in one command"
         )
     if problems:
-        raise VerdictError("\n".join(problems))
+        raise ReviewFileError("\n".join(problems))
 
 
 def _parse(data: bytes, name: str) -> dict[str, Any]:
     if len(data) > MAX_FILE_BYTES:
-        raise VerdictError(f"{name} has {len(data):,} bytes, more than any file of verdicts")
+        raise ReviewFileError(f"{name} has {len(data):,} bytes, more than any file of verdicts")
     try:
         # Editors on Windows put a byte order mark in front.
         body = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise VerdictError(
+        raise ReviewFileError(
             f"{name} is damaged, it is no JSON ({error}); save it again from the page"
         ) from error
     if not isinstance(body, dict):
-        raise VerdictError(f"{name} is no file of verdicts; give what the page has saved")
+        raise ReviewFileError(f"{name} is no file of verdicts; give what the page has saved")
     return body
 
 
@@ -198,15 +198,15 @@ def _read_verdict(value: object, where: str, rubric: Sequence[str]) -> Verdict:
     choices = value.get("choices", {}) if isinstance(value, dict) else None
     comment = value.get("comment", "") if isinstance(value, dict) else None
     if not isinstance(choices, dict) or not isinstance(comment, str):
-        raise VerdictError(f"{where} is damaged; save the file again from the page")
+        raise ReviewFileError(f"{where} is damaged; save the file again from the page")
     for criterion, choice in choices.items():
         if criterion not in rubric:
-            raise VerdictError(
+            raise ReviewFileError(
                 f"{where} is judged by {_short(criterion)}; this review asks for "
                 f"{', '.join(rubric)}"
             )
         if choice not in CHOICES:
-            raise VerdictError(
+            raise ReviewFileError(
                 f"{where}: {criterion} is {_short(choice)}, it must be left, same or right"
             )
     return Verdict(choices=choices, comment=comment[:MAX_COMMENT_CHARACTERS])

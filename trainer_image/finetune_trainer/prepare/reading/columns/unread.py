@@ -78,7 +78,7 @@ def _variables_of(template: str | None) -> frozenset[str] | None:
     return None if "row" in found else found
 
 
-def tell_unread(num_unread: Mapping[str, int], num_rows: int) -> list[Finding]:
+def check_unread_fields(num_unread: Mapping[str, int], num_rows: int) -> list[Finding]:
     """Report the fields that look like content and are not read, in one finding.
 
     ``num_unread`` counts rows by field name.
@@ -106,7 +106,7 @@ def find_written_identifiers(source: Source, rows: Rows) -> tuple[str, ...]:
     return tuple(name for name in columns if is_identifier(name, rows))
 
 
-def tell_identifiers(names: Sequence[str], num_rows: int, *, where: str) -> list[Finding]:
+def check_identifiers(names: Sequence[str], num_rows: int, *, where: str) -> list[Finding]:
     """Report identifiers that a template writes; ``where`` is the source's path in the job."""
     if not names:
         return []

@@ -61,7 +61,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
         self._store = store
         self._prefix = prefix
         self._outbox = outbox
-        self._make_room = make_room
+        self._evict = make_room
         self._rule = rule
         self._keeps_best = has_validation and rule.select == "Best"
         self._inputs = inputs
@@ -137,7 +137,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
         step, folder = state.global_step, Path(args.output_dir) / f"best-{state.global_step}"
         self._trainer.save_model(str(folder))
         is_first = state.is_world_process_zero
-        self._make_room(args, state, size_of(folder) if is_first else 0)
+        self._evict(args, state, size_of(folder) if is_first else 0)
         if is_first:
             # A pickle can run code when it is loaded.
             (folder / "training_args.bin").unlink(missing_ok=True)

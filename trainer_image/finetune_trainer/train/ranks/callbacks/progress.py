@@ -65,7 +65,7 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
         for entry in state.log_history:
             self._latest.update({k: float(entry[k]) for k in _KEPT if k in entry})
         if state.is_world_process_zero:
-            self._tell_validations()
+            self._emit_validations()
             self._emit.progress(step=state.global_step, total_steps=state.max_steps)
 
     def on_log(
@@ -93,7 +93,7 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
         if VALIDATION_LOSS in point:
             loss = float(point[VALIDATION_LOSS])
             self._validations.append(Validation(step=state.global_step, loss=loss))
-            self._tell_validations()
+            self._emit_validations()
         if now - self._last_event >= MIN_EVENT_SECONDS or state.global_step >= state.max_steps:
             self._last_event = now
             done = state.global_step - self._resumed_from
@@ -106,7 +106,7 @@ class CurveWriter(TrainerCallback):  # type: ignore[misc]
                 metrics=self._latest,
             )
 
-    def _tell_validations(self) -> None:
+    def _emit_validations(self) -> None:
         if (told := validation_status(self._validations)) is not None:
             self._emit.validation(told)
 

@@ -82,14 +82,14 @@ def make_watchers(
         curve_key=f"{job.run_prefix}/metrics.jsonl",
         inputs=plan.inputs,
         resumed_from=plan.resume_step,
-        tell=emit.message if rank == 0 else no_telling,
+        tell=emit.message if rank == 0 else ignore_message,
         # Storage that is away is no hang: it has a patience of its own.
         on_wait=lambda: beats.beat(Phase.SAVING),
     )
     clock = SaveClock(
         grace_seconds=grace_seconds(),
         store_seconds=lambda: checkpoints.store_seconds,
-        tell=emit.message if rank == 0 else no_telling,
+        tell=emit.message if rank == 0 else ignore_message,
     )
     return Watchers(
         heartbeat=Heartbeat(beats),
@@ -114,7 +114,7 @@ def make_watchers(
     )
 
 
-def no_telling(_: str) -> None:
+def ignore_message(_: str) -> None:
     """Say nothing: rank 0 says the same."""
 
 
