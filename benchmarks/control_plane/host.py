@@ -2,7 +2,7 @@
 
 ``python benchmarks/control_plane/host.py [--jobs 2000] [--changes 3]`` has a process of its own
 answer one list of FineTuneJobs and a watch with so many changes of each, and has them taken in
-once by kopf as ``app.py`` sets it up, once by ``kube/informer.py``. Both feed the same store. What
+once by kopf as ``app.py`` sets it up, once by ``kube/cache/informer.py``. Both feed the same store. What
 is counted is the processor time of this process until the store holds every last change.
 """
 
