@@ -64,7 +64,7 @@ class Observed:
 
     Attributes:
         job: The FineTuneJob as stored.
-        parsed: The validated sweep; None if ``problem`` says why not.
+        parsed: The validated job; None if ``problem`` says why not.
         problem: Why the spec cannot be read.
         jobs: The trimmed Job of each stage that has one.
         pods: The trimmed pods of each stage.
