@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.finetunejob.holds.cost import gpu_seconds
 from finetune_operator.finetunejob.plan import plan
+from finetune_operator.finetunejob.publication.endings import fail
 from finetune_operator.finetunejob.state.gpu_time import gpu_time_of_job
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.finetunesweep.trials.trial import read_trial
@@ -71,11 +72,19 @@ def trial_of(status: dict[str, Any]) -> dict[str, Any]:
     return {**body, "metadata": metadata, "status": status}
 
 
-def counted_by_metrics(body: dict[str, Any]) -> float:
-    """Return the GPU seconds that the metrics have counted when the job ends."""
+def failed_at(body: dict[str, Any], moment: float) -> dict[str, Any]:
+    """Return a job as the operator stores it when it fails."""
+    step = Step(observe(body), at(moment), CONFIG)
+    fail(step, "Internal", "It failed")
+    step.draft.put("phase", "Failed")
+    return {**body, "status": step.draft.to_wire()}
+
+
+def counted_by_metrics(body: dict[str, Any], moment: float = NOW_SECONDS) -> float:
+    """Return the GPU seconds that the metrics count when they are told of the job's end."""
     caches = SimpleNamespace(finetunejobs=Store(), pods=Store())
     registry = CollectorRegistry()
-    clock = SimpleNamespace(now=lambda: at(NOW_SECONDS), monotonic=lambda: 0.0)
+    clock = SimpleNamespace(now=lambda: at(moment), monotonic=lambda: 0.0)
     JobMetrics(
         caches,  # type: ignore[arg-type]
         registry,
@@ -83,7 +92,7 @@ def counted_by_metrics(body: dict[str, Any]) -> float:
         is_leader=lambda: True,
         expects_progress=False,
     )
-    versions: tuple[dict[str, Any], ...] = ({}, {**body["status"], "phase": "Failed"})
+    versions: tuple[dict[str, Any], ...] = ({}, body["status"])
     for number, (kind, status) in enumerate(zip(("ADDED", "MODIFIED"), versions, strict=True)):
         metadata = {**body["metadata"], "resourceVersion": str(number + 1)}
         caches.finetunejobs.observe(kind, {**body, "metadata": metadata, "status": status})
@@ -105,7 +114,50 @@ def test_budget_sweep_and_metrics_read_the_same_gpu_time(status: dict[str, Any])
     assert trial is not None
     in_hours = (Decimal(budgeted) / 3600).quantize(Decimal("0.0001"))
     assert trial.gpu_hours_until(at(NOW_SECONDS)) == in_hours
-    assert counted_by_metrics(body) == budgeted
+    for moment in (NOW_SECONDS, NOW_SECONDS + 3600):
+        ended = failed_at(body, NOW_SECONDS)
+        assert counted_by_metrics(ended, moment) == budgeted
+        trial = read_trial(ended, ())
+        assert trial is not None
+        assert trial.gpu_hours_until(at(moment)) == in_hours
+
+
+LIMITS = {
+    "Pruned": {"prune": True},
+    "DeadlineExceeded": {"activeDeadlineSeconds": 1000},
+    "BudgetExceeded": {"budget": {"gpuHours": "2"}},
+}
+
+
+@pytest.mark.parametrize("kind", LIMITS)
+def test_a_trial_that_was_ended_in_training_uses_nothing_more(kind: str) -> None:
+    known = merged(
+        stages_done(PREPARE),
+        {"jobs": {TRAIN: child(TRAIN, status=running(1000))}, "pods": {TRAIN: ()}},
+    )
+    body = accepted(trial_of({}))
+    body = after(body, plan(observe(body, **known), at(1001), CONFIG))
+    body = {**body, "spec": {**body["spec"], **LIMITS[kind]}}
+    body = after(body, plan(observe(body, **known), at(2000), CONFIG))
+    assert any(each["type"] in ("Pruned", "Failed") for each in body["status"]["conditions"])
+    (entry,) = (each for each in body["status"]["stages"] if each["name"] == "train")
+    assert (entry["activeSeconds"], entry.get("runTime")) == (1000, None)
+    for moment in (2000, 2000 + 3600):
+        trial = read_trial(body, ())
+        assert trial is not None
+        assert trial.gpu_hours_until(at(moment)) == Decimal("2.2222")
+
+
+def test_a_record_that_an_end_left_open_counts_no_further() -> None:
+    failed = {"type": "Failed", "status": "True", "reason": "Internal"}
+    body = trial_of(
+        {
+            "conditions": [failed],
+            "cost": {"gpuHours": "2.000"},
+            "stages": [{"name": "train", "pastSeconds": 100, "runTime": timestamp(at(0))}],
+        }
+    )
+    assert gpu_time_of_job(body).until(at(NOW_SECONDS)) == 7200
 
 
 @pytest.mark.parametrize("past", [0, 900])

@@ -73,6 +73,7 @@ def prune(step: Step, view: StageView) -> None:
         draft.conditions.set(ConditionType.STALLED, False, reason, "")
     draft.conditions.set(ConditionType.PRUNED, True, reason, message)
     draft.put("completionTime", timestamp(step.now))
+    draft.close_runs(step.views)
     draft.announce("Pruned", message)
     step.then = [*release_actions(step.observed, step.views)]
 

@@ -273,6 +273,7 @@ def fail(step: Step, reason: str, message: str, *, event: str = "Failed") -> Non
     draft.conditions.set(ConditionType.STALLED, True, reason, text)
     draft.conditions.set(ConditionType.FAILED, True, reason, text)
     draft.put("completionTime", timestamp(step.now))
+    draft.close_runs(step.views)
     draft.announce(event, text, warning=True)
     step.then = list(stop_actions(step.observed, step.views))
 

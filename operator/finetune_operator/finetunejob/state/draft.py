@@ -119,8 +119,16 @@ class JobDraft(Draft):
         """Record that a stage is over: from now on its Job is not looked at any more."""
         entry = self._stages[view.stage.value]
         entry["completionTime"] = timestamp(view.ended_at or self.now)
-        entry["activeSeconds"] = self.active_seconds([view])
-        entry.pop("unplacedSince", None)
+        self.close_runs([view])
+
+    def close_runs(self, views: Iterable[StageView]) -> None:
+        """Record the running time up to now as all that these stages will ever have."""
+        for view in views:
+            entry = self._stages.get(view.stage.value)
+            if entry is not None:
+                entry["activeSeconds"] = self.active_seconds([view])
+                entry.pop("runTime", None)
+                entry.pop("unplacedSince", None)
 
     def record_evictions(self, stage: Stage, count: int) -> None:
         """Record how often Kueue stopped a stage; the number never falls.

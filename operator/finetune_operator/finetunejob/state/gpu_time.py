@@ -11,7 +11,7 @@ nobody observed is counted as if a pod had had a node; so is all time without a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
@@ -21,7 +21,7 @@ from finetune_api.v1alpha1.status.fields import MAX_COUNT
 from finetune_operator.finetunejob.state.retry import end_of_run
 from finetune_operator.finetunejob.state.stages import StageState, StageView
 from finetune_operator.finetunejob.state.trimmed import TrimmedPod
-from finetune_operator.status.conditions import parse_timestamp
+from finetune_operator.status.conditions import is_terminal, parse_timestamp
 
 Object = dict[str, Any]
 
@@ -65,6 +65,13 @@ class GpuTime:
         """Return the GPU seconds up to now."""
         return max(self.told_seconds, sum(gpus * time.until(now) for gpus, time in self.stages))
 
+    @property
+    def closed(self) -> GpuTime:
+        """The same without the runs that go on."""
+        return replace(
+            self, stages=tuple((gpus, replace(time, since=None)) for gpus, time in self.stages)
+        )
+
 
 def gpu_time_of(
     stages: Iterable[Mapping[str, Any]],
@@ -88,11 +95,15 @@ def gpu_time_of(
 
 
 def gpu_time_of_job(job: Object) -> GpuTime:
-    """Return the GPU time of a FineTuneJob as its stored status tells it."""
+    """Return the GPU time of a FineTuneJob as its stored status tells it.
+
+    A job that has ended holds nothing, whatever its record says of a run that goes on.
+    """
     status = job.get("status") or {}
-    return gpu_time_of(
+    time = gpu_time_of(
         status.get("stages") or (), status.get("cost"), lambda stage: gpus_of(job, stage)
     )
+    return time.closed if is_terminal(status) else time
 
 
 def running_time_of(entry: Mapping[str, Any]) -> RunningTime:
