@@ -169,8 +169,12 @@ class FineTuneJobReconciler:
         return Done()
 
     def _seconds_to_wait(self, observed: Observed, step: Plan) -> float:
-        """Return for how long the status waits for what follows it; 0 or less if it is due."""
-        if not _may_wait_for_more(observed, step):
+        """Return for how long the status waits for what follows it; 0 or less if it is due.
+
+        A status that follows a refused one does not wait: the guard decides when it is written.
+        """
+        is_written = self.guard.is_written(observed.uid)
+        if not (is_written and _may_wait_for_more(observed, step)):
             self._patience.forget(observed.uid)
             return 0.0
         left = self._patience.seconds_left(observed.uid)

@@ -33,6 +33,8 @@ CRD_RETRY_SECONDS = 30.0
 FIRST_RETRY_SECONDS = 2.0
 """The first pause after a refused status; each further one is twice as long."""
 MAX_RETRY_SECONDS = 60.0
+MIN_RETRY_SECONDS = 0.05
+"""The shortest wait for a retry: a key that comes back at once blocks the event loop."""
 _UNDECLARED = "field not declared in schema"
 """The API server's message for a field that the CRD lacks, in a server-side apply."""
 _WORDS = 600
@@ -211,10 +213,10 @@ class Guard:
         unwritten = self._unwritten.get(obj["metadata"]["uid"])
         if unwritten is None or not isinstance(result, Done | RequeueAfter):
             return result
-        wait = max(0.0, unwritten.pauses.until - self.clock.monotonic())
+        wait = unwritten.pauses.until - self.clock.monotonic()
         if isinstance(result, RequeueAfter):
             wait = min(wait, result.seconds)
-        return Retry(unwritten.error, after_seconds=wait)
+        return Retry(unwritten.error, after_seconds=max(MIN_RETRY_SECONDS, wait))
 
     def _taking_in(self, unwritten: _Unwritten, pushed: Object) -> _Unwritten:
         """Merge pushed fields into a waiting status, as the server would.

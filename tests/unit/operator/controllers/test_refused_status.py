@@ -10,6 +10,7 @@ import pytest
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers import finetunejob as controller
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
+from finetune_operator.controllers.guarding import MIN_RETRY_SECONDS
 from finetune_operator.controllers.memory.caches import Caches
 from finetune_operator.finetunejob.state.actions import RelabelJob
 from finetune_operator.kube.api.errors import Forbidden, Invalid, ServerUnavailable
@@ -70,7 +71,7 @@ class Recorder:
 class World:
     """One FineTuneJob, its reconciler, and a server that takes no status."""
 
-    def __init__(self, body):
+    def __init__(self, body, *, status_seconds=0.0):
         self.client, self.recorder, self.clock = Server(), Recorder(), FakeClock(NOW)
         rng = random.Random(1)
         self.caches = Caches(
@@ -84,7 +85,7 @@ class World:
         self.set(body)
         self.reconciler = FineTuneJobReconciler(
             self.client, self.caches, CONFIG, clock=self.clock, recorder=self.recorder,
-            queue=WorkQueue("finetunejob", rng=rng),
+            queue=WorkQueue("finetunejob", rng=rng), status_seconds=status_seconds,
         )  # fmt: skip
 
     def set(self, body):
@@ -170,8 +171,8 @@ class World:
         return counter.labels("FineTuneJob", section)._value.get()
 
 
-def in_training(**spec):
-    world = World(job(**spec))
+def in_training(*, status_seconds=0.0, **spec):
+    world = World(job(**spec), status_seconds=status_seconds)
     world.has(PREPARE, complete())
     world.has_told(PREPARE)
     world.has(TRAIN, {"startTime": "2026-11-24T12:00:00Z", "active": 1, "ready": 1})
@@ -263,6 +264,30 @@ async def test_the_write_is_tried_again_after_growing_pauses_and_then_no_more():
     num_tries = world.client.num_tries
     await world.look()
     assert world.client.num_tries == num_tries
+
+
+async def test_a_status_that_could_be_put_off_is_looked_at_no_more_often_than_it_is_written():
+    world = in_training(status_seconds=2.0)
+    await world.look()
+    world.clock.advance(1.5)
+    world.set({**world.job, "status": {"progress": {"stage": "prepare", "percent": 100}}})
+    waits = []
+    while sum(waits) < 10 and len(waits) < 100:
+        waits.append((await world.look()).after_seconds)
+        world.clock.advance(waits[-1])
+    assert waits == [0.5, 4.0, 8.0]
+    assert world.client.num_tries == 4
+
+
+async def test_a_pause_that_is_over_does_not_bring_the_key_back_at_once():
+    async def looked():
+        return Done()
+
+    world = in_training()
+    await world.look()
+    world.clock.advance(10)
+    result = await world.reconciler.guard.run(world.job, looked())
+    assert result.after_seconds == MIN_RETRY_SECONDS > 0
 
 
 async def test_what_is_news_does_not_wait_for_the_pause():
