@@ -7,10 +7,11 @@ assumes a checkpoint every ``checkpoint.everySteps`` steps.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from finetune_api.protocol.trainer import ExitCode, Stage
+from finetune_operator.finetunejob.state.gpu_time import gpu_time_of_job
 from finetune_operator.finetunejob.state.trimmed import Terminated, TrimmedPod, container_of
 from finetune_operator.status.conditions import ConditionType, find_condition, parse_timestamp
 
@@ -18,6 +19,17 @@ Object = dict[str, Any]
 
 _KEPT = (ExitCode.OK, ExitCode.STOPPED)
 """Ends that lose nothing: done, or saved and stopped."""
+_BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
+
+
+def recorded_gpu_seconds(job: Object) -> int:
+    """Return the GPU seconds of a job up to its last pause, or the last incident on record.
+
+    A run that goes on is counted when it ends, by whoever is leader then.
+    """
+    history = ((job.get("status") or {}).get("attempts") or {}).get("history") or ()
+    ends = [moment for each in history if (moment := parse_timestamp(each.get("time")))]
+    return gpu_time_of_job(job).until(max(ends, default=_BEFORE_ALL))
 
 
 def lost_seconds(pod: TrimmedPod, job: Object, stage: Stage, now: datetime) -> float:

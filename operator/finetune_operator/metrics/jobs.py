@@ -21,7 +21,7 @@ from finetune_operator.finetunejob.state.waiting import OTHER, class_of, current
 from finetune_operator.kube.cache.store import EventType
 from finetune_operator.kube.clock import Clock
 from finetune_operator.metrics.census import take_census
-from finetune_operator.metrics.gpu_time import lost_seconds, queued_seconds
+from finetune_operator.metrics.gpu_time import lost_seconds, queued_seconds, recorded_gpu_seconds
 from finetune_operator.status.conditions import parse_timestamp
 
 Object = dict[str, Any]
@@ -148,8 +148,9 @@ class JobMetrics(Collector):
             self._counted.pop((old or {}).get("metadata", {}).get("uid"), None)
             return
         if old is None or not self._is_leader():
-            # Another replica counts the time before this replica became leader.
-            self._counted[new["metadata"]["uid"]] = gpu_time_of_job(new).until(self._clock.now())
+            # The leader of that time has counted the pods whose ends are on record.
+            uid = new["metadata"]["uid"]
+            self._counted[uid] = max(self._counted.get(uid, 0), recorded_gpu_seconds(new))
             return
         before, after = old.get("status") or {}, new.get("status") or {}
         if before is after or before == after:
@@ -201,9 +202,9 @@ class JobMetrics(Collector):
                 ends counts for all.
         """
         metadata = job["metadata"]
-        used = gpu_time_of_job(job).until(self._clock.now())
-        new = max(0, used - self._counted.get(metadata["uid"], used))
+        counted = self._counted.get(metadata["uid"], 0)
+        new = max(0, gpu_time_of_job(job).until(self._clock.now()) - counted)
         lost = min(lost, new)
-        self._counted[metadata["uid"]] = used
+        self._counted[metadata["uid"]] = counted + new
         self._gpu_seconds.labels(metadata["namespace"], "productive").inc(new - lost)
         self._gpu_seconds.labels(metadata["namespace"], "lost").inc(lost)

@@ -321,6 +321,49 @@ def test_a_pods_gpu_seconds_are_counted_at_its_end(world):
     assert b"finetune_gpu_seconds_total" in generate_latest(world.registry)
 
 
+def train_pod_ends(world: Any, seconds: float, exit_code: int = 79, version: int = 1) -> None:
+    started = {"startedAt": timestamp(at(100))}
+    done = {"exitCode": exit_code, **started, "finishedAt": timestamp(at(seconds))}
+    world.caches.pods.observe("ADDED", pod({"running": started}, version))
+    world.caches.pods.observe("MODIFIED", pod({"terminated": done}, version + 1))
+
+
+def gpu_seconds(world: Any) -> float:
+    name = "finetune_gpu_seconds_total"
+    values = [world.value(name, namespace="team-a", state=s) for s in ("productive", "lost")]
+    return sum(value or 0.0 for value in values)
+
+
+@pytest.mark.parametrize("change", ["a restart", "a failover"])
+def test_a_new_leader_counts_a_run_that_began_before_it_led(world, change):
+    status = {"phase": "Training", "stages": [{**IN_TRAINING, "pastSeconds": 50}]}
+    world.replica.is_leader = change == "a restart"
+    world.caches.finetunejobs.observe("ADDED", job(version=1, **status))
+    if change == "a failover":
+        world.caches.finetunejobs.observe("MODIFIED", job(version=2, **status, reason="Running"))
+    world.replica.is_leader = True
+    train_pod_ends(world, 1000)
+    assert gpu_seconds(world) == 8 * 900, "the 50 s were over"
+
+
+def test_a_new_leader_counts_no_pod_whose_end_is_on_record(world):
+    history = [{"stage": "train", "time": timestamp(at(700)), "counted": True}]
+    status = {"phase": "Training", "stages": [IN_TRAINING], "attempts": {"history": history}}
+    world.caches.finetunejobs.observe("ADDED", job(version=1, **status))
+    train_pod_ends(world, 1000)
+    assert gpu_seconds(world) == 8 * 300
+
+
+def test_a_record_that_falls_has_nothing_counted_twice(world):
+    long, short = ({"name": "train", "pastSeconds": seconds} for seconds in (900, 100))
+    end(world, {"phase": "Training"}, {"phase": "Training", "stages": [long]})
+    for number, stage in enumerate((long, short, long)):
+        status = {"phase": "Training", "stages": [stage]}
+        world.caches.finetunejobs.observe("MODIFIED", job(version=number + 3, **status))
+        train_pod_ends(world, 1000, version=2 * number + 1)
+    assert gpu_seconds(world) == 8 * 900
+
+
 PROGRESS = {
     "stage": "train",
     "step": 57,
