@@ -305,7 +305,7 @@ def tells_only_how_far(stored: Object, status: Object) -> bool:
     """Return whether a status tells of a job that goes on only how far it is.
 
     Jobs, pods and Kueue tell that again at the next plan. What only the status remembers, such as
-    an incident whose pod may be gone by then, they do not.
+    an incident or a result whose pod may be gone by then, they do not.
     """
     both = (stored, status)
     if any(each.get("phase") not in _GOING_ON for each in both):
@@ -316,8 +316,8 @@ def tells_only_how_far(stored: Object, status: Object) -> bool:
 
 _GOING_ON = frozenset({"Preparing", "Queued", "Training", "Evaluating", "Publishing"})
 _HOW_FAR = frozenset(
-    {"phase", "reason", "conditions", "dataset", "selection", "artifact", "evaluation", "queue"}
-    | {"cost", "estimate", "progress", "metrics", "trainerImage", "stages", "attempts"}
+    {"phase", "reason", "conditions", "queue", "cost", "estimate", "progress", "metrics"}
+    | {"trainerImage", "stages", "attempts"}
 )
 _INCIDENTS = ("incidents", "evictions", "fruitless", "outage", "deletedTime", "cut")
 

@@ -292,29 +292,51 @@ def go_on(world, child, pod, status):
     world.caches.jobs.absorb(world.client.cluster.store(key, {**child, "status": status}))
 
 
+def stored_status(world):
+    return world.client.cluster.objects["finetunejobs", *KEY]["status"]
+
+
+def has_progress_of(world, stage):
+    """Let the status show another stage's progress: the operator has to begin anew with it."""
+    body = world.client.cluster.objects["finetunejobs", *KEY]
+    body = {**body, "status": {**body["status"], "progress": {"stage": stage, "percent": 100}}}
+    world.caches.finetunejobs.absorb(world.client.cluster.store(("finetunejobs", *KEY), body))
+
+
 async def test_what_follows_a_status_at_once_goes_into_one_write_with_what_follows_it():
-    world, prepare = await preparing()
-    go_on(world, prepare, succeeded(Stage.PREPARE), complete())
+    world, _ = await preparing()
+    has_progress_of(world, "train")
     assert await world.reconciler.reconcile(KEY) == RequeueAfter(2.0)
-    assert ("jobs", "team-a", "headlines-train") in world.client.cluster.objects
     assert statuses(world) == ["Preparing"]
     world.clock.advance(1.5)
     assert await world.reconciler.reconcile(KEY) == RequeueAfter(0.5)
     world.clock.advance(0.5)
     await world.reconciler.reconcile(KEY)
+    assert statuses(world) == ["Preparing", "Preparing"]
+    assert stored_status(world)["progress"] == {"stage": "prepare", "percent": 0}
+
+
+async def test_a_result_is_written_at_once():
+    """Its pod may be gone in a moment, and no other place of the cluster holds it."""
+    world, prepare = await preparing()
+    go_on(world, prepare, succeeded(Stage.PREPARE), complete())
+    await world.reconciler.reconcile(KEY)
+    assert ("jobs", "team-a", "headlines-train") in world.client.cluster.objects
     assert statuses(world) == ["Preparing", "Training"]
-    stored = world.client.cluster.objects["finetunejobs", *KEY]
-    assert stored["status"]["dataset"]["rows"]["train"] == 450
+    assert stored_status(world)["dataset"]["rows"]["train"] == 450
 
 
 async def test_what_an_event_tells_is_written_at_once_with_what_was_put_off():
     world, prepare = await preparing()
     go_on(world, prepare, succeeded(Stage.PREPARE), complete())
     await world.reconciler.reconcile(KEY)
+    has_progress_of(world, "prepare")
+    assert await world.reconciler.reconcile(KEY) == RequeueAfter(2.0)
     train = world.client.cluster.objects["jobs", "team-a", "headlines-train"]
     go_on(world, train, pod(Stage.TRAIN, state={"running": {}}), running())
     await world.reconciler.reconcile(KEY)
-    assert statuses(world) == ["Preparing", "Training"]
+    assert statuses(world) == ["Preparing", "Training", "Training"]
+    assert stored_status(world)["progress"] == {"stage": "train", "percent": 0}
     assert [reason for _, _, reason, _ in world.events] == ["Accepted", "TrainingStarted"]
 
 
@@ -331,6 +353,10 @@ REMEMBERED = [
     {"lastFailure": {"reason": "Killed"}},
     {"observedGeneration": 2},
     {"phase": "Suspended"},
+    {"dataset": {"digest": "d"}},
+    {"selection": {"step": 3}},
+    {"artifact": {"uri": "s3://b/a"}},
+    {"evaluation": {"numSamples": 3}},
 ]
 
 
