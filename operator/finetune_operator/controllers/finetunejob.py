@@ -35,7 +35,6 @@ from finetune_operator.finetunejob.state.decisions import read_decisions
 from finetune_operator.finetunejob.state.draft import OWNED_FIELDS, STATUS, tells_only_how_far
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.finetunejob.state.observed import Observed
-from finetune_operator.finetunejob.state.results import SECTIONS
 from finetune_operator.finetunejob.state.retry import Ledger
 from finetune_operator.finetunejob.state.trimmed import TrimmedPod, newest_runs, owner_uid
 from finetune_operator.finetunejob.state.waiting import is_at_rest
@@ -98,7 +97,6 @@ class FineTuneJobReconciler:
             meanwhile="Running pods go on meanwhile.",
             schema=STATUS,
             owned=OWNED_FIELDS,
-            pushed=SECTIONS,
             client=client,
             clock=clock,
             recorder=recorder,

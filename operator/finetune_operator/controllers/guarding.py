@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 
 from finetune_operator.controllers.parents import ParentGone
@@ -23,7 +23,7 @@ from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.leader import LeadershipLost
 from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result, Retry
 from finetune_operator.kube.recorder import EventRecorder
-from finetune_operator.status.conditions import Reason, is_terminal, shorten
+from finetune_operator.status.conditions import Reason, shorten
 from finetune_operator.status.draft import Announce
 from finetune_operator.status.fitting import OTHER, FittedStatus, StatusSchema
 
@@ -48,13 +48,11 @@ class _Unwritten:
 
     Attributes:
         before: The stored fields of the operator instead.
-        pushed: The same for fields that stages push, up to the plan or taken in later.
         pauses: Pauses between the tries to write it, on the monotonic clock.
     """
 
     status: FittedStatus
     before: Object
-    pushed: Object
     error: KubeError
     pauses: Pauses
 
@@ -69,7 +67,6 @@ class Guard:
     Attributes:
         meanwhile: A sentence on what continues while its status cannot be written.
         owned: The fields of the status that the operator's field manager owns.
-        pushed: Owned fields that any replica also writes, from reports of stages.
         client: Writes statuses, fenced by the leader election.
         clock: Monotonic time of the pauses.
     """
@@ -79,7 +76,6 @@ class Guard:
     meanwhile: str
     schema: StatusSchema
     owned: tuple[str, ...]
-    pushed: tuple[str, ...] = ()
     client: KubeClient
     clock: Clock
     recorder: EventRecorder
@@ -125,10 +121,7 @@ class Guard:
     # ---- statuses --------------------------------------------------------------------------------
 
     def as_planned(self, obj: Object) -> Object:
-        """Return the object with its last planned status, even if that was refused.
-
-        Later reports of stages are included.
-        """
+        """Return the object with its last planned status, even if that was refused."""
         uid = obj["metadata"]["uid"]
         unwritten = self._unwritten.get(uid)
         if unwritten is None:
@@ -138,7 +131,6 @@ class Guard:
             # Another replica has written one since.
             self.forget(uid)
             return obj
-        unwritten = self._unwritten[uid] = self._taking_in(unwritten, self._pushed_part(stored))
         others = {name: value for name, value in stored.items() if name not in self.owned}
         return {**obj, "status": {**unwritten.status, **others}}
 
@@ -198,14 +190,11 @@ class Guard:
         known = self._unwritten.get(uid)
         stored = obj.get("status") or {}
         before = known.before if known else self._own_part(stored)
-        pushed = known.pushed if known else self._pushed_part(stored)
         first = CRD_RETRY_SECONDS if _UNDECLARED in str(error) else FIRST_RETRY_SECONDS
         pauses = (known.pauses if known else Pauses()).after_failure(
             self.clock.monotonic(), partial(exponential, base=first, cap=MAX_RETRY_SECONDS)
         )
-        self._unwritten[uid] = _Unwritten(
-            status=status, before=before, pushed=pushed, error=error, pauses=pauses
-        )
+        self._unwritten[uid] = _Unwritten(status=status, before=before, error=error, pauses=pauses)
         self.tell_refused(obj, error)
 
     def _or_write_again(self, obj: Object, result: Result) -> Result:
@@ -218,28 +207,9 @@ class Guard:
             wait = min(wait, result.seconds)
         return Retry(unwritten.error, after_seconds=max(MIN_RETRY_SECONDS, wait))
 
-    def _taking_in(self, unwritten: _Unwritten, pushed: Object) -> _Unwritten:
-        """Merge pushed fields into a waiting status, as the server would.
-
-        The status of an ended job takes no more.
-        """
-        if pushed == unwritten.pushed or is_terminal(unwritten.status):
-            return unwritten
-        taken = dict(unwritten.status)
-        for name, section in pushed.items():
-            known = unwritten.pushed.get(name) or {}
-            news = {key: value for key, value in section.items() if known.get(key) != value}
-            if news:
-                taken[name] = {**(taken.get(name) or {}), **news}
-        return replace(unwritten, status=self.schema.fit(taken)[0], pushed=pushed)
-
     def _own_part(self, status: Object) -> Object:
-        """Return the fields that only the operator writes."""
-        own = set(self.owned) - set(self.pushed)
-        return {name: value for name, value in status.items() if name in own}
-
-    def _pushed_part(self, status: Object) -> Object:
-        return {name: value for name, value in status.items() if name in self.pushed}
+        """Return the fields that the operator writes."""
+        return {name: value for name, value in status.items() if name in self.owned}
 
     def _over(self, obj: Object, status: FittedStatus) -> Object:
         kept = ("name", "namespace", "uid", "resourceVersion")

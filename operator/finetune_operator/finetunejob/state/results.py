@@ -35,9 +35,6 @@ Section = dict[str, Any]
 AnyResult = PrepareResult | TrainResult | EvaluateResult
 MAX_SCORES = 16
 MAX_METRICS = 24
-SECTIONS = ("dataset", "selection", "artifact", "evaluation")
-"""The sections of the status that results fill. Replicas before this version, which may still run
-during an upgrade, write them from pushed results too."""
 
 
 def dataset_section(result: PrepareResult) -> Section:

@@ -103,7 +103,7 @@ class StageView:
         state: Where it is.
         job: Its trimmed Job, or None.
         pods: Its trimmed pods, by name.
-        result: Its result, from a termination message or, pushed by the trainer, from the status;
+        result: Its result, from a termination message, or from the status once its pod is gone;
             None while unknown.
         problem: Why a result that arrived is not taken; empty where none did.
         ended_at: When the Job ended.

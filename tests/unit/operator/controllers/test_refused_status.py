@@ -311,6 +311,14 @@ async def test_a_status_that_another_replica_wrote_wins_over_what_was_kept():
     assert world.stage_job(TRAIN)["spec"]["suspend"] is True, "what has ended is stopped"
 
 
+async def test_a_result_that_another_replica_wrote_wins_over_what_was_kept():
+    world = in_training()
+    await world.look()
+    world.set({**world.job, "status": {"artifact": {"uri": "s3://b/a"}}})
+    assert world.reconciler.guard.as_planned(world.job)["status"] == world.job["status"]
+    assert world.reconciler.guard.is_written(UID)
+
+
 async def test_progress_goes_on_beside_a_status_that_is_not_written():
     world = in_training()
     await world.look()
@@ -319,64 +327,6 @@ async def test_progress_goes_on_beside_a_status_that_is_not_written():
     planned = world.reconciler.guard.as_planned(world.job)
     assert planned["status"]["progress"] == told
     assert planned["status"]["phase"] == "Training"
-
-
-def pushed(world, **sections):
-    """Let a replica write what a stage pushed: the server takes it, and refuses the rest."""
-    stored = world.job.get("status") or {}
-    world.set({**world.job, "status": {**stored, **sections}})
-
-
-async def test_a_pushed_result_is_no_other_replicas_status():
-    world = in_training()
-    await world.look()
-    planned = world.reconciler.guard.as_planned(world.job)["status"]
-    again = {**planned["dataset"], "numTokens": 77}
-    pushed(world, dataset=again, artifact={"uri": "s3://b/a", "sha256": "a" * 64, "bytes": 7})
-    taken = world.reconciler.guard.as_planned(world.job)["status"]
-    assert taken["stages"] == planned["stages"]
-    assert taken["conditions"] == planned["conditions"]
-    assert taken["dataset"] == again, "the newer one"
-    await world.look()
-    assert not world.reconciler.guard.is_written(UID)
-    taken = world.reconciler.guard.as_planned(world.job)["status"]
-    assert taken["dataset"] == planned["dataset"], "a pod's last words come first"
-    assert taken["artifact"]["uri"] == "s3://b/a"
-
-
-async def test_what_is_planned_after_a_push_is_not_undone_by_it():
-    world = in_training()
-    await world.look()
-    pushed(world, dataset={"numTokens": 77})
-    planned = world.reconciler.guard.as_planned(world.job)
-    later = {**planned["status"], "dataset": {**planned["status"]["dataset"], "numTokens": 99}}
-    await world.reconciler.guard.write_status(planned, later)
-    assert world.reconciler.guard.as_planned(world.job)["status"]["dataset"]["numTokens"] == 99
-
-
-async def test_a_pushed_result_is_written_with_what_was_refused():
-    world = in_training()
-    await world.look()
-    pushed(world, artifact={"uri": "s3://b/a", "sha256": "a" * 64, "bytes": 7})
-    world.client.refusal = None
-    world.clock.advance(60)
-    await world.look()
-    assert world.reconciler.guard.is_written(UID)
-    assert world.job["status"]["artifact"]["bytes"] == 7
-    assert world.job["status"]["phase"] == "Training"
-
-
-async def test_what_has_ended_takes_no_pushed_result_and_does_not_begin_again():
-    world = in_training(activeDeadlineSeconds=100)
-    await world.look()
-    world.clock.advance(101)
-    await world.look()
-    ended = world.reconciler.guard.as_planned(world.job)["status"]
-    pushed(world, artifact={"uri": "s3://b/a", "sha256": "a" * 64, "bytes": 7, "version": 1})
-    await world.look()
-    assert world.reconciler.guard.as_planned(world.job)["status"] == ended
-    assert ended["phase"] == "Failed"
-    assert world.reasons().count("Failed") == 1
 
 
 REFUSALS = {

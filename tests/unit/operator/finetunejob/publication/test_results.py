@@ -19,8 +19,8 @@ from finetune_api.v1alpha1.status.dataset import DatasetStatus, InvalidRowPlace
 from finetune_api.v1alpha1.status.evaluation import JudgeStatus, SelectionStatus
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.state.actions import ConfirmMissing, CreateStage
+from finetune_operator.finetunejob.state.draft import tells_only_how_far
 from finetune_operator.finetunejob.state.results import (
-    SECTIONS,
     result_of_status,
     score_text,
     sections_of,
@@ -179,7 +179,7 @@ def test_what_is_to_be_known_of_a_judge_goes_into_the_status():
     assert JudgeStatus.model_validate(section).agreement is None
 
 
-def test_a_pushed_result_in_the_status_replaces_lost_last_words():
+def test_a_result_in_the_status_replaces_lost_last_words():
     body = accepted()
     made = plan(observe(body, **stages_done(PREPARE)), at(60), CONFIG)
     body["status"]["dataset"] = made.status["dataset"]
@@ -236,11 +236,14 @@ def test_a_verdict_needs_no_job_of_its_own():
     assert [entry["name"] for entry in made.status["stages"]] == ["prepare", "train", "evaluate"]
 
 
-def test_results_fill_only_the_sections_that_are_known():
+def test_a_result_in_whatever_section_of_the_status_does_not_wait():
     selection = StepSelection(step=80, last_step=90, planned_steps=90)
     chosen = result_of(TRAIN).model_copy(update={"selection": selection})
     results = [*map(result_of, Stage), chosen]
-    assert {name for result in results for name in sections_of(result, {})} == set(SECTIONS)
+    sections = {name for result in results for name in sections_of(result, {})}
+    assert sections == {"dataset", "selection", "artifact", "evaluation"}
+    stored = {"phase": "Training"}
+    assert not [name for name in sections if tells_only_how_far(stored, {**stored, name: {"a": 1}})]
 
 
 def test_a_result_that_is_lost_every_time_ends_the_job_with_the_reason():
