@@ -15,7 +15,11 @@ from finetune_api.protocol.trainer import Stage
 from finetune_operator.finetunejob.holds.cost import gpu_seconds
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.publication.endings import fail
-from finetune_operator.finetunejob.state.gpu_time import gpu_time_of_job
+from finetune_operator.finetunejob.state.gpu_time import (
+    gpu_time_of_job,
+    running_time_of,
+    seconds_with_unplaced,
+)
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.finetunesweep.trials.trial import read_trial
 from finetune_operator.kube.cache.store import Store
@@ -174,6 +178,18 @@ def test_the_record_of_a_running_stage_gives_what_its_job_gives(past: int, momen
     live = gpu_seconds(Step(observed, at(moment), CONFIG), observed.parsed.spec)
     assert live == gpu_time_of_job(body).until(at(moment))
     assert live == pytest.approx(8 * (past + moment - 1000), abs=8)
+
+
+@pytest.mark.parametrize(("deleted", "expected"), [(700, 1100), (None, 1400)])
+def test_a_job_that_is_made_again_keeps_the_time_of_the_run_before(
+    deleted: int | None, expected: int
+) -> None:
+    entry = {"pastSeconds": 500, "runTime": timestamp(at(100))}
+    if deleted is not None:
+        entry["deletedTime"] = timestamp(at(deleted))
+    unplaced = {"unplacedSeconds": 40, "unplacedSince": timestamp(at(600))}
+    assert seconds_with_unplaced({**entry, **unplaced}, at(1000)) == expected
+    assert running_time_of(entry).until(at(1000)) == expected
 
 
 def test_the_account_does_not_fall_below_what_was_told() -> None:

@@ -23,8 +23,8 @@ from finetune_operator.finetunejob.publication import publishing
 from finetune_operator.finetunejob.publication.endings import fail_stage, lack_of_result
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.state.actions import ConfirmMissing, CreateStage
-from finetune_operator.finetunejob.state.draft import seconds_on_record
 from finetune_operator.finetunejob.state.failure import Cause
+from finetune_operator.finetunejob.state.gpu_time import seconds_with_unplaced
 from finetune_operator.finetunejob.state.stages import TRAITS, StageView
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import (
@@ -154,7 +154,8 @@ def miss(step: Step, spec: FineTuneJobSpec, view: StageView) -> None:
     if left > 0:
         step.look_again(left)
         return
-    start(step, spec, view, run=run, past_seconds=seconds_on_record(entry))
+    past_seconds = seconds_with_unplaced(entry, step.now)
+    start(step, spec, view, run=run, past_seconds=past_seconds)
 
 
 def _note_deletion(step: Step, view: StageView, name: str) -> Cause | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -254,15 +254,6 @@ class JobDraft(Draft):
             )
         wire.update(self._extra)
         return self.fit(wire, STATUS, partial(_is_worth_writing, self._stored))
-
-
-def seconds_on_record(entry: Mapping[str, Any]) -> int:
-    """Return the running time of a stage whose Job is gone: deleting it gives no budget back."""
-    past = int(entry.get("pastSeconds") or 0)
-    since, until = parse_timestamp(entry.get("runTime")), parse_timestamp(entry.get("deletedTime"))
-    if since is None or until is None:
-        return past
-    return past + max(0, int((until - since).total_seconds()))
 
 
 def _is_worth_writing(stored: Object, wire: Object) -> bool:

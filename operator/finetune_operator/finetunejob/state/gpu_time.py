@@ -121,6 +121,15 @@ def running_time_of(entry: Mapping[str, Any]) -> RunningTime:
     return RunningTime(seconds=seconds + _seconds(since, end), least=least)
 
 
+def seconds_with_unplaced(entry: Mapping[str, Any], now: datetime) -> int:
+    """Return the running time in an entry as its Job counts it: time without a node is part of it.
+
+    Deleting the Job gives no budget back.
+    """
+    counted = {key: value for key, value in entry.items() if key not in _UNPLACED}
+    return running_time_of(counted).until(now)
+
+
 def gpus_of(job: Object, stage: Stage) -> int:
     """Return the GPUs that all pods of a stage ask for."""
     spec = job.get("spec") or {}
@@ -241,6 +250,7 @@ def _placed_at(pod: TrimmedPod) -> datetime | None:
 
 
 _STAGES = frozenset(stage.value for stage in Stage)
+_UNPLACED = ("unplacedSeconds", "unplacedSince")
 
 
 def _seconds(begin: datetime, end: datetime) -> int:
