@@ -47,7 +47,7 @@ from finetune_operator.kube.api.resource import Object, ObjectKey
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, WorkQueue
-from finetune_operator.kube.ratelimit import Patience
+from finetune_operator.kube.ratelimit import WriteDelay
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.status.conditions import is_terminal
 from finetune_operator.status.fitting import FittedStatus
@@ -109,7 +109,7 @@ class FineTuneJobReconciler:
         self._validated = ValidatedJobs(models or SharedModels())
         self._settings: dict[str, OperatorConfig] = {}
         self._ledgers: dict[str, Ledger] = {}
-        self._patience = Patience(clock, status_seconds)
+        self._write_delay = WriteDelay(clock, status_seconds)
 
     def forget(self, job: Object) -> None:
         """Drop the memory of a FineTuneJob that is gone."""
@@ -119,7 +119,7 @@ class FineTuneJobReconciler:
     def _forget_ended(self, uid: str) -> None:
         self._validated.forget(uid)
         self._ledgers.pop(uid, None)
-        self._patience.forget(uid)
+        self._write_delay.forget(uid)
         self._children.forget(uid)
         self._changes.forget(uid)
 
@@ -173,9 +173,9 @@ class FineTuneJobReconciler:
         """
         is_written = self.guard.is_written(observed.uid)
         if not (is_written and _may_wait_for_more(observed, step)):
-            self._patience.forget(observed.uid)
+            self._write_delay.forget(observed.uid)
             return 0.0
-        left = self._patience.seconds_left(observed.uid)
+        left = self._write_delay.seconds_left(observed.uid)
         is_due = step.requeue_after is not None and step.requeue_after < left
         return 0.0 if is_due else left
 
@@ -337,7 +337,7 @@ class FineTuneJobReconciler:
             await self._refresh(metadata)
             raise
         if answer is not None:
-            self._patience.forget(metadata["uid"])
+            self._write_delay.forget(metadata["uid"])
             with self._caches.quiet():
                 self._caches.finetunejobs.absorb(answer)
 

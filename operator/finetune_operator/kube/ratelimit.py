@@ -1,8 +1,4 @@
-"""A token bucket that returns waiting times.
-
-A reservation may take the bucket below zero; the caller sleeps the returned time. This keeps the
-order of arrival without a queue of waiters.
-"""
+"""Limits of rates and of writes. They return waiting times, and the caller waits."""
 
 from __future__ import annotations
 
@@ -11,6 +7,9 @@ from finetune_operator.kube.clock import Clock
 
 class TokenBucket:
     """Limit a rate with bursts; event loop only, never blocks.
+
+    A reservation may take the bucket below zero; the caller sleeps the returned time. This keeps
+    the order of arrival without a queue of waiters.
 
     Args:
         clock: Source of monotonic time.
@@ -62,14 +61,14 @@ class TokenBucket:
         self._updated = now
 
 
-class Patience:
-    """Puts off what may wait, of each object for so long from when it first could be done.
+class WriteDelay:
+    """Puts off the writes of an object, so that those of a short time become one.
 
     Event loop only.
 
     Args:
         clock: Monotonic time.
-        seconds: For how long; 0 puts nothing off.
+        seconds: Delay from the first write that was put off; 0 puts nothing off.
     """
 
     def __init__(self, clock: Clock, seconds: float) -> None:
@@ -78,12 +77,12 @@ class Patience:
         self._since: dict[str, float] = {}
 
     def seconds_left(self, uid: str) -> float:
-        """Return for how much longer it is put off; 0 or less if it is due."""
+        """Return for how much longer the write of an object is put off; 0 or less if it is due."""
         if not self._seconds:
             return 0.0
         now = self._clock.monotonic()
         return self._since.setdefault(uid, now) + self._seconds - now
 
     def forget(self, uid: str) -> None:
-        """Begin anew: it is done, or no longer to be done."""
+        """Begin anew: the object was written, or no write of it may wait."""
         self._since.pop(uid, None)

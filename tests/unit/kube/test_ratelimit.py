@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.kube.ratelimit import TokenBucket
+from finetune_operator.kube.ratelimit import TokenBucket, WriteDelay
 from kit.processes.clock import FakeClock
 
 
@@ -56,3 +56,14 @@ def test_no_window_holds_more_than_burst_plus_rate(gaps, rate, burst):
     for i, start in enumerate(times):
         for j in range(i, len(times)):
             assert j - i + 1 <= burst + rate * (times[j] - start) + 1 + 1e-6
+
+
+def test_a_write_is_put_off_from_the_first_time_it_could_be_done():
+    clock = FakeClock()
+    delay = WriteDelay(clock, 2.0)
+    assert delay.seconds_left("a") == 2.0
+    clock.advance(1.5)
+    assert (delay.seconds_left("a"), delay.seconds_left("b")) == (0.5, 2.0)
+    delay.forget("a")
+    assert delay.seconds_left("a") == 2.0
+    assert WriteDelay(clock, 0.0).seconds_left("a") == 0.0
