@@ -126,7 +126,7 @@ def test_budget_sweep_and_metrics_read_the_same_gpu_time(status: dict[str, Any])
         assert trial.gpu_hours_until(at(moment)) == in_hours
 
 
-LIMITS = {
+LIMITS: dict[str, dict[str, Any]] = {
     "Pruned": {"prune": True},
     "DeadlineExceeded": {"activeDeadlineSeconds": 1000},
     "BudgetExceeded": {"budget": {"gpuHours": "2"}},
