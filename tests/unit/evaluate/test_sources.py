@@ -10,14 +10,23 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
+import pytest
 
+from finetune_api.protocol.evaluation_result import LookResult
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate import sources
 from finetune_trainer.evaluate.concluding import measure_all
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.inputs import gather_asked
 from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.sources.probes.probe import Probe, Probes
+from finetune_trainer.evaluate.sources.probes.source import ProbeInquiry
 from finetune_trainer.evaluate.sources.registry import SOURCES
 from finetune_trainer.evaluate.sources.source import Inquiry, Measured, Said, Task
+from finetune_trainer.model.encoding import TokenizedExample
+from finetune_trainer.verdict.certainty import raise_certainty
+from finetune_trainer.verdict.gates import check_gates
+from kit.cases.spec_cases import changed, minimal_job
 
 ROOT = Path(__file__).parents[3]
 
@@ -42,7 +51,7 @@ class Renaming(Inquiry, Measured):
     suffix: str
     found: tuple[str, ...] = ()
 
-    def measure(self, said: Said, comparison: Comparison) -> Renaming:
+    def measure(self, job: ResolvedJob, said: Said, comparison: Comparison) -> Renaming:
         return replace(self, found=tuple(comparison.tuned.texts))
 
     def add_to(self, comparison: Comparison) -> Comparison:
@@ -57,12 +66,19 @@ def answers(text: str) -> Answers:
     return Answers(texts=[text], nll_sums=np.zeros(1), num_tokens=np.ones(1))
 
 
+def job_with(change: dict[str, Any]) -> ResolvedJob:
+    spec = changed(minimal_job(), change)["spec"]
+    return ResolvedJob.model_validate({"namespace": "n", "name": "j", "uid": "u", "spec": spec})
+
+
 def test_each_source_sees_what_the_sources_before_it_added() -> None:
     said: Mapping[str, Answers] = {"base": answers("b"), "tuned": answers("t")}
     task = cast(Task, SimpleNamespace(asked=SimpleNamespace(questions=[])))
     inquiries = [Renaming("1"), Renaming("2")]
     assert gather_asked(task, inquiries) is task.asked
-    comparison, measured = measure_all(task, inquiries, Said(answers=said))
+    comparison, measured = measure_all(
+        task, inquiries, Said(answers=said), (LookResult(), job_with({}))
+    )
     assert comparison.tuned.texts == ["t12"]
     assert [each.to_result(0.95)["found"] for each in measured] == [("t",), ("t1",)]
 
@@ -75,3 +91,37 @@ def test_a_source_that_adds_nothing_changes_nothing() -> None:
         {}, {}, {}, {},
     )  # fmt: skip
     assert Inquiry().conversing is None
+
+
+@pytest.mark.parametrize("number", [1, 6, 12])
+def test_a_late_look_draws_the_resamples_that_a_gate_on_a_probe_needs(number: int) -> None:
+    metric = "forgetting.bitsPerByte"
+    gate = {"name": "kept", "metric": metric, "overBase": "0"}
+    job = job_with({"spec.evaluation": {"forgetting": {}, "gates": [gate], "looks": "Correct"}})
+    items = [
+        Probe(
+            metric=metric,
+            cluster=str(i),
+            shown="a text",
+            texts=[TokenizedExample(input_ids=[1, 2], spans=((0, 2),), num_cut=0)],
+            num_bytes=10,
+            judge=lambda heard: heard.nats[0],
+        )
+        for i in range(200)
+    ]
+    task = cast(Task, SimpleNamespace(job=job, asked=SimpleNamespace(questions=[])))
+    plain = answers("a")
+    nats = np.linspace(1, 2, len(items))
+    said = {
+        "base": plain,
+        "tuned": plain,
+        "baseProbes": replace(plain, texts=[], nll_sums=nats + 0.5),
+        "tunedProbes": replace(plain, texts=[], nll_sums=nats),
+    }
+    inquiry = ProbeInquiry(task=task, probes=Probes(items=items))
+    judged = job.model_copy(update={"spec": raise_certainty(job.spec, number)})
+    _, (scores,) = measure_all(task, [inquiry], Said(answers=said), (LookResult(), judged))
+    (result,) = check_gates(
+        judged.spec.evaluation.gates, lambda gate: scores.standings[gate.metric]
+    )
+    assert result.met, result.message

@@ -40,9 +40,15 @@ class Conclusion(Outcome):
 
 
 def measure_all(
-    task: Task, inquiries: Sequence[Inquiry], said: Said
+    task: Task, inquiries: Sequence[Inquiry], said: Said, judged: tuple[LookResult, ResolvedJob]
 ) -> tuple[Comparison, list[Measured]]:
     """Have each source measure; returns the held-out answers, and what the sources measured.
+
+    Args:
+        task: What is compared.
+        inquiries: Those of the sources.
+        said: What the models said.
+        judged: The look that the evaluation is, and the job as it is to be judged.
 
     Raises:
         TrainerError: A source failed, and the job does not go on without it.
@@ -55,7 +61,7 @@ def measure_all(
     )
     measured = []
     for inquiry in inquiries:
-        each = inquiry.measure(said, comparison)
+        each = inquiry.measure(judged[1], said, comparison)
         comparison = each.add_to(comparison)
         measured.append(each)
     return comparison, measured

@@ -65,8 +65,9 @@ def _evaluate(context: StageContext, key: str) -> None:
     if unended := describe_unended(said.answers, limits):
         context.emit.message(unended)
 
-    comparison, measured = measure_all(task, inquiries, said)
+    # Before any source measures: the look decides how many resamples they draw.
     judged = take_look(task, storage, base=f"{model.name} {task.revision}")
+    comparison, measured = measure_all(task, inquiries, said, judged)
     report_uri = storage.uri_of(f"{key}/report.json")
     conclusion = conclude(task, comparison, measured, judged, report_uri=report_uri)
 

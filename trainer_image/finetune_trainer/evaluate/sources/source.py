@@ -168,10 +168,11 @@ class Inquiry:
         """How the server must converse with the source after it has answered all questions."""
         return None
 
-    def measure(self, said: Said, comparison: Comparison) -> Measured:
+    def measure(self, job: ResolvedJob, said: Said, comparison: Comparison) -> Measured:
         """Ask what the source asks by itself, and measure the answers.
 
         Args:
+            job: The job as it is judged: with the certainty and the resamples of this look.
             said: The answers of each side.
             comparison: The answers to the held-out questions, as the sources before left them.
 

@@ -46,7 +46,7 @@ class ChampionInquiry(Inquiry, Measured):
         """See :class:`Inquiry`."""
         return replace(asked, published=self.asked)
 
-    def measure(self, said: Said, comparison: Comparison) -> ChampionInquiry:
+    def measure(self, job: ResolvedJob, said: Said, comparison: Comparison) -> ChampionInquiry:
         """See :class:`Inquiry`."""
         told = add_problem(self.told, said.problem)
         return replace(self, told=told, answers=said.answers.get("published"))

@@ -86,7 +86,7 @@ class JudgeSource(EvidenceSource, Inquiry):
         """See :class:`EvidenceSource`."""
         return self
 
-    def measure(self, said: Said, comparison: Comparison) -> Measured:
+    def measure(self, job: ResolvedJob, said: Said, comparison: Comparison) -> Measured:
         """Have the judge judge; plain text has no answers that it could."""
         if not comparison.asked:
             return Measured()

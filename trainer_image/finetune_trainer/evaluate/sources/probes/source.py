@@ -31,9 +31,8 @@ class ProbeInquiry(Inquiry):
         """See :class:`Inquiry`."""
         return replace(asked, probes=self.probes.encode(self.task.room))
 
-    def measure(self, said: Said, comparison: Comparison) -> ProbeScores:
+    def measure(self, job: ResolvedJob, said: Said, comparison: Comparison) -> ProbeScores:
         """See :class:`Inquiry`."""
-        job = self.task.job
         scores = measure_said(job, self.probes, said.answers)
         return replace(scores, rules=settle_alarms(job.spec.evaluation))
 

@@ -38,7 +38,7 @@ class PromptInquiry(Inquiry, Measured):
         """See :class:`Inquiry`."""
         return replace(asked, prompted=self.found.prompted)
 
-    def measure(self, said: Said, comparison: Comparison) -> PromptInquiry:
+    def measure(self, job: ResolvedJob, said: Said, comparison: Comparison) -> PromptInquiry:
         """See :class:`Inquiry`."""
         return replace(self, answers=said.answers)
 

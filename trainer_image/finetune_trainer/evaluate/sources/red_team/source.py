@@ -61,7 +61,7 @@ class RedTeamInquiry(Inquiry):
         asking = self.campaign.asking
         return Conversing(template=asking.template, max_tokens=asking.room)
 
-    def measure(self, said: Said, comparison: Comparison) -> RedTeamScores:
+    def measure(self, job: ResolvedJob, said: Said, comparison: Comparison) -> RedTeamScores:
         """Attack, and measure the outcome."""
         services, logs = self.services, self.services.workspace.scratch("attacking", fresh=True)
         scores = attack(self.job, self.campaign, services.storage, services.emit, logs)

@@ -52,7 +52,7 @@ class ReviewSource(EvidenceSource, Inquiry, Measured):
         """See :class:`EvidenceSource`."""
         return self
 
-    def measure(self, said: Said, comparison: Comparison) -> ReviewSource:
+    def measure(self, job: ResolvedJob, said: Said, comparison: Comparison) -> ReviewSource:
         """See :class:`Inquiry`."""
         return self
 
