@@ -64,8 +64,8 @@ def ask_base(context: StageContext) -> dict[str, Any]:
     job, started = context.job, time.monotonic()
     prepared = read_prepared(context.output, job, context.work_dir, sides=(Side.TEST,))
     encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
-    base_dir, revision = context.model_folder()
-    room = evaluated_context(read_config(base_dir), job.spec.evaluation.engine)
+    config_dir, _ = context.model_folder(include_weights=False)
+    room = evaluated_context(read_config(config_dir), job.spec.evaluation.engine)
     asked = gather_question_set(job, prepared, encoder, room=room)
     settings = read_settings(job.spec.evaluation, context.access())
     try_settings(settings, asked.questions)
@@ -75,8 +75,9 @@ def ask_base(context: StageContext) -> dict[str, Any]:
         context.load_tokenizer,
         prepared,
         asked,
-        base_dir=base_dir,
+        config_dir=config_dir,
     )
+    base_dir, revision = context.model_folder()
     asked = replace(asked, prompted=found.prompted)
     prefix = f"{job.run_prefix}/advice"
     said = ask_models(

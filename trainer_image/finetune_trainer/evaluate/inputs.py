@@ -24,7 +24,7 @@ from finetune_trainer.storage import Manifest, fetch_folder
 
 
 def gather_task(job: ResolvedJob, services: Services, *, approved: str | None) -> Task:
-    """Fetch and read the models and the held-out questions.
+    """Fetch and read the adapter and the held-out questions; the base model's weights come later.
 
     A metric of the user's own is tried on the references.
 
@@ -44,8 +44,8 @@ def gather_task(job: ResolvedJob, services: Services, *, approved: str | None) -
     adapter_dir = services.workspace.scratch("adapter")
     adapter, record = _fetch_adapter(storage, adapter_dir, approved)
     encoder = make_encoder(job, services.model.load_tokenizer(), read_format(prepared.folder))
-    base_dir, revision = services.model.fetch()
-    room = evaluated_context(read_config(base_dir), job.spec.evaluation.engine)
+    config_dir, revision = services.model.fetch(include_weights=False)
+    room = evaluated_context(read_config(config_dir), job.spec.evaluation.engine)
     asked = gather_question_set(job, prepared, encoder, room=room)
     settings = read_settings(job.spec.evaluation, storage.access())
     try_settings(settings, asked.questions)
@@ -60,7 +60,7 @@ def gather_task(job: ResolvedJob, services: Services, *, approved: str | None) -
         encoder=encoder,
         asked=asked,
         settings=settings,
-        base_dir=base_dir,
+        config_dir=config_dir,
         revision=revision,
         room=room,
     )
@@ -74,7 +74,7 @@ def gather_asked(task: Task, inquiries: Sequence[Inquiry]) -> QuestionSet:
 def generate(
     task: Task, asked: QuestionSet, inquiries: Sequence[Inquiry], services: Services
 ) -> Said:
-    """Ask all models everything.
+    """Fetch the base model's weights, and ask all models everything.
 
     Args:
         task: What is compared.
@@ -83,14 +83,16 @@ def generate(
         services: The evaluation's.
 
     Raises:
-        TrainerError: The models do not fit, or a worker failed; the answers so far are kept.
+        TrainerError: The weights cannot be fetched, the models do not fit, or a worker failed; the
+            answers so far are kept.
         Stopped: This process was asked to stop.
     """
+    base_dir, revision = services.model.fetch()
     control_dir = services.workspace.scratch("asking", fresh=True)
     keeping = keep_below(
         services.storage,
         task.job.run_prefix,
-        model=task.revision,
+        model=revision,
         adapter=task.adapter.digest,
         dataset=task.prepared.digest,
         published=asked.published.digest if asked.published else "",
@@ -100,7 +102,7 @@ def generate(
             task.job,
             asked,
             task.encoder,
-            base_dir=task.base_dir,
+            base_dir=base_dir,
             tuned_dir=task.adapter_dir,
             record=task.record,
             control_dir=control_dir,

@@ -64,7 +64,7 @@ class Task:
         encoder: The encoder of training.
         asked: The held-out questions.
         settings: What the job tells its metrics.
-        base_dir: Folder with the base model.
+        config_dir: Folder with the base model's configuration and tokenizer.
         revision: Revision of the base model.
         room: Tokens that the base model takes; None where nobody knows.
     """
@@ -77,7 +77,7 @@ class Task:
     encoder: ChatTokenizer
     asked: QuestionSet
     settings: Settings
-    base_dir: Path
+    config_dir: Path
     revision: str
     room: int | None
 

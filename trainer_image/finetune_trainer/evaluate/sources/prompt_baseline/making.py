@@ -53,7 +53,7 @@ def make_prompted(
     prepared: Prepared,
     asked: QuestionSet,
     *,
-    base_dir: Path,
+    config_dir: Path,
 ) -> FromTrainSplit:
     """Put the held-out questions behind the prompt that a person would write for the base model.
 
@@ -63,7 +63,7 @@ def make_prompted(
         load_tokenizer: Loads the tokenizer of the base model.
         prepared: The run's data set.
         asked: The held-out questions, without a prompt.
-        base_dir: Folder with the base model.
+        config_dir: Folder with the base model's configuration.
 
     Raises:
         StorageError: The data set cannot be read.
@@ -89,7 +89,7 @@ def make_prompted(
         questions,
         material,
         encoder,
-        room=measure_room(asked.encoded, context_of(read_config(base_dir))),
+        room=measure_room(asked.encoded, context_of(read_config(config_dir))),
         is_json=looks_like_json(references),
     )
     told = [*([problem] if problem else []), *(prompted.told if prompted else [reason])]

@@ -80,6 +80,6 @@ class PromptSource(EvidenceSource):
             services.model.load_tokenizer,
             task.prepared,
             task.asked,
-            base_dir=task.base_dir,
+            config_dir=task.config_dir,
         )
         return PromptInquiry(found=found)

@@ -90,7 +90,7 @@ class RedTeamSource(EvidenceSource):
             chat_format=encoder.chat_format,
             answer_tokens=task.asked.encoded.answer_tokens,
             prompt=encoder.write_prompt("?"),
-            room=min(context_of(read_config(task.base_dir)) or MAX_TOKENS, MAX_TOKENS),
+            room=min(context_of(read_config(task.config_dir)) or MAX_TOKENS, MAX_TOKENS),
         )
         facts = {
             "model": task.revision,
