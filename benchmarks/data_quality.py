@@ -7,15 +7,20 @@ rows are made by seed (``tests/kit/planted``), so that a figure changes only whe
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
-from finetune_trainer.prepare.privacy.finding import Settings, find_personal_data
-from kit.planted.clean_rows import clean_rows
-from kit.planted.measured import measure_all
-from kit.planted.privacy import Planted, plant
-from kit.published.forms import CLEAN, Half, make_rows, read_forms
-from kit.published.forms import Row as PublishedRow
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / part) for part in ("operator", "trainer_image", "tests")]
+
+from finetune_trainer.prepare.privacy.finding import Settings, find_personal_data  # noqa: E402
+from kit.planted.clean_rows import clean_rows  # noqa: E402
+from kit.planted.measured import measure_all  # noqa: E402
+from kit.planted.privacy import Planted, plant  # noqa: E402
+from kit.published.forms import CLEAN, Half, make_rows, read_forms  # noqa: E402
+from kit.published.forms import Row as PublishedRow  # noqa: E402
 
 SEED = 20261125
 SECRETS = {"APIKey", "JWT", "PrivateKey", "Password"}

@@ -6,6 +6,7 @@ to ``benchmarks/results/families.md``; lines of families that did not run stay a
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -17,12 +18,14 @@ from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
-from kit.families.chain import Outcome, run_chain
-from kit.families.family import Family
-from kit.families.labels import golden_path, show_family
-from kit.families.table import FAMILIES
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
-ROOT = Path(__file__).resolve().parent.parent
+from kit.families.chain import Outcome, run_chain  # noqa: E402
+from kit.families.family import Family  # noqa: E402
+from kit.families.labels import golden_path, show_family  # noqa: E402
+from kit.families.table import FAMILIES  # noqa: E402
+
 RESULT = ROOT / "benchmarks" / "results" / "families.md"
 NUM_AT_ONCE = 2
 HEADER = (
@@ -87,8 +90,11 @@ def show_table(rows: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(names: list[str]) -> int:
+def main() -> int:
     """Examine families, print the table, and write it if it is whole; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="FAMILY", help="all if none is named")
+    names = parser.parse_args().names
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     chosen = names or [family.name for family in FAMILIES]
     rows = []
@@ -145,4 +151,4 @@ def _cpu_name() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -135,7 +135,7 @@ def _spawn(
     path.write_text(yaml.safe_dump(config))
     with (folder / f"{name}.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "alert_faults.operator", "--config", str(path)],
+            [sys.executable, "-m", "benchmarks.alert_faults.operator", "--config", str(path)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
             stdout=log,
             stderr=log,

@@ -1,9 +1,9 @@
 """What kopf costs as the host that watches FineTuneJobs, beside an informer of our own.
 
 ``python benchmarks/control_plane/host.py [--jobs 2000] [--changes 3]`` has a process of its own
-answer one list of FineTuneJobs and a watch with so many changes of each, and has them taken in
-once by kopf as ``app.py`` sets it up, once by ``kube/cache/informer.py``. Both feed the same store. What
-is counted is the processor time of this process until the store holds every last change.
+answer one list of FineTuneJobs and a watch with so many changes of each. They are taken in once by
+kopf as ``app.py`` sets it up, and once by ``kube/cache/informer.py``. Both feed the same store. The
+processor time of this process counts until the store holds every last change.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ async def measure(host: Host, url: str, num_jobs: int, num_changes: int) -> tupl
 
 def main() -> int:
     """Measure both, print a table."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "operator")]
+    sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("tools", "tests", "operator"))]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1000)
     parser.add_argument("--changes", type=int, default=3)

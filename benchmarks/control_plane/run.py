@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def main() -> int:
     """Run the scenarios with the repository's packages on the path."""
-    sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "operator")]
+    sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("tools", "tests", "operator"))]
     from benchmarks.control_plane import scenarios
 
     return scenarios.main()

@@ -132,7 +132,7 @@ def main() -> int:
     parser.add_argument("--patches", type=int, default=400, help="of each variant")
     parser.add_argument("--beside", type=Path, action="append", default=[], metavar="CRD.yaml")
     arguments = parser.parse_args()
-    sys.path[:0] = [str(ROOT), str(ROOT / "tools"), str(ROOT / "operator")]
+    sys.path[:0] = [str(ROOT), *(str(ROOT / part) for part in ("tools", "tests", "operator"))]
     import yaml
 
     from finetune_api.crd import build_crd

@@ -71,7 +71,7 @@ def main() -> None:
         prepare(context)
         prepared = read_prepared(context.output, job, context.work_dir, sides=(Side.TEST,))
         encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
-        base_dir, _ = context.model_folder()
+        config_dir, _ = context.model_folder()
         asked = gather_question_set(job, prepared, encoder, room=None)
         prompted = make_prompted(
             context.storage,
@@ -79,7 +79,7 @@ def main() -> None:
             context.load_tokenizer,
             prepared,
             asked,
-            base_dir=base_dir,
+            config_dir=config_dir,
         ).prompted
         assert prompted is not None
         behind, labels = prompted.encoded, prompted.labels
