@@ -8,6 +8,7 @@ replay. Run it again after a new Kueue is pinned.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -293,8 +294,12 @@ def is_out(workload: Body) -> bool:
     )
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Record on a control plane of its own."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args(arguments)
     sys.path[:0] = [str(REPOSITORY / "tools")]
     from devcluster.kueue.beside import start_kueue
     from devcluster.starting import start_control_plane
