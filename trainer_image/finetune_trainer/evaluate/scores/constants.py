@@ -198,7 +198,7 @@ def _choose_best(
         if scored is not None:
             screened.append((scored.over(np.arange(len(few))), constant))
     ranked = [each for _, each in sorted(screened, key=lambda pair: -pair[0])]
-    if is_costly:
+    if is_costly:  # the next best only where the metric fails on one of all questions
         scores = ((each, score(each, every)) for each in ranked[:NUM_FINALISTS])
         return next(((each, found) for each, found in scores if found is not None), None)
     said = Counter(own).most_common(1)[0][0] if own else None
