@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     CORPUS_METRICS,
     GRADED_METRICS,
     JUDGE_METRICS,
+    LIKELIHOOD_METRICS,
     METRIC_SYNONYMS,
     UNBOUNDED_METRICS,
     GoalMetric,
@@ -20,7 +21,6 @@ from finetune_api.v1alpha1.evaluation.scoring import (
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import (
-    LIKELIHOOD_METRICS,
     Settings,
     choose_metrics,
     measure,

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from finetune_api.v1alpha1.evaluation.scoring import LIKELIHOOD_METRICS
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured, mean_of
-from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS, measure
+from finetune_trainer.evaluate.metrics.catalog import measure
 from finetune_trainer.evaluate.scores.comparing import compare, number_clusters
 from finetune_trainer.statistics.needed import f1_of
 from finetune_trainer.statistics.paired import Compared

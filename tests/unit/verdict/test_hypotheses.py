@@ -90,3 +90,5 @@ def test_a_gate_looks_at_the_questions_of_its_slice() -> None:
     plain = HeldOut(group="3", gates=frozenset("g"), has_prompt=False)
     assert [asked.sees(each) for each in (inside, outside, plain)] == [True, False, False]
     assert of_gate(gate("loss", atMost="1")).sees(plain)
+    # Less of it is better too, and plain text has no answer that could be unsafe.
+    assert not of_gate(gate("safety.injection", atMost="1")).sees(plain)

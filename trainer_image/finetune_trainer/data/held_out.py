@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.v1alpha1.evaluation.gates import Gate, GateSlice
-from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.evaluation.scoring import LIKELIHOOD_METRICS
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_trainer.data.answers.label_text import is_short_label, normalize_label
 from finetune_trainer.data.asking import order_questions, question_of
@@ -93,7 +93,7 @@ def counts_for(goal: Goal | None) -> IsSeen:
 
     The goal's metric must score them, and it does not score plain text; without a goal all count.
     """
-    takes_all = goal is None or goal.metric in LOWER_IS_BETTER
+    takes_all = goal is None or goal.metric in LIKELIHOOD_METRICS
 
     def counts(question: HeldOut) -> bool:
         return takes_all or question.has_prompt

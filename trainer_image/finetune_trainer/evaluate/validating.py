@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.protocol.stage_results import StepSelection, TrainResult, ValidationScore
-from finetune_api.v1alpha1.evaluation.scoring import READ_METRICS, ValidationScoring
+from finetune_api.v1alpha1.evaluation.scoring import (
+    LIKELIHOOD_METRICS,
+    READ_METRICS,
+    ValidationScoring,
+)
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, OutOfMemory, UserError
@@ -24,7 +28,6 @@ from finetune_trainer.evaluate.inference.encoded import encode_questions
 from finetune_trainer.evaluate.inference.kept import drop_answers
 from finetune_trainer.evaluate.inputs import keep_below
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
-from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS
 from finetune_trainer.evaluate.question_set import QuestionSet
 from finetune_trainer.evaluate.questions import (
     Question,

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from finetune_api.v1alpha1.evaluation.scoring import (
     DIRECTION_UNKNOWN,
+    LIKELIHOOD_METRICS,
     LOWER_IS_BETTER,
     UNBOUNDED_METRICS,
 )
@@ -216,7 +217,7 @@ def _measure(name: str, rows: Sequence[Row]) -> Measured | None:
     if not rows or any(name not in row.scores for row in rows):
         return None
     scores = np.array([row.scores[name] for row in rows])
-    if name in ("loss", "perplexity", "bitsPerByte"):
+    if name in LIKELIHOOD_METRICS:
         return _likelihood(name, rows, scores)
     if name not in _OF_CORPUS:
         return mean_of(scores)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from finetune_api.v1alpha1.evaluation.gates import GateSlice
 from finetune_api.v1alpha1.evaluation.probing import NUM_PROBES
-from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.evaluation.scoring import LIKELIHOOD_METRICS
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.held_out import HeldOut, HeldOutSplit
@@ -44,7 +44,7 @@ def require_decidable_goal(
         DataError: The bound of the best scores misses the goal, or its metric does not fit.
     """
     goal = spec.goal
-    if goal is None or goal.metric in LOWER_IS_BETTER:
+    if goal is None or goal.metric in LIKELIHOOD_METRICS:
         return  # a loss has no best value that would bound it
     if goal.metric == "contains":
         _refuse_listed_labels(side, num_questions)

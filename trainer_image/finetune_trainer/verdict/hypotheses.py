@@ -12,7 +12,11 @@ from dataclasses import dataclass
 
 from finetune_api.meta import decimal_of
 from finetune_api.v1alpha1.evaluation.gates import Gate, GateSlice
-from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER, UNBOUNDED_METRICS
+from finetune_api.v1alpha1.evaluation.scoring import (
+    LIKELIHOOD_METRICS,
+    LOWER_IS_BETTER,
+    UNBOUNDED_METRICS,
+)
 from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_trainer.data.held_out import HeldOut
 from finetune_trainer.statistics.confidence import LEAST_OVER, SLACK, Confidence, Interval
@@ -96,7 +100,7 @@ class Hypothesis:
         """Whether it looks at a held-out question."""
         if self.gate is None:
             return question.has_prompt
-        is_scored = question.has_prompt or self.metric in LOWER_IS_BETTER
+        is_scored = question.has_prompt or self.metric in LIKELIHOOD_METRICS
         return is_scored and self.gate.name in question.gates
 
     def turn(self, score: Interval) -> tuple[Interval, float]:

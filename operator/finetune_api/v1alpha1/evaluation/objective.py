@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from finetune_api.v1alpha1.evaluation.metric_rules import (
 )
 from finetune_api.v1alpha1.evaluation.scoring import (
     JUDGE_METRICS,
+    LIKELIHOOD_METRICS,
     LOWER_IS_BETTER,
     ValidationMetric,
 )
@@ -22,8 +23,6 @@ from finetune_api.v1alpha1.evaluation.scoring import (
 VALIDATION_LOSS = "validationLoss"
 
 ObjectiveMetric = Literal["validationLoss", ValidationMetric]
-
-_LIKELIHOODS = LOWER_IS_BETTER & set(get_args(ValidationMetric))
 
 
 class Objective(APIModel):
@@ -55,7 +54,7 @@ def metric_of(spec: Any) -> str:
     goal = spec.template.goal
     if goal is None or goal.metric in JUDGE_METRICS:
         return VALIDATION_LOSS
-    if goal.metric in _LIKELIHOODS and spec.template.method.objective == "SFT":
+    if goal.metric in LIKELIHOOD_METRICS and spec.template.method.objective == "SFT":
         return VALIDATION_LOSS
     return str(goal.metric)
 
@@ -71,7 +70,7 @@ def direction_of(metric: str) -> str:
 
 
 def _is_lower_cel() -> str:
-    lower = sorted({VALIDATION_LOSS, *_LIKELIHOODS, *JUDGE_METRICS})
+    lower = sorted({VALIDATION_LOSS, *LIKELIHOOD_METRICS, *JUDGE_METRICS})
     # A judge's metric stands for its substitute.
     metric = (
         "(has(self.objective.metric) ? self.objective.metric : "

@@ -40,13 +40,15 @@ GateMetric = Literal[MetricName, ProbeMetric]
 """What a gate may ask for. Measures of other rooms than the held-out rows' come here by a name with
 a dot, and into the sets below where they belong."""
 
-_LIKELIHOODS = frozenset({"loss", "perplexity", "bitsPerByte", "forgetting.bitsPerByte"})
-"""They have no upper bound; all other metrics of a goal lie between 0 and 1."""
+LIKELIHOOD_METRICS: tuple[ValidationMetric, ...] = ("loss", "perplexity", "bitsPerByte")
+"""They score the references: plain text, which has no answer, counts for them too."""
 
-LOWER_IS_BETTER = _LIKELIHOODS | LESS_IS_SAFER
+_LOSSES = frozenset({*LIKELIHOOD_METRICS, "forgetting.bitsPerByte"})
+
+LOWER_IS_BETTER = _LOSSES | LESS_IS_SAFER
 """The rest is better the higher it is."""
 
-UNBOUNDED_METRICS = _LIKELIHOODS | {"answerLength", "secondsPerAnswer"}
+UNBOUNDED_METRICS = _LOSSES | {"answerLength", "secondsPerAnswer"}
 """They do not lie between 0 and 1."""
 
 GRADED_METRICS = frozenset({"rougeL", "chrF", "bleu", "jsonFieldF1", "custom", "judgeScore"})
@@ -56,7 +58,7 @@ miss, or a draw. `preferenceAccuracy` grades prompts with several pairs."""
 CORPUS_METRICS = frozenset({"macroF1", "bleu"})
 """They lie between 0 and 1 and are no mean of the rows' scores."""
 
-READ_METRICS = frozenset({"loss", "perplexity", "bitsPerByte", "preferenceAccuracy"})
+READ_METRICS = frozenset({*LIKELIHOOD_METRICS, "preferenceAccuracy"})
 """They need no answer: references are read, which takes a fraction of the time."""
 
 FORM_METRICS = frozenset({"jsonValid", "jsonSchemaValid", "regexMatch"})

@@ -12,7 +12,7 @@ from finetune_api.v1alpha1.evaluation.metric_rules import METRIC_RULES
 from finetune_api.v1alpha1.evaluation.probing import PROBE_RULES
 from finetune_api.v1alpha1.evaluation.red_teaming import RED_TEAM_RULES
 from finetune_api.v1alpha1.evaluation.review import REVIEW_RULES
-from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.evaluation.scoring import LIKELIHOOD_METRICS
 from finetune_api.v1alpha1.rules.batches import BATCH_RULES
 from finetune_api.v1alpha1.rules.engine import ENGINE_RULES
 from finetune_api.v1alpha1.rules.goal import GOAL_RULES
@@ -23,6 +23,8 @@ from finetune_api.v1alpha1.rules.training import TRAINING_RULES
 from finetune_api.v1alpha1.spec.budget import BUDGET_RULES
 from finetune_api.v1alpha1.spec.privacy import PRIVACY_RULES
 from finetune_api.v1alpha1.spec.tracking import TRACKING_RULES
+
+_HAS_LIKELIHOOD_GOAL = f"self.goal.metric in {list(LIKELIHOOD_METRICS)}"
 
 SPEC_RULES: tuple[Rule, ...] = (
     Rule(
@@ -50,31 +52,25 @@ SPEC_RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        rule=(
-            "!has(self.goal) || !has(self.goal.atLeast) || !(self.goal.metric in "
-            "['loss', 'perplexity', 'bitsPerByte'])"
-        ),
+        rule=f"!has(self.goal) || !has(self.goal.atLeast) || !({_HAS_LIKELIHOOD_GOAL})",
         message=(
             "goal.atLeast does not fit loss, perplexity and bitsPerByte, where lower is better: "
             "use atMost"
         ),
         field="goal.atLeast",
         check=lambda s: (
-            s.goal is None or s.goal.at_least is None or s.goal.metric not in LOWER_IS_BETTER
+            s.goal is None or s.goal.at_least is None or s.goal.metric not in LIKELIHOOD_METRICS
         ),
     ),
     Rule(
-        rule=(
-            "!has(self.goal) || !has(self.goal.atMost) || self.goal.metric in ['loss', "
-            "'perplexity', 'bitsPerByte']"
-        ),
+        rule=f"!has(self.goal) || !has(self.goal.atMost) || {_HAS_LIKELIHOOD_GOAL}",
         message=(
             "goal.atMost fits only loss, perplexity and bitsPerByte, where lower is better: use "
             "atLeast"
         ),
         field="goal.atMost",
         check=lambda s: (
-            s.goal is None or s.goal.at_most is None or s.goal.metric in LOWER_IS_BETTER
+            s.goal is None or s.goal.at_most is None or s.goal.metric in LIKELIHOOD_METRICS
         ),
     ),
     Rule(

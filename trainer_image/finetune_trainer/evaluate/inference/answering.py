@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune_api.v1alpha1.evaluation.scoring import LIKELIHOOD_METRICS
 from finetune_trainer.errors import InternalError
 from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.inference.reading import pair_prompts
 from finetune_trainer.evaluate.inference.scoring import make_batches, score_likelihood
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats
-from finetune_trainer.evaluate.metrics.catalog import LIKELIHOOD_METRICS
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.failures import is_out_of_memory
 from finetune_trainer.model.encoding import ChatTokenizer

@@ -25,8 +25,6 @@ from finetune_trainer.evaluate.metrics import (
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured, References
 from finetune_trainer.evaluate.metrics.custom import Scorer, score_by
 
-LIKELIHOOD_METRICS = ("loss", "perplexity", "bitsPerByte")
-"""They score the references: plain text, which has no answer, counts for them too."""
 ROW_METRICS = frozenset(get_args(MetricName))
 """What is measured on the held-out rows; a gate may name other measures as well."""
 

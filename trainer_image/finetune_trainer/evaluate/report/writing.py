@@ -14,7 +14,7 @@ from typing import Any
 from finetune_api.v1alpha1.evaluation.scoring import (
     BASELINE_WORDS,
     DIRECTION_UNKNOWN,
-    LOWER_IS_BETTER,
+    READ_METRICS,
     BaselineName,
 )
 from finetune_trainer.evaluate.metrics.labels import LabelTable
@@ -44,7 +44,7 @@ from finetune_trainer.publish.declared import provenance_rows, use_facts
 
 NUM_SAMPLES_IN_REPORT = 10
 SIDES = ("base", "tuned")
-_NOT_OF_ANSWERS = LOWER_IS_BETTER | DIRECTION_UNKNOWN | {"preferenceAccuracy"}
+_NOT_OF_ANSWERS = READ_METRICS | DIRECTION_UNKNOWN
 """By these it is not told which answers are better."""
 
 Tables = tuple[LabelTable, LabelTable]

@@ -14,6 +14,7 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     ANSWER_METRICS,
     FORM_METRICS,
     JUDGE_METRICS,
+    LIKELIHOOD_METRICS,
     UNBOUNDED_METRICS,
     BaselineName,
 )
@@ -21,7 +22,6 @@ from finetune_trainer.errors import DataError
 from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.metrics.catalog import (
-    LIKELIHOOD_METRICS,
     NO_SETTINGS,
     Settings,
     choose_metrics,

@@ -15,6 +15,7 @@ import numpy as np
 from finetune_api.v1alpha1.evaluation.scoring import (
     DIRECTION_UNKNOWN,
     JUDGE_METRICS,
+    LIKELIHOOD_METRICS,
     LOWER_IS_BETTER,
     BaselineName,
 )
@@ -40,7 +41,7 @@ def ways_of(name: str, comparison: Comparison) -> dict[BaselineName, Answers]:
     # Where nothing is better or worse, the base as it is stands beside the tuned model.
     if prompted is None or name in DIRECTION_UNKNOWN:
         return ways
-    if name in LOWER_IS_BETTER:
+    if name in LIKELIHOOD_METRICS:
         # Losses compare over the same tokens alone.
         is_same = np.array_equal(prompted.num_tokens, comparison.base.num_tokens)
         return {**ways, "Prompted": prompted} if is_same else ways

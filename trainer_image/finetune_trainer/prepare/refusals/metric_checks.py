@@ -9,7 +9,7 @@ from typing import Any
 
 from finetune_api.messages.answer_checks import find_pattern_error
 from finetune_api.v1alpha1.evaluation.judging import METRIC_OF_MODE
-from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.evaluation.scoring import LIKELIHOOD_METRICS
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.answers.schema import fetch_schema
 from finetune_trainer.data.answers.values import ABSENT, read_json_value, read_number
@@ -59,7 +59,7 @@ def require_metrics(spec: FineTuneJobSpec, folder: Path, access: StorageAccess) 
         _require_answers(folder)
     if evaluation.number_tolerance is not None:
         names.add("numberClose")
-    of_answers = sorted(names - LOWER_IS_BETTER)
+    of_answers = sorted(names.difference(LIKELIHOOD_METRICS))
     if of_answers and not any("text" not in row for row in _rows(folder)):
         raise DataError(
             "MetricUnsuitable",
@@ -90,7 +90,7 @@ def _require_scorable(spec: FineTuneJobSpec, folder: Path) -> None:
     if scoring is None:
         return
     field = f"evaluation.validation.metric {scoring.metric}"
-    is_answer = scoring.metric not in LOWER_IS_BETTER
+    is_answer = scoring.metric not in LIKELIHOOD_METRICS
     if is_answer and all("text" in row for row in _rows(folder, Side.VALIDATION)):
         raise DataError(
             "MetricUnsuitable",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from finetune_api.protocol.stage_results import QuestionCount, RowCounts
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
+from finetune_api.v1alpha1.evaluation.scoring import LIKELIHOOD_METRICS
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import (
     CheckReport,
@@ -236,7 +236,7 @@ def _describe_split(
     if questions is not None:
         return [*sentences, questions.message]
     goal = job.spec.goal
-    if goal is not None and goal.metric in LOWER_IS_BETTER:
+    if goal is not None and goal.metric in LIKELIHOOD_METRICS:
         return sentences  # its interval depends on the losses, not on their number alone
     if not split.test_groups:
         return sentences  # as earlier versions wrote it
