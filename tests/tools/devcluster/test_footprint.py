@@ -141,7 +141,7 @@ def test_a_second_node_is_refused_and_says_how_to_go_on(own_node):
 def test_a_node_stopped_halfway_through_its_start_is_removed(own_node):
     node, before = own_node
     remove_cluster(node.name)
-    script = "from devcluster.node import start_node; start_node('node-halfway')"
+    script = "from devcluster import start_node; start_node('node-halfway')"
     starting = subprocess.Popen(
         [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": "tools"}
     )
