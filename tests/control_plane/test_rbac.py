@@ -31,6 +31,7 @@ from kit.processes.eventually import eventually_async
 from kit.processes.operators import (
     OperatorProcess,
     connection_of,
+    event_reasons,
     get_job,
     holds,
     open_client,
@@ -145,6 +146,7 @@ async def live_through_everything(client, connection, port) -> None:
             and await job_is_there(client, "doomed-prepare")
             and (jobs["stuck"].get("lastFailure") or {}).get("reason") == "VolumesNotReady"
             and jobs["lost"].get("phase") not in (None, "Pending", "Preparing")
+            and "NodeLost" in await event_reasons(client, "tenant", "lost")
             and await has_happened_twice(client, "Suspended")
         )
 
