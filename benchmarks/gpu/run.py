@@ -244,10 +244,6 @@ def write_table(
     return "\n".join(lines) + "\n"
 
 
-def _gib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**30:.1f}" if num_bytes else "-"
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)

@@ -25,7 +25,7 @@ _BEFORE_ALL = datetime.min.replace(tzinfo=UTC)
 def recorded_gpu_seconds(job: Object) -> int:
     """Return the GPU seconds of a job up to its last pause, or the last incident on record.
 
-    A run that goes on is counted when it ends, by whoever is leader then.
+    The replica that leads when a run ends counts that run.
     """
     history = ((job.get("status") or {}).get("attempts") or {}).get("history") or ()
     ends = [moment for each in history if (moment := parse_timestamp(each.get("time")))]

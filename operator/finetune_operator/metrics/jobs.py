@@ -115,9 +115,8 @@ class JobMetrics(Collector):
         )
         for counter in (self._job_failures, self._attempt_failures):
             for word in (*FailureClass, OTHER):
-                counter.labels(
-                    str(word)
-                )  # a counter must rise from 0: Prometheus sees no increase in a new series
+                # Prometheus sees no increase in a new series: a counter has to rise from 0.
+                counter.labels(str(word))
         registry.register(self)
         caches.finetunejobs.add_handler(self._on_finetunejob)
         caches.pods.add_handler(self._on_pod)

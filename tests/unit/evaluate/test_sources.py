@@ -12,7 +12,6 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from finetune_api.protocol.evaluation_result import LookResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate import sources
 from finetune_trainer.evaluate.concluding import measure_all
@@ -76,9 +75,7 @@ def test_each_source_sees_what_the_sources_before_it_added() -> None:
     task = cast(Task, SimpleNamespace(asked=SimpleNamespace(questions=[])))
     inquiries = [Renaming("1"), Renaming("2")]
     assert gather_asked(task, inquiries) is task.asked
-    comparison, measured = measure_all(
-        task, inquiries, Said(answers=said), (LookResult(), job_with({}))
-    )
+    comparison, measured = measure_all(task, inquiries, Said(answers=said), job_with({}))
     assert comparison.tuned.texts == ["t12"]
     assert [each.to_result(0.95)["found"] for each in measured] == [("t",), ("t1",)]
 
@@ -120,7 +117,7 @@ def test_a_late_look_draws_the_resamples_that_a_gate_on_a_probe_needs(number: in
     }
     inquiry = ProbeInquiry(task=task, probes=Probes(items=items))
     judged = job.model_copy(update={"spec": raise_certainty(job.spec, number)})
-    _, (scores,) = measure_all(task, [inquiry], Said(answers=said), (LookResult(), judged))
+    _, (scores,) = measure_all(task, [inquiry], Said(answers=said), judged)
     (result,) = check_gates(
         judged.spec.evaluation.gates, lambda gate: scores.standings[gate.metric]
     )

@@ -168,13 +168,6 @@ def build_digest(build: Build, *, module_text: str, sums_text: str, go_version: 
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def find_built(name: str) -> Path | None:
-    """The folder with the programs of a build, None if the cache has none."""
-    go = go_program()
-    target = None if go is None else _target(BUILDS[name], go)
-    return target if target is not None and target.is_dir() else None
-
-
 def _target(build: Build, go: Path) -> Path:
     folder = modules_root() / build.module
     digest = build_digest(

@@ -40,15 +40,15 @@ class Conclusion(Outcome):
 
 
 def measure_all(
-    task: Task, inquiries: Sequence[Inquiry], said: Said, judged: tuple[LookResult, ResolvedJob]
+    task: Task, inquiries: Sequence[Inquiry], said: Said, job: ResolvedJob
 ) -> tuple[Comparison, list[Measured]]:
-    """Have each source measure; returns the held-out answers, and what the sources measured.
+    """Have each source measure; return the held-out answers and the measured evidence.
 
     Args:
         task: What is compared.
         inquiries: Those of the sources.
-        said: What the models said.
-        judged: The look that the evaluation is, and the job as it is to be judged.
+        said: The answers of the models.
+        job: The job as this look judges it: the look decides how many resamples a source draws.
 
     Raises:
         TrainerError: A source failed, and the job does not go on without it.
@@ -61,7 +61,7 @@ def measure_all(
     )
     measured = []
     for inquiry in inquiries:
-        each = inquiry.measure(judged[1], said, comparison)
+        each = inquiry.measure(job, said, comparison)
         comparison = each.add_to(comparison)
         measured.append(each)
     return comparison, measured
@@ -71,8 +71,9 @@ def conclude(
     task: Task,
     comparison: Comparison,
     measured: Sequence[Measured],
-    judged: tuple[LookResult, ResolvedJob],
+    job: ResolvedJob,
     *,
+    look: LookResult,
     report_uri: str,
 ) -> Conclusion:
     """Score the answers, also row by row, and judge goal, gates and alarms.
@@ -81,13 +82,14 @@ def conclude(
         task: What is compared.
         comparison: The answers to the held-out questions.
         measured: What the sources measured.
-        judged: The look that the evaluation is, and the job as it is to be judged.
+        job: The job as this look judges it.
+        look: The number of this evaluation among those of the same held-out rows.
         report_uri: Where the report will lie.
 
     Raises:
         UserError: A metric of the user's own failed.
     """
-    (look, job), settings = judged, task.settings
+    settings = task.settings
     scores, metrics = score_all(job, comparison, settings)
     certainty = certainty_of(job.spec.goal)
     fields = {name: v for each in measured for name, v in each.to_result(certainty).items()}

@@ -66,10 +66,10 @@ def _evaluate(context: StageContext, key: str) -> None:
         context.emit.message(unended)
 
     # Before any source measures: the look decides how many resamples they draw.
-    judged = take_look(task, storage, base=f"{model.name} {task.revision}")
-    comparison, measured = measure_all(task, inquiries, said, judged)
+    look, job = take_look(task, storage, base=f"{model.name} {task.revision}")
+    comparison, measured = measure_all(task, inquiries, said, job)
     report_uri = storage.uri_of(f"{key}/report.json")
-    conclusion = conclude(task, comparison, measured, judged, report_uri=report_uri)
+    conclusion = conclude(task, comparison, measured, job, look=look, report_uri=report_uri)
 
     merged = find_merged(context)
     evidence = gather_evidence(

@@ -1,6 +1,6 @@
 """Reads an object through cut connections, and to a file that survives a killed process.
 
-The partial file lies beside its target with a note of the object's version, so that a resumed
+The partial file is beside its target with a note of the object's version, so that a resumed
 download never joins two different objects.
 """
 

@@ -109,6 +109,11 @@ class Outcome:
     comparison: Comparison
     row_scores: Sequence[Mapping[str, tuple[float, float]]]
 
+    @property
+    def uri(self) -> str:
+        """URI of the evaluation: the folder of its report."""
+        return self.result.report_uri.rpartition("/")[0]
+
 
 class Section(Protocol):
     """A section of the page; its template finds it under the name ``section``."""

@@ -40,7 +40,7 @@ def describe_published(scores: Sequence[Score], published: PublishedVersion) -> 
 
     Args:
         scores: The scores of the evaluation.
-        published: What reports say of the published version.
+        published: The published version as reports show it.
     """
     rows = [_row(score) for score in scores if score.published]
     if published.version is None:

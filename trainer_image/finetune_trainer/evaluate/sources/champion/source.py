@@ -33,7 +33,7 @@ class ChampionInquiry(Inquiry, Measured):
     """The published version in one evaluation.
 
     Attributes:
-        told: What reports say of it.
+        told: The version as reports show it.
         asked: Its questions; None where there is no version that can be asked.
         answers: Its answers; None where it was not asked.
     """

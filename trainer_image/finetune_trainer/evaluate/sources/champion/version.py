@@ -58,7 +58,7 @@ class FoundPublished:
     """What is known of the published version.
 
     Attributes:
-        told: What reports say of it.
+        told: The version as reports show it.
         source: Its files; None where there is none that can be asked.
         record: Its ``run.json``.
     """

@@ -54,7 +54,7 @@ def attack(
 
 
 def _attack_all(campaign: Campaign, storage: RunStorage, emit: EventEmitter, logs: Path) -> None:
-    """Do the runs that are left; what garak writes of itself lies in ``logs`` at the end."""
+    """Execute the remaining runs. Afterwards garak's own logs are in ``logs``."""
     attacker, left = campaign.attacker, campaign.left
     if not left:
         emit.message(f"{attacker.engine} has attacked both models before")

@@ -58,8 +58,7 @@ class ReviewSource(EvidenceSource, Inquiry, Measured):
 
     def describe(self, outcome: Outcome) -> ReviewSection:
         """See :class:`Measured`."""
-        evaluation_uri = outcome.result.report_uri.rpartition("/")[0]
-        return ReviewSection(words=review_words(self.job, evaluation_uri))
+        return ReviewSection(words=review_words(self.job, outcome.uri))
 
     def write(self, folder: Path, outcome: Outcome) -> None:
         """Draw the questions, and write what reviewers get."""
@@ -74,10 +73,9 @@ class ReviewSource(EvidenceSource, Inquiry, Measured):
             secret=secrets.token_bytes(SECRET_BYTES),
         )
         write_review(folder, hidden, key, facts=facts)
-        evaluation_uri = outcome.result.report_uri.rpartition("/")[0]
         self.services.emit.message(
             f"{len(hidden.items)} questions wait for {review.reviewers} reviewer(s): "
-            f"finetune review open {evaluation_uri}"
+            f"finetune review open {outcome.uri}"
         )
 
 

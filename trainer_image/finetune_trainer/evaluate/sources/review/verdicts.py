@@ -16,7 +16,6 @@ CHOICES = ("left", "same", "right")
 MAX_FILE_BYTES = 16 * 2**20
 MAX_NAME_CHARACTERS = 64
 MAX_COMMENT_CHARACTERS = 4000
-NUM_NAMED = 3
 """Items or criteria that a message names."""
 
 

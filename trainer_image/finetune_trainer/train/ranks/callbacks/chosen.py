@@ -32,8 +32,8 @@ class TrainingIsOver(Exception):  # noqa: N818 - no error: there is nothing left
 class ChosenStep(TrainerCallback):  # type: ignore[misc]
     """Stores weights at every new lowest validation loss; chooses the published weights.
 
-    Weights lie in ``best-<step>`` beside the checkpoints. They are stored before a checkpoint that
-    needs them, and stay as long as a run may resume there.
+    The weights are in ``best-<step>`` beside the checkpoints. They are stored before a checkpoint
+    that needs them, and stay as long as a run may resume there.
 
     Args:
         store: The run's storage.
