@@ -35,7 +35,7 @@ Groups = Counter[str]
 
 
 def scale_of(metric: str) -> Scale:
-    """Return what is known of the scores of a metric between 0 and 1 before there are any."""
+    """Return the scale of a metric between 0 and 1: a mean of rows, or a score of the corpus."""
     return Scale(is_mean=metric not in CORPUS_METRICS)
 
 

@@ -202,7 +202,7 @@ def _require_prompts(case: BestCase) -> None:
         )
     if number >= wanted:
         return
-    # What has no limits has no bounds then, whatever is asked for.
+    # Asking for less does not help a metric without limits: it has no bounds on so few prompts.
     less = "ask for less or for less certainty, " if case.hypothesis.is_bounded else ""
     raise DataError(
         GATE_REASON,

@@ -1,7 +1,7 @@
-"""How the figures of a metric are told: as text, so that nothing is lost between programs. Pure.
+"""Writes the figures of a metric as text, so that programs exchange them without loss. Pure.
 
-A bound is rounded to its unfavourable side, and no figure is told to stand on another side of what
-is asked than it does: it gets as many digits as that takes.
+A bound is rounded to its unfavourable side. A figure gets as many digits as it takes to show on
+which side of the threshold it is.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _round(value: float, asked: Sequence[float], rounding: str, digits: int, sig
 
 
 def _exact(value: float) -> Decimal:
-    # What lies beyond is the noise of adding floats up.
+    # Further digits are rounding errors of sums of floats.
     return Decimal(repr(round(float(value), MOST_DIGITS)))
 
 

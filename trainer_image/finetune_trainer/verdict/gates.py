@@ -79,7 +79,7 @@ class _Tested:
         hypothesis: What is asked.
         score: The score, or gain, that is held against its threshold.
         num_prompts: Independent prompts behind it.
-        beside: What else to tell of it.
+        beside: Words that follow the figure in the message.
         rivals: What the tuned model must be better than as well, each with a known score.
     """
 

@@ -78,7 +78,7 @@ class Hypothesis:
 
     @property
     def identity(self) -> Hashable:
-        """What it has in common with others that are met and missed together with it."""
+        """A key that is equal for hypotheses which always have the same outcome."""
         return self.field if self.gate is None else self.gate.claim
 
     @property

@@ -35,7 +35,7 @@ MOST = 100_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Supposed:
-    """What a goal asks, and the true scores of the models that it is asked of.
+    """The goal's bounds, and the true scores of the models that are compared.
 
     Attributes:
         asked: What the goal asks, of a metric between 0 and 1.

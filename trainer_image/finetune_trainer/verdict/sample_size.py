@@ -53,12 +53,13 @@ def choose_number(
 ) -> QuestionCount:
     """Choose how many held-out questions are asked; see :func:`count_questions`.
 
-    The number is never above the questions held out, nor 100,000, and never below
-    ``evaluation.minPrompts`` of those that count for it and ``evaluation.review.sample`` where
-    there are as many. It is the least at which all hypotheses have their independent prompts, and
-    every gate's slice has two. Rows that belong together are taken to be all alike, the most that
-    they can be: a sample of groups with ``b`` rows each counts ``sum(b) ** 2 / sum(b ** 2)``
-    prompts, and up to a quarter less.
+    The number is the least at which all hypotheses have their independent prompts, and every
+    gate's slice has two. It is at most the number of held-out questions, and at most 100,000. It is
+    at least ``evaluation.minPrompts``, counted over questions that count for the goal, and at least
+    ``evaluation.review.sample``, as far as there are so many questions.
+
+    Rows of one group count as if they were equal, which is the worst case: a sample of groups with
+    ``b`` rows each counts ``sum(b) ** 2 / sum(b ** 2)`` prompts, and up to a quarter less.
 
     Args:
         spec: The job's spec.
@@ -135,7 +136,7 @@ class _Tally:
         return self.wanted < self.size.wanted
 
     def lack(self) -> float:
-        """Return how many times its prompts it wants."""
+        """Return wanted prompts divided by independent prompts."""
         return (self.size.wanted or 0) / max(1.0, self.independent)
 
     def add(self, question: HeldOut, number: int) -> None:

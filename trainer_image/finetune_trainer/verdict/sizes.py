@@ -115,7 +115,7 @@ def _goal(goal: Goal | None, labels: Counter[bytes]) -> Iterator[_Supposed]:
     tail = tail_of(float(goal.certainty))
     has_labels = goal.metric in LABEL_METRICS and len(labels) > 1
     trivial = _trivial_score(goal.metric, labels) if has_labels else None
-    # A model is better than all that is asked of it, the most frequent label among them.
+    # The supposed model is better than each floor: the goal, and the most frequent label.
     floors = [] if trivial is None else [trivial]
     floors += [] if goal.at_least is None else [float(goal.at_least)]
     least = max(map(better_than, floors), default=0.0)
@@ -195,9 +195,9 @@ def _trivial_score(metric: str, labels: Mapping[bytes, int]) -> float:
 
 
 def unevenness_of(labels: Counter[bytes]) -> float:
-    """Return how many times the rows of even labels the mean over labels takes.
+    """Return needed rows divided by the rows that equally frequent labels would need.
 
-    The mean of each label's own score varies with the rows that each has.
+    The mean over labels varies with the number of rows of each label.
     """
     if not labels:
         return 1.0

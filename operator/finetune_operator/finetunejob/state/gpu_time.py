@@ -36,7 +36,7 @@ class RunningTime:
         seconds: Running time without that since :attr:`since`; may be negative where time without
             a node has yet to be taken off.
         since: When the run that goes on began; None while nothing is held.
-        least: What is known to have passed in any case, in seconds.
+        least: Lower limit of the running time, in seconds.
     """
 
     seconds: int = 0
@@ -181,8 +181,8 @@ def find_unplaced(
 ) -> Unplaced:
     """Return the time without a node up to now.
 
-    A status is written when something changes that somebody decides on, so the record may be
-    behind: what pods that are there tell of it comes first.
+    The record may be outdated, because a status is written only when a decision depends on it. So
+    existing pods take precedence over the record.
 
     Args:
         entry: What ``status.stages`` holds of this run of the stage; empty for nothing.

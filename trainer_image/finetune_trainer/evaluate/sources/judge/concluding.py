@@ -1,4 +1,4 @@
-"""From the judge's replies to scores and to what is told of it. Pure."""
+"""From the judge's replies to scores and to the judge's result. Pure."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Concluded:
             asked.
         base: Of each the base model's score; NaN without a verdict.
         tuned: The tuned model's.
-        result: What is told of the judge; with ``failure`` where the scores are not to be used.
+        result: The judge's part of the report. Its ``failure`` says why scores must not be used.
         judgements: Of each question, in words.
     """
 
