@@ -9,8 +9,8 @@ import pytest
 
 from finetune_api.protocol.stage_results import TrainResult
 from finetune_api.protocol.trainer import Stage
-from finetune_trainer.context import StageContext
 from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.tracking.stage import StageTracking
 from kit.reports.event_files import read_events
 from kit.reports.tracked import job_with, write_curve
@@ -36,12 +36,11 @@ def test_each_is_told_and_what_ails_one_is_named(
     job = job.model_copy(update={"spec": job.spec.model_copy(update={"output": output})})
     work = tmp_path / "work"
     work.mkdir()
-    context = StageContext(
-        job=job, emit=EventEmitter(Stage.TRAIN), work_dir=work, cache_dir=tmp_path / "cache"
-    )
+    storage = RunStorage(job=job, stage=Stage.TRAIN, say=EventEmitter(Stage.TRAIN).message)
     write_curve(work / "metrics.jsonl", 1, 2, 3)
     try:
-        result = StageTracking(context, is_first_node=True).finish(TRAINED)
+        tracking = StageTracking(storage, Workspace(folder=work), is_first_node=True)
+        result = tracking.finish(TRAINED)
         assert isinstance(result, TrainResult)
         (run,) = server.read()["runs"]
     finally:
@@ -59,10 +58,7 @@ def test_each_is_told_and_what_ails_one_is_named(
 
 
 def test_only_the_first_node_tells(tmp_path: Path) -> None:
-    context = StageContext(
-        job=job_with("u-1", {"tensorboard": {}}),
-        emit=EventEmitter(Stage.TRAIN),
-        work_dir=tmp_path,
-        cache_dir=tmp_path,
-    )
-    assert StageTracking(context, is_first_node=False).finish(TRAINED) is TRAINED
+    job = job_with("u-1", {"tensorboard": {}})
+    storage = RunStorage(job=job, stage=Stage.TRAIN, say=print)
+    tracking = StageTracking(storage, Workspace(folder=tmp_path), is_first_node=False)
+    assert tracking.finish(TRAINED) is TRAINED

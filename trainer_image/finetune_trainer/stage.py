@@ -57,7 +57,8 @@ def run_stage(
         )
         if does_without_torch(stage, context.job):
             hide_torch()
-        tracking = StageTracking(context, is_first_node=_is_first_node())
+        is_first_node = _is_first_node()
+        tracking = StageTracking(context.storage, context.workspace, is_first_node=is_first_node)
         result = _function_of(stage)(context)
         stopping.conclude()
         result = tracking.finish(result)

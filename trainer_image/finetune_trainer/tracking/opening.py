@@ -6,8 +6,7 @@ import os
 from functools import partial
 
 from finetune_api.meta import LocalObjectReference
-from finetune_trainer.context import StageContext
-from finetune_trainer.storage import open_store
+from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.tracking.mlflow.server import MlflowServer, authorization
 from finetune_trainer.tracking.mlflow.tracker import MlflowTracker
 from finetune_trainer.tracking.tensorboard.tracker import FOLDER, EventFiles
@@ -15,32 +14,31 @@ from finetune_trainer.tracking.tracker import Tracker
 from finetune_trainer.tracking.wandb.tracker import KEY, WandbTracker
 
 
-def trackers_of(context: StageContext) -> list[Tracker]:
+def trackers_of(storage: RunStorage, workspace: Workspace) -> list[Tracker]:
     """Return the trackers that the job names, without a request."""
-    job, named = context.job, context.job.spec.tracking
+    job, named = storage.job, storage.job.spec.tracking
     if named is None:
         return []
     trackers: list[Tracker] = []
     if named.mlflow is not None:
-        read = partial(_read, context, named.mlflow.credentials_ref)
+        read = partial(_read, storage, named.mlflow.credentials_ref)
         server = MlflowServer(named.mlflow.uri, lambda: authorization(read))
         trackers.append(MlflowTracker(job, named.mlflow, server))
     if named.wandb is not None:
-        read_key = partial(_read, context, named.wandb.credentials_ref, KEY)
-        folder = context.scratch("wandb", fresh=True)
+        read_key = partial(_read, storage, named.wandb.credentials_ref, KEY)
+        folder = workspace.scratch("wandb", fresh=True)
         trackers.append(WandbTracker(job, named.wandb, read_key, folder))
     if named.tensorboard is not None:
         # Without patience: nothing waits for these files.
-        store = partial(open_store, job.spec.output.uri, context.access())
-        uri = context.uri_of(f"{job.run_prefix}/{FOLDER}")
-        trackers.append(EventFiles(job, store, uri))
+        uri = storage.uri_of(f"{job.run_prefix}/{FOLDER}")
+        trackers.append(EventFiles(job, storage.open_direct, uri))
     return trackers
 
 
-def _read(context: StageContext, reference: LocalObjectReference | None, key: str) -> str | None:
+def _read(storage: RunStorage, reference: LocalObjectReference | None, key: str) -> str | None:
     """Return a credential of the Secret in a pod, or of the local environment."""
-    if context.credentials_dir is None:
+    if storage.credentials_dir is None:
         return os.environ.get(key) or None
     if reference is None:
         return None  # in a pod the environment is the administrator's, and not for this address
-    return context.access(reference).read_optional_credential(key)
+    return storage.access(reference).read_optional_credential(key)

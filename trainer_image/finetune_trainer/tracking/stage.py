@@ -8,9 +8,9 @@ from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.stage_results import TrainResult
 from finetune_api.protocol.termination import StageResult
 from finetune_api.protocol.trainer import Stage
-from finetune_trainer.context import StageContext
 from finetune_trainer.errors import Stopped, TrainerError
-from finetune_trainer.storage import ObjectStore, fetch_folder, open_store
+from finetune_trainer.run import RunStorage, Workspace
+from finetune_trainer.storage import fetch_folder
 from finetune_trainer.tracking.content import (
     Facts,
     Version,
@@ -31,25 +31,27 @@ REPORT = "report.html"
 class StageTracking:
     """Sends one stage to its trackers; does nothing if the job names none.
 
-    Of several nodes the first one sends.
+    Of several nodes the first one sends. Its reads fail at once in an outage: a copy must not delay
+    a result.
     """
 
-    def __init__(self, context: StageContext, *, is_first_node: bool) -> None:
-        self._context = context
+    def __init__(self, storage: RunStorage, workspace: Workspace, *, is_first_node: bool) -> None:
+        self._storage = storage
+        self._workspace = workspace
         self._trackings: list[Tracking] = []
-        if not is_first_node or context.emit.stage is Stage.PREPARE:
+        if not is_first_node or storage.stage is Stage.PREPARE:
             return
-        trains = context.emit.stage is Stage.TRAIN
-        facts = facts_of_job(context.job)
+        trains, work_dir = storage.stage is Stage.TRAIN, workspace.folder
+        facts = facts_of_job(storage.job)
         self._trackings = [
             Tracking(
                 tracker,
                 facts,
-                curve=context.work_dir / "metrics.jsonl" if trains else None,
-                recipe=context.work_dir / "control" / "recipe.json" if trains else None,
-                tell=context.emit.message,
+                curve=work_dir / "metrics.jsonl" if trains else None,
+                recipe=work_dir / "control" / "recipe.json" if trains else None,
+                tell=storage.say,
             ).start()
-            for tracker in trackers_of(context)
+            for tracker in trackers_of(storage, workspace)
         ]
 
     def finish(self, result: StageResult) -> StageResult:
@@ -78,35 +80,31 @@ class StageTracking:
 
     def _curve(self) -> Path | None:
         """Return a copy of the training curve: a tracker may be unreachable until its end."""
-        key = f"{self._context.job.run_prefix}/metrics.jsonl"
-        path = self._context.scratch("tracking") / "metrics.jsonl"
+        key = f"{self._storage.job.run_prefix}/metrics.jsonl"
+        path = self._workspace.scratch("tracking") / "metrics.jsonl"
         try:
-            path.write_bytes(self._storage().read_bytes(key))
+            path.write_bytes(self._storage.open_direct().read_bytes(key))
         except TrainerError:
             return None
         return path
 
     def _report(self) -> Path | None:
         """Return a copy of the page, if the job allows it: it quotes held-out rows."""
-        tracking = self._context.job.spec.tracking
+        tracking = self._storage.job.spec.tracking
         if tracking is None or tracking.mlflow is None or not tracking.mlflow.upload_report:
             return None
-        folder = self._context.scratch("tracking")
+        folder = self._workspace.scratch("tracking")
         (folder / REPORT).unlink(missing_ok=True)
-        key = f"{self._context.job.run_prefix}/evaluation"
+        key = f"{self._storage.job.run_prefix}/evaluation"
         try:
-            fetch_folder(self._storage(), key, folder, only=(REPORT,))
+            fetch_folder(self._storage.open_direct(), key, folder, only=(REPORT,))
         except TrainerError as error:
-            self._context.emit.message(f"tracking: the report is not uploaded: {error.message}")
+            self._storage.say(f"tracking: the report is not uploaded: {error.message}")
             return None
         return folder / REPORT
-
-    def _storage(self) -> ObjectStore:
-        """Open the output without patience: a copy must not delay a result."""
-        return open_store(self._context.job.spec.output.uri, self._context.access())
 
     def _version(self, result: EvaluateResult) -> Version | None:
         if result.version is None:
             return None
-        source = self._context.uri_of(f"{self._context.job.run_prefix}/adapter")
+        source = self._storage.uri_of(f"{self._storage.job.run_prefix}/adapter")
         return Version(source=source, number=result.version)
