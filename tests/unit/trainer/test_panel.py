@@ -20,7 +20,7 @@ EVALUATION = "e" * 64
 GOOD = {"kind": "ReviewPanel", "evaluation": EVALUATION, "reviewers": ["Ann", "Ben"]}
 
 
-def context_over(folder: Path) -> Any:
+def storage_over(folder: Path) -> Any:
     body = changed(minimal_job(), {"spec.evaluation.review": {"required": True}})
     job = ResolvedJob.model_validate(
         {"namespace": "team-a", "name": "example", "uid": "u", "spec": body["spec"]}
@@ -36,7 +36,7 @@ def store(folder: Path, content: bytes, digest: str | None = None) -> str:
 
 def test_a_whole_panel_on_this_evaluation_is_believed(tmp_path: Path) -> None:
     digest = store(tmp_path, json.dumps(GOOD).encode())
-    require_panel(context_over(tmp_path), digest, evaluation=EVALUATION)
+    require_panel(storage_over(tmp_path), digest, evaluation=EVALUATION)
 
 
 @pytest.mark.parametrize(
@@ -52,13 +52,13 @@ def test_a_whole_panel_on_this_evaluation_is_believed(tmp_path: Path) -> None:
 )
 def test_anything_else_publishes_nothing(tmp_path: Path, content: bytes, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        require_panel(context_over(tmp_path), store(tmp_path, content), evaluation=EVALUATION)
+        require_panel(storage_over(tmp_path), store(tmp_path, content), evaluation=EVALUATION)
     assert caught.value.reason == "PanelUnusable"
 
 
 def test_a_result_that_is_not_there_or_was_changed_publishes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no panel's result"):
-        require_panel(context_over(tmp_path), "a" * 64, evaluation=EVALUATION)
+        require_panel(storage_over(tmp_path), "a" * 64, evaluation=EVALUATION)
     store(tmp_path, json.dumps(GOOD).encode(), digest="a" * 64)
     with pytest.raises(UserError, match="is not what its name says"):
-        require_panel(context_over(tmp_path), "a" * 64, evaluation=EVALUATION)
+        require_panel(storage_over(tmp_path), "a" * 64, evaluation=EVALUATION)

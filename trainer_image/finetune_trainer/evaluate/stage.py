@@ -71,7 +71,7 @@ def _evaluate(context: StageContext, key: str) -> None:
     report_uri = storage.uri_of(f"{key}/report.json")
     conclusion = conclude(task, comparison, measured, job, look=look, report_uri=report_uri)
 
-    merged = find_merged(context)
+    merged = find_merged(storage)
     evidence = gather_evidence(
         task,
         conclusion,

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.context import StageContext
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError, OutOfMemory, TrainerError
 from finetune_trainer.failures import failure_of_record
 from finetune_trainer.model.chat_format import read_format
@@ -22,24 +22,24 @@ from finetune_trainer.process import die_with_parent
 from finetune_trainer.publish.adapter import write_chat_files
 from finetune_trainer.publish.card import model_card
 from finetune_trainer.publish.merge import MergePlan
+from finetune_trainer.run import BaseModel, RunStorage, Workspace
 from finetune_trainer.stopping import on_stop
 from finetune_trainer.storage import Manifest, find_manifest, publish_folder
 
 CREATED_BY = "finetune_trainer train"
 
 
-def merged_prefix(context: StageContext) -> str:
-    """Return the key of the run's merged model."""
-    return f"{context.job.run_prefix}/merged"
-
-
-def find_merged(context: StageContext) -> Manifest | None:
+def find_merged(storage: RunStorage) -> Manifest | None:
     """Return the manifest of the run's merged model, or None if there is none."""
-    return find_manifest(context.output, merged_prefix(context))
+    return find_manifest(storage.output, _merged_prefix(storage.job))
 
 
 def publish_merged(
-    context: StageContext, adapter: Manifest, adapter_dir: Path, record: dict[str, Any]
+    model: BaseModel,
+    workspace: Workspace,
+    adapter: Manifest,
+    adapter_dir: Path,
+    record: dict[str, Any],
 ) -> None:
     """Write the merged model if the job asks for it and it is missing.
 
@@ -48,37 +48,45 @@ def publish_merged(
     Raises:
         TrainerError: There is no merged model; the adapter stays published.
     """
-    job = context.job
+    storage, job = model.storage, model.storage.job
     if "Merged" not in job.spec.output.formats:
         return
     if job.spec.method.adapter.type == "Full":
-        context.emit.message(
+        storage.say(
             "output.formats Merged: full fine-tuning writes whole weights, there is nothing to "
             "merge; load the model from the folder adapter"
         )
         return
-    address = context.uri_of(merged_prefix(context))
-    if find_merged(context) is not None:
-        context.emit.message(f"the merged model of this run is there already: {address}")
+    address = storage.uri_of(_merged_prefix(job))
+    if find_merged(storage) is not None:
+        storage.say(f"the merged model of this run is there already: {address}")
         return
-    context.emit.message("folding the adapter into the base model (float32, on the CPU)")
+    storage.say("folding the adapter into the base model (float32, on the CPU)")
     with on_stop(
         "stopped on request while the merged model was written; the adapter is published, the next "
         "attempt only merges",
         reason="StoppedBeforeMerge",
     ):
-        manifest = _fold(context, adapter, adapter_dir, record)
-    context.scratch("merged", fresh=True)  # as large as the base: not to be left on the node
-    context.emit.message(f"merged model, {manifest.num_bytes:,} bytes: {address}")
+        manifest = _fold(model, workspace, adapter, adapter_dir, record)
+    workspace.scratch("merged", fresh=True)  # as large as the base: not to be left on the node
+    storage.say(f"merged model, {manifest.num_bytes:,} bytes: {address}")
+
+
+def _merged_prefix(job: ResolvedJob) -> str:
+    return f"{job.run_prefix}/merged"
 
 
 def _fold(
-    context: StageContext, adapter: Manifest, adapter_dir: Path, record: dict[str, Any]
+    model: BaseModel,
+    workspace: Workspace,
+    adapter: Manifest,
+    adapter_dir: Path,
+    record: dict[str, Any],
 ) -> Manifest:
-    job = context.job
-    target = context.scratch("merged", fresh=True)
-    model_dir, _ = context.model_folder()
-    merge_dir = context.scratch("merge", fresh=True)
+    storage, job = model.storage, model.storage.job
+    target = workspace.scratch("merged", fresh=True)
+    model_dir, _ = model.fetch()
+    merge_dir = workspace.scratch("merge", fresh=True)
     plan = MergePlan(
         model_dir=str(model_dir),
         adapter_dir=str(adapter_dir),
@@ -86,14 +94,14 @@ def _fold(
         failure=str(merge_dir / "failure.json"),
         trust_remote_code=job.spec.model.trust_remote_code,
     )
-    with context.keeping_logs(merge_dir):
+    with storage.keeping_logs(merge_dir):
         _run_merge(merge_dir, plan)
-    card = model_card(job, model_name=context.model_name, record=record, is_merged=True)
+    card = model_card(job, model_name=model.name, record=record, is_merged=True)
     write_chat_files(target, read_format(adapter_dir))
     (target / "README.md").write_text(card, encoding="utf-8")
     return publish_folder(
-        context.output,
-        merged_prefix(context),
+        storage.output,
+        _merged_prefix(job),
         target,
         created_by=CREATED_BY,
         inputs={

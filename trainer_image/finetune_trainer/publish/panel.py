@@ -6,14 +6,14 @@ import hashlib
 import json
 
 from finetune_api.v1alpha1.evaluation.review import Review
-from finetune_trainer.context import StageContext
 from finetune_trainer.errors import UserError
+from finetune_trainer.run import RunStorage
 from finetune_trainer.storage import ObjectNotFound
 
 KIND = "ReviewPanel"
 
 
-def require_panel(context: StageContext, digest: str, *, evaluation: str) -> None:
+def require_panel(storage: RunStorage, digest: str, *, evaluation: str) -> None:
     """Refuse to publish unless the run's folder holds the named panel result.
 
     ``evaluation`` is the digest of the evaluation that it must be about.
@@ -23,15 +23,15 @@ def require_panel(context: StageContext, digest: str, *, evaluation: str) -> Non
             evaluation, or too few people have judged.
         StorageError: Storage failed.
     """
-    key = f"{context.job.run_prefix}/review/{digest}.json"
-    uri = context.uri_of(key)
+    key = f"{storage.job.run_prefix}/review/{digest}.json"
+    uri = storage.uri_of(key)
     try:
-        data = context.output.read_bytes(key)
+        data = storage.output.read_bytes(key)
     except ObjectNotFound:
         raise _refuse(f"there is no panel's result {uri}") from None
     if hashlib.sha256(data).hexdigest() != digest:
         raise _refuse(f"{uri} is not what its name says: somebody has changed it")
-    review = context.job.spec.evaluation.review or Review()
+    review = storage.job.spec.evaluation.review or Review()
     try:
         body = json.loads(data)
         about, people = body["evaluation"], {str(name).casefold() for name in body["reviewers"]}

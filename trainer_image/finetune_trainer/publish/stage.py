@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.publication import Publication
@@ -25,6 +24,7 @@ from finetune_trainer.publish.versions import (
     find_version,
     newest_version,
 )
+from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
 
 REPORT = "report.json"
@@ -51,33 +51,33 @@ def publish(context: StageContext) -> EvaluateResult:
             unusable.
         StorageError: Storage failed, or holds no evaluation.
     """
-    candidate = _read_candidate(context)
-    decision, result = context.decision, candidate.result
+    storage, workspace, decision = context.storage, context.workspace, context.decision
+    candidate = _read_candidate(storage, workspace, approved=context.approved_data)
+    result = candidate.result
     if decision is not None and decision.evaluation != candidate.evaluation.digest:
         raise UserError(
             "EvaluationNotApproved",
             f"what somebody decided to publish is evaluation {decision.evaluation}, and this run's "
             f"is {candidate.evaluation.digest}; nothing is published",
         )
-    published = find_version(context)
-    if published is None and _may_publish(context, candidate):
-        published = _claim(context, candidate, decision)
+    published = find_version(storage)
+    if published is None and _may_publish(storage, result, decision):
+        published = _claim(storage, workspace, candidate, decision, model_name=context.model.name)
     if published is None:
         return result
-    uri = context.uri_of(published.key)
-    told = {"version": published.number, "manifest_uri": uri}
-    return _note_newer_version(context, result, published).model_copy(update=told)
+    told = {"version": published.number, "manifest_uri": storage.uri_of(published.key)}
+    return _note_newer_version(storage, result, published).model_copy(update=told)
 
 
 def _note_newer_version(
-    context: StageContext, result: EvaluateResult, own: Published
+    storage: RunStorage, result: EvaluateResult, own: Published
 ) -> EvaluateResult:
     """Note a version between the one that the gates compared with and the run's own."""
     compared = result.published
-    newest = newest_version(context.storage, before=own.number) if compared is not None else None
+    newest = newest_version(storage, before=own.number) if compared is not None else None
     if compared is None or newest is None or newest.number <= (compared.version or 0):
         return result
-    context.emit.message(
+    storage.say(
         f"version {newest.number} was published meanwhile: the gates compared with "
         f"{'no version' if compared.version is None else f'version {compared.version}'}"
     )
@@ -85,64 +85,73 @@ def _note_newer_version(
     return result.model_copy(update={"published": newer})
 
 
-def _may_publish(context: StageContext, candidate: Candidate) -> bool:
-    decision, result = context.decision, candidate.result
+def _may_publish(
+    storage: RunStorage, result: EvaluateResult, decision: PublishDecision | None
+) -> bool:
     if decision is not None and not decision.panel:
         return True
     if result.is_missed:
-        context.emit.message(f"nothing is published: {result.missed_words}")
+        storage.say(f"nothing is published: {result.missed_words}")
         return False
     if decision is not None:
-        require_panel(context, decision.panel, evaluation=decision.evaluation)
+        require_panel(storage, decision.panel, evaluation=decision.evaluation)
         return True
-    publication = context.job.publication
+    publication = storage.job.publication
     if publication is Publication.AT_ONCE:
         return True
     is_review = publication is Publication.AFTER_REVIEW
     done = "people have reviewed" if is_review else "somebody has approved"
-    context.emit.message(f"the candidate passed; it is published once {done} it")
+    storage.say(f"the candidate passed; it is published once {done} it")
     return False
 
 
-def _read_candidate(context: StageContext) -> Candidate:
-    run, folder = context.job.run_prefix, context.scratch("candidate", fresh=True)
+def _read_candidate(
+    storage: RunStorage, workspace: Workspace, *, approved: str | None
+) -> Candidate:
+    run, folder = storage.job.run_prefix, workspace.scratch("candidate", fresh=True)
     evaluation = fetch_folder(
-        context.output, f"{run}/evaluation", folder / "evaluation", only=(REPORT, CARD)
+        storage.output, f"{run}/evaluation", folder / "evaluation", only=(REPORT, CARD)
     )
-    adapter = fetch_folder(context.output, f"{run}/adapter", folder / "adapter", only=("run.json",))
+    adapter = fetch_folder(storage.output, f"{run}/adapter", folder / "adapter", only=("run.json",))
     trained = json.loads((folder / "adapter/run.json").read_text())
-    require_approved(trained["dataset"], context.approved_data, context.uri_of(f"{run}/adapter"))
+    require_approved(trained["dataset"], approved, storage.uri_of(f"{run}/adapter"))
     if evaluation.inputs.get("adapter") != adapter.digest:
         raise StorageError(
             "OtherAdapterEvaluated",
-            f"{context.uri_of(f'{run}/evaluation')} is about another adapter than "
-            f"{context.uri_of(f'{run}/adapter')}: something else wrote there; nothing is published",
+            f"{storage.uri_of(f'{run}/evaluation')} is about another adapter than "
+            f"{storage.uri_of(f'{run}/adapter')}: something else wrote there; nothing is published",
         )
     report = json.loads((folder / "evaluation" / REPORT).read_text(encoding="utf-8"))
     result = EvaluateResult.model_validate(report["result"])
-    told = {"stage": context.emit.stage.value, "digest": evaluation.digest}
+    told = {"stage": storage.stage.value, "digest": evaluation.digest}
+    card = folder / "evaluation" / CARD
     return Candidate(
         adapter=adapter,
         evaluation=evaluation,
         result=result.model_copy(update=told),
-        card=_read_text(folder / "evaluation" / CARD),
+        card=card.read_text(encoding="utf-8") if card.exists() else "",
     )
 
 
 def _claim(
-    context: StageContext, candidate: Candidate, decision: PublishDecision | None
+    storage: RunStorage,
+    workspace: Workspace,
+    candidate: Candidate,
+    decision: PublishDecision | None,
+    *,
+    model_name: str,
 ) -> Published:
     # A stop between the manifest and its report would hide the version.
     stopping.conclude()
-    card = candidate.evaluation.file(CARD), f"{context.job.run_prefix}/evaluation"
+    card = candidate.evaluation.file(CARD), f"{storage.job.run_prefix}/evaluation"
     if decision is not None:
         # The evaluation's own card knows no decision, and its bytes stay as they are.
-        prefix = f"{context.job.run_prefix}/publication/{decision.key}"
-        folder = context.scratch("publication", fresh=True)
+        prefix = f"{storage.job.run_prefix}/publication/{decision.key}"
+        folder = workspace.scratch("publication", fresh=True)
         words = f"{candidate.card.rstrip()}\n\n{decision.card_section(candidate.result)}"
         (folder / CARD).write_text(words, encoding="utf-8")
         manifest = publish_folder(
-            context.output,
+            storage.output,
             prefix,
             folder,
             created_by="finetune_trainer publish",
@@ -150,14 +159,11 @@ def _claim(
         )
         card = manifest.file(CARD), prefix
     return claim_version(
-        context,
+        storage,
+        model_name=model_name,
         adapter=candidate.adapter,
         evaluation=candidate.evaluation,
         result=candidate.result,
         card=card,
         inputs=decision.inputs(candidate.result) if decision else {},
     )
-
-
-def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.exists() else ""

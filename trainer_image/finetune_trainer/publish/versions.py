@@ -14,7 +14,6 @@ from typing import Any
 
 from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.context import StageContext
 from finetune_trainer.errors import StorageError
 from finetune_trainer.publish.merged import find_merged
 from finetune_trainer.run import RunStorage
@@ -37,12 +36,12 @@ class Published:
         return self.key.rpartition("/")[0]
 
 
-def find_version(context: StageContext) -> Published | None:
+def find_version(storage: RunStorage) -> Published | None:
     """Return the version that this run was published as, or None."""
-    for number in reversed(_versions(context.storage)):
-        key = _key_of(context.job, number)
-        known = read_json(context.output, key) or {}
-        if known.get("inputs", {}).get("uid") == context.job.uid:
+    for number in reversed(_versions(storage)):
+        key = _key_of(storage.job, number)
+        known = read_json(storage.output, key) or {}
+        if known.get("inputs", {}).get("uid") == storage.job.uid:
             return Published(number=number, key=key)
     return None
 
@@ -76,8 +75,9 @@ def version_of(job: ResolvedJob, number: int) -> Published:
 
 
 def claim_version(
-    context: StageContext,
+    storage: RunStorage,
     *,
+    model_name: str,
     adapter: Manifest,
     evaluation: Manifest,
     result: EvaluateResult,
@@ -91,23 +91,23 @@ def claim_version(
     Raises:
         StorageError: Others claimed every number tried.
     """
-    job = context.job
-    body = _version_manifest(context, adapter, evaluation, result, card, inputs)
+    job = storage.job
+    body = _version_manifest(storage, model_name, adapter, evaluation, result, card, inputs)
     for _ in range(MAX_TRIES):
-        if (published := find_version(context)) is not None:
+        if (published := find_version(storage)) is not None:
             return published
-        versions = _versions(context.storage)
+        versions = _versions(storage)
         number = (versions[-1] if versions else 0) + 1
         try:
             data = json.dumps(body, indent=1, sort_keys=True) + "\n"
-            context.output.write_bytes(_key_of(context.job, number), data.encode(), if_absent=True)
+            storage.output.write_bytes(_key_of(job, number), data.encode(), if_absent=True)
         except AlreadyExists:
             continue
-        context.emit.message(f"published as version {number} of {job.namespace}/{job.name}")
-        return Published(number=number, key=_key_of(context.job, number))
+        storage.say(f"published as version {number} of {job.namespace}/{job.name}")
+        return version_of(job, number)
     raise StorageError(
         "VersionContended",
-        f"could not claim a version under {context.uri_of(job.versions_prefix)} in {MAX_TRIES} "
+        f"could not claim a version under {storage.uri_of(job.versions_prefix)} in {MAX_TRIES} "
         "tries: other runs of the same name keep publishing; run again",
     )
 
@@ -127,14 +127,15 @@ def _versions(storage: RunStorage) -> list[int]:
 
 
 def _version_manifest(
-    context: StageContext,
+    storage: RunStorage,
+    model_name: str,
     adapter: Manifest,
     evaluation: Manifest,
     result: EvaluateResult,
     card: tuple[ManifestFile | None, str],
     more: Mapping[str, str],
 ) -> dict[str, Any]:
-    job = context.job
+    job = storage.job
     files = {file.path: _point_at(file, f"{job.run_prefix}/adapter") for file in adapter.files}
     # The adapter's own card was written before there were scores, and its bytes stay as they are.
     file, prefix = card
@@ -146,7 +147,7 @@ def _version_manifest(
         "adapter": adapter.digest,
         "evaluation": evaluation.digest,
         "dataset": adapter.inputs.get("dataset", ""),
-        "model": context.model_name,
+        "model": model_name,
         "goal": result.goal_message,
         "scores": json.dumps({s.name: [s.base, s.tuned] for s in result.scores}),
         **more,
@@ -158,7 +159,7 @@ def _version_manifest(
         )
     if result.gates:
         inputs["gates"] = json.dumps({gate.name: gate.met for gate in result.gates})
-    merged = find_merged(context)
+    merged = find_merged(storage)
     if merged is not None:
         inputs["merged"] = merged.digest
     return {

@@ -48,7 +48,7 @@ def reuse_adapter(context: StageContext, key: str) -> TrainResult:
     require_approved(record["dataset"], context.approved_data, context.uri_of(key))
     if topology_of(context).node_rank == 0:
         _drop_checkpoints(context)
-        publish_merged(context, manifest, folder, record)
+        publish_merged(context.model, context.workspace, manifest, folder, record)
     return read_result(context, key, manifest, record, reused=True)
 
 
@@ -95,7 +95,7 @@ def store_adapter(
     )
     _drop_checkpoints(context)
     shutil.rmtree(context.work_dir / "checkpoints", ignore_errors=True)
-    publish_merged(context, manifest, final_dir, record)
+    publish_merged(context.model, context.workspace, manifest, final_dir, record)
     return read_result(context, key, manifest, record)
 
 
