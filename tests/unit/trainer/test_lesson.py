@@ -151,8 +151,8 @@ def test_lack_of_memory_is_known_by_what_libraries_say(error: Exception, is_memo
 # ---------------------------------------------------------------------------------------- notes
 
 
-class Context:
-    """What a note needs of the stage's context."""
+class NoteStorage:
+    """The part of a run's storage that a note needs."""
 
     def __init__(self, folder: Path) -> None:
         self.output = FileStore(folder / "store")
@@ -162,34 +162,34 @@ class Context:
         return f"file:///store/{key}"
 
 
-def note(context: Context, control: Path, error: Exception) -> Exception:
+def note(storage: NoteStorage, control: Path, error: Exception) -> Exception:
     control.mkdir(exist_ok=True)
-    with pytest.raises(type(error)) as raised, noting_end(context, control):  # type: ignore[arg-type]
+    with pytest.raises(type(error)) as raised, noting_end(storage, control):  # type: ignore[arg-type]
         raise error
     return raised.value
 
 
 def test_a_hang_leaves_its_stacks_and_an_address(tmp_path: Path) -> None:
-    context, control = Context(tmp_path), tmp_path / "control"
+    storage, control = NoteStorage(tmp_path), tmp_path / "control"
     control.mkdir()
     (control / "stacks-0.txt").write_text("File x")
     (control / "stacks-1.txt").write_text("")
-    error = note(context, control, Hang("RankHung", "rank 0 is behind"))
+    error = note(storage, control, Hang("RankHung", "rank 0 is behind"))
     assert "file:///store/runs/a/attempts/1" in str(error)
-    assert context.output.read_bytes("runs/a/attempts/1/stacks-0.txt") == b"File x"
-    assert not context.output.exists("runs/a/attempts/1/stacks-1.txt")
+    assert storage.output.read_bytes("runs/a/attempts/1/stacks-0.txt") == b"File x"
+    assert not storage.output.exists("runs/a/attempts/1/stacks-1.txt")
 
 
 def test_notes_are_numbered_and_read_back_in_order(tmp_path: Path) -> None:
-    context, control = Context(tmp_path), tmp_path / "control"
+    storage, control = NoteStorage(tmp_path), tmp_path / "control"
     control.mkdir()
     (control / "recipe.json").write_text(
         json.dumps({"micro_batch_size": 8, "activation_checkpointing": True})
     )
-    note(context, control, OutOfMemory("OutOfMemory", "first"))
-    note(context, control, OutOfMemory("OutOfMemory", "second"))
-    note(context, control, RetryableError("PeerLost", "not worth a note"))
-    ends = read_ends(context.output, "runs/a")
+    note(storage, control, OutOfMemory("OutOfMemory", "first"))
+    note(storage, control, OutOfMemory("OutOfMemory", "second"))
+    note(storage, control, RetryableError("PeerLost", "not worth a note"))
+    ends = read_ends(storage.output, "runs/a")
     assert [end.message for end in ends] == ["first", "second"]
     assert (ends[0].micro_batch_size, ends[0].activation_checkpointing) == (8, True)
 
@@ -202,11 +202,11 @@ def test_a_note_of_another_node_is_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_note_that_storage_refuses_hides_no_failure(tmp_path: Path) -> None:
-    context = Context(tmp_path)
+    storage = NoteStorage(tmp_path)
 
     def refuse(*_: Any, **__: Any) -> None:
         raise StorageError("Unreachable", "no bucket")
 
-    context.output.write_bytes = refuse  # type: ignore[method-assign]
-    error = note(context, tmp_path / "control", OutOfMemory("OutOfMemory", "no memory"))
+    storage.output.write_bytes = refuse  # type: ignore[method-assign]
+    error = note(storage, tmp_path / "control", OutOfMemory("OutOfMemory", "no memory"))
     assert "no memory (this could not be noted in storage: no bucket)" in str(error)

@@ -11,9 +11,8 @@ import pytest
 from finetune_api.protocol.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.spec.method import Adapter
-from finetune_trainer.context import StageContext
 from finetune_trainer.errors import UserError
-from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import ManifestFile, make_manifest
 from finetune_trainer.train.origin import (
     check_adapter,
@@ -159,7 +158,7 @@ def test_weights_say_after_which_step_and_on_which_data(
     assert read_dataset(facts, tmp_path) == dataset
 
 
-def context_of(folder: Path, **spec: Any) -> StageContext:
+def storage_of(folder: Path, **spec: Any) -> RunStorage:
     body = {
         "model": {"uri": "hf://a/b"},
         "dataset": {"sources": [{"uri": "s3://d/e.jsonl"}]},
@@ -167,27 +166,23 @@ def context_of(folder: Path, **spec: Any) -> StageContext:
         **spec,
     }
     job = FineTuneJob.from_wire({"metadata": {"name": "n"}, "spec": body})
-    return StageContext(
-        job=resolve_job(job, namespace="default", uid="u"),
-        emit=EventEmitter(Stage.TRAIN),
-        work_dir=folder / "work",
-        cache_dir=folder / "cache",
-    )
+    resolved = resolve_job(job, namespace="default", uid="u")
+    return RunStorage(job=resolved, stage=Stage.TRAIN, say=print)
 
 
 def test_a_checkpoint_that_its_run_has_deleted_is_told(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/runs/ns/n/u/checkpoints/step-20"
-    context = context_of(tmp_path, initFrom={"uri": uri, "train": False})
+    storage = storage_of(tmp_path, initFrom={"uri": uri, "train": False})
     with pytest.raises(UserError, match=r"There is nothing under .* finetune checkpoints") as told:
-        fetch_origin(context, revision="r1")
+        fetch_origin(storage, Workspace(folder=tmp_path), model_name="a/b", revision="r1")
     assert told.value.reason == "OriginNotFound"
     assert uri in told.value.message
 
 
 def test_retry_is_held_to_the_digest_of_the_first_attempt(tmp_path: Path) -> None:
-    context = context_of(tmp_path)
-    assert pin_digest(context, URI, "d1") == "d1"
-    assert pin_digest(context, URI, "d1") == "d1"
+    storage = storage_of(tmp_path)
+    assert pin_digest(storage, URI, "d1") == "d1"
+    assert pin_digest(storage, URI, "d1") == "d1"
     with pytest.raises(UserError) as failure:
-        pin_digest(context, URI, "d2")
+        pin_digest(storage, URI, "d2")
     assert failure.value.reason == "OriginChanged"

@@ -12,11 +12,11 @@ from typing import Any
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.status.plan import PlanReason, PlanStatus
-from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.run import BaseModel, Workspace
 from finetune_trainer.train.origin import Origin, fetch_origin
 from finetune_trainer.train.recipe.recipe import DataShape, Recipe, available_bytes, decide_bfloat16
 from finetune_trainer.train.record import make_record
@@ -72,7 +72,7 @@ def describe_idle(
 
 
 def adopt(
-    context: StageContext, prepared: Prepared, folder: Path, recipe: Recipe, *, revision: str
+    model: BaseModel, workspace: Workspace, prepared: Prepared, folder: Path, recipe: Recipe
 ) -> tuple[Origin, dict[str, Any]]:
     """Put the weights of ``spec.initFrom`` into an empty folder and describe them.
 
@@ -83,7 +83,8 @@ def adopt(
         UserError: They do not fit the job, or do not say what they are.
         StorageError: They are damaged, or storage failed.
     """
-    origin = fetch_origin(context, revision=revision)
+    storage, (_, revision) = model.storage, model.fetch(include_weights=False)
+    origin = fetch_origin(storage, workspace, model_name=model.name, revision=revision)
     assert origin is not None
     if origin.step is None:
         raise UserError(
@@ -91,12 +92,12 @@ def adopt(
             f"initFrom {origin.uri} does not say after which step its weights were taken, so "
             "run.json cannot describe them; with train: true a job may begin from them",
         )
-    context.emit.message(
+    storage.say(
         f"nothing is trained: the adapter is the weights of {origin.uri}, taken after step "
         f"{origin.step} of their run, unchanged (sha256 {origin.digest})"
     )
     if origin.dataset != prepared.digest:
-        context.emit.message(
+        storage.say(
             f"they were trained on data set {origin.dataset or 'unknown'}, and this job holds out "
             f"rows of {prepared.digest}: some of these may have been trained on, which flatters "
             "the scores"
@@ -113,7 +114,7 @@ def adopt(
         "kernels": None,
         "trainable_parameters": 0,
     }
-    return origin, make_record(context, prepared, revision, outcome, adopted=origin)
+    return origin, make_record(model, prepared, outcome, adopted=origin)
 
 
 def _fit(words: str, uri: str, limit: int = 253) -> str:

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.v1alpha1.spec.method import Adapter
-from finetune_trainer.context import StageContext
 from finetune_trainer.errors import UserError
 from finetune_trainer.publish.adopted import adopted_from
+from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import (
     AlreadyExists,
     IncompleteFolder,
@@ -59,34 +59,36 @@ class Origin:
     dataset: str
 
 
-def fetch_origin(context: StageContext, *, revision: str) -> Origin | None:
+def fetch_origin(
+    storage: RunStorage, workspace: Workspace, *, model_name: str, revision: str
+) -> Origin | None:
     """Fetch and check the weights to begin from; None if the job begins fresh.
 
-    ``revision`` is the resolved revision of this job's base model.
+    ``model_name`` and the resolved ``revision`` are those of this job's base model.
 
     Raises:
         UserError: They are not there, do not fit the job, or changed since the first attempt.
         StorageError: They are damaged, or storage failed.
     """
-    wanted = context.job.spec.init_from
+    wanted, adapter = storage.job.spec.init_from, storage.job.spec.method.adapter
     if wanted is None:
         return None
     root, prefix = split_uri(wanted.uri)
-    store = open_patiently(root, context.access(wanted.credentials_ref), context.emit.message)
+    store = open_patiently(root, storage.access(wanted.credentials_ref), storage.say)
     manifest = _read_manifest(store, prefix, wanted.uri)
-    digest = pin_digest(context, wanted.uri, manifest.digest)
-    paths = choose_files(manifest, context.job.spec.method.adapter, wanted.uri)
-    folder = context.scratch("origin", fresh=True)
+    digest = pin_digest(storage, wanted.uri, manifest.digest)
+    paths = choose_files(manifest, adapter, wanted.uri)
+    folder = workspace.scratch("origin", fresh=True)
     keys_from = "" if prefix else None  # a version points at files from the output's root
     fetch_folder(store, prefix, folder, only=paths, keys_from=keys_from)
     check_files(folder, paths)
     facts = read_facts(manifest, folder)
-    check_base(facts, wanted.uri, model=context.model_name, revision=revision)
+    check_base(facts, wanted.uri, model=model_name, revision=revision)
     if (folder / _ADAPTER_CONFIG).exists():
         config = json.loads((folder / _ADAPTER_CONFIG).read_text())
-        check_adapter(config, facts, context.job.spec.method.adapter, wanted.uri)
+        check_adapter(config, facts, adapter, wanted.uri)
     if wanted.train:
-        context.emit.message(f"beginning from the weights of {wanted.uri} (sha256 {digest})")
+        storage.say(f"beginning from the weights of {wanted.uri} (sha256 {digest})")
     return Origin(
         uri=wanted.uri,
         digest=digest,
@@ -118,17 +120,17 @@ def split_uri(uri: str) -> tuple[str, str]:
     return (match.group(1), match.group(2)) if match else (uri, "")
 
 
-def pin_digest(context: StageContext, uri: str, digest: str) -> str:
+def pin_digest(storage: RunStorage, uri: str, digest: str) -> str:
     """Store the digest at the first attempt, and compare it at every later one.
 
     Raises:
         UserError: Other content lies there now.
     """
-    key = f"{context.job.run_prefix}/{PIN}"
+    key = f"{storage.job.run_prefix}/{PIN}"
     body = json.dumps({"uri": uri, "digest": digest}, indent=1, sort_keys=True) + "\n"
     with suppress(AlreadyExists):
-        context.output.write_bytes(key, body.encode(), if_absent=True)
-    pinned = read_pin(context)
+        storage.output.write_bytes(key, body.encode(), if_absent=True)
+    pinned = read_pin(storage)
     if pinned != digest:
         raise UserError(
             "OriginChanged",
@@ -139,9 +141,9 @@ def pin_digest(context: StageContext, uri: str, digest: str) -> str:
     return digest
 
 
-def read_pin(context: StageContext) -> str:
+def read_pin(storage: RunStorage) -> str:
     """Return the pinned digest, empty if nothing is pinned."""
-    pin = read_json(context.output, f"{context.job.run_prefix}/{PIN}") or {}
+    pin = read_json(storage.output, f"{storage.job.run_prefix}/{PIN}") or {}
     return str(pin.get("digest", ""))
 
 

@@ -10,7 +10,6 @@ from finetune_api.protocol.stage_results import (
     TrainResult,
     decimal_text,
 )
-from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import InternalError
 from finetune_trainer.model.licence import licence_of, read_licence
@@ -18,41 +17,37 @@ from finetune_trainer.model.load import QUANTIZATION_OF
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.generation import read_settings
+from finetune_trainer.run import BaseModel, RunStorage
 from finetune_trainer.storage import Manifest
 from finetune_trainer.train.origin import Origin, read_pin
 
 
 def make_record(
-    context: StageContext,
+    model: BaseModel,
     prepared: Prepared,
-    revision: str,
     outcome: dict[str, Any],
     *,
     adopted: Origin | None = None,
 ) -> dict[str, Any]:
-    """Return what ``run.json`` says: equal for equal runs.
+    """Return the content of ``run.json``: equal for equal runs.
 
-    Args:
-        context: The stage's surroundings.
-        prepared: The data set.
-        revision: The base model's.
-        outcome: What rank 0 left.
-        adopted: The weights, where nothing was trained.
+    ``outcome`` is the result of rank 0; ``adopted`` are the weights of a job that trains nothing.
 
     Raises:
-        InternalError: It left nothing.
+        InternalError: ``outcome`` is empty.
     """
     if not outcome:
         raise InternalError(
             "NoOutcome", "the ranks ended without an error and without a result; see ranks.log"
         )
-    model_dir, _ = context.model_folder(include_weights=False)
+    model_dir, revision = model.fetch(include_weights=False)
+    spec = model.storage.job.spec
     return {
-        "model": context.model_name,
-        "modelUri": context.job.spec.model.uri,
-        "trustRemoteCode": context.job.spec.model.trust_remote_code,
+        "model": model.name,
+        "modelUri": spec.model.uri,
+        "trustRemoteCode": spec.model.trust_remote_code,
         "revision": revision,
-        "license": licence_of(context.job.spec.model, model_dir),
+        "license": licence_of(spec.model, model_dir),
         "licenseIsStated": read_licence(model_dir) is not None,
         "generation": read_settings(model_dir),
         "dataset": prepared.digest,
@@ -61,32 +56,22 @@ def make_record(
         "curve": outcome["curve"],
         "metrics": outcome["metrics"],
         "recipe": outcome["recipe"],
-        "quantization": QUANTIZATION_OF.get(context.job.spec.method.adapter.type),
+        "quantization": QUANTIZATION_OF.get(spec.method.adapter.type),
         "numTrainableParameters": outcome["trainable_parameters"],
         "resumedFromStep": outcome["resumed_from"],
-        "targetModules": ",".join(sorted(context.job.spec.method.adapter.target_modules)),
-        "initFrom": _origin_record(context, adopted),
+        "targetModules": ",".join(sorted(spec.method.adapter.target_modules)),
+        "initFrom": _origin_record(model.storage, adopted),
         "attention": outcome["attention"],
         "kernels": outcome["kernels"],
     }
 
 
 def read_result(
-    context: StageContext,
-    key: str,
-    manifest: Manifest,
-    record: dict[str, Any],
-    *,
-    reused: bool = False,
+    uri: str, manifest: Manifest, record: dict[str, Any], *, reused: bool = False
 ) -> TrainResult:
-    """Return the stage's result for an adapter that is stored.
+    """Return the stage's result for the adapter stored at ``uri``.
 
-    Args:
-        context: The stage's surroundings.
-        key: The adapter's folder in the output.
-        manifest: Its manifest.
-        record: Its ``run.json``.
-        reused: Another attempt has trained it.
+    ``record`` is its ``run.json``; ``reused`` says that another attempt has trained it.
     """
     weights = weights_file(manifest)
     metrics = [
@@ -100,7 +85,7 @@ def read_result(
         if name in recipe
     ]
     return TrainResult(
-        uri=context.uri_of(key),
+        uri=uri,
         sha256=weights.sha256,
         num_bytes=weights.num_bytes,
         manifest_sha256=manifest.digest,
@@ -127,11 +112,11 @@ def _selection(record: dict[str, Any]) -> StepSelection | None:
     return StepSelection(**{**chosen, **losses})
 
 
-def _origin_record(context: StageContext, adopted: Origin | None) -> dict[str, Any] | None:
-    origin = context.job.spec.init_from
+def _origin_record(storage: RunStorage, adopted: Origin | None) -> dict[str, Any] | None:
+    origin = storage.job.spec.init_from
     if origin is None:
         return None
-    told = {"uri": origin.uri, "digest": read_pin(context)}
+    told = {"uri": origin.uri, "digest": read_pin(storage)}
     if adopted is None:
         return told
     return {**told, "train": False, "step": adopted.step, "dataset": adopted.dataset}

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from finetune_api.protocol.stage_results import TrainResult
 from finetune_api.protocol.trainer import ResolvedJob
@@ -28,6 +29,7 @@ from finetune_trainer.model.load import (
     require_bitsandbytes,
 )
 from finetune_trainer.publish.merge import check_mergeable
+from finetune_trainer.run import BaseModel, RunStorage, Workspace
 from finetune_trainer.stopping import on_stop
 from finetune_trainer.train.adopted import adopt, describe_idle, idle_recipe
 from finetune_trainer.train.checkpoint import LocalCheckpoint, fetch_newest
@@ -58,96 +60,90 @@ def train(context: StageContext) -> TrainResult:
         StorageError: Storage failed or holds incomplete files.
         TrainerError: As the failing rank classified it.
     """
-    job = context.job
+    job, storage, workspace, model = context.job, context.storage, context.workspace, context.model
     key = f"{job.run_prefix}/adapter"
-    if context.output.exists(f"{key}/manifest.json"):
-        return reuse_adapter(context, key)
+    if storage.output.exists(f"{key}/manifest.json"):
+        return reuse_adapter(model, workspace, key, approved=context.approved_data)
     if job.spec.trains_nothing:
-        return adopt_weights(context, key)
+        return _adopt_weights(context, key)
     hardware = detect_hardware()
-    use_gpu = require_device(context, hardware)
-    prepared = read_tokens(context.output, job, context.work_dir, approved=context.approved_data)
+    use_gpu = _require_device(storage, hardware)
+    prepared = read_tokens(storage.output, job, workspace.folder, approved=context.approved_data)
     check_settings(job, hardware, num_rows=prepared.report.rows.train, use_gpu=use_gpu)
-    model_dir, revision = context.model_folder()
-    lesson = learn(job, read_ends(context.output, job.run_prefix))
-    require_fit(job, prepared, model_dir, hardware, lesson, use_gpu=use_gpu)
+    model_dir, _ = model.fetch()
+    lesson = learn(job, read_ends(storage.output, job.run_prefix))
+    _require_fit(job, prepared, model_dir, hardware, lesson, use_gpu=use_gpu)
     check_mergeable(job.spec, model_dir)
-    topology = topology_of(context)
-    final_dir = context.scratch("final", fresh=True)
-    plan = plan_ranks(context, prepared, model_dir, revision, topology, lesson, use_gpu=use_gpu)
-    control_dir = Path(plan.control_dir)
-    plan_path = control_dir / "plan.json"
-    plan_path.write_text(json.dumps(asdict(plan)))
-    limits = Limits(step_seconds=job.spec.trainer.step_timeout_seconds)
-    with (
-        noting_end(context, control_dir),
-        context.keeping_logs(control_dir),
-        _beginning_at(plan.resume_step),
-    ):
-        outcome = run_ranks(topology, plan_path, control_dir, use_gpu=use_gpu, limits=limits)
+    topology = topology_of(job)
+    final_dir = workspace.scratch("final", fresh=True)
+    plan = _plan_ranks(model, workspace, prepared, topology, lesson, use_gpu=use_gpu)
+    outcome = _launch_ranks(storage, topology, plan)
     if topology.node_rank != 0:
-        return wait_for_adapter(context, key)
-    record = make_record(context, prepared, revision, outcome)
+        return wait_for_adapter(storage, workspace, key)
+    record = make_record(model, prepared, outcome)
     with on_stop(
         "stopped on request before the adapter was published; the checkpoint of the last step is "
         "durable, and the next attempt only publishes"
     ):
-        return store_adapter(context, key, final_dir, record, read_format(prepared.folder))
+        chat_format = read_format(prepared.folder)
+        return store_adapter(model, workspace, key, final_dir, record, chat_format)
 
 
-def adopt_weights(context: StageContext, key: str) -> TrainResult:
+def _adopt_weights(context: StageContext, key: str) -> TrainResult:
     """Publish the weights of ``spec.initFrom`` as the run's adapter, and train nothing.
 
     Raises:
         UserError: They do not fit the job, or this node cannot evaluate them.
         StorageError: Storage failed or holds incomplete files.
     """
-    job, hardware = context.job, detect_hardware()
-    recipe = idle_recipe(job, hardware, use_gpu=require_device(context, hardware))
+    job, storage, workspace, model = context.job, context.storage, context.workspace, context.model
+    hardware = detect_hardware()
+    recipe = idle_recipe(job, hardware, use_gpu=_require_device(storage, hardware))
     prepared = read_prepared(
-        context.output, job, context.work_dir, sides=(), approved=context.approved_data
+        storage.output, job, workspace.folder, sides=(), approved=context.approved_data
     )
-    model_dir, revision = context.model_folder(include_weights=False)
-    data, model = shape_of_train_split(job, prepared.report), read_model_architecture(model_dir)
+    model_dir, _ = model.fetch(include_weights=False)
+    data, found = shape_of_train_split(job, prepared.report), read_model_architecture(model_dir)
+    chat_format = read_format(prepared.folder)
     plan_evaluation(
         job,
         data,
-        model,
+        found,
         recipe,
         hardware,
         num_chosen=prepared.num_chosen,
-        may_reason=read_format(prepared.folder).knows_reasoning,
+        may_reason=chat_format.knows_reasoning,
     )
     check_mergeable(job.spec, model_dir)
-    if topology_of(context).node_rank != 0:
-        return wait_for_adapter(context, key)
-    _write_job(context)
-    final_dir = context.scratch("final", fresh=True)
-    origin, record = adopt(context, prepared, final_dir, recipe, revision=revision)
-    context.emit.plan(describe_idle(job, data, model, recipe, step=origin.step))
+    if topology_of(job).node_rank != 0:
+        return wait_for_adapter(storage, workspace, key)
+    _write_job(storage, workspace)
+    final_dir = workspace.scratch("final", fresh=True)
+    origin, record = adopt(model, workspace, prepared, final_dir, recipe)
+    context.emit.plan(describe_idle(job, data, found, recipe, step=origin.step))
     context.emit.progress()  # it takes the plan along
     with on_stop(
         "stopped on request before the adapter was published; the next attempt copies it again"
     ):
-        return store_adapter(context, key, final_dir, record, read_format(prepared.folder))
+        return store_adapter(model, workspace, key, final_dir, record, chat_format)
 
 
-def require_device(context: StageContext, hardware: Hardware) -> bool:
+def _require_device(storage: RunStorage, hardware: Hardware) -> bool:
     """Return whether ranks run on GPUs.
 
     Raises:
         UserError: There are too few GPUs, or they cannot train the adapter.
     """
-    job = context.job
-    use_gpu = require_gpus(job.spec.resources.gpus_per_node, hardware)
-    if job.spec.method.adapter.type == "QLoRA":
-        _check_quantization(job, use_gpu=use_gpu)
-    if job.spec.resources.gpus_per_node and not use_gpu:
-        context.emit.message("no GPU is visible and CPU is allowed: training on CPU")
+    spec = storage.job.spec
+    use_gpu = require_gpus(spec.resources.gpus_per_node, hardware)
+    if spec.method.adapter.type == "QLoRA":
+        _check_quantization(storage.job, use_gpu=use_gpu)
+    if spec.resources.gpus_per_node and not use_gpu:
+        storage.say("no GPU is visible and CPU is allowed: training on CPU")
     return use_gpu
 
 
-def require_fit(
+def _require_fit(
     job: ResolvedJob,
     prepared: Prepared,
     model_dir: Path,
@@ -183,67 +179,81 @@ def require_fit(
     )
 
 
-def plan_ranks(
-    context: StageContext,
+def _plan_ranks(
+    model: BaseModel,
+    workspace: Workspace,
     prepared: Prepared,
-    model_dir: Path,
-    revision: str,
     topology: Topology,
     lesson: MemoryLimits,
     *,
     use_gpu: bool,
 ) -> WorkerPlan:
-    """Fetch the inputs of this node's ranks, and write their plan."""
+    """Fetch the inputs of this node's ranks, and return their plan."""
+    storage, (model_dir, revision) = model.storage, model.fetch()
     if words := describe_memory_limits(lesson):
-        context.emit.message(words)
-    output_dir = context.scratch("checkpoints", fresh=True)
-    resume = find_checkpoint(context, output_dir)
+        storage.say(words)
+    output_dir = workspace.scratch("checkpoints", fresh=True)
+    resume = _find_checkpoint(storage, output_dir)
+    origin = None
     # Several nodes may yet fall back to no checkpoint together.
-    needs_origin = resume is None or topology.num_nodes > 1
-    origin = fetch_origin(context, revision=revision) if needs_origin else None
+    if resume is None or topology.num_nodes > 1:
+        origin = fetch_origin(storage, workspace, model_name=model.name, revision=revision)
     return WorkerPlan(
-        job=str(_write_job(context)),
-        control_dir=str(context.scratch("control", fresh=True)),
+        job=str(_write_job(storage, workspace)),
+        control_dir=str(workspace.scratch("control", fresh=True)),
         model_dir=str(model_dir),
         dataset_dir=str(prepared.folder),
         output_dir=str(output_dir),
-        final_dir=str(context.scratch("final")),
-        curve=str(_fetch_curve(context)),
+        final_dir=str(workspace.scratch("final")),
+        curve=str(_fetch_curve(storage, workspace)),
         resume_dir=str(resume.folder) if resume else None,
         resume_step=resume.step if resume else 0,
-        inputs=checkpoint_inputs(context, prepared, revision),
+        inputs=_checkpoint_inputs(storage.job, prepared, model.name, revision),
         origin_dir=str(origin.folder) if origin else None,
-        credentials_dir=str(context.credentials_dir) if context.credentials_dir else None,
-        credentials_name=context.access().credentials_name,
+        credentials_dir=str(storage.credentials_dir) if storage.credentials_dir else None,
+        credentials_name=storage.access().credentials_name,
         use_gpu=use_gpu,
         lesson=asdict(lesson),
     )
 
 
-def checkpoint_inputs(context: StageContext, prepared: Prepared, revision: str) -> dict[str, str]:
+def _launch_ranks(storage: RunStorage, topology: Topology, plan: WorkerPlan) -> dict[str, Any]:
+    """Run this node's ranks to their end; return the outcome of rank 0."""
+    control_dir = Path(plan.control_dir)
+    plan_path = control_dir / "plan.json"
+    plan_path.write_text(json.dumps(asdict(plan)))
+    limits = Limits(step_seconds=storage.job.spec.trainer.step_timeout_seconds)
+    with (
+        noting_end(storage, control_dir),
+        storage.keeping_logs(control_dir),
+        _beginning_at(plan.resume_step),
+    ):
+        return run_ranks(topology, plan_path, control_dir, use_gpu=plan.use_gpu, limits=limits)
+
+
+def _checkpoint_inputs(
+    job: ResolvedJob, prepared: Prepared, model_name: str, revision: str
+) -> dict[str, str]:
     """Return the inputs of checkpoints, for their manifests."""
-    job = context.job
     return {
         "dataset": prepared.digest,
-        "model": context.model_name,
+        "model": model_name,
         "revision": revision,
         "targetModules": ",".join(sorted(job.spec.method.adapter.target_modules)),
         "worldSize": str(job.world_size),
     }
 
 
-def find_checkpoint(context: StageContext, folder: Path) -> LocalCheckpoint | None:
+def _find_checkpoint(storage: RunStorage, folder: Path) -> LocalCheckpoint | None:
     """Fetch the newest whole checkpoint; None to begin at step 0."""
 
     def tell(step: int, error: StorageError) -> None:
-        context.emit.message(
-            f"the checkpoint of step {step} is passed over as damaged: {error.message}"
-        )
+        storage.say(f"the checkpoint of step {step} is passed over as damaged: {error.message}")
 
-    prefix = checkpoints_prefix(context)
-    found = fetch_newest(context.output, prefix, folder, on_damaged=tell)
+    prefix = checkpoints_prefix(storage.job)
+    found = fetch_newest(storage.output, prefix, folder, on_damaged=tell)
     if found is not None:
-        context.emit.message(f"resuming from the checkpoint of step {found.step}")
+        storage.say(f"resuming from the checkpoint of step {found.step}")
     return found
 
 
@@ -266,19 +276,19 @@ def _beginning_at(step: int) -> Iterator[None]:
         raise
 
 
-def _write_job(context: StageContext) -> Path:
-    path = context.work_dir / "job.json"
-    path.write_text(context.job.to_json())
-    key = f"{context.job.run_prefix}/job.json"
-    if not context.output.exists(key):
-        context.output.write_bytes(key, context.job.to_json().encode())
+def _write_job(storage: RunStorage, workspace: Workspace) -> Path:
+    path, text = workspace.folder / "job.json", storage.job.to_json()
+    path.write_text(text)
+    key = f"{storage.job.run_prefix}/job.json"
+    if not storage.output.exists(key):
+        storage.output.write_bytes(key, text.encode())
     return path
 
 
-def _fetch_curve(context: StageContext) -> Path:
-    path = context.work_dir / "metrics.jsonl"
-    key = f"{context.job.run_prefix}/metrics.jsonl"
+def _fetch_curve(storage: RunStorage, workspace: Workspace) -> Path:
+    path = workspace.folder / "metrics.jsonl"
+    key = f"{storage.job.run_prefix}/metrics.jsonl"
     path.unlink(missing_ok=True)
-    if context.output.exists(key):
-        path.write_bytes(context.output.read_bytes(key))
+    if storage.output.exists(key):
+        path.write_bytes(storage.output.read_bytes(key))
     return path

@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_trainer.context import StageContext
 from finetune_trainer.errors import Hang, OutOfMemory, TrainerError
+from finetune_trainer.run import RunStorage
 from finetune_trainer.storage import AlreadyExists, ObjectStore
 from finetune_trainer.train.parent.launch import RECIPE_NAME
 from finetune_trainer.train.recipe.lesson import End, with_next_attempt
@@ -25,7 +25,7 @@ _END = re.compile(r"(\d+)/end\.json")
 
 
 @contextmanager
-def noting_end(context: StageContext, control_dir: Path) -> Iterator[None]:
+def noting_end(storage: RunStorage, control_dir: Path) -> Iterator[None]:
     """Store a note below the run if the block hangs or runs out of memory.
 
     ``control_dir`` holds the recipe and the stacks of the ranks.
@@ -42,14 +42,14 @@ def noting_end(context: StageContext, control_dir: Path) -> Iterator[None]:
         texts = {path.name: path.read_text() for path in control_dir.glob("stacks-*.txt")}
         stacks = {name: text for name, text in texts.items() if text}
         try:
-            key = note_end(context.output, context.job.run_prefix, end, stacks)
+            key = note_end(storage.output, storage.job.run_prefix, end, stacks)
         except TrainerError as failure:
             error.message += f" (this could not be noted in storage: {failure.message})"
             raise error from failure
         if stacks:
-            error.message += f"; the stacks of all ranks are in {context.uri_of(key)}"
+            error.message += f"; the stacks of all ranks are in {storage.uri_of(key)}"
         if isinstance(error, OutOfMemory):
-            raise with_next_attempt(context.job, end, error) from None
+            raise with_next_attempt(storage.job, end, error) from None
         raise
 
 

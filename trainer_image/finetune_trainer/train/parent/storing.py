@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.protocol.stage_results import TrainResult
-from finetune_trainer.context import StageContext
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.prepared import require_approved
 from finetune_trainer.errors import InternalError
 from finetune_trainer.model.chat_format import ChatFormat
 from finetune_trainer.publish.adapter import finish_adapter
 from finetune_trainer.publish.merged import publish_merged
-from finetune_trainer.storage import fetch_folder, publish_folder
+from finetune_trainer.run import BaseModel, RunStorage, Workspace
+from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
 from finetune_trainer.train.checkpoint import drop_all
 from finetune_trainer.train.parent.launch import Topology, read_topology
 from finetune_trainer.train.record import read_result
@@ -24,36 +25,38 @@ PUBLICATION_SECONDS = 3600
 """How long the other nodes wait for rank 0 to upload: whole weights are many gigabytes."""
 
 
-def topology_of(context: StageContext) -> Topology:
+def topology_of(job: ResolvedJob) -> Topology:
     """Return this node's place among those of the run."""
-    resources = context.job.spec.resources
+    resources = job.spec.resources
     return read_topology(resources.nodes, max(1, resources.gpus_per_node))
 
 
-def checkpoints_prefix(context: StageContext) -> str:
+def checkpoints_prefix(job: ResolvedJob) -> str:
     """Return the key prefix of the run's checkpoints."""
-    return f"{context.job.run_prefix}/checkpoints"
+    return f"{job.run_prefix}/checkpoints"
 
 
-def reuse_adapter(context: StageContext, key: str) -> TrainResult:
+def reuse_adapter(
+    model: BaseModel, workspace: Workspace, key: str, *, approved: str | None
+) -> TrainResult:
     """Return the result of the run's published adapter, and complete its attempt's work.
 
     Raises:
         UserError: It was trained on another data set than was approved.
     """
-    context.emit.message("the adapter of this run is there already: reused")
-    folder = context.scratch("adapter")
-    manifest = fetch_folder(context.output, key, folder)
-    record = json.loads((folder / "run.json").read_text())
-    require_approved(record["dataset"], context.approved_data, context.uri_of(key))
-    if topology_of(context).node_rank == 0:
-        _drop_checkpoints(context)
-        publish_merged(context.model, context.workspace, manifest, folder, record)
-    return read_result(context, key, manifest, record, reused=True)
+    storage = model.storage
+    storage.say("the adapter of this run is there already: reused")
+    manifest, folder, record = _fetch_adapter(storage, workspace, key)
+    require_approved(record["dataset"], approved, storage.uri_of(key))
+    if topology_of(storage.job).node_rank == 0:
+        _drop_checkpoints(storage)
+        publish_merged(model, workspace, manifest, folder, record)
+    return read_result(storage.uri_of(key), manifest, record, reused=True)
 
 
 def store_adapter(
-    context: StageContext,
+    model: BaseModel,
+    workspace: Workspace,
     key: str,
     final_dir: Path,
     record: dict[str, Any],
@@ -62,7 +65,8 @@ def store_adapter(
     """Finish the weights in a folder, store them as the run's adapter, and merge if requested.
 
     Args:
-        context: The stage's context.
+        model: The base model.
+        workspace: The run's; it holds the curve and the checkpoints.
         key: Key of the adapter's folder.
         final_dir: The weights.
         record: Content of ``run.json``.
@@ -71,19 +75,15 @@ def store_adapter(
     Raises:
         StorageError: Storage failed.
     """
-    job = context.job
+    storage, job = model.storage, model.storage.job
     finish_adapter(
-        final_dir,
-        job=job,
-        model_name=context.model_name,
-        record=record,
-        chat_format=chat_format,
+        final_dir, job=job, model_name=model.name, record=record, chat_format=chat_format
     )
-    curve = context.work_dir / "metrics.jsonl"
+    curve = workspace.folder / "metrics.jsonl"
     if curve.exists():
-        context.output.upload_file(curve, f"{job.run_prefix}/metrics.jsonl")
+        storage.output.upload_file(curve, f"{job.run_prefix}/metrics.jsonl")
     manifest = publish_folder(
-        context.output,
+        storage.output,
         key,
         final_dir,
         created_by="finetune_trainer train",
@@ -93,13 +93,13 @@ def store_adapter(
             "revision": record["revision"],
         },
     )
-    _drop_checkpoints(context)
-    shutil.rmtree(context.work_dir / "checkpoints", ignore_errors=True)
-    publish_merged(context.model, context.workspace, manifest, final_dir, record)
-    return read_result(context, key, manifest, record)
+    _drop_checkpoints(storage)
+    shutil.rmtree(workspace.folder / "checkpoints", ignore_errors=True)
+    publish_merged(model, workspace, manifest, final_dir, record)
+    return read_result(storage.uri_of(key), manifest, record)
 
 
-def wait_for_adapter(context: StageContext, key: str) -> TrainResult:
+def wait_for_adapter(storage: RunStorage, workspace: Workspace, key: str) -> TrainResult:
     """Wait on the other nodes until rank 0 has stored the adapter.
 
     Raises:
@@ -108,12 +108,9 @@ def wait_for_adapter(context: StageContext, key: str) -> TrainResult:
     # Other nodes end when rank 0 has published, so that a Job's success means just that. If rank 0
     # fails instead, the Job ends all of them; this is for a store that never answers.
     for _ in range(PUBLICATION_SECONDS):
-        if context.output.exists(f"{key}/manifest.json"):
-            folder = context.scratch("adapter")
-            manifest = fetch_folder(context.output, key, folder)
-            return read_result(
-                context, key, manifest, json.loads((folder / "run.json").read_text())
-            )
+        if storage.output.exists(f"{key}/manifest.json"):
+            manifest, _, record = _fetch_adapter(storage, workspace, key)
+            return read_result(storage.uri_of(key), manifest, record)
         time.sleep(1)
     raise InternalError(
         "NoPublication",
@@ -121,7 +118,15 @@ def wait_for_adapter(context: StageContext, key: str) -> TrainResult:
     )
 
 
-def _drop_checkpoints(context: StageContext) -> None:
+def _fetch_adapter(
+    storage: RunStorage, workspace: Workspace, key: str
+) -> tuple[Manifest, Path, dict[str, Any]]:
+    folder = workspace.scratch("adapter")
+    manifest = fetch_folder(storage.output, key, folder)
+    return manifest, folder, json.loads((folder / "run.json").read_text())
+
+
+def _drop_checkpoints(storage: RunStorage) -> None:
     """Delete the run's checkpoints unless the job keeps them; its adapter is durable now."""
-    if context.job.spec.checkpoint.after_training == "Delete":
-        drop_all(context.output, checkpoints_prefix(context))
+    if storage.job.spec.checkpoint.after_training == "Delete":
+        drop_all(storage.output, checkpoints_prefix(storage.job))
