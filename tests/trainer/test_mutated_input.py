@@ -13,36 +13,23 @@ import re
 import signal
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import pytest
 
 from finetune_api.protocol.stage_results import PrepareResult
 from finetune_api.protocol.trainer import ResolvedJob, Stage
-from finetune_trainer.context import StageContext
 from finetune_trainer.errors import DataError, TrainerError, UserError
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from kit.cases.mutations import PERSONAL, make_file
-from kit.models.tiny_tokenizer import make_tokenizer
+from kit.models.tiny_tokenizer import TinyContext
 
 NUM_FILES = int(os.environ.get("FINETUNE_MUTATED_INPUTS", "300"))
 FIRST_SEED = int(os.environ.get("FINETUNE_MUTATION_SEED", "0"))
 SECONDS_PER_FILE = 20
 NUM_PARTS = 4
 
-TOKENIZER = make_tokenizer()
 CAMEL_CASE = re.compile(r"[A-Z][A-Za-z0-9]+")
-
-
-class Context(StageContext):
-    """A context whose model is a tokenizer made on the spot."""
-
-    def model_folder(self, *, include_weights: bool = True) -> tuple[Path, str]:
-        return self.cache_dir, "c" * 40
-
-    def load_tokenizer(self) -> Any:
-        return TOKENIZER
 
 
 def prepare_file(folder: Path, seed: int) -> PrepareResult | TrainerError:
@@ -69,7 +56,7 @@ def prepare_file(folder: Path, seed: int) -> PrepareResult | TrainerError:
     )
     stream = io.StringIO()
     emit = EventEmitter(Stage.PREPARE, stream=stream)
-    context = Context(job=job, emit=emit, work_dir=folder / "work", cache_dir=folder / "cache")
+    context = TinyContext(job=job, emit=emit, work_dir=folder / "work", cache_dir=folder / "cache")
     outcome: PrepareResult | TrainerError
     try:
         outcome = prepare(context)

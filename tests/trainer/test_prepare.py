@@ -16,7 +16,6 @@ import pytest
 
 from finetune_api.protocol.stage_results import PrepareResult
 from finetune_api.protocol.trainer import RAW_COPIES, Environment, ResolvedJob, Stage
-from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import Prepared, read_prepared, read_tokens
 from finetune_trainer.data.rows import Side
 from finetune_trainer.data.token_files import mapped_file
@@ -31,7 +30,7 @@ from finetune_trainer.prepare.reading import examples
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from kit.models.awkward_templates import OPENS_REASONING
-from kit.models.tiny_tokenizer import CHATML, make_tokenizer
+from kit.models.tiny_tokenizer import CHATML, TinyContext, make_tokenizer
 from kit.servers.seaweedfs import SeaweedS3, s3
 
 __all__ = ["s3"]
@@ -43,20 +42,8 @@ needs_real_data = pytest.mark.skipif(
 )
 
 
-class Context(StageContext):
-    """A context whose model is a tokenizer made on the spot."""
-
-    num_tokenizer_loads = 0
-    has_weights = False
-    chat_template = True
-
-    def model_folder(self, *, include_weights: bool = True) -> tuple[Path, str]:
-        self.has_weights |= include_weights
-        return self.cache_dir, "c" * 40
-
-    def load_tokenizer(self) -> Any:
-        self.num_tokenizer_loads += 1
-        return make_tokenizer() if self.chat_template else make_tokenizer(chat_template=None)
+class Context(TinyContext):
+    """A context that keeps its events."""
 
     @property
     def events(self) -> list[dict[str, Any]]:
@@ -108,7 +95,7 @@ def make_context(tmp_path: Path) -> MakeContext:
             work_dir=tmp_path / "work" / name,
             cache_dir=tmp_path / "cache",
         )
-        context.chat_template = chat_template
+        context.model.chat_template = CHATML if chat_template else None
         return context
 
     return make
@@ -137,7 +124,7 @@ def as_jsonl(rows: Iterable[object]) -> str:
 
 
 def prepare_and_read(context: Context) -> tuple[PrepareResult, Prepared]:
-    return prepare(context), read_prepared(context.output, context.job, context.work_dir)
+    return prepare(context), read_prepared(context.storage.output, context.job, context.work_dir)
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
@@ -231,11 +218,11 @@ def test_ranks_map_what_the_encoder_makes_of_the_rows_and_no_rows_are_fetched(
     )
     _, prepared = prepare_and_read(context)
     chat_format = read_format(prepared.folder)
-    encoder = make_encoder(context.job, context.load_tokenizer(), chat_format)
+    encoder = make_encoder(context.job, context.model.load_tokenizer(), chat_format)
     encoded = [example for row in prepared.train for example in encoder.encode_row(row)]
     expected = [example for example in encoded if example.has_answer]
 
-    fetched = read_tokens(context.output, context.job, context.work_dir / "other-node")
+    fetched = read_tokens(context.storage.output, context.job, context.work_dir / "other-node")
     with pa.memory_map(str(mapped_file(fetched.folder, Side.TRAIN))) as source:
         mapped = pa.ipc.open_stream(source).read_all().to_pydict()
     assert mapped["input_ids"] == [e.input_ids for e in expected]
@@ -255,13 +242,13 @@ def test_weights_are_fetched_before_gpus_are_held_where_later_stages_find_them(
     context = make_context()
     context.cache_is_shared = is_shared
     prepare(context)
-    assert context.has_weights is is_shared
+    assert context.model.has_weights is is_shared
     write("rows.jsonl", "not json\n")
     refused = make_context(name="refused")
     refused.cache_is_shared = is_shared
     with pytest.raises(DataError):
         prepare(refused)
-    assert not refused.has_weights
+    assert not refused.model.has_weights
 
 
 def test_the_same_input_gives_the_same_bytes_in_another_place(
@@ -287,9 +274,9 @@ def test_the_same_source_and_recipe_is_prepared_once(
     second = prepare(other)
     assert second.reused
     assert second.model_copy(update={"reused": False}) == first
-    assert other.num_tokenizer_loads == 0
+    assert other.model.num_tokenizer_loads == 0
     assert "reused data set" in other.messages
-    assert read_prepared(other.output, other.job, other.work_dir).digest == first.digest
+    assert read_prepared(other.storage.output, other.job, other.work_dir).digest == first.digest
 
 
 @pytest.mark.parametrize(
@@ -325,14 +312,14 @@ def test_the_loser_of_a_race_uses_what_the_winner_published(
 ) -> None:
     write("rows.jsonl", pairs(50))
     late = make_context(name="late")
-    load = late.load_tokenizer
+    load = late.model.load_tokenizer
 
     def load_while_the_other_publishes() -> Any:
         winner = prepare(make_context(name="winner"))
         assert not winner.reused
         return load()
 
-    monkeypatch.setattr(late, "load_tokenizer", load_while_the_other_publishes)
+    monkeypatch.setattr(late.model, "load_tokenizer", load_while_the_other_publishes)
     result, prepared = prepare_and_read(late)
     assert prepared.digest == result.digest
     assert len(prepared.train) == result.rows.train
@@ -719,11 +706,11 @@ def test_the_licence_of_the_base_model_is_told_and_held_against_those_allowed(
         monkeypatch.setenv(Environment.ALLOWED_LICENCES, allowed)
     if words:
         with pytest.raises(UserError) as refused:
-            require_licence(context, context.cache_dir)
+            require_licence(context.job.spec.model, context.cache_dir, context.storage.say)
         assert refused.value.reason == "LicenceNotAllowed"
         assert words in refused.value.message
     else:
-        require_licence(context, context.cache_dir)
+        require_licence(context.job.spec.model, context.cache_dir, context.storage.say)
     assert (card or declared or "look it up before") in context.messages
 
 
@@ -862,7 +849,7 @@ def test_a_run_without_data_set_says_what_to_do(make_context: MakeContext, write
     write("rows.jsonl", pairs(10))
     context = make_context()
     with pytest.raises(UserError) as caught:
-        read_prepared(context.output, context.job, context.work_dir)
+        read_prepared(context.storage.output, context.job, context.work_dir)
     assert caught.value.reason == "DatasetNotPrepared"
     assert "run stage prepare" in caught.value.message
 
@@ -878,7 +865,7 @@ def test_only_the_approved_data_set_is_read(
     write("rows.jsonl", as_jsonl(rows))
     context = make_context(spec={"method": {"objective": objective}})
     first = prepare(context)
-    reads = {"output": context.output, "job": context.job, "work_dir": context.work_dir}
+    reads = {"output": context.storage.output, "job": context.job, "work_dir": context.work_dir}
     assert read_prepared(**reads, approved=first.digest).digest == first.digest
     assert read_tokens(**reads, approved=first.digest).digest == first.digest
 
@@ -914,7 +901,7 @@ def test_a_data_set_replaced_together_with_its_manifest_is_refused(
     pointer = json.loads(key.read_text())
     key.write_text(json.dumps({**pointer, "manifestDigest": "0" * 64}))
     with pytest.raises(StorageError) as caught:
-        read_prepared(context.output, context.job, context.work_dir)
+        read_prepared(context.storage.output, context.job, context.work_dir)
     assert caught.value.reason == "DatasetChanged"
     assert result.digest in caught.value.message
 
@@ -1048,9 +1035,9 @@ class TestChatTemplates:
             spec=spec, split={"testPercent": 50, "validationPercent": 0}, chat_template=False
         )
         result = prepare(context)
-        folder = context.output.list(f"datasets/{result.digest}/chat.json")
+        folder = context.storage.output.list(f"datasets/{result.digest}/chat.json")
         (item,) = folder
-        return context, json.loads(context.output.read_bytes(item.key))
+        return context, json.loads(context.storage.output.read_bytes(item.key))
 
     @pytest.mark.parametrize("as_file", [False, True])
     def test_a_template_makes_conversations_of_a_base_model(

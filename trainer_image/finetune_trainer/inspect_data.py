@@ -27,7 +27,9 @@ def inspect_job(arguments: argparse.Namespace) -> int:
             hide_torch()
         from finetune_trainer.prepare.inspection import inspect_sources
 
-        found = inspect_sources(context, with_model=arguments.with_model)
+        found = inspect_sources(
+            context.model, context.workspace, emit, with_model=arguments.with_model
+        )
         power = _describe_power(context.job, found)
     except Exception as error:
         failure = classify(error)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from finetune_trainer.context import StageContext
+from finetune_trainer.run import BaseModel
 
 CHATML = (
     "{% for message in messages %}"
@@ -36,3 +40,29 @@ def make_tokenizer(*, chat_template: str | None = CHATML) -> Any:
     )
     tokenizer.chat_template = chat_template
     return tokenizer
+
+
+class TinyModel(BaseModel):
+    """A base model without weights, with that tokenizer."""
+
+    num_tokenizer_loads = 0
+    has_weights = False
+    chat_template: str | None = CHATML
+
+    def fetch(self, *, include_weights: bool = True) -> tuple[Path, str]:
+        self.has_weights |= include_weights
+        return self.cache_dir, "c" * 40
+
+    def load_tokenizer(self) -> Any:
+        self.num_tokenizer_loads += 1
+        return make_tokenizer(chat_template=self.chat_template)
+
+
+class TinyContext(StageContext):
+    """The context of a stage whose base model is a :class:`TinyModel`."""
+
+    model: TinyModel
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.model = TinyModel(storage=self.storage, cache_dir=self.cache_dir)

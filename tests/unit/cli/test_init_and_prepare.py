@@ -25,7 +25,6 @@ from finetune_cli.errors import CliError
 from finetune_cli.files.documents import find_problems, parse_document, parse_documents, read_single
 from finetune_cli.files.starter import render_starter, write_starter
 from finetune_cli.local.job import plan_run
-from finetune_trainer.context import StageContext
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.prepare.reading.files.file_types import (
     COMPRESSIONS,
@@ -35,20 +34,10 @@ from finetune_trainer.prepare.reading.files.file_types import (
 )
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
-from kit.models.tiny_tokenizer import make_tokenizer
+from kit.models.tiny_tokenizer import TinyContext
 from kit.processes.spreadsheet import make_workbook
 
 NUM_ROWS = 20
-
-
-class Context(StageContext):
-    """A context whose model is a tokenizer made on the spot."""
-
-    def load_tokenizer(self) -> Any:
-        return make_tokenizer()
-
-    def model_folder(self, *, include_weights: bool = True) -> tuple[Path, str]:
-        return self.cache_dir, "made-on-the-spot"
 
 
 def run_prepare(job_file: Path) -> PrepareResult:
@@ -61,7 +50,7 @@ def run_prepare(job_file: Path) -> PrepareResult:
         overrides=["evaluation.minPrompts=1", "goal=null"],
     )
     emit = EventEmitter(Stage.PREPARE, stream=io.StringIO())
-    context = Context(job=run.job, emit=emit, work_dir=run.work_dir, cache_dir=folder / "cache")
+    context = TinyContext(job=run.job, emit=emit, work_dir=run.work_dir, cache_dir=folder / "cache")
     return prepare(context)
 
 

@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 from finetune_api.protocol.stage_results import QuestionCount
 from finetune_api.protocol.trainer import Stage, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
-from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import draw_questions, order_questions
 from finetune_trainer.data.held_out import HeldOut, gather_held_out, read_held_out
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.prepare.stage import has_version
-from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.run import RunStorage
 from finetune_trainer.verdict.sample_size import choose_number, count_questions
 from kit.cases.spec_cases import changed, minimal_job
 
@@ -214,8 +213,7 @@ def test_whether_a_version_is_published_is_looked_up_where_it_decides(tmp_path: 
             {"spec.output.uri": f"file://{tmp_path}/out", "spec.evaluation": evaluation},
         )
         job = resolve_job(FineTuneJob.from_wire(body), namespace="default", uid="mine")
-        folders = {"work_dir": tmp_path / "work", "cache_dir": tmp_path / "cache"}
-        return has_version(StageContext(job=job, emit=EventEmitter(Stage.PREPARE), **folders))
+        return has_version(RunStorage(job=job, stage=Stage.PREPARE, say=print))
 
     asked = {"maxSamples": "auto", "gates": gate(overPublished="0")}
     assert look(maxSamples="auto", gates=gate(overBase="0"))

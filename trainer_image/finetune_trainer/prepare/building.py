@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
-from finetune_trainer.data.report import (
-    DatasetReport,
-)
+from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.data.rows import RowFile, Side
 from finetune_trainer.data.token_files import TokenFiles, TokenTotals
 from finetune_trainer.errors import DataError
@@ -60,54 +57,62 @@ from finetune_trainer.prepare.splits.dividing import Division
 from finetune_trainer.prepare.steps import choose_steps
 from finetune_trainer.prepare.tokens import ChatTokenizerSettings, TokenStatistics, measure_tokens
 from finetune_trainer.prepare.workers import Workers, num_processes_granted
-
-if TYPE_CHECKING:
-    from finetune_trainer.context import StageContext
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.run import BaseModel, RunStorage, Workspace
 
 
 def build(
-    context: StageContext,
+    job: ResolvedJob,
     files: list[list[SourceFile]],
     digest: str,
     template: str | None,
+    model: BaseModel,
+    workspace: Workspace,
+    emit: EventEmitter,
     *,
     benchmarks: list[list[SourceFile]] | None = None,
 ) -> DatasetReport:
-    """Do the work of the stage and leave the data set in the staging folder."""
-    tokenizer = context.load_tokenizer()
+    """Do the work of the stage and leave the data set in the staging folder.
+
+    Benchmarks are fetched if they are None.
+    """
+    tokenizer = model.load_tokenizer()
     conversational = template is not None or own_template(tokenizer) is not None
-    staging = staging_of(context, digest, fresh=True)
+    staging = staging_of(workspace, digest, fresh=True)
     with Workers(num_processes_granted()) as workers:
         read, division, findings, sides = divide_sources(
-            context,
+            job,
             files,
             find_control_tokens(tokenizer),
             staging,
             workers,
+            storage=model.storage,
+            workspace=workspace,
+            emit=emit,
             conversational=conversational,
             benchmarks=benchmarks,
         )
-        model_dir, _ = context.model_folder(include_weights=False)
+        model_dir, _ = model.fetch(include_weights=False)
         chat_format = choose_format(
-            context.job.spec.model, template, tokenizer, model_dir, sides[Side.TRAIN]
+            job.spec.model, template, tokenizer, model_dir, sides[Side.TRAIN]
         )
-        encoder = make_encoder(context.job, tokenizer, chat_format)
+        encoder = make_encoder(job, tokenizer, chat_format)
         settings = ChatTokenizerSettings(
-            job_json=context.job.to_json(), model_dir=model_dir, chat_format=chat_format
+            job_json=job.to_json(), model_dir=model_dir, chat_format=chat_format
         )
         sides, tokens, totals, finding = _count_tokens(
-            context, sides, encoder, settings, staging, workers
+            job, sides, encoder, settings, staging, workers, emit
         )
         findings += [finding] if finding else []
         findings += check_reasoning(
             sum(side.num_thoughtless for side in tokens.values()),
             sum(side.num_rows for side in tokens.values()),
         )
-    shield = make_shield(context.job.spec.dataset.privacy)
+    shield = make_shield(job.spec.dataset.privacy)
     labels = count_labels(sides, show=shield.shield_text)
     findings += check_labels(labels)
     report = make_report(
-        context.job,
+        job,
         digest,
         read,
         division,
@@ -119,41 +124,45 @@ def build(
         labels=labels.counts,
     )
     write_format(chat_format, staging)
-    write_documents(staging, context.job.spec.dataset, report, make_decode(tokenizer))
+    write_documents(staging, job.spec.dataset, report, make_decode(tokenizer))
     return report
 
 
 def divide_sources(
-    context: StageContext,
+    job: ResolvedJob,
     files: list[list[SourceFile]],
     control_tokens: Collection[str],
     staging: Path,
     workers: Workers,
     *,
+    storage: RunStorage,
+    workspace: Workspace,
+    emit: EventEmitter,
     conversational: bool,
     benchmarks: list[list[SourceFile]] | None = None,
 ) -> tuple[Input, Division, list[Finding], Mapping[Side, RowFile]]:
     """Read all rows, check them, and write the sides."""
-    job, dataset = context.job, context.job.spec.dataset
+    dataset = job.spec.dataset
     screening = Screening(choose_steps(job.spec))
     with (
-        Spool(raw_folder(context, "spool", fresh=True) / "rows.jsonl") as spool,
+        Spool(raw_folder(workspace, "spool", fresh=True) / "rows.jsonl") as spool,
         InvalidRowFile(staging / INVALID_ROWS_NAME) as invalid_rows,
     ):
         rows, ends = _take_in_all(
-            context,
+            job,
             files,
             workers,
             screening,
             spool,
             invalid_rows,
+            emit,
             conversational=conversational,
             control_tokens=control_tokens,
         )
         read = Input(files=files, rows=rows)
         invalid_rows.close()
         require_valid_rows(
-            context.output, job, read.errors, num_valid=len(spool), all_rows=invalid_rows.path
+            storage.output, job, read.errors, num_valid=len(spool), all_rows=invalid_rows.path
         )
         columns, empty = _check_columns(job, rows), check_empty_files(job, read)
         findings = [*screening.summarise(), *columns, *empty]
@@ -161,7 +170,7 @@ def divide_sources(
         with make_shield(dataset.privacy).guard():
             read_benchmarks(
                 dataset.benchmarks,
-                fetch_benchmarks(context) if benchmarks is None else benchmarks,
+                fetch_benchmarks(storage, workspace) if benchmarks is None else benchmarks,
                 spool,
                 conversational=conversational,
                 steps=screening.steps,
@@ -170,7 +179,9 @@ def divide_sources(
             spool,
             dataset,
             workers,
-            on_progress=lambda done, total: _emit_comparing(context, done, total),
+            on_progress=lambda done, total: emit.progress(
+                step=done, total_steps=total, message="comparing near prompts", unit="pairs"
+            ),
         )
         write_records(staging, compared)
         division = divide_compared(compared, dataset.split)
@@ -189,21 +200,21 @@ def divide_sources(
 
 
 def _take_in_all(
-    context: StageContext,
+    job: ResolvedJob,
     files: list[list[SourceFile]],
     workers: Workers,
     screening: Screening,
     spool: Spool,
     invalid_rows: InvalidRowFile,
+    emit: EventEmitter,
     *,
     conversational: bool,
     control_tokens: Collection[str],
 ) -> tuple[list[SourceRows], list[int]]:
     """Read the rows of all sources; return each source's rows and its end in the spool."""
-    job, dataset = context.job, context.job.spec.dataset
     rows, ends = [], []
-    shield = make_shield(dataset.privacy)
-    for index, source in enumerate(dataset.sources):
+    shield = make_shield(job.spec.dataset.privacy)
+    for index, source in enumerate(job.spec.dataset.sources):
         with shield.guard():
             opened = open_source(
                 source,
@@ -222,7 +233,7 @@ def _take_in_all(
             spool,
             shield=shield,
             on_error=invalid_rows.add,
-            on_progress=RowProgress(context.emit, f"reading and checking the rows of {size}").tell,
+            on_progress=RowProgress(emit, f"reading and checking the rows of {size}").tell,
         )
         refuse_wrong_column(taken, index=index)
         rows.append(taken)
@@ -231,12 +242,13 @@ def _take_in_all(
 
 
 def _count_tokens(
-    context: StageContext,
+    job: ResolvedJob,
     sides: Mapping[Side, RowFile],
     encoder: ChatTokenizer,
     settings: ChatTokenizerSettings,
     staging: Path,
     workers: Workers,
+    emit: EventEmitter,
 ) -> tuple[
     Mapping[Side, RowFile],
     dict[Side, TokenStatistics],
@@ -244,17 +256,16 @@ def _count_tokens(
     Finding | None,
 ]:
     """Find tokens and labels, and leave out the rows that are too long where the job says so."""
-    spec = context.job.spec
     dropped: dict[Side, list[int]] = {side: [] for side in sides}
     with TokenFiles(staging) as token_files:
         tokens = measure_tokens(
             sides,
             encoder,
-            max_sequence_length=spec.hyperparameters.max_sequence_length,
-            on_too_long=spec.dataset.on_too_long,
+            max_sequence_length=job.spec.hyperparameters.max_sequence_length,
+            on_too_long=job.spec.dataset.on_too_long,
             keep=token_files.add,
             drop=lambda row: dropped[row.side].append(row.position),
-            on_progress=RowProgress(context.emit, "finding tokens and labels").tell,
+            on_progress=RowProgress(emit, "finding tokens and labels").tell,
             workers=workers,
             settings=settings,
         )
@@ -294,12 +305,6 @@ def _describe_size(files: Sequence[SourceFile]) -> str:
     return f"{len(files)} file(s), {sum(file.num_bytes for file in files):,} bytes"
 
 
-def _emit_comparing(context: StageContext, done: int, total: int) -> None:
-    context.emit.progress(
-        step=done, total_steps=total, message="comparing near prompts", unit="pairs"
-    )
-
-
-def staging_of(context: StageContext, digest: str, *, fresh: bool = False) -> Path:
+def staging_of(workspace: Workspace, digest: str, *, fresh: bool = False) -> Path:
     """Return the folder that a data set is made in before it is published."""
-    return context.scratch(f"staging/{digest[:16]}", fresh=fresh)
+    return workspace.scratch(f"staging/{digest[:16]}", fresh=fresh)

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from finetune_api.protocol.trainer import RAW_COPIES
 from finetune_api.v1alpha1.spec.dataset import Source
@@ -19,54 +18,49 @@ from finetune_trainer.prepare.reading.sources import (
     locate,
 )
 from finetune_trainer.prepare.report.summary import report_encodings
+from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import open_patiently
-
-if TYPE_CHECKING:
-    from finetune_trainer.context import StageContext
 
 
 @contextmanager
-def removing_raw_copies(context: StageContext) -> Iterator[None]:
+def removing_raw_copies(workspace: Workspace) -> Iterator[None]:
     """Remove the raw copies after the block, also when it fails."""
     try:
         yield
     finally:
-        shutil.rmtree(context.work_dir / RAW_COPIES, ignore_errors=True)
+        shutil.rmtree(workspace.folder / RAW_COPIES, ignore_errors=True)
 
 
-def raw_folder(context: StageContext, name: str, *, fresh: bool = False) -> Path:
+def raw_folder(workspace: Workspace, name: str, *, fresh: bool = False) -> Path:
     """Return a folder for rows as the user wrote them; only the user may look into it."""
-    context.scratch(RAW_COPIES).chmod(0o700)
-    return context.scratch(f"{RAW_COPIES}/{name}", fresh=fresh)
+    workspace.scratch(RAW_COPIES).chmod(0o700)
+    return workspace.scratch(f"{RAW_COPIES}/{name}", fresh=fresh)
 
 
-def fetch_sources(context: StageContext) -> list[list[SourceFile]]:
+def fetch_sources(storage: RunStorage, workspace: Workspace) -> list[list[SourceFile]]:
     """Fetch the files of all sources to the work folder."""
-    return _fetch(context, context.job.spec.dataset.sources, "sources")
+    return _fetch(storage, workspace, storage.job.spec.dataset.sources, "sources")
 
 
-def fetch_benchmarks(context: StageContext) -> list[list[SourceFile]]:
+def fetch_benchmarks(storage: RunStorage, workspace: Workspace) -> list[list[SourceFile]]:
     """Fetch the files of ``dataset.contamination.against`` to the work folder."""
-    benchmarks = context.job.spec.dataset.benchmarks
-    return _fetch(context, list(map(as_source, benchmarks)), "benchmarks")
+    benchmarks = list(map(as_source, storage.job.spec.dataset.benchmarks))
+    return _fetch(storage, workspace, benchmarks, "benchmarks")
 
 
 def _fetch(
-    context: StageContext, sources: Sequence[Source], folder_name: str
+    storage: RunStorage, workspace: Workspace, sources: Sequence[Source], folder_name: str
 ) -> list[list[SourceFile]]:
     fetched = []
     for index, source in enumerate(sources):
         location = locate(source.uri)
-        access = context.access(source.credentials_ref)
-        store = open_patiently(location.root, access, context.emit.message)
-        folder = raw_folder(context, f"{folder_name}/{index}")
+        store = open_patiently(location.root, storage.access(source.credentials_ref), storage.say)
+        folder = raw_folder(workspace, f"{folder_name}/{index}")
         files = fetch_source(source, store, location, folder)
         num_bytes = sum(file.num_bytes for file in files)
         skipped = find_skipped(location)
         left_out = f"; left out {', '.join(skipped[:NUM_NAMES_SHOWN])}" if skipped else ""
-        context.emit.message(
-            f"read {source.uri}: {len(files)} file(s), {num_bytes:,} bytes{left_out}"
-        )
-        report_encodings(context.emit.message, files)
+        storage.say(f"read {source.uri}: {len(files)} file(s), {num_bytes:,} bytes{left_out}")
+        report_encodings(storage.say, files)
         fetched.append(files)
     return fetched

@@ -10,7 +10,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune_api.protocol.stage_results import QuestionCount
 from finetune_api.protocol.trainer import ResolvedJob
@@ -39,9 +39,8 @@ from finetune_trainer.prepare.report.summary import count_rows, make_report
 from finetune_trainer.prepare.stage import require_evidence
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.prepare.workers import Workers, num_processes_granted
-
-if TYPE_CHECKING:
-    from finetune_trainer.context import StageContext
+from finetune_trainer.report.events import EventEmitter
+from finetune_trainer.run import BaseModel, RunStorage, Workspace
 
 NUM_OUTLIERS_SHOWN = 20
 
@@ -135,7 +134,9 @@ class Inspection:
         }
 
 
-def inspect_sources(context: StageContext, *, with_model: bool) -> Inspection:
+def inspect_sources(
+    model: BaseModel, workspace: Workspace, emit: EventEmitter, *, with_model: bool
+) -> Inspection:
     """Read, check, divide and, with a model, encode the job's data.
 
     It writes only to the output's run folder. ``with_model`` fetches the tokenizer and counts
@@ -145,27 +146,30 @@ def inspect_sources(context: StageContext, *, with_model: bool) -> Inspection:
         StorageError: Data or model cannot be read.
     """
     refusals: list[TrainerError] = []
-    asked = context
+    storage = model.storage
+    job = storage.job
     while True:
         try:
-            files = fetch_sources(context)
-            looked = _look_with_model if with_model else _look_without_model
-            found = looked(context, files)
+            files = fetch_sources(storage, workspace)
+            if with_model:
+                found = _look_with_model(job, files, model, workspace, emit)
+            else:
+                found = _look_without_model(job, files, storage, workspace, emit)
             break
         except (DataError, UserError) as error:
             refusals.append(error)
-            job = tolerate(context.job, error.reason)
-            if job is None or job == context.job:
+            tolerant = tolerate(job, error.reason)
+            if tolerant is None or tolerant == job:
                 return Inspection(refusals=tuple(refusals))
-            context = replace(context, job=job)
-    questions, folder = None, staging_of(context, _digest_of(found))
+            job = tolerant
+    questions, folder = None, staging_of(workspace, _digest_of(found))
     try:
-        questions = require_evidence(asked, folder)
+        questions = require_evidence(storage, folder)
     except (DataError, UserError) as error:
         refusals.append(error)
     if with_model:
-        most = most_asked(asked.job.spec.evaluation, questions.number if questions else None)
-        refusals += find_unserved(asked, folder, num_questions=most)
+        most = most_asked(job.spec.evaluation, questions.number if questions else None)
+        refusals += find_unserved(model, folder, num_questions=most)
     return replace(found, refusals=tuple(refusals), questions=questions, folder=folder)
 
 
@@ -187,16 +191,23 @@ def _digest_of(found: Inspection) -> str:
     return found.report.digest if found.report else ""
 
 
-def _look_without_model(context: StageContext, files: list[list[SourceFile]]) -> Inspection:
-    staging = staging_of(context, "", fresh=True)
+def _look_without_model(
+    job: ResolvedJob,
+    files: list[list[SourceFile]],
+    storage: RunStorage,
+    workspace: Workspace,
+    emit: EventEmitter,
+) -> Inspection:
+    staging = staging_of(workspace, "", fresh=True)
     with Workers(num_processes_granted()) as workers:
         read, division, findings, sides = divide_sources(
-            context, files, (), staging, workers, conversational=True
-        )
-    shield = make_shield(context.job.spec.dataset.privacy)
+            job, files, (), staging, workers,
+            storage=storage, workspace=workspace, emit=emit, conversational=True,
+        )  # fmt: skip
+    shield = make_shield(job.spec.dataset.privacy)
     labels = count_labels(sides, show=shield.shield_text)
     report = make_report(
-        context.job, "", read, division, [*findings, *check_labels(labels)], {}, {},
+        job, "", read, division, [*findings, *check_labels(labels)], {}, {},
         rows=count_rows(sides), remedies=(), labels=labels.counts,
     )  # fmt: skip
     return Inspection(
@@ -204,14 +215,18 @@ def _look_without_model(context: StageContext, files: list[list[SourceFile]]) ->
     )
 
 
-def _look_with_model(context: StageContext, files: list[list[SourceFile]]) -> Inspection:
-    _, revision = context.model_folder(include_weights=False)
-    model = context.job.spec.model
-    template = fetch_template(model, context.access(model.credentials_ref))
-    digest = compute_version(
-        context.job.spec, files, model_revision=revision, chat_template=template
-    )
-    report = build(context, files, digest, template)
+def _look_with_model(
+    job: ResolvedJob,
+    files: list[list[SourceFile]],
+    model: BaseModel,
+    workspace: Workspace,
+    emit: EventEmitter,
+) -> Inspection:
+    _, revision = model.fetch(include_weights=False)
+    named = job.spec.model
+    template = fetch_template(named, model.storage.access(named.credentials_ref))
+    digest = compute_version(job.spec, files, model_revision=revision, chat_template=template)
+    report = build(job, files, digest, template, model, workspace, emit)
     lengths = []
     for sides in report.tokens.values():
         if Side.TRAIN in sides:
@@ -225,8 +240,8 @@ def _look_with_model(context: StageContext, files: list[list[SourceFile]]) -> In
                     bins=tuple(train.histogram),
                 )
             )
-    staging = staging_of(context, digest)
-    samples = read_samples(staging, make_decode(context.load_tokenizer()))
+    staging = staging_of(workspace, digest)
+    samples = read_samples(staging, make_decode(model.load_tokenizer()))
     written = [RowFile(path=staging / f"{side}.jsonl", num_rows=0) for side in Side]
     return Inspection(
         report=report,

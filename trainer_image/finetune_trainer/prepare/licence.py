@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from finetune_api.licences import is_licence_allowed
 from finetune_api.protocol.trainer import Environment
+from finetune_api.v1alpha1.spec.model import Model
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.licence import licence_of, read_licence
-
-if TYPE_CHECKING:
-    from finetune_trainer.context import StageContext
+from finetune_trainer.run import Say
 
 
-def require_licence(context: StageContext, folder: Path) -> None:
+def require_licence(model: Model, folder: Path, say: Say) -> None:
     """Report the base model's licence, and refuse a licence that the job does not allow.
 
     ``folder`` is the local base model; configuration and card are enough.
@@ -25,9 +23,9 @@ def require_licence(context: StageContext, folder: Path) -> None:
         UserError: ``LicenceNotAllowed``: also when nobody states the licence and not all are
             allowed.
     """
-    declared, stated = context.job.spec.model.licence, read_licence(folder)
-    licence = licence_of(context.job.spec.model, folder)
-    context.emit.message(_words(stated, declared))
+    declared, stated = model.licence, read_licence(folder)
+    licence = licence_of(model, folder)
+    say(_words(stated, declared))
     allowed = json.loads(os.environ.get(Environment.ALLOWED_LICENCES) or '["*"]')
     if "*" in allowed or (licence and is_licence_allowed(licence, allowed)):
         return
@@ -40,7 +38,7 @@ def require_licence(context: StageContext, folder: Path) -> None:
     state = "" if stated or declared else "; if you know it, state it in model.licence"
     raise UserError(
         "LicenceNotAllowed",
-        f"model.uri {context.job.spec.model.uri}: {what} ({', '.join(allowed) or 'none'}); choose "
+        f"model.uri {model.uri}: {what} ({', '.join(allowed) or 'none'}); choose "
         f"another model, or ask the administrator to add it to allowedLicences{state}",
     )
 

@@ -9,27 +9,19 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from finetune_api.protocol.stage_results import PrepareResult, QuestionCount, limit_places
+from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.held_out import read_held_out
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
 from finetune_trainer.data.prepared import fetch_prepared
-from finetune_trainer.data.report import (
-    DatasetPointer,
-    DatasetReport,
-    place_row,
-)
+from finetune_trainer.data.report import DatasetPointer, DatasetReport, place_row
 from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.building import build, staging_of
 from finetune_trainer.prepare.checks.conversations import fetch_template
-from finetune_trainer.prepare.fetching import (
-    fetch_benchmarks,
-    fetch_sources,
-    removing_raw_copies,
-)
+from finetune_trainer.prepare.fetching import fetch_benchmarks, fetch_sources, removing_raw_copies
 from finetune_trainer.prepare.licence import require_licence
 from finetune_trainer.prepare.refusals.metric_checks import require_metrics
 from finetune_trainer.prepare.refusals.refusals import (
@@ -42,18 +34,11 @@ from finetune_trainer.prepare.refusals.served import require_context, require_se
 from finetune_trainer.prepare.report.summary import report_sentences
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.publish.versions import newest_version
-from finetune_trainer.storage import (
-    MANIFEST_NAME,
-    Manifest,
-    OtherWriterWon,
-    publish_folder,
-)
+from finetune_trainer.run import BaseModel, RunStorage, Workspace
+from finetune_trainer.storage import MANIFEST_NAME, Manifest, OtherWriterWon, publish_folder
 from finetune_trainer.verdict.certainty import at_first_look
 from finetune_trainer.verdict.decidable import require_decidable_goal, require_gates
 from finetune_trainer.verdict.sample_size import count_questions
-
-if TYPE_CHECKING:
-    from finetune_trainer.context import StageContext
 
 CREATED_BY = "finetune-operator prepare"
 
@@ -69,47 +54,48 @@ def prepare(context: StageContext) -> PrepareResult:
         DataError: The data is not good enough to train on; the message says what to change.
         StorageError: Storage failed.
     """
-    with removing_raw_copies(context):
+    with removing_raw_copies(context.workspace):
         return _prepare(context)
 
 
 def _prepare(context: StageContext) -> PrepareResult:
-    files = fetch_sources(context)
-    benchmarks = fetch_benchmarks(context)
-    model_dir, model_revision = context.model_folder(include_weights=False)
-    require_licence(context, model_dir)
-    require_served(context.job, model_dir)
-    model = context.job.spec.model
-    template = fetch_template(model, context.access(model.credentials_ref))
+    job, storage, workspace, model = context.job, context.storage, context.workspace, context.model
+    named, work_dir = job.spec.model, workspace.folder
+    files = fetch_sources(storage, workspace)
+    benchmarks = fetch_benchmarks(storage, workspace)
+    model_dir, revision = model.fetch(include_weights=False)
+    require_licence(named, model_dir, storage.say)
+    require_served(job, model_dir)
+    template = fetch_template(named, storage.access(named.credentials_ref))
     digest = compute_version(
-        context.job.spec,
-        files,
-        benchmarks=benchmarks,
-        model_revision=model_revision,
-        chat_template=template,
+        job.spec, files, benchmarks=benchmarks, model_revision=revision, chat_template=template
     )
-    reused = context.output.exists(f"{dataset_prefix(digest)}/{MANIFEST_NAME}")
+    reused = storage.output.exists(f"{dataset_prefix(digest)}/{MANIFEST_NAME}")
     if reused:
-        folder, manifest, report = fetch_prepared(
-            context.output, context.job, context.work_dir, digest
-        )
-        questions = _require_askable(context, folder)
+        folder, manifest, report = fetch_prepared(storage.output, job, work_dir, digest)
+        questions = _require_askable(model, folder)
     else:
-        report = build(context, files, digest, template, benchmarks=benchmarks)
-        questions = _require_askable(context, staging_of(context, digest))
-        manifest, reused = _publish(context, digest)
+        emit = context.emit
+        report = build(job, files, digest, template, model, workspace, emit, benchmarks=benchmarks)
+        questions = _require_askable(model, staging_of(workspace, digest))
+        manifest, reused = _publish(storage, workspace, digest)
         if reused:  # another job prepared the same data at the same time
-            _, manifest, report = fetch_prepared(
-                context.output, context.job, context.work_dir, digest
-            )
+            _, manifest, report = fetch_prepared(storage.output, job, work_dir, digest)
     require_splits(report.rows)
-    _write_pointer(context, report, manifest, model_revision, questions)
-    report_sentences(context.emit.message, context.job, report, reused=reused, questions=questions)
-    _fetch_weights(context)
-    train = report.tokens_of(context.job.spec.model)[Side.TRAIN]
+    _write_pointer(storage, report, manifest, revision, questions)
+    report_sentences(storage.say, job, report, reused=reused, questions=questions)
+    if context.cache_is_shared:
+        _fetch_weights(model)
+    return _result_of(storage, report, questions, reused=reused)
+
+
+def _result_of(
+    storage: RunStorage, report: DatasetReport, questions: QuestionCount | None, *, reused: bool
+) -> PrepareResult:
+    train = report.tokens_of(storage.job.spec.model)[Side.TRAIN]
     return PrepareResult(
-        digest=digest,
-        uri=context.uri_of(dataset_prefix(digest)),
+        digest=report.digest,
+        uri=storage.uri_of(dataset_prefix(report.digest)),
         rows=report.rows,
         num_tokens=train.tokens,
         num_invalid_rows=report.invalid_rows.total,
@@ -122,39 +108,38 @@ def _prepare(context: StageContext) -> PrepareResult:
     )
 
 
-def _require_askable(context: StageContext, folder: Path) -> QuestionCount | None:
+def _require_askable(model: BaseModel, folder: Path) -> QuestionCount | None:
     """Refuse a data set as :func:`require_evidence` does, and unanswerable questions."""
-    questions = require_evidence(context, folder, has_published=has_version(context))
+    storage = model.storage
+    questions = require_evidence(storage, folder, has_published=has_version(storage))
     chosen = None if questions is None else questions.number
-    most = most_asked(context.job.spec.evaluation, chosen)
-    require_context(context, folder, num_questions=most)
+    most = most_asked(storage.job.spec.evaluation, chosen)
+    require_context(model, folder, num_questions=most)
     return questions
 
 
-def _fetch_weights(context: StageContext) -> None:
+def _fetch_weights(model: BaseModel) -> None:
     """Fetch the whole base model to a shared cache, so that no GPU waits for it."""
-    if not context.cache_is_shared:
-        return
     start = time.monotonic()
-    context.model_folder()
+    model.fetch()
     seconds = time.monotonic() - start
-    context.emit.message(f"the base model is in the shared cache after {seconds:.0f} s")
+    model.storage.say(f"the base model is in the shared cache after {seconds:.0f} s")
 
 
-def has_version(context: StageContext) -> bool:
+def has_version(storage: RunStorage) -> bool:
     """Return whether ``overPublished`` has a published version of another run to compare with.
 
     It is True without a look where no number of questions depends on it.
     """
-    evaluation = context.job.spec.evaluation
+    evaluation = storage.job.spec.evaluation
     is_asked = any(gate.over_published is not None for gate in evaluation.gates)
     if evaluation.max_samples != "auto" or not is_asked:
         return True
-    return newest_version(context.storage) is not None
+    return newest_version(storage) is not None
 
 
 def require_evidence(
-    context: StageContext, folder: Path, *, has_published: bool = True
+    storage: RunStorage, folder: Path, *, has_published: bool = True
 ) -> QuestionCount | None:
     """Refuse a data set that cannot serve the job's goal, objective or evaluation.
 
@@ -165,12 +150,12 @@ def require_evidence(
         UserError: The references cannot be used, or a judge's key is missing.
         DataError: Says what is missing, and the remedy.
     """
-    spec = at_first_look(context.job.spec)
+    spec = at_first_look(storage.job.spec)
     require_validation(spec, folder)
-    require_metrics(spec, folder, context.access())
+    require_metrics(spec, folder, storage.access())
     judge = spec.evaluation.judge
     if judge is not None:
-        read_judge_key(judge, context.access(judge.credentials_ref), os.environ)
+        read_judge_key(judge, storage.access(judge.credentials_ref), os.environ)
     require_preferences(spec.method.objective, folder)
     side = read_held_out(folder, spec.evaluation.gates, seed=spec.dataset.split.seed)
     questions = count_questions(spec, side, has_published=has_published)
@@ -181,14 +166,14 @@ def require_evidence(
     return questions
 
 
-def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:
+def _publish(storage: RunStorage, workspace: Workspace, digest: str) -> tuple[Manifest, bool]:
     """Publish the staged folder; the flag says that another writer was first."""
-    sources = context.job.spec.dataset.sources
+    sources = storage.job.spec.dataset.sources
     try:
         manifest = publish_folder(
-            context.output,
+            storage.output,
             dataset_prefix(digest),
-            staging_of(context, digest),
+            staging_of(workspace, digest),
             created_by=CREATED_BY,
             inputs={f"sources[{index}]": source.uri for index, source in enumerate(sources)},
         )
@@ -198,7 +183,7 @@ def _publish(context: StageContext, digest: str) -> tuple[Manifest, bool]:
 
 
 def _write_pointer(
-    context: StageContext,
+    storage: RunStorage,
     report: DatasetReport,
     manifest: Manifest,
     model_revision: str,
@@ -207,13 +192,13 @@ def _write_pointer(
     prefix = dataset_prefix(report.digest)
     pointer = DatasetPointer(
         digest=report.digest,
-        uri=context.uri_of(prefix),
+        uri=storage.uri_of(prefix),
         prefix=prefix,
         manifest_digest=manifest.digest,
         rows=report.rows,
-        sources=[source.uri for source in context.job.spec.dataset.sources],
+        sources=[source.uri for source in storage.job.spec.dataset.sources],
         model_revision=model_revision,
         questions=questions,
     )
     body = pointer.model_dump_json(by_alias=True, indent=1) + "\n"
-    context.output.write_bytes(pointer_key(context.job), body.encode())
+    storage.output.write_bytes(pointer_key(storage.job), body.encode())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.asking import draw_questions
@@ -19,9 +19,7 @@ from finetune_trainer.model.encoding import ChatTokenizer, make_encoder
 from finetune_trainer.model.load import read_config, read_model_architecture
 from finetune_trainer.planning.answering import answer_length
 from finetune_trainer.planning.experts import reaches_experts
-
-if TYPE_CHECKING:
-    from finetune_trainer.context import StageContext
+from finetune_trainer.run import BaseModel
 
 _DROP = "hyperparameters.maxSequenceLength with dataset.onTooLong: Drop"
 
@@ -47,21 +45,21 @@ def require_served(job: ResolvedJob, folder: Path) -> None:
         )
 
 
-def require_context(context: StageContext, folder: Path, *, num_questions: int) -> None:
+def require_context(model: BaseModel, folder: Path, *, num_questions: int) -> None:
     """Refuse held-out questions that are longer than a vLLM server's model length.
 
     Raises:
         UserError: ``EngineUnsuitable``.
         DataError: The chat template does not write a row.
     """
-    job = context.job
+    job = model.storage.job
     if job.spec.evaluation.engine != "VLLM":
         return
-    model_dir, _ = context.model_folder(include_weights=False)
+    model_dir, _ = model.fetch(include_weights=False)
     room = served_context(read_config(model_dir))
     if room is None:
         return
-    encoder = make_encoder(job, context.load_tokenizer(), read_format(folder))
+    encoder = make_encoder(job, model.load_tokenizer(), read_format(folder))
     seed = job.spec.dataset.split.seed
     lengths = _measure(encoder, _asked(folder, most=num_questions, seed=seed))
     asked = job.spec.evaluation.max_new_tokens
@@ -72,14 +70,14 @@ def require_context(context: StageContext, folder: Path, *, num_questions: int) 
 
 
 def find_unserved(
-    context: StageContext, folder: Path, *, num_questions: int
+    model: BaseModel, folder: Path, *, num_questions: int
 ) -> list[DataError | UserError]:
     """Return all refusals of :func:`require_served` and :func:`require_context`."""
-    model_dir, _ = context.model_folder(include_weights=False)
+    model_dir, _ = model.fetch(include_weights=False)
     refusals: list[DataError | UserError] = []
     for require in (
-        partial(require_served, context.job, model_dir),
-        partial(require_context, context, folder, num_questions=num_questions),
+        partial(require_served, model.storage.job, model_dir),
+        partial(require_context, model, folder, num_questions=num_questions),
     ):
         try:
             require()
