@@ -69,14 +69,14 @@ def main() -> None:
             cache_dir=folder / "cache",
         )
         prepare(context)
-        prepared = read_prepared(context.output, job, context.work_dir, sides=(Side.TEST,))
-        encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
-        config_dir, _ = context.model_folder()
+        prepared = read_prepared(context.storage.output, job, context.work_dir, sides=(Side.TEST,))
+        encoder = make_encoder(job, context.model.load_tokenizer(), read_format(prepared.folder))
+        config_dir, _ = context.model.fetch()
         asked = gather_question_set(job, prepared, encoder, room=None)
         prompted = make_prompted(
             context.storage,
             context.work_dir,
-            context.load_tokenizer,
+            context.model.load_tokenizer,
             prepared,
             asked,
             config_dir=config_dir,

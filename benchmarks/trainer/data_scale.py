@@ -86,7 +86,7 @@ def run_start(folder: Path) -> int:
     from finetune_trainer.process import hide_torch
 
     hide_torch()
-    make_context(folder, "start").load_tokenizer()
+    make_context(folder, "start").model.load_tokenizer()
     return 0
 
 
@@ -105,7 +105,7 @@ def run_parent(folder: Path) -> int:
     from finetune_trainer.data.prepared import read_tokens
 
     context = make_context(folder, "parent")
-    return read_tokens(context.output, context.job, context.work_dir).report.rows.train
+    return read_tokens(context.storage.output, context.job, context.work_dir).report.rows.train
 
 
 def run_libraries(folder: Path) -> int:

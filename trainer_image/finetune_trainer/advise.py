@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.protocol.evaluation_result import Score
-from finetune_api.protocol.trainer import Stage
+from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS
 from finetune_trainer.context import StageContext, read_job
 from finetune_trainer.data.prepared import read_prepared
@@ -61,23 +61,18 @@ def ask_base(context: StageContext) -> dict[str, Any]:
 
     Raise ``TrainerError`` on failure.
     """
-    job, started = context.job, time.monotonic()
-    prepared = read_prepared(context.output, job, context.work_dir, sides=(Side.TEST,))
-    encoder = make_encoder(job, context.load_tokenizer(), read_format(prepared.folder))
-    config_dir, _ = context.model_folder(include_weights=False)
+    job, storage, model, started = context.job, context.storage, context.model, time.monotonic()
+    prepared = read_prepared(storage.output, job, context.work_dir, sides=(Side.TEST,))
+    encoder = make_encoder(job, model.load_tokenizer(), read_format(prepared.folder))
+    config_dir, _ = model.fetch(include_weights=False)
     room = evaluated_context(read_config(config_dir), job.spec.evaluation.engine)
     asked = gather_question_set(job, prepared, encoder, room=room)
-    settings = read_settings(job.spec.evaluation, context.access())
+    settings = read_settings(job.spec.evaluation, storage.access())
     try_settings(settings, asked.questions)
     found = make_prompted(
-        context.storage,
-        context.work_dir,
-        context.load_tokenizer,
-        prepared,
-        asked,
-        config_dir=config_dir,
+        storage, context.work_dir, model.load_tokenizer, prepared, asked, config_dir=config_dir
     )
-    base_dir, revision = context.model_folder()
+    base_dir, revision = model.fetch()
     asked = replace(asked, prompted=found.prompted)
     prefix = f"{job.run_prefix}/advice"
     said = ask_models(
@@ -86,12 +81,12 @@ def ask_base(context: StageContext) -> dict[str, Any]:
         encoder,
         base_dir=base_dir,
         tuned_dir=None,
-        record=_how_to_load(context),
-        control_dir=context.scratch("advice", fresh=True),
+        record=_how_to_load(job),
+        control_dir=context.workspace.scratch("advice", fresh=True),
         emit=context.emit,
-        keeping=keep_below(context.storage, prefix, model=revision, dataset=prepared.digest),
+        keeping=keep_below(storage, prefix, model=revision, dataset=prepared.digest),
     )
-    drop_answers(context.output, prefix)
+    drop_answers(storage.output, prefix)
     # Nothing is tuned yet: that side is the base itself, and nobody looks at it.
     comparison = Comparison(
         questions=asked.questions,
@@ -115,9 +110,9 @@ def ask_base(context: StageContext) -> dict[str, Any]:
     }
 
 
-def _how_to_load(context: StageContext) -> dict[str, Any]:
+def _how_to_load(job: ResolvedJob) -> dict[str, Any]:
     """Return the load settings that training would record in ``run.json`` on this machine."""
-    job, hardware = context.job, detect_hardware()
+    hardware = detect_hardware()
     use_gpu = hardware.num_gpus > 0 and job.spec.resources.gpus_per_node > 0
     # Without a GPU there are no 4-bit weights: the base is then a little better than QLoRA's.
     is_quantized = use_gpu and job.spec.method.adapter.type == "QLoRA"

@@ -1,25 +1,23 @@
-"""What every stage works with: the job, where it reads and writes, and whom it tells."""
+"""The context of a stage: its job, work folder, storage, base model and events.
+
+Stages pass its parts to their steps; no step receives the context.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import tempfile
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from finetune_api.meta import LocalObjectReference
 from finetune_api.protocol.trainer import Environment, ResolvedJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.run import BaseModel, RunStorage, Workspace
-from finetune_trainer.storage import ObjectStore, StorageAccess
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from finetune_trainer.decision import PublishDecision
 
 
@@ -57,7 +55,7 @@ def cache_dir() -> Path:
 
 @dataclass(kw_only=True)
 class StageContext:
-    """The view of one stage on the world.
+    """The inputs and services of one stage.
 
     Attributes:
         job: The effective job.
@@ -68,9 +66,9 @@ class StageContext:
         approved_data: Digest of the only permitted data set; None for any.
         decision: Decision to publish a candidate; None without one.
         credentials_dir: Mounted Secrets, one folder each; None uses the environment's identity.
-        workspace: The work folder, for steps.
-        storage: The run's storage, for steps.
-        model: The base model, for steps.
+        workspace: The work folder.
+        storage: The run's storage.
+        model: The base model.
     """
 
     job: ResolvedJob
@@ -130,39 +128,3 @@ class StageContext:
             approved_data=approved_data,
             decision=decision,
         )
-
-    # ---- the parts' own methods, for stages whose steps still take the context ----
-
-    def access(self, reference: LocalObjectReference | None = None) -> StorageAccess:
-        """See :meth:`RunStorage.access`."""
-        return self.storage.access(reference)
-
-    @property
-    def output(self) -> ObjectStore:
-        """See :attr:`RunStorage.output`."""
-        return self.storage.output
-
-    def uri_of(self, key: str) -> str:
-        """See :meth:`RunStorage.uri_of`."""
-        return self.storage.uri_of(key)
-
-    def keeping_logs(self, folder: Path) -> AbstractContextManager[None]:
-        """See :meth:`RunStorage.keeping_logs`."""
-        return self.storage.keeping_logs(folder)
-
-    def scratch(self, name: str, *, fresh: bool = False) -> Path:
-        """See :meth:`Workspace.scratch`."""
-        return self.workspace.scratch(name, fresh=fresh)
-
-    def model_folder(self, *, include_weights: bool = True) -> tuple[Path, str]:
-        """See :meth:`BaseModel.fetch`."""
-        return self.model.fetch(include_weights=include_weights)
-
-    @property
-    def model_name(self) -> str:
-        """See :attr:`BaseModel.name`."""
-        return self.model.name
-
-    def load_tokenizer(self) -> PreTrainedTokenizerBase:
-        """See :meth:`BaseModel.load_tokenizer`."""
-        return self.model.load_tokenizer()

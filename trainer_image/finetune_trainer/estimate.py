@@ -115,8 +115,8 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
 
     result = prepare(context)
     try:
-        prepared = read_prepared(context.output, context.job, context.work_dir, sides=())
-        folder, _ = context.model_folder(include_weights=False)
+        prepared = read_prepared(context.storage.output, context.job, context.work_dir, sides=())
+        folder, _ = context.model.fetch(include_weights=False)
         found = estimate(
             context.job,
             prepared.report,

@@ -50,7 +50,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
     try:
         context = StageContext.from_environment(job, emit)
         data, held_out, validation, may_reason = _read_shape(context, arguments)
-        folder, _ = context.model_folder(include_weights=False)
+        folder, _ = context.model.fetch(include_weights=False)
         model = read_model_architecture(folder)
         device = choose_device(job, arguments.gpu)
         planned = _plan(device, job, data, model, may_reason=may_reason)
@@ -171,7 +171,7 @@ def _read_shape(
     from finetune_trainer.prepare.stage import prepare
 
     prepare(context)
-    prepared = read_prepared(context.output, job, context.work_dir, sides=())
+    prepared = read_prepared(context.storage.output, job, context.work_dir, sides=())
     report = prepared.report
     training = shape_of_train_split(job, report)
     may_reason = read_format(prepared.folder).knows_reasoning

@@ -96,12 +96,12 @@ def store_run(
 
 
 def decision_on(context: StageContext) -> PublishDecision:
-    digest = verify_uri(context.uri_of(f"{context.job.run_prefix}/evaluation")).digest
+    digest = verify_uri(context.storage.uri_of(f"{context.job.run_prefix}/evaluation")).digest
     return PublishDecision(evaluation=digest, by="ann", reason="--demo <b>only</b>", approval="yes")
 
 
 def version_file(context: StageContext, number: int = 1) -> Path:
-    path = context.uri_of(f"{context.job.versions_prefix}/{number}/manifest.json")
+    path = context.storage.uri_of(f"{context.job.versions_prefix}/{number}/manifest.json")
     return Path(path.removeprefix("file://"))
 
 

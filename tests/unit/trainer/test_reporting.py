@@ -239,5 +239,5 @@ def test_a_model_is_told_once_before_it_is_loaded(
         work_dir=tmp_path,
         cache_dir=tmp_path,
     )
-    assert [context.model_folder(), context.model_folder()] == [found, found]
+    assert [context.model.fetch(), context.model.fetch()] == [found, found]
     assert stream.getvalue().count("loading the model a/b") == 1

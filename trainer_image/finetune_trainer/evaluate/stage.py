@@ -31,12 +31,12 @@ def evaluate(context: StageContext) -> EvaluateResult:
         StorageError: Storage failed.
     """
     key = f"{context.job.run_prefix}/evaluation"
-    is_reused = context.output.exists(f"{key}/{MANIFEST_NAME}")
+    is_reused = context.storage.output.exists(f"{key}/{MANIFEST_NAME}")
     if is_reused:
         context.emit.message("this run is evaluated already: reused")
     else:
         _evaluate(context, key)
-    drop_answers(context.output, context.job.run_prefix)
+    drop_answers(context.storage.output, context.job.run_prefix)
     return publish(context).model_copy(update={"reused": is_reused})
 
 
@@ -53,7 +53,7 @@ def services_of(context: StageContext) -> Services:
 def _evaluate(context: StageContext, key: str) -> None:
     """Ask both models, measure, judge, and store the report."""
     services, model, storage = services_of(context), context.model, context.storage
-    folder = context.scratch("evaluation", fresh=True)
+    folder = context.workspace.scratch("evaluation", fresh=True)
 
     sources = open_sources(SOURCES, context.job, services)
     task = gather_task(context.job, services, approved=context.approved_data)
@@ -79,7 +79,7 @@ def _evaluate(context: StageContext, key: str) -> None:
         storage,
         model_name=model.name,
         merged_digest=merged.digest if merged else None,
-        engine=read_engine(context.scratch("asking"), task.job),
+        engine=read_engine(context.workspace.scratch("asking"), task.job),
         image=os.environ.get(Environment.IMAGE, ""),
         unended=unended,
     )

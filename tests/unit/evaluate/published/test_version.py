@@ -44,7 +44,10 @@ def store_version(
 ) -> Path:
     """Store a run's adapter and a version that points at it; returns the version's manifest."""
     root = Path(context.job.spec.output.uri.removeprefix("file://"))
-    made, prefix = context.scratch(f"made-{number}"), f"runs/default/tiny/run-{number}/adapter"
+    made, prefix = (
+        context.workspace.scratch(f"made-{number}"),
+        f"runs/default/tiny/run-{number}/adapter",
+    )
     (made / "adapter_config.json").write_text(json.dumps({"peft_type": kind}))
     (made / "adapter_model.safetensors").write_text(f"weights {number}")
     (made / "run.json").write_text(json.dumps(record))
@@ -60,7 +63,7 @@ def store_version(
 
 def found_in(context: StageContext) -> FoundPublished:
     return find_published(
-        context.storage, context.workspace, model_name=context.model_name, revision=REVISION
+        context.storage, context.workspace, model_name=context.model.name, revision=REVISION
     )
 
 

@@ -1,4 +1,4 @@
-"""Stores the run's adapter, once, and lets its checkpoints go."""
+"""Stores the run's adapter once, and deletes its checkpoints."""
 
 from __future__ import annotations
 
