@@ -16,7 +16,7 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.spec import MOST_SAMPLES
 from finetune_trainer.data.held_out import read_held_out
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.evaluate.scores.gating import judge_goal

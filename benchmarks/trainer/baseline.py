@@ -25,11 +25,11 @@ from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.inference.answering import Asker, Said
-from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.question_set import gather_question_set
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.sources.prompt_baseline.making import make_prompted
+from finetune_trainer.evaluate.tokenized import TokenizedQuestions
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.model.load import load_model

@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests")]
 
 from base_model import NAME, ensure_model  # noqa: E402
-from finetune_trainer.evaluate.inference.encoded import read_encoded  # noqa: E402
+from finetune_trainer.evaluate.tokenized import read_encoded  # noqa: E402
 from finetune_trainer.model.chat_format import read_format  # noqa: E402
 from finetune_trainer.publish.merge import MergePlan, merge_adapter  # noqa: E402
 from kit.processes.stages import Workbench  # noqa: E402

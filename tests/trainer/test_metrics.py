@@ -18,13 +18,14 @@ from finetune_api.protocol.termination import (
 from finetune_api.protocol.trainer import ExitCode, ResolvedJob, Stage
 from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS, MetricName
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.inference.answering import Asker, Comparison, Said, gather_answers
-from finetune_trainer.evaluate.inference.encoded import encode_questions
+from finetune_trainer.evaluate.comparison import Comparison
+from finetune_trainer.evaluate.inference.answering import Asker, Said, gather_answers
 from finetune_trainer.evaluate.inference.kept import combine
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
 from finetune_trainer.evaluate.settings import read_settings, try_settings
+from finetune_trainer.evaluate.tokenized import encode_questions
 from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.storage import StorageAccess
 from kit.cases.spec_cases import changed, minimal_job

@@ -14,8 +14,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.inference.models import ModelPair, PublishedFolder
 from finetune_trainer.model.load import load_model
+from finetune_trainer.model.pair import ModelPair, PublishedFolder
 from kit.processes.stages import Workbench
 
 GATES = {

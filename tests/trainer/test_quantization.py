@@ -8,8 +8,8 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
-from finetune_trainer.evaluate.inference.models import ModelPair
 from finetune_trainer.model.load import load_model
+from finetune_trainer.model.pair import ModelPair
 from finetune_trainer.model.size import weight_bytes
 
 pytest.importorskip("bitsandbytes", reason="in the trainer image, not in the environment")

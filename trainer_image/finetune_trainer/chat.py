@@ -46,12 +46,12 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Load the models and answer, one dict per prompt."""
     import torch
 
-    from finetune_trainer.evaluate.inference.models import ModelPair
     from finetune_trainer.evaluate.inference.scoring import generate_answers
     from finetune_trainer.model.chat_format import FORMAT_NAME, decide_format, read_format
     from finetune_trainer.model.encoding import ChatTokenizer
     from finetune_trainer.model.hardware import detect_hardware
     from finetune_trainer.model.load import load_tokenizer
+    from finetune_trainer.model.pair import ModelPair
 
     credentials = os.environ.get(Environment.CREDENTIALS_DIR)
     access = StorageAccess(

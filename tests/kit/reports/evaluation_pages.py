@@ -16,7 +16,6 @@ from finetune_api.protocol.evaluation_result import (
 )
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.scoring import BaselineName
-from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.report.evidence import Sample
 from finetune_trainer.evaluate.report.label_section import (
     LabelSection,
@@ -33,6 +32,7 @@ from finetune_trainer.evaluate.sources.prompt_baseline.section import (
     BaselineSection,
     describe_baseline,
 )
+from finetune_trainer.evaluate.tokenized import TokenizedQuestions
 from kit.cases.spec_cases import changed, minimal_job
 
 RECORD: dict[str, Any] = {

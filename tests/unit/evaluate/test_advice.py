@@ -9,7 +9,7 @@ import pytest
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.advice import Advice, advise
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
 from kit.cases.spec_cases import changed, minimal_job

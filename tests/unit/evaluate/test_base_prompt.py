@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.evaluate.inference.encoded import encode_questions
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.sources.prompt_baseline.fitting import (
     PROMPT_TOKENS,
@@ -21,6 +20,7 @@ from finetune_trainer.evaluate.sources.prompt_baseline.material import (
     Material,
     gather_material,
 )
+from finetune_trainer.evaluate.tokenized import encode_questions
 from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import ChatTokenizer
 from kit.models import awkward_templates

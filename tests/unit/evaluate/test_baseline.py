@@ -10,7 +10,7 @@ import pytest
 
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all

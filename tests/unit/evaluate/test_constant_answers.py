@@ -13,7 +13,7 @@ import pytest
 
 from finetune_api.protocol.evaluation_result import GateResult, Score
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
 from finetune_trainer.evaluate.metrics.custom import MODULE_NAME, load_scorer

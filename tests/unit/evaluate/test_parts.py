@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.scores.parts import MAX_SOURCES, divide, score_parts

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from finetune_trainer.evaluate.inference.caches import can_go_on
-from finetune_trainer.evaluate.inference.reading import pair_prompts, score_and_answer
+from finetune_trainer.evaluate.inference.reading import score_and_answer
 from finetune_trainer.evaluate.inference.scoring import generate_answers, score_likelihood
+from finetune_trainer.evaluate.tokenized import pair_prompts
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from kit.models.architectures import MODELS, make_model
 from kit.models.tiny_tokenizer import make_tokenizer

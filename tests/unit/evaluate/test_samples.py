@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.evaluate.report.evidence import gather_samples

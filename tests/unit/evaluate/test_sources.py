@@ -14,8 +14,8 @@ import pytest
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate import sources
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.concluding import measure_all
-from finetune_trainer.evaluate.inference.answering import Comparison
 from finetune_trainer.evaluate.inputs import gather_asked
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.sources.probes.probe import Probe, Probes

@@ -13,16 +13,16 @@ import pytest
 from finetune_trainer.errors import InternalError
 from finetune_trainer.evaluate.inference.answering import Asker, Said, gather_answers
 from finetune_trainer.evaluate.inference.caches import can_go_on
-from finetune_trainer.evaluate.inference.encoded import (
+from finetune_trainer.evaluate.inference.launch import failure_of
+from finetune_trainer.evaluate.inference.scoring import score_likelihood
+from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.evaluate.scores.unended import describe_unended
+from finetune_trainer.evaluate.tokenized import (
     TokenizedQuestions,
     encode_questions,
     read_encoded,
     write_encoded,
 )
-from finetune_trainer.evaluate.inference.launch import failure_of
-from finetune_trainer.evaluate.inference.scoring import score_likelihood
-from finetune_trainer.evaluate.questions import gather_questions
-from finetune_trainer.evaluate.scores.unended import describe_unended
 from finetune_trainer.model.chat_format import decide_format, read_format
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from finetune_trainer.planning.answering import HELD_TOKENS, TOKENS_PER_BATCH

@@ -14,7 +14,6 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate.asking import Keeping, gather_facts
 from finetune_trainer.evaluate.inference.answering import Asker, Said, ask_in_parts
-from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions, write_encoded
 from finetune_trainer.evaluate.inference.kept import (
     SIDES,
     KeptAnswers,
@@ -25,6 +24,7 @@ from finetune_trainer.evaluate.inference.kept import (
 )
 from finetune_trainer.evaluate.inference.launch import read_said
 from finetune_trainer.evaluate.inference.worker import WorkerPlan
+from finetune_trainer.evaluate.tokenized import TokenizedQuestions, write_encoded
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from finetune_trainer.storage.local import FileStore
 from kit.cases.spec_cases import changed, minimal_job

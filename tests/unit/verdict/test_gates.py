@@ -14,7 +14,7 @@ from finetune_api.protocol.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.data.rows import slice_digest
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.scores.gating import judge_gates

@@ -15,7 +15,7 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     BaselineName,
 )
 from finetune_api.v1alpha1.evaluation.spec import Goal
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
 from finetune_trainer.evaluate.scores.measuring import measure_one
 from finetune_trainer.evaluate.scores.prompt_choice import best_of, ways_of

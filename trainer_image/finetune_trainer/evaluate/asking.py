@@ -14,12 +14,6 @@ from typing import Any
 from finetune_api.protocol.trainer import Environment, ResolvedJob
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.inference.answering import Said, gather_answers
-from finetune_trainer.evaluate.inference.encoded import (
-    PROBES_NAME,
-    PROMPTED_NAME,
-    folder_of,
-    write_encoded,
-)
 from finetune_trainer.evaluate.inference.engine.arguments import Conversing
 from finetune_trainer.evaluate.inference.kept import (
     SIDES,
@@ -36,7 +30,6 @@ from finetune_trainer.evaluate.inference.launch import (
     read_said,
     run_workers,
 )
-from finetune_trainer.evaluate.inference.models import ADAPTER_WEIGHTS
 from finetune_trainer.evaluate.inference.sizing import (
     adapter_bytes,
     choose_held,
@@ -51,9 +44,16 @@ from finetune_trainer.evaluate.inference.worker import (
 )
 from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
 from finetune_trainer.evaluate.question_set import QuestionSet
+from finetune_trainer.evaluate.tokenized import (
+    PROBES_NAME,
+    PROMPTED_NAME,
+    folder_of,
+    write_encoded,
+)
 from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.model.hardware import detect_hardware
 from finetune_trainer.model.load import read_model_architecture, require_bitsandbytes
+from finetune_trainer.model.pair import ADAPTER_WEIGHTS
 from finetune_trainer.model.size import weight_bytes
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 from finetune_trainer.planning.placement import Placement

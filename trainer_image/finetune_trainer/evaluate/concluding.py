@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from finetune_api.protocol.evaluation_result import EvaluateResult, LookResult
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.scores.alarms import Alarm, judge_alarms
 from finetune_trainer.evaluate.scores.gating import (
     count_scored,

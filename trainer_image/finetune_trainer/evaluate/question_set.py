@@ -10,10 +10,10 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions, encode_questions
-from finetune_trainer.evaluate.inference.models import PublishedFolder
 from finetune_trainer.evaluate.questions import Question, gather_questions
+from finetune_trainer.evaluate.tokenized import TokenizedQuestions, encode_questions
 from finetune_trainer.model.encoding import ChatTokenizer
+from finetune_trainer.model.pair import PublishedFolder
 
 
 class PromptedQuestions(Protocol):

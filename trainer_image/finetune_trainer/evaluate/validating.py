@@ -24,7 +24,6 @@ from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, OutOfMemory, UserError
 from finetune_trainer.evaluate.asking import ask_models
-from finetune_trainer.evaluate.inference.encoded import encode_questions
 from finetune_trainer.evaluate.inference.kept import drop_answers
 from finetune_trainer.evaluate.inputs import keep_below
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
@@ -39,6 +38,7 @@ from finetune_trainer.evaluate.scores.measuring import score_alone
 from finetune_trainer.evaluate.scores.unended import describe_unended
 from finetune_trainer.evaluate.settings import read_settings, try_settings
 from finetune_trainer.evaluate.sources.source import Services
+from finetune_trainer.evaluate.tokenized import encode_questions
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import context_of
 from finetune_trainer.model.encoding import ChatTokenizer, make_encoder

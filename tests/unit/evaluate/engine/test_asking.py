@@ -13,7 +13,6 @@ import pytest
 
 from finetune_trainer.errors import RetryableError, TrainerError, UserError
 from finetune_trainer.evaluate.inference.answering import Said
-from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.inference.engine.asking import (
     ServedVariant,
     ask_variants,
@@ -25,6 +24,7 @@ from finetune_trainer.evaluate.inference.engine.asking import (
 from finetune_trainer.evaluate.inference.engine.client import NUM_TRIES, EngineClient
 from finetune_trainer.evaluate.inference.engine.server import EngineServer
 from finetune_trainer.evaluate.inference.kept import combine
+from finetune_trainer.evaluate.tokenized import TokenizedQuestions
 from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from kit.models.awkward_templates import OPENS_REASONING

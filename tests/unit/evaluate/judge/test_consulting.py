@@ -16,7 +16,7 @@ from finetune_api.protocol.stage_results import RowCounts
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import StorageError, UserError
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.inference.kept import drop_answers
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question

@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_api.v1alpha1.evaluation.scoring import LIKELIHOOD_METRICS
 from finetune_trainer.errors import InternalError
-from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
-from finetune_trainer.evaluate.inference.reading import pair_prompts
-from finetune_trainer.evaluate.inference.scoring import make_batches, score_likelihood
+from finetune_trainer.evaluate.inference.scoring import score_likelihood
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats
-from finetune_trainer.evaluate.questions import Question, with_prompt
+from finetune_trainer.evaluate.tokenized import (
+    TokenizedQuestions,
+    batch_prompts,
+    make_batches,
+    pair_references,
+)
 from finetune_trainer.failures import is_out_of_memory
 from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
@@ -26,44 +28,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from finetune_trainer.evaluate.inference.caches import Shared
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
-    """What both models said to the same questions.
-
-    Attributes:
-        questions: The questions.
-        base: Answers of the base model as it is.
-        tuned: Answers of the tuned model.
-        prompted: Answers of the base model with a prompt; None where it got none.
-        likelihood: The likeliest labels to the base model behind that prompt; None where answers
-            are no labels.
-        unmeasured: Of metrics that were asked for and could not be measured, why.
-        published: Answers of the published version; None where it was not asked.
-        trained: Some answers of the train side; empty where nobody read it.
-    """
-
-    questions: Sequence[Question]
-    base: Answers
-    tuned: Answers
-    prompted: Answers | None = None
-    likelihood: Answers | None = None
-    unmeasured: Mapping[str, str] = field(default_factory=dict)
-    published: Answers | None = None
-    trained: Sequence[str] = ()
-
-    @property
-    def asked(self) -> list[Question]:
-        """The questions that were put to the models."""
-        return with_prompt(self.questions)
-
-    def scored_by(self, metric: str) -> Sequence[Question]:
-        """Return the questions that a metric can score.
-
-        Plain text has no answer that could be compared: it counts for likelihoods alone.
-        """
-        return self.questions if metric in LIKELIHOOD_METRICS else self.asked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,26 +213,6 @@ class Asker:
             chosen=dict(zip(batch, answered.chosen, strict=True)) if encoded.choices else {},
             cut=[index for index, cut in zip(batch, answered.is_cut, strict=True) if cut],
         )
-
-
-def pair_references(encoded: TokenizedQuestions) -> dict[int, int]:
-    """Return of each prompt the example that is scored with it, by their numbers.
-
-    What is longer than an answer may be has no room planned behind a prompt: it is scored alone.
-    """
-    return {
-        prompt: example
-        for prompt, example in pair_prompts(encoded.prompts, encoded.examples).items()
-        if len(encoded.examples[example].input_ids) <= encoded.num_tokens_of(prompt)
-    }
-
-
-def batch_prompts(
-    encoded: TokenizedQuestions, batch_size: int | None, *, held_tokens: int
-) -> list[list[int]]:
-    """Return the numbers of the prompts that are answered together; as :class:`Asker` has them."""
-    rooms = list(map(encoded.num_tokens_of, range(len(encoded.prompts))))
-    return make_batches(rooms, batch_size, num_tokens=held_tokens)
 
 
 def ask_in_parts(ask: Callable[[Batch], Said], batch: Batch) -> Iterator[Said]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.evaluate.inference.caches import accepted, select_rows
+from finetune_trainer.evaluate.tokenized import count_common
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,14 +63,6 @@ def choose(
         for (row, number), total in zip(pairs, sums, strict=True):
             totals[row, number] = total
     return [int(number) for number in totals.argmax(axis=1)]
-
-
-def count_common(several: Sequence[list[int]]) -> int:
-    """Return how many tokens all of several texts begin with."""
-    first = min(several, default=[])
-    last = max(several, default=[])
-    pairs = enumerate(zip(first, last, strict=False))
-    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
 
 
 def _propose(

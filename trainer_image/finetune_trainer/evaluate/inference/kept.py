@@ -17,7 +17,7 @@ from pathlib import Path
 
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.inference.answering import Said
-from finetune_trainer.evaluate.inference.encoded import (
+from finetune_trainer.evaluate.tokenized import (
     PROBES_NAME,
     PROMPTED_NAME,
     PUBLISHED_FOLDER,

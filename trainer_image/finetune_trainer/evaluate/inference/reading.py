@@ -23,30 +23,6 @@ if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
 
-def pair_prompts(
-    prompts: Sequence[list[int]], examples: Sequence[TokenizedExample]
-) -> dict[int, int]:
-    """Return of each prompt the first example that begins with it and counts only after it.
-
-    Args:
-        prompts: Token ids of the prompts.
-        examples: All examples.
-
-    Returns:
-        Indexes of examples by those of prompts; a prompt may have none.
-    """
-    numbers = {tuple(ids): number for number, ids in reversed(list(enumerate(prompts)))}
-    pairs: dict[int, int] = {}
-    for index, example in enumerate(examples):
-        if not example.spans:
-            continue
-        start, end = example.spans[0]
-        number = numbers.get(tuple(example.input_ids[:start])) if start < end else None
-        if number is not None:
-            pairs.setdefault(number, index)
-    return pairs
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
     """What a model made of one batch of prompts.

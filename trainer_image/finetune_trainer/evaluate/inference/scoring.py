@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.model.encoding import IGNORED, ChatTokenizer, TokenizedExample
-from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -204,25 +203,3 @@ def _continue(
             **known,
         )
     return output.sequences, None if cache is None else output.past_key_values
-
-
-def make_batches(
-    lengths: Sequence[int], batch_size: int | None = None, *, num_tokens: int = TOKENS_PER_BATCH
-) -> list[list[int]]:
-    """Put rows of like length together, the longest first: memory trouble shows at the start.
-
-    Args:
-        lengths: Tokens of every row.
-        batch_size: Rows at once; None fills a token budget.
-        num_tokens: That budget, padding included.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    batches: list[list[int]] = []
-    for index in order:
-        batch = batches[-1] if batches else None
-        limit = batch_size or (max(1, num_tokens // max(1, lengths[batch[0]])) if batch else 0)
-        if batch is None or len(batch) >= limit:
-            batches.append([index])
-        else:
-            batch.append(index)
-    return batches

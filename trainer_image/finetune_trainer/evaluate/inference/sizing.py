@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.inference.answering import batch_prompts, pair_references
-from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
-from finetune_trainer.evaluate.inference.models import ADAPTER_WEIGHTS
+from finetune_trainer.evaluate.tokenized import TokenizedQuestions, batch_prompts, pair_references
 from finetune_trainer.model.hardware import Hardware, claimed_gpus, require_gpus
+from finetune_trainer.model.pair import ADAPTER_WEIGHTS
 from finetune_trainer.planning.answering import (
     AnsweringMemory,
     Asked,

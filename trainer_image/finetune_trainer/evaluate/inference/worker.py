@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from finetune_trainer.evaluate.inference.answering import Asker, Said
-    from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
-    from finetune_trainer.evaluate.inference.models import ModelPair
+    from finetune_trainer.evaluate.tokenized import TokenizedQuestions
     from finetune_trainer.model.encoding import ChatTokenizer
+    from finetune_trainer.model.pair import ModelPair
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -280,7 +280,7 @@ def read_variants(
     plan: WorkerPlan, job: ResolvedJob
 ) -> dict[str, tuple[ChatTokenizer, TokenizedQuestions]]:
     """Return the encoder and the questions of each side."""
-    from finetune_trainer.evaluate.inference.encoded import folder_of, name_of, read_encoded
+    from finetune_trainer.evaluate.tokenized import folder_of, name_of, read_encoded
     from finetune_trainer.model.chat_format import read_format
     from finetune_trainer.model.encoding import make_encoder
     from finetune_trainer.model.load import load_tokenizer
@@ -302,7 +302,7 @@ def open_models(plan: WorkerPlan, rank: int, *, trust_remote_code: bool) -> Mode
     """Return base and tuned model on this worker's GPUs, or on the CPU."""
     import torch
 
-    from finetune_trainer.evaluate.inference.models import ModelPair, PublishedFolder
+    from finetune_trainer.model.pair import ModelPair, PublishedFolder
 
     first = rank * plan.gpus_per_worker
     gpus = range(first, first + plan.gpus_per_worker)

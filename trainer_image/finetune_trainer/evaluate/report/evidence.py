@@ -10,7 +10,7 @@ from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.stage_results import QuestionCount, RowCounts
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.report import DatasetReport
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.questions import name_group
 from finetune_trainer.evaluate.scores.parts import PartScore
 from finetune_trainer.publish.adapter import weights_file

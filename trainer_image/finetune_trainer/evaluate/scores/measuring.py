@@ -19,7 +19,7 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     BaselineName,
 )
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.metrics.catalog import (
     NO_SETTINGS,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from finetune_api.protocol.evaluation_result import Score
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS, LIKELIHOOD_METRICS
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.scores.measuring import compare_by

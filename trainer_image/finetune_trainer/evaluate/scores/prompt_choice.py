@@ -19,7 +19,7 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     LOWER_IS_BETTER,
     BaselineName,
 )
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.overlap import chrf
 

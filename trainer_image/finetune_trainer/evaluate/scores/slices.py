@@ -9,7 +9,7 @@ import numpy as np
 
 from finetune_api.v1alpha1.evaluation.gates import GateSlice
 from finetune_trainer.data.held_out import is_row_inside
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.questions import Question

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.inference.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.model.load import read_model_architecture
+from finetune_trainer.model.pair import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.headers import read_header
 

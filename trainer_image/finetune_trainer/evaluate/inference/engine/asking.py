@@ -15,9 +15,8 @@ from functools import partial
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.inference.answering import Said
-from finetune_trainer.evaluate.inference.choosing import count_common
-from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.inference.engine.client import EngineClient
+from finetune_trainer.evaluate.tokenized import TokenizedQuestions, count_common
 from finetune_trainer.model.encoding import IGNORED, ChatTokenizer, TokenizedExample
 
 NUM_AT_ONCE = 64

@@ -7,7 +7,7 @@ from typing import Any
 
 from finetune_api.protocol.evaluation_result import PublishedVersion
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.question_set import AskedPublished, QuestionSet
 from finetune_trainer.evaluate.sources.champion.section import PublishedSection, describe_published

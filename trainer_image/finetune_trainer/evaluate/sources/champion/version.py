@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.protocol.evaluation_result import PublishedVersion
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import StorageError, TrainerError
-from finetune_trainer.evaluate.inference.encoded import encode_questions
-from finetune_trainer.evaluate.inference.models import (
+from finetune_trainer.evaluate.question_set import AskedPublished
+from finetune_trainer.evaluate.questions import Question
+from finetune_trainer.evaluate.tokenized import encode_questions
+from finetune_trainer.model.chat_format import FORMAT_NAME, ChatFormat, read_format
+from finetune_trainer.model.encoding import make_encoder
+from finetune_trainer.model.pair import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     PublishedFolder,
 )
-from finetune_trainer.evaluate.question_set import AskedPublished
-from finetune_trainer.evaluate.questions import Question
-from finetune_trainer.model.chat_format import FORMAT_NAME, ChatFormat, read_format
-from finetune_trainer.model.encoding import make_encoder
 from finetune_trainer.publish.versions import CARD, newest_version, version_of
 from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import (

@@ -11,7 +11,7 @@ from finetune_api.protocol.evaluation_result import JudgeResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.judging import METRIC_OF_MODE, Judge
 from finetune_trainer.errors import StorageError, TrainerError, UserError
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers, Floats
 from finetune_trainer.evaluate.sources.judge.asking import Endpoint, ask_judge
 from finetune_trainer.evaluate.sources.judge.concluding import Concluded, Judgement, conclude

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_api.v1alpha1.evaluation.scoring import BaselineName
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.words import is_equal
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.scores.prompt_choice import likest_way, ways_of

@@ -13,7 +13,7 @@ from typing import Any
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_trainer.data.judge_key import read_judge_key
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.sources.judge.consulting import Consulted, consult_judge
 from finetune_trainer.evaluate.sources.judge.endpoint import JudgeEndpoint
 from finetune_trainer.evaluate.sources.judge.replies import KeptReplies

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from finetune_api.v1alpha1.evaluation.probing import ProbeMetric
-from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions
 from finetune_trainer.evaluate.metrics.answers import Answers
+from finetune_trainer.evaluate.tokenized import TokenizedQuestions
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from finetune_trainer.planning.answering import REASONING_TOKENS
 

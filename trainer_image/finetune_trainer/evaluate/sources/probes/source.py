@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.question_set import QuestionSet
 from finetune_trainer.evaluate.sources.probes.alarms import settle_alarms
 from finetune_trainer.evaluate.sources.probes.gathering import gather_probes

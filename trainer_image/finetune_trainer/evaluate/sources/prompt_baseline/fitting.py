@@ -8,7 +8,6 @@ from itertools import pairwise
 from typing import Any
 
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.inference.encoded import TokenizedQuestions, encode_questions
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.evaluate.sources.prompt_baseline.material import Material
 from finetune_trainer.evaluate.sources.prompt_baseline.prompt import (
@@ -16,6 +15,7 @@ from finetune_trainer.evaluate.sources.prompt_baseline.prompt import (
     choose_separator,
     write_instruction,
 )
+from finetune_trainer.evaluate.tokenized import TokenizedQuestions, encode_questions
 from finetune_trainer.model.encoding import ChatTokenizer
 
 PROMPT_TOKENS = 1024

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.question_set import QuestionSet
 from finetune_trainer.evaluate.sources.prompt_baseline.making import FromTrainSplit, make_prompted

@@ -17,7 +17,7 @@ from functools import partial
 from finetune_api.protocol.trainer import Environment, ResolvedJob
 from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
 from finetune_trainer.errors import Stopped, UserError
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.inference.engine.arguments import Conversing
 from finetune_trainer.evaluate.inference.kept import prefix_of
 from finetune_trainer.evaluate.inference.launch import STOPPED_REASON

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.review import Review
 from finetune_api.v1alpha1.evaluation.scoring import LOWER_IS_BETTER
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels, normalize_label
 from finetune_trainer.evaluate.scores.prompt_choice import likest_way, ways_of
 from finetune_trainer.evaluate.sources.review.blinding import Blind, Compared, KeyEntry, blind

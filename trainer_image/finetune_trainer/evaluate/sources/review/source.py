@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.evaluate.inference.answering import Comparison
+from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.sources.review.blinding import SECRET_BYTES
 from finetune_trainer.evaluate.sources.review.files import write_review
 from finetune_trainer.evaluate.sources.review.making import make_review

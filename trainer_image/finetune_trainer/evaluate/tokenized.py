@@ -1,4 +1,4 @@
-"""The held-out questions as tokens, and their way to the processes that ask them."""
+"""The held-out questions as tokens, and the files in which workers receive them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.data.rows import other_answer
-from finetune_trainer.evaluate.inference.choosing import count_common
 from finetune_trainer.evaluate.questions import Question, with_prompt
 from finetune_trainer.model.chat_format import write_format
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
-from finetune_trainer.planning.answering import answer_length
+from finetune_trainer.planning.answering import TOKENS_PER_BATCH, answer_length
 
 QUESTIONS_NAME = "questions.json"
 """File of the questions as they are."""
@@ -47,8 +46,8 @@ class TokenizedQuestions:
 
     Attributes:
         examples: All examples of the rows behind the questions, for the likelihood.
-        owners: Index of the question that each example belongs to; the worse answers of pairs, one
-            for each example, follow without.
+        owners: Index of the question that each example belongs to. The rejected answers of pairs,
+            one for each example, follow and have no owner.
         prompts: Token ids of the questions that have a prompt.
         answer_tokens: Longest answer to generate.
         limits: Longest answer to each prompt; none where ``answer_tokens`` holds for all.
@@ -77,6 +76,18 @@ class TokenizedQuestions:
     def num_tokens_of(self, prompt: int) -> int:
         """Return the tokens of a prompt, given by its number, with its longest answer."""
         return len(self.prompts[prompt]) + self.limit_of(prompt)
+
+    def longest(self, *, num_more: int = 0) -> int:
+        """Return the tokens of the longest example, or prompt with its answer or choice.
+
+        ``num_more`` are tokens that an engine generates behind an example or a choice.
+        """
+        chosen = max((len(choice) + num_more for choice in self.choices), default=0)
+        asked = [
+            len(ids) + max(self.limit_of(index), chosen) for index, ids in enumerate(self.prompts)
+        ]
+        read = [len(example.input_ids) + num_more for example in self.examples]
+        return max(asked + read, default=1)
 
     @property
     def cut_words(self) -> str:
@@ -143,6 +154,77 @@ def encode_questions(
         num_shared=_count_shared(prompts, scored),
         reference_tokens=lengths,
     )
+
+
+def count_common(several: Sequence[list[int]]) -> int:
+    """Return how many tokens all of several texts begin with."""
+    first = min(several, default=[])
+    last = max(several, default=[])
+    pairs = enumerate(zip(first, last, strict=False))
+    return next((at for at, (one, other) in pairs if one != other), min(len(first), len(last)))
+
+
+def make_batches(
+    lengths: Sequence[int], batch_size: int | None = None, *, num_tokens: int = TOKENS_PER_BATCH
+) -> list[list[int]]:
+    """Put rows of like length together, the longest first: lack of memory shows at the start.
+
+    Args:
+        lengths: Tokens of every row.
+        batch_size: Rows of one batch; None fills a token budget.
+        num_tokens: That budget, padding included.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    batches: list[list[int]] = []
+    for index in order:
+        batch = batches[-1] if batches else None
+        limit = batch_size or (max(1, num_tokens // max(1, lengths[batch[0]])) if batch else 0)
+        if batch is None or len(batch) >= limit:
+            batches.append([index])
+        else:
+            batch.append(index)
+    return batches
+
+
+def batch_prompts(
+    encoded: TokenizedQuestions, batch_size: int | None, *, held_tokens: int
+) -> list[list[int]]:
+    """Return the indices of the prompts that are answered together; see :func:`make_batches`."""
+    rooms = list(map(encoded.num_tokens_of, range(len(encoded.prompts))))
+    return make_batches(rooms, batch_size, num_tokens=held_tokens)
+
+
+def pair_prompts(
+    prompts: Sequence[list[int]], examples: Sequence[TokenizedExample]
+) -> dict[int, int]:
+    """Return for each prompt the first example that begins with it and counts only after it.
+
+    Returns:
+        Indices of examples by indices of prompts; a prompt may have none.
+    """
+    numbers = {tuple(ids): number for number, ids in reversed(list(enumerate(prompts)))}
+    pairs: dict[int, int] = {}
+    for index, example in enumerate(examples):
+        if not example.spans:
+            continue
+        start, end = example.spans[0]
+        number = numbers.get(tuple(example.input_ids[:start])) if start < end else None
+        if number is not None:
+            pairs.setdefault(number, index)
+    return pairs
+
+
+def pair_references(encoded: TokenizedQuestions) -> dict[int, int]:
+    """Return for each prompt the example that is scored with it, by their indices.
+
+    The memory plan has no room behind a prompt for more than its longest answer. A longer example
+    is scored alone.
+    """
+    return {
+        prompt: example
+        for prompt, example in pair_prompts(encoded.prompts, encoded.examples).items()
+        if len(encoded.examples[example].input_ids) <= encoded.num_tokens_of(prompt)
+    }
 
 
 def _count_shared(prompts: Sequence[list[int]], examples: Sequence[TokenizedExample]) -> int:
