@@ -14,7 +14,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -22,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from allocations import AllocationMeter
 from memory import BASE, FULL, LORA, describe
 
-from finetune_trainer.planning.answering import TOKENS_PER_BATCH, Asked, estimate_answering
+from finetune_trainer.planning.answering import Asked, estimate_answering
 
 OVER, UNDER = 1.15, 0.95
 MIB = 2**20
@@ -131,35 +130,31 @@ def measure_parts(family: str) -> tuple[int, int]:
 
     import torch
 
-    from finetune_trainer.evaluate.inference.reading import score_and_answer
+    from finetune_trainer.evaluate.inference.engine import Prompt
+    from finetune_trainer.evaluate.inference.transformers_engine import generate_batch
     from finetune_trainer.model.encoding import TokenizedExample
 
     model = make_model(family, bfloat16=True, change=IN_PARTS.get(family))
-    # What an answer ends with, and how it is read, says nothing about memory.
-    encoder: Any = SimpleNamespace(
-        pad_id=0,
-        chat_format=SimpleNamespace(stop_ids=(VOCABULARY - 1,)),
-        reader=SimpleNamespace(read_generated=lambda _prompt, _answer: ""),
-    )
     prompts = torch.randint(5, 200, (MANY_ROWS, PROMPT)).tolist()
-    references = [
-        TokenizedExample(
-            input_ids=prompt + [7] * ANSWER, spans=((PROMPT, PROMPT + ANSWER),), num_cut=0
+    asked = [
+        Prompt(
+            token_ids=prompt,
+            max_new_tokens=ANSWER,
+            reference=TokenizedExample(
+                input_ids=prompt + [7] * ANSWER, spans=((PROMPT, PROMPT + ANSWER),), num_cut=0
+            ),
         )
         for prompt in prompts
     ]
     held = [*model.parameters(), *model.buffers()]
     # In inference mode the softmax inside the loss is one operation, whose own tensors hide.
     with mock.patch("torch.inference_mode", torch.no_grad), AllocationMeter(held) as meter:
-        score_and_answer(
-            model, encoder, prompts, references, max_new_tokens=ANSWER,
-            part_tokens=TOKENS_PER_BATCH,
-        )  # fmt: skip
-    asked = Asked(
+        generate_batch(model, asked, stop_ids=(VOCABULARY - 1,), pad_id=0)
+    shape = Asked(
         rows=MANY_ROWS, prompt_tokens=PROMPT, answer_tokens=ANSWER, reference_tokens=ANSWER,
         scored_rows=1, scored_tokens=1, counted_tokens=0,
     )  # fmt: skip
-    return int(meter.peak), estimate_answering(describe(model), FULL, asked).allocated
+    return int(meter.peak), estimate_answering(describe(model), FULL, shape).allocated
 
 
 def answer(model: Any, held: list[Any]) -> tuple[int, int]:
@@ -188,14 +183,14 @@ def score(model: Any, held: list[Any]) -> int:
 
     import torch
 
-    from finetune_trainer.evaluate.inference.scoring import score_likelihood
+    from finetune_trainer.evaluate.inference.reading import score_batch
     from finetune_trainer.model.encoding import TokenizedExample
 
     spans = ((PROMPT - COUNTED, PROMPT),)
     rows = [TokenizedExample(input_ids=[7] * PROMPT, spans=spans, num_cut=0)] * ROWS
     # In inference mode the softmax inside the loss is one operation, whose own tensors hide.
     with mock.patch("torch.inference_mode", torch.no_grad), AllocationMeter(held) as meter:
-        score_likelihood(model, rows, range(ROWS), pad_id=0)
+        score_batch(model, rows, pad_id=0)
     return int(meter.peak)
 
 

@@ -24,7 +24,8 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
-from finetune_trainer.evaluate.inference.answering import Asker, Said
+from finetune_trainer.evaluate.inference.answers import Asker, Said
+from finetune_trainer.evaluate.inference.transformers_engine import TransformersEngine
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.question_set import gather_question_set
 from finetune_trainer.evaluate.questions import Question
@@ -90,6 +91,7 @@ def main() -> None:
             "behind a prompt that every row reads": replace(behind, choices=[], num_shared=0),
         }
         model = load_model(model_folder, dtype=torch.float32).eval()
+        engine = TransformersEngine(model, pad_id=encoder.pad_id)
         print(f"\n{len(asked.questions)} questions; {behind.num_shared} tokens are shared\n")
         print("| asked | processor s | wall s | longest prompt, tokens | right | likeliest right |")
         print("|---|---|---|---|---|---|")
@@ -98,7 +100,7 @@ def main() -> None:
             share = asker.share(Said(likelihoods={}, texts={}))
             started, spent = time.perf_counter(), time.process_time()
             parts: list[Said] = []
-            asker.ask(model, share, parts.append)
+            asker.ask(engine, share, parts.append)
             wall, spent = time.perf_counter() - started, time.process_time() - spent
             longest = max(map(len, encoded.prompts))
             texts = {n: text or "" for part in parts for n, text in part.texts.items()}

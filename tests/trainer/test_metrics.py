@@ -18,9 +18,9 @@ from finetune_api.protocol.termination import (
 from finetune_api.protocol.trainer import ExitCode, ResolvedJob, Stage
 from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS, MetricName
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.comparison import Comparison
-from finetune_trainer.evaluate.inference.answering import Asker, Said, gather_answers
-from finetune_trainer.evaluate.inference.kept import combine
+from finetune_trainer.evaluate.comparison import Comparison, gather_answers
+from finetune_trainer.evaluate.inference.answers import Asker, Said, combine
+from finetune_trainer.evaluate.inference.transformers_engine import TransformersEngine
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question, gather_questions
 from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
@@ -68,7 +68,11 @@ def ask(encoder: ChatTokenizer, questions: list[Question], folder: Path) -> Answ
     asker = Asker(encoder, encoded, batch_size=2)
     parts: list[dict[str, Said]] = []
     asker.ask(
-        AutoModelForCausalLM.from_pretrained(folder).eval(),
+        TransformersEngine(
+            AutoModelForCausalLM.from_pretrained(folder).eval(),
+            pad_id=encoder.pad_id,
+            divides=False,
+        ),
         asker.share(Said(likelihoods={}, texts={})),
         lambda said: parts.append({"base": Said.from_json(json.loads(json.dumps(said.to_json())))}),
     )

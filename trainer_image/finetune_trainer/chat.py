@@ -46,7 +46,8 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Load the models and answer, one dict per prompt."""
     import torch
 
-    from finetune_trainer.evaluate.inference.scoring import generate_answers
+    from finetune_trainer.evaluate.inference.engine import Prompt
+    from finetune_trainer.evaluate.inference.transformers_engine import generate_batch
     from finetune_trainer.model.chat_format import FORMAT_NAME, decide_format, read_format
     from finetune_trainer.model.encoding import ChatTokenizer
     from finetune_trainer.model.hardware import detect_hardware
@@ -94,13 +95,12 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             sides = [("tuned", pair.tuned)] + ([("base", pair.base)] if arguments.base else [])
             for name, side in sides:
                 with side() as model:
-                    answer = generate_answers(
-                        model,
-                        encoder,
-                        [ids],
-                        [0],
-                        max_new_tokens=arguments.max_new_tokens,
-                    )[0]
+                    asked = Prompt(token_ids=ids, max_new_tokens=arguments.max_new_tokens)
+                    stop_ids, pad_id = encoder.chat_format.stop_ids, encoder.pad_id
+                    [said] = generate_batch(
+                        model, [asked], stop_ids=stop_ids, pad_id=pad_id, part_tokens=None
+                    )
+                answer = encoder.reader.read_generated(ids, said.token_ids)
                 line[name] = answer or ""
                 if answer is None:
                     line["note"] = (

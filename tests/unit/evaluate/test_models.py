@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune_trainer.evaluate.inference.scoring import generate_answers
 from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.model.pair import ModelPair
+from kit.models.generating import generate_answers
 from kit.models.tiny_models import make_model
 from kit.models.tiny_tokenizer import make_tokenizer
 

@@ -6,15 +6,17 @@ import json
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from finetune_trainer.errors import InternalError
-from finetune_trainer.evaluate.inference.answering import Asker, Said, gather_answers
-from finetune_trainer.evaluate.inference.caches import can_go_on
-from finetune_trainer.evaluate.inference.launch import failure_of
-from finetune_trainer.evaluate.inference.scoring import score_likelihood
+from finetune_trainer.evaluate.comparison import gather_answers
+from finetune_trainer.evaluate.inference.answers import Asker, Said
+from finetune_trainer.evaluate.inference.reading import can_go_on
+from finetune_trainer.evaluate.inference.transformers_engine import TransformersEngine
+from finetune_trainer.evaluate.inference.workers import failure_of
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.evaluate.scores.unended import describe_unended
 from finetune_trainer.evaluate.tokenized import (
@@ -28,6 +30,7 @@ from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from finetune_trainer.planning.answering import HELD_TOKENS, TOKENS_PER_BATCH
 from kit.models.architectures import MODELS, make_model
 from kit.models.awkward_templates import DROPS_REASONING, HEADER_NEVER, OPENS_REASONING
+from kit.models.generating import score_likelihood
 from kit.models.tiny_tokenizer import CHATML, make_tokenizer
 
 pytestmark = pytest.mark.slow  # it needs torch
@@ -158,6 +161,10 @@ def test_references_are_compared_as_answers_are() -> None:
     assert encoder.read_answer({"prompt": "q", "completion": f" {decomposed}\n"}) == "Tích cực"
 
 
+def engine_of(model: Any, encoder: ChatTokenizer) -> TransformersEngine:
+    return TransformersEngine(model, pad_id=encoder.pad_id)
+
+
 BEGINNING = "Which of our tariffs is this about? "
 
 
@@ -203,7 +210,7 @@ def test_a_reference_that_is_longer_than_an_answer_may_be_is_scored_alone() -> N
     assert {index for batch in share.rows for index in batch} == longer
     assert sorted(index for batch in share.asks for index in batch) == [0, 1, 2, 3]
     parts: list[Said] = []
-    asker.ask(make_model("whole attention"), share, parts.append)
+    asker.ask(engine_of(make_model("whole attention"), encoder), share, parts.append)
     answers = gather_answers(encoded, 4, parts)
     scored = score_likelihood(
         make_model("whole attention"), encoded.examples, range(4), pad_id=encoder.pad_id
@@ -224,7 +231,7 @@ def test_no_model_is_given_more_at_once_than_it_should_read(kind: str) -> None:
     share = asker.share(Said(likelihoods={}, texts={}))
     assert list(map(len, share.asks)) == [99]
     parts: list[Said] = []
-    asker.ask(model, share, parts.append)
+    asker.ask(engine_of(model, encoder), share, parts.append)
     assert 2000 < max(read) <= TOKENS_PER_BATCH
     assert len(parts) == (1 if can_go_on(model) else 2)
     assert len(gather_answers(encoded, 99, parts).texts) == 99

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from finetune_api.protocol.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.inference.sizing import adapter_bytes, choose_held, count_row_bytes
+from finetune_trainer.evaluate.inference.workers import adapter_bytes, choose_held, count_row_bytes
 from finetune_trainer.evaluate.tokenized import TokenizedQuestions
 from finetune_trainer.model.encoding import TokenizedExample
 from finetune_trainer.model.hardware import Hardware

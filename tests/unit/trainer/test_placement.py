@@ -8,7 +8,7 @@ import pytest
 from finetune_api.protocol.trainer import resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
-from finetune_trainer.evaluate.inference.sizing import choose_placement, count_row_bytes
+from finetune_trainer.evaluate.inference.workers import choose_placement, count_row_bytes
 from finetune_trainer.evaluate.tokenized import TokenizedQuestions
 from finetune_trainer.model.encoding import TokenizedExample
 from finetune_trainer.model.hardware import Hardware, require_gpus

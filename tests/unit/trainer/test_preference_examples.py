@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finetune_trainer.errors import DataError
-from finetune_trainer.evaluate.inference.answering import count_wins
+from finetune_trainer.evaluate.comparison import count_wins
 from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.train.ranks.preference import Preferred, encode_preferences
 from kit.models.tiny_tokenizer import make_tokenizer

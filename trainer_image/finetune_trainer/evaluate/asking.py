@@ -1,4 +1,4 @@
-"""Puts the questions to base and tuned model on all that this node lends."""
+"""Puts all questions of an evaluation to the models, and stores the answers of stopped attempts."""
 
 from __future__ import annotations
 
@@ -13,34 +13,30 @@ from typing import Any
 
 from finetune_api.protocol.trainer import Environment, ResolvedJob
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.evaluate.inference.answering import Said, gather_answers
-from finetune_trainer.evaluate.inference.engine.arguments import Conversing
-from finetune_trainer.evaluate.inference.kept import (
+from finetune_trainer.evaluate.comparison import gather_answers
+from finetune_trainer.evaluate.inference.answers import (
     SIDES,
     Answers,
     KeptAnswers,
+    Said,
     combine,
     count,
     digest_of,
     write_answers,
 )
-from finetune_trainer.evaluate.inference.launch import (
-    STOP_FLAG,
-    STOPPED_REASON,
-    read_said,
-    run_workers,
-)
-from finetune_trainer.evaluate.inference.sizing import (
-    adapter_bytes,
-    choose_held,
-    choose_placement,
-    count_row_bytes,
-)
+from finetune_trainer.evaluate.inference.vllm_server import Conversing
 from finetune_trainer.evaluate.inference.worker import (
     BEFORE_NAME,
     ENGINE_NAME,
     PROBLEM_NAME,
     WorkerPlan,
+)
+from finetune_trainer.evaluate.inference.workers import (
+    STOP_FLAG,
+    STOPPED_REASON,
+    place_workers,
+    read_said,
+    run_workers,
 )
 from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
 from finetune_trainer.evaluate.question_set import QuestionSet
@@ -52,9 +48,7 @@ from finetune_trainer.evaluate.tokenized import (
 )
 from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.model.hardware import detect_hardware
-from finetune_trainer.model.load import read_model_architecture, require_bitsandbytes
-from finetune_trainer.model.pair import ADAPTER_WEIGHTS
-from finetune_trainer.model.size import weight_bytes
+from finetune_trainer.model.load import require_bitsandbytes
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 from finetune_trainer.planning.placement import Placement
 from finetune_trainer.report.events import EventEmitter
@@ -62,20 +56,20 @@ from finetune_trainer.stopping import on_stop
 from finetune_trainer.storage import ObjectStore
 
 TEMPLATE_NAME = "conversations.jinja"
-"""File in the control folder with the chat template of those who converse with the server."""
+"""File in the control folder with the chat template of the server's later conversations."""
 SERVED = Placement(num_workers=1, gpus_per_worker=0)
 """One process puts all questions to a server, which has the GPUs."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keeping:
-    """Where answers are kept, and whose they are.
+    """Where answers are stored, and for which weights.
 
     Attributes:
-        store: The run's storage, which may wait for an answer.
-        direct: The same, which does not.
+        store: The run's storage, which may wait and retry.
+        direct: The same without waiting.
         prefix: Key prefix of the run.
-        facts: What they depend on and only the stage knows: the digests of the weights.
+        facts: The digests of the weights, on which the answers depend.
     """
 
     store: ObjectStore
@@ -99,7 +93,7 @@ def ask_models(
     conversing: Conversing | None = None,
     tell: Callable[[int, int], None] | None = None,
 ) -> dict[str, SaidAll]:
-    """Ask the models everything that they were not asked before.
+    """Ask the models everything that has no stored answer yet.
 
     Args:
         job: The effective job.
@@ -110,21 +104,19 @@ def ask_models(
         record: Content of the adapter's ``run.json``: the models are loaded as in training.
         control_dir: Empty folder for the workers.
         emit: Where events go.
-        keeping: Where answers are kept, and whose they are.
-        has_server: A vLLM server stands beside this stage where the job asks for one, and has the
-            GPUs.
-        conversing: What that server must be able to do for others when it has answered: it begins
-            for them even where nothing is left to ask.
-        tell: Told how many asks are over, of how many; by default this is the stage's progress.
+        keeping: Where answers are stored.
+        has_server: Whether a vLLM server has the GPUs, if the job asks for one.
+        conversing: Conversations that the server takes afterwards. It starts for them even where
+            no question is left.
+        tell: Called with the number of finished asks and their total; by default this is the
+            stage's progress.
 
     Returns:
-        The answers of ``base`` and ``tuned`` as far as they were asked, with a prompt those of
-        ``prompted``, and where answers are labels the likeliest labels as ``likelihood``; with
-        probes those of ``baseProbes`` and ``tunedProbes``; those of the ``published`` version where
-        it could be asked, else :func:`read_problem` says why not.
+        The answers by variant, with ``likelihood`` for the likeliest labels behind a prompt. The
+        published version is missing where it could not be asked; see :func:`read_problem`.
 
     Raises:
-        TrainerError: The models do not fit, or a worker failed; the answers so far are kept.
+        TrainerError: The models do not fit, or a worker failed; the answers so far are stored.
         Stopped: This process was asked to stop.
     """
     if record.get("quantization") is not None:
@@ -147,21 +139,28 @@ def ask_models(
     before = kept.read()
     write_answers(control_dir / BEFORE_NAME, before)
     total = sum(asked.encoded_for(side).num_asks for side in plan.sides)
-    emit.message(
-        f"asking {_name_variants(plan.sides)} {len(asked.questions)} {asked.rows} questions, "
-        f"answers up to {asked.encoded.answer_tokens} tokens, on "
-        + ("a vLLM server" if plan.is_served else placement.describe())
-        + (f", and both models {asked.probes.num_asks} probes" if asked.probes else "")
-        + (f"; {count(before)} of {total} asks were answered before" if count(before) else "")
-    )
+    place = "a vLLM server" if plan.is_served else placement.describe()
+    emit.message(_describe(asked, plan, place, num_before=count(before), total=total))
     with _stopping(control_dir):
         said = _run(plan, kept, before, emit, total=total, tell=tell or partial(_progress, emit))
     heard = [side for side in plan.sides if side != "published" or not read_problem(control_dir)]
     return _gather(asked, {side: said[side] for side in heard})
 
 
+def _describe(
+    asked: QuestionSet, plan: WorkerPlan, place: str, *, num_before: int, total: int
+) -> str:
+    """Return the message about what is asked, and where."""
+    return (
+        f"asking {_name_variants(plan.sides)} {len(asked.questions)} {asked.rows} questions, "
+        f"answers up to {asked.encoded.answer_tokens} tokens, on {place}"
+        + (f", and both models {asked.probes.num_asks} probes" if asked.probes else "")
+        + (f"; {num_before} of {total} asks were answered before" if num_before else "")
+    )
+
+
 def _write_questions(control_dir: Path, encoder: ChatTokenizer, asked: QuestionSet) -> None:
-    """Write what the workers ask, encoded."""
+    """Write the encoded questions for the workers."""
     write_encoded(control_dir, encoder, asked.encoded)
     if asked.prompted is not None:
         write_encoded(control_dir, encoder, asked.prompted.encoded, name=PROMPTED_NAME)
@@ -174,13 +173,13 @@ def _write_questions(control_dir: Path, encoder: ChatTokenizer, asked: QuestionS
 
 
 def read_problem(control_dir: Path) -> str:
-    """Return why the published version could not be asked; empty if nothing was in the way."""
+    """Return why the published version could not be asked; empty if it could."""
     path = control_dir / PROBLEM_NAME
     return path.read_text() if path.exists() else ""
 
 
 def read_engine(control_dir: Path, job: ResolvedJob) -> str:
-    """Return what computed the answers, with its version where it was asked in this attempt."""
+    """Return the name of the engine, with its version where it ran in this attempt."""
     if job.spec.evaluation.engine == "Transformers":
         return f"Transformers {version('transformers')}"
     path = control_dir / ENGINE_NAME
@@ -203,25 +202,8 @@ def _name_variants(sides: Sequence[str]) -> str:
     return f"{', '.join(first)} and {last}"
 
 
-def _size_of_weights(
-    base_dir: Path, asked: QuestionSet, *, value_bytes: int, quantize: bool
-) -> int:
-    """Return the bytes that the weights of the largest model take, one published adapter more."""
-    size = weight_bytes(base_dir, value_bytes=value_bytes, quantize=quantize)
-    if asked.published is None:
-        return size
-    published = asked.published.source
-    folder = base_dir if published.has_adapter else published.folder
-    other = weight_bytes(
-        folder, value_bytes=2 if published.bfloat16 else 4, quantize=published.quantize
-    )
-    adapter = published.folder / ADAPTER_WEIGHTS
-    # Adapters are loaded in float32, and may be stored in half of it.
-    return max(size, other) + (2 * adapter.stat().st_size if published.has_adapter else 0)
-
-
 def _gather(asked: QuestionSet, said: Answers) -> dict[str, SaidAll]:
-    """Return all answers of each side; the likeliest labels are answers of a side of their own."""
+    """Return all answers of each variant; the likeliest labels are a variant of their own."""
     answers = {
         side: gather_answers(asked.encoded_for(side), asked.num_questions_for(side), [said[side]])
         for side in said
@@ -249,56 +231,31 @@ def plan_workers(
     is_served: bool,
     conversing: Conversing | None = None,
 ) -> tuple[WorkerPlan, Placement]:
-    """Decide how the models are loaded and which processes hold them; as in :func:`ask_models`.
+    """Decide how the models are loaded and which processes hold them; see :func:`ask_models`.
 
     Raises:
         TrainerError: The models do not fit.
     """
-    bfloat16 = bool(record["recipe"]["bfloat16"])
-    quantize = record.get("quantization") is not None
-    value_bytes = 2 if bfloat16 else 4
-    hardware = detect_hardware()
-    architecture = read_model_architecture(base_dir)
-    placement, held = SERVED, TOKENS_PER_BATCH
+    bfloat16, quantize = bool(record["recipe"]["bfloat16"]), record.get("quantization") is not None
+    hardware, placement, held = detect_hardware(), SERVED, TOKENS_PER_BATCH
     if not is_served:
-        size = _size_of_weights(base_dir, asked, value_bytes=value_bytes, quantize=quantize)
-        adapter = adapter_bytes(tuned_dir)
-        placement = choose_placement(
+        placement, held = place_workers(
             job,
             hardware,
-            size=size,
-            num_questions=len(asked.questions),
-            row_bytes=adapter
-            + max(
-                count_row_bytes(architecture, encoded, bfloat16=bfloat16)
-                for encoded in asked.all_encoded
-            ),
-        )
-        held = choose_held(
-            architecture,
-            asked.all_encoded,
-            size=size,
-            adapter=adapter,
+            asked,
+            base_dir=base_dir,
+            tuned_dir=tuned_dir,
             bfloat16=bfloat16,
-            placement=placement,
-            hardware=hardware,
+            quantize=quantize,
         )
     no_model = control_dir / "none"
     no_model.mkdir()
-    is_asked = {
-        "base": asked.has_base,
-        "prompted": asked.prompted is not None,
-        "baseProbes": asked.probes is not None,
-        "tuned": tuned_dir is not None,
-        "tunedProbes": asked.probes is not None,
-        "published": asked.published is not None,
-    }
     plan = WorkerPlan(
         job=str(control_dir / "job.json"),
         control_dir=str(control_dir),
         base_dir=str(base_dir),
         tuned_dir=str(tuned_dir or no_model),
-        sides=[side for side in SIDES if is_asked[side]],
+        sides=_list_sides(asked, has_tuned=tuned_dir is not None),
         bfloat16=bfloat16,
         quantize=quantize,
         num_workers=placement.num_workers,
@@ -314,8 +271,21 @@ def plan_workers(
     return plan, placement
 
 
+def _list_sides(asked: QuestionSet, *, has_tuned: bool) -> list[str]:
+    """Return the variants that are asked, in their order."""
+    is_asked = {
+        "base": asked.has_base,
+        "prompted": asked.prompted is not None,
+        "baseProbes": asked.probes is not None,
+        "tuned": has_tuned,
+        "tunedProbes": asked.probes is not None,
+        "published": asked.published is not None,
+    }
+    return [side for side in SIDES if is_asked[side]]
+
+
 def _write_template(control_dir: Path, conversing: Conversing | None) -> str:
-    """Write the template by which others converse with the server; returns where it lies."""
+    """Write the template of the server's later conversations; returns its path."""
     if conversing is None:
         return ""
     path = control_dir / TEMPLATE_NAME
@@ -324,7 +294,7 @@ def _write_template(control_dir: Path, conversing: Conversing | None) -> str:
 
 
 def gather_facts(job: ResolvedJob, plan: WorkerPlan, keeping: Keeping) -> dict[str, object]:
-    """Return all that answers depend on beside the questions."""
+    """Return everything that answers depend on, except the questions."""
     image = os.environ.get(Environment.ENGINE_IMAGE, "")
     return {
         **keeping.facts,
@@ -334,7 +304,7 @@ def gather_facts(job: ResolvedJob, plan: WorkerPlan, keeping: Keeping) -> dict[s
         "batchSize": job.spec.evaluation.batch_size,
         "gpuBytes": plan.gpu_bytes if plan.gpus_per_worker else 0,
         "gpu": plan.gpu_kind if plan.gpus_per_worker else "",
-        # Another build of this program may ask otherwise.
+        # Another build of this program may ask in another way.
         "image": os.environ.get(Environment.IMAGE, ""),
     }
 
@@ -361,10 +331,10 @@ def _run(
     total: int,
     tell: Callable[[int, int], None],
 ) -> dict[str, Said]:
-    """Run the workers; returns what was answered before and now.
+    """Run the workers; returns the stored and the new answers.
 
     Raises:
-        TrainerError: As the workers ended; says what became of the answers so far.
+        TrainerError: A worker failed. The message says whether the answers so far are stored.
     """
     control_dir = Path(plan.control_dir)
 
@@ -393,6 +363,6 @@ def _run(
             error.message += f"; {words}"
         raise
     if plan.chat_template:
-        # What comes next takes its time, too, and may be stopped.
+        # The conversations that follow take long and may be stopped.
         keep()
     return answers()

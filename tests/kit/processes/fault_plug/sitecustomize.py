@@ -83,9 +83,9 @@ def break_ranks() -> None:
 
 def break_workers() -> None:
     """Have a worker of an evaluation hang after some batches of answers."""
-    from finetune_trainer.evaluate.inference import scoring
+    from finetune_trainer.evaluate.inference import transformers_engine
 
-    generate, calls = scoring.continue_greedily, []
+    generate, calls = transformers_engine.generate_batch, []
 
     def answer(*arguments: Any, **named: Any) -> Any:
         calls.append(1)
@@ -93,7 +93,7 @@ def break_workers() -> None:
             hang()
         return generate(*arguments, **named)
 
-    scoring.continue_greedily = answer
+    transformers_engine.generate_batch = answer
 
 
 match FAULT.get("kind"):

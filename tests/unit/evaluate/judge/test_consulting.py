@@ -17,7 +17,7 @@ from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.evaluate.comparison import Comparison
-from finetune_trainer.evaluate.inference.kept import drop_answers
+from finetune_trainer.evaluate.inference.answers import drop_answers
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.report.evidence import Evidence, Sample

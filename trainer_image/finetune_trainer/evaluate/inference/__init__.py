@@ -1,1 +1,1 @@
-"""Puts questions to models: transformers in worker processes, or a vLLM server."""
+"""Inference engines behind one interface, :mod:`.engine`, and the workers that ask them."""

@@ -2,9 +2,9 @@
 
 Usage: ``python -m finetune_trainer.evaluate.inference.worker plan.json RANK``.
 
-Started by :mod:`finetune_trainer.evaluate.inference.launch`, which has fetched everything. Every
-worker makes the same batches of all questions and answers every n-th of them, so that the answers
-do not depend on the number of workers as long as they hold as much.
+:mod:`finetune_trainer.evaluate.inference.workers` starts it, with all files in place. Every worker
+makes the same batches of all questions and answers every n-th of them. So the answers do not depend
+on the number of workers, as long as each holds as much.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -24,6 +24,9 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import InternalError, TrainerError, UserError
+from finetune_trainer.evaluate.inference.answers import Asker, Said, Share, count, read_answers
+from finetune_trainer.evaluate.inference.engine import Engine, EngineOpener
+from finetune_trainer.evaluate.tokenized import folder_of, name_of, read_encoded
 from finetune_trainer.failures import classify, failure_record
 from finetune_trainer.process import die_with_parent
 
@@ -32,42 +35,37 @@ BEFORE_NAME = "before.json"
 PROBLEM_NAME = "published-problem.txt"
 """File in the control folder that says why the published version cannot be asked."""
 ENGINE_NAME = "engine.txt"
-"""File in the control folder that names the server that was asked, with its version."""
+"""File in the control folder with the name and version of the server that was asked."""
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-    from finetune_trainer.evaluate.inference.answering import Asker, Said
-    from finetune_trainer.evaluate.tokenized import TokenizedQuestions
-    from finetune_trainer.model.encoding import ChatTokenizer
+    from finetune_trainer.evaluate.inference.vllm_server import ServedFolders
     from finetune_trainer.model.pair import ModelPair
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerPlan:
-    """What the parent hands to every worker, as JSON.
+    """What every worker receives from the parent, as JSON.
 
     Attributes:
         job: Path of ``job.json``.
-        control_dir: Workers and parent talk here: the questions as :func:`write_encoded` writes
-            them, as they are and with a prompt for the base, what was answered before as
-            ``before.json``, ``done-<rank>`` with a byte for each ask, ``said-<rank>.jsonl`` with a
-            line for each batch, ``failure-<rank>.json``.
+        control_dir: Folder of workers and parent. It holds the questions as :func:`write_encoded`
+            writes them; ``before.json``, the answers of earlier attempts; ``done-<rank>``, a byte
+            for each result; ``said-<rank>.jsonl``, a line for each batch; ``failure-<rank>.json``.
         base_dir: Local base model.
         tuned_dir: Local adapter, or fully tuned model; an empty folder where none is asked.
-        sides: Who is asked: of ``kept.SIDES``, in its order.
+        sides: The variants that are asked: of ``answers.SIDES``, in its order.
         bfloat16: Type of the base weights, as in training; else float32.
         quantize: The base is loaded in 4 bits, as in training.
-        num_workers: How many share the questions.
-        gpus_per_worker: GPUs that each puts its model on; 0 computes on the CPU.
+        num_workers: Workers that share the questions.
+        gpus_per_worker: GPUs for the model of each worker; 0 computes on the CPU.
         gpu_bytes: Memory of one GPU.
-        gpu_kind: Its name.
+        gpu_kind: Name of the GPU.
         held_tokens: Tokens of the conversations that a worker answers together.
         published: Fields of the published version's ``PublishedFolder``; None where none is asked.
-        is_served: The models are a vLLM server's, which is asked in the place of loading them.
-        chat_template: File by which others converse with that server when the questions are
-            answered; empty where nobody does.
-        conversation_tokens: Longest conversation of theirs with its answer.
+        is_served: A vLLM server holds the models; workers load none.
+        chat_template: File of the template of conversations that others have with that server
+            afterwards; empty where there are none.
+        conversation_tokens: Longest of these conversations with its answer.
     """
 
     job: str
@@ -100,7 +98,7 @@ def main(argv: list[str]) -> int:
         if plan.is_served:
             answer_by_server(plan, rank)
         else:
-            answer_share(plan, rank)
+            answer_by_models(plan, rank)
     except BaseException as error:
         if not isinstance(error, TrainerError):
             traceback.print_exc()
@@ -115,172 +113,175 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def answer_share(plan: WorkerPlan, rank: int) -> None:
-    """Put this worker's share of the questions to the models and write down what they said.
+def answer_by_models(plan: WorkerPlan, rank: int) -> None:
+    """Ask the models in this process this worker's share of the questions.
 
     Raises:
         TrainerError: A model does not load or does not fit.
     """
     import torch
 
-    from finetune_trainer.evaluate.inference.kept import read_answers
+    from finetune_trainer.evaluate.inference.transformers_engine import TransformersEngine
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     job = ResolvedJob.from_json(Path(plan.job).read_text())
-    folder = Path(plan.control_dir)
     askers = make_askers(plan, job, rank)
-    before = read_answers(folder / BEFORE_NAME)
-    shares = {side: askers[side].share(before[side]) for side in plan.sides}
-    with _keeping(folder, rank) as keep:
+    before = read_answers(Path(plan.control_dir, BEFORE_NAME))
+    shares = {side: asker.share(before[side]) for side, asker in askers.items()}
+    if all(share.is_empty for share in shares.values()):
+        return
+    pair = open_models(plan, rank, trust_remote_code=job.spec.model.trust_remote_code)
 
-        def put(sides: Sequence[str], model: PreTrainedModel) -> None:
-            for side in sides:
-                askers[side].ask(model, shares[side], partial(keep, side))
+    divides = job.spec.evaluation.batch_size == "auto"
 
-        wanted = [side for side in plan.sides if not shares[side].is_empty]
-        if not wanted:
-            return
-        pair = open_models(plan, rank, trust_remote_code=job.spec.model.trust_remote_code)
-        for name, sides in groupby(wanted, key=model_of):
-            if problem := ask_one(pair, name, partial(put, tuple(sides))):
-                (folder / PROBLEM_NAME).write_text(problem)
+    @contextmanager
+    def open_engine(name: str) -> Iterator[Engine]:
+        with pair.open(name) as model:
+            yield TransformersEngine(model, pad_id=askers[plan.sides[0]].pad_id, divides=divides)
 
-
-@contextmanager
-def _keeping(folder: Path, rank: int) -> Iterator[Callable[[str, Said], None]]:
-    """Yield what writes down what a side has said, and counts it."""
-    from finetune_trainer.evaluate.inference.kept import count
-
-    with (
-        (folder / f"done-{rank}").open("ab", buffering=0) as done,
-        (folder / f"said-{rank}.jsonl").open("ab", buffering=0) as said,
-    ):
-
-        def keep(side: str, answers: Said) -> None:
-            said.write(json.dumps({side: answers.to_json()}).encode() + b"\n")
-            done.write(b"." * count({side: answers}))
-
-        yield keep
+    ask_all(open_engine, askers, shares, plan, rank)
 
 
 def answer_by_server(plan: WorkerPlan, rank: int) -> None:
-    """Put all questions to the vLLM server beside this stage; it begins if anybody asks it.
+    """Ask the vLLM server beside this stage all questions; it starts where anybody needs it.
 
     Raises:
         TrainerError: There is no server, or it ended, does not answer or refuses.
     """
-    from finetune_trainer.evaluate.inference.engine.arguments import (
-        Models,
-        arguments_of,
-        find_problem,
-    )
-    from finetune_trainer.evaluate.inference.engine.asking import (
+    from finetune_trainer.evaluate.inference.vllm_engine import (
         NUM_AT_ONCE,
-        ServedVariant,
-        ask_variants,
-        find_too_long,
-        measure_room,
+        EngineClient,
+        VllmEngine,
     )
-    from finetune_trainer.evaluate.inference.engine.client import EngineClient
-    from finetune_trainer.evaluate.inference.engine.server import EngineServer
-    from finetune_trainer.evaluate.inference.kept import read_answers
+    from finetune_trainer.evaluate.inference.vllm_server import EngineServer, arguments_of
     from finetune_trainer.model.context import served_context
     from finetune_trainer.model.load import read_config
 
     job = ResolvedJob.from_json(Path(plan.job).read_text())
-    folder, adapters = Path(plan.control_dir), {"tuned": Path(plan.tuned_dir)}
-    before = read_answers(folder / BEFORE_NAME)
-    read = read_variants(plan, job)
-    sides = {
-        name: ServedVariant(
-            model=model_of(name), encoder=read[name][0], encoded=read[name][1], before=before[name]
-        )
-        for name in plan.sides
-    }
+    folder = Path(plan.control_dir)
+    askers = make_askers(plan, job, rank)
     context = served_context(read_config(Path(plan.base_dir)))
-    if plan.published:
-        problem = find_problem(plan.published, bfloat16=plan.bfloat16)
-        if problem := problem or find_too_long(sides["published"], context):
-            (folder / PROBLEM_NAME).write_text(problem)
-            del sides["published"]
-        else:
-            adapters["published"] = Path(plan.published["folder"])
-    if all(side.is_done for side in sides.values()) and not plan.chat_template:
+    drop_unservable(plan, askers, context)
+    before = read_answers(folder / BEFORE_NAME)
+    shares = {side: asker.share_of_all(before[side]) for side, asker in askers.items()}
+    if all(share.is_empty for share in shares.values()) and not plan.chat_template:
         return
     server = EngineServer.from_environment()
-    longest = measure_room(sides, context, others=plan.conversation_tokens)
-    models = Models(
-        base_dir=Path(plan.base_dir),
-        adapters=adapters,
-        bfloat16=plan.bfloat16,
-        max_tokens=longest,
-        chat_template=Path(plan.chat_template) if plan.chat_template else None,
-    )
+    models = choose_served(plan, askers, context)
     batch_size = job.spec.evaluation.batch_size
+    num_at_once = batch_size if isinstance(batch_size, int) else NUM_AT_ONCE
     try:
         server.begin(arguments_of(job, models, port=server.port))
         (folder / ENGINE_NAME).write_text(server.wait_until_ready())
-        with _keeping(folder, rank) as keep:
-            at_once = batch_size if isinstance(batch_size, int) else NUM_AT_ONCE
-            client = EngineClient(server, max_tokens=longest)
-            ask_variants(sides, client, keep, num_at_once=at_once)
+        client = EngineClient(
+            server.url(""), max_tokens=models.max_tokens, has_ended=lambda: server.has_ended
+        )
+
+        def open_engine(name: str) -> AbstractContextManager[Engine]:
+            return nullcontext(VllmEngine(client, name, num_at_once=num_at_once))
+
+        ask_all(open_engine, askers, shares, plan, rank)
     except TrainerError:
         server.keep_log(folder)
         raise
 
 
-def ask_one(pair: ModelPair, name: str, put: Callable[[PreTrainedModel], None]) -> str:
-    """Put what it is asked to one of the models, which is gone afterwards.
+def drop_unservable(plan: WorkerPlan, askers: dict[str, Asker], context: int | None) -> None:
+    """Remove the published version where the server cannot hold it, and write down why.
 
-    Of full fine-tuning base and tuned are two models: one goes before the other comes.
+    ``context`` are the tokens that the model takes; None if unknown.
+    """
+    from finetune_trainer.evaluate.inference.vllm_server import find_problem, find_too_long
 
-    Returns:
-        Why the published version cannot be asked: the others have answered, and what is missed are
-        the gates that ask for it. Empty if nothing was in the way.
+    if not plan.published:
+        return
+    problem = find_problem(plan.published, bfloat16=plan.bfloat16)
+    if problem := problem or find_too_long(askers["published"].encoded, context):
+        Path(plan.control_dir, PROBLEM_NAME).write_text(problem)
+        del askers["published"]
+
+
+def choose_served(
+    plan: WorkerPlan, askers: Mapping[str, Asker], context: int | None
+) -> ServedFolders:
+    """Return the models that the server holds, with room for the longest question.
 
     Raises:
-        TrainerError: Another model does not load or does not fit.
+        UserError: ``EngineUnsuitable``: a question is longer than the model's context.
     """
-    try:
-        with pair.open(name) as model:
-            put(model)
-    except UserError as error:
-        if error.reason != "PublishedUnusable":
-            raise
-        return error.message
-    return ""
+    from finetune_trainer.evaluate.inference.vllm_server import ServedFolders, measure_room
+
+    adapters = {"tuned": Path(plan.tuned_dir)}
+    if plan.published and "published" in askers:
+        adapters["published"] = Path(plan.published["folder"])
+    encoded = {side: asker.encoded for side, asker in askers.items()}
+    return ServedFolders(
+        base_dir=Path(plan.base_dir),
+        adapters=adapters,
+        bfloat16=plan.bfloat16,
+        max_tokens=measure_room(encoded, context, others=plan.conversation_tokens),
+        chat_template=Path(plan.chat_template) if plan.chat_template else None,
+    )
+
+
+def ask_all(
+    open_engine: EngineOpener,
+    askers: Mapping[str, Asker],
+    shares: Mapping[str, Share],
+    plan: WorkerPlan,
+    rank: int,
+) -> None:
+    """Ask each variant its share, model by model, and write the answers down as they come.
+
+    Where the published version cannot be asked, the reason is written down and the others go on.
+
+    Raises:
+        TrainerError: Another model does not load or does not fit, or an engine fails.
+    """
+    folder = Path(plan.control_dir)
+    wanted = [side for side, share in shares.items() if not share.is_empty]
+    with _writing(folder, rank) as write:
+
+        def ask(name: str, sides: Iterable[str]) -> None:
+            # After full fine-tuning base and tuned are two models. Nothing may refer to the engine
+            # of one when the other loads, so it is a local variable of this function.
+            with open_engine(name) as engine:
+                for side in sides:
+                    askers[side].ask(engine, shares[side], partial(write, side))
+
+        for name, sides in groupby(wanted, key=model_of):
+            try:
+                ask(name, sides)
+            except UserError as error:
+                if error.reason != "PublishedUnusable":
+                    raise
+                (folder / PROBLEM_NAME).write_text(error.message)
+
+
+@contextmanager
+def _writing(folder: Path, rank: int) -> Iterator[Callable[[str, Said], None]]:
+    """Yield a function that writes down answers of a variant, and counts them."""
+    with (
+        (folder / f"done-{rank}").open("ab", buffering=0) as done,
+        (folder / f"said-{rank}.jsonl").open("ab", buffering=0) as said,
+    ):
+
+        def write(side: str, answers: Said) -> None:
+            said.write(json.dumps({side: answers.to_json()}).encode() + b"\n")
+            done.write(b"." * count({side: answers}))
+
+        yield write
 
 
 def model_of(side: str) -> str:
-    """Return which model a side is asked of."""
+    """Return the model that answers for a variant."""
     if side == "published":
         return side
     return "tuned" if side.startswith("tuned") else "base"
 
 
 def make_askers(plan: WorkerPlan, job: ResolvedJob, rank: int) -> dict[str, Asker]:
-    """Return who puts its share of the questions to each side."""
-    from finetune_trainer.evaluate.inference.answering import Asker
-
-    batch_size = job.spec.evaluation.batch_size
-    return {
-        side: Asker(
-            encoder,
-            encoded,
-            batch_size=batch_size if isinstance(batch_size, int) else None,
-            held_tokens=plan.held_tokens,
-            rank=rank,
-            num_workers=plan.num_workers,
-        )
-        for side, (encoder, encoded) in read_variants(plan, job).items()
-    }
-
-
-def read_variants(
-    plan: WorkerPlan, job: ResolvedJob
-) -> dict[str, tuple[ChatTokenizer, TokenizedQuestions]]:
-    """Return the encoder and the questions of each side."""
-    from finetune_trainer.evaluate.tokenized import folder_of, name_of, read_encoded
+    """Return an asker for each variant."""
     from finetune_trainer.model.chat_format import read_format
     from finetune_trainer.model.encoding import make_encoder
     from finetune_trainer.model.load import load_tokenizer
@@ -288,11 +289,16 @@ def read_variants(
     tokenizer = load_tokenizer(
         Path(plan.base_dir), trust_remote_code=job.spec.model.trust_remote_code
     )
+    batch_size = job.spec.evaluation.batch_size
     folders = {side: folder_of(Path(plan.control_dir), side) for side in plan.sides}
     return {
-        side: (
+        side: Asker(
             make_encoder(job, tokenizer, read_format(folder)),
             read_encoded(folder, name=name_of(side)),
+            batch_size=batch_size if isinstance(batch_size, int) else None,
+            held_tokens=plan.held_tokens,
+            rank=rank,
+            num_workers=plan.num_workers,
         )
         for side, folder in folders.items()
     }
@@ -308,6 +314,7 @@ def open_models(plan: WorkerPlan, rank: int, *, trust_remote_code: bool) -> Mode
     gpus = range(first, first + plan.gpus_per_worker)
     if gpus:
         torch.cuda.set_device(first)
+    published = plan.published
     return ModelPair(
         Path(plan.base_dir),
         Path(plan.tuned_dir),
@@ -317,11 +324,11 @@ def open_models(plan: WorkerPlan, rank: int, *, trust_remote_code: bool) -> Mode
         quantize=plan.quantize,
         trust_remote_code=trust_remote_code,
         published=PublishedFolder(
-            folder=Path(plan.published["folder"]),
-            bfloat16=plan.published["bfloat16"],
-            quantize=plan.published["quantize"],
+            folder=Path(published["folder"]),
+            bfloat16=published["bfloat16"],
+            quantize=published["quantize"],
         )
-        if plan.published
+        if published
         else None,
     )
 

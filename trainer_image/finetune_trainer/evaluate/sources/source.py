@@ -18,7 +18,7 @@ from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.evaluate.comparison import Comparison
-from finetune_trainer.evaluate.inference.engine.arguments import Conversing
+from finetune_trainer.evaluate.inference.vllm_server import Conversing
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import Settings
 from finetune_trainer.evaluate.question_set import QuestionSet

@@ -15,7 +15,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.evaluate.inference.kept import prefix_of
+from finetune_trainer.evaluate.inference.answers import prefix_of
 from finetune_trainer.storage import ObjectStore
 
 FILE_NAME = "judge.json"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import RetryableError
-from finetune_trainer.evaluate.inference.engine.server import EngineServer
-from finetune_trainer.evaluate.inference.launch import STOPPED_REASON
+from finetune_trainer.evaluate.inference.vllm_server import EngineServer
+from finetune_trainer.evaluate.inference.workers import STOPPED_REASON
 from finetune_trainer.evaluate.sources.red_team.campaign import SIDES, Campaign
 from finetune_trainer.evaluate.sources.red_team.measuring import RedTeamScores, measure_attacks
 from finetune_trainer.evaluate.sources.red_team.reading import count_asked, read_report

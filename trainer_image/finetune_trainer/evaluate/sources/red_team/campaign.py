@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
-from finetune_trainer.evaluate.inference.engine.arguments import BASE_NAME
+from finetune_trainer.evaluate.inference.vllm_server import BASE_NAME
 from finetune_trainer.evaluate.sources.red_team.catalog import Catalog
 from finetune_trainer.evaluate.sources.red_team.configuration import Asking, make_configuration
 from finetune_trainer.evaluate.sources.red_team.container import Garak

@@ -1,4 +1,4 @@
-"""A prompt that is read once gives what it gives when it is read twice."""
+"""A prompt that is read once gives the results of a prompt that is read twice."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_trainer.evaluate.inference.caches import can_go_on
-from finetune_trainer.evaluate.inference.reading import score_and_answer
-from finetune_trainer.evaluate.inference.scoring import generate_answers, score_likelihood
+from finetune_trainer.evaluate.inference.engine import Prompt
+from finetune_trainer.evaluate.inference.reading import can_go_on
+from finetune_trainer.evaluate.inference.transformers_engine import TransformersEngine
 from finetune_trainer.evaluate.tokenized import pair_prompts
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from kit.models.architectures import MODELS, make_model
+from kit.models.generating import generate_answers, score_and_answer, score_likelihood
 from kit.models.tiny_tokenizer import make_tokenizer
 
 pytestmark = pytest.mark.slow  # it needs torch
@@ -136,3 +137,49 @@ def test_only_references_that_count_after_their_prompt_are_paired() -> None:
         TokenizedExample(input_ids=PROMPTS[1], spans=(), num_cut=3),  # its answer is cut away
     ]
     assert pair_prompts(PROMPTS, examples) == {0: 2, 2: 4}
+
+
+def test_an_answer_ends_with_its_first_stop_token_or_at_its_limit() -> None:
+    model, stops = make_model("whole attention"), tuple(range(0, 512, 15))
+    engine = TransformersEngine(model, pad_id=0)
+    prompts = [Prompt(token_ids=[5, 9, first], max_new_tokens=30) for first in range(20, 40)]
+    said = {
+        at: each for part in engine.generate(prompts, stop_ids=stops) for at, each in part.items()
+    }
+    assert sorted(said) == list(range(len(prompts)))
+    for answer in (each.token_ids for each in said.values()):
+        assert not set(answer[:-1]) & set(stops)
+        assert len(answer) == 30 or answer[-1] in stops
+    assert len({len(each.token_ids) for each in said.values()}) > 2
+
+
+def test_a_prompt_that_wants_no_answer_gets_only_its_choice() -> None:
+    engine = TransformersEngine(make_model("whole attention"), pad_id=0)
+    choices = [[60, 2], [61, 2], [62, 63, 2]]
+    [both], [choice] = (
+        list(
+            engine.generate(
+                [Prompt(token_ids=ids, max_new_tokens=limit, choices=choices) for ids in PROMPTS],
+                stop_ids=[2],
+            )
+        )
+        for limit in (4, 0)
+    )
+    assert [choice[at].token_ids for at in choice] == [[]] * len(PROMPTS)
+    assert [choice[at].choice for at in choice] == [both[at].choice for at in both]
+    assert all(both[at].token_ids for at in both)
+
+
+def test_a_shared_beginning_is_read_once_for_all_calls() -> None:
+    model = make_model("whole attention")
+    read: list[tuple[int, ...]] = []
+    model.register_forward_pre_hook(
+        lambda _, __, named: read.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    engine = TransformersEngine(model, pad_id=0)
+    beginning = list(range(11, 31))
+    examples = [reference([*beginning, *prompt], [60, 2]) for prompt in PROMPTS]
+    prompts = [Prompt(token_ids=[*beginning, *ids], max_new_tokens=2) for ids in PROMPTS]
+    list(engine.score(examples, num_shared=len(beginning)))
+    list(engine.generate(prompts, stop_ids=[2], num_shared=len(beginning)))
+    assert read.count((1, len(beginning))) == 1

@@ -13,17 +13,19 @@ from finetune_api.protocol.trainer import Environment, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate.asking import Keeping, gather_facts
-from finetune_trainer.evaluate.inference.answering import Asker, Said, ask_in_parts
-from finetune_trainer.evaluate.inference.kept import (
+from finetune_trainer.evaluate.inference.answers import (
     SIDES,
+    Asker,
     KeptAnswers,
+    Said,
     combine,
     count,
     digest_of,
     drop_answers,
 )
-from finetune_trainer.evaluate.inference.launch import read_said
+from finetune_trainer.evaluate.inference.reading import compute_in_halves
 from finetune_trainer.evaluate.inference.worker import WorkerPlan
+from finetune_trainer.evaluate.inference.workers import read_said
 from finetune_trainer.evaluate.tokenized import TokenizedQuestions, write_encoded
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from finetune_trainer.storage.local import FileStore
@@ -156,11 +158,11 @@ def test_references_that_continue_a_prompt_are_asked_for_with_it() -> None:
     asker = Asker(encoder, encoded(first=8), batch_size=2)
     nothing = asker.share(Said(likelihoods={}, texts={}))
     # Of five references behind one prompt the first is read together with it.
-    assert (list(nothing.rows), list(nothing.asks)) == ([[1, 2, 3, 4]], [[0, 1], [2]])
+    assert (list(nothing.rows), list(map(list, nothing.asks))) == ([[1, 2, 3, 4]], [[0, 1], [2]])
     answered = Said(likelihoods=dict.fromkeys(range(1, 5), (0.0, 1)), texts={2: ""})
-    assert list(asker.share(answered).asks) == [[0, 1], [2]]
+    assert list(map(list, asker.share(answered).asks)) == [[0, 1], [2]]
     answered.likelihoods[0] = (0.0, 1)
-    assert list(asker.share(answered).asks) == [[0, 1]]
+    assert list(map(list, asker.share(answered).asks)) == [[0, 1]]
 
 
 @pytest.mark.slow
@@ -173,11 +175,11 @@ def test_a_batch_that_does_not_fit_is_asked_in_halves() -> None:
             raise MemoryError
         return Said(likelihoods={}, texts={i: str(i) for i in batch})
 
-    said = list(ask_in_parts(ask, [5, 3, 9, 1, 7]))
+    said = list(compute_in_halves(ask, [5, 3, 9, 1, 7]))
     assert [sorted(part.texts) for part in said] == [[3, 5], [9], [1, 7]]
     assert len(tried) == 5
     with pytest.raises(MemoryError):
-        list(ask_in_parts(lambda _batch: ask([1, 2, 3]), [4]))
+        list(compute_in_halves(lambda _batch: ask([1, 2, 3]), [4]))
 
 
 def test_answers_of_another_build_or_another_kind_of_gpu_are_not_gone_on_with(

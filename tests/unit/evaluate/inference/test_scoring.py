@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_trainer.evaluate.inference.scoring import generate_answers
 from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import ChatTokenizer
 from kit.models.awkward_templates import OPENS_REASONING
+from kit.models.generating import generate_answers
 from kit.models.tiny_tokenizer import CHATML, make_tokenizer
 
 pytestmark = pytest.mark.slow  # it needs torch

@@ -12,13 +12,13 @@ from safetensors.numpy import save_file
 from finetune_api.protocol.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import RetryableError, UserError
-from finetune_trainer.evaluate.inference.engine.arguments import (
-    Models,
+from finetune_trainer.evaluate.inference.vllm_server import (
+    EngineServer,
+    ServedFolders,
     arguments_of,
     divide_over,
     find_problem,
 )
-from finetune_trainer.evaluate.inference.engine.server import EngineServer
 from kit.cases.spec_cases import changed, minimal_job
 from kit.models.tiny_models import make_model
 from kit.servers.engine_server import VERSION, engine_stub
@@ -47,7 +47,7 @@ def base(tmp_path_factory):
 
 
 def arguments(base, adapters, **change):
-    models = Models(base_dir=base, adapters=adapters, bfloat16=True, max_tokens=700)
+    models = ServedFolders(base_dir=base, adapters=adapters, bfloat16=True, max_tokens=700)
     return arguments_of(job_with(**change), models, port=8123)
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.evaluate.inference.caches import read_shared
-from finetune_trainer.evaluate.inference.reading import score_and_answer
-from finetune_trainer.evaluate.inference.scoring import generate_answers, score_likelihood
+from finetune_trainer.evaluate.inference.reading import read_shared
 from finetune_trainer.evaluate.tokenized import count_common
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from kit.models.architectures import MODELS, make_model
+from kit.models.generating import generate_answers, score_and_answer, score_likelihood
 from kit.models.tiny_tokenizer import make_tokenizer
 
 pytestmark = pytest.mark.slow  # it needs torch

@@ -12,18 +12,19 @@ import numpy as np
 import pytest
 
 from finetune_trainer.errors import RetryableError, TrainerError, UserError
-from finetune_trainer.evaluate.inference.answering import Said
-from finetune_trainer.evaluate.inference.engine.asking import (
-    ServedVariant,
-    ask_variants,
+from finetune_trainer.evaluate.inference.answers import Asker, Said, combine
+from finetune_trainer.evaluate.inference.vllm_engine import (
+    NUM_TRIES,
+    EngineClient,
+    VllmEngine,
     choose,
-    find_too_long,
-    measure_room,
     score_example,
 )
-from finetune_trainer.evaluate.inference.engine.client import NUM_TRIES, EngineClient
-from finetune_trainer.evaluate.inference.engine.server import EngineServer
-from finetune_trainer.evaluate.inference.kept import combine
+from finetune_trainer.evaluate.inference.vllm_server import (
+    EngineServer,
+    find_too_long,
+    measure_room,
+)
 from finetune_trainer.evaluate.tokenized import TokenizedQuestions
 from finetune_trainer.model.chat_format import decide_format
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
@@ -37,7 +38,12 @@ NOTHING = Said(likelihoods={}, texts={})
 
 def client_of(stub: EngineStub, folder: Path) -> EngineClient:
     server = EngineServer(folder, stub.port)
-    return EngineClient(server, max_tokens=stub.max_tokens, wait=lambda _seconds: None)
+    return EngineClient(
+        server.url(""),
+        max_tokens=stub.max_tokens,
+        has_ended=lambda: server.has_ended,
+        wait=lambda _seconds: None,
+    )
 
 
 def made_up_score(model: str, tokens: list[int], begin: int) -> float:
@@ -105,7 +111,7 @@ def test_choices_that_cannot_win_any_more_are_not_read(tmp_path):
     assert len(stub.calls) == 2
 
 
-def side_of(before: Said = NOTHING, *, num_prompts: int = 6, example: int = 4) -> ServedVariant:
+def asker_of(*, num_prompts: int = 6, example: int = 4) -> Asker:
     prompts = [[index, index + 1] for index in range(num_prompts)]
     examples = [[*ids, 9, 3, *[5] * (example - 4)] for ids in prompts]
     encoded = TokenizedQuestions(
@@ -116,23 +122,22 @@ def side_of(before: Said = NOTHING, *, num_prompts: int = 6, example: int = 4) -
         choices=[[5, 3], [6, 3], [7, 8, 3]],
     )
     encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
-    return ServedVariant(model="base", encoder=encoder, encoded=encoded, before=before)
+    return Asker(encoder, encoded, batch_size=None)
 
 
-def ask(stub: EngineStub, folder: Path, side: ServedVariant, **settings) -> Said:
+def ask(
+    stub: EngineStub, folder: Path, asker: Asker, before: Said = NOTHING, **settings: int
+) -> Said:
     told: list[dict[str, Said]] = []
-    client = client_of(stub, folder)
-    try:
-        ask_variants({"base": side}, client, lambda n, said: told.append({n: said}), **settings)
-    finally:
-        side_said = combine(told)["base"]
-    return side_said
+    engine = VllmEngine(client_of(stub, folder), "base", **settings)
+    asker.ask(engine, asker.share_of_all(before), lambda said: told.append({"base": said}))
+    return combine(told)["base"]
 
 
 @pytest.mark.slow
 def test_everything_is_asked_once_and_so_many_at_a_time(tmp_path):
     with engine_stub() as stub:
-        said = ask(stub, tmp_path, side_of(), num_at_once=3)
+        said = ask(stub, tmp_path, asker_of(), num_at_once=3)
     assert [sorted(part) for part in (said.likelihoods, said.texts, said.chosen)] == [
         list(range(6))
     ] * 3
@@ -153,33 +158,33 @@ def test_a_thought_that_the_server_cut_is_no_answer(tmp_path):
         answer_tokens=7,
         limits=[7, 3],
     )
-    side = ServedVariant(model="base", encoder=encoder, encoded=encoded, before=NOTHING)
-    assert side.longest == max(len(opened) + 7, len(ended) + 3)
+    asker = Asker(encoder, encoded, batch_size=None)
+    assert encoded.longest(num_more=1) == max(len(opened) + 7, len(ended) + 3)
 
     def read(_name: str, tokens: Sequence[int]) -> list[list[float]]:
         return [[float(token == 40) for token in range(60)] for _ in tokens]
 
     with engine_stub(read=read) as stub:
-        said = ask(stub, tmp_path, side)
+        said = ask(stub, tmp_path, asker)
     assert said.texts == {0: None, 1: tokenizer.decode([40] * 3)}
 
 
 def test_what_was_answered_before_is_not_asked_again(tmp_path):
     with engine_stub() as stub:
-        whole = ask(stub, tmp_path, side_of())
+        whole = ask(stub, tmp_path, asker_of())
         before = Said(
             likelihoods={i: whole.likelihoods[i] for i in (0, 1, 2, 3, 4)},
             texts={i: whole.texts[i] for i in (1, 2, 3)},
             chosen={i: whole.chosen[i] for i in range(6)},
         )
         stub.calls.clear()
-        rest = ask(stub, tmp_path, side_of(before))
+        rest = ask(stub, tmp_path, asker_of(), before)
     assert (set(rest.likelihoods), set(rest.texts), set(rest.chosen)) == ({5}, {0, 4, 5}, set())
     assert len(stub.calls) == 4
     assert {i: rest.texts[i] for i in rest.texts} == {i: whole.texts[i] for i in (0, 4, 5)}
     done = Said(likelihoods=whole.likelihoods, texts=whole.texts, chosen=whole.chosen)
-    assert side_of(done).is_done
-    assert not side_of(before).is_done
+    assert asker_of().share_of_all(done).is_empty
+    assert not asker_of().share_of_all(before).is_empty
 
 
 def test_an_answer_is_composed_as_references_are(tmp_path):
@@ -195,19 +200,19 @@ def test_an_answer_is_composed_as_references_are(tmp_path):
     encoded = TokenizedQuestions(
         examples=[], owners=np.arange(0), prompts=[[0]], answer_tokens=len(answer)
     )
-    side = ServedVariant(model="base", encoder=encoder, encoded=encoded, before=NOTHING)
+    asker = Asker(encoder, encoded, batch_size=None)
     with engine_stub(read=read) as stub:
-        said = ask(stub, tmp_path, side)
+        said = ask(stub, tmp_path, asker)
     assert said.texts == {0: encoder.read_answer({"prompt": "q", "completion": decomposed})}
 
 
 def test_the_longest_question_with_its_answer_fits():
-    assert (side_of().least, side_of().longest) == (2 + 4, 2 + 4)
+    encoded = asker_of().encoded
+    assert (encoded.longest(), encoded.longest(num_more=1)) == (2 + 4, 2 + 4)
     nothing = TokenizedQuestions(examples=[], owners=np.arange(0), prompts=[], answer_tokens=4)
     encoder = ChatTokenizer(make_tokenizer(), max_tokens=64)
-    empty = ServedVariant(model="base", encoder=encoder, encoded=nothing, before=NOTHING)
-    assert empty.longest >= 1
-    assert empty.is_done
+    assert nothing.longest(num_more=1) >= 1
+    assert Asker(encoder, nothing, batch_size=None).share_of_all(NOTHING).is_empty
 
 
 @pytest.mark.parametrize(
@@ -223,23 +228,25 @@ def test_the_longest_question_with_its_answer_fits():
     ],
 )
 def test_a_server_is_never_asked_for_more_than_the_model_takes(example, context, others, room):
-    assert measure_room({"base": side_of(example=example)}, context, others=others) == room
+    encoded = asker_of(example=example).encoded
+    assert measure_room({"base": encoded}, context, others=others) == room
 
 
 @pytest.mark.parametrize(("example", "context"), [(9, 8), (4, 5)])
 def test_what_does_not_fit_is_refused_once_and_not_tried_again(example, context):
-    side = side_of(example=example)
-    with pytest.raises(UserError, match=f"side base.*{side.least} tokens.* {context} that") as end:
-        measure_room({"base": side}, context)
+    encoded = asker_of(example=example).encoded
+    words = f"side base.*{encoded.longest()} tokens.* {context} that"
+    with pytest.raises(UserError, match=words) as end:
+        measure_room({"base": encoded}, context)
     assert end.value.reason == "EngineUnsuitable"
     assert "evaluation.maxNewTokens" in end.value.message
-    assert find_too_long(side, None) == ""
+    assert find_too_long(encoded, None) == ""
 
 
 @pytest.mark.parametrize("status", [0, 500, 503, 429])
 def test_calls_are_put_again_where_a_connection_breaks_or_the_server_is_busy(status, tmp_path):
     with engine_stub() as stub:
-        whole = ask(stub, tmp_path, side_of())
+        whole = ask(stub, tmp_path, asker_of())
     seen: Counter[str] = Counter()
 
     def reply(number: int) -> int | None:
@@ -248,7 +255,7 @@ def test_calls_are_put_again_where_a_connection_breaks_or_the_server_is_busy(sta
         return status if seen[call] < NUM_TRIES else None
 
     with engine_stub(reply=reply) as stub:
-        said = ask(stub, tmp_path, side_of())
+        said = ask(stub, tmp_path, asker_of())
     assert (said.texts, said.likelihoods) == (whole.texts, whole.likelihoods)
 
 
@@ -264,7 +271,7 @@ def test_calls_are_put_again_where_a_connection_breaks_or_the_server_is_busy(sta
 )
 def test_a_server_that_cannot_be_asked_fails_with_what_to_do(settings, error, words, tmp_path):
     with engine_stub(**settings) as stub, pytest.raises(error, match=words):
-        ask(stub, tmp_path, side_of())
+        ask(stub, tmp_path, asker_of())
 
 
 def test_a_server_that_ends_is_not_waited_for_and_the_answers_before_are_told(tmp_path):
@@ -276,13 +283,11 @@ def test_a_server_that_ends_is_not_waited_for_and_the_answers_before_are_told(tm
         (tmp_path / "ended").touch()
         return 0
 
-    with engine_stub(reply=reply) as stub, pytest.raises(TrainerError, match="ended while") as end:
-        ask_variants(
-            {"base": side_of()},
-            client_of(stub, tmp_path),
-            lambda _, said: told.append(said),
-            num_at_once=1,
-        )
+    asker = asker_of()
+    with engine_stub(reply=reply) as stub:
+        engine = VllmEngine(client_of(stub, tmp_path), "base", num_at_once=1)
+        with pytest.raises(TrainerError, match="ended while") as end:
+            asker.ask(engine, asker.share_of_all(NOTHING), told.append)
     assert (end.value.reason, end.value.failure_class) == ("EngineFailed", "Retryable")
     assert len(told) == 5
     assert len(stub.calls) == 6

@@ -1,1 +1,0 @@
-"""Another engine for the answers: a vLLM server beside the stage, asked over HTTP."""
