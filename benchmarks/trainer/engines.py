@@ -3,13 +3,11 @@
 All three answer the same prompts greedily and score the same references. The engine scores each
 reference in the pass that reads its prompt; the others score them afterwards, in batches of their
 own. The prompts are lines of this repository's documentation.
-
-Usage: python benchmarks/trainer/engines.py MODEL_FOLDER [NUM_PROMPTS] [MAX_NEW_TOKENS]
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -109,13 +107,17 @@ def generate_continuously(
 
 def main() -> None:
     """Measure and print the table."""
-    folder = sys.argv[1]
-    number, limit = (int(word) for word in (*sys.argv[2:4], *("96", "64")[len(sys.argv[2:4]) :]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model_folder")
+    parser.add_argument("num_prompts", type=int, nargs="?", default=96)
+    parser.add_argument("max_new_tokens", type=int, nargs="?", default=64)
+    arguments = parser.parse_args()
+    folder, limit = arguments.model_folder, arguments.max_new_tokens
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model: Any = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="sdpa"
     ).eval()
-    prompts = make_prompts(tokenizer, number, limit)
+    prompts = make_prompts(tokenizer, arguments.num_prompts, limit)
     alone = [replace(prompt, reference=None) for prompt in prompts]
     stop, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     settings = GenerationConfig(
