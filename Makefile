@@ -67,7 +67,7 @@ data-quality: setup ## What the data stage finds in data with planted faults, as
 	@PYTHONPATH=operator:trainer_image:tests:. $(PYTHON) benchmarks/data_quality.py $(TABLES)
 
 .PHONY: evidence
-evidence: setup ## How often intervals hold and verdicts are wrong, simulated, as tables (about 15 minutes; TABLES="gains verdicts")
+evidence: setup ## How often intervals hold and verdicts are wrong, simulated, as tables (about 25 minutes; TABLES="gains verdicts")
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.evidence $(TABLES)
 
 .PHONY: sweeps
