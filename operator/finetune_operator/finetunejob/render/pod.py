@@ -37,9 +37,9 @@ from finetune_operator.finetunejob.render.red_team import (
     render_red_team,
     share_red_team_folder,
 )
+from finetune_operator.finetunejob.render.security import container_security, pod_security
 from finetune_operator.finetunejob.render.service import rendezvous_host
 
-USER_ID = 65532
 KUEUE_PREFIX = "kueue.x-k8s.io/"
 JOB_DIR = "/etc/finetune/job"
 WORK_DIR = "/work"
@@ -138,7 +138,7 @@ def render_pod_template(
         "volumeMounts": mounts,
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
-        "securityContext": _security(),
+        "securityContext": container_security(),
     }
     policy = _pull_policy(spec, config)
     if policy:
@@ -148,14 +148,7 @@ def render_pod_template(
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": extra.termination_grace_period_seconds,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": pod_security(),
         "containers": [container],
         "volumes": volumes,
     }
@@ -181,14 +174,6 @@ def _annotations(extra: PodTemplate, stage: Stage) -> dict[str, str]:
 def _pin(argument: str, digest: str | None) -> list[str]:
     # An argument, not a variable: a trainer that does not know it must not train.
     return [] if digest is None else [argument, digest]
-
-
-def _security() -> dict[str, Any]:
-    return {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
 
 
 def _is_small(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> bool:
@@ -258,9 +243,9 @@ def _engines(
     resources = _limited(limits, spec, num_gpus_of(spec, stage))
     own = [mount for mount in mounts if mount["name"] not in _OF_THE_STAGE]
     seen = [mount for mount in own if not mount["name"].startswith("credentials-")]
-    beside = [render_engine(config, seen, resources=resources, security=_security())]
+    beside = [render_engine(config, seen, resources=resources, security=container_security())]
     if has_red_team(spec, stage, config):
-        beside.append(render_red_team(config, security=_security()))
+        beside.append(render_red_team(config, security=container_security()))
     return {"initContainers": beside}
 
 
