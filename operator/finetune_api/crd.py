@@ -8,10 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from finetune_api.columns import (
+    APPROVAL_COLUMNS,
+    ENDPOINT_COLUMNS,
+    JOB_COLUMNS,
+    SWEEP_COLUMNS,
+)
 from finetune_api.meta import (
     API_VERSION,
     APPROVAL_KIND,
     APPROVAL_PLURAL,
+    ENDPOINT_KIND,
+    ENDPOINT_PLURAL,
     GROUP,
     KIND,
     PLURAL,
@@ -29,6 +37,12 @@ from finetune_api.schema.structural import (
     schema_of,
 )
 from finetune_api.v1alpha1.approval import APPROVAL_RULES, IMMUTABLE_MESSAGE, FineTuneApproval
+from finetune_api.v1alpha1.finetuneendpoint import (
+    ENDPOINT_FIXED_FIELDS,
+    ENDPOINT_RULES,
+    FineTuneEndpoint,
+    fixed_in_endpoint_message,
+)
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJob
 from finetune_api.v1alpha1.finetunesweep import (
     MAX_SWEEP_NAME_LENGTH,
@@ -47,6 +61,7 @@ __all__ = [
     "CUSTOM_KINDS",
     "JOBS",
     "APPROVALS",
+    "ENDPOINTS",
     "SWEEPS",
     "CustomKind",
     "auto_or_integer_message",
@@ -67,136 +82,15 @@ NAME_RULE = (
     "self.metadata.name.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')"
 )
 
-_JOB_COLUMNS: tuple[Schema, ...] = (
-    {
-        "name": "Phase",
-        "type": "string",
-        "jsonPath": ".status.phase",
-        "description": "Where the job is in its life.",
-    },
-    {
-        "name": "Progress",
-        "type": "integer",
-        "jsonPath": ".status.progress.percent",
-        "description": "Share of the current stage done, in percent.",
-    },
-    {
-        "name": "Step",
-        "type": "integer",
-        "jsonPath": ".status.progress.step",
-        "description": "Optimiser steps done.",
-    },
-    {
-        "name": "Loss",
-        "type": "string",
-        "jsonPath": '.status.metrics[?(@.name=="loss")].value',
-        "description": "Latest training loss.",
-    },
-    {
-        "name": "Queue",
-        "type": "string",
-        "jsonPath": ".spec.queueName",
-        "description": "Kueue LocalQueue.",
-    },
-    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-    {
-        "name": "Reason",
-        "type": "string",
-        "priority": 1,
-        "jsonPath": ".status.reason",
-        "description": "Why the job is in its phase: what it waits for, or why it failed.",
-    },
-    {
-        "name": "Adapter",
-        "type": "string",
-        "priority": 1,
-        "jsonPath": ".status.artifact.uri",
-        "description": "Folder of the published adapter.",
-    },
-)
-
-_APPROVAL_COLUMNS: tuple[Schema, ...] = (
-    {
-        "name": "Job",
-        "type": "string",
-        "jsonPath": ".spec.job",
-        "description": "Name of the FineTuneJob.",
-    },
-    {
-        "name": "Subject",
-        "type": "string",
-        "jsonPath": ".spec.subject",
-        "description": "What is decided on.",
-    },
-    {
-        "name": "Decision",
-        "type": "string",
-        "jsonPath": ".spec.decision",
-        "description": "Approved or Rejected.",
-    },
-    {"name": "By", "type": "string", "jsonPath": ".spec.by", "description": "Who decided."},
-    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-    {
-        "name": "Digest",
-        "type": "string",
-        "priority": 1,
-        "jsonPath": ".spec.digest",
-        "description": "Version of the data set that was looked at.",
-    },
-    {
-        "name": "Reason",
-        "type": "string",
-        "priority": 1,
-        "jsonPath": ".spec.reason",
-        "description": "Why.",
-    },
-)
-
-_SWEEP_COLUMNS: tuple[Schema, ...] = (
-    {
-        "name": "Phase",
-        "type": "string",
-        "jsonPath": ".status.phase",
-        "description": "Where the sweep is in its life.",
-    },
-    {
-        "name": "Trials",
-        "type": "string",
-        "jsonPath": ".status.progress",
-        "description": "Trials that are over, of all.",
-    },
-    {
-        "name": "Best",
-        "type": "string",
-        "jsonPath": ".status.best.name",
-        "description": "FineTuneJob of the best trial.",
-    },
-    {
-        "name": "Score",
-        "type": "string",
-        "jsonPath": ".status.best.score",
-        "description": "Its score by the metric.",
-    },
-    {
-        "name": "Metric",
-        "type": "string",
-        "jsonPath": ".status.objective.metric",
-        "description": "What trials are compared by.",
-    },
-    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
-    {
-        "name": "Reason",
-        "type": "string",
-        "priority": 1,
-        "jsonPath": ".status.reason",
-        "description": "Why the sweep is in its phase.",
-    },
-)
 SWEEP_NAME_MESSAGE = (
     f"metadata.name must be at most {MAX_SWEEP_NAME_LENGTH} lower-case letters, digits or dashes, "
     "and start and end with a letter or digit: names of FineTuneJobs are derived from it"
 )
 SWEEP_NAME_RULE = NAME_RULE.replace(str(MAX_NAME_LENGTH), str(MAX_SWEEP_NAME_LENGTH))
+ENDPOINT_NAME_MESSAGE = (
+    f"metadata.name must be at most {MAX_NAME_LENGTH} lower-case letters, digits or dashes, "
+    "and start and end with a letter or digit: it is the name of the model in requests"
+)
 
 
 def immutable_message(field: str) -> str:
@@ -247,6 +141,18 @@ def build_sweep_schema() -> Schema:
     add_rules(template["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
     add_rules(spec["properties"]["parameters"]["items"], PARAMETER_RULES, prefix="")
     _fix_fields(spec, SWEEP_FIXED_FIELDS, fixed_in_sweep_message)
+    finish_status(schema["properties"]["status"])
+    return ordered(schema)
+
+
+def build_endpoint_schema() -> Schema:
+    """Build the structural schema of one FineTuneEndpoint, rules included."""
+    schema = schema_of(FineTuneEndpoint)
+    _set_head(schema, ENDPOINT_KIND)
+    schema["x-kubernetes-validations"] = [{"rule": NAME_RULE, "message": ENDPOINT_NAME_MESSAGE}]
+    spec = schema["properties"]["spec"]
+    add_rules(spec, ENDPOINT_RULES, prefix="")
+    _fix_fields(spec, ENDPOINT_FIXED_FIELDS, fixed_in_endpoint_message)
     finish_status(schema["properties"]["status"])
     return ordered(schema)
 
@@ -311,7 +217,7 @@ JOBS = CustomKind(
     plural=PLURAL,
     short_names=("ftj",),
     source="finetunejob.py",
-    columns=_JOB_COLUMNS,
+    columns=JOB_COLUMNS,
     build_schema=build_schema,
     has_status=True,
     selectable=(".spec.queueName", ".status.phase"),
@@ -321,7 +227,7 @@ APPROVALS = CustomKind(
     plural=APPROVAL_PLURAL,
     short_names=("fta",),
     source="approval.py",
-    columns=_APPROVAL_COLUMNS,
+    columns=APPROVAL_COLUMNS,
     build_schema=build_approval_schema,
     has_status=False,
     selectable=(".spec.job", ".spec.decision"),
@@ -331,12 +237,22 @@ SWEEPS = CustomKind(
     plural=SWEEP_PLURAL,
     short_names=("fts",),
     source="finetunesweep.py",
-    columns=_SWEEP_COLUMNS,
+    columns=SWEEP_COLUMNS,
     build_schema=build_sweep_schema,
     has_status=True,
     selectable=(".status.phase",),
 )
-CUSTOM_KINDS = (JOBS, APPROVALS, SWEEPS)
+ENDPOINTS = CustomKind(
+    kind=ENDPOINT_KIND,
+    plural=ENDPOINT_PLURAL,
+    short_names=("fte",),
+    source="finetuneendpoint.py",
+    columns=ENDPOINT_COLUMNS,
+    build_schema=build_endpoint_schema,
+    has_status=True,
+    selectable=(".status.phase",),
+)
+CUSTOM_KINDS = (JOBS, APPROVALS, SWEEPS, ENDPOINTS)
 
 
 def build_crd(custom: CustomKind = JOBS) -> Schema:

@@ -34,6 +34,8 @@ APPROVAL_KIND = "FineTuneApproval"
 APPROVAL_PLURAL = "finetuneapprovals"
 SWEEP_KIND = "FineTuneSweep"
 SWEEP_PLURAL = "finetunesweeps"
+ENDPOINT_KIND = "FineTuneEndpoint"
+ENDPOINT_PLURAL = "finetuneendpoints"
 
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
 SIGNED_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"

@@ -1,4 +1,4 @@
-"""Names, labels and annotations of everything that belongs to a FineTuneJob.
+"""Names, labels and annotations of what belongs to the kinds of this API.
 
 All names are derived, so a second creation finds the name taken.
 """
@@ -21,6 +21,10 @@ TRIAL_LABEL = "finetune.dev/trial"
 """Number of a trial, from 1, on a FineTuneJob of a sweep."""
 REPLICATE_LABEL = "finetune.dev/replicate-of"
 """Number of the trial that a replicate repeats, on a FineTuneJob of a sweep."""
+SERVING_LABEL = "finetune.dev/serving"
+"""``front`` or ``server``, on Deployments, Services and pods that serve a namespace's endpoints."""
+SERVER_LABEL = "finetune.dev/server"
+"""Name of the server Deployment, on what belongs to it."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGED_BY = "finetune-operator"
 
@@ -45,6 +49,22 @@ ENGINE_CONTAINER = "vllm"
 """Name of the container beside it that answers an evaluation's questions, where there is one."""
 RED_TEAM_CONTAINER = "garak"
 """Name of the container beside both that attacks the models, where there is one."""
+
+AGENT_CONTAINER = "agent"
+"""Container of a server pod that loads versions and is the pod's one listener."""
+SERVING_ENGINE_CONTAINER = "engine"
+"""Container of a server pod that computes answers, on the loopback interface only."""
+FRONT_CONTAINER = "front"
+"""Container of a front pod."""
+FRONT = "finetune-front"
+"""Deployment and Service through which the endpoints of a namespace are asked."""
+SERVING = "finetune-serving"
+"""ServiceAccount of front and server pods, its Role and its RoleBinding."""
+SERVING_TOKEN_SECRET = "finetune-serving-token"  # noqa: S105 - a name, not a secret
+"""Secret with the token by which server pods know the front."""
+SERVER_PREFIX = "fts-"
+"""What the names of server Deployments and Services begin with."""
+SERVER_DIGEST_LENGTH = 12
 
 
 def child_job_name(name: str, stage: Stage, run: int = 1) -> str:
@@ -87,6 +107,25 @@ def config_map_name(name: str) -> str:
 def service_name(name: str) -> str:
     """Return the name of the headless Service of a job of several nodes."""
     return child_job_name(name, Stage.TRAIN)
+
+
+def adapter_name(namespace: str, job: str, version: int) -> str:
+    """Return the name that a published version is loaded under. It never names anything else."""
+    return f"{namespace}.{job}-v{version}"
+
+
+def server_name(digest: str) -> str:
+    """Return the name of the server Deployment and Service of a base model and its settings.
+
+    Args:
+        digest: SHA-256 of both, in hex digits.
+    """
+    return SERVER_PREFIX + digest[:SERVER_DIGEST_LENGTH]
+
+
+def front_url(namespace: str) -> str:
+    """Return the base URL of the API of all endpoints of a namespace."""
+    return f"http://{FRONT}.{namespace}.svc/v1"
 
 
 def labels_of(name: str, stage: Stage | None = None) -> dict[str, str]:

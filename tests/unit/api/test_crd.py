@@ -20,12 +20,18 @@ from finetune_api.crd import (
     CustomKind,
     build_approval_schema,
     build_crd,
+    build_endpoint_schema,
     build_schema,
     build_sweep_schema,
 )
 from finetune_api.protocol.trainer import ExitCode
 from finetune_api.reference import EXIT_CODE_HELP, render_exit_codes, render_kind
 from finetune_api.v1alpha1.approval import APPROVAL_RULES
+from finetune_api.v1alpha1.finetuneendpoint import (
+    ENDPOINT_FIXED_FIELDS,
+    ENDPOINT_RULES,
+    FineTuneEndpointSpec,
+)
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJobSpec
 from finetune_api.v1alpha1.finetunesweep import (
     SWEEP_FIXED_FIELDS,
@@ -139,12 +145,30 @@ def test_what_a_sweep_may_vary_are_fields_of_a_job() -> None:
         assert ("enum" in node) is (path in WORD_PATHS)
 
 
+def test_whose_versions_an_endpoint_serves_is_fixed_and_the_rest_may_change() -> None:
+    spec = build_endpoint_schema()["properties"]["spec"]
+    for rule in ENDPOINT_RULES:
+        node = spec
+        for part in rule.field.split("."):
+            node = node["properties"][part]
+    fields = {field.alias for field in FineTuneEndpointSpec.model_fields.values()}
+    assert fields - set(ENDPOINT_FIXED_FIELDS) == {
+        "version",
+        "serve",
+        "rollout",
+        "shadow",
+        "access",
+    }
+    fixed = spec["properties"]["jobRef"]["x-kubernetes-validations"]
+    assert "self == oldSelf" in [rule["rule"] for rule in fixed]
+
+
 def test_no_rule_has_a_backslash_which_cel_reads_as_an_escape() -> None:
-    schemas = (build_schema(), build_sweep_schema(), build_approval_schema())
+    builders = (build_schema, build_sweep_schema, build_approval_schema, build_endpoint_schema)
     rules = [
         (path, validation["rule"])
-        for schema in schemas
-        for path, node in walk(schema)
+        for build in builders
+        for path, node in walk(build())
         for validation in node.get("x-kubernetes-validations", ())
     ]
     assert len(rules) > 100
@@ -247,7 +271,7 @@ def test_generate_is_idempotent_and_names_drift(
 ) -> None:
     root = ["--root", str(tmp_path)]
     assert generate.main(root) == 0
-    assert capsys.readouterr().out.count("wrote") == 9
+    assert capsys.readouterr().out.count("wrote") == 11
     assert generate.main(root) == 0
     assert capsys.readouterr().out == ""
     crd = tmp_path / "charts" / "finetune-operator" / "crds" / "finetunejobs.yaml"

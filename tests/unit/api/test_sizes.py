@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 
-from finetune_api.crd import APPROVALS, CUSTOM_KINDS, JOBS, SWEEPS, CustomKind, build_crd
+from finetune_api.crd import (
+    APPROVALS,
+    CUSTOM_KINDS,
+    ENDPOINTS,
+    JOBS,
+    SWEEPS,
+    CustomKind,
+    build_crd,
+)
 from finetune_api.messages.messages import InvalidJobError, parse_job
 from finetune_api.schema.sizes import (
     Schema,
@@ -26,7 +34,7 @@ from finetune_api.v1alpha1.rules.sizes import (
 )
 from kit.cases.spec_cases import CASES, FULL_SPEC, changed, minimal_job
 
-STATUS_LENGTHS = {JOBS.kind: 96 * 1024, SWEEPS.kind: 112 * 1024}
+STATUS_LENGTHS = {JOBS.kind: 96 * 1024, SWEEPS.kind: 112 * 1024, ENDPOINTS.kind: 64 * 1024}
 
 
 def schemas_of(custom: CustomKind) -> dict[str, Schema]:
@@ -51,9 +59,10 @@ def test_a_spec_is_at_most_as_large_as_stated():
     sweep = schemas_of(SWEEPS)["spec"]
     assert parts + largest_length(sweep, without=in_sweep) <= MAX_SWEEP_SPEC_LENGTH
     assert largest_length(schemas_of(APPROVALS)["spec"]) < 2048
+    assert largest_length(schemas_of(ENDPOINTS)["spec"]) < 32 * 1024
 
 
-@pytest.mark.parametrize("custom", [JOBS, SWEEPS], ids=lambda custom: custom.kind)
+@pytest.mark.parametrize("custom", [JOBS, SWEEPS, ENDPOINTS], ids=lambda custom: custom.kind)
 def test_a_status_is_at_most_as_large_as_stated(custom):
     assert largest_length(schemas_of(custom)["status"]) <= STATUS_LENGTHS[custom.kind]
 
