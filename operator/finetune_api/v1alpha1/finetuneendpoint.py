@@ -146,7 +146,7 @@ ENDPOINT_FIXED_FIELDS = ("jobRef",)
 def fixed_in_endpoint_message(field: str) -> str:
     """Return what the API server says when ``spec.<field>`` of an endpoint is changed."""
     return (
-        f"{field} is fixed once the endpoint exists, because its status tells of that job's "
+        f"{field} is fixed once the endpoint exists, because its status is about that job's "
         "versions: create another endpoint"
     )
 

@@ -137,7 +137,7 @@ class Candidate(Served):
     """The version that is to take over."""
 
     rollout_id: Annotated[str, Field(max_length=63)] | None = None
-    """Names this rollout. Who is asked by it, is decided by a hash of it and the asker."""
+    """Names this rollout. A hash of it and of the asker decides which version answers."""
     weight: Percent = 0
     """Share of requests that it gets, in percent. 0 until it is verified."""
     step: Count = 0
