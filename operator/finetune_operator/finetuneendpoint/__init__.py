@@ -1,0 +1,1 @@
+"""Decisions about one FineTuneEndpoint: what is served, verified, rolled out, rolled back. Pure."""

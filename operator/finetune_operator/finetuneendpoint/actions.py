@@ -1,0 +1,84 @@
+"""What the plan of an endpoint asks for: one status, and the servers and the front behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finetune_api.names import Owner
+from finetune_operator.finetuneendpoint.servers import Server
+from finetune_operator.status.draft import Announce
+from finetune_operator.status.fitting import FittedStatus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NeededServer:
+    """A server Deployment with its Service that must exist as described.
+
+    Attributes:
+        owners: All endpoints that use it, by UID. It goes with the last of them.
+        min_pods: Fewest pods. At least one while a version waits on it to be verified.
+        max_pods: Most pods. Above ``min_pods`` an autoscaler decides.
+    """
+
+    server: Server
+    owners: tuple[Owner, ...]
+    min_pods: int
+    max_pods: int
+
+    @property
+    def name(self) -> str:
+        """Name of the Deployment and the Service."""
+        return self.server.name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Front:
+    """The front of the namespace, which must exist.
+
+    Attributes:
+        owners: All endpoints of the namespace, by UID.
+        key_secrets: Names of all Secrets with keys of theirs, sorted.
+    """
+
+    namespace: str
+    owners: tuple[Owner, ...]
+    key_secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ApplyServing:
+    """What must exist so that the status holds. Apply it after the status is written.
+
+    It is the same at each look until something changes; what exists already needs no request.
+
+    Attributes:
+        servers: Servers to create, or to bring to this form.
+        keep: Servers that stay as they are: versions in the status still need them, and the
+            present spec no longer describes them.
+        release: Servers that this endpoint owns and needs no more: take its owner reference away,
+            and delete those without another owner.
+    """
+
+    front: Front
+    servers: tuple[NeededServer, ...] = ()
+    keep: tuple[str, ...] = ()
+    release: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """The decisions on one endpoint.
+
+    Attributes:
+        status: The status, complete; None to leave it as it is.
+        events: Events of changes, recorded after the status is written.
+        serving: What must exist; None to touch nothing.
+        requeue_after: Look again after this many seconds, or None.
+        report_interval_seconds: How often to ask the pods for reports meanwhile.
+    """
+
+    status: FittedStatus | None = None
+    events: tuple[Announce, ...] = ()
+    serving: ApplyServing | None = None
+    requeue_after: float | None = None
+    report_interval_seconds: float = 30.0
