@@ -126,14 +126,30 @@ class TenantSettings(BaseModel):
     """Names of Secrets, present in the jobs' namespaces, that pull the trainer image."""
     vllm_image: str = ""
     """Image with vLLM (0.32 or newer) that runs beside evaluations whose job asks for
-    `evaluation.engine: VLLM`, for example `vllm/vllm-openai` by digest; it needs `sh` and `vllm` on
-    its path. Empty: such jobs are refused."""
+    `evaluation.engine: VLLM`, and in servers of endpoints with `serve.engine: VLLM`, for example
+    `vllm/vllm-openai` by digest; it needs `sh` and `vllm` on its path. Empty: such jobs, and
+    endpoints that name no image, are refused."""
     vllm_arguments: list[str] = []
-    """Arguments of `vllm serve` beside those that the evaluation gives, for example
+    """Arguments of `vllm serve` beside those that the evaluation or the endpoint gives, for example
     `--gpu-memory-utilization=0.8`."""
     garak_image: str = ""
     """Image with garak (0.17.1) that runs beside evaluations whose job asks for
     `evaluation.redTeam`; it needs `sh` and `garak` on its path. Empty: such jobs are refused."""
+    front_replicas: Annotated[int, Field(ge=1, le=100)] = 2
+    """Pods of the front that the endpoints of a namespace share."""
+    front_cpu: CpuQuantity = "1"
+    """CPU request and limit of a front pod."""
+    front_memory: Quantity = "512Mi"
+    """Memory request and limit of a front pod."""
+    agent_cpu: CpuQuantity = "1"
+    """CPU request and limit of the agent in a server pod, which fetches and verifies versions."""
+    agent_memory: Quantity = "1Gi"
+    """Memory request and limit of the agent in a server pod."""
+    keda_prometheus_url: str = ""
+    """Prometheus that scrapes server pods, for example `http://prometheus.monitoring.svc:9090`.
+    Servers whose endpoints have `replicas.max` above `replicas.min` are then scaled by KEDA, by the
+    requests that wait in vLLM. Empty: a HorizontalPodAutoscaler scales them by CPU, and
+    `replicas.min: 0` is refused."""
     allow_cpu: bool = False
     """Let a pod that asked for GPUs and sees none go on with the CPU. For tests and demos only: it
     turns a broken driver into a job that is a hundred times slower instead of an error."""
@@ -197,6 +213,9 @@ class TenantSettings(BaseModel):
     """Images that jobs may name in `spec.trainer.image`, as patterns: `*` stands for any text
     without `/`, a last part `/*` for everything below, so `registry.corp/*` allows that registry.
     The image of this configuration is always allowed."""
+    allowed_serving_images: list[Pattern] = []
+    """Images that endpoints may name in `spec.serve.image`, as patterns like those of
+    `allowedImages`. The images of this configuration are always allowed."""
     allowed_judge_endpoints: list[URLPattern] = []
     """Endpoints that jobs may name in `spec.evaluation.judge.endpoint`, which keys, prompts and
     answers are sent to, as patterns such as `https://judge.corp/*`. Scheme, host, port and path are

@@ -7,8 +7,6 @@
 
 from __future__ import annotations
 
-import os
-from difflib import unified_diff
 from pathlib import Path
 
 import pytest
@@ -21,8 +19,8 @@ from finetune_operator.config import ConfigError, OperatorConfig
 from finetune_operator.finetunejob.render.config import render_config_map
 from finetune_operator.finetunejob.render.job import render_job
 from finetune_operator.finetunejob.render.service import render_service
+from kit.cases.goldens import GOLDEN, check_golden
 
-GOLDEN = Path(__file__).parents[4] / "golden"
 BASE = GOLDEN / "one-gpu"
 CASES = sorted(path.parent.name for path in GOLDEN.glob("*/in.yaml"))
 IDENTITY = {"namespace": "team-a", "uid": "0b6c0c5e-7f5c-4d0e-9a51-3f2f5a0d7a11"}
@@ -40,45 +38,9 @@ def render(folder: Path) -> list[dict]:
     return rendered
 
 
-class ReadableDumper(yaml.SafeDumper):
-    """Writes texts of several lines, such as the job file, as lines."""
-
-
-ReadableDumper.add_representer(
-    str,
-    lambda dumper, text: dumper.represent_scalar(
-        "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
-    ),
-)
-
-
-def dump_objects(folder: Path) -> dict[str, str]:
-    return {
-        f"{each['kind']} {each['metadata']['name']}": yaml.dump(
-            each, Dumper=ReadableDumper, sort_keys=False, width=100
-        )
-        for each in render(folder)
-    }
-
-
-def diff_objects(base: dict[str, str], objects: dict[str, str]) -> str:
-    lines: list[str] = []
-    for name in [*objects, *sorted(base.keys() - objects.keys())]:
-        pair = (texts.get(name, "").splitlines() for texts in (base, objects))
-        lines += unified_diff(*pair, f"{BASE.name}: {name}", name, n=1, lineterm="")
-    return "".join(f"{line}\n" for line in lines)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_a_job_renders_to_its_golden_children(case):
-    folder = GOLDEN / case
-    if folder == BASE:
-        golden, text = folder / "out.yaml", "---\n".join(dump_objects(folder).values())
-    else:
-        golden, text = folder / "out.diff", diff_objects(dump_objects(BASE), dump_objects(folder))
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(text)
-    assert text == golden.read_text()
+    check_golden(case, BASE, render)
 
 
 @pytest.mark.parametrize("case", CASES)

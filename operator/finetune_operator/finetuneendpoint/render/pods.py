@@ -1,0 +1,161 @@
+"""What the pods of fronts and servers have in common: restricted Pod Security, probes, drain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from finetune_api.names import SERVING, SERVING_TOKEN_SECRET
+from finetune_api.protocol.serving import REPORT_PORT
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.render.security import container_security, pod_security
+
+Manifest = dict[str, Any]
+
+ACCOUNT_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"
+TOKEN_DIR = "/var/run/secrets/finetune.dev/serving"  # noqa: S105 - a path, not a secret
+TOKEN_FILE = f"{TOKEN_DIR}/token"
+TOKEN_SECONDS = 3600
+DRAIN_SECONDS = 5
+"""A pod that ends still answers for so long: until then, Services may send requests to it."""
+GRACE_SECONDS = 150
+"""Time between the request to end and the kill. Answers that have begun are finished in it."""
+HOME = "/tmp"  # noqa: S108 - the container's own emptyDir
+
+
+def environment_of(values: dict[str, str]) -> list[Manifest]:
+    """Return variables as a container has them."""
+    return [{"name": name, "value": value} for name, value in sorted(values.items())]
+
+
+def account_volume() -> Manifest:
+    """Return the ServiceAccount's token as client libraries expect it, for one container."""
+    field = {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
+    sources: list[Manifest] = [
+        {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
+        {
+            "configMap": {
+                "name": "kube-root-ca.crt",
+                "items": [{"key": "ca.crt", "path": "ca.crt"}],
+            }
+        },
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": field}]}},
+    ]
+    return {"name": "account", "projected": {"defaultMode": 0o440, "sources": sources}}
+
+
+def trusted_volumes() -> tuple[list[Manifest], list[Manifest]]:
+    """Return volumes and mounts of a container that follows endpoints and knows the front."""
+    secret = {"secretName": SERVING_TOKEN_SECRET, "defaultMode": 0o440}
+    volumes = [account_volume(), {"name": "token", "secret": secret}]
+    mounts = [
+        {"name": "account", "mountPath": ACCOUNT_DIR, "readOnly": True},
+        {"name": "token", "mountPath": TOKEN_DIR, "readOnly": True},
+    ]
+    return volumes, mounts
+
+
+def probes() -> Manifest:
+    """Return the probes of a container that answers them beside its report."""
+
+    def probe(path: str, **settings: int) -> Manifest:
+        return {"httpGet": {"path": path, "port": REPORT_PORT}, "timeoutSeconds": 2, **settings}
+
+    return {
+        "startupProbe": probe("/healthz", periodSeconds=1, failureThreshold=120),
+        "livenessProbe": probe("/healthz", periodSeconds=10, failureThreshold=6),
+        "readinessProbe": probe("/readyz", periodSeconds=2, failureThreshold=2),
+    }
+
+
+def limited(limits: dict[str, str]) -> Manifest:
+    """Return resources of which as much is requested as is allowed."""
+    return {"requests": dict(limits), "limits": limits}
+
+
+def render_container(
+    name: str,
+    image: str,
+    *,
+    command: list[str],
+    environment: dict[str, str],
+    resources: Manifest,
+    mounts: list[Manifest],
+) -> Manifest:
+    """Render a container that ends after it has drained."""
+    return {
+        "name": name,
+        "image": image,
+        "command": command,
+        "env": environment_of(environment),
+        "resources": resources,
+        "volumeMounts": mounts,
+        "securityContext": container_security(),
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(DRAIN_SECONDS)]}}},
+    }
+
+
+def trainer_policy(container: Manifest, config: OperatorConfig) -> Manifest:
+    """Return a container of the trainer's image with the administrator's pull policy."""
+    return {**container, "imagePullPolicy": config.trainer_image_pull_policy}
+
+
+def render_deployment(
+    metadata: Manifest,
+    *,
+    labels: dict[str, str],
+    selector: dict[str, str],
+    containers: list[Manifest],
+    volumes: list[Manifest],
+    config: OperatorConfig,
+    replicas: int | None,
+    extra: Manifest,
+) -> Manifest:
+    """Render a Deployment that takes no pod away before its successor is ready.
+
+    Args:
+        metadata: Metadata of the Deployment.
+        labels: Labels of its pods.
+        selector: Those of them that select its pods.
+        containers: Containers of a pod.
+        volumes: Volumes of a pod.
+        config: The administrator's settings.
+        replicas: Number of pods; None where an autoscaler decides.
+        extra: Further fields of a pod.
+    """
+    pod: Manifest = {
+        "serviceAccountName": SERVING,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": pod_security(),
+        "containers": containers,
+        "volumes": volumes,
+        **extra,
+    }
+    if config.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": name} for name in config.image_pull_secrets]
+    spec: Manifest = {
+        "revisionHistoryLimit": 2,
+        "selector": {"matchLabels": selector},
+        "strategy": {
+            "type": "RollingUpdate",
+            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
+        },
+        "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+    }
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
+
+
+def render_service(
+    metadata: Manifest, *, selector: dict[str, str], port: int, target: int
+) -> Manifest:
+    """Render the Service in front of a Deployment's pods."""
+    ports = [{"name": "http", "port": port, "targetPort": target, "protocol": "TCP"}]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {"selector": selector, "ports": ports},
+    }

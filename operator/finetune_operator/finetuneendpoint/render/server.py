@@ -1,0 +1,257 @@
+"""A server of endpoints: an engine on the loopback interface, and the agent that listens for it.
+
+The engine is a native sidecar: when a pod ends, the agent finishes its answers first. It gets
+nothing of what the agent is trusted with: no token, no credentials, no place to write but its own.
+The agent alone knows where the base model lies once it is fetched, so the engine waits for the file
+``arguments`` in the folder that both share.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.names import (
+    AGENT_CONTAINER,
+    QUEUE_LABEL,
+    SERVER_LABEL,
+    SERVING_ENGINE_CONTAINER,
+    Owner,
+)
+from finetune_api.protocol.trainer import Environment
+from finetune_api.v1alpha1.spec.serving import Replicas
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.render.front import SERVER_PORT
+from finetune_operator.finetuneendpoint.render.metadata import (
+    labels_of_server,
+    metadata_of,
+    owned_by,
+)
+from finetune_operator.finetuneendpoint.render.pods import (
+    HOME,
+    TOKEN_FILE,
+    environment_of,
+    limited,
+    probes,
+    render_container,
+    render_deployment,
+    render_service,
+    trainer_policy,
+    trusted_volumes,
+)
+from finetune_operator.finetuneendpoint.render.scaling import is_scaled, render_scaling
+from finetune_operator.finetuneendpoint.servers import Server
+from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
+from finetune_operator.finetunejob.render.pod import CREDENTIALS_DIR
+from finetune_operator.finetunejob.render.security import container_security
+
+Manifest = dict[str, Any]
+
+ENGINE_PORT = 8001
+ENGINE_DIR = "/run/finetune/engine"
+ADAPTERS_DIR = "/var/lib/finetune/adapters"
+CACHE_DIR = "/cache"
+MAX_LORAS = 8
+"""Adapters that one batch of vLLM may mix; of the others it keeps the weights in main memory."""
+
+WAIT = f"""\
+trap 'exit 0' TERM INT
+until [ -e {ENGINE_DIR}/arguments ]; do sleep 0.2; done
+trap - TERM INT
+while IFS= read -r word; do set -- "$@" "$word"; done < {ENGINE_DIR}/arguments
+exec "$@"
+"""
+"""What the engine runs, for a POSIX shell: its command with the agent's arguments behind it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reach:
+    """What a server's agent needs to read the base model and the versions.
+
+    Attributes:
+        secrets: Secrets with credentials.
+        uris: Locations that it reads; claims among them are mounted.
+        model_secret: The Secret that opens the base model; empty for the storage's.
+    """
+
+    secrets: frozenset[str] = frozenset()
+    uris: frozenset[str] = frozenset()
+    model_secret: str = ""
+
+
+def render_server(
+    server: Server,
+    replicas: Replicas,
+    owners: Iterable[Owner],
+    config: OperatorConfig,
+    *,
+    reach: Reach,
+) -> list[Manifest]:
+    """Render a server's Deployment, Service and, where its size is not fixed, its autoscaler.
+
+    Args:
+        server: What all its endpoints agree on.
+        replicas: The most that one of them asks for.
+        owners: The endpoints that use it.
+        config: The administrator's settings.
+        reach: What its agent may read.
+    """
+    serve, labels = server.serve, labels_of_server(server.name)
+    metadata = metadata_of(server.name, server.namespace, labels, owned_by(owners))
+    deployed = dict(metadata)
+    if serve.queue_name:
+        # Kueue holds the pods of a Deployment with this label until there is quota.
+        deployed["labels"] = {**labels, QUEUE_LABEL: serve.queue_name}
+    volumes, mounts, read = _volumes(server, reach, config)
+    extra: Manifest = {"initContainers": [_engine(server, read, config)]}
+    if selector := {**config.default_node_selector, **serve.node_selector}:
+        extra["nodeSelector"] = selector
+    tolerations = list(serve.tolerations)
+    tolerations += [each for each in config.default_tolerations if each not in tolerations]
+    if tolerations:
+        extra["tolerations"] = [each.to_wire() for each in tolerations]
+    deployment = render_deployment(
+        deployed,
+        labels=labels,
+        selector={SERVER_LABEL: server.name},
+        containers=[_agent(server, mounts, reach, config)],
+        volumes=volumes,
+        config=config,
+        replicas=None if is_scaled(replicas) else replicas.min,
+        extra=extra,
+    )
+    service = render_service(
+        metadata, selector={SERVER_LABEL: server.name}, port=SERVER_PORT, target=SERVER_PORT
+    )
+    return [deployment, service, *render_scaling(metadata, replicas, config)]
+
+
+def _volumes(
+    server: Server, reach: Reach, config: OperatorConfig
+) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
+    """Return the pod's volumes, the agent's mounts and the engine's."""
+    scratch = {"sizeLimit": config.scratch_size}
+    shared_memory = server.serve.resources.shared_memory or config.default_shared_memory
+    cache: Manifest = {"emptyDir": dict(scratch)}
+    if config.cache_claim:
+        cache = {"persistentVolumeClaim": {"claimName": config.cache_claim}}
+    volumes, agent = trusted_volumes()
+    volumes += [
+        {"name": "tmp", "emptyDir": dict(scratch)},
+        {"name": "engine-tmp", "emptyDir": dict(scratch)},
+        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}},
+        {"name": "engine", "emptyDir": {"sizeLimit": "16Mi"}},
+        {"name": "adapters", "emptyDir": dict(scratch)},
+        {"name": "cache", **cache},
+    ]
+    shared = [
+        {"name": "engine", "mountPath": ENGINE_DIR},
+        {"name": "adapters", "mountPath": ADAPTERS_DIR},
+        {"name": "cache", "mountPath": CACHE_DIR},
+    ]
+    agent += [{"name": "tmp", "mountPath": HOME}, *shared]
+    engine: list[Manifest] = [
+        {"name": "engine-tmp", "mountPath": HOME},
+        {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+        *({**mount, "readOnly": True} for mount in shared),
+    ]
+    for number, secret in enumerate(sorted(reach.secrets)):
+        source = {"secretName": secret, "optional": True, "defaultMode": 0o440}
+        volumes.append({"name": f"credentials-{number}", "secret": source})
+        path = f"{CREDENTIALS_DIR}/{secret}"
+        agent.append({"name": f"credentials-{number}", "mountPath": path, "readOnly": True})
+    parsed = map(parse_claim_uri, reach.uris)
+    for number, claim in enumerate(sorted({found[0] for found in parsed if found})):
+        source = {"claimName": claim}
+        volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
+        mount = {"mountPath": f"{CLAIMS_DIR}/{claim}", "readOnly": True}
+        agent.append({"name": f"claim-{number}", **mount})
+        engine.append({"name": f"claim-{number}", **mount})
+    return volumes, agent, engine
+
+
+def _agent(
+    server: Server, mounts: list[Manifest], reach: Reach, config: OperatorConfig
+) -> Manifest:
+    storage = server.storage.to_wire()
+    environment = {
+        "HOME": HOME,
+        "FINETUNE_NAMESPACE": server.namespace,
+        "FINETUNE_SERVER": server.name,
+        "FINETUNE_TOKEN_FILE": TOKEN_FILE,
+        "FINETUNE_ENGINE": server.serve.engine,
+        "FINETUNE_ENGINE_URL": f"http://127.0.0.1:{ENGINE_PORT}",
+        "FINETUNE_ADAPTERS_DIR": ADAPTERS_DIR,
+        "FINETUNE_BASE_MODEL": server.base_model,
+        "FINETUNE_STORAGE": json.dumps(storage, sort_keys=True),
+        Environment.ENGINE_DIR: ENGINE_DIR,
+        Environment.CACHE_DIR: CACHE_DIR,
+        Environment.WORK_DIR: f"{HOME}/work",
+        Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
+    }
+    if reach.model_secret:
+        environment["FINETUNE_MODEL_SECRET"] = reach.model_secret
+    if server.manifest_uri:
+        environment["FINETUNE_MANIFEST_URI"] = server.manifest_uri
+    if config.cache_claim:
+        environment[Environment.CACHE_IS_SHARED] = "1"
+    container = render_container(
+        AGENT_CONTAINER,
+        config.trainer_image,
+        command=["python", "-m", "finetune_trainer.serve", "agent"],
+        environment={**config.trainer_environment, **environment},
+        resources=limited({"cpu": config.agent_cpu, "memory": config.agent_memory}),
+        mounts=mounts,
+    )
+    return trainer_policy({**container, **probes()}, config)
+
+
+def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Manifest:
+    serve = server.serve
+    limits = {
+        "cpu": serve.resources.cpu or config.default_cpu,
+        "memory": serve.resources.memory or config.default_memory,
+    }
+    if serve.num_gpus:
+        limits[serve.resources.gpu_resource] = str(serve.num_gpus)
+    environment = {
+        "HOME": HOME,
+        # Torch asks for the user's name, and this one is in no image's list of users.
+        "USER": "finetune",
+        "HF_HUB_OFFLINE": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    if serve.engine == "VLLM":
+        image = serve.image or config.vllm_image
+        environment |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+        command = ["vllm", "serve", *_vllm_arguments(server), *config.vllm_arguments]
+    else:
+        image = serve.image or config.trainer_image
+        command = ["python", "-m", "finetune_trainer.serve", "engine", f"--port={ENGINE_PORT}"]
+    container: Manifest = {
+        "name": SERVING_ENGINE_CONTAINER,
+        "image": image,
+        "command": ["sh", "-c", WAIT, "engine", *command],
+        "restartPolicy": "Always",
+        "env": environment_of(environment),
+        "resources": limited(limits),
+        "volumeMounts": mounts,
+        "securityContext": container_security(),
+    }
+    return trainer_policy(container, config) if image == config.trainer_image else container
+
+
+def _vllm_arguments(server: Server) -> list[str]:
+    """Return the arguments of vLLM; of the same flag, the last one counts."""
+    arguments = ["--host=127.0.0.1", f"--port={ENGINE_PORT}"]
+    if not server.manifest_uri:
+        num_adapters = server.serve.max_adapters
+        arguments += [
+            "--enable-lora",
+            f"--max-loras={min(MAX_LORAS, num_adapters)}",
+            f"--max-cpu-loras={num_adapters}",
+            f"--max-lora-rank={server.max_rank}",
+        ]
+    return [*arguments, *server.serve.arguments]
