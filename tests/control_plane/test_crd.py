@@ -12,6 +12,7 @@ import yaml
 
 from finetune_api.crd import immutable_message
 from finetune_api.messages.messages import InvalidJobError, parse_job
+from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint, fixed_in_endpoint_message
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS
 from finetune_api.v1alpha1.rules.queue import (
     PRIORITY_IS_KEPT,
@@ -21,6 +22,7 @@ from finetune_api.v1alpha1.rules.queue import (
     QUEUE_OF_RUNNING,
 )
 from finetune_api.v1alpha1.rules.selection import HOLD_IS_NOT_ADDED, PRUNE_IS_KEPT
+from kit.cases.endpoint_cases import ENDPOINT_CASES, minimal_endpoint
 from kit.cases.spec_cases import CASES, FULL_SPEC, Case, changed, minimal_job
 from kit.cluster.crd import install_crd
 from kit.cluster.raw_api import APPLY, MERGE, RawApi
@@ -72,6 +74,38 @@ def _disagreement(api: RawApi, jobs: str, case: Case) -> str | None:
     if status >= 400 and case.server_expected not in answer["message"]:
         return f"expected {case.server_expected!r} in {answer['message']!r}"
     return None
+
+
+def test_api_server_and_models_judge_endpoints_alike(api: RawApi, namespace: str) -> None:
+    path = f"/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetuneendpoints"
+    disagreements = []
+    for case in ENDPOINT_CASES:
+        status, answer = api.send("POST", f"{path}?dryRun=All&fieldValidation=Strict", case.body)
+        message = answer.get("message", "")
+        if (status >= 400) is (case.expected is None) or case.server_expected not in message:
+            disagreements.append(f"{case.name}: {status} {message}")
+    assert not disagreements, "\n".join(disagreements)
+
+
+def test_the_job_of_an_endpoint_is_fixed_and_its_version_is_not(
+    api: RawApi, namespace: str
+) -> None:
+    path = f"/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetuneendpoints"
+    status, stored = api.send("POST", path, minimal_endpoint("fixed"))
+    assert status == 201, stored["message"]
+    defaults = FineTuneEndpoint.from_wire(minimal_endpoint()).spec.to_wire()["serve"]
+    # The API server leaves out lists and maps that are empty by default.
+    assert stored["spec"]["serve"] == {
+        key: of for key, of in defaults.items() if of not in ([], {})
+    }
+    for spec, expected in (
+        ({"version": 2}, 200),
+        ({"version": None, "rollout": {}}, 200),
+        ({"jobRef": {"name": "other"}}, 422),
+    ):
+        status, answer = api.send("PATCH", f"{path}/fixed", {"spec": spec}, content_type=MERGE)
+        assert status == expected, answer
+    assert fixed_in_endpoint_message("jobRef") in answer["message"]
 
 
 def test_stored_defaults_equal_the_models_defaults(

@@ -1,0 +1,220 @@
+"""Good and bad FineTuneEndpoints, judged alike by the models and by a real API server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kit.cases.spec_cases import REMOVED, Case, changed
+
+
+def minimal_endpoint(name: str = "example") -> dict[str, Any]:
+    """The shortest valid FineTuneEndpoint."""
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneEndpoint",
+        "metadata": {"name": name},
+        "spec": {"jobRef": {"name": "headlines"}},
+    }
+
+
+class EndpointCase(Case):
+    """One verdict on an endpoint."""
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return changed(minimal_endpoint(), self.change)
+
+
+def _good(name: str, change: dict[str, Any] | None = None) -> EndpointCase:
+    return EndpointCase(name=name, change=change or {})
+
+
+def _bad(
+    name: str, change: dict[str, Any], expected: str, server: str | None = None
+) -> EndpointCase:
+    return EndpointCase(name=name, change=change, expected=expected, server=server)
+
+
+FULL_ENDPOINT_SPEC: dict[str, Any] = {
+    "jobRef": {"name": "headlines"},
+    "version": 3,
+    "serve": {
+        "engine": "VLLM",
+        "image": "registry.example.org/vllm:1",
+        "arguments": ["--max-model-len=4096", "--dtype=bfloat16", "--enforce-eager"],
+        "replicas": {"min": 0, "max": 4},
+        "resources": {
+            "gpus": 2,
+            "gpuResource": "amd.com/gpu",
+            "cpu": "8",
+            "memory": "64Gi",
+            "sharedMemory": "2Gi",
+        },
+        "maxAdapters": 200,
+        "dedicated": True,
+        "queueName": "serving",
+        "nodeSelector": {"gpu": "l4"},
+        "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+        "routing": "Gateway",
+    },
+    "rollout": {
+        "steps": [1, 10, 50, 100],
+        "minRequests": 500,
+        "certainty": "0.999",
+        "onWorse": "Hold",
+        "latencySeconds": "2.5",
+    },
+    "shadow": {"percent": 10},
+    "access": {"keysFrom": {"secretRef": {"name": "keys"}}, "requestsPerMinute": 600},
+}
+
+_OTHER_FLAG = "must be a flag that an endpoint may set"
+
+
+def _arguments(*arguments: str) -> dict[str, Any]:
+    return {"spec.serve": {"arguments": list(arguments)}}
+
+
+REFUSED_ARGUMENTS = (
+    "--host=0.0.0.0",
+    "--port=9000",
+    "--uds=/tmp/socket",
+    "--api-key=known",
+    "--root-path=/x",
+    "--ssl-keyfile=/k",
+    "--middleware=os.system",
+    "--tool-parser-plugin=/tmp/code.py",
+    "--reasoning-parser-plugin=/tmp/code.py",
+    "--worker-cls=tenant.Worker",
+    "--worker-extension-cls=tenant.Worker",
+    "--trust-remote-code",
+    "--model=other/model",
+    "--tokenizer=other/model",
+    "--load-format=runai_streamer",
+    "--download-dir=/cache",
+    "--config=/tmp/config.yaml",
+    "--hf-overrides={}",
+    "--lora-modules=x=/adapters/other",
+    "--enable-lora",
+    "--max-cpu-loras=1",
+    "--served-model-name=other",
+    "--chat-template=/etc/passwd",
+    "--data-parallel-rpc-port=1",
+    "--distributed-executor-backend=ray",
+    "--kv-transfer-config={}",
+    "--otlp-traces-endpoint=http://elsewhere",
+    "--enable-log-requests",
+    "--allowed-local-media-path=/",
+    "--generation-config=/tmp",
+    "--max-model-len 4096",
+    "--max-model-len=4096 --port=1",
+    "--max-model-len=4096\n--port=1",
+    "--max_model_len=4096",
+    "--max-model-l=4096",
+    "--dtype=",
+    "--enforce-eager=1",
+    "-tp=2",
+    "4096",
+    "",
+)
+"""Arguments of vLLM that open a listener, load code, read files, reach other adapters or write
+prompts into a log; and other spellings of those that are allowed."""
+
+ENDPOINT_CASES: list[EndpointCase] = [
+    _good("minimal"),
+    _good("everything", {"spec": FULL_ENDPOINT_SPEC}),
+    _good("a rollout by its defaults", {"spec.rollout": {}}),
+    _good("a certainty of two thirds", {"spec.rollout": {"certainty": "0.67"}}),
+    _good("a limit for everybody", {"spec.access": {"requestsPerMinute": 1}}),
+    _good("on the CPU", {"spec.serve": {"engine": "Transformers"}}),
+    _good("no server while nobody asks", {"spec.serve": {"replicas": {"min": 0}}}),
+    *(
+        _good(f"argument {argument}", _arguments(argument))
+        for argument in (
+            "--gpu-memory-utilization=0.85",
+            "--gpu-memory-utilization=.9",
+            "--max-model-len=32k",
+            "--tensor-parallel-size=2",
+            "--quantization=fp8",
+            "--kv-cache-dtype=fp8_e5m2",
+            "--enable-prefix-caching",
+            "--no-enable-prefix-caching",
+            "--max-num-seqs=64",
+            "--max-lora-rank=64",
+        )
+    ),
+    *(
+        _bad(f"argument {argument!r}", _arguments(argument), _OTHER_FLAG)
+        for argument in REFUSED_ARGUMENTS
+    ),
+    _bad(
+        "one flag twice",
+        _arguments("--seed=1", "--enforce-eager", "--seed=2"),
+        "serve.arguments has the same flag twice: leave one out",
+    ),
+    _bad(
+        "too many arguments",
+        _arguments(*(f"--seed={number}" for number in range(17))),
+        "arguments",
+        server="must have at most 16 items",
+    ),
+    _bad(
+        "arguments for Transformers",
+        {"spec.serve": {"engine": "Transformers", "arguments": ["--seed=1"]}},
+        "serve.arguments are vLLM's, and serve.engine is Transformers",
+    ),
+    _bad(
+        "more replicas at least than at most",
+        {"spec.serve": {"replicas": {"min": 2}}},
+        "serve.replicas.min is above serve.replicas.max",
+    ),
+    _bad("no job", {"spec.jobRef": REMOVED}, "jobRef"),
+    _bad("a job elsewhere", {"spec.jobRef.name": "other/headlines"}, "must be lower-case letters"),
+    _bad("version zero", {"spec.version": 0}, "version"),
+    _bad("an unknown engine", {"spec.serve": {"engine": "TGI"}}, "Transformers"),
+    _bad("a size for CPUs", {"spec.serve": {"resources": {"cpu": "8Gi"}}}, "a number of CPUs"),
+    _bad("no adapters", {"spec.serve": {"maxAdapters": 0}}, "maxAdapters"),
+    _bad(
+        "steps that fall",
+        {"spec.rollout": {"steps": [50, 5, 100]}},
+        "rollout.steps must rise, such as [5, 25, 100]",
+    ),
+    _bad(
+        "steps that end early",
+        {"spec.rollout": {"steps": [5, 25]}},
+        "rollout.steps must end at 100",
+    ),
+    _bad("a step twice", {"spec.rollout": {"steps": [5, 5, 100]}}, "uplicate"),
+    _bad("a step of nobody", {"spec.rollout": {"steps": [0, 100]}}, "steps"),
+    _bad("no steps", {"spec.rollout": {"steps": []}}, "steps"),
+    _bad(
+        "certain beyond doubt",
+        {"spec.rollout": {"certainty": "1"}},
+        "rollout.certainty must be from 0.5 to 0.99999",
+    ),
+    _bad(
+        "certainty as a whole number",
+        {"spec.rollout": {"certainty": 99}},
+        "rollout.certainty must be from 0.5 to 0.99999",
+    ),
+    _bad(
+        "everything is slow",
+        {"spec.rollout": {"latencySeconds": "0"}},
+        "rollout.latencySeconds must be above 0",
+    ),
+    _bad("a shadow of nothing", {"spec.shadow": {"percent": 0}}, "percent"),
+    _bad("access without a word", {"spec.access": {}}, "access needs keysFrom or requestsPerMin"),
+    _bad(
+        "keys outside their folder",
+        {"spec.access": {"keysFrom": {"secretRef": {"name": "../token"}}}},
+        "must be lower-case letters, digits, dashes or dots",
+    ),
+    _bad(
+        "a name that is no label",
+        {"metadata.name": "Example"},
+        "metadata.name",
+        server="must consist of lower case",
+    ),
+    _bad("a long name", {"metadata.name": "a" * 53}, "name", server="it is the name of the model"),
+    _bad("an unknown field", {"spec.replicas": 2}, "replicas"),
+]
