@@ -7,19 +7,8 @@ label values, which bounds their number.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-
-class ReasonHelp(NamedTuple):
-    """Meaning and remedy of a reason.
-
-    Attributes:
-        remedy: An imperative; ``Nothing`` and the cause where the job continues by itself.
-    """
-
-    meaning: str
-    remedy: str
-
+from finetune_api.endpoint_reasons import ENDPOINTS
+from finetune_api.reason_help import ReasonHelp
 
 _WAIT = "Nothing: the job goes on by itself."
 _SCHEDULING = "Nothing, unless it lasts: then lower `resources` or add nodes."
@@ -236,8 +225,9 @@ LIFE = {
         "Nothing for the job: the pod is replaced. Look at the node.",
     ),
     "NameTaken": ReasonHelp(
-        "An object of somebody else has the name of a Job, ConfigMap or Service of this one.",
-        "Delete or rename that object; the job goes on.",
+        "An object of somebody else has the name that one of this job or endpoint would have; or a"
+        " server has another adapter loaded under the name of a version.",
+        "Delete or rename that object, or restart the pod of the server; it goes on by itself.",
     ),
     "Forbidden": ReasonHelp(
         "The API server refuses a child: a ResourceQuota, a policy, or missing rights.",
@@ -594,5 +584,6 @@ OPERATOR_REASONS: dict[str, ReasonHelp] = {
     **PODS,
     **QUEUE,
     **SWEEPS,
+    **ENDPOINTS,
 }
 """All of them."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from finetune_api import reasons
 from finetune_api.crd import JOBS, CustomKind
+from finetune_api.endpoint_reasons import ENDPOINTS
 from finetune_api.meta import API_VERSION
 from finetune_api.protocol.reasons.data import DATA
 from finetune_api.protocol.reasons.model import MODEL
@@ -18,6 +19,7 @@ from finetune_api.protocol.reasons.results import RESULTS
 from finetune_api.protocol.reasons.storage import STORAGE
 from finetune_api.protocol.reasons.train import TRAIN
 from finetune_api.protocol.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
+from finetune_api.reason_help import ReasonHelp
 
 Schema = dict[str, Any]
 
@@ -103,7 +105,7 @@ def render_exit_codes() -> str:
     return "\n".join(lines) + "\n"
 
 
-_REASON_SECTIONS: tuple[tuple[str, dict[str, reasons.ReasonHelp]], ...] = (
+_REASON_SECTIONS: tuple[tuple[str, dict[str, ReasonHelp]], ...] = (
     ("Whether a job is accepted", reasons.ACCEPTANCE),
     ("The life of a job", reasons.LIFE),
     ("Events that are no condition's", reasons.EVENTS),
@@ -111,6 +113,7 @@ _REASON_SECTIONS: tuple[tuple[str, dict[str, reasons.ReasonHelp]], ...] = (
     ("Pods and their containers", reasons.PODS),
     ("Kueue", reasons.QUEUE),
     ("Sweeps", reasons.SWEEPS),
+    ("Endpoints", ENDPOINTS),
     ("Stages: object stores, folders and the Hub", STORAGE),
     ("Stages: base model, tokenizer and chat template", MODEL),
     ("Stage `prepare`: sources, rows and split", DATA),

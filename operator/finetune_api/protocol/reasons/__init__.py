@@ -12,7 +12,7 @@ from finetune_api.protocol.reasons.program import PROGRAM
 from finetune_api.protocol.reasons.results import RESULTS
 from finetune_api.protocol.reasons.storage import STORAGE
 from finetune_api.protocol.reasons.train import TRAIN
-from finetune_api.reasons import ReasonHelp as _Help
+from finetune_api.reason_help import ReasonHelp as _Help
 
 TRAINER_REASONS: dict[str, _Help] = {
     **STORAGE,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from finetune_api.reasons import ReasonHelp as _Help
+from finetune_api.reason_help import ReasonHelp as _Help
 
 STORAGE = {
     "AccessDenied": _Help(

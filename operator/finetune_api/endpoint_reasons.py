@@ -1,0 +1,98 @@
+"""Meaning and remedy of each reason of a FineTuneEndpoint, and of the pods that serve it."""
+
+from __future__ import annotations
+
+from finetune_api.reason_help import ReasonHelp
+
+_WAIT = "Nothing: the endpoint goes on by itself."
+_REPUBLISH = "Publish another version: run the job again under the same name. The active one stays."
+
+ENDPOINTS = {
+    "Serving": ReasonHelp("The active version answers.", "Nothing."),
+    "UpToDate": ReasonHelp("The active version has all requests.", "Nothing."),
+    "AsWanted": ReasonHelp("Nothing is wrong with the endpoint.", "Nothing."),
+    "JobNotFound": ReasonHelp(
+        "`spec.jobRef` names a FineTuneJob that is not in this namespace.",
+        "Create the job, or create the endpoint with another `jobRef`.",
+    ),
+    "NoVersion": ReasonHelp(
+        "The job has published no version yet, or not the one that `spec.version` names.",
+        "Nothing while the job runs; else correct `spec.version`.",
+    ),
+    "FrontNotReady": ReasonHelp(
+        "No pod of the namespace's front is ready.",
+        "`kubectl describe deployment finetune-front`; the message has what is known.",
+    ),
+    "ServerNotReady": ReasonHelp(
+        "No pod of the server is ready: it starts, loads the base model, or cannot be scheduled.",
+        "Nothing at first. If it lasts, `kubectl describe` the Deployment that the message names.",
+    ),
+    "Fetching": ReasonHelp(
+        "The version's files are fetched and compared with its manifest.",
+        "Nothing. If it lasts, the message says what storage answers.",
+    ),
+    "Loading": ReasonHelp("The engine loads the version.", _WAIT),
+    "Verifying": ReasonHelp(
+        "The version is asked held-out questions of its evaluation, before anybody else may.", _WAIT
+    ),
+    "Verified": ReasonHelp("The version answers as its evaluation says.", "Nothing."),
+    "AnswersDiffer": ReasonHelp(
+        "The loaded version does not answer as it did in its evaluation.",
+        "Read the message, which has questions that differ. Serve it on the engine and data type "
+        "of the evaluation, or publish another version. The active one stays.",
+    ),
+    "AnswersLikeBase": ReasonHelp(
+        "The loaded version answers like the base model: the engine takes no notice of its weights,"
+        " mostly because the names of its modules are others.",
+        "Do `method.adapter.targetModules` and the base model of the server belong together? Then "
+        "publish another version. The active one stays.",
+    ),
+    "FilesDamaged": ReasonHelp(
+        "A file of the version is missing, or is not the one that its manifest names.", _REPUBLISH
+    ),
+    "OtherBaseModel": ReasonHelp(
+        "The version was trained on another base model than the server has.",
+        "Does the repository of the base model have another revision now? Name one in `model.uri` "
+        "of the job, and publish another version.",
+    ),
+    "NothingToCompare": ReasonHelp(
+        "The version's evaluation has no answers that a server could be compared with.",
+        "Hold out rows and have them evaluated (`evaluation`), and publish another version.",
+    ),
+    "EngineRefused": ReasonHelp(
+        "The engine cannot load the version.",
+        "The message has the engine's words: often a rank above `--max-lora-rank`, or a kind of "
+        "adapter that it does not know.",
+    ),
+    "VersionRejected": ReasonHelp(
+        "The newest version was refused or rolled back, and none before it was served.",
+        "Read `status.rejected`. Publish another version, or name one in `spec.version`.",
+    ),
+    "RollingOut": ReasonHelp("The candidate gets a share of the requests.", _WAIT),
+    "Held": ReasonHelp(
+        "The candidate may be worse, or is shown to be and `rollout.onWorse` is `Hold`. It keeps "
+        "its share until counts say more, or somebody decides.",
+        "`finetune endpoint describe NAME` shows the counts; `finetune endpoint promote` or "
+        "`rollback` decides.",
+    ),
+    "Worse": ReasonHelp(
+        "Requests show, at `rollout.certainty`, that the candidate is worse. It was rolled back.",
+        "Read in `status.decisions` which signal says so. " + _REPUBLISH,
+    ),
+    "Tripped": ReasonHelp(
+        "The candidate failed hard: its server refused connections, or failed several times in a "
+        "row. The front took it out of rotation.",
+        "Look at the log of the server that the message names; `finetune endpoint promote` tries "
+        "the version again.",
+    ),
+    "Refused": ReasonHelp(
+        "A version was not verified, and answers nobody.", "Read the message of the Event."
+    ),
+    "Advanced": ReasonHelp("The candidate gets a larger share of the requests.", _WAIT),
+    "Promoted": ReasonHelp("The candidate is the active version now.", "Nothing."),
+    "RolledBack": ReasonHelp(
+        "The candidate was taken out of rotation; the active version has all requests.",
+        "Read the message of the Event, which has the numbers.",
+    ),
+}
+"""Reasons of FineTuneEndpoints."""
