@@ -576,6 +576,71 @@ SWEEPS = {
 }
 """Reasons of FineTuneSweeps; one whose chosen trial failed has the reason of that."""
 
+_ENDPOINT_WAITS = "Nothing: the endpoint goes on by itself."
+_REFUSED = (
+    "Read the message. The version stays out until `spec.version` names it; correct what is wrong"
+    " and publish another."
+)
+ENDPOINTS = {
+    "Serving": ReasonHelp("A version answers.", "Nothing."),
+    "NoVersion": ReasonHelp("The job has published no version yet.", _ENDPOINT_WAITS),
+    "JobNotFound": ReasonHelp(
+        "No FineTuneJob has the name in `spec.jobRef`, and no version of it is known.",
+        "Create the job, or create the endpoint again with the right name.",
+    ),
+    "FrontNotReady": ReasonHelp(
+        "No pod of Deployment `finetune-front` is ready.",
+        "`kubectl describe deployment finetune-front` says why.",
+    ),
+    "ServerNotReady": ReasonHelp(
+        "No pod of the server is ready.",
+        "Nothing while it starts; then `kubectl describe` of the Deployment that the message"
+        " names says why.",
+    ),
+    "Fetching": ReasonHelp("Server pods fetch the files of the version.", _ENDPOINT_WAITS),
+    "Loading": ReasonHelp("Server pods load the version.", _ENDPOINT_WAITS),
+    "Verifying": ReasonHelp(
+        "Server pods ask the version held-out questions, before it gets traffic.",
+        _ENDPOINT_WAITS,
+    ),
+    "Verified": ReasonHelp("The version answers as its evaluation says.", "Nothing."),
+    "VersionRejected": ReasonHelp("The only version was rejected, so that none answers.", _REFUSED),
+    "AnswersDiffer": ReasonHelp(
+        "The version does not answer held-out questions as it did in its evaluation.", _REFUSED
+    ),
+    "AnswersLikeBase": ReasonHelp(
+        "The version answers like the base model, as if its adapter were not loaded.", _REFUSED
+    ),
+    "OtherBaseModel": ReasonHelp(
+        "The version was trained on another base model than the server has.", _REFUSED
+    ),
+    "NothingToCompare": ReasonHelp(
+        "The evaluation of the version has stored no answers.", _REFUSED
+    ),
+    "FilesDamaged": ReasonHelp(
+        "The files of the version are not those that its manifest names.", _REFUSED
+    ),
+    "EngineRefused": ReasonHelp("The engine does not load the version.", _REFUSED),
+    "RollingOut": ReasonHelp(
+        "A new version has a part of the requests, and its counts decide.", _ENDPOINT_WAITS
+    ),
+    "Held": ReasonHelp(
+        "The new version is shown to be worse, and `rollout.onWorse` is `Hold`.",
+        "Pin the active version with `spec.version` to go back, or remove `rollout` to go on.",
+    ),
+    "UpToDate": ReasonHelp("The wanted version has all requests.", "Nothing."),
+    "AsWanted": ReasonHelp("Nothing is wrong.", "Nothing."),
+    "Worse": ReasonHelp(
+        "The counts of the rollout show that the version is worse than the one before.", _REFUSED
+    ),
+    "Tripped": ReasonHelp(
+        "Fronts took the version out of rotation several times, because its server refused"
+        " connections or answered 5xx.",
+        _REFUSED,
+    ),
+}
+"""Reasons of FineTuneEndpoints."""
+
 OPERATOR_REASONS: dict[str, ReasonHelp] = {
     **ACCEPTANCE,
     **LIFE,

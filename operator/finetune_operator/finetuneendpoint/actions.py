@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_api.names import Owner
+from finetune_api.v1alpha1.spec.serving import Replicas
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.status.draft import Announce
 from finetune_operator.status.fitting import FittedStatus
@@ -16,14 +17,13 @@ class NeededServer:
 
     Attributes:
         owners: All endpoints that use it, by UID. It goes with the last of them.
-        min_pods: Fewest pods. At least one while a version waits on it to be verified.
-        max_pods: Most pods. Above ``min_pods`` an autoscaler decides.
+        replicas: Fewest and most pods, of all these endpoints together. The fewest is at least one
+            while a version waits to be verified. Where they differ an autoscaler decides.
     """
 
     server: Server
     owners: tuple[Owner, ...]
-    min_pods: int
-    max_pods: int
+    replicas: Replicas
 
     @property
     def name(self) -> str:

@@ -15,7 +15,10 @@ class ConditionType(StrEnum):
     """What a condition is about."""
 
     ACCEPTED = "Accepted"
+    AVAILABLE = "Available"
+    VERIFIED = "Verified"
     PROGRESSING = "Progressing"
+    DEGRADED = "Degraded"
     DATASET_READY = "DatasetReady"
     DATA_APPROVED = "DataApproved"
     QUOTA_RESERVED = "QuotaReserved"
@@ -138,6 +141,23 @@ class Reason(StrEnum):
     NO_TRIAL_TRAINED = "NoTrialTrained"
     NOT_SCORED = "NotScored"
     TRIAL_DELETED = "TrialDeleted"
+    # endpoints
+    SERVING = "Serving"
+    NO_VERSION = "NoVersion"
+    JOB_NOT_FOUND = "JobNotFound"
+    FRONT_NOT_READY = "FrontNotReady"
+    SERVER_NOT_READY = "ServerNotReady"
+    FETCHING = "Fetching"
+    LOADING = "Loading"
+    VERIFYING = "Verifying"
+    VERIFIED = "Verified"
+    VERSION_REJECTED = "VersionRejected"
+    ROLLING_OUT = "RollingOut"
+    HELD = "Held"
+    UP_TO_DATE = "UpToDate"
+    AS_WANTED = "AsWanted"
+    WORSE = "Worse"
+    TRIPPED = "Tripped"
 
 
 MIN_YEAR, MAX_YEAR = 1970, 2999

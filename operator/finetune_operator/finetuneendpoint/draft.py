@@ -1,0 +1,103 @@
+"""The status of a FineTuneEndpoint being built during one plan."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+from finetune_api.v1alpha1.status.endpoint import FineTuneEndpointStatus
+from finetune_operator.finetuneendpoint.rotation import Rotation
+from finetune_operator.status.draft import Draft
+from finetune_operator.status.fitting import FittedStatus, StatusSchema
+
+Object = dict[str, Any]
+
+OWNED_FIELDS = (
+    "observedGeneration",
+    "phase",
+    "reason",
+    "url",
+    "model",
+    "conditions",
+    "active",
+    "candidate",
+    "previous",
+    "rejected",
+    "decisions",
+)
+STATUS = StatusSchema(FineTuneEndpointStatus)
+MAX_STATUS_BYTES = 20_000
+COUNTS_INTERVAL = timedelta(seconds=5)
+"""Shortest time between two writes that change only counts and messages."""
+_KNOWN_FIELDS = frozenset(
+    field.alias or name for name, field in FineTuneEndpointStatus.model_fields.items()
+)
+_LAZY_OF_CANDIDATE = ("streams", "evidence", "requests")
+_WARNINGS = ("Refused", "Held", "RolledBack")
+
+
+class EndpointDraft(Draft):
+    """Mutable status of one plan."""
+
+    def __init__(self, endpoint: Object, now: datetime) -> None:
+        # Repeat fields of a newer version: server-side apply removes fields that we own and leave
+        # out.
+        newer = [key for key in endpoint.get("status") or {} if key not in _KNOWN_FIELDS]
+        super().__init__(endpoint, (*OWNED_FIELDS, *newer), now)
+
+    def put_rotation(self, rotation: Rotation) -> None:
+        """Replace the versions; announce what was decided on them."""
+        wire = rotation.to_wire()
+        for section in ("active", "candidate", "previous", "rejected", "decisions"):
+            self.drop(section)
+            if section in wire:
+                self.put(section, wire[section])
+        for made in rotation.news:
+            is_warning = made.action in _WARNINGS
+            self.announce(
+                made.action, f"Version {made.version}: {made.message}", warning=is_warning
+            )
+
+    def to_wire(self, written_at: datetime | None) -> tuple[FittedStatus | None, float | None]:
+        """Return the status to write, or None if nothing of importance has changed.
+
+        Args:
+            written_at: When the status was last written; None if that is not known.
+
+        Returns:
+            The status, and in how many seconds counts that wait now may be written; None if none
+            wait.
+        """
+        wire = _bounded(self.sections())
+        may_count = written_at is None or self.now - written_at >= COUNTS_INTERVAL
+        fitted = self.fit(
+            wire,
+            STATUS,
+            lambda new: new != self._stored if may_count else _eager(new) != _eager(self._stored),
+        )
+        if fitted is not None or written_at is None or may_count or wire == self._stored:
+            return fitted, None
+        return None, (written_at + COUNTS_INTERVAL - self.now).total_seconds()
+
+
+def _eager(status: Object) -> Object:
+    """Return a status without what may wait for the next write: counts and messages."""
+    eager = dict(status)
+    if candidate := status.get("candidate"):
+        eager["candidate"] = {k: v for k, v in candidate.items() if k not in _LAZY_OF_CANDIDATE}
+    eager["conditions"] = [
+        (each["type"], each["status"], each["reason"]) for each in status.get("conditions") or ()
+    ]
+    return eager
+
+
+def _bounded(wire: Object) -> Object:
+    """Drop the oldest decisions until the status is as small as it has to be."""
+    while len(wire.get("decisions") or ()) > 1 and _num_bytes(wire) > MAX_STATUS_BYTES:
+        wire = {**wire, "decisions": wire["decisions"][1:]}
+    return wire
+
+
+def _num_bytes(wire: Object) -> int:
+    return len(json.dumps(wire, separators=(",", ":"), ensure_ascii=False).encode())

@@ -1,0 +1,167 @@
+"""What is known of one FineTuneEndpoint at one moment: facts, without a judgement."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from finetune_api.meta import ENDPOINT_KIND
+from finetune_api.names import FRONT, Owner
+from finetune_api.protocol.serving import FrontReport, ServerReport
+from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint, FineTuneEndpointSpec
+from finetune_api.v1alpha1.spec.serving import Replicas
+from finetune_operator.finetunejob.state.observed import Refusal
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neighbour:
+    """Another endpoint of the namespace, as far as both share a front or servers.
+
+    Attributes:
+        servers: Servers that its status names.
+        key_secret: Secret with its keys; empty if it has none.
+    """
+
+    owner: Owner
+    servers: frozenset[str] = frozenset()
+    key_secret: str = ""
+    replicas: Replicas = field(default_factory=Replicas)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """A Deployment of ours.
+
+    Attributes:
+        num_wanted: Pods that its spec asks for; an autoscaler may have set it to 0.
+        problem: Why its pods do not come up, in the cluster's words; empty if nothing is wrong.
+    """
+
+    num_ready: int
+    num_wanted: int
+    problem: str = ""
+
+    @property
+    def is_up(self) -> bool:
+        """Whether a pod is ready, or none is wanted while nobody asks."""
+        return self.num_ready > 0 or self.num_wanted == 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerPod:
+    """A pod of a server Deployment.
+
+    Attributes:
+        server: Name of the Deployment.
+        report: Its last report; None without one.
+    """
+
+    name: str
+    server: str
+    is_ready: bool
+    report: ServerReport | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """Snapshot of a FineTuneEndpoint and of what it depends on.
+
+    Attributes:
+        endpoint: The object as stored.
+        parsed: The validated object; None if ``problem`` is set.
+        problem: Cause for which the spec cannot be read.
+        fault: Cause for which this cluster does not allow the spec, such as an image.
+        job: The FineTuneJob that ``spec.jobRef`` names; None if there is none.
+        neighbours: The other endpoints of the namespace, without those that are being deleted.
+        fronts: Last reports of the fronts of the namespace.
+        servers: Pods of the servers of the namespace.
+        workloads: The front's and the servers' Deployments by name.
+        owned: Servers that have this endpoint among their owners.
+        refusal: Cause for which the API server does not take what was asked for.
+        written_at: When this process last wrote the status; None if it has not.
+    """
+
+    endpoint: Object
+    parsed: FineTuneEndpoint | None
+    problem: str = ""
+    fault: Refusal | None = None
+    job: Object | None = None
+    neighbours: tuple[Neighbour, ...] = ()
+    fronts: tuple[FrontReport, ...] = ()
+    servers: tuple[ServerPod, ...] = ()
+    workloads: Mapping[str, Workload] = field(default_factory=dict)
+    owned: frozenset[str] = frozenset()
+    refusal: Refusal | None = None
+    written_at: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the endpoint, and of the model in requests."""
+        return str(self.endpoint["metadata"]["name"])
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace."""
+        return str(self.endpoint["metadata"]["namespace"])
+
+    @property
+    def uid(self) -> str:
+        """Its UID."""
+        return str(self.endpoint["metadata"]["uid"])
+
+    @property
+    def spec(self) -> FineTuneEndpointSpec:
+        """The spec of an endpoint that can be read."""
+        assert self.parsed is not None
+        return self.parsed.spec
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether the spec was changed since the status was written."""
+        told = (self.endpoint.get("status") or {}).get("observedGeneration")
+        return bool(told != self.endpoint["metadata"].get("generation"))
+
+    @property
+    def owner(self) -> Owner:
+        """The endpoint as an owner of its front and servers."""
+        return owner_of(self.endpoint)
+
+    @property
+    def front(self) -> Workload | None:
+        """The front's Deployment; None if it does not exist."""
+        return self.workloads.get(FRONT)
+
+
+def owner_of(endpoint: Object) -> Owner:
+    """Return an endpoint as an owner of other objects."""
+    metadata = endpoint["metadata"]
+    return Owner(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        kind=ENDPOINT_KIND,
+    )
+
+
+def read_neighbour(endpoint: Object) -> Neighbour | None:
+    """Return what an endpoint shares with others; None if it is being deleted.
+
+    The spec is not validated: whatever cannot be read is taken as not given.
+    """
+    if endpoint["metadata"].get("deletionTimestamp"):
+        return None
+    spec, status = endpoint.get("spec") or {}, endpoint.get("status") or {}
+    sections = (status.get(name) or {} for name in ("active", "candidate", "previous"))
+    access = spec.get("access") or {}
+    secret = ((access.get("keysFrom") or {}).get("secretRef") or {}).get("name")
+    replicas = (spec.get("serve") or {}).get("replicas") or {}
+    return Neighbour(
+        owner=owner_of(endpoint),
+        servers=frozenset(str(each["server"]) for each in sections if each.get("server")),
+        key_secret=str(secret or ""),
+        replicas=Replicas(min=replicas.get("min", 1), max=replicas.get("max", 1)),
+    )

@@ -1,0 +1,184 @@
+"""The versions of an endpoint and what was decided on them. Each change returns a new rotation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from finetune_api.v1alpha1.status.endpoint import (
+    MAX_DECISIONS,
+    MAX_REJECTED,
+    Action,
+    Candidate,
+    Decision,
+    FineTuneEndpointStatus,
+    RejectedVersion,
+    Served,
+)
+from finetune_operator.status.conditions import shorten, timestamp
+
+Object = dict[str, Any]
+
+MAX_SENTENCE_CHARACTERS = 300
+SECTIONS = ("active", "candidate", "previous", "rejected", "decisions")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rotation:
+    """The versions of an endpoint.
+
+    Attributes:
+        active: The version that answers.
+        candidate: The version that is to take over. It has a weight of 0 until it is verified.
+        previous: The version that answered before, still loaded.
+        rejected: Versions that are not tried again, newest last.
+        decisions: What was decided, newest last.
+        news: Decisions of this plan.
+    """
+
+    active: Served | None = None
+    candidate: Candidate | None = None
+    previous: Served | None = None
+    rejected: tuple[RejectedVersion, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    news: tuple[Decision, ...] = ()
+
+    @property
+    def served(self) -> tuple[Served, ...]:
+        """The versions that servers have to hold."""
+        return tuple(each for each in (self.active, self.candidate, self.previous) if each)
+
+    def rejection_of(self, version: Served) -> RejectedVersion | None:
+        """Return the entry of a version that was rejected, or None."""
+        for entry in reversed(self.rejected):
+            # A later job of the same name may publish this number with other content.
+            differs = entry.sha256 and version.sha256 and entry.sha256 != version.sha256
+            if entry.version == version.version and not differs:
+                return entry
+        return None
+
+    def last_on(self, candidate: Candidate) -> Decision | None:
+        """Return the last decision on a candidate in its present rollout, or None."""
+        for decision in reversed(self.decisions):
+            if decision.version == candidate.version:
+                is_now = candidate.start_time is None or decision.time >= candidate.start_time
+                return decision if is_now else None
+        return None
+
+    def record(
+        self, now: datetime, version: Served, action: Action, message: str, weight: int = 0
+    ) -> Rotation:
+        """Add a decision."""
+        made = Decision(
+            time=timestamp(now),
+            version=version.version,
+            action=action,
+            weight=weight,
+            message=shorten(message, MAX_SENTENCE_CHARACTERS),
+        )
+        return replace(
+            self,
+            decisions=(*self.decisions, made)[-MAX_DECISIONS:],
+            news=(*self.news, made),
+        )
+
+    def start(self, now: datetime, version: Served) -> Rotation:
+        """Make a version the candidate, out of traffic until it is verified."""
+        fields = {name: getattr(version, name) for name in Served.model_fields}
+        moment = now.strftime("%Y%m%d%H%M%S")
+        rollout = f"v{version.version}-{moment}"
+        fields |= {"since": None, "verified_time": None, "rollout_id": rollout}
+        return replace(self, candidate=Candidate(**fields))
+
+    def verify(self, now: datetime, sha256: str) -> Rotation:
+        """Note that the candidate is verified, and of which manifest."""
+        assert self.candidate is not None
+        update = {"sha256": sha256, "verified_time": timestamp(now)}
+        return replace(self, candidate=self.candidate.model_copy(update=update))
+
+    def promote(self, now: datetime) -> Rotation:
+        """Make the candidate the active version."""
+        assert self.candidate is not None
+        new = served_of(self.candidate).model_copy(update={"since": timestamp(now)})
+        previous = self.active
+        if previous is not None and is_same_version(previous, new):
+            # The version has moved to another server, and the version before it moves along.
+            before, previous = previous, self.previous
+            if previous is not None and previous.server == before.server:
+                previous = previous.model_copy(update={"server": new.server})
+        return replace(self, active=new, candidate=None, previous=previous)
+
+    def reject(self, now: datetime, reason: str, message: str) -> Rotation:
+        """Take the candidate out, and do not try it again by itself."""
+        assert self.candidate is not None
+        entry = RejectedVersion(
+            version=self.candidate.version,
+            sha256=self.candidate.sha256,
+            reason=reason,
+            message=shorten(message, MAX_SENTENCE_CHARACTERS),
+            time=timestamp(now),
+        )
+        others = (each for each in self.rejected if each.version != entry.version)
+        return replace(self, candidate=None, rejected=(*others, entry)[-MAX_REJECTED:])
+
+    def forgive(self, number: int) -> Rotation:
+        """Let a rejected version be tried again."""
+        kept = tuple(each for each in self.rejected if each.version != number)
+        return self if len(kept) == len(self.rejected) else replace(self, rejected=kept)
+
+    def to_wire(self) -> Object:
+        """Return the sections of the status; those that are empty are left out."""
+        wire: Object = {}
+        for name in ("active", "candidate", "previous"):
+            if (version := getattr(self, name)) is not None:
+                wire[name] = _compact(version)
+        for name in ("rejected", "decisions"):
+            if entries := getattr(self, name):
+                wire[name] = [entry.to_wire() for entry in entries]
+        return wire
+
+
+def read_rotation(status: Mapping[str, Any]) -> Rotation:
+    """Read the versions of a status, also of one that a newer operator wrote.
+
+    Raises:
+        pydantic.ValidationError: It cannot be read.
+    """
+    sections = {name: status[name] for name in SECTIONS if name in status}
+    told = FineTuneEndpointStatus.model_validate(
+        sections, by_alias=True, by_name=False, extra="ignore"
+    )
+    return Rotation(
+        active=told.active,
+        candidate=told.candidate,
+        previous=told.previous,
+        rejected=tuple(told.rejected),
+        decisions=tuple(told.decisions),
+    )
+
+
+def served_of(candidate: Candidate) -> Served:
+    """Return a candidate's version, without its rollout."""
+    return Served(**{name: getattr(candidate, name) for name in Served.model_fields})
+
+
+def is_same_version(one: Served, other: Served) -> bool:
+    """Return whether both are one published version, on whatever server."""
+    return one.version == other.version and one.manifest_uri == other.manifest_uri
+
+
+def is_same(one: Served, other: Served) -> bool:
+    """Return whether both are one published version on one server."""
+    return is_same_version(one, other) and one.server == other.server
+
+
+def _compact(version: Served) -> Object:
+    """Return a version for the status, without counts of 0 and empty lists."""
+    wire = version.to_wire()
+    for stream in wire.get("streams", ()):
+        for side in ("active", "candidate"):
+            counts = stream[side]
+            stream[side] = {k: v for k, v in counts.items() if v or k == "requests"}
+    return {name: value for name, value in wire.items() if value != []}

@@ -1,0 +1,59 @@
+"""Which servers and which front must exist for the versions of an endpoint."""
+
+from __future__ import annotations
+
+from finetune_api.v1alpha1.spec.serving import Replicas
+from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer
+from finetune_operator.finetuneendpoint.observed import Observed
+from finetune_operator.finetuneendpoint.rotation import Rotation
+from finetune_operator.finetuneendpoint.servers import Server, server_of
+
+
+def serving_of(observed: Observed, rotation: Rotation) -> ApplyServing:
+    """Return what must exist for the versions in rotation, shared with the neighbours."""
+    described: dict[str, Server] = {}
+    used = {version.server for version in rotation.served}
+    for version in rotation.served:
+        server = server_of(
+            version,
+            observed.spec.serve,
+            namespace=observed.namespace,
+            endpoint_uid=observed.uid,
+        )
+        if server.name == version.server and observed.fault is None:
+            described[server.name] = server
+    return ApplyServing(
+        front=_front(observed),
+        servers=tuple(
+            _needed(observed, rotation, server) for _, server in sorted(described.items())
+        ),
+        keep=tuple(sorted(used - described.keys())),
+        release=tuple(sorted(observed.owned - used)),
+    )
+
+
+def _front(observed: Observed) -> Front:
+    access = observed.spec.access
+    secrets = {each.key_secret for each in observed.neighbours}
+    if access is not None and access.keys_from is not None:
+        secrets.add(access.keys_from.secret_ref.name)
+    owners = (observed.owner, *(each.owner for each in observed.neighbours))
+    return Front(
+        namespace=observed.namespace,
+        owners=tuple(sorted(owners, key=lambda owner: owner.uid)),
+        key_secrets=tuple(sorted(secrets - {""})),
+    )
+
+
+def _needed(observed: Observed, rotation: Rotation, server: Server) -> NeededServer:
+    sharing = [each for each in observed.neighbours if server.name in each.servers]
+    replicas = [observed.spec.serve.replicas, *(each.replicas for each in sharing)]
+    candidate = rotation.candidate
+    is_awaited = candidate is not None and candidate.server == server.name
+    fewest = max(max(each.min for each in replicas), int(is_awaited))
+    owners = (observed.owner, *(each.owner for each in sharing))
+    return NeededServer(
+        server=server,
+        owners=tuple(sorted(owners, key=lambda owner: owner.uid)),
+        replicas=Replicas(min=fewest, max=max(fewest, *(each.max for each in replicas))),
+    )

@@ -1,0 +1,181 @@
+"""Which version an endpoint is to serve, and on which server."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from finetune_api.names import adapter_name
+from finetune_api.v1alpha1.status.endpoint import Candidate, Served, ServedStorage
+from finetune_operator.finetuneendpoint.observed import Observed
+from finetune_operator.finetuneendpoint.rotation import (
+    Rotation,
+    is_same,
+    is_same_version,
+    served_of,
+)
+from finetune_operator.finetuneendpoint.servers import server_of
+
+_MANIFEST = re.compile(r"(.+/)([1-9][0-9]*)(/manifest\.json)")
+
+
+def wanted_version(observed: Observed, rotation: Rotation) -> Served | None:
+    """Return the version that is to answer, with its server; None if none is known.
+
+    That is the version that ``spec.version`` names, else the newest that the job has published.
+    While the job is gone, or a new job of that name has not published yet, the versions in the
+    status stay.
+    """
+    found = _pinned(observed, rotation) if observed.spec.version else _newest(observed, rotation)
+    return None if found is None else _on_its_server(observed, found)
+
+
+def follow(observed: Observed, rotation: Rotation, now: datetime) -> Rotation:
+    """Return the rotation with the wanted version as its candidate, where it is not active."""
+    pinned = observed.spec.version
+    wanted = wanted_version(observed, rotation)
+    if wanted is None:
+        return rotation
+    candidate = rotation.candidate
+    if rotation.active is not None and is_same(rotation.active, wanted):
+        return _withdraw(rotation, now, f"Version {wanted.version} is wanted again.")
+    if candidate is not None and is_same(candidate, wanted):
+        return rotation
+    is_move = rotation.active is not None and is_same_version(rotation.active, wanted)
+    if not is_move and rotation.rejection_of(wanted) is not None:
+        why = f"Version {wanted.version} is wanted, which was rejected."
+        return _withdraw(rotation, now, why) if pinned else rotation
+    if candidate is not None and candidate.weight and not pinned:
+        return rotation  # the newer version waits until this rollout has ended
+    why = f"Version {wanted.version} is wanted instead."
+    return _withdraw(rotation, now, why).start(now, wanted)
+
+
+def forgive_pinned(observed: Observed, rotation: Rotation) -> Rotation:
+    """Let a rejected version be tried again, after an edit of the spec that names it."""
+    pinned = observed.spec.version
+    return rotation.forgive(pinned) if pinned and observed.is_edited else rotation
+
+
+def takes_over_at_once(observed: Observed, rotation: Rotation, candidate: Candidate) -> bool:
+    """Return whether a verified candidate needs no rollout.
+
+    That holds for the first version, for a version that only moves to another server, for a pinned
+    version that is older than the active one (a rollback), and without ``spec.rollout``.
+    """
+    active, rollout = rotation.active, observed.spec.rollout
+    if active is None or rollout is None or min(rollout.steps) >= 100:
+        return True
+    is_rollback = observed.spec.version is not None and candidate.version < active.version
+    return is_rollback or is_same_version(active, candidate)
+
+
+def published_version(job: Mapping[str, Any], namespace: str) -> Served | None:
+    """Return the version that a FineTuneJob has published, without its server; None without one."""
+    artifact = (job.get("status") or {}).get("artifact") or {}
+    number, manifest = artifact.get("version"), artifact.get("manifestUri")
+    if not number or not manifest:
+        return None
+    return _of_job(job, namespace, int(number), str(manifest))
+
+
+def _newest(observed: Observed, rotation: Rotation) -> Served | None:
+    job = observed.job
+    newest = published_version(job, observed.namespace) if job is not None else None
+    if newest is not None:
+        return _with_known_digest(newest, rotation)
+    if rotation.candidate is not None:
+        return served_of(rotation.candidate)
+    return rotation.active
+
+
+def _pinned(observed: Observed, rotation: Rotation) -> Served | None:
+    number, job = observed.spec.version, observed.job
+    assert number is not None
+    newest = published_version(job, observed.namespace) if job is not None else None
+    if newest is not None and newest.version == number:
+        return _with_known_digest(newest, rotation)
+    for each in rotation.served:
+        if each.version == number:
+            return served_of(each) if isinstance(each, Candidate) else each
+    # Versions of one job name differ only in their number; the agent checks what it finds there.
+    for known in (newest, *rotation.served):
+        if known is not None and (manifest := _MANIFEST.fullmatch(known.manifest_uri)):
+            served = served_of(known) if isinstance(known, Candidate) else known
+            return served.model_copy(
+                update={
+                    "version": number,
+                    "adapter": adapter_name(observed.namespace, observed.spec.job_ref.name, number),
+                    "manifest_uri": f"{manifest[1]}{number}{manifest[3]}",
+                    "sha256": "",
+                    "job_uid": None,
+                    "verified_time": None,
+                    "since": None,
+                }
+            )
+    return None
+
+
+def _with_known_digest(version: Served, rotation: Rotation) -> Served:
+    """Add the digest that the servers have found, which the job's status does not have."""
+    for each in rotation.served:
+        if is_same_version(each, version):
+            return version.model_copy(update={"sha256": each.sha256})
+    return version
+
+
+def _on_its_server(observed: Observed, version: Served) -> Served:
+    server = server_of(
+        version,
+        observed.spec.serve,
+        namespace=observed.namespace,
+        endpoint_uid=observed.uid,
+    )
+    return version.model_copy(update={"server": server.name})
+
+
+def _of_job(job: Mapping[str, Any], namespace: str, number: int, manifest: str) -> Served:
+    spec = job["spec"]
+    model, output, s3 = spec["model"], spec["output"], spec.get("s3") or {}
+    adapter = (spec.get("method") or {}).get("adapter") or {}
+    is_whole = adapter.get("type") == "Full"
+    name = str(job["metadata"]["name"])
+    return Served(
+        version=number,
+        adapter=adapter_name(namespace, name, number),
+        manifest_uri=manifest,
+        sha256="",
+        server="",
+        base_model=_base_model(model),
+        format="Merged" if is_whole else "Adapter",
+        rank=None if is_whole else int(adapter.get("rank") or 16),
+        storage=ServedStorage(
+            uri=output["uri"],
+            credentials_secret=(output.get("credentialsRef") or {}).get("name"),
+            endpoint=s3.get("endpoint"),
+            region=s3.get("region"),
+            addressing=None if s3.get("addressing") == "Auto" else s3.get("addressing"),
+        ),
+        job_uid=job["metadata"].get("uid"),
+    )
+
+
+def _base_model(model: Mapping[str, Any]) -> str:
+    """Return the URI of a base model, with the revision of an ``hf://`` model that names one."""
+    uri, revision = str(model["uri"]), str(model.get("revision") or "main")
+    is_told = "@" in uri or revision == "main" or not uri.startswith("hf://")
+    return uri if is_told else f"{uri}@{revision.replace('/', '%2F')}"
+
+
+def _withdraw(rotation: Rotation, now: datetime, message: str) -> Rotation:
+    """Take the candidate out without rejecting it."""
+    candidate = rotation.candidate
+    if candidate is None:
+        return rotation
+    gone = replace(rotation, candidate=None)
+    if not candidate.weight:
+        return gone
+    return gone.record(now, candidate, "RolledBack", message)
