@@ -86,7 +86,10 @@ def render_front(
 
 
 def render_front_parts(namespace: str, front: Deployed) -> list[Manifest]:
-    """Render what belongs to the front: its Service, and the rights of all serving pods."""
+    """Render what belongs to the front: its Service, and the rights of all serving pods.
+
+    All of it is the same for ever, so that it is created and never changed.
+    """
     labels = labels_of_front()
     owners = [front.reference()]
 
@@ -101,6 +104,7 @@ def render_front_parts(namespace: str, front: Deployed) -> list[Manifest]:
     rbac = "rbac.authorization.k8s.io"
     account = {"kind": "ServiceAccount", "name": SERVING, "namespace": namespace}
     return [
+        render_service(metadata(FRONT), selector=labels, port=80, target=FRONT_PORT),
         {
             "apiVersion": "v1",
             "kind": "ServiceAccount",
@@ -120,7 +124,6 @@ def render_front_parts(namespace: str, front: Deployed) -> list[Manifest]:
             "roleRef": {"apiGroup": rbac, "kind": "Role", "name": SERVING},
             "subjects": [account],
         },
-        render_service(metadata(FRONT), selector=labels, port=80, target=FRONT_PORT),
         {
             "apiVersion": "policy/v1",
             "kind": "PodDisruptionBudget",

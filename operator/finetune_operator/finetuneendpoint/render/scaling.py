@@ -6,6 +6,11 @@ from typing import Any
 
 from finetune_api.v1alpha1.spec.serving import Replicas
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.render.metadata import (
+    Deployed,
+    labels_of_server,
+    metadata_of,
+)
 
 Manifest = dict[str, Any]
 
@@ -20,23 +25,26 @@ def is_scaled(replicas: Replicas) -> bool:
     return replicas.max > replicas.min
 
 
-def render_scaling(
-    metadata: Manifest, replicas: Replicas, config: OperatorConfig
-) -> list[Manifest]:
-    """Render the autoscaler of a server, if it has one.
+def render_scaler(
+    namespace: str, deployed: Deployed, replicas: Replicas, config: OperatorConfig
+) -> Manifest | None:
+    """Render the autoscaler of a server; None if it has none.
 
     Args:
-        metadata: Metadata of the server's objects, whose name is the Deployment's.
+        namespace: The namespace.
+        deployed: The server's Deployment.
         replicas: Bounds on the number of pods.
-        config: Where a Prometheus is named, KEDA scales.
+        config: Where it names a Prometheus, KEDA scales.
     """
     if not is_scaled(replicas):
-        return []
+        return None
+    labels = labels_of_server(deployed.name)
+    metadata = metadata_of(deployed.name, namespace, labels, [deployed.reference()])
     if config.keda_prometheus_url:
-        return [_scaled_object(metadata, replicas, config.keda_prometheus_url)]
+        return _scaled_object(metadata, replicas, config.keda_prometheus_url)
     utilization = {"type": "Utilization", "averageUtilization": CPU_PERCENT}
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": metadata["name"]}
-    autoscaler = {
+    return {
         "apiVersion": "autoscaling/v2",
         "kind": "HorizontalPodAutoscaler",
         "metadata": metadata,
@@ -47,7 +55,6 @@ def render_scaling(
             "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": utilization}}],
         },
     }
-    return [autoscaler]
 
 
 def _scaled_object(metadata: Manifest, replicas: Replicas, prometheus: str) -> Manifest:

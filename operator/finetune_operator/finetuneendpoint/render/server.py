@@ -25,6 +25,7 @@ from finetune_api.v1alpha1.spec.serving import Replicas
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.render.front import SERVER_PORT
 from finetune_operator.finetuneendpoint.render.metadata import (
+    Deployed,
     labels_of_server,
     metadata_of,
     owned_by,
@@ -41,7 +42,7 @@ from finetune_operator.finetuneendpoint.render.pods import (
     trainer_policy,
     trusted_volumes,
 )
-from finetune_operator.finetuneendpoint.render.scaling import is_scaled, render_scaling
+from finetune_operator.finetuneendpoint.render.scaling import is_scaled
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
 from finetune_operator.finetunejob.render.pod import CREDENTIALS_DIR
@@ -88,8 +89,8 @@ def render_server(
     config: OperatorConfig,
     *,
     reach: Reach,
-) -> list[Manifest]:
-    """Render a server's Deployment, Service and, where its size is not fixed, its autoscaler.
+) -> Manifest:
+    """Render a server's Deployment.
 
     Args:
         server: What all its endpoints agree on.
@@ -100,10 +101,9 @@ def render_server(
     """
     serve, labels = server.serve, labels_of_server(server.name)
     metadata = metadata_of(server.name, server.namespace, labels, owned_by(owners))
-    deployed = dict(metadata)
     if serve.queue_name:
         # Kueue holds the pods of a Deployment with this label until there is quota.
-        deployed["labels"] = {**labels, QUEUE_LABEL: serve.queue_name}
+        metadata["labels"] = {**labels, QUEUE_LABEL: serve.queue_name}
     volumes, mounts, read = _volumes(server, reach, config)
     extra: Manifest = {"initContainers": [_engine(server, read, config)]}
     if selector := {**config.default_node_selector, **serve.node_selector}:
@@ -112,8 +112,8 @@ def render_server(
     tolerations += [each for each in config.default_tolerations if each not in tolerations]
     if tolerations:
         extra["tolerations"] = [each.to_wire() for each in tolerations]
-    deployment = render_deployment(
-        deployed,
+    return render_deployment(
+        metadata,
         labels=labels,
         selector={SERVER_LABEL: server.name},
         containers=[_agent(server, mounts, reach, config)],
@@ -122,10 +122,17 @@ def render_server(
         replicas=None if is_scaled(replicas) else replicas.min,
         extra=extra,
     )
-    service = render_service(
-        metadata, selector={SERVER_LABEL: server.name}, port=SERVER_PORT, target=SERVER_PORT
+
+
+def render_server_service(namespace: str, deployed: Deployed) -> Manifest:
+    """Render the Service in front of a server's agents."""
+    labels = labels_of_server(deployed.name)
+    return render_service(
+        metadata_of(deployed.name, namespace, labels, [deployed.reference()]),
+        selector={SERVER_LABEL: deployed.name},
+        port=SERVER_PORT,
+        target=SERVER_PORT,
     )
-    return [deployment, service, *render_scaling(metadata, replicas, config)]
 
 
 def _volumes(

@@ -19,7 +19,12 @@ from finetune_operator.finetuneendpoint.render.front import (
     render_token,
 )
 from finetune_operator.finetuneendpoint.render.metadata import Deployed
-from finetune_operator.finetuneendpoint.render.server import Reach, render_server
+from finetune_operator.finetuneendpoint.render.scaling import render_scaler
+from finetune_operator.finetuneendpoint.render.server import (
+    Reach,
+    render_server,
+    render_server_service,
+)
 from finetune_operator.finetuneendpoint.servers import Server
 from kit.cases.goldens import GOLDEN, check_golden
 
@@ -59,14 +64,17 @@ def render(folder: Path) -> list[dict[str, Any]]:
         uris=frozenset({server.base_model, server.storage.uri}),
         model_secret=source.get("modelSecret", ""),
     )
+    deployed = Deployed(name=server.name, uid="uid-of-the-server")
     objects = [
         render_front(NAMESPACE, owners, source.get("keys", ()), config),
         *render_front_parts(NAMESPACE, FRONT),
         render_token(NAMESPACE, FRONT, "the-token"),
-        *render_server(server, server.serve.replicas, owners, config, reach=reach),
+        render_server(server, server.serve.replicas, owners, config, reach=reach),
+        render_server_service(NAMESPACE, deployed),
     ]
+    if scaler := render_scaler(NAMESPACE, deployed, server.serve.replicas, config):
+        objects.append(scaler)
     for each in objects:
-        assert server.name not in ("", None)
         _rename(each, server.name)
     return objects
 

@@ -1,0 +1,49 @@
+"""What an endpoint may not ask of this cluster; the administrator's settings decide."""
+
+from __future__ import annotations
+
+from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpointSpec
+from finetune_operator.allowlists import matches_image
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.state.observed import Refusal
+from finetune_operator.status.conditions import Reason
+
+
+def find_fault(spec: FineTuneEndpointSpec, config: OperatorConfig) -> Refusal | None:
+    """Return the first thing in a spec that this cluster does not allow, or None."""
+    serve = spec.serve
+    own = {config.trainer_image, config.vllm_image}
+    if serve.image and not (
+        serve.image in own or matches_image(serve.image, config.allowed_serving_images)
+    ):
+        allowed = ", ".join(config.allowed_serving_images) or "none"
+        return _fault(
+            Reason.IMAGE_NOT_ALLOWED,
+            f"spec.serve.image: {serve.image!r} is not an image that endpoints may run here"
+            f" ({allowed}); leave it out, or ask the administrator to add it to"
+            " allowedServingImages",
+        )
+    if serve.engine == "VLLM" and not (serve.image or config.vllm_image):
+        return _fault(
+            Reason.ENGINE_NOT_ALLOWED,
+            "spec.serve.engine: 'VLLM' needs an image, and this cluster has none (vllmImage in the"
+            " operator's configuration is empty); use Transformers, or ask the administrator to"
+            " name one",
+        )
+    if serve.replicas.min == 0 and not config.keda_prometheus_url:
+        return _fault(
+            Reason.INVALID_SPEC,
+            "spec.serve.replicas.min: 0 needs KEDA, and this cluster has none (kedaPrometheusUrl in"
+            " the operator's configuration is empty); write 1, or ask the administrator to set it",
+        )
+    if serve.routing == "Gateway":
+        return _fault(
+            Reason.INVALID_SPEC,
+            "spec.serve.routing: 'Gateway' is not supported by this version of the operator; write"
+            " Front",
+        )
+    return None
+
+
+def _fault(reason: str, message: str) -> Refusal:
+    return Refusal(reason=reason, message=f"{message}.", is_final=True)

@@ -1,0 +1,103 @@
+"""What is kept of serving pods and of their Deployments, and what both say about a workload."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from finetune_api.names import FRONT, SERVER_LABEL, SERVING_LABEL
+from finetune_operator.finetuneendpoint.observed import Workload
+from finetune_operator.status.conditions import shorten
+
+Object = dict[str, Any]
+
+APPLIED_ANNOTATION = "finetune.dev/applied"
+"""Digest of a Deployment and what belongs to it, on the Deployment, once all of it was applied."""
+_HARMLESS = frozenset({"ContainerCreating", "PodInitializing"})
+"""Reasons of waiting containers that pass by themselves."""
+
+
+def trim_serving_pod(pod: Object) -> Object:
+    """Keep what is read of a pod; ``deployment`` and ``address`` are empty if it is not asked.
+
+    The address of a pod is asked only if a ReplicaSet of the Deployment that its labels name
+    controls it.
+    """
+    metadata, status = pod["metadata"], pod.get("status") or {}
+    labels = metadata.get("labels") or {}
+    deployment = FRONT if labels.get(SERVING_LABEL) == "front" else labels.get(SERVER_LABEL, "")
+    is_ours = bool(deployment) and _is_of(metadata, f"{deployment}-")
+    runs = status.get("phase") == "Running" and not metadata.get("deletionTimestamp")
+    return {
+        "metadata": _head(metadata),
+        "deployment": deployment if is_ours else "",
+        "address": str(status.get("podIP") or "") if is_ours and runs else "",
+        "isReady": runs and _is_true(status, "Ready"),
+        "problem": _problem_of_pod(status),
+    }
+
+
+def trim_deployment(deployment: Object) -> Object:
+    """Keep what is read of a Deployment."""
+    metadata, status = deployment["metadata"], deployment.get("status") or {}
+    failure = next(
+        (
+            str(each.get("message") or "")
+            for each in status.get("conditions") or ()
+            if each.get("type") == "ReplicaFailure" and each.get("status") == "True"
+        ),
+        "",
+    )
+    return {
+        "metadata": {
+            **_head(metadata),
+            "ownerReferences": metadata.get("ownerReferences") or [],
+        },
+        "applied": (metadata.get("annotations") or {}).get(APPLIED_ANNOTATION, ""),
+        "numWanted": int((deployment.get("spec") or {}).get("replicas", 1)),
+        "numReady": int(status.get("readyReplicas") or 0),
+        "problem": failure,
+    }
+
+
+def workload_of(deployment: Object, pods: Iterable[Object]) -> Workload:
+    """Return a workload from its trimmed Deployment and pods."""
+    problems = [str(deployment["problem"]), *sorted(str(pod["problem"]) for pod in pods)]
+    return Workload(
+        num_ready=deployment["numReady"],
+        num_wanted=deployment["numWanted"],
+        problem=next((shorten(text) for text in problems if text), ""),
+    )
+
+
+def _head(metadata: Object) -> Object:
+    kept = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp")
+    return {key: metadata[key] for key in kept if metadata.get(key)}
+
+
+def _is_of(metadata: Object, prefix: str) -> bool:
+    """Return whether a ReplicaSet that is named after a Deployment controls a pod."""
+    return any(
+        owner.get("controller")
+        and owner.get("kind") == "ReplicaSet"
+        and str(owner.get("name", "")).startswith(prefix)
+        for owner in metadata.get("ownerReferences") or ()
+    )
+
+
+def _is_true(status: Object, kind: str) -> bool:
+    conditions = status.get("conditions") or ()
+    return any(each.get("type") == kind and each.get("status") == "True" for each in conditions)
+
+
+def _problem_of_pod(status: Object) -> str:
+    for each in status.get("conditions") or ():
+        if each.get("type") == "PodScheduled" and each.get("status") == "False":
+            return str(each.get("message") or each.get("reason") or "")
+    told = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
+    for each in told:
+        waiting = (each.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") and waiting["reason"] not in _HARMLESS:
+            message = f": {waiting['message']}" if waiting.get("message") else ""
+            return f"Container {each.get('name')}: {waiting['reason']}{message}"
+    return ""
