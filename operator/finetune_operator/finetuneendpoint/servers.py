@@ -26,6 +26,7 @@ class Server:
 
     Attributes:
         base_model: URI of the base model, with its revision.
+        base_model_secret: Secret that opens the base model; None for that of the storage.
         storage: Where the versions lie that it loads, and the Secret that opens it. Of several
             outputs in S3 that are reached in the same way, it is any one.
         serve: Settings of the endpoint. ``replicas`` are those of this endpoint alone.
@@ -36,6 +37,7 @@ class Server:
 
     namespace: str
     base_model: str
+    base_model_secret: str | None = None
     storage: ServedStorage
     serve: Serve
     max_rank: int = SMALLEST_RANK
@@ -52,6 +54,7 @@ class Server:
         return {
             "namespace": self.namespace,
             "baseModel": self.base_model,
+            "baseModelSecret": self.base_model_secret,
             "storage": _way_of(self.storage),
             "serve": {key: settings[key] for key in settings.keys() - _NOT_IN_THE_NAME},
             "maxRank": self.max_rank,
@@ -73,6 +76,7 @@ def server_of(served: Served, serve: Serve, *, namespace: str, endpoint_uid: str
     return Server(
         namespace=namespace,
         base_model=served.base_model,
+        base_model_secret=served.base_model_secret,
         storage=served.storage,
         serve=serve,
         max_rank=SMALLEST_RANK if is_whole else rank_class(served.rank or 0),

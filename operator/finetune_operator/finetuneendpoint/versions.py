@@ -150,6 +150,7 @@ def _of_job(job: Mapping[str, Any], namespace: str, number: int, manifest: str) 
         sha256="",
         server="",
         base_model=_base_model(model),
+        base_model_secret=(model.get("credentialsRef") or {}).get("name"),
         format="Merged" if is_whole else "Adapter",
         rank=None if is_whole else int(adapter.get("rank") or 16),
         storage=ServedStorage(

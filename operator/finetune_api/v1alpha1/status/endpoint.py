@@ -72,6 +72,8 @@ class Served(APIModel):
     """Deployment and Service that answer with it."""
     base_model: StoredURI
     """Base model, as the job that published the version names it."""
+    base_model_secret: ShortText | None = None
+    """Secret of `model.credentialsRef` of that job. Absent: that of the storage."""
     format: Literal["Adapter", "Merged"] = "Adapter"
     """What of the version is loaded: the adapter, beside others of the same base model; or whole
     weights, on a server of their own."""

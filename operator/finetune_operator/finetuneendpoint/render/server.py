@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.names import (
@@ -67,28 +66,11 @@ exec "$@"
 """What the engine runs, for a POSIX shell: its command with the agent's arguments behind it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reach:
-    """What a server's agent needs to read the base model and the versions.
-
-    Attributes:
-        secrets: Secrets with credentials.
-        uris: Locations that it reads; claims among them are mounted.
-        model_secret: The Secret that opens the base model; empty for the storage's.
-    """
-
-    secrets: frozenset[str] = frozenset()
-    uris: frozenset[str] = frozenset()
-    model_secret: str = ""
-
-
 def render_server(
     server: Server,
     replicas: Replicas,
     owners: Iterable[Owner],
     config: OperatorConfig,
-    *,
-    reach: Reach,
 ) -> Manifest:
     """Render a server's Deployment.
 
@@ -97,14 +79,13 @@ def render_server(
         replicas: The most that one of them asks for.
         owners: The endpoints that use it.
         config: The administrator's settings.
-        reach: What its agent may read.
     """
     serve, labels = server.serve, labels_of_server(server.name)
     metadata = metadata_of(server.name, server.namespace, labels, owned_by(owners))
     if serve.queue_name:
         # Kueue holds the pods of a Deployment with this label until there is quota.
         metadata["labels"] = {**labels, QUEUE_LABEL: serve.queue_name}
-    volumes, mounts, read = _volumes(server, reach, config)
+    volumes, mounts, read = _volumes(server, config)
     extra: Manifest = {"initContainers": [_engine(server, read, config)]}
     if selector := {**config.default_node_selector, **serve.node_selector}:
         extra["nodeSelector"] = selector
@@ -116,7 +97,7 @@ def render_server(
         metadata,
         labels=labels,
         selector={SERVER_LABEL: server.name},
-        containers=[_agent(server, mounts, reach, config)],
+        containers=[_agent(server, mounts, config)],
         volumes=volumes,
         config=config,
         replicas=None if is_scaled(replicas) else replicas.min,
@@ -136,7 +117,7 @@ def render_server_service(namespace: str, deployed: Deployed) -> Manifest:
 
 
 def _volumes(
-    server: Server, reach: Reach, config: OperatorConfig
+    server: Server, config: OperatorConfig
 ) -> tuple[list[Manifest], list[Manifest], list[Manifest]]:
     """Return the pod's volumes, the agent's mounts and the engine's."""
     scratch = {"sizeLimit": config.scratch_size}
@@ -164,12 +145,13 @@ def _volumes(
         {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
         *({**mount, "readOnly": True} for mount in shared),
     ]
-    for number, secret in enumerate(sorted(reach.secrets)):
+    secrets = {server.storage.credentials_secret, server.base_model_secret} - {None}
+    for number, secret in enumerate(sorted(map(str, secrets))):
         source = {"secretName": secret, "optional": True, "defaultMode": 0o440}
         volumes.append({"name": f"credentials-{number}", "secret": source})
         path = f"{CREDENTIALS_DIR}/{secret}"
         agent.append({"name": f"credentials-{number}", "mountPath": path, "readOnly": True})
-    parsed = map(parse_claim_uri, reach.uris)
+    parsed = map(parse_claim_uri, (server.base_model, server.storage.uri))
     for number, claim in enumerate(sorted({found[0] for found in parsed if found})):
         source = {"claimName": claim}
         volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
@@ -179,10 +161,11 @@ def _volumes(
     return volumes, agent, engine
 
 
-def _agent(
-    server: Server, mounts: list[Manifest], reach: Reach, config: OperatorConfig
-) -> Manifest:
-    storage = server.storage.to_wire()
+def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Manifest:
+    # Not its URI, which may differ among the endpoints of one server.
+    storage = server.storage.model_dump(
+        mode="json", by_alias=True, exclude_none=True, exclude={"uri"}
+    )
     environment = {
         "HOME": HOME,
         "FINETUNE_NAMESPACE": server.namespace,
@@ -198,8 +181,8 @@ def _agent(
         Environment.WORK_DIR: f"{HOME}/work",
         Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
     }
-    if reach.model_secret:
-        environment["FINETUNE_MODEL_SECRET"] = reach.model_secret
+    if server.base_model_secret:
+        environment["FINETUNE_BASE_MODEL_SECRET"] = server.base_model_secret
     if server.manifest_uri:
         environment["FINETUNE_MANIFEST_URI"] = server.manifest_uri
     if config.cache_claim:

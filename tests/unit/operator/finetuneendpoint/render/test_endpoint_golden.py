@@ -21,7 +21,6 @@ from finetune_operator.finetuneendpoint.render.front import (
 from finetune_operator.finetuneendpoint.render.metadata import Deployed
 from finetune_operator.finetuneendpoint.render.scaling import render_scaler
 from finetune_operator.finetuneendpoint.render.server import (
-    Reach,
     render_server,
     render_server_service,
 )
@@ -47,6 +46,7 @@ def server_of(source: dict[str, Any]) -> Server:
     return Server(
         namespace=NAMESPACE,
         base_model=wanted["baseModel"],
+        base_model_secret=wanted.get("baseModelSecret"),
         storage=ServedStorage.model_validate(wanted["storage"]),
         serve=Serve.model_validate(wanted["serve"]),
         max_rank=wanted.get("maxRank", 64),
@@ -58,18 +58,12 @@ def render(folder: Path) -> list[dict[str, Any]]:
     source = yaml.safe_load((folder / "in.yaml").read_text())
     config = OperatorConfig.model_validate(source.get("config") or {})
     server, owners = server_of(source), owners_of(source["owners"])
-    secrets = {server.storage.credentials_secret, source.get("modelSecret")} - {None}
-    reach = Reach(
-        secrets=frozenset(secrets),
-        uris=frozenset({server.base_model, server.storage.uri}),
-        model_secret=source.get("modelSecret", ""),
-    )
     deployed = Deployed(name=server.name, uid="uid-of-the-server")
     objects = [
         render_front(NAMESPACE, owners, source.get("keys", ()), config),
         *render_front_parts(NAMESPACE, FRONT),
         render_token(NAMESPACE, FRONT, "the-token"),
-        render_server(server, server.serve.replicas, owners, config, reach=reach),
+        render_server(server, server.serve.replicas, owners, config),
         render_server_service(NAMESPACE, deployed),
     ]
     if scaler := render_scaler(NAMESPACE, deployed, server.serve.replicas, config):
