@@ -20,9 +20,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.controller import Controller
+from finetune_operator.controllers.finetuneendpoint import FineTuneEndpointReconciler
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
 from finetune_operator.controllers.finetunesweep import FineTuneSweepReconciler
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
+from finetune_operator.controllers.memory.serving_reports import ServingReports
 from finetune_operator.controllers.memory.validated import SharedModels
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.integrations.kueue.places import QueuePlaces
@@ -120,6 +122,8 @@ class Manager:
             forget=self._forget,
             wake_sweep=lambda key, priority: self._finetunesweeps.wake(key, priority),
             forget_sweep=self._forget_sweep,
+            wake_endpoint=lambda key, priority: self._finetuneendpoints.wake(key, priority),
+            forget_endpoint=self._forget_endpoint,
             has_kueue=has_kueue,
             rng=rng,
         )
@@ -230,14 +234,7 @@ class Manager:
                 rng=self._rng,
             )
             client = client.fenced(self._elector.fence)
-        queue: WorkQueue[ObjectKey] = WorkQueue(
-            "finetunejob",
-            rng=self._rng,
-            tenant_of=itemgetter(0),  # the namespace
-            is_heavy=partial(_has_excerpt, self.caches.finetunejobs),
-            metrics=client.metrics,
-            max_delay_seconds=MAX_BACKOFF_SECONDS,
-        )
+        queue = self._new_queue("finetunejob", self.caches.finetunejobs)
         self._models = SharedModels()
         self._reconciler = FineTuneJobReconciler(
             client,
@@ -258,7 +255,8 @@ class Manager:
             reconcile=self._reconciler.reconcile,
         )
         self._start_sweeps(client)
-        self._controllers = (self._finetunejobs, self._finetunesweeps)
+        self._start_endpoints(client)
+        self._controllers = (self._finetunejobs, self._finetunesweeps, self._finetuneendpoints)
         self._election = asyncio.create_task(self._elect(), name="election")
         self._election.add_done_callback(self._on_end)
 
@@ -276,15 +274,44 @@ class Manager:
         self._finetunesweeps = Controller(
             sweeps.informer,
             owns=[sweeps.owned],
-            queue=WorkQueue(
-                "finetunesweep",
-                rng=self._rng,
-                tenant_of=itemgetter(0),
-                is_heavy=partial(_has_excerpt, sweeps.informer.store),
-                metrics=self._client.metrics,
-                max_delay_seconds=MAX_BACKOFF_SECONDS,
-            ),
+            queue=self._new_queue("finetunesweep", sweeps.informer.store),
             reconcile=self._sweep_reconciler.reconcile,
+        )
+
+    def _start_endpoints(self, client: KubeClient) -> None:
+        endpoints = self.caches.endpoints
+        self._reports = ServingReports(
+            endpoints.pods,
+            urgent=endpoints.targets,
+            on_news=endpoints.on_report,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        self._endpoint_reconciler = FineTuneEndpointReconciler(
+            client,
+            endpoints,
+            self._reports,
+            self.caches.finetunejobs,
+            self.config,
+            clock=self._clock,
+            recorder=self._recorder,
+        )
+        self._finetuneendpoints = Controller(
+            endpoints.informer,
+            owns=[],
+            reads=[self.caches.feed, *endpoints.informers[1:]],
+            queue=self._new_queue("finetuneendpoint", endpoints.store),
+            reconcile=self._endpoint_reconciler.reconcile,
+        )
+
+    def _new_queue(self, name: str, objects: Store) -> WorkQueue[ObjectKey]:
+        return WorkQueue(
+            name,
+            rng=self._rng,
+            tenant_of=itemgetter(0),  # the namespace
+            is_heavy=partial(_has_excerpt, objects),
+            metrics=self._client.metrics,
+            max_delay_seconds=MAX_BACKOFF_SECONDS,
         )
 
     async def _elect(self) -> None:
@@ -299,6 +326,7 @@ class Manager:
             for each in self._controllers:
                 work = each.run(num_workers=self.config.num_workers, metrics=self._client.metrics)
                 loops.create_task(work, name=f"controller-{each.kind.plural}")
+            loops.create_task(self._reports.run(), name="serving-reports")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)
@@ -323,6 +351,11 @@ class Manager:
         metadata = sweep["metadata"]
         self._finetunesweeps.queue.forget((metadata["namespace"], metadata["name"]))
         self._sweep_reconciler.forget(sweep)
+
+    def _forget_endpoint(self, endpoint: Object) -> None:
+        metadata = endpoint["metadata"]
+        self._finetuneendpoints.queue.forget((metadata["namespace"], metadata["name"]))
+        self._endpoint_reconciler.forget(endpoint)
 
     # ---- endpoints ---------------------------------------------------------------------------
 

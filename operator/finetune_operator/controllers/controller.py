@@ -59,7 +59,7 @@ class Controller:
         kind: Feed | Informer,
         *,
         owns: Iterable[Owned],
-        reads: Iterable[Informer] = (),
+        reads: Iterable[Feed | Informer] = (),
         queue: WorkQueue[ObjectKey],
         reconcile: Callable[[ObjectKey], Awaitable[Result]],
     ) -> None:

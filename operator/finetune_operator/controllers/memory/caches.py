@@ -16,6 +16,7 @@ from finetune_api.names import JOB_LABEL
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.controller import Owned
 from finetune_operator.controllers.memory.approvals import Approvals, Wake
+from finetune_operator.controllers.memory.endpoints import Endpoints
 from finetune_operator.controllers.memory.quiet import WakeupSuppression
 from finetune_operator.controllers.memory.sweeps import BY_SWEEP, Sweeps, index_by_sweep
 from finetune_operator.finetunejob.state.excerpts import excerpt_of, is_large
@@ -64,15 +65,15 @@ def _index_by_finetunejob(child: TrimmedChild) -> Iterable[str]:
 
 
 def _wake_none(key: ObjectKey, priority: int) -> None:
-    """Leave FineTuneSweeps to somebody else."""
+    """Leave the objects of a kind to somebody else."""
 
 
-def _forget_none(sweep: Object) -> None:
-    """Remember nothing of FineTuneSweeps."""
+def _forget_none(obj: Object) -> None:
+    """Remember nothing of a kind."""
 
 
 class Caches:
-    """FineTuneJobs, their children, approvals, sweeps and, with Kueue, Workloads. Event loop only.
+    """All kinds that are watched: FineTuneJobs and what decides on them. Event loop only.
 
     Args:
         client: The API client; only reads.
@@ -80,6 +81,8 @@ class Caches:
         forget: Called with FineTuneJobs that are gone.
         wake_sweep: Called with a FineTuneSweep to reconcile for another cause than its trials.
         forget_sweep: Called with FineTuneSweeps that are gone.
+        wake_endpoint: Called with a FineTuneEndpoint to reconcile, for whatever cause.
+        forget_endpoint: Called with FineTuneEndpoints that are gone.
         has_kueue: Whether to watch Workloads, if the cluster has them.
     """
 
@@ -92,6 +95,8 @@ class Caches:
         forget: Callable[[Object], None],
         wake_sweep: Wake = _wake_none,
         forget_sweep: Callable[[Object], None] = _forget_none,
+        wake_endpoint: Wake = _wake_none,
+        forget_endpoint: Callable[[Object], None] = _forget_none,
         has_kueue: bool,
         rng: random.Random,
     ) -> None:
@@ -132,6 +137,13 @@ class Caches:
             shared=self._shared,
             **scope,  # type: ignore[arg-type]
         )
+        self.endpoints = Endpoints(
+            client,
+            self.feed.store,
+            wake=wake_endpoint,
+            forget=forget_endpoint,
+            **scope,  # type: ignore[arg-type]
+        )
         self._workloads_informer: Informer | None = None
         self.finetunejobs = self.feed.store
         self.jobs = self.jobs_informer.store
@@ -159,6 +171,7 @@ class Caches:
             self.pods_informer,
             self.approvals.informer,
             self.sweeps.informer,
+            *self.endpoints.informers,
         ]
         if self._workloads_informer is not None:
             found.append(self._workloads_informer)

@@ -70,6 +70,25 @@ NAMESPACES = Resource(
     group="", version="v1", plural="namespaces", kind="Namespace", namespaced=False
 )
 JOBS = Resource(group="batch", version="v1", plural="jobs", kind="Job")
+DEPLOYMENTS = Resource(group="apps", version="v1", plural="deployments", kind="Deployment")
+AUTOSCALERS = Resource(
+    group="autoscaling",
+    version="v2",
+    plural="horizontalpodautoscalers",
+    kind="HorizontalPodAutoscaler",
+)
+SECRETS = Resource(group="", version="v1", plural="secrets", kind="Secret")
+SERVICE_ACCOUNTS = Resource(group="", version="v1", plural="serviceaccounts", kind="ServiceAccount")
+ROLES = Resource(group="rbac.authorization.k8s.io", version="v1", plural="roles", kind="Role")
+ROLE_BINDINGS = Resource(
+    group="rbac.authorization.k8s.io", version="v1", plural="rolebindings", kind="RoleBinding"
+)
+DISRUPTION_BUDGETS = Resource(
+    group="policy", version="v1", plural="poddisruptionbudgets", kind="PodDisruptionBudget"
+)
+SCALED_OBJECTS = Resource(
+    group="keda.sh", version="v1alpha1", plural="scaledobjects", kind="ScaledObject"
+)
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
 TOKEN_REVIEWS = Resource(
     group="authentication.k8s.io",

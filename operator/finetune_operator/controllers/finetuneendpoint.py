@@ -1,0 +1,290 @@
+"""``reconcile(key)`` of FineTuneEndpoints: caches to snapshot, plan, one status write, requests.
+
+The status is the routing table of the fronts and the task of the servers. So it is written first,
+and what it needs is created afterwards. A stop between any two requests is harmless: the status is
+derived from itself, and everything else has a derived name.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from finetune_api.messages.messages import explain_in_line
+from finetune_api.meta import ENDPOINT_KIND
+from finetune_api.names import FRONT
+from finetune_api.protocol.serving import FrontReport, ServerReport
+from finetune_api.protocol.trainer import Stage
+from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
+from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS, Endpoints
+from finetune_operator.controllers.memory.serving_reports import ServingReports
+from finetune_operator.controllers.parents import ParentGone, read_parent
+from finetune_operator.controllers.refusals import NameTaken, Refusals
+from finetune_operator.controllers.serving_objects import ServingObjects
+from finetune_operator.finetuneendpoint.actions import ApplyServing, Plan
+from finetune_operator.finetuneendpoint.admission import find_fault
+from finetune_operator.finetuneendpoint.draft import OWNED_FIELDS, STATUS
+from finetune_operator.finetuneendpoint.observed import (
+    Neighbour,
+    Observed,
+    ServerPod,
+    Workload,
+    read_neighbour,
+)
+from finetune_operator.finetuneendpoint.plan import plan
+from finetune_operator.finetuneendpoint.trimming import workload_of
+from finetune_operator.finetunejob.state.excerpts import is_whole
+from finetune_operator.finetunejob.state.observed import Refusal
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import KubeError, NotFound, ObjectNotFound
+from finetune_operator.kube.api.resource import Object, ObjectKey, key_of
+from finetune_operator.kube.cache.store import Store
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
+from finetune_operator.kube.recorder import EventRecorder
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["FIELD_MANAGER", "FineTuneEndpointReconciler"]
+
+
+@dataclass(slots=True)
+class _Memory:
+    """What is remembered of an endpoint between two looks; losing it only costs requests.
+
+    Attributes:
+        generation: Generation of the spec in ``parsed`` and ``problem``.
+        refusal: Cause for which the API server did not take what was asked for.
+        refused_until: Monotonic time of the next try.
+        written_at: When its status was last written.
+    """
+
+    generation: int = -1
+    parsed: FineTuneEndpoint | None = None
+    problem: str = ""
+    refusal: Refusal | None = None
+    refused_until: float = 0.0
+    written_at: datetime | None = None
+
+
+class FineTuneEndpointReconciler:
+    """Reconciles one FineTuneEndpoint at a time. Event loop only.
+
+    Args:
+        client: The API client, fenced by the leader election.
+        endpoints: The caches of endpoints and of what serves them.
+        reports: Last reports of serving pods.
+        jobs: The cache of FineTuneJobs.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        endpoints: Endpoints,
+        reports: ServingReports,
+        jobs: Store,
+        config: OperatorConfig,
+        *,
+        clock: Clock,
+        recorder: EventRecorder,
+    ) -> None:
+        self._client = client
+        self._endpoints = endpoints
+        self._reports = reports
+        self._jobs = jobs
+        self._config = config
+        self._clock = clock
+        self._guard = Guard(
+            resource=FINETUNEENDPOINTS,
+            noun="endpoint",
+            meanwhile="Versions in rotation go on answering meanwhile.",
+            schema=STATUS,
+            owned=OWNED_FIELDS,
+            client=client,
+            clock=clock,
+            recorder=recorder,
+            logger=logger,
+        )
+        self._objects = ServingObjects(client, endpoints, clock=clock)
+        self._refusals = Refusals(clock)
+        self._memories: dict[str, _Memory] = {}
+        self._read: dict[str, tuple[str, Neighbour | None]] = {}
+
+    def forget(self, endpoint: Object) -> None:
+        """Drop the memory of a FineTuneEndpoint that is gone."""
+        uid = endpoint["metadata"]["uid"]
+        self._memories.pop(uid, None)
+        self._read.pop(uid, None)
+        self._refusals.forget(uid)
+        self._guard.forget(uid)
+
+    async def reconcile(self, key: ObjectKey) -> Result:
+        """Look at one FineTuneEndpoint and do what its plan says."""
+        endpoint = self._endpoints.store.get(*key)
+        if endpoint is None:
+            return Done()
+        try:
+            return await self._guard.run(endpoint, self._reconcile(key, endpoint))
+        except ParentGone:
+            self._endpoints.store.discard(endpoint)
+            return Done()
+
+    async def _reconcile(self, key: ObjectKey, endpoint: Object) -> Result:
+        memory = self._memories.setdefault(endpoint["metadata"]["uid"], _Memory())
+        config = self._config.for_namespace(key[0])
+        step = await self._look(endpoint, memory, config)
+        if step.serving is not None and not self._is_refused(memory):
+            await self._apply(endpoint, step.serving, memory, config)
+            if memory.refusal is not None:
+                # The status says why the servers do not come.
+                endpoint = self._endpoints.store.get(*key) or endpoint
+                step = await self._look(endpoint, memory, config)
+        return Done() if step.requeue_after is None else RequeueAfter(step.requeue_after)
+
+    async def _look(self, endpoint: Object, memory: _Memory, config: OperatorConfig) -> Plan:
+        """Plan once, and write the status."""
+        planned = self._guard.as_planned(endpoint)
+        observed = await self._observe(planned, memory, config)
+        step = plan(observed, self._clock.now())
+        answer = await self._write_status(planned, step)
+        if answer is not None:
+            memory.written_at = self._clock.now()
+            self._endpoints.store.absorb(answer)
+        self._guard.announce(endpoint, step.events)
+        self._endpoints.set_urgent(answer or endpoint, is_urgent=step.report_interval_seconds < 5)
+        return step
+
+    def _is_refused(self, memory: _Memory) -> bool:
+        return memory.refusal is not None and self._clock.monotonic() < memory.refused_until
+
+    async def _apply(
+        self, endpoint: Object, serving: ApplyServing, memory: _Memory, config: OperatorConfig
+    ) -> None:
+        """Create what the status needs; remember why the API server does not take it."""
+        metadata = endpoint["metadata"]
+        uid = metadata["uid"]
+        if not self._guard.is_written(uid):
+            return
+        try:
+            await self._objects.apply(serving, config)
+            await self._objects.release(metadata["namespace"], serving.release, uid)
+        except (KubeError, NameTaken) as error:
+            # The endpoint as its first stage needs it: one pause for all objects.
+            refusal = self._refusals.explain(uid, Stage.PREPARE, error)
+            if refusal is None:
+                raise
+            memory.refusal = refusal
+            memory.refused_until = self._clock.monotonic() + refusal.retry_seconds
+            return
+        self._refusals.forget(uid)
+        memory.refusal = None
+
+    async def _observe(self, endpoint: Object, memory: _Memory, config: OperatorConfig) -> Observed:
+        namespace = endpoint["metadata"]["namespace"]
+        uid = endpoint["metadata"]["uid"]
+        self._validate(endpoint, memory)
+        spec = memory.parsed.spec if memory.parsed is not None else None
+        pods = self._endpoints.pods_in(namespace)
+        reports = {key_of(pod): self._reports.of(pod) for pod in pods}
+        deployments = self._endpoints.deployments_in(namespace)
+        return Observed(
+            endpoint=endpoint,
+            parsed=memory.parsed,
+            problem=memory.problem,
+            fault=None if spec is None else find_fault(spec, config),
+            job=None if spec is None else await self._read_job(namespace, spec.job_ref.name),
+            neighbours=tuple(self._neighbours(namespace, uid)),
+            fronts=tuple(
+                report
+                for pod in pods
+                if pod["deployment"] == FRONT
+                and isinstance(report := reports[key_of(pod)], FrontReport)
+            ),
+            servers=tuple(
+                _server_pod(pod, reports[key_of(pod)])
+                for pod in pods
+                if pod["deployment"] not in ("", FRONT)
+            ),
+            workloads=_workloads(deployments, pods),
+            owned=frozenset(
+                str(each["metadata"]["name"])
+                for each in deployments
+                if each["metadata"]["name"] != FRONT
+                and any(o.get("uid") == uid for o in each["metadata"]["ownerReferences"])
+            ),
+            refusal=memory.refusal,
+            written_at=memory.written_at,
+        )
+
+    def _validate(self, endpoint: Object, memory: _Memory) -> None:
+        generation = int(endpoint["metadata"].get("generation") or 0)
+        if memory.generation == generation:
+            return
+        # The status is not validated: a newer operator may have written more fields.
+        wire: Object = {"metadata": endpoint["metadata"], "spec": endpoint.get("spec")}
+        try:
+            memory.parsed, memory.problem = FineTuneEndpoint.from_stored(wire), ""
+        except ValidationError as error:
+            memory.parsed = None
+            memory.problem = explain_in_line(error, wire, kind=ENDPOINT_KIND)
+        memory.generation = generation
+
+    def _neighbours(self, namespace: str, uid: str) -> list[Neighbour]:
+        found = []
+        for each in self._endpoints.of_namespace(namespace):
+            metadata = each["metadata"]
+            if metadata["uid"] == uid:
+                continue
+            version, neighbour = self._read.get(metadata["uid"], ("", None))
+            if version != metadata["resourceVersion"]:
+                neighbour = read_neighbour(each)
+                self._read[metadata["uid"]] = (metadata["resourceVersion"], neighbour)
+            if neighbour is not None:
+                found.append(neighbour)
+        return found
+
+    async def _read_job(self, namespace: str, name: str) -> Object | None:
+        """Return the FineTuneJob that is followed; a large one is read from the server."""
+        job = self._jobs.get(namespace, name)
+        if job is None or is_whole(job) or not (job.get("status") or {}).get("artifact"):
+            return job
+        try:
+            return await self._client.get(FINETUNEJOBS, namespace, name)
+        except ObjectNotFound:
+            return None
+
+    async def _write_status(self, endpoint: Object, step: Plan) -> Object | None:
+        """Write the status over the version that was planned.
+
+        Raises:
+            Conflict: The object was changed in between; plan again after its event.
+        """
+        try:
+            return await self._guard.write_status(endpoint, step.status)
+        except NotFound:
+            metadata = endpoint["metadata"]
+            await read_parent(self._client, FINETUNEENDPOINTS, key_of(endpoint), metadata["uid"])
+            raise
+
+
+def _server_pod(pod: Object, report: FrontReport | ServerReport | None) -> ServerPod:
+    return ServerPod(
+        name=pod["metadata"]["name"],
+        server=pod["deployment"],
+        is_ready=pod["isReady"],
+        report=report if isinstance(report, ServerReport) else None,
+    )
+
+
+def _workloads(deployments: list[Object], pods: list[Object]) -> dict[str, Workload]:
+    of: dict[str, list[Object]] = {}
+    for pod in pods:
+        of.setdefault(pod["deployment"], []).append(pod)
+    names = ((each["metadata"]["name"], each) for each in deployments)
+    return {name: workload_of(each, of.get(name, ())) for name, each in names}

@@ -1,0 +1,277 @@
+"""The caches of FineTuneEndpoints and of what serves them, and the endpoints that a change wakes.
+
+During an upgrade a type, or the right to read it, may be missing. Then endpoints stay as they are,
+and all jobs run.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+from finetune_api.meta import ENDPOINT_KIND, ENDPOINT_PLURAL, GROUP, VERSION
+from finetune_api.names import FRONT, SERVING_LABEL
+from finetune_api.protocol.serving import FrontReport, ServerReport
+from finetune_operator.controllers.memory.approvals import Wake
+from finetune_operator.controllers.memory.serving_reports import Report, Target
+from finetune_operator.finetuneendpoint.trimming import trim_deployment, trim_serving_pod
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.resource import (
+    DEPLOYMENTS,
+    PODS,
+    Object,
+    ObjectKey,
+    Resource,
+    key_of,
+)
+from finetune_operator.kube.cache.informer import Informer
+from finetune_operator.kube.cache.scopes import name_scope
+from finetune_operator.kube.cache.store import EventType, Store, drop_managed_fields
+from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, PRIORITY_USER
+
+logger = logging.getLogger(__name__)
+
+FINETUNEENDPOINTS = Resource(
+    group=GROUP, version=VERSION, plural=ENDPOINT_PLURAL, kind=ENDPOINT_KIND
+)
+BY_NAMESPACE = "namespace"
+BY_JOB = "job"
+"""Index of endpoints by the FineTuneJob that they follow."""
+BY_SERVER = "server"
+"""Index of endpoints by the servers that their status names."""
+BY_DEPLOYMENT = "deployment"
+"""Index of serving pods by their Deployment."""
+REST_SECONDS = 0.05
+_SECTIONS = ("active", "candidate", "previous")
+
+
+def _by_namespace(obj: Object) -> Iterable[str]:
+    return (str(obj["metadata"]["namespace"]),)
+
+
+def _by_job(endpoint: Object) -> Iterable[str]:
+    name = ((endpoint.get("spec") or {}).get("jobRef") or {}).get("name")
+    return (f"{endpoint['metadata']['namespace']}/{name}",) if name else ()
+
+
+def _versions_of(endpoint: Object) -> Iterator[Object]:
+    status = endpoint.get("status") or {}
+    return (status[section] for section in _SECTIONS if status.get(section))
+
+
+def servers_of(endpoint: Object) -> set[str]:
+    """Return the servers that an endpoint's status names."""
+    return {str(each["server"]) for each in _versions_of(endpoint) if each.get("server")}
+
+
+def _by_server(endpoint: Object) -> Iterable[str]:
+    namespace = endpoint["metadata"]["namespace"]
+    return [f"{namespace}/{server}" for server in servers_of(endpoint)]
+
+
+def _by_deployment(pod: Object) -> Iterable[str]:
+    return (f"{pod['metadata']['namespace']}/{pod['deployment']}",) if pod["deployment"] else ()
+
+
+class Endpoints:
+    """FineTuneEndpoints, and the Deployments and pods that serve them. Event loop only.
+
+    Args:
+        client: The API client; only reads.
+        jobs: The cache of FineTuneJobs.
+        wake: Called with a FineTuneEndpoint to reconcile.
+        forget: Called with FineTuneEndpoints that are gone.
+        namespaces: Watched namespaces; empty for all.
+
+    Attributes:
+        informers: What has to run: the endpoints' first.
+        urgent: Deployments whose reports an endpoint waits for, by endpoint.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        jobs: Store,
+        *,
+        wake: Wake,
+        forget: Callable[[Object], None],
+        namespaces: Sequence[str],
+        rng: random.Random,
+    ) -> None:
+        self._wake = wake
+        self._forget = forget
+        self.urgent: dict[ObjectKey, frozenset[str]] = {}
+        informer = partial(
+            Informer,
+            client,
+            namespaces=namespaces,
+            may_be_forbidden=True,
+            rest_seconds=REST_SECONDS,
+            rng=rng,
+        )
+        self.informer = informer(
+            FINETUNEENDPOINTS,
+            transform=drop_managed_fields,
+            indexers={BY_NAMESPACE: _by_namespace, BY_JOB: _by_job, BY_SERVER: _by_server},
+            on_served=partial(_tell_served, "FineTuneEndpoints"),
+        )
+        self.pods_informer = informer(
+            PODS,
+            label_selector=SERVING_LABEL,
+            transform=trim_serving_pod,
+            indexers={BY_NAMESPACE: _by_namespace, BY_DEPLOYMENT: _by_deployment},
+            on_served=partial(_tell_served, "Serving pods"),
+        )
+        self.deployments_informer = informer(
+            DEPLOYMENTS,
+            label_selector=SERVING_LABEL,
+            transform=trim_deployment,
+            indexers={BY_NAMESPACE: _by_namespace},
+            on_served=partial(_tell_served, "Deployments"),
+        )
+        self.informers = [self.informer, self.pods_informer, self.deployments_informer]
+        self.store = self.informer.store
+        self.pods = self.pods_informer.store
+        self.deployments = self.deployments_informer.store
+        self.store.add_handler(self._on_endpoint)
+        self.pods.add_handler(self._on_pod)
+        self.deployments.add_handler(self._on_deployment)
+        jobs.add_handler(self._on_job)
+
+    def of_namespace(self, namespace: str) -> list[Object]:
+        """Return the endpoints of a namespace."""
+        return self.store.by_index(BY_NAMESPACE, namespace)
+
+    def pods_in(self, namespace: str) -> list[Object]:
+        """Return the trimmed serving pods of a namespace."""
+        return self.pods.by_index(BY_NAMESPACE, namespace)
+
+    def deployments_in(self, namespace: str) -> list[Object]:
+        """Return the trimmed Deployments of the front and the servers of a namespace."""
+        return self.deployments.by_index(BY_NAMESPACE, namespace)
+
+    def targets(self) -> set[Target]:
+        """Return the Deployments whose reports a decision waits for."""
+        return {
+            (namespace, deployment)
+            for (namespace, _), deployments in self.urgent.items()
+            for deployment in deployments
+        }
+
+    def set_urgent(self, endpoint: Object, *, is_urgent: bool) -> None:
+        """Ask the pods of an endpoint often from now on, or seldom."""
+        key = key_of(endpoint)
+        if is_urgent:
+            self.urgent[key] = frozenset({FRONT, *servers_of(endpoint)})
+        else:
+            self.urgent.pop(key, None)
+
+    def on_report(self, pod: Object, before: Report | None, after: Report | None) -> None:
+        """Wake the endpoints that a changed report is about."""
+        namespace = pod["metadata"]["namespace"]
+        server = pod["deployment"]
+        if server == FRONT:
+            changed = _changed(_routes(before), _routes(after))
+            for key in ((namespace, name) for name in changed):
+                if key in self.store:
+                    self._wake(key, PRIORITY_CHILD)
+            return
+        changed = _changed(_adapters(before), _adapters(after))
+        for endpoint in self.store.by_index(BY_SERVER, f"{namespace}/{server}"):
+            adapters = {str(each.get("adapter")) for each in _versions_of(endpoint)}
+            if adapters & changed:
+                self._wake(key_of(endpoint), PRIORITY_CHILD)
+
+    def _on_endpoint(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        if new is None:
+            assert old is not None
+            self.urgent.pop(key_of(old), None)
+            self._forget(old)
+            self._wake_neighbours(old, servers_of(old))
+            return
+        if old is None or _is_edited(old, new):
+            self._wake(key_of(new), PRIORITY_USER)
+        if old is not None and (left := servers_of(old) - servers_of(new)):
+            self._wake_neighbours(new, left)
+
+    def _wake_neighbours(self, endpoint: Object, servers: Iterable[str]) -> None:
+        """Wake who shares servers that an endpoint has left: their owners have changed."""
+        for server in servers:
+            self._wake_users(endpoint["metadata"]["namespace"], server)
+
+    def _wake_users(self, namespace: str, deployment: str) -> None:
+        users = (
+            self.of_namespace(namespace)
+            if deployment == FRONT
+            else self.store.by_index(BY_SERVER, f"{namespace}/{deployment}")
+        )
+        for endpoint in users:
+            self._wake(key_of(endpoint), PRIORITY_CHILD)
+
+    def _on_pod(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        if old is None or new is None or _facts(old) != _facts(new):
+            pod = old if new is None else new
+            assert pod is not None
+            self._wake_users(pod["metadata"]["namespace"], pod["deployment"])
+
+    def _on_deployment(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        if old is None or new is None or _facts(old) != _facts(new):
+            found = old if new is None else new
+            assert found is not None
+            self._wake_users(*key_of(found))
+
+    def _on_job(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        if old is not None and new is not None and _artifact(old) == _artifact(new):
+            return
+        job = old if new is None else new
+        assert job is not None
+        for endpoint in self.store.by_index(BY_JOB, "/".join(key_of(job))):
+            self._wake(key_of(endpoint), PRIORITY_CHILD)
+
+
+def _artifact(job: Object) -> object:
+    return (job.get("status") or {}).get("artifact"), job["metadata"].get("uid")
+
+
+def _facts(trimmed: Object) -> Object:
+    """Return what decisions rest on, without the version of the object."""
+    facts = {key: value for key, value in trimmed.items() if key != "metadata"}
+    return {**facts, "deleted": trimmed["metadata"].get("deletionTimestamp")}
+
+
+def _is_edited(old: Object, new: Object) -> bool:
+    """Return whether a change is more than the status that the operator has written."""
+    before, after = old["metadata"], new["metadata"]
+    return any(
+        before.get(name) != after.get(name) for name in ("uid", "generation", "deletionTimestamp")
+    )
+
+
+def _routes(report: Report | None) -> dict[str, object]:
+    if not isinstance(report, FrontReport):
+        return {}
+    return {each.name: each.model_copy(update={"requests": 0}) for each in report.endpoints}
+
+
+def _adapters(report: Report | None) -> dict[str, object]:
+    if not isinstance(report, ServerReport):
+        return {}
+    return {each.name: each for each in report.adapters}
+
+
+def _changed(before: dict[str, object], after: dict[str, object]) -> set[str]:
+    return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+
+def _tell_served(what: str, scope: str, problem: str) -> None:
+    if problem:
+        logger.warning(
+            "%s of %s cannot be read: the CustomResourceDefinition of FineTuneEndpoint is not"
+            " installed, or the operator's role lacks list and watch. No endpoint goes on there;"
+            " all jobs run: %s",
+            what,
+            name_scope(scope),
+            problem,
+        )

@@ -1,0 +1,244 @@
+"""Brings the front and the servers of endpoints to the form that a plan asks for.
+
+Deployments are applied, because endpoints share them and their owners change. What belongs to a
+Deployment is the same for ever, so that it is created and left alone; only autoscalers follow the
+spec. A digest on the Deployment says that all of it was done, so that an idle endpoint costs no
+request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+
+from finetune_api.names import FRONT
+from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.guarding import FIELD_MANAGER
+from finetune_operator.controllers.memory.endpoints import Endpoints
+from finetune_operator.controllers.refusals import NameTaken
+from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer
+from finetune_operator.finetuneendpoint.render.front import (
+    render_front,
+    render_front_parts,
+    render_token,
+)
+from finetune_operator.finetuneendpoint.render.metadata import Deployed
+from finetune_operator.finetuneendpoint.render.scaling import render_scaler
+from finetune_operator.finetuneendpoint.render.server import render_server, render_server_service
+from finetune_operator.finetuneendpoint.trimming import APPLIED_ANNOTATION
+from finetune_operator.kube.api.client import KubeClient
+from finetune_operator.kube.api.errors import AlreadyExists, Conflict, NotFound
+from finetune_operator.kube.api.resource import (
+    AUTOSCALERS,
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    ROLE_BINDINGS,
+    ROLES,
+    SCALED_OBJECTS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Object,
+    ObjectKey,
+    Resource,
+)
+from finetune_operator.kube.clock import Clock
+from finetune_operator.kube.digest import digest_of
+
+logger = logging.getLogger(__name__)
+
+REPAIR_SECONDS = 15.0
+"""Time between two looks for missing parts of a Deployment that has no ready pod."""
+TOKEN_BYTES = 32
+_RESOURCES: dict[str, Resource] = {
+    each.kind: each
+    for each in (
+        AUTOSCALERS,
+        DISRUPTION_BUDGETS,
+        ROLE_BINDINGS,
+        ROLES,
+        SCALED_OBJECTS,
+        SECRETS,
+        SERVICE_ACCOUNTS,
+        SERVICES,
+    )
+}
+Parts = Callable[[Deployed], list[Object]]
+
+
+class ServingObjects:
+    """Applies, creates and deletes what serves endpoints. Event loop only.
+
+    Args:
+        client: The API client, fenced by the leader election.
+        endpoints: The caches; they take the answers, so that the next look sees them.
+    """
+
+    def __init__(self, client: KubeClient, endpoints: Endpoints, *, clock: Clock) -> None:
+        self._client = client
+        self._endpoints = endpoints
+        self._clock = clock
+        self._locks: defaultdict[ObjectKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._repaired: dict[ObjectKey, float] = {}
+
+    async def apply(self, serving: ApplyServing, config: OperatorConfig) -> None:
+        """Bring everything to the form that is asked for.
+
+        Raises:
+            NameTaken: A name belongs to an object of somebody else.
+            KubeError: The API server refuses an object.
+        """
+        for needed in serving.servers:
+            await self._apply_server(needed, config)
+        await self._apply_front(serving.front, config)
+
+    async def release(self, namespace: str, servers: Iterable[str], uid: str) -> None:
+        """Take an endpoint from the owners of servers; delete those without another owner.
+
+        Args:
+            namespace: The namespace.
+            servers: Names of their Deployments.
+            uid: UID of the endpoint.
+        """
+        for name in servers:
+            async with self._lock(namespace, name):
+                await self._release(namespace, name, uid)
+
+    async def _apply_front(self, front: Front, config: OperatorConfig) -> None:
+        namespace = front.namespace
+
+        def parts(deployed: Deployed) -> list[Object]:
+            token = render_token(namespace, deployed, secrets.token_urlsafe(TOKEN_BYTES))
+            return [*render_front_parts(namespace, deployed), token]
+
+        manifest = render_front(namespace, front.owners, front.key_secrets, config)
+        await self._apply(namespace, FRONT, manifest, parts, scaler=None)
+
+    async def _apply_server(self, needed: NeededServer, config: OperatorConfig) -> None:
+        namespace = needed.server.namespace
+        manifest = render_server(needed.server, needed.replicas, needed.owners, config)
+
+        def scaler(deployed: Deployed) -> Object | None:
+            return render_scaler(namespace, deployed, needed.replicas, config)
+
+        def parts(deployed: Deployed) -> list[Object]:
+            return [render_server_service(namespace, deployed)]
+
+        await self._apply(namespace, needed.name, manifest, parts, scaler=scaler)
+
+    async def _apply(
+        self,
+        namespace: str,
+        name: str,
+        manifest: Object,
+        parts: Parts,
+        *,
+        scaler: Callable[[Deployed], Object | None] | None,
+    ) -> None:
+        """Apply a Deployment, create its parts, and note on it that both were done."""
+        unknown = Deployed(name=name, uid="")
+        scaled = scaler(unknown) if scaler is not None else None
+        digest = digest_of([manifest, scaled]).hex()
+        async with self._lock(namespace, name):
+            found = self._endpoints.deployments.get(namespace, name)
+            if found is not None and found["metadata"].get("deletionTimestamp"):
+                raise NameTaken(f"Deployment {name} is being deleted; the endpoint waits")
+            if found is not None and found["applied"] == digest:
+                await self._repair(found, parts)
+                return
+            is_known = found is not None
+            if found is None:
+                found = await self._write(manifest)
+            deployed = Deployed(name=name, uid=found["metadata"]["uid"])
+            for part in parts(deployed):
+                await self._create(part, deployed)
+            if scaler is not None:
+                await self._scale(namespace, deployed, scaler(deployed), is_known=is_known)
+            metadata = {**manifest["metadata"], "annotations": {APPLIED_ANNOTATION: digest}}
+            await self._write({**manifest, "metadata": metadata})
+
+    async def _write(self, manifest: Object) -> Object:
+        answer = await self._client.apply(DEPLOYMENTS, manifest, field_manager=FIELD_MANAGER)
+        self._endpoints.deployments.absorb(answer)
+        return answer
+
+    async def _create(self, part: Object, deployed: Deployed) -> None:
+        """Create a part, or find that an earlier attempt did.
+
+        Only a Service can be read here. It comes first: where a Deployment was deleted and made
+        again, its old Service is the sign that the garbage collector has yet to come.
+        """
+        resource = _RESOURCES[part["kind"]]
+        metadata = part["metadata"]
+        try:
+            await self._client.create(resource, part, field_manager=FIELD_MANAGER)
+        except AlreadyExists as error:
+            if resource is not SERVICES:
+                return
+            live = await self._client.get(resource, metadata["namespace"], metadata["name"])
+            owners = live["metadata"].get("ownerReferences") or ()
+            if not any(owner.get("uid") == deployed.uid for owner in owners):
+                raise NameTaken(
+                    f"Service {metadata['name']} exists and belongs to another object; the endpoint"
+                    " waits until it is gone"
+                ) from error
+
+    async def _scale(
+        self, namespace: str, deployed: Deployed, scaler: Object | None, *, is_known: bool
+    ) -> None:
+        """Apply the autoscaler; without one, delete that of before."""
+        if scaler is not None:
+            resource = _RESOURCES[scaler["kind"]]
+            await self._client.apply(resource, scaler, field_manager=FIELD_MANAGER)
+        elif is_known:
+            try:
+                await self._client.delete(AUTOSCALERS, namespace, deployed.name)
+            except NotFound:
+                return
+
+    async def _repair(self, found: Object, parts: Parts) -> None:
+        """Create again what is missing, of a Deployment whose pods do not come up."""
+        key = (found["metadata"]["namespace"], found["metadata"]["name"])
+        if found["numReady"] or not found["numWanted"]:
+            self._repaired.pop(key, None)
+            return
+        now = self._clock.monotonic()
+        if now - self._repaired.setdefault(key, now) < REPAIR_SECONDS:
+            return
+        self._repaired[key] = now
+        deployed = Deployed(name=key[1], uid=found["metadata"]["uid"])
+        for part in parts(deployed):
+            await self._create(part, deployed)
+
+    async def _release(self, namespace: str, name: str, uid: str) -> None:
+        found = self._endpoints.deployments.get(namespace, name)
+        if found is None:
+            return
+        metadata = found["metadata"]
+        owners = metadata["ownerReferences"]
+        others = [owner for owner in owners if owner.get("uid") != uid]
+        if len(others) == len(owners):
+            return
+        version = metadata["resourceVersion"]
+        try:
+            if not others:
+                await self._client.delete(
+                    DEPLOYMENTS, namespace, name, uid=metadata["uid"], resource_version=version
+                )
+                self._endpoints.deployments.discard(found)
+                return
+            kept = {"uid": metadata["uid"], "resourceVersion": version, "ownerReferences": others}
+            answer = await self._client.merge_patch(
+                DEPLOYMENTS, namespace, name, {"metadata": kept}, field_manager=FIELD_MANAGER
+            )
+        except (NotFound, Conflict) as error:
+            # Another endpoint took it over, or it is gone: the event that tells it wakes this one.
+            logger.info("Deployment %s/%s was not released: %s", namespace, name, error)
+            return
+        self._endpoints.deployments.absorb(answer)
+
+    def _lock(self, namespace: str, name: str) -> asyncio.Lock:
+        return self._locks[namespace, name]
