@@ -55,7 +55,7 @@ class Server:
             "namespace": self.namespace,
             "baseModel": self.base_model,
             "baseModelSecret": self.base_model_secret,
-            "storage": _way_of(self.storage),
+            "storage": way_of(self.storage),
             "serve": {key: settings[key] for key in settings.keys() - _NOT_IN_THE_NAME},
             "maxRank": self.max_rank,
             "manifestURI": self.manifest_uri,
@@ -90,7 +90,7 @@ def rank_class(rank: int) -> int:
     return next((each for each in _RANKS if each >= rank), _RANKS[-1])
 
 
-def _way_of(storage: ServedStorage) -> dict[str, Any]:
+def way_of(storage: ServedStorage) -> dict[str, Any]:
     """Return how a storage is reached: what a pod is given to open it."""
     scheme, _, rest = storage.uri.partition("://")
     way = _wire(storage)

@@ -15,6 +15,7 @@ from finetune_operator.finetuneendpoint.render.metadata import (
     owned_by,
 )
 from finetune_operator.finetuneendpoint.render.pods import (
+    ANSWER_SECONDS,
     HOME,
     TOKEN_FILE,
     limited,
@@ -63,6 +64,7 @@ def render_front(
             "FINETUNE_SERVER_URL": f"http://{{server}}:{SERVER_PORT}",
             "FINETUNE_TOKEN_FILE": TOKEN_FILE,
             "FINETUNE_KEYS_DIR": KEYS_DIR,
+            "FINETUNE_GRACE_SECONDS": str(ANSWER_SECONDS),
         },
         resources=limited({"cpu": config.front_cpu, "memory": config.front_memory}),
         mounts=mounts,

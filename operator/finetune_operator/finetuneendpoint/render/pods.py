@@ -17,8 +17,10 @@ TOKEN_FILE = f"{TOKEN_DIR}/token"
 TOKEN_SECONDS = 3600
 DRAIN_SECONDS = 5
 """A pod that ends still answers for so long: until then, Services may send requests to it."""
-GRACE_SECONDS = 150
-"""Time between the request to end and the kill. Answers that have begun are finished in it."""
+ANSWER_SECONDS = 120
+"""Time that answers that have begun then have to be finished."""
+GRACE_SECONDS = DRAIN_SECONDS + ANSWER_SECONDS + 25
+"""Time between the request to end and the kill; the engine ends after its agent."""
 HOME = "/tmp"  # noqa: S108 - the container's own emptyDir
 
 

@@ -30,6 +30,7 @@ from finetune_operator.finetuneendpoint.render.metadata import (
     owned_by,
 )
 from finetune_operator.finetuneendpoint.render.pods import (
+    ANSWER_SECONDS,
     HOME,
     TOKEN_FILE,
     environment_of,
@@ -42,7 +43,7 @@ from finetune_operator.finetuneendpoint.render.pods import (
     trusted_volumes,
 )
 from finetune_operator.finetuneendpoint.render.scaling import is_scaled
-from finetune_operator.finetuneendpoint.servers import Server
+from finetune_operator.finetuneendpoint.servers import Server, way_of
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
 from finetune_operator.finetunejob.render.pod import CREDENTIALS_DIR
 from finetune_operator.finetunejob.render.security import container_security
@@ -162,10 +163,7 @@ def _volumes(
 
 
 def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Manifest:
-    # Not its URI, which may differ among the endpoints of one server.
-    storage = server.storage.model_dump(
-        mode="json", by_alias=True, exclude_none=True, exclude={"uri"}
-    )
+    storage = way_of(server.storage)
     environment = {
         "HOME": HOME,
         "FINETUNE_NAMESPACE": server.namespace,
@@ -180,9 +178,10 @@ def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Ma
         Environment.CACHE_DIR: CACHE_DIR,
         Environment.WORK_DIR: f"{HOME}/work",
         Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
+        Environment.GRACE_SECONDS: str(ANSWER_SECONDS),
     }
     if server.base_model_secret:
-        environment["FINETUNE_BASE_MODEL_SECRET"] = server.base_model_secret
+        environment["FINETUNE_MODEL_SECRET"] = server.base_model_secret
     if server.manifest_uri:
         environment["FINETUNE_MANIFEST_URI"] = server.manifest_uri
     if config.cache_claim:
@@ -219,7 +218,8 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
         command = ["vllm", "serve", *_vllm_arguments(server), *config.vllm_arguments]
     else:
         image = serve.image or config.trainer_image
-        command = ["python", "-m", "finetune_trainer.serve", "engine", f"--port={ENGINE_PORT}"]
+        command = ["python", "-m", "finetune_trainer.serve", "engine"]
+        command += [f"--port={ENGINE_PORT}", f"--max-adapters={serve.max_adapters}"]
     container: Manifest = {
         "name": SERVING_ENGINE_CONTAINER,
         "image": image,

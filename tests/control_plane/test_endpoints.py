@@ -1,0 +1,308 @@
+"""Endpoints on a real API server: what is created, verified, rolled out, refused and rolled back.
+
+Jobs publish by the kit's kubelet. Serving pods are played by small servers, whose reports the
+operator polls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from finetune_api.names import FRONT, SERVING, SERVING_TOKEN_SECRET
+from finetune_api.protocol.termination import TerminationMessage
+from finetune_api.protocol.trainer import ExitCode, Stage
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS
+from finetune_operator.kube.api.errors import NotFound
+from finetune_operator.kube.api.resource import (
+    DEPLOYMENTS,
+    DISRUPTION_BUDGETS,
+    ROLE_BINDINGS,
+    ROLES,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+)
+from finetune_operator.kube.cache import informer as informer_module
+from kit.cluster.chart import install_crd
+from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.serving_pods import Behaviour, ServingPods
+from kit.cluster.simulation import ended_status, finetunejob, result_of
+from kit.processes.eventually import eventually_async
+from kit.processes.operators import (
+    ROOT,
+    condition,
+    connection_of,
+    holds,
+    open_client,
+    running_manager,
+    test_config,
+)
+
+ROLLOUT = {"steps": [50, 100], "minRequests": 150}
+NAME = "headlines"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def crd(control_plane: Any) -> None:
+    install_crd(control_plane)
+
+
+def config_of(namespace: str, **settings: Any) -> Any:
+    return test_config(namespace, vllm_image="vllm/vllm-openai:v0.32.0", **settings)
+
+
+def endpoint(namespace: str, name: str = NAME, **spec: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"jobRef": {"name": NAME}, **spec},
+    }
+
+
+class World:
+    """One namespace with a kubelet for jobs, and one for serving pods."""
+
+    def __init__(self, client: Any, namespace: str) -> None:
+        self.client = client
+        self.namespace = namespace
+        self.behaviour = Behaviour()
+        self.version = 0
+        self._kubelet = Kubelet(client, namespaces=(namespace,), script=self._script)
+        self.pods = ServingPods(client, self.behaviour, namespaces=(namespace,))
+
+    @contextlib.asynccontextmanager
+    async def living(self) -> AsyncIterator[World]:
+        async with self._kubelet.running(), self.pods.running():
+            yield self
+
+    def _script(self, job: str, stage: Stage, attempt: int) -> Fate:
+        if stage is not Stage.EVALUATE:
+            return success(stage)
+        uri = f"s3://models/versions/{self.namespace}/{NAME}/{self.version}/manifest.json"
+        update = {"version": self.version, "manifest_uri": uri}
+        message = TerminationMessage(
+            stage=stage,
+            exit_code=ExitCode.OK,
+            reason="Succeeded",
+            result=result_of(stage).model_copy(update=update),
+        )
+        return Fate(status=ended_status(0, message.to_text()))
+
+    async def publish(self, version: int) -> None:
+        """Let a new job of the same name publish a version."""
+        self.version = version
+        with contextlib.suppress(NotFound):
+            await self.client.delete(FINETUNEJOBS, self.namespace, NAME, propagation="Foreground")
+
+        async def is_gone() -> bool:
+            return not await exists(self.client, FINETUNEJOBS, self.namespace, NAME)
+
+        await eventually_async(is_gone, timeout=30)
+        await self.client.create(FINETUNEJOBS, finetunejob(NAME, self.namespace))
+
+    async def status(self, name: str = NAME) -> dict[str, Any]:
+        live = await self.client.get(FINETUNEENDPOINTS, self.namespace, name)
+        return live.get("status") or {}
+
+    async def until(self, is_so: Any, name: str = NAME) -> dict[str, Any]:
+        async def look() -> dict[str, Any] | None:
+            status = await self.status(name)
+            assert is_so(status), status
+            return status
+
+        found: dict[str, Any] = await eventually_async(look, timeout=60, interval=0.2)
+        return found
+
+
+async def exists(client: Any, resource: Any, namespace: str, name: str) -> bool:
+    try:
+        await client.get(resource, namespace, name)
+    except NotFound:
+        return False
+    return True
+
+
+def serves(version: int) -> Any:
+    def is_so(status: dict[str, Any]) -> bool:
+        is_alone = (status.get("active") or {}).get("version") == version
+        return is_alone and "candidate" not in status and holds({"status": status}, "Available")
+
+    return is_so
+
+
+def rejects(version: int) -> Any:
+    return lambda status: version in [each["version"] for each in status.get("rejected") or ()]
+
+
+@pytest.fixture
+async def world(control_plane: Any, namespace: str) -> AsyncIterator[World]:
+    async with open_client(connection_of(control_plane)) as client:
+        async with World(client, namespace).living() as found:
+            yield found
+
+
+async def test_versions_are_verified_rolled_out_refused_and_rolled_back(world: World) -> None:
+    client, namespace = world.client, world.namespace
+    world.behaviour.can_count = lambda version: version != 2  # until the operator is restarted
+    async with running_manager(client, config_of(namespace)):
+        await client.create(FINETUNEENDPOINTS, endpoint(namespace, rollout=ROLLOUT))
+        waiting = await world.until(lambda status: condition({"status": status}, "Available"))
+        assert condition({"status": waiting}, "Available")["reason"] == "JobNotFound"
+        await world.publish(1)
+        first = await world.until(serves(1))
+        server = first["active"]["server"]
+        assert first["active"]["sha256"] == f"{1:064x}"
+        assert holds({"status": first}, "Verified")
+        assert first["url"] == f"http://finetune-front.{namespace}.svc/v1"
+        for resource, name in (
+            (DEPLOYMENTS, FRONT),
+            (DEPLOYMENTS, server),
+            (SERVICES, FRONT),
+            (SERVICES, server),
+            (SERVICE_ACCOUNTS, SERVING),
+            (ROLES, SERVING),
+            (ROLE_BINDINGS, SERVING),
+            (SECRETS, SERVING_TOKEN_SECRET),
+            (DISRUPTION_BUDGETS, FRONT),
+        ):
+            assert await exists(client, resource, namespace, name), (resource.kind, name)
+        await world.publish(2)
+        await world.until(lambda status: (status.get("candidate") or {}).get("weight") == 50)
+    # Another operator goes on where this one stopped.
+    world.behaviour.can_count = lambda version: True
+    async with running_manager(client, config_of(namespace)):
+        second = await world.until(serves(2))
+        assert second["previous"]["version"] == 1
+        actions = [(each["version"], each["action"]) for each in second["decisions"]]
+        assert actions == [(1, "Verified"), (1, "Promoted"), (2, "Verified"), (2, "Promoted")]
+        world.behaviour.faults[3] = "AnswersLikeBase"
+        await world.publish(3)
+        refused = await world.until(rejects(3))
+        assert serves(2)(refused)
+        assert condition({"status": refused}, "Verified")["reason"] == "AnswersLikeBase"
+        world.behaviour.errors[4] = 30
+        await world.publish(4)
+        back = await world.until(rejects(4))
+        assert serves(2)(back)
+        assert back["rejected"][-1]["reason"] == "Worse"
+        assert back["decisions"][-1]["action"] == "RolledBack"
+        await client.delete(FINETUNEENDPOINTS, namespace, NAME)
+
+        async def is_all_gone() -> bool:
+            left = [
+                await exists(client, DEPLOYMENTS, namespace, FRONT),
+                await exists(client, DEPLOYMENTS, namespace, server),
+                await exists(client, SERVICES, namespace, server),
+                await exists(client, SECRETS, namespace, SERVING_TOKEN_SECRET),
+            ]
+            return not any(left)
+
+        await eventually_async(is_all_gone, timeout=60)
+
+
+async def test_endpoints_share_a_server_until_the_last_one_leaves_it(world: World) -> None:
+    client, namespace = world.client, world.namespace
+    async with running_manager(client, config_of(namespace)):
+        await world.publish(1)
+        for name in ("one", "two"):
+            await client.create(FINETUNEENDPOINTS, endpoint(namespace, name))
+        shared = (await world.until(serves(1), "one"))["active"]["server"]
+        assert (await world.until(serves(1), "two"))["active"]["server"] == shared
+
+        async def owners() -> set[str]:
+            live = await client.get(DEPLOYMENTS, namespace, shared)
+            return {each["name"] for each in live["metadata"]["ownerReferences"]}
+
+        async def is_shared() -> bool:
+            return await owners() == {"one", "two"}
+
+        await eventually_async(is_shared, timeout=30)
+        alone = {"spec": {"serve": {"dedicated": True}}}
+        await client.merge_patch(FINETUNEENDPOINTS, namespace, "one", alone)
+        moved = await world.until(
+            lambda status: serves(1)(status) and status["active"]["server"] != shared, "one"
+        )
+        assert moved["active"]["server"] != shared
+
+        async def is_left() -> bool:
+            return await owners() == {"two"}
+
+        await eventually_async(is_left, timeout=60)
+        await client.merge_patch(FINETUNEENDPOINTS, namespace, "two", alone)
+
+        async def is_gone() -> bool:
+            return not await exists(client, DEPLOYMENTS, namespace, shared)
+
+        await eventually_async(is_gone, timeout=60)
+        assert serves(1)(await world.status("two"))
+
+
+async def test_an_idle_endpoint_costs_no_writes(control_plane: Any, world: World) -> None:
+    writes: list[tuple[str, ...]] = []
+
+    def note(verb: str, *what: str) -> None:
+        if verb not in ("get", "list", "watch"):
+            writes.append((verb, *what))
+
+    namespace = world.namespace
+    async with (
+        open_client(connection_of(control_plane), on_request=note) as own,
+        running_manager(own, config_of(namespace)) as manager,
+    ):
+        await world.publish(1)
+        await world.client.create(FINETUNEENDPOINTS, endpoint(namespace))
+        await world.until(serves(1))
+        queue = manager._finetuneendpoints.queue
+
+        async def is_quiet() -> bool:
+            return not (queue.num_delayed or queue.num_processing)
+
+        await eventually_async(is_quiet, timeout=30)
+        written = len(writes)
+        for _ in range(3):
+            manager._finetuneendpoints.wake((namespace, NAME), 0)
+            await eventually_async(is_quiet, timeout=30)
+        events = [each for each in writes[written:] if "events" not in each]
+        assert events == []
+
+
+async def test_what_this_cluster_does_not_allow_is_told_and_nothing_is_created(
+    world: World,
+) -> None:
+    client, namespace = world.client, world.namespace
+    async with running_manager(client, config_of(namespace)):
+        await world.publish(1)
+        body = endpoint(namespace, serve={"image": "evil.io/vllm:1"})
+        await client.create(FINETUNEENDPOINTS, body)
+        told = await world.until(lambda status: holds({"status": status}, "Stalled"))
+        stalled = condition({"status": told}, "Stalled")
+        assert stalled["reason"] == "ImageNotAllowed"
+        assert "'evil.io/vllm:1'" in stalled["message"]
+        found = await client.list(DEPLOYMENTS, namespace)
+        assert [each["metadata"]["name"] for each in found.items] == [FRONT]
+
+
+async def test_without_the_kind_jobs_run_and_endpoints_go_on_once_it_is_there(
+    control_plane: Any, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(informer_module, "ABSENT_RETRY_SECONDS", 1.0)
+    crd = str(ROOT / "crds" / "finetuneendpoints.yaml")
+    client, namespace = world.client, world.namespace
+    control_plane.kubectl("delete", "-f", crd, "--wait=true")
+    try:
+        async with running_manager(client, config_of(namespace)):
+            await world.publish(1)
+
+            async def is_published() -> bool:
+                return holds(await client.get(FINETUNEJOBS, namespace, NAME), "Published")
+
+            await eventually_async(is_published, timeout=60)
+            install_crd(control_plane)
+            await client.create(FINETUNEENDPOINTS, endpoint(namespace))
+            await world.until(lambda status: (status.get("candidate") or {}).get("version") == 1)
+    finally:
+        install_crd(control_plane)
