@@ -58,6 +58,8 @@ def config_of(namespace: str, **settings: Any) -> Any:
 
 def endpoint(namespace: str, name: str = NAME, **spec: Any) -> dict[str, Any]:
     return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "FineTuneEndpoint",
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"jobRef": {"name": NAME}, **spec},
     }
@@ -140,9 +142,11 @@ def rejects(version: int) -> Any:
 
 @pytest.fixture
 async def world(control_plane: Any, namespace: str) -> AsyncIterator[World]:
-    async with open_client(connection_of(control_plane)) as client:
-        async with World(client, namespace).living() as found:
-            yield found
+    async with (
+        open_client(connection_of(control_plane)) as client,
+        World(client, namespace).living() as found,
+    ):
+        yield found
 
 
 async def test_versions_are_verified_rolled_out_refused_and_rolled_back(world: World) -> None:

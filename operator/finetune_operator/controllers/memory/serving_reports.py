@@ -30,6 +30,8 @@ from finetune_operator.kube.clock import Clock
 logger = logging.getLogger(__name__)
 
 TIMEOUT_SECONDS = 2.0
+TICK_SECONDS = 0.25
+"""Time between two looks for pods that are to be asked."""
 FREQUENT_SECONDS = 1.0
 """Time between two reports of a pod that a decision waits for."""
 SELDOM_SECONDS = 30.0
@@ -107,7 +109,7 @@ class ServingReports:
             while True:
                 for pod in self._due():
                     polls.create_task(self._ask(session, pod))
-                await asyncio.sleep(FREQUENT_SECONDS / 4)
+                await asyncio.sleep(TICK_SECONDS)
 
     def _due(self) -> Iterable[Object]:
         """Yield the pods to ask now; mark them as asked."""

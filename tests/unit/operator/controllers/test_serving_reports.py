@@ -1,0 +1,215 @@
+"""Reports of serving pods: what is asked, how often, and what of the answers is believed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from finetune_api.protocol.serving import REPORT_PORT, FrontReport
+from finetune_operator.controllers.memory import serving_reports as module
+from finetune_operator.controllers.memory.serving_reports import ServingReports
+from finetune_operator.finetuneendpoint.trimming import trim_serving_pod
+from finetune_operator.kube.cache.store import Store
+from kit.processes.clock import FakeClock
+from kit.processes.eventually import eventually_async
+
+ADDRESSES = iter(f"127.88.0.{number}" for number in range(1, 250))
+REPORT = FrontReport(id="boot-1").model_dump(mode="json", by_alias=True)
+
+
+def pod(address: str, *, version: int = 10, controller: str = "finetune-front-5d8f") -> Any:
+    return {
+        "metadata": {
+            "name": "front-1",
+            "namespace": "team-a",
+            "uid": "uid-1",
+            "resourceVersion": str(version),
+            "labels": {"finetune.dev/serving": "front"},
+            "ownerReferences": [
+                {"kind": "ReplicaSet", "name": controller, "controller": True, "uid": "rs"}
+            ],
+        },
+        "status": {"phase": "Running", "podIP": address},
+    }
+
+
+class Front:
+    """A pod that answers as a test wants."""
+
+    def __init__(self) -> None:
+        self.address = next(ADDRESSES)
+        self.num_asked = 0
+        self.answer: Any = REPORT
+
+    async def respond(self, request: web.Request) -> web.Response:
+        self.num_asked += 1
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return web.json_response(self.answer)
+
+
+@pytest.fixture
+async def front() -> AsyncIterator[Front]:
+    found = Front()
+    app = web.Application()
+    app.router.add_get("/report", found.respond)
+    app.router.add_get("/elsewhere", found.respond)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, found.address, REPORT_PORT).start()
+    yield found
+    await runner.cleanup()
+
+
+class Poller:
+    """A running poller, whose time a test moves."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.urgent: set[tuple[str, str]] = set()
+        self.news: list[Any] = []
+        self.num_looks = 0
+        self.pods = Store(transform=trim_serving_pod)
+        self.reports = ServingReports(
+            self.pods,
+            urgent=self.look,
+            on_news=lambda found, before, after: self.news.append((before, after)),
+            clock=self.clock,
+            rng=random.Random(1),
+        )
+
+    def look(self) -> set[tuple[str, str]]:
+        self.num_looks += 1
+        return self.urgent
+
+    def report(self) -> Any:
+        found = self.pods.get("team-a", "front-1")
+        return None if found is None else self.reports.of(found)
+
+
+@pytest.fixture
+async def poller(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Poller]:
+    monkeypatch.setattr(module, "TICK_SECONDS", 0.01)
+    found = Poller()
+    task = asyncio.create_task(found.reports.run())
+    yield found
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def settled(poller: Poller) -> None:
+    """Wait until the poller had several occasions to ask."""
+    before = poller.num_looks
+
+    async def has_looked() -> bool:
+        return poller.num_looks >= before + 5
+
+    await eventually_async(has_looked, timeout=5)
+
+
+async def until_asked(front: Front, times: int) -> None:
+    async def is_asked() -> bool:
+        return front.num_asked >= times
+
+    await eventually_async(is_asked, timeout=5)
+
+
+async def test_a_changed_report_is_news_and_an_equal_one_is_not(
+    front: Front, poller: Poller
+) -> None:
+    poller.urgent = {("team-a", "finetune-front")}
+    poller.pods.observe("ADDED", pod(front.address))
+    await eventually_async(poller.report, timeout=5)
+    poller.clock.advance(1.0)
+    await until_asked(front, 2)
+    front.answer = {**REPORT, "id": "boot-2"}
+    poller.clock.advance(1.0)
+    await until_asked(front, 3)
+
+    async def is_news() -> bool:
+        return len(poller.news) == 2
+
+    await eventually_async(is_news, timeout=5)
+    assert [after.id for _, after in poller.news] == ["boot-1", "boot-2"]
+
+
+async def test_a_pod_that_nobody_waits_for_is_asked_every_half_minute(
+    front: Front, poller: Poller
+) -> None:
+    poller.pods.observe("ADDED", pod(front.address))
+    await eventually_async(poller.report, timeout=5)
+    poller.clock.advance(20.0)
+    await settled(poller)
+    assert front.num_asked == 1
+    poller.urgent = {("team-a", "finetune-front")}
+    await until_asked(front, 2)
+    poller.urgent = set()
+    poller.clock.advance(37.0)
+    await until_asked(front, 3)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"kind": "Other", "id": "x"},
+        ["no object"],
+        {**REPORT, "padding": "x" * (300 * 1024)},
+        web.HTTPFound("/elsewhere"),
+        web.HTTPInternalServerError(),
+    ],
+    ids=["another kind", "a list", "too large", "a redirect", "an error"],
+)
+async def test_an_answer_that_is_no_report_is_none(
+    answer: Any, front: Front, poller: Poller
+) -> None:
+    front.answer = answer
+    poller.pods.observe("ADDED", pod(front.address))
+    await until_asked(front, 1)
+    await settled(poller)
+    assert poller.report() is None
+    assert front.num_asked == 1
+
+
+async def test_a_report_is_kept_over_a_short_silence_and_forgotten_after_a_long_one(
+    front: Front, poller: Poller
+) -> None:
+    poller.urgent = {("team-a", "finetune-front")}
+    poller.pods.observe("ADDED", pod(front.address))
+    await eventually_async(poller.report, timeout=5)
+    front.answer = web.HTTPServiceUnavailable()
+    poller.clock.advance(2.0)
+    await until_asked(front, 2)
+    await settled(poller)
+    assert poller.report() is not None
+    poller.clock.advance(module.FORGET_SECONDS)
+    await until_asked(front, 3)
+
+    async def is_forgotten() -> bool:
+        return poller.report() is None
+
+    await eventually_async(is_forgotten, timeout=5)
+    assert poller.news[-1][1] is None
+
+
+async def test_a_pod_that_another_controller_made_is_not_asked(
+    front: Front, poller: Poller
+) -> None:
+    poller.pods.observe("ADDED", pod(front.address, controller="somebody-else-5d8f"))
+    await settled(poller)
+    assert front.num_asked == 0
+
+
+async def test_the_report_of_a_pod_goes_with_it(front: Front, poller: Poller) -> None:
+    poller.pods.observe("ADDED", pod(front.address))
+    await eventually_async(poller.report, timeout=5)
+    poller.pods.observe("DELETED", pod(front.address, version=11))
+    assert poller.report() is None
+    again = pod("", version=12)
+    again["metadata"]["uid"] = "uid-2"
+    poller.pods.observe("ADDED", again)
+    assert poller.report() is None
