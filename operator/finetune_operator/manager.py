@@ -1,4 +1,4 @@
-"""Wires caches, queue, workers, elector and endpoints; knows when the process is well.
+"""Wires caches, queues, workers, elector and listeners; knows when the process is well.
 
 Both replicas run everything that only reads, and the progress endpoint; only the leader runs the
 workers. A standby's caches and queue are warm, so a fail-over takes the lease's time and no list.
@@ -16,7 +16,7 @@ from operator import itemgetter
 from typing import Any
 
 from aiohttp import web
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.controller import Controller
@@ -24,13 +24,12 @@ from finetune_operator.controllers.finetuneendpoint import FineTuneEndpointRecon
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
 from finetune_operator.controllers.finetunesweep import FineTuneSweepReconciler
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
-from finetune_operator.controllers.memory.serving_reports import ServingReports
 from finetune_operator.controllers.memory.validated import SharedModels
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.workload import is_installed
 from finetune_operator.kube.api.client import KubeClient
-from finetune_operator.kube.api.resource import Object, ObjectKey
+from finetune_operator.kube.api.resource import Object, ObjectKey, key_of
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.leader import LeaderElector
@@ -39,6 +38,7 @@ from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.status import StatusThrottle
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.metrics.sweeps import SweepMetrics
+from finetune_operator.probes import metrics_application, probes_application
 from finetune_operator.progress.certificate import ServingCertificate
 from finetune_operator.progress.door import LimitedRunner
 from finetune_operator.progress.endpoint import ProgressEndpoint
@@ -53,7 +53,6 @@ STATUS_SECONDS = 2.0
 """How late a status that only tells how far a job is may be written: pods mostly start by then."""
 PLACES_QPS, PLACES_BURST = 2.0, 5
 """Budget of looking up places in Kueue's queues."""
-METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Manager:
@@ -94,13 +93,13 @@ class Manager:
 
     async def serve_probes(self) -> None:
         """Answer probes and scrapes: alive, not ready. Asks nothing of the API server."""
-        probes = web.Application()
-        probes.router.add_get("/healthz", self._healthz)
-        probes.router.add_get("/readyz", self._readyz)
-        metrics = web.Application()
-        metrics.router.add_get("/metrics", self._metrics)
+        probes = probes_application(
+            is_healthy=lambda: self.is_healthy,
+            hindrance=self._hindrance,
+            state=lambda: "leading" if self.is_leader else "standing by",
+        )
         await self._listen("probes", probes, self.config.probe_port)
-        await self._listen("metrics", metrics, self.config.metrics_port)
+        await self._listen("metrics", metrics_application(self.registry), self.config.metrics_port)
 
     def wait_for(self, what: str) -> None:
         """Let ``/readyz`` tell what holds up the start."""
@@ -280,13 +279,7 @@ class Manager:
 
     def _start_endpoints(self, client: KubeClient) -> None:
         endpoints = self.caches.endpoints
-        self._reports = ServingReports(
-            endpoints.pods,
-            urgent=endpoints.targets,
-            on_news=endpoints.on_report,
-            clock=self._clock,
-            rng=self._rng,
-        )
+        self._reports = endpoints.new_reports(clock=self._clock, rng=self._rng)
         self._endpoint_reconciler = FineTuneEndpointReconciler(
             client,
             endpoints,
@@ -342,22 +335,19 @@ class Manager:
         self._fatal.set_exception(error)
 
     def _forget(self, job: Object) -> None:
-        metadata = job["metadata"]
-        self._finetunejobs.queue.forget((metadata["namespace"], metadata["name"]))
+        self._finetunejobs.queue.forget(key_of(job))
         self._reconciler.forget(job)
         self._writer.forget(job)
 
     def _forget_sweep(self, sweep: Object) -> None:
-        metadata = sweep["metadata"]
-        self._finetunesweeps.queue.forget((metadata["namespace"], metadata["name"]))
+        self._finetunesweeps.queue.forget(key_of(sweep))
         self._sweep_reconciler.forget(sweep)
 
     def _forget_endpoint(self, endpoint: Object) -> None:
-        metadata = endpoint["metadata"]
-        self._finetuneendpoints.queue.forget((metadata["namespace"], metadata["name"]))
+        self._finetuneendpoints.queue.forget(key_of(endpoint))
         self._endpoint_reconciler.forget(endpoint)
 
-    # ---- endpoints ---------------------------------------------------------------------------
+    # ---- listeners ---------------------------------------------------------------------------
 
     async def _serve_progress(self) -> None:
         config = self.config
@@ -391,31 +381,17 @@ class Manager:
         await site.start()
         self.ports[name] = runner.addresses[0][1]
 
-    async def _healthz(self, request: web.Request) -> web.Response:
-        return web.Response(text="ok") if self.is_healthy else _unwell("a task has ended")
-
-    async def _readyz(self, request: web.Request) -> web.Response:
+    def _hindrance(self) -> str:
+        """Return why this replica is not ready; empty if it is."""
         if not self._is_started:
-            return _unwell(self._waiting_for)
-        if unsynced := [
-            informer.resource.plural
-            for informer in self.caches.informers
-            if not informer.synced.is_set()
-        ]:
-            return _unwell(f"waiting for the first complete list of {', '.join(unsynced)}")
-        return web.Response(text="leading" if self.is_leader else "standing by")
-
-    async def _metrics(self, request: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(self.registry), headers={"Content-Type": METRICS_TYPE}
-        )
+            return self._waiting_for
+        informers = self.caches.informers
+        unsynced = [each.resource.plural for each in informers if not each.synced.is_set()]
+        told = f"waiting for the first complete list of {', '.join(unsynced)}"
+        return told if unsynced else ""
 
 
 def _has_excerpt(store: Store, key: ObjectKey) -> bool:
     """Whether the spec of an object is too large to be kept whole."""
     obj = store.get(*key)
     return obj is not None and not is_whole(obj)
-
-
-def _unwell(why: str) -> web.Response:
-    return web.Response(status=503, text=why)

@@ -20,7 +20,7 @@ from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
 from finetune_operator.config import OperatorConfig
-from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
+from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS, Endpoints
 from finetune_operator.controllers.memory.serving_reports import ServingReports
@@ -50,8 +50,6 @@ from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.recorder import EventRecorder
 
 logger = logging.getLogger(__name__)
-
-__all__ = ["FIELD_MANAGER", "FineTuneEndpointReconciler"]
 
 
 @dataclass(slots=True)

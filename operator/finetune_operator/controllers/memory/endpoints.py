@@ -15,7 +15,7 @@ from finetune_api.meta import ENDPOINT_KIND, ENDPOINT_PLURAL, GROUP, VERSION
 from finetune_api.names import FRONT, SERVING_LABEL
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_operator.controllers.memory.approvals import Wake
-from finetune_operator.controllers.memory.serving_reports import Report, Target
+from finetune_operator.controllers.memory.serving_reports import Report, ServingReports, Target
 from finetune_operator.finetuneendpoint.trimming import trim_deployment, trim_serving_pod
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.resource import (
@@ -29,6 +29,7 @@ from finetune_operator.kube.api.resource import (
 from finetune_operator.kube.cache.informer import Informer
 from finetune_operator.kube.cache.scopes import name_scope
 from finetune_operator.kube.cache.store import EventType, Store, drop_managed_fields
+from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, PRIORITY_USER
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,12 @@ class Endpoints:
         self.deployments.add_handler(self._on_deployment)
         jobs.add_handler(self._on_job)
 
+    def new_reports(self, *, clock: Clock, rng: random.Random) -> ServingReports:
+        """Return a poller of the serving pods, which wakes endpoints."""
+        return ServingReports(
+            self.pods, urgent=self.targets, on_news=self._on_report, clock=clock, rng=rng
+        )
+
     def of_namespace(self, namespace: str) -> list[Object]:
         """Return the endpoints of a namespace."""
         return self.store.by_index(BY_NAMESPACE, namespace)
@@ -168,7 +175,7 @@ class Endpoints:
         else:
             self.urgent.pop(key, None)
 
-    def on_report(self, pod: Object, before: Report | None, after: Report | None) -> None:
+    def _on_report(self, pod: Object, before: Report | None, after: Report | None) -> None:
         """Wake the endpoints that a changed report is about."""
         namespace = pod["metadata"]["namespace"]
         server = pod["deployment"]
