@@ -1,0 +1,84 @@
+"""Decisions on a candidate in traffic."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune_operator.finetuneendpoint.evidence import Counts, Stream
+from finetune_operator.finetuneendpoint.rollout import Move, Rules, decide, e_text
+
+RULES = Rules(steps=(5, 25, 100), min_requests=200, certainty=0.99)
+HOLD = Rules(steps=(5, 25, 100), min_requests=200, certainty=0.99, holds=True)
+
+
+def stream(weight: int, requests: int, errors: int = 0, active: tuple[int, int] = (0, 0)) -> Stream:
+    return Stream(
+        front="a",
+        weight=weight,
+        active=Counts(requests=active[0], errors=active[1]),
+        candidate=Counts(requests=requests, errors=errors),
+    )
+
+
+def test_a_candidate_without_enough_requests_waits():
+    made = decide(RULES, 5, [stream(5, 199)])
+    assert (made.move, made.weight, made.requests) == (Move.WAIT, 5, 199)
+    assert made.message == "199 of 200 requests at 5 %."
+
+
+def test_enough_requests_without_a_bad_event_advance_it():
+    made = decide(RULES, 5, [stream(5, 200)])
+    assert (made.move, made.weight) == (Move.ADVANCE, 25)
+
+
+def test_requests_of_an_earlier_step_do_not_count_for_the_present_one():
+    made = decide(RULES, 25, [stream(5, 5000), stream(25, 199)])
+    assert (made.move, made.requests) == (Move.WAIT, 199)
+
+
+def test_the_last_step_beside_the_active_version_promotes_it():
+    made = decide(RULES, 25, [stream(5, 200), stream(25, 200)])
+    assert (made.move, made.weight) == (Move.PROMOTE, 100)
+
+
+def test_evidence_between_as_good_and_worse_waits():
+    made = decide(RULES, 5, [stream(5, 500, errors=1)])
+    assert made.move is Move.WAIT
+    assert made.evidence.log_e > 0
+    assert "neither shown to be worse (at 100) nor as good (at 1)" in made.message
+
+
+@pytest.mark.parametrize(
+    ("rules", "move", "weight"), [(RULES, Move.ROLL_BACK, 0), (HOLD, Move.HOLD, 5)]
+)
+def test_a_candidate_that_is_shown_to_be_worse_is_rolled_back_or_held(rules, move, weight):
+    made = decide(rules, 5, [stream(5, 60, errors=6, active=(1140, 5))])
+    assert (made.move, made.weight) == (move, weight)
+    assert made.message.startswith(
+        "It is worse: 6 errors in 60 requests, and 5 in 1140 of the active version."
+    )
+
+
+def test_evidence_of_earlier_steps_stays():
+    worse = stream(5, 60, errors=6, active=(1140, 5))
+    assert decide(RULES, 25, [worse, stream(25, 1)]).move is Move.ROLL_BACK
+
+
+def test_a_tripped_candidate_goes_whatever_the_counts():
+    made = decide(RULES, 5, [stream(5, 1)], tripped=True)
+    assert (made.move, made.tripped) == (Move.ROLL_BACK, True)
+    assert decide(HOLD, 5, [], tripped=True).move is Move.HOLD
+
+
+def test_steps_that_were_changed_meanwhile_go_on_at_the_next_higher_one():
+    changed = Rules(steps=(10, 50, 100), min_requests=10, certainty=0.99)
+    assert decide(changed, 25, [stream(25, 10)]).weight == 50
+    assert changed.position(50) == 1
+    assert Rules(steps=(5,), min_requests=10, certainty=0.9).after(5) == 100
+
+
+@pytest.mark.parametrize(
+    ("log_e", "text"), [(0.0, "1"), (4.605, "100"), (-2.3, "0.1"), (46.1, "10^20")]
+)
+def test_an_e_value_is_told_as_a_number_for_people(log_e, text):
+    assert e_text(log_e) == text
