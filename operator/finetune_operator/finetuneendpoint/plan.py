@@ -29,6 +29,7 @@ from finetune_operator.finetuneendpoint.versions import (
     takes_over_at_once,
 )
 from finetune_operator.status.conditions import ConditionType, Reason
+from finetune_operator.status.draft import Announce
 
 __all__ = ["plan"]
 
@@ -50,12 +51,11 @@ def plan(observed: Observed, now: datetime) -> Plan:
         return Plan()
     draft = EndpointDraft(observed.endpoint, now)
     if observed.parsed is None:
-        return _unreadable(draft, observed, f"the spec: {observed.problem}")
+        return _spec_unreadable(draft, observed)
     try:
         stored = read_rotation(observed.endpoint.get("status") or {})
     except ValidationError as error:
-        what = f"status.{'.'.join(str(part) for part in error.errors()[0]['loc'])}"
-        return _unreadable(draft, observed, what)
+        return _status_unreadable(error)
     rotation = settle(observed, forgive_pinned(observed, stored), now)
     draft.put_rotation(rotation)
     tell(draft, observed, rotation)
@@ -104,7 +104,7 @@ def _go_on(observed: Observed, rotation: Rotation, now: datetime) -> Rotation:
     if outcome.verdict is Verdict.OPEN or is_move:
         # A version that fails on its new server goes on answering on the present one.
         return rotation
-    refused = rotation.reject(now, outcome.reason, outcome.message)
+    refused = rotation.reject(now, outcome.reason, outcome.message, outcome.sha256)
     return refused.record(now, candidate, "Refused", f"{outcome.reason}: {outcome.message}")
 
 
@@ -122,12 +122,23 @@ def _is_resting(rotation: Rotation) -> bool:
     return last is not None and last.action == "Held"
 
 
-def _unreadable(draft: EndpointDraft, observed: Observed, what: str) -> Plan:
+def _spec_unreadable(draft: EndpointDraft, observed: Observed) -> Plan:
     """Leave everything as it is: fronts and servers go on by the status."""
-    message = (
+    message = _cannot_read(f"the spec: {observed.problem}")
+    draft.conditions.set(ConditionType.STALLED, True, Reason.INVALID_SPEC, message)
+    status, _ = draft.to_wire(None)
+    return Plan(status=status)
+
+
+def _status_unreadable(error: ValidationError) -> Plan:
+    """Write nothing: fronts and servers may be able to read what this operator cannot."""
+    field = ".".join(str(part) for part in error.errors()[0]["loc"])
+    message = _cannot_read(f"status.{field}")
+    return Plan(events=(Announce(kind="Warning", reason="InvalidStatus", message=message),))
+
+
+def _cannot_read(what: str) -> str:
+    return (
         f"This version of the operator cannot read {what}. Versions in rotation go on answering."
         " Nothing is changed until CRD and operator are of one version."
     )
-    draft.conditions.set(ConditionType.STALLED, True, Reason.INVALID_SPEC, message)
-    status, _ = draft.to_wire(None)
-    return Plan(status=status, events=tuple(draft.events))

@@ -110,12 +110,15 @@ class Rotation:
                 previous = previous.model_copy(update={"server": new.server})
         return replace(self, active=new, candidate=None, previous=previous)
 
-    def reject(self, now: datetime, reason: str, message: str) -> Rotation:
-        """Take the candidate out, and do not try it again by itself."""
+    def reject(self, now: datetime, reason: str, message: str, sha256: str = "") -> Rotation:
+        """Take the candidate out, and do not try it again by itself.
+
+        The digest is that of the manifest which was read, of a candidate that had none before.
+        """
         assert self.candidate is not None
         entry = RejectedVersion(
             version=self.candidate.version,
-            sha256=self.candidate.sha256,
+            sha256=self.candidate.sha256 or sha256,
             reason=reason,
             message=shorten(message, MAX_SENTENCE_CHARACTERS),
             time=timestamp(now),

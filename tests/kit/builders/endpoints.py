@@ -67,8 +67,12 @@ class EndpointWorld:
     Attributes:
         answers: What server pods say of a version: its state, or a state and a reason.
         traffic: Counts by front, weight and side, cumulative in the present rollout.
-        tripped: Whether the first front has taken the candidate out of rotation.
+        tripped: Rollout in which the first front has taken the candidate out of rotation; ``*`` for
+            any.
         pods: Ready pods per server.
+        facts: Facts that replace those of this world.
+        last: The last plan.
+        again: The facts of the last plan, with the status that it made.
     """
 
     def __init__(self, job: Object | None = None, **spec: Any) -> None:
@@ -77,13 +81,14 @@ class EndpointWorld:
         self.now = NOW
         self.answers: dict[int, tuple[str, str]] = {}
         self.traffic: dict[tuple[str, int], tuple[Object, Object]] = {}
-        self.tripped = False
+        self.tripped = ""
         self.pods = 1
         self.facts: Object = {}
         self.events: list[tuple[str, str]] = []
         self.num_writes = 0
         self.written_at: datetime | None = None
         self.last = Plan()
+        self.again = self.observe()
 
     @property
     def status(self) -> Object:
@@ -116,11 +121,14 @@ class EndpointWorld:
     def look(self, seconds: float = 1.0) -> Plan:
         """Let time pass, plan once, and store what was planned."""
         self.now += timedelta(seconds=seconds)
-        self.last = plan(self.observe(), self.now)
+        observed = self.observe()
+        self.last = plan(observed, self.now)
         if self.last.status is not None:
             self.endpoint["status"] = copy.deepcopy(dict(self.last.status))
             self.num_writes += 1
             self.written_at = self.now
+        stored = copy.deepcopy(self.endpoint)
+        self.again = replace(observed, endpoint=stored, written_at=self.written_at)
         self.events += [(each.reason, each.message) for each in self.last.events]
         return self.last
 
@@ -181,7 +189,9 @@ class EndpointWorld:
                             "rolloutId": candidate.get("rolloutId"),
                             "streams": streams,
                             "tripped": [candidate["adapter"]]
-                            if self.tripped and candidate and front == "front-1"
+                            if candidate
+                            and front == "front-1"
+                            and self.tripped in ("*", candidate["rolloutId"])
                             else [],
                         }
                     ],

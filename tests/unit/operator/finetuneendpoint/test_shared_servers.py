@@ -1,0 +1,82 @@
+"""What must exist for an endpoint, shared with the other endpoints of its namespace."""
+
+from __future__ import annotations
+
+from finetune_operator.finetuneendpoint.observed import read_neighbour
+from kit.builders.endpoints import EndpointWorld, endpoint, published_job
+
+
+def neighbour(name, *servers, **spec):
+    other = endpoint(name, **spec)
+    sections = zip(("active", "previous"), servers, strict=False)
+    other["status"] = {section: {"server": server} for section, server in sections}
+    found = read_neighbour(other)
+    assert found is not None
+    return found
+
+
+def serving(**spec):
+    world = EndpointWorld(published_job(1), **spec)
+    world.run()
+    return world
+
+
+def asked(world):
+    world.look()
+    assert world.last.serving is not None
+    return world.last.serving
+
+
+def test_endpoints_that_name_a_server_own_it_together_and_all_own_the_front():
+    world = serving()
+    server = world.status["active"]["server"]
+    world.facts = {"neighbours": (neighbour("zebra", server), neighbour("ant", "fts-other"))}
+    found = asked(world)
+    assert [each.name for each in found.servers] == [server]
+    assert [owner.name for owner in found.servers[0].owners] == ["headlines", "zebra"]
+    assert [owner.name for owner in found.front.owners] == ["ant", "headlines", "zebra"]
+    assert {owner.kind for owner in found.front.owners} == {"FineTuneEndpoint"}
+
+
+def test_a_shared_server_has_as_many_pods_as_the_most_demanding_endpoint_wants():
+    world = serving(serve={"replicas": {"min": 2, "max": 3}})
+    server = world.status["active"]["server"]
+    more = {"serve": {"replicas": {"min": 1, "max": 8}}}
+    world.facts = {"neighbours": (neighbour("zebra", server, **more),)}
+    replicas = asked(world).servers[0].replicas
+    assert (replicas.min, replicas.max) == (2, 8)
+
+
+def test_a_server_scaled_to_zero_has_a_pod_while_a_version_waits_for_it():
+    world = serving(serve={"replicas": {"min": 0, "max": 2}})
+    assert asked(world).servers[0].replicas.min == 0
+    world.job = published_job(2)
+    world.answers[2] = ("Verifying", "")
+    assert asked(world).servers[0].replicas.min == 1
+
+
+def test_the_front_has_the_keys_of_all_endpoints():
+    world = serving(access={"keysFrom": {"secretRef": {"name": "own"}}})
+    access = {"access": {"keysFrom": {"secretRef": {"name": "theirs"}}}}
+    world.facts = {"neighbours": (neighbour("zebra", **access), neighbour("ant"))}
+    assert asked(world).front.key_secrets == ("own", "theirs")
+
+
+def test_a_server_that_no_version_needs_any_more_is_released():
+    world = serving()
+    server = world.status["active"]["server"]
+    world.facts = {"owned": frozenset({server, "fts-before"})}
+    found = asked(world)
+    assert found.release == ("fts-before",)
+    assert found.keep == ()
+
+
+def test_an_endpoint_that_is_being_deleted_is_no_neighbour():
+    gone = endpoint("zebra")
+    gone["metadata"]["deletionTimestamp"] = "2026-11-24T12:00:00Z"
+    assert read_neighbour(gone) is None
+
+
+def test_what_must_exist_is_the_same_at_each_look():
+    world = serving()
+    assert asked(world) == asked(world)
