@@ -9,6 +9,10 @@ _REPUBLISH = "Publish another version: run the job again under the same name. Th
 
 ENDPOINTS = {
     "Serving": ReasonHelp("The active version answers.", "Nothing."),
+    "InvalidStatus": ReasonHelp(
+        "This version of the operator cannot read the status, which a newer one wrote.",
+        "Bring CRD and operator to one version.",
+    ),
     "UpToDate": ReasonHelp("The active version has all requests.", "Nothing."),
     "AsWanted": ReasonHelp("Nothing is wrong with the endpoint.", "Nothing."),
     "JobNotFound": ReasonHelp(

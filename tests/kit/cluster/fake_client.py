@@ -97,6 +97,14 @@ class FakeClient:
         merged["metadata"] = {**(current or obj)["metadata"], **obj["metadata"]}
         return self._leave(self.cluster.store(key, merged))
 
+    async def delete(
+        self, resource, namespace, name, *, uid="", resource_version="", propagation="Background"
+    ):
+        await self._arrive()
+        self.writes.append(("delete", {"kind": resource.kind, "metadata": {"name": name}}))
+        if self.cluster.objects.pop((resource.plural, namespace, name), None) is None:
+            raise ObjectNotFound(f"delete {name}", status=404)
+
     async def apply_status(self, resource, obj, *, field_manager, force=True):
         return await self.apply(resource, obj, field_manager=field_manager, subresource="status")
 

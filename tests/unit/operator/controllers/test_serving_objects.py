@@ -1,0 +1,181 @@
+"""What is written for the front and the servers of endpoints: when, in what order, how often."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from finetune_api.meta import ENDPOINT_KIND
+from finetune_api.names import FRONT, SERVING, SERVING_TOKEN_SECRET, Owner
+from finetune_api.v1alpha1.spec.serving import Replicas, Serve
+from finetune_api.v1alpha1.status.endpoint import ServedStorage
+from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.memory.endpoints import Endpoints
+from finetune_operator.controllers.refusals import NameTaken
+from finetune_operator.controllers.serving_objects import REPAIR_SECONDS, ServingObjects
+from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer
+from finetune_operator.finetuneendpoint.servers import Server
+from finetune_operator.kube.api.errors import ServerUnavailable
+from finetune_operator.kube.cache.store import Store
+from kit.cluster.fake_client import FakeClient
+from kit.processes.clock import FakeClock
+
+NAMESPACE = "team-a"
+CONFIG = OperatorConfig(vllm_image="vllm:1")
+SERVER = Server(
+    namespace=NAMESPACE,
+    base_model="hf://org/model",
+    storage=ServedStorage(uri="s3://models"),
+    serve=Serve(),
+)
+DOWN = ServerUnavailable("x", status=503)
+
+
+def owners_of(*names: str) -> tuple[Owner, ...]:
+    return tuple(
+        Owner(namespace=NAMESPACE, name=name, uid=f"uid-{name}", kind=ENDPOINT_KIND)
+        for name in names
+    )
+
+
+def serving(*names: str, replicas: Replicas | None = None) -> ApplyServing:
+    owners = owners_of(*(names or ("one",)))
+    needed = NeededServer(server=SERVER, owners=owners, replicas=replicas or Replicas())
+    return ApplyServing(front=Front(namespace=NAMESPACE, owners=owners), servers=(needed,))
+
+
+class World:
+    """An API server that forgets nothing, and the operator's processes one after the other."""
+
+    def __init__(self) -> None:
+        self.client = FakeClient()
+        self.clock = FakeClock()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a process that has only the caches."""
+        self.endpoints = Endpoints(
+            self.client,  # type: ignore[arg-type]
+            Store(),
+            wake=lambda key, priority: None,
+            forget=lambda endpoint: None,
+            namespaces=(),
+            rng=random.Random(1),
+        )
+        for (plural, _, _), obj in self.client.cluster.objects.items():
+            if plural == "deployments":
+                self.endpoints.deployments.observe(None, dict(obj))
+        self.objects = ServingObjects(
+            self.client,  # type: ignore[arg-type]
+            self.endpoints,
+            clock=self.clock,
+        )
+
+    async def apply(self, wanted: ApplyServing) -> list[str]:
+        """Apply; return the writes as ``verb Kind name``."""
+        self.client.writes.clear()
+        await self.objects.apply(wanted, CONFIG)
+        return self.written()
+
+    def written(self) -> list[str]:
+        return [
+            f"{verb} {body['kind']} {body['metadata']['name']}" for verb, body in self.client.writes
+        ]
+
+    def names(self, plural: str) -> set[str]:
+        return {name for kind, _, name in self.client.cluster.objects if kind == plural}
+
+    def live(self, plural: str, name: str) -> Any:
+        return self.client.cluster.objects[plural, NAMESPACE, name]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_deployment_comes_before_its_parts_and_is_marked_after_them(world: World) -> None:
+    written = await world.apply(serving())
+    front = [each for each in written if SERVER.name not in each]
+    assert front[0] == front[-1] == f"apply Deployment {FRONT}"
+    assert front[1] == f"create Service {FRONT}"
+    assert f"create Secret {SERVING_TOKEN_SECRET}" in front
+    uid = world.live("deployments", FRONT)["metadata"]["uid"]
+    for plural, name in (("services", FRONT), ("secrets", SERVING_TOKEN_SECRET),
+                         ("roles", SERVING)):  # fmt: skip
+        assert world.live(plural, name)["metadata"]["ownerReferences"][0]["uid"] == uid
+
+
+async def test_what_is_as_wanted_costs_no_request_also_after_a_restart(world: World) -> None:
+    await world.apply(serving())
+    assert await world.apply(serving()) == []
+    world.restart()
+    assert await world.apply(serving()) == []
+
+
+async def test_a_new_owner_changes_only_the_deployments(world: World) -> None:
+    await world.apply(serving())
+    written = await world.apply(serving("one", "two"))
+    assert written.count(f"apply Deployment {FRONT}") == 1
+    assert written.count(f"apply Deployment {SERVER.name}") == 1
+    owners = world.live("deployments", SERVER.name)["metadata"]["ownerReferences"]
+    assert [each["name"] for each in owners] == ["one", "two"]
+    assert await world.apply(serving("two", "one")) == []
+
+
+async def test_a_death_at_any_write_leaves_nothing_out(world: World) -> None:
+    num_writes = len(await world.apply(serving()))
+    expected = sorted(world.client.cluster.objects)
+    for dies_at in range(num_writes):
+        again = World()
+        again.client.faults.extend([None] * dies_at + [DOWN])
+        with pytest.raises(ServerUnavailable):
+            await again.apply(serving())
+        again.client.faults.clear()
+        again.restart()
+        await again.apply(serving())
+        assert sorted(again.client.cluster.objects) == expected
+        assert await again.apply(serving()) == []
+
+
+async def test_a_service_of_somebody_else_is_left_alone(world: World) -> None:
+    foreign = {"metadata": {"name": SERVER.name, "namespace": NAMESPACE}, "spec": {"x": 1}}
+    world.client.cluster.store(("services", NAMESPACE, SERVER.name), foreign)
+    with pytest.raises(NameTaken, match=f"Service {SERVER.name}"):
+        await world.apply(serving())
+    assert world.live("services", SERVER.name)["spec"] == {"x": 1}
+    del world.client.cluster.objects["services", NAMESPACE, SERVER.name]
+    await world.apply(serving())
+    assert SERVER.name in world.names("services")
+
+
+async def test_an_autoscaler_goes_when_the_number_of_pods_is_fixed(world: World) -> None:
+    await world.apply(serving(replicas=Replicas(min=1, max=3)))
+    assert "replicas" not in world.live("deployments", SERVER.name)["spec"]
+    assert world.names("horizontalpodautoscalers") == {SERVER.name}
+    await world.apply(serving(replicas=Replicas(min=2, max=2)))
+    assert world.live("deployments", SERVER.name)["spec"]["replicas"] == 2
+    assert world.names("horizontalpodautoscalers") == set()
+
+
+async def test_what_vanished_is_made_again_while_no_pod_is_ready(world: World) -> None:
+    await world.apply(serving())
+    del world.client.cluster.objects["secrets", NAMESPACE, SERVING_TOKEN_SECRET]
+    await world.apply(serving())
+    assert world.names("secrets") == set()
+    world.clock.advance(REPAIR_SECONDS)
+    await world.apply(serving())
+    assert world.names("secrets") == {SERVING_TOKEN_SECRET}
+
+
+async def test_the_last_endpoint_that_leaves_a_server_deletes_it(world: World) -> None:
+    await world.apply(serving("one", "two"))
+    await world.objects.release(NAMESPACE, [SERVER.name], "uid-two")
+    owners = world.live("deployments", SERVER.name)["metadata"]["ownerReferences"]
+    assert [each["name"] for each in owners] == ["one"]
+    await world.objects.release(NAMESPACE, [SERVER.name], "uid-two")
+    assert world.names("deployments") == {FRONT, SERVER.name}
+    await world.objects.release(NAMESPACE, [SERVER.name], "uid-one")
+    assert world.names("deployments") == {FRONT}
