@@ -9,6 +9,7 @@ request.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections import defaultdict
@@ -115,7 +116,7 @@ class ServingObjects:
             return [*render_front_parts(namespace, deployed), token]
 
         manifest = render_front(namespace, front.owners, front.key_secrets, config)
-        await self._apply(namespace, FRONT, manifest, parts, scaler=None)
+        await self._apply(namespace, FRONT, manifest, parts)
 
     async def _apply_server(self, needed: NeededServer, config: OperatorConfig) -> None:
         namespace = needed.server.namespace
@@ -127,7 +128,8 @@ class ServingObjects:
         def parts(deployed: Deployed) -> list[Object]:
             return [render_server_service(namespace, deployed)]
 
-        await self._apply(namespace, needed.name, manifest, parts, scaler=scaler)
+        has_keda = bool(config.keda_prometheus_url)
+        await self._apply(namespace, needed.name, manifest, parts, scaler=scaler, has_keda=has_keda)
 
     async def _apply(
         self,
@@ -136,7 +138,8 @@ class ServingObjects:
         manifest: Object,
         parts: Parts,
         *,
-        scaler: Callable[[Deployed], Object | None] | None,
+        scaler: Callable[[Deployed], Object | None] | None = None,
+        has_keda: bool = False,
     ) -> None:
         """Apply a Deployment, create its parts, and note on it that both were done."""
         unknown = Deployed(name=name, uid="")
@@ -156,7 +159,10 @@ class ServingObjects:
             for part in parts(deployed):
                 await self._create(part, deployed)
             if scaler is not None:
-                await self._scale(namespace, deployed, scaler(deployed), is_known=is_known)
+                # A new server has none, and KEDA's are asked for only where KEDA is.
+                scalers = (AUTOSCALERS, *((SCALED_OBJECTS,) if has_keda else ()))
+                others = scalers if is_known else ()
+                await self._scale(deployed, scaler(deployed), others, namespace)
             metadata = {**manifest["metadata"], "annotations": {APPLIED_ANNOTATION: digest}}
             await self._write({**manifest, "metadata": metadata})
 
@@ -187,17 +193,16 @@ class ServingObjects:
                 ) from error
 
     async def _scale(
-        self, namespace: str, deployed: Deployed, scaler: Object | None, *, is_known: bool
+        self, deployed: Deployed, scaler: Object | None, others: Iterable[Resource], namespace: str
     ) -> None:
-        """Apply the autoscaler; without one, delete that of before."""
+        """Apply the autoscaler, and delete others that were there before."""
         if scaler is not None:
             resource = _RESOURCES[scaler["kind"]]
             await self._client.apply(resource, scaler, field_manager=FIELD_MANAGER)
-        elif is_known:
-            try:
-                await self._client.delete(AUTOSCALERS, namespace, deployed.name)
-            except NotFound:
-                return
+        for other in others:
+            if scaler is None or other.kind != scaler["kind"]:
+                with contextlib.suppress(NotFound):
+                    await self._client.delete(other, namespace, deployed.name)
 
     async def _repair(self, found: Object, parts: Parts) -> None:
         """Create again what is missing, of a Deployment whose pods do not come up."""

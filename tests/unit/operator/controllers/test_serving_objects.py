@@ -160,6 +160,17 @@ async def test_an_autoscaler_goes_when_the_number_of_pods_is_fixed(world: World)
     assert world.names("horizontalpodautoscalers") == set()
 
 
+async def test_with_keda_its_scaler_takes_the_place_of_the_other(world: World) -> None:
+    scaled = serving(replicas=Replicas(min=1, max=3))
+    await world.apply(scaled)
+    keda = CONFIG.model_copy(update={"keda_prometheus_url": "http://prometheus:9090"})
+    await world.objects.apply(scaled, keda)
+    assert world.names("scaledobjects") == {SERVER.name}
+    assert world.names("horizontalpodautoscalers") == set()
+    await world.objects.apply(serving(replicas=Replicas(min=1, max=1)), keda)
+    assert world.names("scaledobjects") == set()
+
+
 async def test_what_vanished_is_made_again_while_no_pod_is_ready(world: World) -> None:
     await world.apply(serving())
     del world.client.cluster.objects["secrets", NAMESPACE, SERVING_TOKEN_SECRET]
