@@ -17,6 +17,7 @@ from finetune_cli.commands import decisions
 from finetune_cli.commands.checkpoints import checkpoints
 from finetune_cli.commands.compare import compare
 from finetune_cli.commands.data import data_app
+from finetune_cli.commands.endpoint import endpoint_app
 from finetune_cli.commands.evaluate import evaluate
 from finetune_cli.commands.report import report
 from finetune_cli.commands.review import review_app
@@ -122,7 +123,7 @@ def validate(
         typer.Option("--with-model", help="With --data: count tokens with the job's model."),
     ] = False,
 ) -> None:
-    """Check jobs, sweeps and approvals in files as the API server would.
+    """Check jobs, sweeps, endpoints and approvals in files as the API server would.
 
     Exit code 1 if one is invalid. A file that cannot be read, or is not YAML, makes it 64.
     """
@@ -357,5 +358,6 @@ cluster_commands.register(app)
 decisions.register(app)
 app.command()(promote)
 app.add_typer(sweep_app)
+app.add_typer(endpoint_app)
 app.command()(checkpoints)
 app.command()(evaluate)

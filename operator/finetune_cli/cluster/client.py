@@ -201,6 +201,34 @@ class Cluster:
         where = "" if all_namespaces else f"/namespaces/{self.namespace}"
         return self._json("GET", f"{GROUP_PATH}{where}/finetunesweeps", what="list FineTuneSweeps")
 
+    # FineTuneEndpoints
+
+    def get_endpoint(self, name: str) -> Body:
+        """Return one FineTuneEndpoint.
+
+        Raises:
+            ApiError: There is none, or the API server refused.
+        """
+        what = f"read FineTuneEndpoint {self.namespace}/{name}"
+        return self._json("GET", self._endpoint_path(name), what=what)
+
+    def list_endpoints(self, *, all_namespaces: bool = False) -> Body:
+        """Return a list object of FineTuneEndpoints."""
+        where = "" if all_namespaces else f"/namespaces/{self.namespace}"
+        path = f"{GROUP_PATH}{where}/finetuneendpoints"
+        return self._json("GET", path, what="list FineTuneEndpoints")
+
+    def patch_endpoint(self, name: str, patch: Body) -> Body:
+        """Change single fields of an endpoint."""
+        return self._json(
+            "PATCH",
+            self._endpoint_path(name),
+            {"fieldManager": FIELD_MANAGER},
+            body=patch,
+            content_type="application/merge-patch+json",
+            what=f"change FineTuneEndpoint {self.namespace}/{name}",
+        )
+
     # FineTuneApprovals
 
     def find_job(self, name: str) -> Body | None:
@@ -323,6 +351,9 @@ class Cluster:
     def _job_path(self, name: str | None = None) -> str:
         path = f"{GROUP_PATH}/namespaces/{self.namespace}/finetunejobs"
         return f"{path}/{quote(name)}" if name else path
+
+    def _endpoint_path(self, name: str) -> str:
+        return f"{GROUP_PATH}/namespaces/{self.namespace}/finetuneendpoints/{quote(name)}"
 
     def _named(self, name: str) -> str:
         return f"FineTuneJob {self.namespace}/{name}"

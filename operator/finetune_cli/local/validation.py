@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from finetune_api.messages.messages import Problem, path_of
-from finetune_api.meta import APPROVAL_KIND, SWEEP_KIND
+from finetune_api.meta import APPROVAL_KIND, ENDPOINT_KIND, SWEEP_KIND
 from finetune_cli.errors import CliError
 from finetune_cli.extras import POWER_MODULES, has_modules
 from finetune_cli.files.approval import find_approval_problems
@@ -18,11 +18,13 @@ from finetune_cli.files.documents import (
     parse_documents,
     read_text,
 )
+from finetune_cli.files.endpoint import find_endpoint_problems
 from finetune_cli.files.sweep import find_sweep_problems
 
 OTHER_KINDS: dict[str | None, Callable[[Document], list[Problem]]] = {
     SWEEP_KIND: find_sweep_problems,
     APPROVAL_KIND: find_approval_problems,
+    ENDPOINT_KIND: find_endpoint_problems,
 }
 """What judges the kinds beside FineTuneJob."""
 

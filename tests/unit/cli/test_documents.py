@@ -211,7 +211,7 @@ def test_a_kind_that_is_no_word_is_told_as_a_problem(kind: str, tmp_path: Path) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["FineTuneSweep", "FineTuneApproval"])
+@pytest.mark.parametrize("kind", ["FineTuneSweep", "FineTuneApproval", "FineTuneEndpoint"])
 def test_a_file_of_another_of_our_kinds_is_told_in_one_line_what_to_do_with_it(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

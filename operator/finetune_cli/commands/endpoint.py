@@ -1,0 +1,163 @@
+"""``finetune endpoint``: which version of a job answers, and a change of it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from finetune_cli.commandline import Timeout
+from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
+from finetune_cli.commands.objects import list_text, print_object
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+from finetune_cli.options import ObjectFormat
+
+if TYPE_CHECKING:
+    from finetune_cli.cluster.client import Cluster
+
+endpoint_app = typer.Typer(
+    name="endpoint",
+    help="Versions that answer requests, and those that are to take over.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+EndpointName = Annotated[str, typer.Argument(help="Name of the FineTuneEndpoint.")]
+To = Annotated[
+    int | None, typer.Option("--to", metavar="VERSION", min=1, help="Number of a version.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")]
+POLL_SECONDS = 2.0
+KIND = "finetuneendpoint"
+
+
+@endpoint_app.command("list")
+@with_cluster_options
+def list_(
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Endpoints of all namespaces.")
+    ] = False,
+    output: ObjectFormat = "text",
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """List endpoints, the version that answers, and the one that is to take over."""
+    from finetune_cli.views.endpoint import COLUMNS, row
+    from finetune_cli.views.job import current_time
+
+    cluster = where.connect()
+    found = cluster.list_endpoints(all_namespaces=all_namespaces)
+    rows = [row(endpoint, current_time()) for endpoint in found["items"]]
+    words = list_text(cluster, found, COLUMNS, rows, "FineTuneEndpoints", everywhere=all_namespaces)
+    print_object(found, output, words, kind=KIND)
+
+
+@endpoint_app.command()
+@with_cluster_options
+def describe(
+    name: EndpointName,
+    output: ObjectFormat = "text",
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Show everything about one endpoint. Versions, conditions, counts, decisions."""
+    from finetune_cli.views import endpoint as endpointview
+    from finetune_cli.views.job import current_time
+
+    endpoint = where.connect().get_endpoint(name)
+    words = "\n".join(endpointview.describe(endpoint, current_time()))
+    print_object(endpoint, output, words, kind=KIND)
+
+
+@endpoint_app.command()
+@with_cluster_options
+def watch(
+    name: EndpointName,
+    version: Annotated[
+        int | None,
+        typer.Option(metavar="VERSION", min=1, help="Wait until this one answers or is rejected."),
+    ] = None,
+    timeout: Timeout = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Tell what becomes of the candidate, until it has taken over or was rejected.
+
+    Exit code 1 if the endpoint is not available, a version was rejected, or time is up.
+    """
+    from finetune_cli.cluster.waiting import patiently
+    from finetune_cli.views.endpoint import changes, has_gone_wrong, is_settled, outcome
+
+    cluster = where.connect()
+    deadline = None if timeout is None else time.monotonic() + timeout
+    endpoint = cluster.get_endpoint(name)  # print early errors at once
+    before: dict[str, Any] | None = None
+    while True:
+        for line in changes(before, endpoint):
+            print(line, flush=True)
+        if is_settled(endpoint, version):
+            break
+        if deadline is not None and time.monotonic() >= deadline:
+            message = f"FineTuneEndpoint {name} has not settled after {timeout:g} s, it is "
+            raise CliError(message + outcome(endpoint), exit_code=NOT_MET)
+        time.sleep(POLL_SECONDS)
+        before, endpoint = endpoint, patiently(lambda: cluster.get_endpoint(name))
+    if has_gone_wrong(endpoint, version):
+        raise typer.Exit(NOT_MET)
+
+
+@endpoint_app.command()
+@with_cluster_options
+def promote(
+    name: EndpointName,
+    to: To = None,
+    newest: Annotated[
+        bool, typer.Option("--newest", help="Pin none: the newest version takes over again.")
+    ] = False,
+    yes: Yes = False,
+    output: ObjectFormat = "text",
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Pin the candidate's version. It is verified like any other, and tried again if rejected."""
+    from finetune_cli.cluster.pinning import version_to_promote
+
+    if newest and to is not None:
+        raise CliError(f"--newest pins no version, and --to {to} pins one: leave one of both out")
+    cluster = where.connect()
+    endpoint = cluster.get_endpoint(name)
+    version = None if newest else to or version_to_promote(endpoint)
+    _change(cluster, endpoint, version, yes=yes, output=output)
+
+
+@endpoint_app.command()
+@with_cluster_options
+def rollback(
+    name: EndpointName,
+    to: To = None,
+    yes: Yes = False,
+    output: ObjectFormat = "text",
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Pin the version that answered before; while a candidate is there, the active one."""
+    from finetune_cli.cluster.pinning import version_to_restore
+
+    cluster = where.connect()
+    endpoint = cluster.get_endpoint(name)
+    _change(cluster, endpoint, to or version_to_restore(endpoint), yes=yes, output=output)
+
+
+def _change(
+    cluster: Cluster, endpoint: dict[str, Any], version: int | None, *, yes: bool, output: str
+) -> None:
+    """Say what changes, ask, and change the version."""
+    from finetune_cli.cluster.pinning import check_change, describe_change, pin
+
+    check_change(endpoint, version)
+    print("\n".join(describe_change(endpoint, version)), file=sys.stderr)
+    name = endpoint["metadata"]["name"]
+    if not yes:
+        typer.confirm(f"change {name}?", abort=True, err=True)
+    stored = cluster.patch_endpoint(name, pin(version))
+    what = "follows the newest version" if version is None else f"wants version {version}"
+    words = f"{KIND}.finetune.dev/{name} {what}; finetune endpoint watch {name} shows its way"
+    print_object(stored, output, words, kind=KIND)
