@@ -74,10 +74,10 @@ ENDPOINTS = {
     ),
     "RollingOut": ReasonHelp("The candidate gets a share of the requests.", _WAIT),
     "Held": ReasonHelp(
-        "The candidate may be worse, or is shown to be and `rollout.onWorse` is `Hold`. It keeps "
-        "its share until counts say more, or somebody decides.",
-        "`finetune endpoint describe NAME` shows the counts; `finetune endpoint promote` or "
-        "`rollback` decides.",
+        "The candidate is shown to be worse, and `rollout.onWorse` is `Hold`; or a front took it "
+        "out of rotation, and its server is waited for.",
+        "`finetune endpoint describe NAME` shows the counts. `finetune endpoint rollback NAME` goes "
+        "back to the active version; remove `rollout` to go on.",
     ),
     "Worse": ReasonHelp(
         "Requests show, at `rollout.certainty`, that the candidate is worse. It was rolled back.",
@@ -86,8 +86,8 @@ ENDPOINTS = {
     "Tripped": ReasonHelp(
         "The candidate failed hard: its server refused connections, or failed several times in a "
         "row. The front took it out of rotation.",
-        "Look at the log of the server that the message names; `finetune endpoint promote` tries "
-        "the version again.",
+        "Look at the log of its server. `finetune endpoint promote NAME --to VERSION` tries the "
+        "version again.",
     ),
     "Refused": ReasonHelp(
         "A version was not verified, and answers nobody.", "Read the message of the Event."

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_api.names import SERVING_LABEL
+from finetune_api.protocol.serving import REPORT_PORT
 from finetune_operator.config import OperatorConfig
 from kit.cluster.chart import CHART, Objects, Render, RenderError
 
@@ -18,6 +20,7 @@ DEFAULT = {
     "CustomResourceDefinition/finetunejobs.finetune.dev",
     "CustomResourceDefinition/finetuneapprovals.finetune.dev",
     "CustomResourceDefinition/finetunesweeps.finetune.dev",
+    "CustomResourceDefinition/finetuneendpoints.finetune.dev",
     "ServiceAccount/finetune-operator",
     "ConfigMap/finetune-operator",
     "Deployment/finetune-operator",
@@ -128,6 +131,7 @@ MATRIX: dict[str, tuple[dict[str, Any], set[str], set[str]]] = {
         set(),
     ),
     "kueue": ({"kueue": {"enabled": True}}, set(), set()),
+    "no endpoints": ({"endpoints": {"enabled": False}}, set(), set()),
     "progress over HTTPS": (
         {"progress": {"tls": {"secretName": "progress", "caConfigMap": "progress-ca"}}},
         set(),
@@ -201,7 +205,8 @@ def test_no_role_has_wildcards_or_reads_secrets(values: dict[str, Any], render: 
         for rule in item.get("rules") or []:
             words = [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
             assert not [word for word in words if "*" in word], (identity(item), rule)
-            assert "secrets" not in rule["resources"], identity(item)
+            if "secrets" in rule["resources"]:
+                assert (rule["resources"], rule["verbs"]) == (["secrets"], ["create"])
             forbidden = {"impersonate", "bind", "escalate"} & set(rule["verbs"])
             assert not forbidden, identity(item)
 
@@ -242,6 +247,88 @@ def test_scope_changes_where_rights_hold_and_not_which(render: Render) -> None:
         return roles[0]
 
     assert controller_rules({}) == controller_rules({"watch": {"namespaces": ["a", "b"]}})
+
+
+def rights_of(objects: Objects) -> set[tuple[str, str]]:
+    """The operator's rights: (resource, verb)."""
+    return {
+        (resource, verb)
+        for rule in rules_of(objects)
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_without_endpoints_the_operator_creates_no_accounts_roles_and_secrets(
+    render: Render,
+) -> None:
+    values = {"endpoints": {"enabled": False}}
+    added = rights_of(render({})) - rights_of(render(values))
+    assert {resource for resource, _ in added} == {
+        "deployments",
+        "finetuneendpoints",
+        "finetuneendpoints/status",
+        "horizontalpodautoscalers",
+        "poddisruptionbudgets",
+        "rolebindings",
+        "roles",
+        "secrets",
+        "serviceaccounts",
+    }
+    policy = find(render(values), "NetworkPolicy")
+    assert not [rule for rule in policy["spec"]["egress"] if "to" in rule]
+
+
+def test_the_operator_gives_serving_pods_no_more_than_it_has(render: Render) -> None:
+    """RBAC refuses to create a role whose rights its creator lacks."""
+    given = {("finetuneendpoints", verb) for verb in ("get", "list", "watch")}
+    assert given <= rights_of(render({}))
+
+
+@pytest.mark.parametrize(
+    ("config", "is_granted"),
+    [
+        ({}, False),
+        ({"kedaPrometheusUrl": "http://prometheus.monitoring.svc:9090"}, True),
+        (
+            {"policies": [{"namespaces": ["a"], "kedaPrometheusUrl": "http://prometheus:9090"}]},
+            True,
+        ),
+        ({"policies": [{"namespaces": ["a"], "allowCpu": True}]}, False),
+    ],
+)
+def test_objects_of_keda_are_created_where_it_scales_some_namespace(
+    config: dict[str, Any], is_granted: bool, run_helm: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump({"config": config}))
+    done = run_helm("template", "x", str(CHART), f"--values={path}", "--skip-schema-validation")
+    assert done.returncode == 0, done.stderr
+    objects = list(filter(None, yaml.safe_load_all(done.stdout)))
+    assert (("scaledobjects", "create") in rights_of(objects)) is is_granted
+
+
+def test_reports_are_read_from_serving_pods_of_the_watched_namespaces(render: Render) -> None:
+    (rule,) = (
+        rule
+        for rule in find(render({"watch": {"namespaces": ["a"]}}), "NetworkPolicy")["spec"][
+            "egress"
+        ]
+        if "to" in rule
+    )
+    (peer,) = rule["to"]
+    assert peer["podSelector"]["matchExpressions"][0]["key"] == SERVING_LABEL
+    assert peer["namespaceSelector"]["matchExpressions"][0]["values"] == ["a"]
+    assert rule["ports"] == [{"port": REPORT_PORT, "protocol": "TCP"}]
+
+
+def test_whoever_edits_endpoints_does_not_say_which_version_answers(render: Render) -> None:
+    edit = find(render({}), "ClusterRole", "finetune-operator-edit")["rules"]
+    assert {resource for rule in edit for resource in rule["resources"]} == {
+        "finetunejobs",
+        "finetunesweeps",
+        "finetuneendpoints",
+    }
 
 
 def test_approving_is_part_of_no_other_role_and_no_decision_can_be_taken_away(

@@ -37,7 +37,7 @@ def test_no_trace_of_helm_is_left() -> None:
 @pytest.mark.usefixtures("helm")
 def test_order_is_one_that_can_be_applied() -> None:
     kinds = [item["kind"] for item in build_manifests()]
-    assert kinds[:5] == ["Namespace", *["CustomResourceDefinition"] * 3, "ServiceAccount"]
+    assert kinds[:6] == ["Namespace", *["CustomResourceDefinition"] * 4, "ServiceAccount"]
     assert kinds[-1] == "Deployment"
 
 
@@ -105,6 +105,9 @@ def test_operators_account_may_do_its_work_and_nothing_near_it(control_plane: An
         ("create", "finetunejobs.finetune.dev"),  # trials
         ("patch", "finetunesweeps.finetune.dev/status"),
         ("create", "jobs.batch"),
+        ("patch", "finetuneendpoints.finetune.dev/status"),
+        ("patch", "deployments.apps"),
+        ("create", "secrets"),
         ("create", "tokenreviews.authentication.k8s.io"),
     ):
         assert may(verb, resource), (verb, resource)
@@ -114,6 +117,11 @@ def test_operators_account_may_do_its_work_and_nothing_near_it(control_plane: An
         ("list", "secrets"),
         ("update", "finetunejobs.finetune.dev"),
         ("patch", "finetunesweeps.finetune.dev"),
+        ("patch", "finetuneendpoints.finetune.dev"),
+        ("patch", "secrets"),
+        ("patch", "roles.rbac.authorization.k8s.io"),
+        ("escalate", "roles.rbac.authorization.k8s.io"),
+        ("bind", "roles.rbac.authorization.k8s.io"),
         ("delete", "jobs.batch"),
         ("create", "pods"),
         ("create", "pods/exec"),

@@ -118,7 +118,11 @@ def promote(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Pin the candidate's version. It is verified like any other, and tried again if rejected."""
+    """Pin the candidate's version, so that no newer one comes before it.
+
+    A pinned version is verified like any other, and goes through its rollout. One that was rejected
+    is tried again.
+    """
     from finetune_cli.cluster.pinning import version_to_promote
 
     if newest and to is not None:
