@@ -76,8 +76,8 @@ ENDPOINTS = {
     "Held": ReasonHelp(
         "The candidate is shown to be worse, and `rollout.onWorse` is `Hold`; or a front took it "
         "out of rotation, and its server is waited for.",
-        "`finetune endpoint describe NAME` shows the counts. `finetune endpoint rollback NAME` goes "
-        "back to the active version; remove `rollout` to go on.",
+        "`finetune endpoint describe NAME` shows the counts. `finetune endpoint rollback NAME` "
+        "goes back to the active version; remove `rollout` to go on.",
     ),
     "Worse": ReasonHelp(
         "Requests show, at `rollout.certainty`, that the candidate is worse. It was rolled back.",

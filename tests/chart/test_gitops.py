@@ -14,12 +14,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from finetune_api.v1alpha1.finetuneendpoint import ENDPOINT_FIXED_FIELDS, FineTuneEndpointSpec
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJobSpec
 from finetune_api.v1alpha1.finetunesweep import SWEEP_FIXED_FIELDS, FineTuneSweepSpec
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "gitops.md"
 Lua = Callable[[str], list[str]]
-KEY = "resource.customizations.health.finetune.dev_FineTuneJob"
+HEALTH = "resource.customizations.health.finetune.dev_"
+KEY = f"{HEALTH}FineTuneJob"
 
 
 def yaml_blocks(text: str) -> list[dict[str, Any]]:
@@ -40,9 +42,16 @@ def to_lua(value: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def script() -> str:
+def scripts() -> dict[str, str]:
     blocks = yaml_blocks(GUIDE.read_text())
-    return next(b["data"][KEY] for b in blocks if b["metadata"]["name"] == "argocd-cm")
+    names = [(block.get("metadata") or {}).get("name") for block in blocks]
+    settings = [b["data"] for b, name in zip(blocks, names, strict=True) if name == "argocd-cm"]
+    return {key: script for data in settings for key, script in data.items()}
+
+
+@pytest.fixture(scope="module")
+def script(scripts: dict[str, str]) -> str:
+    return scripts[KEY]
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +94,10 @@ QUEUED = condition("QuotaReserved", "False", "WaitingForQuota", "7 jobs are ahea
 COMPLETE = condition("Complete", "True", "Succeeded", "Published version 3.")
 FAILED = condition("Failed", "True", "GoalNotMet", "exactMatch 0.61 is below 0.90")
 
-# name: (status, generation, health, part of the message)
-CASES: dict[str, tuple[dict[str, Any] | None, int, str, str]] = {
+Case = tuple[dict[str, Any] | None, int, str, str]
+"""Status, generation, health, and a part of the message."""
+
+CASES: dict[str, Case] = {
     "just created": (None, 1, "Progressing", "waiting for the operator"),
     "status without conditions": ({"phase": "Pending"}, 1, "Progressing", "waiting"),
     "accepted": (
@@ -196,7 +207,12 @@ CASES: dict[str, tuple[dict[str, Any] | None, int, str, str]] = {
 def test_health_follows_the_conditions(
     name: str, script: str, lua: Callable[[str], list[str]]
 ) -> None:
-    status, generation, health, message = CASES[name]
+    assert health_of(script, lua, CASES[name])
+
+
+def health_of(script: str, lua: Lua, case: Case) -> bool:
+    """Whether the script finds the health of a case; prints what it finds."""
+    status, generation, health, message = case
     body: dict[str, Any] = {"metadata": {"generation": generation}}
     if status is not None:
         body["status"] = status
@@ -206,7 +222,74 @@ def test_health_follows_the_conditions(
         "local health = check()\nprint(health.status)\nprint(health.message)\n"
     )
     found_status, found_message = lua(program)[:2]
-    assert (found_status, message in found_message) == (health, True), found_message
+    print(found_status, found_message)
+    return found_status == health and message in found_message
+
+
+AVAILABLE = condition("Available", "True", "Serving", "Version 3 answers.")
+UP_TO_DATE = condition("Progressing", "False", "UpToDate")
+FINE = condition("Degraded", "False", "AsWanted")
+ENDPOINT_CASES: dict[str, Case] = {
+    "just created": (None, 1, "Progressing", "waiting for the operator"),
+    "no version yet": (
+        {
+            "observedGeneration": 1,
+            "conditions": [
+                condition("Available", "False", "NoVersion", "published no version yet"),
+                FINE,
+            ],
+        },
+        1,
+        "Progressing",
+        "published no version yet",
+    ),
+    "available": (
+        {"observedGeneration": 1, "conditions": [AVAILABLE, UP_TO_DATE, FINE]},
+        1,
+        "Healthy",
+        "Version 3",
+    ),
+    "a rollout": (
+        {
+            "observedGeneration": 1,
+            "conditions": [AVAILABLE, condition("Progressing", "True", "RollingOut", "25 %"), FINE],
+        },
+        1,
+        "Progressing",
+        "25 %",
+    ),
+    "a version that was rejected": (
+        {
+            "observedGeneration": 1,
+            "conditions": [AVAILABLE, condition("Degraded", "True", "AnswersLikeBase", "4 was")],
+        },
+        1,
+        "Degraded",
+        "4 was",
+    ),
+    "held": (
+        {
+            "observedGeneration": 1,
+            "conditions": [AVAILABLE, FINE, condition("Stalled", "True", "Held")],
+        },
+        1,
+        "Degraded",
+        "Held",
+    ),
+    "an edit that was not seen yet": (
+        {"observedGeneration": 1, "conditions": [AVAILABLE, UP_TO_DATE]},
+        2,
+        "Progressing",
+        "waiting",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENDPOINT_CASES)
+def test_health_of_an_endpoint_follows_its_conditions(
+    name: str, scripts: dict[str, str], lua: Lua
+) -> None:
+    assert health_of(scripts[f"{HEALTH}FineTuneEndpoint"], lua, ENDPOINT_CASES[name])
 
 
 def test_script_uses_reasons_and_types_that_the_operator_sets(script: str) -> None:
@@ -224,6 +307,7 @@ def test_script_uses_reasons_and_types_that_the_operator_sets(script: str) -> No
     [
         ("- **What is trained is fixed", FineTuneJobSpec, IMMUTABLE_FIELDS),
         ("- **A sweep**", FineTuneSweepSpec, SWEEP_FIXED_FIELDS),
+        ("- **An endpoint**", FineTuneEndpointSpec, ENDPOINT_FIXED_FIELDS),
     ],
 )
 def test_the_guide_names_every_field_that_may_be_edited(
