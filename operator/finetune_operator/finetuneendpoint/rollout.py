@@ -17,6 +17,11 @@ from finetune_operator.finetuneendpoint.evidence import (
 )
 
 
+PATIENCE = 5
+"""After so many times the required requests, weak evidence no longer holds a candidate: one chance
+error among few would do so for ever. Weak is an e-value below the root of the bound."""
+
+
 class Move(StrEnum):
     """What to do with the candidate."""
 
@@ -104,17 +109,17 @@ def decide(
     if requests < rules.min_requests:
         needed = f"{requests} of {rules.min_requests} requests at {weight} %."
         return made(Move.WAIT, needed)
-    if evidence.log_e > 0:
+    is_clear = evidence.log_e <= 0
+    is_long = requests >= PATIENCE * rules.min_requests
+    if not is_clear and not (is_long and evidence.log_e < log_bound(rules.certainty) / 2):
         return made(
             Move.WAIT,
             f"{requests} requests at {weight} %. The e-value is {e_text(evidence.log_e)}: neither"
             f" shown to be worse (at {e_text(log_bound(rules.certainty))}) nor as good (at 1).",
         )
     new_weight = rules.after(weight)
-    text = (
-        f"{requests} requests at {weight} % without a sign that it is worse: the e-value is"
-        f" {e_text(evidence.log_e)}."
-    )
+    found = "without a sign that it is worse" if is_clear else "and too little against it"
+    text = f"{requests} requests at {weight} %, {found}: the e-value is {e_text(evidence.log_e)}."
     return made(Move.PROMOTE if new_weight >= 100 else Move.ADVANCE, text, new_weight)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from finetune_operator.finetuneendpoint.evidence import Counts, Stream
@@ -46,6 +48,20 @@ def test_evidence_between_as_good_and_worse_waits():
     assert made.move is Move.WAIT
     assert made.evidence.log_e > 0
     assert "neither shown to be worse (at 100) nor as good (at 1)" in made.message
+
+
+def test_one_error_among_very_few_does_not_hold_a_candidate_for_ever():
+    waiting = decide(RULES, 5, [stream(5, 999, errors=1)])
+    assert waiting.move is Move.WAIT
+    made = decide(RULES, 5, [stream(5, 1000, errors=1)])
+    assert (made.move, made.weight) == (Move.ADVANCE, 25)
+    assert "too little against it" in made.message
+
+
+def test_strong_evidence_below_the_bound_holds_a_candidate_however_long():
+    made = decide(RULES, 5, [stream(5, 100_000, errors=3, active=(1_900_000, 2))])
+    assert made.move is Move.WAIT
+    assert 10 < math.exp(made.evidence.log_e) < 100
 
 
 @pytest.mark.parametrize(
