@@ -16,7 +16,6 @@ from finetune_operator.finetuneendpoint.evidence import (
     weigh,
 )
 
-
 PATIENCE = 5
 """After so many times the required requests, weak evidence no longer holds a candidate: one chance
 error among few would do so for ever. Weak is an e-value below the root of the bound."""

@@ -92,10 +92,10 @@ class Rotation:
         fields |= {"since": None, "verified_time": None, "rollout_id": rollout}
         return replace(self, candidate=Candidate(**fields))
 
-    def verify(self, now: datetime, sha256: str) -> Rotation:
-        """Note that the candidate is verified, and of which manifest."""
+    def verify(self, now: datetime) -> Rotation:
+        """Note that the candidate is verified."""
         assert self.candidate is not None
-        update = {"sha256": sha256, "verified_time": timestamp(now)}
+        update = {"verified_time": timestamp(now)}
         return replace(self, candidate=self.candidate.model_copy(update=update))
 
     def promote(self, now: datetime) -> Rotation:
@@ -110,15 +110,12 @@ class Rotation:
                 previous = previous.model_copy(update={"server": new.server})
         return replace(self, active=new, candidate=None, previous=previous)
 
-    def reject(self, now: datetime, reason: str, message: str, sha256: str = "") -> Rotation:
-        """Take the candidate out, and do not try it again by itself.
-
-        The digest is that of the manifest which was read, of a candidate that had none before.
-        """
+    def reject(self, now: datetime, reason: str, message: str) -> Rotation:
+        """Take the candidate out, and do not try it again by itself."""
         assert self.candidate is not None
         entry = RejectedVersion(
             version=self.candidate.version,
-            sha256=self.candidate.sha256 or sha256,
+            sha256=self.candidate.sha256,
             reason=reason,
             message=shorten(message, MAX_SENTENCE_CHARACTERS),
             time=timestamp(now),

@@ -40,25 +40,23 @@ class Outcome:
     Attributes:
         reason: CamelCase cause.
         message: The numbers, or what it waits for.
-        sha256: Digest of the manifest that the pods have read; empty if they do not agree on one.
     """
 
     verdict: Verdict
     reason: str
     message: str
-    sha256: str = ""
 
 
 def look_at(observed: Observed, version: Served) -> Outcome:
     """Return how far the verification of a version is on its server.
 
-    It is verified if every ready pod says so, of the same manifest. One pod that finds a fault of
-    the version is enough to refuse it.
+    It is verified if every ready pod says so. One pod that finds a fault of the version is enough
+    to refuse it.
     """
     pods = [pod for pod in observed.servers if pod.server == version.server]
     for pod in pods:
         told = _told(pod, version)
-        if told is not None and (failed := _failure(told, version)) is not None:
+        if told is not None and (failed := _failure(told)) is not None:
             return failed
     ready = [pod for pod in pods if pod.is_ready]
     if not ready:
@@ -70,16 +68,8 @@ def look_at(observed: Observed, version: Served) -> Outcome:
         if told.state != "Verified":
             text = told.message or f"Pod {pod.name}: {told.state.lower()} the version."
             return _open(told.reason or told.state, text)
-    digests = {told.sha256 for _, told in told_by if told is not None}
-    if len(digests) > 1:
-        return _open("FilesDamaged", "Pods of the server have read different manifests.")
     numbers = next((told.verification for _, told in told_by if told and told.verification), None)
-    return Outcome(
-        verdict=Verdict.VERIFIED,
-        reason="Verified",
-        message=numbers_text(numbers),
-        sha256=digests.pop(),
-    )
+    return Outcome(verdict=Verdict.VERIFIED, reason="Verified", message=numbers_text(numbers))
 
 
 def numbers_text(found: Verification | None) -> str:
@@ -96,20 +86,20 @@ def numbers_text(found: Verification | None) -> str:
     return f"{text}."
 
 
-def _failure(told: AdapterReport, version: Served) -> Outcome | None:
-    if version.sha256 and told.sha256 and told.sha256 != version.sha256:
-        text = f"Its manifest was {version.sha256[:12]} before, and is {told.sha256[:12]} now."
-        return _failed("FilesDamaged", text, told.sha256)
+def _failure(told: AdapterReport) -> Outcome | None:
     if told.state != "Failed" or told.reason not in REASONS_OF_THE_VERSION:
         return None
     numbers = numbers_text(told.verification) if told.verification is not None else ""
     text = f"{told.message} {numbers}".strip()
-    return _failed(str(told.reason), text or "The server refuses it.", told.sha256)
+    text = text or "The server refuses it."
+    return Outcome(verdict=Verdict.FAILED, reason=str(told.reason), message=text)
 
 
 def _told(pod: ServerPod, version: Served) -> AdapterReport | None:
+    """Return what a pod says of a version; other content under its name does not count."""
     for each in pod.report.adapters if pod.report is not None else ():
-        if each.name == version.adapter and each.version == version.version:
+        is_its_name = each.name == version.adapter and each.version == version.version
+        if is_its_name and each.sha256 == version.sha256:
             return each
     return None
 
@@ -123,7 +113,3 @@ def _why_no_pod(observed: Observed, version: Served) -> str:
 
 def _open(reason: str, message: str) -> Outcome:
     return Outcome(verdict=Verdict.OPEN, reason=reason, message=message)
-
-
-def _failed(reason: str, message: str, sha256: str) -> Outcome:
-    return Outcome(verdict=Verdict.FAILED, reason=reason, message=message, sha256=sha256)

@@ -79,14 +79,15 @@ def published_version(job: Mapping[str, Any], namespace: str) -> Served | None:
     number, manifest = artifact.get("version"), artifact.get("manifestUri")
     if not number or not manifest:
         return None
-    return _of_job(job, namespace, int(number), str(manifest))
+    found = _of_job(job, namespace, int(number), str(manifest))
+    return found.model_copy(update={"sha256": str(artifact.get("sha256") or "")})
 
 
 def _newest(observed: Observed, rotation: Rotation) -> Served | None:
     job = observed.job
     newest = published_version(job, observed.namespace) if job is not None else None
     if newest is not None:
-        return _with_known_digest(newest, rotation)
+        return newest
     if rotation.candidate is not None:
         return served_of(rotation.candidate)
     return rotation.active
@@ -97,11 +98,11 @@ def _pinned(observed: Observed, rotation: Rotation) -> Served | None:
     assert number is not None
     newest = published_version(job, observed.namespace) if job is not None else None
     if newest is not None and newest.version == number:
-        return _with_known_digest(newest, rotation)
+        return newest
     for each in rotation.served:
         if each.version == number:
             return served_of(each) if isinstance(each, Candidate) else each
-    # Versions of one job name differ only in their number; the agent checks what it finds there.
+    # Versions of one job name differ only in their number. The digest of this one is not known.
     for known in (newest, *rotation.served):
         if known is not None and (manifest := _MANIFEST.fullmatch(known.manifest_uri)):
             served = served_of(known) if isinstance(known, Candidate) else known
@@ -117,14 +118,6 @@ def _pinned(observed: Observed, rotation: Rotation) -> Served | None:
                 }
             )
     return None
-
-
-def _with_known_digest(version: Served, rotation: Rotation) -> Served:
-    """Add the digest that the servers have found, which the job's status does not have."""
-    for each in rotation.served:
-        if is_same_version(each, version):
-            return version.model_copy(update={"sha256": each.sha256})
-    return version
 
 
 def _on_its_server(observed: Observed, version: Served) -> Served:

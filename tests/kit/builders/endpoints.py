@@ -24,7 +24,7 @@ ROLLOUT: Object = {"steps": [5, 25, 100], "minRequests": 200}
 
 
 def digest_of(version: int) -> str:
-    """Return the digest of a version's manifest."""
+    """Return the digest that a version's job knows it by."""
     return f"{version:064x}"
 
 
@@ -33,7 +33,8 @@ def published_job(version: int | None = 1, **spec: Any) -> Object:
     status: Object = {}
     if version is not None:
         manifest = f"{OUTPUT}/versions/{NAMESPACE}/{JOB}/{version}/manifest.json"
-        status = {"artifact": {"version": version, "manifestUri": manifest, "sha256": "f" * 64}}
+        sha256 = digest_of(version)
+        status = {"artifact": {"version": version, "manifestUri": manifest, "sha256": sha256}}
     return {
         "metadata": {"name": JOB, "namespace": NAMESPACE, "uid": "uid-of-the-job"},
         "spec": {
@@ -209,7 +210,7 @@ class EndpointWorld:
             told: Object = {
                 "name": adapter_name(NAMESPACE, JOB, each["version"]),
                 "version": each["version"],
-                "sha256": digest_of(each["version"]),
+                "sha256": each["sha256"],
                 "state": state,
             }
             if reason:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -292,18 +293,32 @@ def test_the_versions_stay_when_the_job_is_gone_or_begins_anew():
     assert world.versions() == (1, None, 2)
 
 
-def test_a_manifest_that_changed_since_it_was_verified_is_refused():
-    world = serving(rollout=ROLLOUT)
-    world.job = published_job(2)
+def test_the_digest_of_a_version_never_changes_while_it_is_named():
+    world = EndpointWorld(published_job(1))
+    world.look()
+    assert world.status["candidate"]["sha256"] == digest_of(1)
     world.run()
-    for weight in (5, 25):
-        world.count(weight, **GOOD)
+    assert world.status["active"]["sha256"] == digest_of(1)
+    world.job = published_job(7)
     world.run()
-    world.status["previous"]["sha256"] = "0" * 63 + "f"
-    world.edit(version=1)
+    world.edit(version=3)
+    world.look()
+    assert world.status["candidate"]["sha256"] == ""
     world.run()
-    assert world.versions() == (2, None, 1)
-    assert world.condition("Verified") == ("False", "FilesDamaged")
+    assert (world.status["active"]["version"], world.status["active"]["sha256"]) == (3, "")
+
+
+def test_what_pods_say_of_other_content_under_the_name_does_not_count():
+    world = EndpointWorld(published_job(1))
+    world.look()
+    pod = world.observe().servers[0]
+    assert pod.report is not None
+    other = pod.report.adapters[0].model_copy(update={"sha256": digest_of(9)})
+    report = pod.report.model_copy(update={"adapters": [other]})
+    world.facts = {"servers": (replace(pod, report=report),)}
+    world.look()
+    assert world.versions() == (None, 1, None)
+    assert world.condition("Verified") == ("Unknown", "Loading")
 
 
 # ---- servers that move, fail or trip -------------------------------------------------------------
@@ -331,7 +346,6 @@ def test_a_version_that_fails_on_a_new_server_goes_on_answering_on_the_old_one()
     world.edit(serve={"engine": "Transformers"})
     world.look()
     world.answers[1] = ("Failed", "EngineRefused")
-    world.status["active"]["sha256"] = digest_of(1)
     world.run(5)
     assert world.versions() == (1, 1, None)
     assert world.status["active"]["server"] == before
