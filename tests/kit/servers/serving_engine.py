@@ -1,0 +1,129 @@
+"""An engine without a model: vLLM's routes, with answers from a table or the adapter's folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aiohttp import web
+
+ANSWERS = "answers.json"
+"""File of an adapter: the answer to each question."""
+
+
+@dataclass
+class ServingEngine:
+    """State of the engine; a test may change it at any time.
+
+    Attributes:
+        adapters: Answers by question, by adapter.
+        base: Answers of the base model, which adapters with other module names give too.
+        ignored: Adapters that the engine loads without any effect.
+        refused: Adapters that it does not load.
+        overlaid: Answers of others that adapters give.
+        calls: Method and path of all requests.
+    """
+
+    url: str = ""
+    name: str = "Transformers"
+    version: str = "5.0.0"
+    adapters: dict[str, dict[str, str]] = field(default_factory=dict)
+    base: dict[str, str] = field(default_factory=dict)
+    ignored: set[str] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
+    overlaid: dict[str, dict[str, str]] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    bodies: list[dict] = field(default_factory=list)
+    hold: asyncio.Event | None = None
+    runner: web.AppRunner | None = None
+    port: int = 0
+
+    async def start(self) -> None:
+        """Listen, after a stop at the same port and without any adapter."""
+        self.adapters = {}
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get("/version", self._version),
+                web.get("/metrics", self._metrics),
+                web.get("/v1/models", self._models),
+                web.post("/v1/load_lora_adapter", self._load),
+                web.post("/v1/unload_lora_adapter", self._unload),
+                web.post("/v1/chat/completions", self._chat),
+            ]
+        )
+        self.runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
+        await self.runner.setup()
+        site = web.TCPSite(self.runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = self.runner.addresses[0][1]
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    async def stop(self) -> None:
+        """Stop listening and cut all connections."""
+        if self.runner is not None:
+            await self.runner.cleanup()
+            self.runner = None
+
+    async def _version(self, _request):
+        return web.json_response({"version": self.version, "engine": self.name})
+
+    async def _metrics(self, _request):
+        return web.Response(text='vllm:num_requests_waiting{model_name="x"} 3.0\nvllm:secret 1\n')
+
+    async def _models(self, _request):
+        self.calls.append("models")
+        names = ["base", *self.adapters]
+        return web.json_response({"data": [{"id": name} for name in names]})
+
+    async def _load(self, request):
+        body = await request.json()
+        name = body["lora_name"]
+        self.calls.append(f"load {name}")
+        if name in self.refused:
+            return web.json_response({"message": "wrong rank"}, status=400)
+        if name in self.adapters:
+            return web.json_response({"message": "already loaded"}, status=400)
+        answers = json.loads((Path(body["lora_path"]) / ANSWERS).read_text())
+        answers = self.overlaid.get(name, answers)
+        self.adapters[name] = dict(self.base) if name in self.ignored else answers
+        return web.Response(text="Success")
+
+    async def _unload(self, request):
+        name = (await request.json())["lora_name"]
+        self.calls.append(f"unload {name}")
+        if self.adapters.pop(name, None) is None:
+            return web.json_response({"message": "not loaded"}, status=404)
+        return web.Response(text="Success")
+
+    async def _chat(self, request):
+        body = await request.json()
+        self.bodies.append(body)
+        answers = self.base if body["model"] == "base" else self.adapters.get(body["model"])
+        if answers is None:
+            return web.json_response({"error": {"message": "no such model"}}, status=404)
+        if self.hold is not None:
+            await self.hold.wait()
+        text = answers.get(body["messages"][-1]["content"], "?")
+        if body.get("stream"):
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            for piece in text:
+                await response.write(f"data: {json.dumps({'piece': piece})}\n\n".encode())
+            await response.write(b"data: [DONE]\n\n")
+            return response
+        return web.json_response({"choices": [{"message": {"content": text}}]})
+
+
+@asynccontextmanager
+async def serving_engine(**settings):
+    """Run an engine on a free loopback port."""
+    engine = ServingEngine(**settings)
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()

@@ -1,0 +1,206 @@
+"""The life of versions on a server: from the status of an endpoint to answers, and out again."""
+
+import asyncio
+import shutil
+
+from kit.builders.versions import publish_version
+from kit.processes.eventually import eventually_async
+from kit.servers.serving_agent import question, running_agent
+
+
+async def test_a_version_is_fetched_loaded_verified_and_answers(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    agent.engine.base = version.base
+    assert (await agent.get("/readyz"))[0] in (200, 503)
+    agent.want(active=version.served())
+    report = await agent.until(version.name, "Verified")
+    assert (report.version, report.sha256) == (1, version.manifest.digest)
+    told = report.verification
+    assert (told.num_asked, told.num_equal, told.num_like_base) == (50, 50, 0)
+    assert (told.metric, told.score, told.differing) == ("exactMatch", "1.0000", [])
+    assert await agent.ask(body=question(version.name, "Ticket 1")) == (
+        200,
+        {"choices": [{"message": {"content": version.tuned["Ticket 1"]}}]},
+    )
+    assert (await agent.get("/readyz"))[0] == 200
+    asked = agent.engine.bodies[0]
+    assert (asked["temperature"], asked["max_tokens"]) == (0.0, 7)
+
+
+async def test_an_adapter_whose_modules_do_not_match_never_answers(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    agent.engine.base = version.base
+    agent.engine.ignored = {version.name}
+    agent.want(active=version.served())
+    report = await agent.until(version.name, "Failed")
+    assert report.reason == "AnswersLikeBase"
+    assert report.verification.num_like_base == 50
+    assert len(report.verification.differing) == 5
+    assert version.name not in agent.engine.adapters
+    assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 404
+
+
+async def test_the_adapter_of_another_tenant_under_the_name_never_answers(agent, tmp_path):
+    version = publish_version(tmp_path / "out", shift=1)
+    theirs = publish_version(tmp_path / "others" / "out", shift=2)
+    agent.engine.overlaid[version.name] = theirs.tuned
+    agent.want(candidate=version.served(weight=0))
+    assert (await agent.until(version.name, "Failed")).reason == "AnswersDiffer"
+
+
+async def test_damaged_files_are_never_loaded(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    weights = version.root / version.manifest.inputs["run"] / "adapter/adapter_model.safetensors"
+    weights.write_bytes(b"weights 1")
+    agent.want(active=version.served())
+    report = await agent.until(version.name, "Failed")
+    assert report.reason == "FilesDamaged"
+    assert f"load {version.name}" not in agent.engine.calls
+
+
+async def test_an_adapter_that_the_engine_refuses_says_why(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    agent.engine.refused = {version.name}
+    agent.want(active=version.served())
+    report = await agent.until(version.name, "Failed")
+    assert report.reason == "EngineRefused"
+    assert "wrong rank" in report.message
+
+
+async def test_a_version_whose_base_answers_alike_has_nothing_to_compare(agent, tmp_path):
+    version = publish_version(tmp_path / "out", base_answers="tuned")
+    agent.want(active=version.served())
+    assert (await agent.until(version.name, "Failed")).reason == "NothingToCompare"
+
+
+async def test_nothing_is_loaded_over_a_name(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    weights = version.manifest.file("adapter_model.safetensors").sha256
+    agent.want(active=version.served(), candidate=version.served(sha256=weights))
+    report = await agent.until(version.name, "Failed")
+    assert (report.sha256, report.reason) == (weights, "NameTaken")
+    assert agent.engine.calls.count(f"load {version.name}") == 1
+    assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 200
+
+
+async def test_a_version_that_nobody_serves_is_unloaded_and_can_come_back(agent, tmp_path):
+    first, second = (
+        publish_version(tmp_path / "out", number=number, shift=number) for number in (1, 2)
+    )
+    agent.want(active=first.served())
+    await agent.until(first.name, "Verified")
+    agent.want(active=second.served(), previous=first.served())
+    await agent.until(second.name, "Verified")
+    assert set(agent.engine.adapters) == {first.name, second.name}
+    agent.want(active=second.served())
+    folder = tmp_path / "agent/adapters" / first.name
+    await eventually_async(lambda: asyncio.sleep(0, not folder.exists()))
+    assert set(agent.engine.adapters) == {second.name}
+    assert [each.name for each in (await agent.report()).adapters] == [second.name]
+    agent.want(active=second.served(), candidate=first.served())
+    await agent.until(first.name, "Verified")
+
+
+async def test_a_version_that_is_wanted_again_within_the_grace_time_stays_loaded(engine, tmp_path):
+    version = publish_version(tmp_path / "out")
+    async with running_agent(tmp_path / "agent", engine, unload_seconds=60.0) as agent:
+        agent.want(active=version.served())
+        await agent.until(version.name, "Verified")
+        agent.want()
+        adapter = agent.process.keeper.adapters[version.key]
+        await eventually_async(lambda: asyncio.sleep(0, adapter.leaving is not None))
+        assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 200
+        agent.want(active=version.served())
+        await eventually_async(lambda: asyncio.sleep(0, adapter.leaving is None))
+        assert f"unload {version.name}" not in engine.calls
+
+
+async def test_streams_end_before_their_adapter_is_unloaded(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    agent.engine.hold = asyncio.Event()
+    asking = asyncio.create_task(agent.ask(body=question(version.name, "Ticket 1", stream=True)))
+    adapter = agent.process.keeper.adapters[version.key]
+    await eventually_async(lambda: asyncio.sleep(0, adapter.num_open == 1))
+    agent.want()
+    await eventually_async(lambda: asyncio.sleep(0, adapter.leaving is not None))
+    calls = len(agent.engine.calls)
+    await eventually_async(lambda: asyncio.sleep(0, len(agent.engine.calls) > calls + 3))
+    assert version.name in agent.engine.adapters
+    agent.engine.hold.set()
+    status, text = await asking
+    assert (status, text.endswith("data: [DONE]\n\n")) == (200, True)
+    await eventually_async(lambda: asyncio.sleep(0, version.name not in agent.engine.adapters))
+
+
+async def test_an_engine_that_starts_again_gets_its_adapters_verified_before_traffic(
+    agent, tmp_path
+):
+    version = publish_version(tmp_path / "out")
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    await agent.engine.stop()
+    report = await agent.until(version.name, "Loading")
+    assert report.reason in ("EngineRestarted", "EngineAway")
+    assert (await agent.get("/readyz"))[0] == 503
+    status, body = await agent.ask(body=question(version.name, "Ticket 1"))
+    assert (status, body["error"]["code"]) == (503, "model_not_ready")
+    agent.engine.overlaid[version.name] = dict.fromkeys(version.tuned, "?")
+    await agent.engine.start()
+    assert (await agent.until(version.name, "Failed")).reason == "AnswersDiffer"
+
+
+async def test_an_engine_that_lost_an_adapter_is_given_it_again(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    agent.engine.adapters.clear()
+    agent.engine.bodies.clear()
+    await eventually_async(
+        lambda: asyncio.sleep(0, agent.engine.calls.count(f"load {version.name}") == 2)
+    )
+    await agent.until(version.name, "Verified")
+    assert len(agent.engine.bodies) >= 50
+
+
+async def test_an_adapter_from_before_the_agent_started_is_loaded_anew(engine, tmp_path):
+    version = publish_version(tmp_path / "out")
+    engine.adapters[version.name] = {"Ticket 1": "stale"}
+    async with running_agent(tmp_path / "agent", engine) as agent:
+        agent.want(active=version.served())
+        await agent.until(version.name, "Verified")
+    assert engine.calls.index(f"unload {version.name}") < engine.calls.index(f"load {version.name}")
+
+
+async def test_storage_that_is_away_is_waited_for(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    away = tmp_path / "away"
+    shutil.move(version.root, away)
+    version.root.write_text("no folder")
+    agent.want(active=version.served())
+
+    async def told():
+        found = (await agent.report()).adapters
+        return found and found[0].state == "Fetching" and found[0].reason
+
+    assert await eventually_async(told)
+    version.root.unlink()
+    shutil.move(away, version.root)
+    await agent.until(version.name, "Verified")
+
+
+async def test_a_refused_candidate_leaves_the_active_version_alone(agent, tmp_path):
+    good, bad = (
+        publish_version(tmp_path / "out", number=number, shift=number) for number in (1, 2)
+    )
+    agent.engine.base = bad.base
+    agent.engine.ignored = {bad.name}
+    agent.want(active=good.served(), candidate=bad.served(weight=0))
+    await agent.until(bad.name, "Failed")
+    await agent.until(good.name, "Verified")
+    assert (await agent.get("/readyz"))[0] == 200
+    assert (await agent.ask(body=question(good.name, "Ticket 1")))[0] == 200
+    assert (await agent.ask(body=question(bad.name, "Ticket 1")))[0] == 404

@@ -1,0 +1,165 @@
+"""What is fetched of a version, and which versions are refused before anything is loaded."""
+
+import json
+import shutil
+
+import pytest
+
+from finetune_api.v1alpha1.status.endpoint import ServedStorage
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.serve.agent.fetching import Refusal, fetch_version, to_file_uri
+from finetune_trainer.serve.agent.wanted import find_wanted
+from finetune_trainer.storage import NothingThere
+from finetune_trainer.storage.manifest import parse_manifest
+from kit.builders.versions import endpoint_with, publish_version
+
+
+def wanted_of(version, **changes):
+    body = endpoint_with(version.job, active=version.served(**changes))
+    (wanted,) = find_wanted(
+        {"x": body}, namespace="team", server=version.served(**changes)["server"]
+    ).values()
+    return wanted
+
+
+def fetch(version, tmp_path, **changes):
+    return fetch_version(wanted_of(version, **changes), tmp_path / "fetched", credentials_dir=None)
+
+
+def refused(version, tmp_path, **changes):
+    with pytest.raises(Refusal) as caught:
+        fetch(version, tmp_path, **changes)
+    return caught.value
+
+
+@pytest.fixture
+def version(tmp_path):
+    return publish_version(tmp_path / "out")
+
+
+def run_folder(version):
+    return version.root / version.manifest.inputs["run"]
+
+
+def replace_manifest(version, **inputs):
+    """Write another manifest in place of the version's; return what changed in its status."""
+    path = version.root / f"versions/team/{version.job}/{version.number}/manifest.json"
+    body = json.loads(path.read_text())
+    body["inputs"] |= inputs.pop("inputs", {})
+    body |= inputs
+    path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
+    return {"sha256": parse_manifest(path.read_bytes(), where="x").digest}
+
+
+def test_a_version_comes_with_what_its_evaluation_recorded(version, tmp_path):
+    fetched = fetch(version, tmp_path)
+    assert (fetched.folder / "adapter_model.safetensors").read_bytes() == b"weights 0"
+    assert len(fetched.stored) == 60
+    assert {each.prompt[0]["content"]: each.tuned for each in fetched.stored} == version.tuned
+    assert fetched.metrics == ("exactMatch", "loss")
+    assert (fetched.engine, fetched.answer_tokens, fetched.revision) == (
+        "Transformers 5.0.0",
+        7,
+        "c0ffee",
+    )
+
+
+def test_the_limit_of_answers_comes_from_the_job_where_the_report_has_none(tmp_path):
+    version = publish_version(tmp_path / "out", report={"answerTokens": None})
+    job = run_folder(version) / "job.json"
+    assert fetch(version, tmp_path).answer_tokens is None
+    job.write_text(json.dumps({"spec": {"evaluation": {"maxNewTokens": 9}}}))
+    assert fetch(version, tmp_path).answer_tokens == 9
+    job.write_text(json.dumps({"spec": {"evaluation": {"maxNewTokens": "auto"}}}))
+    assert fetch(version, tmp_path).answer_tokens is None
+    job.write_text("{")
+    assert fetch(version, tmp_path).answer_tokens is None
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["adapter/adapter_model.safetensors", "adapter/answers.json", "evaluation/samples.jsonl"],
+)
+def test_a_file_that_was_changed_or_deleted_is_damage(version, tmp_path, name):
+    path = run_folder(version) / name
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + b"x")
+    assert refused(version, tmp_path).reason == "FilesDamaged"
+    path.unlink()
+    assert refused(version, tmp_path).reason == "FilesDamaged"
+    path.write_bytes(data)
+    assert fetch(version, tmp_path).stored
+
+
+def test_a_manifest_that_is_no_json_is_damage_and_an_empty_folder_is_waited_for(version, tmp_path):
+    path = version.root / "versions/team/tickets/1/manifest.json"
+    path.write_text("{")
+    assert refused(version, tmp_path).reason == "FilesDamaged"
+    path.unlink()
+    with pytest.raises(NothingThere):
+        fetch(version, tmp_path)
+
+
+def test_a_version_without_its_evaluation_has_nothing_to_compare(version, tmp_path):
+    shutil.rmtree(run_folder(version) / "evaluation")
+    assert refused(version, tmp_path).reason == "NothingToCompare"
+
+
+def test_the_status_must_pin_the_manifest_or_the_weights(version, tmp_path):
+    refusal = refused(version, tmp_path, sha256="0" * 64)
+    assert refusal.reason == "FilesDamaged"
+    assert "replaced after it was published" in refusal.message
+    assert refused(version, tmp_path, sha256="").reason == "FilesDamaged"
+    weights = version.manifest.file("adapter_model.safetensors").sha256
+    assert fetch(version, tmp_path, sha256=weights).stored
+
+
+def test_a_manifest_at_another_place_is_refused(version, tmp_path):
+    other = publish_version(tmp_path / "others" / "out")
+    uri = other.served()["manifestUri"]
+    assert refused(version, tmp_path, manifestUri=uri).reason == "FilesDamaged"
+
+
+@pytest.mark.parametrize(
+    "run", ["runs/others/tickets/uid-tickets-1", "runs/team/other/uid", "runs/team/tickets/../x"]
+)
+def test_a_manifest_that_names_the_run_of_another_job_is_refused(version, tmp_path, run):
+    pinned = replace_manifest(version, inputs={"run": run, "uid": run.rpartition("/")[2]})
+    refusal = refused(version, tmp_path, **pinned)
+    assert refusal.reason == "FilesDamaged"
+    assert run in refusal.message
+
+
+def test_a_manifest_that_names_files_of_another_tenant_is_refused(version, tmp_path):
+    stolen = version.root / "runs/others/secret/uid/adapter/adapter_model.safetensors"
+    stolen.parent.mkdir(parents=True)
+    stolen.write_bytes(b"weights 0")
+    files = [file.to_json_object() for file in version.manifest.files]
+    for file in files:
+        if file["path"] == "adapter_model.safetensors":
+            file["key"] = str(stolen.relative_to(version.root))
+    pinned = replace_manifest(version, files=files)
+    refusal = refused(version, tmp_path, **pinned)
+    assert "runs/others/secret" in refusal.message
+
+
+def test_another_job_uid_than_the_status_names_is_refused(version, tmp_path):
+    assert refused(version, tmp_path, jobUid="another").reason == "FilesDamaged"
+    assert fetch(version, tmp_path, jobUid="uid-tickets-1").stored
+
+
+def test_a_version_of_another_base_model_is_refused(version, tmp_path):
+    assert refused(version, tmp_path, baseModel="hf://org/other").reason == "OtherBaseModel"
+
+
+def test_storage_that_is_away_is_no_refusal(version, tmp_path):
+    storage = {"uri": "s3://bucket/x", "endpoint": "http://127.0.0.1:9", "region": "x"}
+    uri = "s3://bucket/x/versions/team/tickets/1/manifest.json"
+    with pytest.raises(TrainerError):
+        fetch(version, tmp_path, storage=storage, manifestUri=uri)
+
+
+def test_a_claim_is_a_mounted_folder():
+    uri = ServedStorage(uri="pvc://models/team").uri
+    assert to_file_uri(uri) == "file:///var/lib/finetune/claims/models/team"
+    assert to_file_uri("s3://b/c") == "s3://b/c"

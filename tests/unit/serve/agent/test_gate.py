@@ -1,0 +1,150 @@
+"""What passes the one door of a server pod."""
+
+import asyncio
+import json
+
+import pytest
+
+from kit.builders.versions import publish_version
+from kit.processes.eventually import eventually_async
+from kit.servers.serving_agent import TOKEN, question
+
+
+@pytest.fixture
+async def serving(agent, tmp_path):
+    """An agent with one verified version; also returns the version."""
+    version = publish_version(tmp_path / "out")
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    agent.engine.calls.clear()
+    agent.engine.bodies.clear()
+    return agent, version
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/v1/load_lora_adapter"),
+        ("POST", "/v1/unload_lora_adapter"),
+        ("POST", "/tokenize"),
+        ("POST", "/v1/embeddings"),
+        ("GET", "/metrics"),
+        ("GET", "/version"),
+        ("GET", "/health"),
+        ("GET", "/v1/chat/completions"),
+        ("POST", "/v1/models"),
+        ("POST", "//v1/chat/completions"),
+        ("POST", "/v1/../v1/chat/completions"),
+        ("POST", "/v1/chat%2Fcompletions"),
+        ("POST", "/v1/chat/completions/"),
+    ],
+)
+async def test_no_other_path_passes_even_with_the_token(serving, method, path):
+    agent, version = serving
+    reader, writer = await asyncio.open_connection("127.0.0.1", agent.process.port)
+    body = json.dumps(question(version.name, "Ticket 1"))
+    writer.write(
+        f"{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    )
+    answer = await reader.read()
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 404 ")
+    assert agent.engine.bodies == []
+    assert not [call for call in agent.engine.calls if call != "models"]
+
+
+@pytest.mark.parametrize("token", [None, "", "other", TOKEN + "x", TOKEN[:-1]])
+async def test_nobody_passes_without_the_token(serving, token):
+    agent, version = serving
+    for method, path in (("POST", "/v1/chat/completions"), ("GET", "/v1/models")):
+        status, body = await agent.ask(
+            path, question(version.name, "Ticket 1"), method=method, token=token
+        )
+        assert (status, body["error"]["code"]) == (401, "invalid_token")
+    assert agent.engine.bodies == []
+
+
+async def test_a_rotated_token_counts_without_a_restart(serving, tmp_path):
+    agent, version = serving
+    (tmp_path / "agent/token").write_text("second")
+
+    async def passes():
+        status, _ = await agent.ask(body=question(version.name, "Ticket 1"), token="second")
+        return status == 200
+
+    await eventually_async(passes)
+    assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 401
+
+
+async def test_an_empty_token_file_opens_nothing(serving, tmp_path):
+    agent, version = serving
+    (tmp_path / "agent/token").write_text("")
+
+    async def is_shut():
+        return (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 401
+
+    await eventually_async(is_shut)
+    assert (await agent.ask(body=question(version.name, "Ticket 1"), token=""))[0] == 401
+
+
+async def test_models_are_the_verified_adapters_alone(serving):
+    agent, version = serving
+    agent.engine.adapters["others.secret-v1"] = {}
+    status, body = await agent.ask("/v1/models", method="GET")
+    assert (status, [each["id"] for each in body["data"]]) == (200, [version.name])
+
+
+@pytest.mark.parametrize("name", ["base", "others.secret-v1", "", None, 7])
+async def test_the_base_and_strange_adapters_are_never_asked(serving, name):
+    agent, _ = serving
+    agent.engine.adapters["others.secret-v1"] = {"Ticket 1": "secret"}
+    status, _ = await agent.ask(body=question(name, "Ticket 1"))
+    assert status == (404 if isinstance(name, str) else 400)
+    assert agent.engine.bodies == []
+
+
+async def test_a_model_named_twice_is_read_alike_by_gate_and_engine(serving):
+    agent, version = serving
+    agent.engine.adapters["others.secret-v1"] = {"Ticket 1": "secret"}
+    rest = '"messages": [{"role": "user", "content": "Ticket 1"}]'
+    for names in (["others.secret-v1", version.name], [version.name, "others.secret-v1"]):
+        raw = "{" + ", ".join(f'"model": "{name}"' for name in names) + f", {rest}}}"
+        async with agent.session.post(
+            f"http://127.0.0.1:{agent.process.port}/v1/chat/completions",
+            data=raw,
+            headers={"Authorization": f"Bearer {TOKEN}"},
+        ) as response:
+            text = await response.text()
+        assert "secret" not in text or response.status == 404
+    assert all(body["model"] == version.name for body in agent.engine.bodies)
+
+
+async def test_streams_pass_untouched(serving):
+    agent, version = serving
+    status, text = await agent.ask(body=question(version.name, "Ticket 1", stream=True))
+    pieces = "".join(
+        f"data: {json.dumps({'piece': each})}\n\n" for each in version.tuned["Ticket 1"]
+    )
+    assert (status, text) == (200, pieces + "data: [DONE]\n\n")
+
+
+async def test_a_lost_adapter_is_answered_by_try_again_and_noticed(serving):
+    agent, version = serving
+    agent.engine.adapters.clear()
+    status, body = await agent.ask(body=question(version.name, "Ticket 1"))
+    assert (status, body["error"]["code"]) == (503, "model_not_ready")
+    await agent.until(version.name, "Verified")
+
+
+async def test_the_cluster_port_has_metrics_of_load_alone(serving):
+    agent, version = serving
+    await agent.ask(body=question(version.name, "Ticket 1"))
+    status, text = await agent.get("/metrics")
+    assert status == 200
+    assert f'finetune_agent_requests_total{{adapter="{version.name}",code="200"}} 1.0' in text
+    assert 'finetune_agent_adapters{state="Verified"} 1.0' in text
+    assert 'vllm:num_requests_waiting{model_name="x"} 3.0' in text
+    assert "vllm:secret" not in text
+    assert (await agent.get("/v1/models"))[0] == 404
+    assert (await agent.get("/healthz"))[0] == 200

@@ -1,0 +1,60 @@
+"""Which versions a server must hold."""
+
+from finetune_trainer.serve.agent.wanted import find_wanted
+from kit.builders.versions import endpoint_with
+
+SERVER = "fts-0123456789ab"
+
+
+def served(job, version, **changes):
+    known = {
+        "version": version,
+        "adapter": f"team.{job}-v{version}",
+        "manifestUri": f"s3://b/versions/team/{job}/{version}/manifest.json",
+        "sha256": f"{version:064d}",
+        "server": SERVER,
+        "baseModel": "hf://org/model",
+        "storage": {"uri": "s3://b"},
+    }
+    return known | changes
+
+
+def names(*endpoints):
+    bodies = {str(number): body for number, body in enumerate(endpoints)}
+    found = find_wanted(bodies, namespace="team", server=SERVER)
+    return {name: wanted.has_traffic for (name, _), wanted in found.items()}
+
+
+def test_active_candidate_and_previous_of_all_endpoints_are_wanted():
+    first = endpoint_with(
+        "a", active=served("a", 2), candidate=served("a", 3, weight=0), previous=served("a", 1)
+    )
+    second = endpoint_with("b", active=served("b", 7), candidate=served("b", 8, weight=5))
+    assert names(first, second) == {
+        "team.a-v1": False,
+        "team.a-v2": True,
+        "team.a-v3": False,
+        "team.b-v7": True,
+        "team.b-v8": True,
+    }
+
+
+def test_a_version_of_another_server_is_not_wanted():
+    assert names(endpoint_with("a", active=served("a", 1, server="fts-other"))) == {}
+
+
+def test_a_name_that_is_not_the_versions_own_is_not_wanted():
+    assert names(endpoint_with("a", active=served("a", 1, adapter="other.a-v1"))) == {}
+    assert names(endpoint_with("a", active=served("b", 1))) == {}
+
+
+def test_an_endpoint_of_another_namespace_or_without_sense_is_left_out():
+    other = endpoint_with("a", active=served("a", 1))
+    other["metadata"]["namespace"] = "others"
+    assert names(other, {"metadata": {}}, endpoint_with("a")) == {}
+
+
+def test_two_endpoints_of_one_job_share_a_version_with_its_traffic():
+    idle = endpoint_with("a", previous=served("a", 1))
+    busy = endpoint_with("a", active=served("a", 1))
+    assert names(idle, busy) == names(busy, idle) == {"team.a-v1": True}

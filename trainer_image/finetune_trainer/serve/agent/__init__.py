@@ -1,0 +1,1 @@
+"""The agent beside an engine: it loads versions, verifies them, and passes on requests."""

@@ -1,0 +1,126 @@
+"""The base model of an engine that waits until it is told where the model lies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune_api.v1alpha1.status.endpoint import ServedStorage
+from finetune_trainer.errors import UserError
+from finetune_trainer.serve.agent.fetching import Fetched, Refusal, access_of, to_file_uri
+from finetune_trainer.storage.errors import local_writes
+from finetune_trainer.storage.models.cache import fetch_model
+
+ARGUMENTS_NAME = "arguments"
+"""File that the engine waits for: its further arguments, one a line."""
+RECORD_NAME = "base.json"
+"""File with the revision of the model that the engine was given."""
+BASE_NAME = "base"
+"""Name of the base model in the engine. The gate never passes it."""
+TEMPLATE_NAME = "chat_template.jinja"
+_OTHER_CONTENT = ("RevisionMismatch", "BaseModelChanged")
+
+
+@dataclass(kw_only=True)
+class NoBase:
+    """An engine that was started with its base model."""
+
+    async def prepare(self, fetched: Fetched) -> None:
+        """Do nothing."""
+
+
+@dataclass(kw_only=True)
+class EngineBase:
+    """Fetches the base model once, in the revision of the first version, and tells the engine.
+
+    Attributes:
+        uri: URI of the base model.
+        storage: How it is reached, if the model has no Secret of its own.
+        model_secret: Secret that opens the base model; empty for the storage's.
+        folder: Folder that the engine waits at.
+        engine_name: ``VLLM`` or ``Transformers``.
+        whole: Name of the one version that is served whole, without a base; empty for adapters.
+    """
+
+    uri: str
+    storage: ServedStorage
+    model_secret: str
+    credentials_dir: Path | None
+    cache_dir: Path
+    folder: Path
+    engine_name: str
+    whole: str = ""
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
+
+    async def prepare(self, fetched: Fetched) -> None:
+        """Bring the base model of a version to the engine.
+
+        Raises:
+            TrainerError: It cannot be fetched now.
+            Refusal: ``OtherBaseModel``.
+        """
+        async with self._lock:
+            revision = await asyncio.to_thread(self._prepare, fetched)
+        if not self.whole and fetched.revision not in ("", revision):
+            raise _other(fetched, revision)
+
+    def _prepare(self, fetched: Fetched) -> str:
+        record = self.folder / RECORD_NAME
+        if record.exists():
+            return str(json.loads(record.read_text("utf-8"))["revision"])
+        if self.whole:
+            model, revision = fetched.folder, ""
+        else:
+            model, revision = self._fetch(fetched)
+        with local_writes(self.folder):
+            record.write_text(json.dumps({"revision": revision}), "utf-8")
+            arguments = self.folder / ARGUMENTS_NAME
+            lines = "".join(f"{each}\n" for each in self._arguments(model, fetched))
+            partial = arguments.with_name(f".{ARGUMENTS_NAME}.{os.getpid()}")
+            partial.write_text(lines, "utf-8")
+            partial.replace(arguments)
+        return revision
+
+    def _fetch(self, fetched: Fetched) -> tuple[Path, str]:
+        secret = self.model_secret or self.storage.credentials_secret
+        storage = self.storage.model_copy(update={"credentials_secret": secret})
+        # The revision that was trained on counts, not what a branch names today.
+        uri = to_file_uri(self.uri)
+        uri = uri.partition("@")[0] if uri.startswith("hf://") and fetched.revision else uri
+        try:
+            return fetch_model(
+                uri,
+                fetched.revision or None,
+                access_of(storage, self.credentials_dir),
+                self.cache_dir,
+            )
+        except UserError as error:
+            if error.reason in _OTHER_CONTENT:
+                raise Refusal("OtherBaseModel", error.message) from error
+            raise
+
+    def _arguments(self, model: Path, fetched: Fetched) -> Sequence[str]:
+        named = f"--served-model-name={self.whole or BASE_NAME}"
+        if self.engine_name == "Transformers":
+            recipe = fetched.record.get("recipe") or {}
+            dtype = "bfloat16" if recipe.get("bfloat16") else "float32"
+            return [f"--model={model}", named, f"--dtype={dtype}"]
+        template = fetched.folder / TEMPLATE_NAME
+        kept = self.folder / TEMPLATE_NAME
+        if not template.exists():
+            return [str(model), named]
+        # A copy: the version's own folder goes when nobody serves the version.
+        kept.write_bytes(template.read_bytes())
+        return [str(model), named, f"--chat-template={kept}"]
+
+
+def _other(fetched: Fetched, revision: str) -> Refusal:
+    return Refusal(
+        "OtherBaseModel",
+        f"the version was trained on revision {fetched.revision} of {fetched.record.get('model')}, "
+        f"and this server has revision {revision}",
+    )

@@ -1,0 +1,150 @@
+"""The engine on the loopback interface: vLLM's routes, or those of our own engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from finetune_trainer.serve.verification import Stored
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+LOAD_SECONDS = 600.0
+ANSWER_SECONDS = 600.0
+LOOK_SECONDS = 5.0
+NUM_TRIES = 3
+TRY_PAUSE_SECONDS = 1.0
+FALLBACK_TOKENS = 1024
+"""Longest answer if nobody recorded the evaluation's limit."""
+
+
+class EngineAway(Exception):  # noqa: N818 - a state, not a fault of a version
+    """The engine does not answer; it may be starting again."""
+
+
+class EngineRefused(Exception):  # noqa: N818 - its answer
+    """The engine refuses a call that would fail again."""
+
+
+class Engine:
+    """Calls to the engine.
+
+    Args:
+        session: Follows no redirects and uses no proxy.
+        url: Base URL of the engine.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self.url = url.rstrip("/")
+
+    async def list_models(self) -> frozenset[str]:
+        """Return the names that the engine answers to.
+
+        Raises:
+            EngineAway: It does not answer.
+        """
+        body = await self._get("/v1/models")
+        return frozenset(str(model["id"]) for model in body.get("data", ()))
+
+    async def describe(self) -> Mapping[str, Any]:
+        """Return what the engine says of itself: ``version``, and ours also ``engine``."""
+        return await self._get("/version")
+
+    async def read_metrics(self) -> str:
+        """Return the engine's metrics in Prometheus' text format; empty if it has none."""
+        try:
+            async with self._session.get(
+                f"{self.url}/metrics", timeout=aiohttp.ClientTimeout(total=LOOK_SECONDS)
+            ) as response:
+                return await response.text() if response.status == 200 else ""
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return ""
+
+    async def load(self, name: str, folder: Path) -> None:
+        """Load an adapter.
+
+        Raises:
+            EngineAway: The engine does not answer.
+            EngineRefused: It does not take this adapter.
+        """
+        body = {"lora_name": name, "lora_path": str(folder)}
+        await self._post("/v1/load_lora_adapter", body, seconds=LOAD_SECONDS)
+
+    async def unload(self, name: str) -> None:
+        """Unload an adapter. One that is not loaded is no error.
+
+        Raises:
+            EngineAway: The engine does not answer.
+        """
+        try:
+            await self._post("/v1/unload_lora_adapter", {"lora_name": name}, seconds=LOAD_SECONDS)
+        except EngineRefused:
+            if name in await self.list_models():
+                raise EngineAway(f"{name} cannot be unloaded") from None
+
+    async def ask(self, name: str, question: Stored, *, answer_tokens: int | None) -> str:
+        """Return the greedy answer to a held-out question, asked as users ask.
+
+        Raises:
+            EngineAway: The engine does not answer.
+            EngineRefused: It does not take the question.
+        """
+        body: dict[str, Any] = {
+            "model": name,
+            "temperature": 0.0,
+            "max_tokens": answer_tokens or FALLBACK_TOKENS,
+        }
+        if isinstance(question.prompt, str):
+            reply = await self._post(COMPLETIONS, {**body, "prompt": question.prompt})
+        else:
+            tools = {"tools": question.tools} if question.tools else {}
+            reply = await self._post(CHAT, {**body, "messages": question.prompt, **tools})
+        try:
+            choice = reply["choices"][0]
+            text = choice["text"] if "text" in choice else choice["message"]["content"]
+        except (LookupError, TypeError) as error:
+            raise EngineRefused(f"the answer has no text: {error!r}") from error
+        return str(text or "")
+
+    async def _get(self, path: str) -> Mapping[str, Any]:
+        try:
+            async with self._session.get(
+                self.url + path, timeout=aiohttp.ClientTimeout(total=LOOK_SECONDS)
+            ) as response:
+                response.raise_for_status()
+                body: dict[str, Any] = await response.json(content_type=None)
+                return body
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise EngineAway(type(error).__name__) from error
+
+    async def _post(
+        self, path: str, body: Mapping[str, Any], *, seconds: float = ANSWER_SECONDS
+    ) -> Any:
+        """Return the answer to a call; a failure of the engine is tried again.
+
+        Raises:
+            EngineAway: The engine does not answer.
+            EngineRefused: It refuses the call, or fails at it each time.
+        """
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        for left in reversed(range(NUM_TRIES)):
+            try:
+                async with self._session.post(
+                    self.url + path, json=body, timeout=timeout
+                ) as response:
+                    text = await response.text()
+                    if response.status == 200:
+                        is_json = "json" in response.headers.get("Content-Type", "")
+                        return await response.json(content_type=None) if is_json else text
+                    status = response.status
+            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+                raise EngineAway(type(error).__name__) from error
+            if status not in (408, 429) and (status < 500 or not left):
+                raise EngineRefused(f"status {status}: {text[:300]}")
+            await asyncio.sleep(TRY_PAUSE_SECONDS)
+        raise EngineAway(f"it is busy: status {status}")

@@ -1,0 +1,234 @@
+"""Fetches a version and its evaluation, every byte checked against the manifests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune_api.v1alpha1.status.endpoint import ServedStorage
+from finetune_trainer.errors import StorageError
+from finetune_trainer.model.chat_format import FORMAT_NAME, read_format
+from finetune_trainer.serve.agent.wanted import Wanted
+from finetune_trainer.serve.verification import Stored, read_samples
+from finetune_trainer.storage import (
+    MANIFEST_NAME,
+    ChecksumMismatch,
+    IncompleteFolder,
+    Manifest,
+    NothingThere,
+    ObjectNotFound,
+    ObjectStore,
+    StorageAccess,
+    fetch_folder,
+    open_store,
+    read_json,
+    read_manifest,
+)
+
+CLAIMS_DIR = "/var/lib/finetune/claims"
+"""Where the claims of ``pvc://`` URIs are mounted."""
+RECORD = "run.json"
+CARD = "README.md"
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+_DAMAGED = (ChecksumMismatch, IncompleteFolder, ObjectNotFound)
+"""What storage that works says of files that are not what they were."""
+
+
+class Refusal(Exception):  # noqa: N818 - a finding about a version
+    """A version that must not be served; ``reason`` is a CamelCase cause."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fetched:
+    """A version on this machine, with what its evaluation recorded.
+
+    Attributes:
+        folder: Its files.
+        record: Its ``run.json``.
+        stored: Held-out questions with their answers.
+        metrics: Metrics of the evaluation, the most important first.
+        engine: What computed the stored answers, with its version.
+        answer_tokens: Longest answer of the evaluation; None if nobody recorded it.
+    """
+
+    folder: Path
+    record: Mapping[str, Any]
+    stored: tuple[Stored, ...]
+    metrics: tuple[str, ...]
+    engine: str
+    answer_tokens: int | None
+
+    @property
+    def revision(self) -> str:
+        """Revision of the base model that it was trained on."""
+        return str(self.record.get("revision") or "")
+
+    def cut_to_answer(self, text: str) -> str:
+        """Return the part of a generated text that the evaluation takes for the answer."""
+        if not (self.folder / FORMAT_NAME).exists():
+            return text
+        return read_format(self.folder).cut_to_answer(text)
+
+
+def fetch_version(wanted: Wanted, folder: Path, *, credentials_dir: Path | None) -> Fetched:
+    """Fetch a version to a folder.
+
+    Raises:
+        Refusal: ``FilesDamaged`` or ``OtherBaseModel``.
+        TrainerError: Storage failed, or cannot be reached; trying again may help.
+    """
+    store = open_store(to_file_uri(wanted.storage.uri), access_of(wanted.storage, credentials_dir))
+    try:
+        return _fetch(store, wanted, folder)
+    except NothingThere:
+        raise  # an empty folder says more about the storage than about the version
+    except _DAMAGED as error:
+        raise Refusal("FilesDamaged", error.message) from error
+    except StorageError as error:
+        if error.reason != "ManifestInvalid":
+            raise
+        raise Refusal("FilesDamaged", error.message) from error
+
+
+def access_of(storage: ServedStorage, credentials_dir: Path | None) -> StorageAccess:
+    """Return how a storage is reached."""
+    addressing = storage.addressing
+    return StorageAccess(
+        endpoint=storage.endpoint,
+        region=storage.region,
+        addressing=addressing if addressing in ("Path", "Virtual") else "Auto",  # type: ignore[arg-type]
+        credentials_dir=credentials_dir,
+        credentials_name=storage.credentials_secret,
+    )
+
+
+def to_file_uri(uri: str) -> str:
+    """Return the URI that a pod opens: a claim is a mounted folder."""
+    claim = uri.removeprefix("pvc://")
+    return uri if claim == uri else f"file://{CLAIMS_DIR}/{claim}".rstrip("/")
+
+
+def _fetch(store: ObjectStore, wanted: Wanted, folder: Path) -> Fetched:
+    prefix = f"versions/{wanted.namespace}/{wanted.job}/{wanted.version}"
+    expected = f"{wanted.storage.uri.rstrip('/')}/{prefix}/{MANIFEST_NAME}"
+    if to_file_uri(wanted.manifest_uri) != to_file_uri(expected):
+        raise Refusal(
+            "FilesDamaged",
+            f"the manifest of {wanted.name} must be {expected}, and the status names "
+            f"{wanted.manifest_uri}",
+        )
+    manifest = read_manifest(store, prefix)
+    run = _check_manifest(manifest, wanted)
+    if wanted.is_whole and "merged" in manifest.inputs:
+        merged = fetch_folder(store, f"{run}/merged", folder)
+        if merged.digest != manifest.inputs["merged"]:
+            raise Refusal("FilesDamaged", f"{run}/merged is not what the manifest names")
+    else:
+        names = {file.path for file in manifest.files} - {CARD}
+        # The manifest points at files of the run that made it, from the output's root.
+        if fetch_folder(store, prefix, folder, only=names, keys_from="") != manifest:
+            raise Refusal("FilesDamaged", f"{expected} changed while its files were read")
+    record = read_json(store, f"{run}/adapter/{RECORD}") or {}
+    if not wanted.is_whole:
+        record = json.loads((folder / RECORD).read_text("utf-8"))
+        _check_base(record, wanted)
+    return _read_evaluation(store, run, manifest, folder, record)
+
+
+def _check_manifest(manifest: Manifest, wanted: Wanted) -> str:
+    """Return the prefix of the run that published a version.
+
+    Raises:
+        Refusal: The manifest is another one than the status pins, or names files outside the run.
+    """
+    # The manifest is written in this form, so these are its bytes.
+    sha256 = hashlib.sha256(manifest.to_bytes()).hexdigest()
+    weights = [file.sha256 for path in WEIGHTS if (file := manifest.file(path))]
+    if wanted.sha256 not in (sha256, manifest.digest, *weights):
+        raise Refusal(
+            "FilesDamaged",
+            f"the manifest of {wanted.name} has sha256 {sha256}, and the status names "
+            f"{wanted.sha256 or 'none'}: it was replaced after it was published",
+        )
+    run, uid = manifest.inputs.get("run", ""), manifest.inputs.get("uid", "")
+    own = f"runs/{wanted.namespace}/{wanted.job}/"
+    is_own = run == f"{own}{uid}" and re.fullmatch(r"[^/]+", uid) is not None
+    if not is_own or wanted.job_uid not in ("", uid):
+        raise Refusal(
+            "FilesDamaged",
+            f"the manifest of {wanted.name} names the run {run!r}, which is none of job "
+            f"{wanted.namespace}/{wanted.job} with UID {wanted.job_uid or uid!r}",
+        )
+    strange = [f.object_key for f in manifest.files if not f.object_key.startswith(f"{run}/")]
+    if strange:
+        raise Refusal(
+            "FilesDamaged",
+            f"the manifest of {wanted.name} names {strange[0]!r}, which is not below {run}",
+        )
+    return run
+
+
+def _check_base(record: Mapping[str, Any], wanted: Wanted) -> None:
+    trained_on = record.get("modelUri")
+    if trained_on and _plain(str(trained_on)) != _plain(wanted.base_model):
+        raise Refusal(
+            "OtherBaseModel",
+            f"{wanted.name} was trained on {trained_on}, and this server has {wanted.base_model}",
+        )
+
+
+def _plain(uri: str) -> str:
+    """Return the URI of a model without its revision."""
+    return to_file_uri(uri).partition("@")[0].rstrip("/")
+
+
+def _read_evaluation(
+    store: ObjectStore,
+    run: str,
+    manifest: Manifest,
+    folder: Path,
+    record: Mapping[str, Any],
+) -> Fetched:
+    evaluation = folder.with_name(f".{folder.name}-evaluation")
+    names = ("samples.jsonl", "report.json")
+    try:
+        fetched = fetch_folder(store, f"{run}/evaluation", evaluation, only=names)
+    except NothingThere as error:
+        raise Refusal("NothingToCompare", error.message) from error
+    if fetched.digest != manifest.inputs.get("evaluation"):
+        raise Refusal(
+            "FilesDamaged", f"{run}/evaluation is not the evaluation that the manifest names"
+        )
+    try:
+        report = json.loads((evaluation / "report.json").read_text("utf-8"))
+        stored = read_samples((evaluation / "samples.jsonl").read_text("utf-8"))
+        metrics = tuple(score["name"] for score in report["result"]["scores"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Refusal("FilesDamaged", f"{run}/evaluation cannot be read: {error}") from error
+    return Fetched(
+        folder=folder,
+        record=record,
+        stored=tuple(stored),
+        metrics=metrics,
+        engine=str(report.get("engine") or ""),
+        answer_tokens=report.get("answerTokens") or _tokens_of_job(store, run),
+    )
+
+
+def _tokens_of_job(store: ObjectStore, run: str) -> int | None:
+    try:
+        job = read_json(store, f"{run}/job.json") or {}
+        given = job["spec"]["evaluation"]["maxNewTokens"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return given if isinstance(given, int) else None

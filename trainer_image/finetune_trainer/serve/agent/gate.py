@@ -1,0 +1,136 @@
+"""The one door of a server pod: inference of verified adapters, for who has the front's token."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+
+import aiohttp
+import orjson
+from aiohttp import web
+
+from finetune_trainer.serve.agent.engine import CHAT, COMPLETIONS
+from finetune_trainer.serve.agent.keeper import Adapter, Keeper
+from finetune_trainer.serve.proxy import Refused, StreamCut, open_answer, pass_on, read_body
+
+MODELS = "/v1/models"
+RETRY_SECONDS = 1.0
+_PATHS = {CHAT: "POST", COMPLETIONS: "POST", MODELS: "GET"}
+
+
+class Gate:
+    """Answers requests at the pod's one port for inference.
+
+    Args:
+        session: Client for the engine.
+        keeper: Knows which adapters are verified.
+        engine_url: Base URL of the engine.
+        token: Returns the token that a request must bring; an empty one opens nothing.
+        count: Is called with adapter name and status of each answer.
+        suspect: Is called when the engine seems to be gone, or to have lost an adapter.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        keeper: Keeper,
+        *,
+        engine_url: str,
+        token: Callable[[], str],
+        count: Callable[[str, int], None],
+        suspect: Callable[[], None],
+    ) -> None:
+        self._session = session
+        self._keeper = keeper
+        self._engine_url = engine_url.rstrip("/")
+        self._token = token
+        self._count = count
+        self._suspect = suspect
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request.
+
+        Raises:
+            Refused: It is not passed on.
+        """
+        # As it was sent: a path that is only equal once it is decoded is another path.
+        path = request.raw_path.partition("?")[0]
+        if _PATHS.get(path) != request.method:
+            raise Refused(404, "not_found", "There is no such route.")
+        self._check_token(request)
+        if path == MODELS:
+            return self._list_models()
+        body, adapter = self._read(await read_body(request))
+        adapter.num_open += 1
+        try:
+            return await self._pass_on(request, path, body, adapter)
+        finally:
+            adapter.num_open -= 1
+
+    def _check_token(self, request: web.BaseRequest) -> None:
+        token = self._token()
+        given = request.headers.getall("Authorization", [])
+        expected = f"Bearer {token}".encode()
+        is_right = len(given) == 1 and hmac.compare_digest(
+            given[0].encode("utf-8", "surrogateescape"), expected
+        )
+        if not token or not is_right:
+            raise Refused(401, "invalid_token", "Ask the front: this server has no users.")
+
+    def _list_models(self) -> web.Response:
+        names = sorted(
+            adapter.wanted.name
+            for adapter in self._keeper.adapters.values()
+            if adapter.state == "Verified"
+        )
+        models = [
+            {"id": name, "object": "model", "created": 0, "owned_by": "finetune"} for name in names
+        ]
+        body = orjson.dumps({"object": "list", "data": models})
+        return web.Response(body=body, content_type="application/json")
+
+    def _read(self, body: bytes) -> tuple[bytes, Adapter]:
+        """Return the body to send and the adapter that it names.
+
+        The body is written anew: a key that occurs twice is read alike by gate and engine.
+        """
+        try:
+            wire = orjson.loads(body)
+        except ValueError:
+            raise Refused(400, "invalid_json", "The body is not JSON.") from None
+        name = wire.get("model") if isinstance(wire, dict) else None
+        if not isinstance(name, str):
+            raise Refused(400, "invalid_request", "The body names no model.", param="model")
+        adapter = self._keeper.find(name)
+        if adapter is None or adapter.state == "Failed":
+            raise Refused(404, "model_not_found", f"There is no model {name!r}.", param="model")
+        if adapter.state != "Verified":
+            raise self._refuse(adapter, "model_not_ready", "It is not verified here yet.")
+        return orjson.dumps(wire), adapter
+
+    async def _pass_on(
+        self, request: web.BaseRequest, path: str, body: bytes, adapter: Adapter
+    ) -> web.StreamResponse:
+        headers = {"Content-Type": "application/json"}
+        if request_id := request.headers.get("x-request-id"):
+            headers["x-request-id"] = request_id
+        try:
+            opened = await open_answer(self._session, self._engine_url + path, body, headers)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            self._suspect()
+            raise self._refuse(adapter, "engine_away", "The engine does not answer.") from None
+        if opened.status == 404:
+            # It knows the route, so it has lost the adapter.
+            opened.close()
+            self._suspect()
+            raise self._refuse(adapter, "model_not_ready", "The engine has started again.")
+        self._count(adapter.wanted.name, opened.status)
+        try:
+            return await pass_on(request, opened, {})
+        except StreamCut:
+            self._suspect()
+            raise ConnectionResetError("the engine broke off") from None
+
+    def _refuse(self, adapter: Adapter, code: str, message: str) -> Refused:
+        self._count(adapter.wanted.name, 503)
+        return Refused(503, code, message, retry_seconds=RETRY_SECONDS)

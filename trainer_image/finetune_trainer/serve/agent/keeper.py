@@ -1,0 +1,387 @@
+"""Keeps the wanted versions in the engine: fetched, loaded, verified, and unloaded in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import shutil
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from finetune_api.protocol.serving import AdapterState
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
+from finetune_trainer.serve.agent.fetching import Fetched, Refusal
+from finetune_trainer.serve.agent.wanted import Wanted
+from finetune_trainer.serve.verification import Verdict, choose_questions, judge
+
+GRACE_SECONDS = 30.0
+"""An adapter that nobody serves stays loaded for so long, so that streams end."""
+LOOK_SECONDS = 1.0
+"""Time between two looks at the engine."""
+FIRST_PAUSE_SECONDS = 0.5
+MAX_PAUSE_SECONDS = 30.0
+NUM_FETCHED_TOGETHER = 2
+NUM_ASKED_TOGETHER = 4
+
+log = logging.getLogger(__name__)
+
+Fetch = Callable[[Wanted, Path], Fetched]
+Pause = Callable[[float], Awaitable[object]]
+
+
+class Base(Protocol):
+    """The base model of the engine."""
+
+    async def prepare(self, fetched: Fetched) -> None:
+        """Bring the base model of a version to the engine, which may wait for it.
+
+        Raises:
+            TrainerError: It cannot be fetched now.
+            Refusal: ``OtherBaseModel``: the engine has another one.
+        """
+
+
+@dataclass(kw_only=True)
+class Adapter:
+    """A version on this server.
+
+    Attributes:
+        wanted: The version as the status names it.
+        state: How far it is.
+        reason: Why it failed, or what it waits for, as a CamelCase cause.
+        num_open: Requests that it answers now.
+        is_leaving: It is being unloaded, and cannot be wanted back before that is done.
+    """
+
+    wanted: Wanted
+    folder: Path
+    state: AdapterState = "Fetching"
+    reason: str = ""
+    message: str = ""
+    verdict: Verdict | None = None
+    num_open: int = 0
+    is_leaving: bool = False
+    task: asyncio.Task[None] | None = field(default=None, repr=False)
+    leaving: asyncio.Task[None] | None = field(default=None, repr=False)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is verified or has failed."""
+        return self.state in ("Verified", "Failed")
+
+    def set(self, state: AdapterState, reason: str = "", message: str = "") -> None:
+        """Set the state with what is to know of it."""
+        self.state, self.reason, self.message = state, reason, message
+
+
+class Keeper:
+    """Brings the adapters of an engine to what is wanted.
+
+    Args:
+        engine: The engine.
+        fetch: Brings a version to a folder; runs in a thread.
+        base: The engine's base model.
+        folder: Where adapters lie; the engine reads it.
+        engine_name: ``VLLM`` or ``Transformers``; empty asks the engine.
+        pause: Waits for some seconds.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        fetch: Fetch,
+        base: Base,
+        folder: Path,
+        engine_name: str = "",
+        grace_seconds: float = GRACE_SECONDS,
+        pause: Pause = asyncio.sleep,
+    ) -> None:
+        self._engine = engine
+        self._fetch = fetch
+        self._base = base
+        self._folder = folder
+        self._grace_seconds = grace_seconds
+        self._pause = pause
+        self._fetching = asyncio.Semaphore(NUM_FETCHED_TOGETHER)
+        self._changed = asyncio.Event()
+        self._boot = 0
+        self._models: frozenset[str] | None = None
+        self._digests: dict[str, str] = {}
+        self._dtype = ""
+        self._wanted: Mapping[tuple[str, str], Wanted] = {}
+        self.adapters: dict[tuple[str, str], Adapter] = {}
+        self.engine_name, self.engine_version = engine_name, ""
+        self.is_known = False
+        self.num_loads = 0
+
+    @property
+    def is_engine_ready(self) -> bool:
+        """Whether the engine answers."""
+        return self._models is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether all versions that have traffic can be asked, or never will."""
+        return (
+            self.is_known
+            and self.is_engine_ready
+            and all(a.is_settled for a in self.adapters.values() if a.wanted.has_traffic)
+        )
+
+    def find(self, name: str) -> Adapter | None:
+        """Return the adapter that answers under a name; one that is verified comes first."""
+        named = [each for each in self.adapters.values() if each.wanted.name == name]
+        named.sort(key=lambda each: each.state != "Verified")
+        return named[0] if named else None
+
+    def want(self, wanted: Mapping[tuple[str, str], Wanted]) -> None:
+        """Set what is wanted. Work on it goes on in the background."""
+        self.is_known = True
+        self._wanted = wanted
+        for key, each in wanted.items():
+            adapter = self.adapters.get(key)
+            if adapter is None:
+                folder = self._folder / each.name
+                adapter = self.adapters[key] = Adapter(wanted=each, folder=folder)
+                adapter.task = asyncio.create_task(self._keep(adapter))
+            adapter.wanted = each
+            if adapter.leaving is not None and not adapter.is_leaving:
+                adapter.leaving.cancel()
+                adapter.leaving = None
+        for key, adapter in self.adapters.items():
+            if key not in wanted and adapter.leaving is None:
+                adapter.leaving = asyncio.create_task(self._leave(key, adapter))
+
+    async def watch_engine(self) -> None:
+        """Look at the engine until cancelled."""
+        while True:
+            await self.look()
+            await self._pause(LOOK_SECONDS)
+
+    async def look(self) -> None:
+        """Find out whether the engine answers, and whether it has lost an adapter."""
+        try:
+            models = await self._engine.list_models()
+            if self._models is None:
+                about = await self._engine.describe()
+                self.engine_version = str(about.get("version", ""))
+                self._dtype = str(about.get("dtype", ""))
+                self.engine_name = self.engine_name or str(about.get("engine") or "VLLM")
+        except EngineAway:
+            if self._models is not None:
+                log.warning("The engine does not answer")
+                self._models = None
+                self._restart()
+            return
+        is_back, self._models = self._models is None, models
+        if is_back:
+            self._wake()
+        lost = [
+            adapter
+            for adapter in self.adapters.values()
+            if adapter.state == "Verified" and adapter.wanted.name not in models
+        ]
+        if lost:
+            log.warning("The engine has lost %d adapters", len(lost))
+            self._restart()
+
+    async def close(self) -> None:
+        """Stop all work."""
+        tasks = [
+            task
+            for adapter in self.adapters.values()
+            for task in (adapter.task, adapter.leaving)
+            if task is not None
+        ]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _restart(self) -> None:
+        """Take all adapters out of use until they were loaded and verified again."""
+        self._boot += 1
+        self._digests.clear()
+        for adapter in self.adapters.values():
+            if adapter.state == "Verified":
+                adapter.set("Loading", "EngineRestarted", "the engine started again")
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _keep(self, adapter: Adapter) -> None:
+        """Fetch, load and verify an adapter, again whenever the engine has lost it."""
+        try:
+            fetched = await self._get(adapter)
+            while True:
+                boot = await self._wait_for_engine()
+                try:
+                    await self._load(adapter, fetched)
+                    await self._verify(adapter, fetched)
+                except EngineAway as error:
+                    adapter.set("Loading", "EngineAway", f"the engine does not answer: {error}")
+                    await self._pause(LOOK_SECONDS)
+                    continue
+                if boot != self._boot:
+                    adapter.set("Loading", "EngineRestarted", "the engine started again")
+                while boot == self._boot:
+                    await self._changed.wait()
+        except Refusal as refusal:
+            log.warning("%s is refused: %s", adapter.wanted.name, refusal.reason)
+            adapter.set("Failed", refusal.reason, refusal.message)
+            if self._digests.get(adapter.wanted.name) == adapter.wanted.sha256:
+                await self._unload(adapter)
+        except Exception:
+            log.exception("%s cannot be kept", adapter.wanted.name)
+            adapter.set("Failed", "AgentFailed", "the agent failed: see its log")
+
+    async def _get(self, adapter: Adapter) -> Fetched:
+        """Fetch a version and its base model; storage that is away is asked again.
+
+        Raises:
+            Refusal: The version is damaged, or of another base model.
+        """
+        num_failures = 0
+        if others := self._others(adapter):
+            raise Refusal(
+                "NameTaken",
+                f"{adapter.wanted.name} is loaded with sha256 {others[0].wanted.sha256}; nothing "
+                "is loaded over a name",
+            )
+        while True:
+            try:
+                async with self._fetching:
+                    fetched = await asyncio.to_thread(self._fetch, adapter.wanted, adapter.folder)
+                await self._base.prepare(fetched)
+            except TrainerError as error:
+                num_failures += 1
+                adapter.set("Fetching", error.reason, error.message)
+                bound = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(num_failures, 10))
+                await self._pause(random.uniform(bound / 2, bound))  # noqa: S311 - jitter
+            else:
+                return fetched
+
+    async def _wait_for_engine(self) -> int:
+        while self._models is None:
+            await self._changed.wait()
+        return self._boot
+
+    async def _load(self, adapter: Adapter, fetched: Fetched) -> None:
+        wanted = adapter.wanted
+        adapter.set("Loading")
+        models = await self._engine.list_models()
+        if wanted.is_whole:
+            if wanted.name not in models:
+                raise EngineAway(f"it does not serve {wanted.name} yet")
+            return
+        if wanted.name in models:
+            if self._digests.get(wanted.name) == wanted.sha256:
+                return
+            # From before this agent started. What it is made of is not known.
+            await self._engine.unload(wanted.name)
+        try:
+            await self._engine.load(wanted.name, fetched.folder)
+        except EngineRefused as error:
+            raise Refusal(
+                "EngineRefused", f"the engine cannot load {wanted.name}: {error}"
+            ) from error
+        self._digests[wanted.name] = wanted.sha256
+        self.num_loads += 1
+
+    async def _verify(self, adapter: Adapter, fetched: Fetched) -> None:
+        """Ask the held-out questions; return if the version answers as evaluated.
+
+        Raises:
+            Refusal: It does not, or the engine refuses a question.
+            EngineAway: The engine does not answer.
+        """
+        adapter.set("Verifying")
+        start = time.monotonic()
+        questions = choose_questions(fetched.stored, seed=adapter.wanted.sha256)
+        asking = asyncio.Semaphore(NUM_ASKED_TOGETHER)
+
+        async def answer(number: int) -> str:
+            async with asking:
+                text = await self._engine.ask(
+                    adapter.wanted.name, questions[number], answer_tokens=fetched.answer_tokens
+                )
+                return fetched.cut_to_answer(text)
+
+        tasks = [asyncio.create_task(answer(number)) for number in range(len(questions))]
+        try:
+            answers = await asyncio.gather(*tasks)
+        except EngineRefused as error:
+            if adapter.wanted.name not in await self._engine.list_models():
+                raise EngineAway("it has lost the adapter") from error
+            raise Refusal(
+                "EngineRefused", f"the engine refuses a held-out question: {error}"
+            ) from error
+        finally:
+            for task in tasks:
+                task.cancel()
+        verdict = await asyncio.to_thread(
+            judge,
+            questions,
+            answers,
+            is_same_engine=self._is_same_engine(fetched),
+            metrics=fetched.metrics,
+        )
+        adapter.verdict = verdict
+        if verdict.reason is not None:
+            raise Refusal(verdict.reason, verdict.message)
+        adapter.set("Verified", message=verdict.message)
+        log.info("%s is verified after %.1f s", adapter.wanted.name, time.monotonic() - start)
+
+    def _is_same_engine(self, fetched: Fetched) -> bool:
+        """Whether the engine of the evaluation answers here, with the base in the same type."""
+        name, _, version = fetched.engine.partition(" ")
+        recipe = fetched.record.get("recipe") or {}
+        dtype = "bfloat16" if recipe.get("bfloat16") else "float32"
+        return (
+            self._dtype in ("", dtype)
+            and name.lower() == self.engine_name.lower()
+            and version.split()[:1] == self.engine_version.split()[:1]
+            and fetched.record.get("quantization") is None
+        )
+
+    async def _leave(self, key: tuple[str, str], adapter: Adapter) -> None:
+        """Remove an adapter that nobody wants, once its streams have ended."""
+        await self._pause(self._grace_seconds)
+        while adapter.num_open:
+            await self._pause(LOOK_SECONDS)
+        adapter.is_leaving = True
+        adapter.set("Loading", "Unwanted", "no endpoint serves it")
+        if adapter.task is not None:
+            adapter.task.cancel()
+            await asyncio.gather(adapter.task, return_exceptions=True)
+        if self._digests.get(adapter.wanted.name) == adapter.wanted.sha256:
+            await self._unload(adapter)
+        if not self._others(adapter):
+            await asyncio.to_thread(shutil.rmtree, adapter.folder, ignore_errors=True)
+        del self.adapters[key]
+        self.want(self._wanted)
+
+    def _others(self, adapter: Adapter) -> list[Adapter]:
+        """Return the adapters of the same name that came first."""
+        return [
+            each
+            for each in self.adapters.values()
+            if each.wanted.name == adapter.wanted.name
+            and each is not adapter
+            and each.reason != "NameTaken"
+        ]
+
+    async def _unload(self, adapter: Adapter) -> None:
+        if adapter.wanted.is_whole:
+            return
+        with suppress(EngineAway):  # an engine that starts again has no adapters
+            await self._engine.unload(adapter.wanted.name)
+        self._digests.pop(adapter.wanted.name, None)

@@ -1,0 +1,158 @@
+"""What an agent reports at its second port: to the operator, to probes, and to Prometheus."""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from typing import get_args
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+from finetune_api.protocol.serving import (
+    MAX_REPORTED,
+    AdapterReport,
+    AdapterState,
+    DifferingAnswer,
+    EngineReport,
+    ServerReport,
+    Verification,
+)
+from finetune_trainer.serve.agent.engine import Engine
+from finetune_trainer.serve.agent.keeper import Adapter, Keeper
+from finetune_trainer.serve.proxy import Refused
+from finetune_trainer.serve.verification import Verdict
+
+EXCERPT_CHARACTERS = 80
+MESSAGE_CHARACTERS = 1024
+STATES = get_args(AdapterState)
+PASSED_METRICS = (
+    "vllm:num_requests_waiting",
+    "vllm:num_requests_running",
+    "vllm:kv_cache_usage_perc",
+)
+"""Metrics of vLLM that are passed on: they name no adapter and quote nobody."""
+
+
+class Reporter:
+    """Answers ``/healthz``, ``/readyz``, ``/report`` and ``/metrics``.
+
+    Args:
+        boot_id: Names this process.
+        server: Name of the server Deployment.
+        engine: Whose load is passed on.
+        keeper: Knows the adapters.
+    """
+
+    def __init__(self, *, boot_id: str, server: str, engine: Engine, keeper: Keeper) -> None:
+        self._boot_id = boot_id
+        self._server = server
+        self._engine = engine
+        self._keeper = keeper
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "finetune_agent_requests",
+            "Requests passed to the engine, by adapter and status.",
+            ["adapter", "code"],
+            registry=self.registry,
+        )
+        self._adapters = Gauge(
+            "finetune_agent_adapters", "Adapters by state.", ["state"], registry=self.registry
+        )
+        self._loads = Gauge(
+            "finetune_agent_loads", "Loads of adapters since the start.", registry=self.registry
+        )
+
+    def count(self, adapter: str, code: int) -> None:
+        """Count an answer."""
+        self._requests.labels(adapter, str(code)).inc()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request.
+
+        Raises:
+            Refused: There is no such route.
+        """
+        match (request.method, request.path):
+            case ("GET", "/healthz"):
+                return web.Response(text="ok")
+            case ("GET", "/readyz"):
+                is_ready = self._keeper.is_ready
+                return web.Response(status=200 if is_ready else 503, text=str(is_ready).lower())
+            case ("GET", "/report"):
+                body = self.report().model_dump_json(by_alias=True, exclude_none=True)
+                return web.Response(text=body, content_type="application/json")
+            case ("GET", "/metrics"):
+                return web.Response(text=await self._metrics(), content_type="text/plain")
+        raise Refused(404, "not_found", "There is no such route.")
+
+    def report(self) -> ServerReport:
+        """Return the report of this server."""
+        keeper = self._keeper
+        return ServerReport(
+            id=self._boot_id,
+            server=self._server,
+            engine=EngineReport(
+                name=keeper.engine_name,
+                version=keeper.engine_version,
+                is_ready=keeper.is_engine_ready,
+            ),
+            adapters=[
+                _describe(adapter)
+                for adapter in list(keeper.adapters.values())[:MAX_REPORTED]
+                if not adapter.is_leaving
+            ],
+        )
+
+    async def _metrics(self) -> str:
+        states: Tally[str] = Tally(adapter.state for adapter in self._keeper.adapters.values())
+        for state in STATES:
+            self._adapters.labels(state).set(states[state])
+        self._loads.set(self._keeper.num_loads)
+        own = generate_latest(self.registry).decode()
+        return own + _select(await self._engine.read_metrics())
+
+
+def _select(text: str) -> str:
+    """Return the lines of the metrics that are passed on."""
+    kept = []
+    for line in text.splitlines():
+        words = line.split(" ", 3)
+        name = words[2] if line.startswith("#") and len(words) > 2 else line.partition("{")[0]
+        if name in PASSED_METRICS:
+            kept.append(line + "\n")
+    return "".join(kept)
+
+
+def _describe(adapter: Adapter) -> AdapterReport:
+    wanted, verdict = adapter.wanted, adapter.verdict
+    return AdapterReport(
+        name=wanted.name,
+        version=wanted.version,
+        sha256=wanted.sha256,
+        state=adapter.state,
+        reason=adapter.reason or None,
+        message=adapter.message[:MESSAGE_CHARACTERS],
+        verification=_verification(verdict, has_failed=adapter.state == "Failed")
+        if verdict
+        else None,
+    )
+
+
+def _verification(verdict: Verdict, *, has_failed: bool) -> Verification:
+    return Verification(
+        num_asked=verdict.num_asked,
+        num_equal=verdict.num_equal,
+        num_like_base=verdict.num_like_base,
+        score=None if verdict.score is None else f"{verdict.score:.4f}",
+        metric=verdict.metric or None,
+        differing=[
+            DifferingAnswer(
+                question=each.question,
+                expected=each.expected[:EXCERPT_CHARACTERS],
+                got=each.got[:EXCERPT_CHARACTERS],
+            )
+            for each in verdict.differing
+        ]
+        if has_failed
+        else [],
+    )
