@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 from contextlib import asynccontextmanager
@@ -99,8 +100,9 @@ async def running_agent(folder: Path, engine: ServingEngine, **settings: Any):
         "FINETUNE_TOKEN_FILE": str(token),
         "FINETUNE_ENDPOINTS": f"file://{endpoints}",
     }
-    known = read_settings({**environment, **settings.pop("environment", {})})
-    known = replace(known, host="127.0.0.1", port=0, report_port=0, grace_seconds=3.0, **settings)
+    address = argparse.Namespace(host="127.0.0.1", port=0, report_port=0)
+    known = read_settings(address, {**environment, **settings.pop("environment", {})})
+    known = replace(known, grace_seconds=3.0, **settings)
     process = Process(known)
     stop, ready = asyncio.Event(), asyncio.Event()
     running = asyncio.create_task(process.run(stop, ready))

@@ -24,6 +24,7 @@ class ServingEngine:
         ignored: Adapters that the engine loads without any effect.
         refused: Adapters that it does not load.
         overlaid: Answers of others that adapters give.
+        served: Answers of models that it was started with.
         calls: Method and path of all requests.
     """
 
@@ -35,6 +36,7 @@ class ServingEngine:
     ignored: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
     overlaid: dict[str, dict[str, str]] = field(default_factory=dict)
+    served: dict[str, dict[str, str]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     bodies: list[dict] = field(default_factory=list)
     hold: asyncio.Event | None = None
@@ -76,7 +78,7 @@ class ServingEngine:
 
     async def _models(self, _request):
         self.calls.append("models")
-        names = ["base", *self.adapters]
+        names = ["base", *self.served, *self.adapters]
         return web.json_response({"data": [{"id": name} for name in names]})
 
     async def _load(self, request):
@@ -102,7 +104,8 @@ class ServingEngine:
     async def _chat(self, request):
         body = await request.json()
         self.bodies.append(body)
-        answers = self.base if body["model"] == "base" else self.adapters.get(body["model"])
+        known = {"base": self.base, **self.served, **self.adapters}
+        answers = known.get(body["model"])
         if answers is None:
             return web.json_response({"error": {"message": "no such model"}}, status=404)
         if self.hold is not None:

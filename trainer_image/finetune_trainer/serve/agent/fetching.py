@@ -29,6 +29,7 @@ from finetune_trainer.storage import (
     read_json,
     read_manifest,
 )
+from finetune_trainer.storage.manifest import parse_manifest
 
 CLAIMS_DIR = "/var/lib/finetune/claims"
 """Where the claims of ``pvc://`` URIs are mounted."""
@@ -128,7 +129,10 @@ def _fetch(store: ObjectStore, wanted: Wanted, folder: Path) -> Fetched:
             f"{wanted.manifest_uri}",
         )
     manifest = read_manifest(store, prefix)
-    run = _check_manifest(manifest, wanted)
+    data = store.read_bytes(f"{prefix}/{MANIFEST_NAME}")
+    if parse_manifest(data, where=expected) != manifest:
+        raise Refusal("FilesDamaged", f"{expected} changed while it was read")
+    run = _check_manifest(manifest, wanted, hashlib.sha256(data).hexdigest())
     if wanted.is_whole and "merged" in manifest.inputs:
         merged = fetch_folder(store, f"{run}/merged", folder)
         if merged.digest != manifest.inputs["merged"]:
@@ -145,14 +149,12 @@ def _fetch(store: ObjectStore, wanted: Wanted, folder: Path) -> Fetched:
     return _read_evaluation(store, run, manifest, folder, record)
 
 
-def _check_manifest(manifest: Manifest, wanted: Wanted) -> str:
+def _check_manifest(manifest: Manifest, wanted: Wanted, sha256: str) -> str:
     """Return the prefix of the run that published a version.
 
     Raises:
         Refusal: The manifest is another one than the status pins, or names files outside the run.
     """
-    # The manifest is written in this form, so these are its bytes.
-    sha256 = hashlib.sha256(manifest.to_bytes()).hexdigest()
     weights = [file.sha256 for path in WEIGHTS if (file := manifest.file(path))]
     if wanted.sha256 not in (sha256, manifest.digest, *weights):
         raise Refusal(

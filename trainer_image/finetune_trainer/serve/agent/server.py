@@ -57,14 +57,21 @@ class Settings:
     token_file: Path | None
     adapters_dir: Path
     credentials_dir: Path | None
-    host: str = "0.0.0.0"  # noqa: S104 - the pod's door
-    port: int = 8000
-    report_port: int = 8081
+    host: str
+    port: int
+    report_port: int
     grace_seconds: float = 120.0
     unload_seconds: float = 30.0
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options. All other settings come from the environment."""
+    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - the pod's door
+    parser.add_argument("--port", type=int, default=8000, help="for fronts")
+    parser.add_argument("--report-port", type=int, default=8081, help="for the cluster")
+
+
+def read_settings(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
     """Return the settings.
 
     Raises:
@@ -84,6 +91,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         token_file=Path(token) if token else None,
         adapters_dir=Path(environment["FINETUNE_ADAPTERS_DIR"]),
         credentials_dir=Path(credentials) if credentials else None,
+        host=arguments.host,
+        port=arguments.port,
+        report_port=arguments.report_port,
         grace_seconds=float(environment.get(Environment.GRACE_SECONDS) or 120.0),
     )
 
@@ -203,10 +213,9 @@ class Process:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run an agent until SIGTERM; return the exit code."""
-    del arguments
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     try:
-        settings = read_settings(os.environ)
+        settings = read_settings(arguments, os.environ)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 64

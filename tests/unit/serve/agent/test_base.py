@@ -1,0 +1,125 @@
+"""The engine waits until the agent has brought the base model of the first version."""
+
+import json
+
+import pytest
+
+from finetune_api.v1alpha1.status.endpoint import ServedStorage
+from finetune_trainer.errors import TrainerError
+from finetune_trainer.serve.agent.base import EngineBase
+from finetune_trainer.serve.agent.fetching import Fetched, Refusal
+from finetune_trainer.storage import StorageAccess
+from finetune_trainer.storage.models.cache import fetch_model
+from kit.builders.versions import publish_version
+from kit.servers.serving_agent import running_agent
+
+
+def make_model(folder, content=b"weights"):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(content)
+    return fetch_model(f"file://{folder}", None, StorageAccess(), folder)[1]
+
+
+def fetched(tmp_path, revision, **record):
+    folder = tmp_path / "version"
+    folder.mkdir(exist_ok=True)
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    known = {"revision": revision, "model": "model", "recipe": {"bfloat16": True}}
+    return Fetched(
+        folder=folder,
+        record=known | record,
+        stored=(),
+        metrics=(),
+        engine="",
+        answer_tokens=None,
+    )
+
+
+@pytest.fixture
+def base(tmp_path):
+    (tmp_path / "engine").mkdir()
+
+    def make(engine="VLLM", whole=""):
+        return EngineBase(
+            uri=f"file://{tmp_path}/model",
+            storage=ServedStorage(uri="file:///out"),
+            model_secret="",
+            credentials_dir=None,
+            cache_dir=tmp_path / "cache",
+            folder=tmp_path / "engine",
+            engine_name=engine,
+            whole=whole,
+        )
+
+    return make
+
+
+def arguments(tmp_path):
+    return (tmp_path / "engine/arguments").read_text().splitlines()
+
+
+async def test_vllm_gets_the_model_and_a_copy_of_the_chat_template(base, tmp_path):
+    version = fetched(tmp_path, make_model(tmp_path / "model"))
+    await base().prepare(version)
+    template = tmp_path / "engine/chat_template.jinja"
+    assert arguments(tmp_path) == [
+        f"{tmp_path}/model",
+        "--served-model-name=base",
+        f"--chat-template={template}",
+    ]
+    assert template.read_text() == "{{ messages }}"
+
+
+async def test_our_engine_gets_the_model_in_the_type_of_training(base, tmp_path):
+    await base("Transformers").prepare(fetched(tmp_path, make_model(tmp_path / "model")))
+    assert arguments(tmp_path) == [
+        f"--model={tmp_path}/model",
+        "--served-model-name=base",
+        "--dtype=bfloat16",
+    ]
+
+
+async def test_a_version_of_another_revision_is_refused_also_after_a_restart(base, tmp_path):
+    await base().prepare(fetched(tmp_path, make_model(tmp_path / "model")))
+    other = fetched(tmp_path, "files:" + "0" * 64)
+    for again in (base(), base()):
+        with pytest.raises(Refusal, match="this server has revision files:") as caught:
+            await again.prepare(other)
+        assert caught.value.reason == "OtherBaseModel"
+
+
+async def test_a_base_that_has_changed_since_training_is_another_base(base, tmp_path):
+    revision = make_model(tmp_path / "model")
+    make_model(tmp_path / "model", b"others!")
+    with pytest.raises(Refusal) as caught:
+        await base().prepare(fetched(tmp_path, revision))
+    assert caught.value.reason == "OtherBaseModel"
+    assert not (tmp_path / "engine/arguments").exists()
+
+
+async def test_a_base_that_is_not_there_is_tried_again(base, tmp_path):
+    with pytest.raises(TrainerError):
+        await base().prepare(fetched(tmp_path, ""))
+    make_model(tmp_path / "model")
+    await base().prepare(fetched(tmp_path, ""))
+    assert arguments(tmp_path)
+
+
+async def test_a_whole_version_is_the_model_itself_under_its_own_name(engine, tmp_path):
+    version = publish_version(tmp_path / "out")
+    served = version.served(format="Merged")
+    (tmp_path / "engine").mkdir()
+    environment = {
+        "FINETUNE_ENGINE_DIR": str(tmp_path / "engine"),
+        "FINETUNE_STORAGE": json.dumps(served["storage"]),
+        "FINETUNE_MANIFEST_URI": served["manifestUri"],
+    }
+    engine.served[version.name] = version.tuned
+    async with running_agent(tmp_path / "agent", engine, environment=environment) as agent:
+        agent.want(active=served)
+        await agent.until(version.name, "Verified")
+        folder = tmp_path / "agent/adapters" / version.name
+        assert arguments(tmp_path) == [str(folder), f"--served-model-name={version.name}"]
+        assert not [call for call in engine.calls if "load" in call]
+        agent.want()
