@@ -51,3 +51,12 @@ def test_bytes_that_nobody_counted_are_not_made_up() -> None:
     (sample,) = gather_samples(Comparison(questions=questions, base=both, tuned=both), [{}])
     assert sample.num_bytes is None
     assert (sample.prompted, sample.likelihood) == (None, None)
+
+
+def test_the_tools_of_a_prompt_are_stored_to_ask_it_again() -> None:
+    tools = [{"type": "function", "function": {"name": "look_up"}}]
+    rows: list[dict[str, Any]] = [{"prompt": "a?", "completion": "yes", "tools": tools}, *ROWS[2:3]]
+    questions = gather_questions(rows, max_questions=9, seed=1)
+    both = Answers(texts=["x"] * 2, nll_sums=np.ones(2), num_tokens=np.ones(2))
+    samples = gather_samples(Comparison(questions=questions, base=both, tuned=both), [{}, {}])
+    assert [sample.tools for sample in samples] == [tools, None]

@@ -74,6 +74,11 @@ def test_machines_are_told_of_the_same_answers_of_the_base_as_people(tmp_path: P
     assert "answers with a prompt" in Reading((tmp_path / "report.html").read_text()).text
 
 
+def test_the_limit_of_answers_is_stored_to_ask_again(tmp_path: Path) -> None:
+    write_report(tmp_path, replace(CASES["JSON"](), answer_tokens=48))
+    assert json.loads((tmp_path / "report.json").read_text())["answerTokens"] == 48
+
+
 def test_answers_that_were_cut_are_told(tmp_path: Path) -> None:
     made = replace(CASES["JSON"](), cut_words="9 of 10 references are longer than an answer may be")
     write_report(tmp_path, made)

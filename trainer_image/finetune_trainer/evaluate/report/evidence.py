@@ -41,6 +41,7 @@ class Sample:
         published: The published version's answer; None where it was not asked.
         cut: Of ``base``, ``prompted``, ``published`` and ``tuned`` the answers that the limit of
             tokens cut.
+        tools: Tools that the prompt offers, in OpenAI's shape; None offers none.
     """
 
     prompt: list[dict[str, str]] | str
@@ -55,6 +56,7 @@ class Sample:
     num_bytes: int | None = None
     published: str | None = None
     cut: tuple[str, ...] = ()
+    tools: list[dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +75,7 @@ class Evidence:
         criteria: What the goal asks, one by one; empty where its metric was not measured.
         samples: All questions that were answered.
         cut_words: Which answers were cut; empty if none were.
+        answer_tokens: Longest answer that was asked for, in tokens.
         questions: How many questions were asked and why; None where the job says it itself.
         data: The report of the prepared data set; None where there is none.
         data_uri: Its folder.
@@ -94,6 +97,7 @@ class Evidence:
     result: EvaluateResult
     samples: Sequence[Sample]
     cut_words: str = ""
+    answer_tokens: int | None = None
     questions: QuestionCount | None = None
     criteria: Sequence[Criterion] = ()
     data: DatasetReport | None = None
@@ -144,6 +148,7 @@ def gather_evidence(
         criteria=conclusion.criteria,
         samples=gather_samples(conclusion.comparison, conclusion.row_scores),
         cut_words=". ".join(filter(None, cut_words)),
+        answer_tokens=task.asked.encoded.answer_tokens,
         questions=task.prepared.questions,
         data=task.prepared.report,
         data_uri=task.prepared.uri,
@@ -194,6 +199,7 @@ def gather_samples(
             num_tokens=int(num_tokens[place]),
             num_bytes=None if num_bytes is None else int(num_bytes[place]),
             cut=tuple(name for name, side in said.items() if side and i in side.cut),
+            tools=question.tools,
         )
         for i, (place, question) in enumerate(zip(places, comparison.asked, strict=True))
     ]

@@ -92,6 +92,7 @@ def _to_json(evidence: Evidence, tables: Tables | None) -> dict[str, Any]:
         "curve": record.get("curve"),
         "engine": evidence.engine,
         "result": evidence.result.to_wire(),
+        "answerTokens": evidence.answer_tokens,
         "cutAnswers": evidence.cut_words or None,
         "questions": evidence.questions.to_wire() if evidence.questions else None,
         **evidence.fields,
