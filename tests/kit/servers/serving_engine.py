@@ -29,6 +29,7 @@ class ServingEngine:
     """
 
     url: str = ""
+    slots: int = 1000
     name: str = "Transformers"
     version: str = "5.0.0"
     adapters: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -87,6 +88,9 @@ class ServingEngine:
         self.calls.append(f"load {name}")
         if name in self.refused:
             return web.json_response({"message": "wrong rank"}, status=400)
+        if len(self.adapters) >= self.slots:
+            error = {"message": "all slots are taken", "code": "no_free_slot"}
+            return web.json_response({"error": error}, status=400)
         if name in self.adapters:
             return web.json_response({"message": "already loaded"}, status=400)
         answers = json.loads((Path(body["lora_path"]) / ANSWERS).read_text())

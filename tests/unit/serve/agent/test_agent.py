@@ -67,6 +67,22 @@ async def test_an_adapter_that_the_engine_refuses_says_why(agent, tmp_path):
     assert "wrong rank" in report.message
 
 
+async def test_a_version_waits_for_a_free_slot(agent, tmp_path):
+    first = publish_version(tmp_path / "out", number=1)
+    second = publish_version(tmp_path / "out", number=2, shift=2)
+    agent.engine.slots = 1
+    agent.want(active=first.served())
+    await agent.until(first.name, "Verified")
+    agent.want(active=first.served(), candidate=second.served())
+
+    async def waits():
+        return any(each.reason == "NoFreeSlot" for each in (await agent.report()).adapters)
+
+    await eventually_async(waits)
+    agent.want(active=second.served())
+    await agent.until(second.name, "Verified")
+
+
 async def test_a_version_whose_base_answers_alike_has_nothing_to_compare(agent, tmp_path):
     version = publish_version(tmp_path / "out", base_answers="tuned")
     agent.want(active=version.served())

@@ -22,8 +22,16 @@ FALLBACK_TOKENS = 1024
 """Longest answer if nobody recorded the evaluation's limit."""
 
 
+NO_SLOT = "no_free_slot"
+"""Code of an engine that has no room for another adapter now."""
+
+
 class EngineAway(Exception):  # noqa: N818 - a state, not a fault of a version
-    """The engine does not answer; it may be starting again."""
+    """The engine does not answer, or not now; it may be starting again."""
+
+    def __init__(self, message: str, reason: str = "EngineAway") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class EngineRefused(Exception):  # noqa: N818 - its answer
@@ -69,11 +77,16 @@ class Engine:
         """Load an adapter.
 
         Raises:
-            EngineAway: The engine does not answer.
+            EngineAway: The engine does not answer, or has no room now.
             EngineRefused: It does not take this adapter.
         """
         body = {"lora_name": name, "lora_path": str(folder)}
-        await self._post("/v1/load_lora_adapter", body, seconds=LOAD_SECONDS)
+        try:
+            await self._post("/v1/load_lora_adapter", body, seconds=LOAD_SECONDS)
+        except EngineRefused as error:
+            if NO_SLOT in str(error):
+                raise EngineAway(str(error), "NoFreeSlot") from error
+            raise
 
     async def unload(self, name: str) -> None:
         """Unload an adapter. One that is not loaded is no error.

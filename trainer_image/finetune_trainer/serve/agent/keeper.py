@@ -227,7 +227,7 @@ class Keeper:
                     await self._load(adapter, fetched)
                     await self._verify(adapter, fetched)
                 except EngineAway as error:
-                    adapter.set("Loading", "EngineAway", f"the engine does not answer: {error}")
+                    adapter.set("Loading", error.reason, f"the engine does not answer: {error}")
                     await self._pause(LOOK_SECONDS)
                     continue
                 if boot != self._boot:
