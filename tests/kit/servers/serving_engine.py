@@ -32,6 +32,7 @@ class ServingEngine:
     slots: int = 1000
     name: str = "Transformers"
     version: str = "5.0.0"
+    about: dict[str, str] = field(default_factory=dict)
     adapters: dict[str, dict[str, str]] = field(default_factory=dict)
     base: dict[str, str] = field(default_factory=dict)
     ignored: set[str] = field(default_factory=set)
@@ -72,7 +73,7 @@ class ServingEngine:
             self.runner = None
 
     async def _version(self, _request):
-        return web.json_response({"version": self.version, "engine": self.name})
+        return web.json_response({"version": self.version, "engine": self.name, **self.about})
 
     async def _metrics(self, _request):
         return web.Response(text='vllm:num_requests_waiting{model_name="x"} 3.0\nvllm:secret 1\n')

@@ -3,6 +3,9 @@
 import asyncio
 import shutil
 
+import pytest
+
+from finetune_trainer.serve.agent import keeper as keeper_module
 from kit.builders.versions import publish_version
 from kit.processes.eventually import eventually_async
 from kit.servers.serving_agent import question, running_agent
@@ -206,6 +209,56 @@ async def test_storage_that_is_away_is_waited_for(agent, tmp_path):
     version.root.unlink()
     shutil.move(away, version.root)
     await agent.until(version.name, "Verified")
+
+
+async def test_a_defect_of_the_agent_refuses_nothing(agent, tmp_path, monkeypatch):
+    version = publish_version(tmp_path / "out")
+    honest, tries = keeper_module.judge, []
+
+    def fails_once(*arguments, **settings):
+        tries.append(1)
+        if len(tries) == 1:
+            raise MemoryError
+        return honest(*arguments, **settings)
+
+    monkeypatch.setattr(keeper_module, "judge", fails_once)
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    assert len(tries) == 2
+
+
+@pytest.mark.parametrize(
+    ("report", "record", "about", "is_same"),
+    [
+        ({}, {}, {}, True),
+        ({"engine": "Transformers 4.9.9"}, {}, {}, False),
+        ({"engine": "vLLM 5.0.0"}, {}, {}, False),
+        ({"engine": ""}, {}, {}, False),
+        ({}, {"quantization": "nf4"}, {}, False),
+        ({}, {}, {"dtype": "bfloat16"}, False),
+        ({}, {"recipe": {"bfloat16": True}}, {"dtype": "bfloat16"}, True),
+        ({}, {"recipe": {"use_gpu": True}}, {"device": "cpu"}, False),
+        ({}, {"recipe": {"use_gpu": False}}, {"device": "cpu"}, True),
+        ({}, {"recipe": {"use_gpu": False}}, {"device": "H100"}, False),
+    ],
+)
+async def test_answers_must_be_equal_only_on_the_engine_of_the_evaluation(
+    agent, tmp_path, monkeypatch, report, record, about, is_same
+):
+    version = publish_version(tmp_path / "out", report=report, record=record)
+    found, honest = [], keeper_module.judge
+
+    def notes(*arguments, **settings):
+        found.append(settings["is_same_engine"])
+        return honest(*arguments, **settings)
+
+    monkeypatch.setattr(keeper_module, "judge", notes)
+    await agent.engine.stop()
+    agent.engine.about = about
+    await agent.engine.start()
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    assert found[-1] is is_same
 
 
 async def test_a_refused_candidate_leaves_the_active_version_alone(agent, tmp_path):

@@ -29,7 +29,7 @@ def fetched(tmp_path, revision, **record):
     return Fetched(
         folder=folder,
         record=known | record,
-        stored=(),
+        questions=(),
         metrics=(),
         engine="",
         answer_tokens=None,

@@ -8,13 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.errors import StorageError
 from finetune_trainer.model.chat_format import FORMAT_NAME, read_format
 from finetune_trainer.serve.agent.wanted import Wanted
-from finetune_trainer.serve.verification import Stored, read_samples
+from finetune_trainer.serve.verification import Stored, choose_questions, read_samples
 from finetune_trainer.storage import (
     MANIFEST_NAME,
     ChecksumMismatch,
@@ -56,7 +57,7 @@ class Fetched:
     Attributes:
         folder: Its files.
         record: Its ``run.json``.
-        stored: Held-out questions with their answers.
+        questions: Held-out questions to ask, with the stored answers.
         metrics: Metrics of the evaluation, the most important first.
         engine: What computed the stored answers, with its version.
         answer_tokens: Longest answer of the evaluation; None if nobody recorded it.
@@ -64,7 +65,7 @@ class Fetched:
 
     folder: Path
     record: Mapping[str, Any]
-    stored: tuple[Stored, ...]
+    questions: tuple[Stored, ...]
     metrics: tuple[str, ...]
     engine: str
     answer_tokens: int | None
@@ -146,7 +147,7 @@ def _fetch(store: ObjectStore, wanted: Wanted, folder: Path) -> Fetched:
     if not wanted.is_whole:
         record = json.loads((folder / RECORD).read_text("utf-8"))
         _check_base(record, wanted)
-    return _read_evaluation(store, run, manifest, folder, record)
+    return _read_evaluation(store, run, manifest, folder, record, seed=wanted.sha256)
 
 
 def _check_manifest(manifest: Manifest, wanted: Wanted, sha256: str) -> str:
@@ -200,27 +201,31 @@ def _read_evaluation(
     manifest: Manifest,
     folder: Path,
     record: Mapping[str, Any],
+    *,
+    seed: str,
 ) -> Fetched:
-    evaluation = folder.with_name(f".{folder.name}-evaluation")
-    names = ("samples.jsonl", "report.json")
-    try:
-        fetched = fetch_folder(store, f"{run}/evaluation", evaluation, only=names)
-    except NothingThere as error:
-        raise Refusal("NothingToCompare", error.message) from error
-    if fetched.digest != manifest.inputs.get("evaluation"):
-        raise Refusal(
-            "FilesDamaged", f"{run}/evaluation is not the evaluation that the manifest names"
-        )
-    try:
-        report = json.loads((evaluation / "report.json").read_text("utf-8"))
-        stored = read_samples((evaluation / "samples.jsonl").read_text("utf-8"))
-        metrics = tuple(score["name"] for score in report["result"]["scores"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Refusal("FilesDamaged", f"{run}/evaluation cannot be read: {error}") from error
+    # The engine reads the folder of the version, and must not read the answers that it is to give.
+    with TemporaryDirectory(prefix="finetune-evaluation-") as scratch:
+        evaluation = Path(scratch)
+        names = ("samples.jsonl", "report.json")
+        try:
+            fetched = fetch_folder(store, f"{run}/evaluation", evaluation, only=names)
+        except NothingThere as error:
+            raise Refusal("NothingToCompare", error.message) from error
+        if fetched.digest != manifest.inputs.get("evaluation"):
+            raise Refusal(
+                "FilesDamaged", f"{run}/evaluation is not the evaluation that the manifest names"
+            )
+        try:
+            report = json.loads((evaluation / "report.json").read_text("utf-8"))
+            stored = read_samples((evaluation / "samples.jsonl").read_text("utf-8"))
+            metrics = tuple(score["name"] for score in report["result"]["scores"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise Refusal("FilesDamaged", f"{run}/evaluation cannot be read: {error}") from error
     return Fetched(
         folder=folder,
         record=record,
-        stored=tuple(stored),
+        questions=tuple(choose_questions(stored, seed=seed)),
         metrics=metrics,
         engine=str(report.get("engine") or ""),
         answer_tokens=report.get("answerTokens") or _tokens_of_job(store, run),

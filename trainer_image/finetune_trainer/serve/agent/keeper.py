@@ -18,7 +18,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
 from finetune_trainer.serve.agent.fetching import Fetched, Refusal
 from finetune_trainer.serve.agent.wanted import Wanted
-from finetune_trainer.serve.verification import Verdict, choose_questions, judge
+from finetune_trainer.serve.verification import Verdict, judge
 
 GRACE_SECONDS = 30.0
 """An adapter that nobody serves stays loaded for so long, so that streams end."""
@@ -27,7 +27,7 @@ LOOK_SECONDS = 1.0
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 30.0
 NUM_FETCHED_TOGETHER = 2
-NUM_ASKED_TOGETHER = 4
+NUM_ASKED_TOGETHER = 8
 
 log = logging.getLogger(__name__)
 
@@ -110,11 +110,13 @@ class Keeper:
         self._grace_seconds = grace_seconds
         self._pause = pause
         self._fetching = asyncio.Semaphore(NUM_FETCHED_TOGETHER)
+        self._asking = asyncio.Semaphore(NUM_ASKED_TOGETHER)
         self._changed = asyncio.Event()
         self._boot = 0
         self._models: frozenset[str] | None = None
         self._digests: dict[str, str] = {}
-        self._dtype = ""
+        self._dtype: str | None = None
+        self._device: str | None = None
         self._wanted: Mapping[tuple[str, str], Wanted] = {}
         self.adapters: dict[tuple[str, str], Adapter] = {}
         self.engine_name, self.engine_version = engine_name, ""
@@ -172,7 +174,7 @@ class Keeper:
             if self._models is None:
                 about = await self._engine.describe()
                 self.engine_version = str(about.get("version", ""))
-                self._dtype = str(about.get("dtype", ""))
+                self._dtype, self._device = about.get("dtype"), about.get("device")
                 self.engine_name = self.engine_name or str(about.get("engine") or "VLLM")
         except EngineAway:
             if self._models is not None:
@@ -218,30 +220,49 @@ class Keeper:
         self._changed = asyncio.Event()
 
     async def _keep(self, adapter: Adapter) -> None:
-        """Fetch, load and verify an adapter, again whenever the engine has lost it."""
-        try:
-            fetched = await self._get(adapter)
-            while True:
-                boot = await self._wait_for_engine()
-                try:
-                    await self._load(adapter, fetched)
-                    await self._verify(adapter, fetched)
-                except EngineAway as error:
-                    adapter.set("Loading", error.reason, f"the engine does not answer: {error}")
-                    await self._pause(LOOK_SECONDS)
-                    continue
-                if boot != self._boot:
-                    adapter.set("Loading", "EngineRestarted", "the engine started again")
-                while boot == self._boot:
-                    await self._changed.wait()
-        except Refusal as refusal:
-            log.warning("%s is refused: %s", adapter.wanted.name, refusal.reason)
-            adapter.set("Failed", refusal.reason, refusal.message)
-            if self._digests.get(adapter.wanted.name) == adapter.wanted.sha256:
-                await self._unload(adapter)
-        except Exception:
-            log.exception("%s cannot be kept", adapter.wanted.name)
-            adapter.set("Failed", "AgentFailed", "the agent failed: see its log")
+        """Keep an adapter loaded and verified until it is refused; defects are tried again."""
+        num_failures = 0
+        while True:
+            try:
+                await self._bring_up(adapter)
+            except Refusal as refusal:
+                log.warning("%s is refused: %s", adapter.wanted.name, refusal.reason)
+                adapter.set("Failed", refusal.reason, refusal.message)
+                if self._digests.get(adapter.wanted.name) == adapter.wanted.sha256:
+                    await self._unload(adapter)
+                return
+            except Exception as error:
+                # Nothing is known of the version, so it is not refused.
+                num_failures += 1
+                log.exception("%s cannot be kept", adapter.wanted.name)
+                message = f"the agent failed ({type(error).__name__}): see its log"
+                adapter.set("Fetching", "AgentFailed", message)
+                await self._back_off(num_failures)
+
+    async def _bring_up(self, adapter: Adapter) -> None:
+        """Fetch, load and verify an adapter, again whenever the engine has lost it.
+
+        Raises:
+            Refusal: The version must not be served.
+        """
+        fetched = await self._get(adapter)
+        while True:
+            boot = await self._wait_for_engine()
+            try:
+                await self._load(adapter, fetched)
+                await self._verify(adapter, fetched)
+            except EngineAway as error:
+                adapter.set("Loading", error.reason, f"the engine does not answer: {error}")
+                await self._pause(LOOK_SECONDS)
+                continue
+            if boot != self._boot:
+                adapter.set("Loading", "EngineRestarted", "the engine started again")
+            while boot == self._boot:
+                await self._changed.wait()
+
+    async def _back_off(self, num_failures: int) -> None:
+        bound = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(num_failures, 10))
+        await self._pause(random.uniform(bound / 2, bound))  # noqa: S311 - jitter
 
     async def _get(self, adapter: Adapter) -> Fetched:
         """Fetch a version and its base model; storage that is away is asked again.
@@ -264,8 +285,7 @@ class Keeper:
             except TrainerError as error:
                 num_failures += 1
                 adapter.set("Fetching", error.reason, error.message)
-                bound = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(num_failures, 10))
-                await self._pause(random.uniform(bound / 2, bound))  # noqa: S311 - jitter
+                await self._back_off(num_failures)
             else:
                 return fetched
 
@@ -305,11 +325,10 @@ class Keeper:
         """
         adapter.set("Verifying")
         start = time.monotonic()
-        questions = choose_questions(fetched.stored, seed=adapter.wanted.sha256)
-        asking = asyncio.Semaphore(NUM_ASKED_TOGETHER)
+        questions = fetched.questions
 
         async def answer(number: int) -> str:
-            async with asking:
+            async with self._asking:
                 text = await self._engine.ask(
                     adapter.wanted.name, questions[number], answer_tokens=fetched.answer_tokens
                 )
@@ -341,15 +360,17 @@ class Keeper:
         log.info("%s is verified after %.1f s", adapter.wanted.name, time.monotonic() - start)
 
     def _is_same_engine(self, fetched: Fetched) -> bool:
-        """Whether the engine of the evaluation answers here, with the base in the same type."""
+        """Whether what computed the stored answers answers here, as far as both say it."""
         name, _, version = fetched.engine.partition(" ")
         recipe = fetched.record.get("recipe") or {}
         dtype = "bfloat16" if recipe.get("bfloat16") else "float32"
+        was_cpu = not recipe.get("use_gpu", self._device != "cpu")
         return (
-            self._dtype in ("", dtype)
-            and name.lower() == self.engine_name.lower()
+            name.lower() == self.engine_name.lower()
             and version.split()[:1] == self.engine_version.split()[:1]
             and fetched.record.get("quantization") is None
+            and self._dtype in (None, dtype)
+            and (self._device is None or was_cpu == (self._device == "cpu"))
         )
 
     async def _leave(self, key: tuple[str, str], adapter: Adapter) -> None:
