@@ -8,7 +8,7 @@ import pytest
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.agent.fetching import Refusal, fetch_version, to_file_uri
-from finetune_trainer.serve.agent.wanted import find_wanted
+from finetune_trainer.serve.agent.wanted import Finder
 from finetune_trainer.storage import NothingThere
 from finetune_trainer.storage.manifest import parse_manifest
 from kit.builders.versions import endpoint_with, publish_version
@@ -16,9 +16,8 @@ from kit.builders.versions import endpoint_with, publish_version
 
 def wanted_of(version, **changes):
     body = endpoint_with(version.job, active=version.served(**changes))
-    (wanted,) = find_wanted(
-        {"x": body}, namespace="team", server=version.served(**changes)["server"]
-    ).values()
+    finder = Finder(namespace="team", server=version.served(**changes)["server"])
+    (wanted,) = finder.find({"x": body}).values()
     return wanted
 
 

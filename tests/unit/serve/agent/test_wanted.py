@@ -1,6 +1,6 @@
 """Which versions a server must hold."""
 
-from finetune_trainer.serve.agent.wanted import find_wanted
+from finetune_trainer.serve.agent.wanted import Finder
 from kit.builders.versions import endpoint_with
 
 SERVER = "fts-0123456789ab"
@@ -21,7 +21,7 @@ def served(job, version, **changes):
 
 def names(*endpoints):
     bodies = {str(number): body for number, body in enumerate(endpoints)}
-    found = find_wanted(bodies, namespace="team", server=SERVER)
+    found = Finder(namespace="team", server=SERVER).find(bodies)
     return {name: wanted.has_traffic for (name, _), wanted in found.items()}
 
 
@@ -58,3 +58,15 @@ def test_two_endpoints_of_one_job_share_a_version_with_its_traffic():
     idle = endpoint_with("a", previous=served("a", 1))
     busy = endpoint_with("a", active=served("a", 1))
     assert names(idle, busy) == names(busy, idle) == {"team.a-v1": True}
+
+
+def test_an_endpoint_that_has_not_changed_is_not_parsed_again():
+    finder = Finder(namespace="team", server=SERVER)
+    same, before = endpoint_with("a", active=served("a", 1)), endpoint_with("b")
+    first = finder.find({"a": same, "b": before})
+    same["status"] = None  # nobody changes an object; it would be seen if it was read again
+    changed = endpoint_with("b", active=served("b", 2))
+    second = finder.find({"a": same, "b": changed})
+    assert [name for name, _ in first] == ["team.a-v1"]
+    assert [name for name, _ in second] == ["team.a-v1", "team.b-v2"]
+    assert finder.find({}) == {}

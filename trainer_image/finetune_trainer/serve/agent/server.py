@@ -25,7 +25,7 @@ from finetune_trainer.serve.agent.fetching import fetch_version
 from finetune_trainer.serve.agent.gate import Gate
 from finetune_trainer.serve.agent.keeper import Base, Keeper
 from finetune_trainer.serve.agent.report import Reporter
-from finetune_trainer.serve.agent.wanted import find_wanted
+from finetune_trainer.serve.agent.wanted import Finder
 from finetune_trainer.serve.desired import Endpoint, source_of
 from finetune_trainer.serve.proxy import ProxyServer, make_session
 
@@ -126,6 +126,7 @@ class Process:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._finder = Finder(namespace=settings.namespace, server=settings.server)
         self._token = ""
         self.port = 0
         self.report_port = 0
@@ -190,11 +191,8 @@ class Process:
                     raise result
 
     def _follow(self, endpoints: Mapping[str, Endpoint]) -> None:
-        settings = self._settings
         assert self.keeper is not None
-        self.keeper.want(
-            find_wanted(endpoints, namespace=settings.namespace, server=settings.server)
-        )
+        self.keeper.want(self._finder.find(endpoints))
 
     async def _watch_token(self) -> None:
         while True:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,35 +43,55 @@ class Wanted:
         return self.name, self.sha256
 
 
-def find_wanted(
-    endpoints: Mapping[str, Mapping[str, Any]], *, namespace: str, server: str
-) -> dict[tuple[str, str], Wanted]:
-    """Return the versions that the endpoints serve from one server, by name and digest.
+class Finder:
+    """Finds the versions of one server in the endpoints of its namespace.
 
-    An endpoint that cannot be parsed, and a version under a name that is not its own, are left out.
+    An endpoint is parsed again only when its object is another one: a namespace may have a
+    thousand.
     """
-    found: dict[tuple[str, str], Wanted] = {}
-    for body in endpoints.values():
+
+    def __init__(self, *, namespace: str, server: str) -> None:
+        self._namespace = namespace
+        self._server = server
+        self._parsed: dict[str, tuple[Mapping[str, Any], tuple[Wanted, ...]]] = {}
+
+    def find(self, endpoints: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Wanted]:
+        """Return the versions that the endpoints serve from this server, by name and digest.
+
+        An endpoint that cannot be parsed, and a version under a name that is not its own, are left
+        out.
+        """
+        parsed = {}
+        found: dict[tuple[str, str], Wanted] = {}
+        for name, body in endpoints.items():
+            known = self._parsed.get(name)
+            if known is None or known[0] is not body:
+                known = body, tuple(self._parse(body))
+            parsed[name] = known
+            for wanted in known[1]:
+                before = found.get(wanted.key)
+                if before is None or not before.has_traffic:
+                    found[wanted.key] = wanted
+        self._parsed = parsed
+        return found
+
+    def _parse(self, body: Mapping[str, Any]) -> Iterator[Wanted]:
         try:
             endpoint = FineTuneEndpoint.from_stored(dict(body))
         except ValidationError:
-            continue
+            return
         status, job = endpoint.status, endpoint.spec.job_ref.name
-        if status is None or endpoint.metadata.namespace not in (None, namespace):
-            continue
+        if status is None or endpoint.metadata.namespace not in (None, self._namespace):
+            return
         for served in (status.active, status.candidate, status.previous):
-            if served is None or served.server != server:
+            if served is None or served.server != self._server:
                 continue
-            if served.adapter != adapter_name(namespace, job, served.version):
+            if served.adapter != adapter_name(self._namespace, job, served.version):
                 continue
             has_traffic = served is status.active or (
                 isinstance(served, Candidate) and served.weight > 0
             )
-            wanted = _wanted(served, namespace, job, has_traffic=has_traffic)
-            known = found.get(wanted.key)
-            if known is None or not known.has_traffic:
-                found[wanted.key] = wanted
-    return found
+            yield _wanted(served, self._namespace, job, has_traffic=has_traffic)
 
 
 def _wanted(served: Served, namespace: str, job: str, *, has_traffic: bool) -> Wanted:
