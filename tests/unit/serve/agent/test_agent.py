@@ -104,6 +104,23 @@ async def test_nothing_is_loaded_over_a_name(agent, tmp_path):
     assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 200
 
 
+async def test_of_two_versions_under_one_name_the_active_one_is_loaded(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    weights = version.manifest.file("adapter_model.safetensors").sha256
+    agent.want(active=version.served(), candidate=version.served(sha256=weights))
+
+    async def states():
+        found = {each.sha256: each.state for each in (await agent.report()).adapters}
+        return found == {version.manifest.digest: "Verified", weights: "Failed"}
+
+    await eventually_async(states)
+    agent.want(active=version.served())
+    key = (version.name, weights)
+    await eventually_async(lambda: asyncio.sleep(0, key not in agent.process.keeper.adapters))
+    assert (tmp_path / "agent/adapters" / version.name).exists()
+    assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 200
+
+
 async def test_a_version_that_nobody_serves_is_unloaded_and_can_come_back(agent, tmp_path):
     first, second = (
         publish_version(tmp_path / "out", number=number, shift=number) for number in (1, 2)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Protocol
 
@@ -392,13 +393,8 @@ class Keeper:
 
     def _others(self, adapter: Adapter) -> list[Adapter]:
         """Return the adapters of the same name that came first."""
-        return [
-            each
-            for each in self.adapters.values()
-            if each.wanted.name == adapter.wanted.name
-            and each is not adapter
-            and each.reason != "NameTaken"
-        ]
+        before = takewhile(lambda each: each is not adapter, self.adapters.values())
+        return [each for each in before if each.wanted.name == adapter.wanted.name]
 
     async def _unload(self, adapter: Adapter) -> None:
         if adapter.wanted.is_whole:
