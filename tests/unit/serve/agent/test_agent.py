@@ -1,6 +1,7 @@
 """The life of versions on a server: from the status of an endpoint to answers, and out again."""
 
 import asyncio
+import random
 import shutil
 
 import pytest
@@ -290,3 +291,51 @@ async def test_a_refused_candidate_leaves_the_active_version_alone(agent, tmp_pa
     assert (await agent.get("/readyz"))[0] == 200
     assert (await agent.ask(body=question(good.name, "Ticket 1")))[0] == 200
     assert (await agent.ask(body=question(bad.name, "Ticket 1")))[0] == 404
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_through_restarts_and_changes_every_answer_is_of_the_version_that_was_asked(
+    agent, tmp_path, seed
+):
+    rng = random.Random(seed)
+    versions = [publish_version(tmp_path / "out", number=n, shift=n) for n in range(1, 5)]
+    bad = versions[3]
+    agent.engine.base = bad.base
+    agent.engine.ignored = {bad.name}
+    wrong, num_right, active = [], 0, None
+    for _ in range(40):
+        match rng.randrange(6):
+            case 0:
+                await agent.engine.stop()
+            case 1 if agent.engine.runner is None:
+                await agent.engine.start()
+            case 2:
+                agent.engine.adapters.pop(rng.choice(versions).name, None)
+            case 3:
+                active, candidate, previous = rng.sample(versions, 3)
+                agent.want(
+                    active=active.served(),
+                    candidate=candidate.served(weight=rng.choice([0, 5])),
+                    previous=previous.served(),
+                )
+            case 4 if agent.engine.runner is not None and active not in (None, bad):
+                await agent.until(active.name, "Verified")
+        for version in rng.choices(versions, k=3):
+            text = f"Ticket {rng.randrange(60)}"
+            status, body = await agent.ask(body=question(version.name, text))
+            if status == 200:
+                num_right += 1
+                said = body["choices"][0]["message"]["content"]
+                wrong += [body] if said != version.tuned[text] or version is bad else []
+            else:
+                wrong += [body] if status not in (404, 503) else []
+    assert wrong == []
+    assert num_right > 0
+    if agent.engine.runner is None:
+        await agent.engine.start()
+    agent.want(active=versions[0].served(), candidate=versions[1].served(), previous=bad.served())
+    for version in versions[:2]:
+        await agent.until(version.name, "Verified")
+        status, _ = await agent.ask(body=question(version.name, "Ticket 1"))
+        assert status == 200
+    assert (await agent.until(bad.name, "Failed")).reason == "AnswersLikeBase"
