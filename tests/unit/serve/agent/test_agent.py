@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from finetune_trainer.serve.agent import keeper as keeper_module
+from finetune_trainer.serve.agent import asking as asking_module
 from kit.builders.versions import publish_version
 from kit.processes.eventually import eventually_async
 from kit.servers.serving_agent import question, running_agent
@@ -231,7 +231,7 @@ async def test_storage_that_is_away_is_waited_for(agent, tmp_path):
 
 async def test_a_defect_of_the_agent_refuses_nothing(agent, tmp_path, monkeypatch):
     version = publish_version(tmp_path / "out")
-    honest, tries = keeper_module.judge, []
+    honest, tries = asking_module.judge, []
 
     def fails_once(*arguments, **settings):
         tries.append(1)
@@ -239,7 +239,7 @@ async def test_a_defect_of_the_agent_refuses_nothing(agent, tmp_path, monkeypatc
             raise MemoryError
         return honest(*arguments, **settings)
 
-    monkeypatch.setattr(keeper_module, "judge", fails_once)
+    monkeypatch.setattr(asking_module, "judge", fails_once)
     agent.want(active=version.served())
     await agent.until(version.name, "Verified")
     assert len(tries) == 2
@@ -264,13 +264,13 @@ async def test_answers_must_be_equal_only_on_the_engine_of_the_evaluation(
     agent, tmp_path, monkeypatch, report, record, about, is_same
 ):
     version = publish_version(tmp_path / "out", report=report, record=record)
-    found, honest = [], keeper_module.judge
+    found, honest = [], asking_module.judge
 
     def notes(*arguments, **settings):
         found.append(settings["is_same_engine"])
         return honest(*arguments, **settings)
 
-    monkeypatch.setattr(keeper_module, "judge", notes)
+    monkeypatch.setattr(asking_module, "judge", notes)
     await agent.engine.stop()
     agent.engine.about = about
     await agent.engine.start()

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import shutil
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,10 +15,11 @@ from typing import Protocol
 
 from finetune_api.protocol.serving import AdapterState
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.serve.agent.asking import AboutEngine, verify
 from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
 from finetune_trainer.serve.agent.fetching import Fetched, Refusal
 from finetune_trainer.serve.agent.wanted import Wanted
-from finetune_trainer.serve.verification import Verdict, judge
+from finetune_trainer.serve.verification import Verdict
 
 GRACE_SECONDS = 30.0
 """An adapter that nobody serves stays loaded for so long, so that streams end."""
@@ -116,11 +116,9 @@ class Keeper:
         self._boot = 0
         self._models: frozenset[str] | None = None
         self._digests: dict[str, str] = {}
-        self._dtype: str | None = None
-        self._device: str | None = None
         self._wanted: Mapping[tuple[str, str], Wanted] = {}
         self.adapters: dict[tuple[str, str], Adapter] = {}
-        self.engine_name, self.engine_version = engine_name, ""
+        self.about = AboutEngine(name=engine_name)
         self.is_known = False
         self.num_loads = 0
 
@@ -173,10 +171,7 @@ class Keeper:
         try:
             models = await self._engine.list_models()
             if self._models is None:
-                about = await self._engine.describe()
-                self.engine_version = str(about.get("version", ""))
-                self._dtype, self._device = about.get("dtype"), about.get("device")
-                self.engine_name = self.engine_name or str(about.get("engine") or "VLLM")
+                self.about = self.about.told(await self._engine.describe())
         except EngineAway:
             if self._models is not None:
                 log.warning("The engine does not answer")
@@ -318,61 +313,20 @@ class Keeper:
         self.num_loads += 1
 
     async def _verify(self, adapter: Adapter, fetched: Fetched) -> None:
-        """Ask the held-out questions; return if the version answers as evaluated.
+        """Return if the version answers as evaluated; raises as :func:`verify`."""
 
-        Raises:
-            Refusal: It does not, or the engine refuses a question.
-            EngineAway: The engine does not answer.
-        """
+        def tell(message: str) -> None:
+            adapter.set("Verifying", message=message)
+
         adapter.set("Verifying")
-        start = time.monotonic()
-        questions = fetched.questions
-
-        async def answer(number: int) -> str:
-            async with self._asking:
-                text = await self._engine.ask(
-                    adapter.wanted.name, questions[number], answer_tokens=fetched.answer_tokens
-                )
-                return fetched.cut_to_answer(text)
-
-        tasks = [asyncio.create_task(answer(number)) for number in range(len(questions))]
-        try:
-            answers = await asyncio.gather(*tasks)
-        except EngineRefused as error:
-            if adapter.wanted.name not in await self._engine.list_models():
-                raise EngineAway("it has lost the adapter") from error
-            raise Refusal(
-                "EngineRefused", f"the engine refuses a held-out question: {error}"
-            ) from error
-        finally:
-            for task in tasks:
-                task.cancel()
-        verdict = await asyncio.to_thread(
-            judge,
-            questions,
-            answers,
-            is_same_engine=self._is_same_engine(fetched),
-            metrics=fetched.metrics,
+        verdict = await verify(
+            self._engine, self.about, adapter.wanted.name, fetched, limit=self._asking, tell=tell
         )
         adapter.verdict = verdict
         if verdict.reason is not None:
             raise Refusal(verdict.reason, verdict.message)
         adapter.set("Verified", message=verdict.message)
-        log.info("%s is verified after %.1f s", adapter.wanted.name, time.monotonic() - start)
-
-    def _is_same_engine(self, fetched: Fetched) -> bool:
-        """Whether what computed the stored answers answers here, as far as both say it."""
-        name, _, version = fetched.engine.partition(" ")
-        recipe = fetched.record.get("recipe") or {}
-        dtype = "bfloat16" if recipe.get("bfloat16") else "float32"
-        was_cpu = not recipe.get("use_gpu", self._device != "cpu")
-        return (
-            name.lower() == self.engine_name.lower()
-            and version.split()[:1] == self.engine_version.split()[:1]
-            and fetched.record.get("quantization") is None
-            and self._dtype in (None, dtype)
-            and (self._device is None or was_cpu == (self._device == "cpu"))
-        )
+        log.info("%s is verified", adapter.wanted.name)
 
     async def _leave(self, key: tuple[str, str], adapter: Adapter) -> None:
         """Remove an adapter that nobody wants, once its streams have ended."""

@@ -92,8 +92,8 @@ class Reporter:
             id=self._boot_id,
             server=self._server,
             engine=EngineReport(
-                name=keeper.engine_name,
-                version=keeper.engine_version,
+                name=keeper.about.name,
+                version=keeper.about.version,
                 is_ready=keeper.is_engine_ready,
             ),
             adapters=[

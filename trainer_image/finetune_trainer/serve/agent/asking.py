@@ -1,0 +1,108 @@
+"""Asks a loaded version its held-out questions, and has the answers judged."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
+from finetune_trainer.serve.agent.fetching import Fetched, Refusal
+from finetune_trainer.serve.verification import Verdict, judge
+
+TOLD_EVERY = 10
+"""Answers between two messages of progress."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AboutEngine:
+    """What is known of the engine.
+
+    Attributes:
+        name: ``VLLM`` or ``Transformers``; empty until the engine has told.
+        dtype: Type of the base weights; None if the engine does not tell.
+        device: ``cpu``, or a kind of GPU; None if the engine does not tell.
+    """
+
+    name: str = ""
+    version: str = ""
+    dtype: str | None = None
+    device: str | None = None
+
+    def told(self, wire: Mapping[str, Any]) -> AboutEngine:
+        """Return the same with what the engine says of itself at ``/version``."""
+        return AboutEngine(
+            name=self.name or str(wire.get("engine") or "VLLM"),
+            version=str(wire.get("version", "")),
+            dtype=wire.get("dtype"),
+            device=wire.get("device"),
+        )
+
+    def evaluated(self, fetched: Fetched) -> bool:
+        """Whether it computed the stored answers of a version, as far as both say it."""
+        name, _, version = fetched.engine.partition(" ")
+        recipe = fetched.record.get("recipe") or {}
+        dtype = "bfloat16" if recipe.get("bfloat16") else "float32"
+        was_cpu = not recipe.get("use_gpu", self.device != "cpu")
+        return (
+            name.lower() == self.name.lower()
+            and version.split()[:1] == self.version.split()[:1]
+            and fetched.record.get("quantization") is None
+            and self.dtype in (None, dtype)
+            and (self.device is None or was_cpu == (self.device == "cpu"))
+        )
+
+
+async def verify(
+    engine: Engine,
+    about: AboutEngine,
+    name: str,
+    fetched: Fetched,
+    *,
+    limit: asyncio.Semaphore,
+    tell: Callable[[str], None],
+) -> Verdict:
+    """Return whether a loaded version answers as evaluated.
+
+    Args:
+        engine: The engine.
+        about: What is known of it.
+        name: Name that the version is loaded under.
+        fetched: The version.
+        limit: Bounds the questions that are asked at once.
+        tell: Is called with messages of progress.
+
+    Raises:
+        Refusal: The engine refuses a question.
+        EngineAway: The engine does not answer, or has lost the version.
+    """
+    questions, answered = fetched.questions, 0
+
+    async def answer(number: int) -> str:
+        nonlocal answered
+        async with limit:
+            text = await engine.ask(name, questions[number], answer_tokens=fetched.answer_tokens)
+        answered += 1
+        if answered % TOLD_EVERY == 0:
+            tell(f"{answered} of {len(questions)} questions are answered")
+        return fetched.cut_to_answer(text)
+
+    tasks = [asyncio.create_task(answer(number)) for number in range(len(questions))]
+    try:
+        answers = await asyncio.gather(*tasks)
+    except EngineRefused as error:
+        if name not in await engine.list_models():
+            raise EngineAway("it has lost the adapter") from error
+        message = f"the engine refuses a held-out question: {error}"
+        raise Refusal("EngineRefused", message) from error
+    finally:
+        for task in tasks:
+            task.cancel()
+    return await asyncio.to_thread(
+        judge,
+        questions,
+        answers,
+        is_same_engine=about.evaluated(fetched),
+        metrics=fetched.metrics,
+    )
