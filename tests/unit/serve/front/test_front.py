@@ -1,0 +1,379 @@
+"""The front on real sockets: what a client gets, what an engine gets, what is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from finetune_api.protocol.serving import FrontReport, parse_report
+from finetune_trainer.serve.front.rotation import number_of, sticky_key
+from kit.processes.eventually import eventually_async
+from kit.servers.running_front import TOKEN, RunningFront, endpoint, running_front, served
+from kit.servers.streaming_engine import StreamingEngine, cut, fail, hang_up, streaming_engine, wait
+
+
+@asynccontextmanager
+async def two_engines(
+    folder: Path,
+) -> AsyncIterator[tuple[StreamingEngine, StreamingEngine, RunningFront]]:
+    engines = streaming_engine(), streaming_engine()
+    async with engines[0] as engine, engines[1] as other, running_front(folder) as front:
+        yield engine, other, front
+
+
+V1, V2 = "team-a.headline-v1", "team-a.headline-v2"
+
+
+async def test_the_public_name_becomes_the_version_and_no_header_of_the_client_passes(
+    tmp_path: Path,
+) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        headers = {
+            "Authorization": "Bearer mine",
+            "Cookie": "a=b",
+            "X-Forwarded-For": "1.2.3.4",
+            "TE": "trailers",
+            "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
+        }
+        front.session.headers.update(headers)
+        async with front.ask(temperature=0.5) as answer:
+            assert answer.status == 200
+            said = await answer.json()
+        assert said["choices"][0]["message"]["content"] == f"Hello from {V1}"
+        assert answer.headers["x-finetune-version"] == "1"
+        (asked,) = engine.asked
+        assert asked.body["model"] == V1
+        assert asked.body["temperature"] == 0.5
+        assert asked.header("Authorization") == f"Bearer {TOKEN}"
+        assert asked.header("X-Request-Id") == answer.headers["x-request-id"]
+        assert asked.header("traceparent") == headers["traceparent"]
+        names = {name.lower() for name, _ in asked.headers}
+        allowed = {"authorization", "x-request-id", "traceparent"}
+        assert names == allowed | {"content-type", "content-length", "host"}
+
+
+async def test_a_stream_passes_piece_by_piece_and_untouched(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        engine.behaviours[V1] = cut
+        async with front.ask(stream=True) as answer:
+            # The first piece is here while the engine still holds back the rest.
+            piece = await answer.content.readany()
+        assert piece == b'data: {"choices": [{"index": 0, "delta": {"content": "Hel"}}]}\n\n'
+        del engine.behaviours[V1]
+        async with front.ask(stream=True) as answer:
+            lines = (await answer.text()).split("\n\n")
+        assert lines[-2] == "data: [DONE]"
+        assert [line[:5] for line in lines[:-1]] == ["data:"] * 4
+        assert not {"Set-Cookie", "X-Inner"} & set(answer.headers)
+
+
+async def test_a_stream_that_the_engine_cuts_is_an_error_for_the_client_and_counted(
+    tmp_path: Path,
+) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port), served(2, engine.port), weight=100))
+        engine.behaviours[V2] = cut
+        engine.may_cut.set()
+        pieces: list[bytes] = []
+        async with front.ask(stream=True) as answer:
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await _read_into(pieces, answer)
+        assert b'"code":"stream_cut"' in pieces[-1]
+        await eventually_async(_requests(front, 1))
+        assert (await front.counts(100))[1]["errors"] == 1
+        assert 'code="502",endpoint="headline",version="2"' in await front.metrics()
+
+
+async def test_a_candidate_that_fails_before_its_first_byte_costs_the_client_nothing(
+    tmp_path: Path,
+) -> None:
+    async with two_engines(tmp_path) as (engine, other, front):
+        for name, behaviour in {"500": fail(500), "gone": hang_up, "404": fail(404)}.items():
+            v1, v2 = served(1, engine.port), served(2, other.port)
+            front.follow(endpoint(v1, v2, weight=99, rollout_id=name))
+            other.behaviours[V2] = behaviour
+            user = user_of_candidate(name)
+            async with front.ask(user=user) as answer:
+                assert answer.status == 200
+                assert answer.headers["x-finetune-version"] == "1"
+                await answer.read()
+            active, candidate = await front.counts(99)
+            assert (candidate["requests"], candidate["errors"]) == (1, 1), name
+            assert active["requests"] == 0, name
+
+
+def user_of_candidate(rollout_id: str) -> str:
+    """Return a user whom the candidate answers from a weight of one percent on."""
+    users = (f"u{number}" for number in range(10_000))
+    return next(user for user in users if number_of(rollout_id, _key(user)) < 0.01 * 2**64)
+
+
+def _key(user: str) -> bytes:
+    key = sticky_key({"user": user})
+    assert key is not None
+    return key
+
+
+async def test_a_dead_candidate_gets_no_request_after_the_first(tmp_path: Path) -> None:
+    async with two_engines(tmp_path) as (engine, other, front):
+        front.follow(endpoint(served(1, engine.port), served(2, other.port), weight=99))
+        await other.die()
+        versions = [await front.version_for(f"u{number}") for number in range(20)]
+        assert set(versions) == {"1"}
+        report = await front.report()
+        assert report["tripped"] == [V2]
+        assert report["streams"][0]["candidate"]["errors"] == 1
+        await other.start()
+        assert {await front.version_for(f"v{number}") for number in range(20)} == {"1"}
+        assert other.counts[V2] == 0
+        front.follow(
+            endpoint(served(1, engine.port), served(2, other.port), weight=99, rollout_id="r2")
+        )
+        assert "2" in {await front.version_for(f"v{number}") for number in range(20)}
+
+
+async def test_three_server_errors_in_a_row_take_the_candidate_out(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port), served(2, engine.port), weight=99))
+        engine.behaviours[V2] = fail(500)
+        for number in range(20):
+            assert await front.version_for(f"u{number}") == "1"
+        assert engine.counts[V2] == 3
+        assert (await front.report())["tripped"] == [V2]
+
+
+async def test_the_death_of_a_server_that_both_versions_share_is_not_the_candidates_fault(
+    tmp_path: Path,
+) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port), served(2, engine.port), weight=99))
+        await engine.die()
+        asking = [asyncio.create_task(front.version_for(f"u{number}")) for number in range(5)]
+        await asyncio.sleep(0)
+        await engine.start()
+        assert set(await asyncio.gather(*asking)) <= {"1", "2"}
+        report = await front.report()
+        assert report["tripped"] == []
+        assert sum(each["candidate"]["errors"] for each in report["streams"]) == 0
+
+
+async def test_the_active_version_is_asked_again_until_it_is_back(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        await engine.die()
+        asking = asyncio.create_task(front.version_for("a"))
+        await eventually_async(lambda: front.process.state.routes and not asking.done())
+        await engine.start()
+        assert await asking == "1"
+
+
+async def test_an_engine_that_is_gone_for_long_ends_in_an_error_of_openais_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.PATIENCE_SECONDS", 0.1)
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        await engine.die()
+        async with front.ask() as answer:
+            assert answer.status == 502
+            error = (await answer.json())["error"]
+        assert (error["type"], error["code"]) == ("server_error", "server_failed")
+
+
+async def test_what_the_engine_refuses_passes_on_as_it_is(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        for status in (400, 422, 429, 500):
+            engine.behaviours[V1] = fail(status, code=f"code-{status}")
+            async with front.ask() as answer:
+                assert answer.status == status
+                assert (await answer.json())["error"]["code"] == f"code-{status}"
+
+
+async def test_weight_decides_and_a_user_stays_with_a_version(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        v1, v2 = served(1, engine.port), served(2, engine.port)
+        users = [f"user-{number}" for number in range(60)]
+        front.follow(endpoint(v1, v2, weight=30))
+        first = {user: await front.version_for(user) for user in users}
+        assert Counter(first.values())["2"] in range(8, 30)
+        assert {user: await front.version_for(user) for user in users} == first
+        front.follow(endpoint(v1, v2, weight=60))
+        later = {user: await front.version_for(user) for user in users}
+        assert all(later[user] == "2" for user in users if first[user] == "2")
+        front.follow(endpoint(v2, previous=v1))
+        assert {await front.version_for(user) for user in users} == {"2"}
+
+
+async def test_bad_answers_are_counted_once_for_each_user_and_reported(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(
+            endpoint(
+                served(1, engine.port),
+                served(2, engine.port),
+                weight=100,
+                rollout={"latencySeconds": "0.000001"},
+            )
+        )
+        engine.texts[V2] = ["I'm sorry, but I can't help with that."]
+        for number in range(3):
+            for _ in range(2):
+                body = {"user": f"u{number}", "response_format": {"type": "json_object"}}
+                async with front.ask(stream=number == 1, **body) as answer:
+                    await answer.read()
+        await eventually_async(_requests(front, 6))
+        _, candidate = await front.counts(100)
+        assert candidate == {
+            "requests": 6,
+            "errors": 0,
+            "slow": 3,
+            "refusals": 3,
+            "invalidJson": 3,
+            "thumbsDown": 0,
+        }
+        async with front.session.get(front._private("/report")) as answer:
+            report = parse_report(await answer.read())
+        assert isinstance(report, FrontReport)
+        assert report.endpoints[0].rollout_id == "r1"
+        assert report.endpoints[0].streams[0].candidate.invalid_json == 3
+
+
+async def test_the_shadow_gets_copies_and_its_answers_reach_nobody(tmp_path: Path) -> None:
+    async with two_engines(tmp_path) as (engine, other, front):
+        front.follow(
+            endpoint(
+                served(1, engine.port),
+                served(2, other.port),
+                weight=0,
+                shadow={"percent": 100},
+            )
+        )
+        other.behaviours[V2] = wait
+        assert {await front.version_for(f"u{number}") for number in range(20)} == {"1"}
+        await eventually_async(lambda: other.counts[V2] == 8)
+        other.may_answer.set()
+        await eventually_async(_metric(front, 'shadow_requests_total{code="200"', 8.0))
+        assert (await front.report())["streams"] == []
+        assert 'shadow_requests_total{code="",endpoint="headline",version="2"} 12.0' in (
+            await front.metrics()
+        )
+
+
+async def test_a_client_that_leaves_stops_the_engine_and_is_no_error_of_the_version(
+    tmp_path: Path,
+) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port), served(2, engine.port), weight=100))
+        engine.behaviours[V2] = wait
+        asking = asyncio.create_task(front.version_for("a"))
+        await eventually_async(lambda: engine.counts[V2] == 1)
+        asking.cancel()
+        await eventually_async(lambda: engine.num_left == 1)
+        assert (await front.report())["tripped"] == []
+        assert sum(each["candidate"]["errors"] for each in (await front.report())["streams"]) == 0
+
+
+async def test_a_stop_lets_open_requests_end_and_then_closes(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        engine.behaviours[V1] = wait
+        asking = asyncio.create_task(front.version_for("a"))
+        await eventually_async(lambda: engine.counts[V1] == 1)
+        front.stop.set()
+        await eventually_async(_status(front, "/readyz", 503))
+        await eventually_async(_is_closed(front))
+        assert not asking.done()
+        engine.may_answer.set()
+        assert await asking == "1"
+
+
+async def test_an_endpoint_without_a_version_says_so_and_is_not_listed(tmp_path: Path) -> None:
+    async with running_front(tmp_path, endpoint(None)) as front:
+        async with front.ask() as answer:
+            assert answer.status == 503
+            assert answer.headers["Retry-After"] == "5"
+        async with front.session.get(front.url + "/v1/models") as answer:
+            assert await answer.json() == {"object": "list", "data": []}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/chat/completions", 405),
+        ("POST", "/v1/models", 405),
+        ("POST", "/v1/load_lora_adapter", 404),
+        ("GET", "/metrics", 404),
+        ("GET", "/v1/../metrics", 404),
+    ],
+)
+async def test_other_paths_and_methods_reach_no_engine(
+    tmp_path: Path, method: str, path: str, status: int
+) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        async with front.session.request(method, front.url + path) as answer:
+            assert answer.status == status
+            assert (await answer.json())["error"]["type"] == "invalid_request_error"
+        assert engine.asked == []
+
+
+async def test_series_of_a_version_go_when_it_has_left(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        for version in range(1, 5):
+            front.follow(endpoint(served(version, engine.port)))
+            assert await front.version_for("a") == str(version)
+            await eventually_async(_metric(front, f'version="{version}"', 1.0))
+        text = await front.metrics()
+        assert "headline-v4" in text
+        assert "headline-v2" not in text
+        assert 'version="2"' not in text
+        front.follow()
+        assert "headline" not in await front.metrics()
+
+
+async def _read_into(pieces: list[bytes], answer: aiohttp.ClientResponse) -> None:
+    async for piece in answer.content.iter_any():
+        pieces.append(piece)
+
+
+def _requests(front, count):
+    async def is_so() -> bool:
+        return (await front.report())["requests"] == count
+
+    return is_so
+
+
+def _metric(front, start, value):
+    async def is_so() -> bool:
+        lines = (await front.metrics()).splitlines()
+        return any(start in line and line.endswith(f" {value}") for line in lines)
+
+    return is_so
+
+
+def _status(front, path, status):
+    async def is_so() -> bool:
+        async with front.session.get(front._private(path)) as answer:
+            return answer.status == status
+
+    return is_so
+
+
+def _is_closed(front):
+    async def is_so() -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", front.process.port)
+        except OSError:
+            return True
+        writer.close()
+        return False
+
+    return is_so

@@ -1,0 +1,115 @@
+"""API keys: digests in files of mounted Secrets, one folder for each Secret.
+
+A file holds lines ``sha256:<hex>``; each opens the endpoints that name the Secret. The files are
+read again when they change. A Secret that is not there opens nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+MAX_FILES = 1000
+MAX_FILE_BYTES = 64 * 1024
+_LINE = re.compile(r"sha256:([0-9a-f]{64})\Z")
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?\Z")
+_PREFIX = 8
+
+Digests = Mapping[str, tuple[str, ...]]
+"""Digests by their first characters."""
+
+
+class Keys:
+    """The keys of a namespace's endpoints.
+
+    Args:
+        folder: Holds a folder for each Secret.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stamps: dict[str, object] = {}
+        self._secrets: dict[str, Digests] = {}
+        self._prefixes: frozenset[str] = frozenset()
+
+    def opens(self, secret: str, digest: str) -> bool:
+        """Tell whether a key with this digest is in a Secret."""
+        found = False
+        for each in self._secrets.get(secret, {}).get(digest[:_PREFIX], ()):
+            found |= hmac.compare_digest(each, digest)
+        return found
+
+    def may_open(self, digest: str | None) -> bool:
+        """Tell whether a key may open anything: a quick look, and no proof."""
+        return digest is not None and digest[:_PREFIX] in self._prefixes
+
+    def refresh(self, secrets: Iterable[str]) -> None:
+        """Read what has changed of these Secrets, and forget all others."""
+        wanted = {secret for secret in secrets if _NAME.match(secret)}
+        stamps = {secret: _stamp_of(self._folder / secret) for secret in wanted}
+        if stamps == self._stamps:
+            return
+        # Replaced as a whole: the event loop reads while another thread is here.
+        self._secrets = {
+            secret: self._secrets[secret]
+            if self._stamps.get(secret) == stamp and secret in self._secrets
+            else _read(self._folder / secret)
+            for secret, stamp in stamps.items()
+        }
+        self._prefixes = frozenset().union(*self._secrets.values())
+        self._stamps = stamps
+
+
+def digest_of(header: str) -> str | None:
+    """Return the digest of the key in an ``Authorization`` header; None if there is no key."""
+    scheme, _, key = header.partition(" ")
+    key = key.strip()
+    if scheme.lower() != "bearer" or not key:
+        return None
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _files_of(folder: Path) -> list[Path]:
+    try:
+        names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return []
+    return [folder / name for name in names[:MAX_FILES]]
+
+
+def _stamp_of(folder: Path) -> object:
+    stamps = []
+    for file in _files_of(folder):
+        try:
+            stat = file.stat()
+        except OSError:
+            continue
+        stamps.append((file.name, stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return stamps
+
+
+def _read(folder: Path) -> Digests:
+    digests: dict[str, tuple[str, ...]] = {}
+    for file in _files_of(folder):
+        try:
+            with file.open(encoding="utf-8") as lines:
+                text = lines.read(MAX_FILE_BYTES)
+        except (OSError, ValueError) as error:
+            logger.warning("keys in %s cannot be read: %s", file, type(error).__name__)
+            continue
+        for line in text.split():
+            found = _LINE.match(line)
+            if found is None:
+                logger.warning("a line of %s is no key: write sha256:<64 hex digits>", file)
+                continue
+            digest = found.group(1)
+            prefix = digest[:_PREFIX]
+            digests[prefix] = (*digests.get(prefix, ()), digest)
+    return digests

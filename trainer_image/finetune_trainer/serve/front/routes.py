@@ -1,0 +1,114 @@
+"""The routing table: what a FineTuneEndpoint's spec and status ask of the front. Pure."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A version in rotation.
+
+    Attributes:
+        adapter: Its immutable name in the engine.
+        url: Base URL of its server.
+    """
+
+    version: int
+    adapter: str
+    url: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Route:
+    """What the front does with requests for one public model name.
+
+    Attributes:
+        weight: Percent of sticky keys that the candidate answers.
+        rollout: Name of the rollout. Empty without a candidate.
+        secret: Name of the Secret with the keys; None opens the endpoint to everyone.
+        requests_per_minute: Of each key; None for no limit.
+        slow_seconds: An answer whose first byte takes longer counts as slow.
+        shadow_percent: Share of the active version's requests that a verified candidate gets a
+            copy of.
+    """
+
+    name: str
+    namespace: str
+    active: Served | None = None
+    candidate: Served | None = None
+    weight: float = 0.0
+    rollout: str = ""
+    secret: str | None = None
+    requests_per_minute: int | None = None
+    slow_seconds: float | None = None
+    shadow_percent: float = 0.0
+
+    @property
+    def shares_server(self) -> bool:
+        """Whether one server holds both versions: its death says nothing about the candidate."""
+        active, candidate = self.active, self.candidate
+        return active is not None and candidate is not None and active.url == candidate.url
+
+
+def read_routes(
+    endpoints: Mapping[str, Mapping[str, Any]], known: Mapping[str, Route], *, server_url: str
+) -> dict[str, Route]:
+    """Return the routes by name. An endpoint that cannot be read keeps its route in ``known``."""
+    routes: dict[str, Route] = {}
+    for name, endpoint in endpoints.items():
+        try:
+            routes[name] = read_route(endpoint, server_url=server_url)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            logger.warning("endpoint %s cannot be read: %s: %s", name, type(error).__name__, error)
+            if name in known:
+                routes[name] = known[name]
+    return routes
+
+
+def read_route(endpoint: Mapping[str, Any], *, server_url: str) -> Route:
+    """Return the route of one endpoint.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: It has not the shape of one.
+    """
+    metadata, spec = endpoint["metadata"], endpoint.get("spec") or {}
+    status = endpoint.get("status") or {}
+    candidate = status.get("candidate") or None
+    access = spec.get("access") or {}
+    keys = (access.get("keysFrom") or {}).get("secretRef")
+    limit = access.get("requestsPerMinute")
+    latency = (spec.get("rollout") or {}).get("latencySeconds")
+    rollout, weight, percent = "", 0.0, 0.0
+    if candidate is not None:
+        rollout = str(candidate.get("rolloutId") or candidate["adapter"])
+        weight = float(candidate.get("weight") or 0)
+        if weight or candidate.get("verifiedTime"):
+            percent = float((spec.get("shadow") or {}).get("percent") or 0)
+    return Route(
+        name=metadata["name"],
+        namespace=metadata.get("namespace", ""),
+        active=_read_served(status.get("active"), server_url),
+        candidate=_read_served(candidate, server_url),
+        weight=weight,
+        rollout=rollout,
+        secret=None if keys is None else str(keys["name"]),
+        requests_per_minute=None if limit is None else int(limit),
+        slow_seconds=None if latency is None else float(latency),
+        shadow_percent=percent,
+    )
+
+
+def _read_served(served: Mapping[str, Any] | None, server_url: str) -> Served | None:
+    if not served:
+        return None
+    return Served(
+        version=int(served["version"]),
+        adapter=str(served["adapter"]),
+        url=server_url.format(server=served["server"]),
+    )
