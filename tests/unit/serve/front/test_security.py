@@ -1,0 +1,308 @@
+"""What the front refuses, on real sockets, and what it never says or passes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import io
+import json
+import logging
+import os
+import subprocess
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from kit.servers.running_front import RunningFront, access, endpoint, running_front, served
+from kit.servers.streaming_engine import StreamingEngine, cut, hang_up, streaming_engine
+
+SECRET = "what-nobody-may-read"
+
+
+async def status_of(front: RunningFront, key: str | None, model: str = "headline") -> int:
+    async with front.ask(key=key, model=model) as answer:
+        await answer.read()
+        return answer.status
+
+
+async def test_only_a_key_of_the_endpoint_opens_it(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(
+            endpoint(served(1, engine.port), access=access("mine")),
+            endpoint(served(1, engine.port, "other"), name="other", access=access("others")),
+            endpoint(served(1, engine.port, "lost"), name="lost", access=access("not-there")),
+        )
+        await front.set_keys("mine", a="key-a")
+        await front.set_keys("others", b="key-b")
+        assert await status_of(front, "key-a") == 200
+        for key in (None, "", "key-b", "key-A", "key-a ".upper(), "sha256:" + "0" * 64):
+            assert await status_of(front, key) == 401, key
+        assert await status_of(front, "key-a", "other") == 401
+        assert await status_of(front, "key-a", "lost") == 401
+        assert await status_of(front, "key-a", "unknown") == 404
+        assert engine.counts.total() == 1
+        headers = {"Authorization": "Bearer key-b"}
+        async with front.session.get(front.url + "/v1/models", headers=headers) as answer:
+            assert [each["id"] for each in (await answer.json())["data"]] == ["other"]
+        async with front.session.get(front.url + "/v1/models") as answer:
+            assert answer.status == 401
+            assert (await answer.json())["error"]["code"] == "invalid_api_key"
+
+
+async def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port), access=access("mine")))
+        await front.set_keys("mine", a="old")
+        assert await status_of(front, "old") == 200
+        await front.set_keys("mine", a="old", b="new")
+        assert [await status_of(front, key) for key in ("old", "new")] == [200, 200]
+        await front.set_keys("mine", b="new")
+        assert [await status_of(front, key) for key in ("old", "new")] == [401, 200]
+        os.rename(tmp_path / "keys" / "mine", tmp_path / "gone")
+        await front.process.look()
+        assert await status_of(front, "new") == 401
+
+
+async def test_a_digest_in_a_secret_is_no_key(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port), access=access("mine")))
+        await front.set_keys("mine", a="key-a")
+        line = (tmp_path / "keys" / "mine" / "a").read_text().strip()
+        assert await status_of(front, line) == 401
+        (tmp_path / "keys" / "mine" / "plain").write_text("key-plain\n")
+        await front.process.look()
+        assert await status_of(front, "key-plain") == 401
+
+
+async def test_beyond_the_rate_the_answer_is_429_and_says_when(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port), access=access("mine", per_minute=3)))
+        await front.set_keys("mine", a="key-a", b="key-b")
+        assert [await status_of(front, "key-a") for _ in range(4)] == [200, 200, 200, 429]
+        async with front.ask(key="key-a") as answer:
+            assert 1 <= int(answer.headers["Retry-After"]) <= 20
+            assert (await answer.json())["error"]["type"] == "rate_limit_error"
+        assert await status_of(front, "key-b") == 200
+        assert engine.counts.total() == 4
+
+
+@pytest.mark.parametrize("declares_length", [True, False])
+async def test_a_body_beyond_a_mebibyte_is_refused(tmp_path: Path, declares_length: bool) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        body = json.dumps({"model": "headline", "messages": "x" * 1024 * 1024}).encode()
+
+        async def pieces():
+            yield body[: 512 * 1024]
+            yield body[512 * 1024 :]
+
+        url = front.url + "/v1/chat/completions"
+        data = io.BytesIO(body) if declares_length else pieces()
+        async with front.session.post(url, data=data) as answer:
+            assert answer.status == 413
+            assert (await answer.json())["error"]["code"] == "body_too_large"
+        assert engine.counts.total() == 0
+
+
+async def test_a_packed_body_is_refused_and_not_unpacked(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        bomb = gzip.compress(b" " * 50_000_000)
+        headers = {"Content-Encoding": "gzip"}
+        url = front.url + "/v1/chat/completions"
+        async with front.session.post(url, data=bomb, headers=headers) as answer:
+            assert answer.status == 415
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "invalid_json"),
+        (b"[1]", "invalid_json"),
+        (b'{"model": "headline"', "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b'{"model": NaN}', "invalid_json"),
+        (b'{"model": "\\ud800"}', "invalid_json"),
+        (b"{}", "missing_model"),
+        (b'{"model": ["headline"]}', "missing_model"),
+        (b'{"model": "team-a.headline-v1"}', "model_not_found"),
+    ],
+)
+async def test_a_body_that_names_no_endpoint_reaches_no_engine(
+    tmp_path: Path, body: bytes, code: str
+) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        async with front.session.post(front.url + "/v1/completions", data=body) as answer:
+            assert answer.status in (400, 404)
+            assert (await answer.json())["error"]["code"] == code
+        assert engine.asked == []
+
+
+async def test_a_model_that_is_named_twice_is_sent_once(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        body = b'{"model": "team-b.secret-v1", "prompt": "x", "model": "headline"}'
+        async with front.session.post(front.url + "/v1/completions", data=body) as answer:
+            assert answer.status == 200
+        assert engine.asked[0].body == {"model": "team-a.headline-v1", "prompt": "x"}
+
+
+async def exchange(front: RunningFront, sent: bytes) -> bytes:
+    """Send bytes as they are; return all that comes until the connection is closed."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.process.port)
+    try:
+        writer.write(sent)
+        return await asyncio.wait_for(reader.read(), 30)
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: a\r\n"
+BODY = b'{"model": "headline", "prompt": "x"}'
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        HEAD + b"Content-Length: 36\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: 36\r\nContent-Length: 37\r\n\r\n" + BODY,
+        HEAD + b"Content-Length: +36\r\n\r\n" + BODY,
+        HEAD + b"Transfer-Encoding: identity, chunked, identity\r\n\r\n0\r\n\r\n",
+        HEAD + b"Host: b\r\nContent-Length: 36\r\n\r\n" + BODY,
+        HEAD + b"X: a\r\n b: c\r\nContent-Length: 36\r\n\r\n" + BODY,
+        HEAD + b"Content-Length : 36\r\n\r\n" + BODY,
+        HEAD.replace(b"Host: a\r\n", b"") + b"Content-Length: 36\r\n\r\n" + BODY,
+        HEAD.replace(b"HTTP/1.1", b"HTTP/9.9") + b"Content-Length: 36\r\n\r\n" + BODY,
+        HEAD + b"X-Long: " + b"x" * 100_000 + b"\r\n\r\n",
+        b"".join([HEAD, *(b"X-%d: x\r\n" % number for number in range(1000)), b"\r\n"]),
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"x" * 50,
+    ],
+)
+async def test_a_request_that_two_servers_could_read_differently_is_refused(
+    tmp_path: Path, sent: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        said = await exchange(front, sent)
+        assert said.startswith(b"HTTP/1.0 400 ")
+        assert b"xxx" not in said
+        assert said.count(b"HTTP/1.") == 1
+        assert engine.asked == []
+        assert caplog.text == ""
+
+
+async def test_slow_headers_and_slow_bodies_are_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.proxy.HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("finetune_trainer.serve.proxy.BODY_SECONDS", 0.2)
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        assert await exchange(front, b"") == b""
+        assert await exchange(front, HEAD) == b""
+        said = await exchange(front, HEAD + b"Content-Length: 36\r\n\r\n" + BODY[:10])
+        assert said.startswith(b"HTTP/1.1 408 ")
+        # A connection that is used again has the same time for its next headers.
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.process.port)
+        writer.write(HEAD + b"Content-Length: 36\r\n\r\n" + BODY)
+        assert (await reader.readuntil(b"}}")).startswith(b"HTTP/1.1 200 ")
+        writer.write(b"POST /v1/comp")
+        assert await asyncio.wait_for(reader.read(), 30) == b""
+        writer.close()
+        assert engine.counts.total() == 1
+
+
+async def test_headers_that_trickle_in_gain_no_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.proxy.HEAD_SECONDS", 0.3)
+    async with running_front(tmp_path) as front:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.process.port)
+        begin = asyncio.get_running_loop().time()
+        reading = asyncio.create_task(reader.read())
+        for byte in HEAD * 100:
+            writer.write(bytes([byte]))
+            if (await asyncio.wait([reading], timeout=0.05))[0]:
+                break
+        assert reading.done()
+        assert asyncio.get_running_loop().time() - begin < 10
+        writer.close()
+
+
+async def test_no_text_of_a_user_or_an_answer_reaches_a_log_or_a_metric(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port), served(2, engine.port), weight=50))
+        engine.may_cut.set()
+        adapters = ("team-a.headline-v1", "team-a.headline-v2")
+        for behaviour in (None, hang_up, cut, _talk_nonsense):
+            engine.behaviours = {} if behaviour is None else dict.fromkeys(adapters, behaviour)
+            engine.texts = {adapter: [SECRET] for adapter in adapters}
+            for number in range(3):
+                await _ask_whatever_comes(front, f"{SECRET}-{number}")
+        await exchange(front, HEAD + b"Content-Length: 1\r\n\r\n{" + SECRET.encode() + b"\r\n\r\n")
+        await exchange(front, f"{SECRET}\r\n\r\n".encode())
+        front.process.state.healths.clear()  # a defect: no health of this endpoint
+        async with front.ask(SECRET, user=SECRET) as answer:
+            assert answer.status == 500
+            assert SECRET not in await answer.text()
+        assert "unexpected KeyError" in caplog.text
+        said = caplog.text + "".join(capfd.readouterr()) + await front.metrics()
+    assert SECRET not in said
+    assert "cut" in said
+
+
+async def _ask_whatever_comes(front: RunningFront, text: str) -> None:
+    with contextlib.suppress(aiohttp.ClientError):
+        async with front.ask(text, user=text, stream=True, key=text) as answer:
+            await answer.read()
+
+
+async def _talk_nonsense(
+    engine: StreamingEngine, asked: object, writer: asyncio.StreamWriter
+) -> None:
+    writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {SECRET}\r\n\r\n{SECRET}".encode())
+
+
+async def test_a_name_of_a_secret_leads_out_of_no_folder(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        await front.set_keys("mine", a="key-a")
+        for name in ("../keys/mine", "mine/../mine", "/", "..", ""):
+            front.follow(endpoint(served(1, engine.port), access=access(name)))
+            await front.process.look()
+            assert await status_of(front, "key-a") == 401, name
+
+
+async def test_curl_gets_answer_stream_and_refusal(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port), access=access("mine")))
+        await front.set_keys("mine", a="key-a")
+        prompt = "x" * 20_000  # so long that curl asks first whether to send it
+
+        async def curl(**body: object) -> tuple[int, str]:
+            (tmp_path / "body").write_text(json.dumps({"model": "headline", **body}))
+            command = ["curl", "-sS", "-N", "--fail-with-body", "-H", "Authorization: Bearer key-a"]
+            command += ["-H", "Expect: 100-continue", "--data", f"@{tmp_path / 'body'}"]
+            command.append(front.url + "/v1/completions")
+            done = await asyncio.to_thread(
+                subprocess.run, command, capture_output=True, text=True, timeout=60
+            )
+            return done.returncode, done.stdout
+
+        code, said = await curl(prompt=prompt)
+        assert (code, json.loads(said)["usage"]["completion_tokens"]) == (0, 3)
+        code, said = await curl(prompt=prompt, stream=True)
+        assert (code, said.splitlines()[-2]) == (0, "data: [DONE]")
+        engine.behaviours["team-a.headline-v1"] = cut
+        engine.may_cut.set()
+        code, said = await curl(prompt=prompt, stream=True)
+        assert code == 18  # the transfer ended before its end
+        code, said = await curl(prompt=prompt, model="other")
+        assert (code, json.loads(said)["error"]["code"]) == (22, "model_not_found")
