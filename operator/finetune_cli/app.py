@@ -21,6 +21,7 @@ from finetune_cli.commands.endpoint import endpoint_app
 from finetune_cli.commands.evaluate import evaluate
 from finetune_cli.commands.report import report
 from finetune_cli.commands.review import review_app
+from finetune_cli.commands.serve import serve
 from finetune_cli.commands.sweep import promote, sweep_app
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, USER_ERROR
@@ -350,6 +351,7 @@ def chat(
         raise typer.Exit(code)
 
 
+app.command()(serve)
 app.command()(compare)
 app.command()(report)
 app.add_typer(data_app)

@@ -13,7 +13,7 @@ from finetune_cli.options import Commands
 
 HEADINGS = {
     "Write and check a job": ("init", "validate", "data", "plan", "advise"),
-    "Run on this machine": ("run", "chat"),
+    "Run on this machine": ("run", "chat", "serve"),
     "Run on a cluster": (
         "submit", "list", "describe", "logs", "wait", "queue", "suspend", "resume", "retry",
         "delete", "cp",
