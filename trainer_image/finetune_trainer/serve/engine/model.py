@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +96,7 @@ class ServedModel:
         self._model: Any = model.eval()
         self._has_layers = False
         self._num_loaded = 0
+        self._encoders: dict[ChatFormat, ChatTokenizer] = {}
         self.context = context_of(read_config(folder))
         self.base_name = name
         base = Served(
@@ -216,13 +216,12 @@ class ServedModel:
             self._model.delete_adapter(slot)
 
     def _make_encoder(self, folder: Path) -> ChatTokenizer:
-        """Return an encoder of the base's tokenizer and the chat format of a folder."""
-        tokenizer = load_tokenizer(self._folder, trust_remote_code=self._trust)
-        chat_format: ChatFormat
+        """Return the encoder of the chat format of a folder; equal formats share one."""
         try:
             if (folder / FORMAT_NAME).exists():
                 chat_format = read_format(folder)
             else:
+                tokenizer = load_tokenizer(self._folder, trust_remote_code=self._trust)
                 chat_format = decide_format(tokenizer, read_generation_config(folder))
         except (ValueError, TypeError, TrainerError) as error:
             raise RequestError(
@@ -230,15 +229,11 @@ class ServedModel:
                 param="lora_path",
                 code="adapter_unusable",
             ) from error
-        return ChatTokenizer(tokenizer, chat_format, max_tokens=2**31)
-
-
-def read_training_dtype(folder: Path) -> str | None:
-    """Return the type of the weights that an adapter was trained on; None if nothing says it."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-        return "bfloat16" if record["recipe"]["bfloat16"] else "float32"
-    return None
+        if chat_format not in self._encoders:
+            # An encoder sets up its tokenizer, which no other thread may use meanwhile.
+            tokenizer = load_tokenizer(self._folder, trust_remote_code=self._trust)
+            self._encoders[chat_format] = ChatTokenizer(tokenizer, chat_format, max_tokens=2**31)
+        return self._encoders[chat_format]
 
 
 def _misfit(folder: Path, what: str) -> RequestError:

@@ -26,7 +26,7 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "tool_choice": ("none", "auto"),
     "modalities": (["text"],),
 }
-"""Fields that this engine knows with these values alone. What is absent or null is not asked."""
+"""Fields that this engine knows with these values alone; absent and null count as not given."""
 
 
 class RequestError(Exception):

@@ -33,12 +33,12 @@ def make_app(worker: Worker, *, context: int | None, version: dict[str, str]) ->
         context: Tokens of the model's context; None if nobody knows.
         version: Body of ``GET /version``.
     """
-    routes = _Routes(worker, context)
+    routes = _Routes(worker, context, version)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[_shape_errors])
     app.add_routes(
         [
-            web.get("/health", lambda _: _answer(web.Response())),
-            web.get("/version", lambda _: _answer(web.json_response(version))),
+            web.get("/health", routes.say_healthy),
+            web.get("/version", routes.say_version),
             web.get("/v1/models", routes.list_models),
             web.post("/v1/chat/completions", routes.chat),
             web.post("/v1/completions", routes.complete),
@@ -50,9 +50,16 @@ def make_app(worker: Worker, *, context: int | None, version: dict[str, str]) ->
 
 
 class _Routes:
-    def __init__(self, worker: Worker, context: int | None) -> None:
+    def __init__(self, worker: Worker, context: int | None, version: dict[str, str]) -> None:
         self._worker = worker
         self._context = context
+        self._version = version
+
+    async def say_healthy(self, _: web.Request) -> web.StreamResponse:
+        return web.Response()
+
+    async def say_version(self, _: web.Request) -> web.StreamResponse:
+        return web.json_response(self._version)
 
     async def list_models(self, _: web.Request) -> web.StreamResponse:
         served = self._worker.names.values()
@@ -164,10 +171,6 @@ async def _read_json(request: web.Request) -> Any:
         return json.loads(await request.read())
     except ValueError as error:
         raise RequestError(f"the body is no JSON ({error}): send a JSON object") from error
-
-
-async def _answer(response: web.Response) -> web.Response:
-    return response
 
 
 @web.middleware
