@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 import yaml
 
+from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -101,3 +102,12 @@ def test_product_rows_differ_and_group_by_product() -> None:
     for row in rows:
         assert f"name: {row.product};" in row.facts
         assert row.product in row.description
+
+
+def test_the_endpoint_is_valid_and_asks_as_the_job_trains() -> None:
+    endpoint = yaml.safe_load((EXAMPLES / "05-endpoint" / "endpoint.yaml").read_text())
+    job = yaml.safe_load((EXAMPLES / "01-headline-sentiment" / "job.yaml").read_text())
+    parsed = FineTuneEndpoint.from_wire(endpoint)
+    assert parsed.spec.job_ref.name == job["metadata"]["name"]
+    template = job["spec"]["dataset"]["sources"][0]["template"].replace("{{ headline }}", "{}")
+    assert f'QUESTION = "{template}"' in (EXAMPLES / "05-endpoint" / "ask.py").read_text()
