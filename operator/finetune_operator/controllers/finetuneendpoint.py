@@ -138,9 +138,10 @@ class FineTuneEndpointReconciler:
         config = self._config.for_namespace(key[0])
         step = await self._look(endpoint, memory, config)
         if step.serving is not None and not self._is_refused(memory):
+            before = memory.refusal
             await self._apply(endpoint, step.serving, memory, config)
-            if memory.refusal is not None:
-                # The status says why the servers do not come.
+            if memory.refusal != before:
+                # The status says why the servers do not come, or no longer says it.
                 endpoint = self._endpoints.store.get(*key) or endpoint
                 step = await self._look(endpoint, memory, config)
         return Done() if step.requeue_after is None else RequeueAfter(step.requeue_after)

@@ -153,7 +153,9 @@ class ServingObjects:
                 await self._repair(found, parts)
                 return
             is_known = found is not None
-            if found is None:
+            if found is not None:
+                manifest = _with_replicas(manifest, found)
+            else:
                 found = await self._write(manifest)
             deployed = Deployed(name=name, uid=found["metadata"]["uid"])
             for part in parts(deployed):
@@ -247,3 +249,10 @@ class ServingObjects:
 
     def _lock(self, namespace: str, name: str) -> asyncio.Lock:
         return self._locks[namespace, name]
+
+
+def _with_replicas(manifest: Object, found: Object) -> Object:
+    """Keep the number of pods that an autoscaler has set: a field given up falls back to 1."""
+    if "replicas" in manifest["spec"]:
+        return manifest
+    return {**manifest, "spec": {**manifest["spec"], "replicas": found["numWanted"]}}

@@ -99,7 +99,9 @@ class ServingReports:
         return known.report if known is not None and known.uid == pod["metadata"]["uid"] else None
 
     async def run(self) -> None:
-        """Poll until cancelled."""
+        """Poll until cancelled; may be called again afterwards."""
+        for known in self._polled.values():
+            known.is_asking = False
         timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
         connector = aiohttp.TCPConnector(limit=MAX_POLLS, limit_per_host=1)
         async with (

@@ -235,7 +235,6 @@ async def test_what_the_api_server_refuses_is_told_and_tried_again(world: World)
     assert isinstance(result, RequeueAfter)
     world.clock.advance(60.0)
     await world.look()
-    await world.look()
     assert world.condition("Stalled")[0] == "False"
     assert FRONT in world.servers()
 

@@ -160,6 +160,12 @@ async def test_an_autoscaler_goes_when_the_number_of_pods_is_fixed(world: World)
     assert world.names("horizontalpodautoscalers") == set()
 
 
+async def test_the_number_of_pods_outlasts_the_change_to_an_autoscaler(world: World) -> None:
+    await world.apply(serving(replicas=Replicas(min=4, max=4)))
+    await world.apply(serving(replicas=Replicas(min=2, max=8)))
+    assert world.live("deployments", SERVER.name)["spec"]["replicas"] == 4
+
+
 async def test_with_keda_its_scaler_takes_the_place_of_the_other(world: World) -> None:
     scaled = serving(replicas=Replicas(min=1, max=3))
     await world.apply(scaled)
