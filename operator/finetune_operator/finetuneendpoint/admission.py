@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpointSpec
+from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
+from finetune_api.v1alpha1.spec.serving import Serve
 from finetune_operator.allowlists import matches_image
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.pods.admission import find_placement_violations
+from finetune_operator.finetunejob.pods.podbounds import find_pod_violations
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.status.conditions import Reason
 
@@ -42,6 +46,25 @@ def find_fault(spec: FineTuneEndpointSpec, config: OperatorConfig) -> Refusal | 
             "spec.serve.routing: 'Gateway' is not supported by this version of the operator; write"
             " Front",
         )
+    if "kubernetes.io/" in serve.resources.gpu_resource:
+        return _fault(
+            Reason.INVALID_SPEC,
+            f"spec.serve.resources.gpuResource: {serve.resources.gpu_resource!r} is a resource of"
+            " Kubernetes itself; name that of a device, such as nvidia.com/gpu",
+        )
+    return _find_placement_fault(serve, config)
+
+
+def _find_placement_fault(serve: Serve, config: OperatorConfig) -> Refusal | None:
+    """Hold nodes and taints to the lists that hold for jobs."""
+    asked = PodTemplate(node_selector=serve.node_selector, tolerations=serve.tolerations)
+    violations = (
+        *find_pod_violations(asked, config),
+        *find_placement_violations(asked, config),
+    )
+    for violation in violations:
+        message = str(violation).replace("podTemplate", "serve")
+        return Refusal(reason=violation.reason, message=f"{message}.", is_final=True)
     return None
 
 

@@ -62,7 +62,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     found += _custom_metric(spec, config)
     if spec.pod_template is not None:
         found += find_pod_violations(spec.pod_template, config)
-        found += _placement(spec.pod_template, config)
+        found += find_placement_violations(spec.pod_template, config)
     return found
 
 
@@ -239,7 +239,8 @@ def _licence(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violatio
     )
 
 
-def _placement(template: PodTemplate, config: OperatorConfig) -> Iterator[Violation]:
+def find_placement_violations(template: PodTemplate, config: OperatorConfig) -> Iterator[Violation]:
+    """Yield what says where pods run, or as whom, and is not allowed."""
     account, accounts = template.service_account_name, config.allowed_service_accounts
     if (
         account

@@ -48,6 +48,24 @@ def test_what_the_settings_allow_is_allowed(
         ({}, {"vllm_image": ""}, "EngineNotAllowed", "spec.serve.engine"),
         ({"replicas": {"min": 0, "max": 2}}, {}, "InvalidSpec", "spec.serve.replicas.min"),
         ({"routing": "Gateway"}, {}, "InvalidSpec", "spec.serve.routing"),
+        (
+            {"resources": {"gpuResource": "example.kubernetes.io/gpu"}},
+            {},
+            "InvalidSpec",
+            "spec.serve.resources.gpuResource",
+        ),
+        (
+            {"nodeSelector": {"pool": "other"}},
+            {"allowed_node_selectors": ["pool=team-a"]},
+            "NodeSelectorNotAllowed",
+            "spec.serve.nodeSelector",
+        ),
+        (
+            {"tolerations": [{"key": "dedicated", "operator": "Exists"}]},
+            {},
+            "TolerationNotAllowed",
+            "spec.serve.tolerations",
+        ),
     ],
 )
 def test_what_they_do_not_allow_is_told_with_field_and_remedy(
