@@ -40,6 +40,8 @@ SYNONYMS = {
     **dict.fromkeys(("log", "tail"), "logs"),
     **dict.fromkeys(("pause", "stop"), "suspend"),
     **dict.fromkeys(("cancel", "rm", "remove"), "delete"),
+    **dict.fromkeys(("endpoints",), "endpoint list"),
+    **dict.fromkeys(("rollback", "undo"), "endpoint rollback"),
     **dict.fromkeys(("download", "fetch", "export"), "cp"),
 }
 """Words of other tools, and the command that they mean."""

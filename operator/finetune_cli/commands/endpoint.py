@@ -81,9 +81,9 @@ def watch(
     timeout: Timeout = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Tell what becomes of the candidate, until it has taken over or was rejected.
+    """Tell what becomes of the candidate, until it has taken over, was rejected or waits for you.
 
-    Exit code 1 if the endpoint is not available, a version was rejected, or time is up.
+    Exit code 1 if the endpoint is not available, a version was rejected or is held, or time is up.
     """
     from finetune_cli.cluster.waiting import patiently
     from finetune_cli.views.endpoint import changes, has_gone_wrong, is_settled, outcome

@@ -13,6 +13,8 @@ Body = Mapping[str, Any]
 
 COLUMNS = ("NAME", "PHASE", "VERSION", "CANDIDATE", "WEIGHT", "JOB", "AGE")
 SETTLED = ("Available", "Degraded", "Failed")
+HELD = "Held"
+"""Reason of a candidate that waits for a person's decision."""
 _COUNTS = {
     "requests": "REQUESTS",
     "errors": "ERRORS",
@@ -56,7 +58,9 @@ def outcome(endpoint: Body) -> str:
 
 
 def is_settled(endpoint: Body, version: int | None = None) -> bool:
-    """Whether nothing is under way: no candidate, and the present spec was looked at.
+    """Whether nothing goes on by itself: no candidate, or one that waits for a person.
+
+    An edit that the operator has not seen is under way.
 
     Args:
         endpoint: The endpoint.
@@ -65,6 +69,9 @@ def is_settled(endpoint: Body, version: int | None = None) -> bool:
     status = _status(endpoint)
     if status.get("observedGeneration") != endpoint["metadata"].get("generation"):
         return False
+    stalled = condition(endpoint, "Stalled")
+    if stalled.get("status") == "True" and stalled.get("reason") == HELD:
+        return True
     if version is not None and not (is_active(endpoint, version) or rejection(endpoint, version)):
         return False
     return status.get("phase") in SETTLED and not status.get("candidate")

@@ -11,6 +11,11 @@ from pydantic import ValidationError
 from finetune_api import names
 from finetune_api.protocol.serving import FrontReport, ServerReport, parse_report
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
+from finetune_api.v1alpha1.spec.serving import (
+    ARGUMENT_RULE,
+    ARGUMENT_SWITCHES,
+    ARGUMENT_VALUES,
+)
 from kit.cases.endpoint_cases import (
     ENDPOINT_CASES,
     FULL_ENDPOINT_SPEC,
@@ -37,6 +42,16 @@ def test_a_refused_argument_is_named_with_its_field_and_a_remedy() -> None:
     (error,) = refused.value.errors()
     assert (error["loc"], error["input"]) == (("spec", "serve", "arguments", 0), "--port=9000")
     assert "Remove it" in error["msg"]
+
+
+@pytest.mark.parametrize("flag", [*ARGUMENT_VALUES, *ARGUMENT_SWITCHES])
+def test_no_argument_smuggles_a_path_an_address_or_a_second_one(flag: str) -> None:
+    for character in " \n\t/\\:{[,;'\"=$`-\0":
+        for text in (f"{flag}{character}", f"{flag}=1{character}", f"{flag}=a{character}b"):
+            if character == "-" and ARGUMENT_RULE.accepts(text):
+                assert ARGUMENT_VALUES[flag].startswith("[a-z0-9]"), text  # a name of vLLM's own
+                continue
+            assert not ARGUMENT_RULE.accepts(text), text
 
 
 def test_what_is_read_is_written_again() -> None:

@@ -204,6 +204,14 @@ def test_an_edit_that_the_operator_has_not_seen_is_waited_for(cluster: FakeClust
     assert run("watch", "headlines")[0] == 0
 
 
+def test_a_watch_ends_where_a_candidate_waits_for_a_person(cluster: FakeCluster) -> None:
+    cluster.roll_out()
+    held = [{"type": kind, "status": "True", "reason": "Held"} for kind in ("Stalled", "Degraded")]
+    cluster.endpoint["status"]["conditions"] += held
+    code, out, _ = run("watch", "headlines")
+    assert (code, "RollingOut" in out) == (1, True)
+
+
 def test_a_watch_fails_where_nothing_answers(cluster: FakeCluster) -> None:
     down = {**READY, "status": "False", "reason": "ServerNotReady"}
     cluster.endpoint["status"] |= {"conditions": [down], "phase": "Degraded"}
