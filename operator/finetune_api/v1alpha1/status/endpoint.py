@@ -31,6 +31,8 @@ Action = Literal["Verified", "Refused", "Advanced", "Held", "Promoted", "RolledB
 Percent = Annotated[int, Field(ge=0, le=100)]
 AdapterName = Annotated[str, Field(max_length=128)]
 """``<namespace>.<job>-v<N>``."""
+Name = Annotated[str, Field(max_length=63)]
+"""A name of a Deployment with a Service, or a UID."""
 Digest = Annotated[str, Field(max_length=64)]
 """SHA-256 in hex digits."""
 
@@ -68,7 +70,7 @@ class Served(APIModel):
     """Manifest of the version."""
     sha256: Digest
     """SHA-256 of the manifest."""
-    server: ShortText
+    server: Name
     """Deployment and Service that answer with it."""
     base_model: StoredURI
     """Base model, as the job that published the version names it."""
@@ -81,7 +83,7 @@ class Served(APIModel):
     """Rank of the adapter."""
     storage: ServedStorage
     """How its files are reached."""
-    job_uid: ShortText | None = None
+    job_uid: Name | None = None
     """UID of the FineTuneJob that published it."""
     verified_time: Timestamp | None = None
     """When all server pods had verified it. Absent until then."""
