@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from finetune_api.names import front_url
 from finetune_api.v1alpha1.status.endpoint import Candidate, RejectedVersion, Served
+from finetune_operator.finetuneendpoint.canary.rollout import e_text
 from finetune_operator.finetuneendpoint.draft import EndpointDraft
 from finetune_operator.finetuneendpoint.observed import Observed
-from finetune_operator.finetuneendpoint.rollout import e_text
 from finetune_operator.finetuneendpoint.rotation import Rotation
 from finetune_operator.finetuneendpoint.traffic import is_held
 from finetune_operator.finetuneendpoint.verification import (

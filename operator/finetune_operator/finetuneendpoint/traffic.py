@@ -15,7 +15,7 @@ from finetune_api.v1alpha1.status.endpoint import (
     StreamCounts,
     StreamStatus,
 )
-from finetune_operator.finetuneendpoint.evidence import (
+from finetune_operator.finetuneendpoint.canary.evidence import (
     COUNTED,
     Counts,
     Evidence,
@@ -23,14 +23,14 @@ from finetune_operator.finetuneendpoint.evidence import (
     Stream,
     weigh,
 )
-from finetune_operator.finetuneendpoint.observed import Observed
-from finetune_operator.finetuneendpoint.rollout import (
+from finetune_operator.finetuneendpoint.canary.rollout import (
     Decision,
     Move,
     Rules,
     decide,
     totals,
 )
+from finetune_operator.finetuneendpoint.observed import Observed
 from finetune_operator.finetuneendpoint.rotation import Rotation
 from finetune_operator.finetuneendpoint.verification import Outcome, Verdict, look_at
 from finetune_operator.status.conditions import parse_timestamp, timestamp

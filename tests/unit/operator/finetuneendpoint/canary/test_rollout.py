@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from finetune_operator.finetuneendpoint.evidence import Counts, Stream
-from finetune_operator.finetuneendpoint.rollout import Move, Rules, decide, e_text
+from finetune_operator.finetuneendpoint.canary.evidence import Counts, Stream
+from finetune_operator.finetuneendpoint.canary.rollout import Move, Rules, decide, e_text
 
 RULES = Rules(steps=(5, 25, 100), min_requests=200, certainty=0.99)
 HOLD = Rules(steps=(5, 25, 100), min_requests=200, certainty=0.99, holds=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_operator.finetuneendpoint.evidence import (
+from finetune_operator.finetuneendpoint.canary.evidence import (
     COUNTED,
     SHARES,
     Counts,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from finetune_operator.finetuneendpoint.evidence import (
+from finetune_operator.finetuneendpoint.canary.evidence import (
     Counts,
     Evidence,
     Signal,
