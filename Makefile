@@ -74,6 +74,10 @@ evidence: setup ## How often intervals hold and verdicts are wrong, simulated, a
 sweeps: setup ## How a sweep searches, stops and chooses, beside Optuna, simulated, as tables (about 3 minutes of one core; TABLES="regret")
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.sweep_evidence $(TABLES)
 
+.PHONY: rollouts
+rollouts: setup ## How often a canary is rolled back wrongly, and how soon harm is found, simulated, as tables (about 4 minutes of one core; TABLES="rates")
+	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.rollouts $(TABLES)
+
 .PHONY: probe-evidence
 probe-evidence: setup ## Models done harm on purpose, and who is caught, as a table (about 2 hours on two cores; goes on after a stop)
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.probe_evidence $(CASES) $(if $(SEEDS),--seeds $(SEEDS))
