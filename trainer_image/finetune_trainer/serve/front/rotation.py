@@ -35,7 +35,7 @@ def failure_of(status: int) -> Failure | None:
     if status in (401, 403, 404):
         # The front chooses path, token and model: these are no faults of the client.
         return Failure.NOT_LOADED
-    if status in (502, 503, 504):
+    if status in (502, 503):
         return Failure.UNAVAILABLE
     return Failure.ERROR if status >= 500 else None
 

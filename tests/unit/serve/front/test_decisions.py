@@ -1,0 +1,228 @@
+"""The pure parts of the front: routes, rotation, counts, limits, and what an answer tells."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_trainer.serve.front.answers import HEAD_BYTES, Told, Watched
+from finetune_trainer.serve.front.limits import MAX_BUCKETS, Limits
+from finetune_trainer.serve.front.rotation import (
+    Failure,
+    Health,
+    choose,
+    failure_of,
+    number_of,
+    sticky_key,
+)
+from finetune_trainer.serve.front.routes import Route, Served, read_route, read_routes
+from finetune_trainer.serve.front.tallies import MAX_STREAMS, Tallies
+from kit.servers.running_front import access, endpoint, served
+
+URL = "http://{server}:8000"
+V1 = Served(version=1, adapter="team-a.headline-v1", url="http://one")
+V2 = Served(version=2, adapter="team-a.headline-v2", url="http://two")
+
+
+def route(weight: float) -> Route:
+    return Route(
+        name="headline", namespace="a", active=V1, candidate=V2, weight=weight, rollout="r1"
+    )
+
+
+@given(
+    user=st.text(min_size=1, max_size=40),
+    weights=st.lists(st.integers(0, 100), min_size=2, max_size=5),
+)
+def test_a_user_who_met_the_candidate_stays_with_it_while_the_weight_grows(
+    user: str, weights: list[int]
+) -> None:
+    key = sticky_key({"user": user})
+    assert key is not None
+    number = number_of("r1", key)
+    met = [choose(route(weight), Health(), number) == V2 for weight in sorted(weights)]
+    assert met == sorted(met)
+    assert choose(route(0), Health(), number) == V1
+    assert choose(route(100), Health(), number) == V2
+
+
+def test_the_candidate_gets_its_share_and_rollouts_choose_anew() -> None:
+    keys = [sticky_key({"user": f"u{number}"}) for number in range(4000)]
+    first = [number_of("r1", key) < 0.25 * 2**64 for key in keys if key]
+    second = [number_of("r2", key) < 0.25 * 2**64 for key in keys if key]
+    assert 0.22 < sum(first) / 4000 < 0.28
+    both = sum(one and two for one, two in zip(first, second, strict=True))
+    assert 0.04 < both / 4000 < 0.09
+
+
+def test_later_turns_of_a_conversation_have_the_key_of_the_first() -> None:
+    system = {"role": "system", "content": "Be brief."}
+    first = [system, {"role": "user", "content": "Hello"}]
+    later = [*first, {"role": "assistant", "content": "Hi"}, {"role": "user", "content": "More"}]
+    other = [system, {"role": "user", "content": "Bye"}]
+    assert sticky_key({"messages": first}) == sticky_key({"messages": later})
+    assert sticky_key({"messages": first}) != sticky_key({"messages": other})
+    assert sticky_key({"messages": first, "user": "a"}) == sticky_key({"user": "a"})
+    assert sticky_key({"prompt": "x"}) != sticky_key({"user": "x"})
+    assert sticky_key({"messages": "no list", "user": 3}) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [
+        (200, None),
+        (400, None),
+        (429, None),
+        (401, Failure.NOT_LOADED),
+        (404, Failure.NOT_LOADED),
+        (500, Failure.ERROR),
+        (504, Failure.ERROR),
+        (503, Failure.UNAVAILABLE),
+    ],
+)
+def test_a_status_is_an_answer_or_a_failure(status: int, failure: Failure | None) -> None:
+    assert failure_of(status) is failure
+
+
+def test_failures_take_the_candidate_out_at_once_or_three_in_a_row() -> None:
+    health = Health()
+    assert health.fail(Failure.ERROR, shares_server=False)
+    assert health.fail(Failure.NOT_LOADED, shares_server=True)
+    health.succeed()
+    assert not health.fail(Failure.UNREACHABLE, shares_server=True)
+    assert not health.is_tripped
+    for _ in range(3):
+        health.fail(Failure.ERROR, shares_server=True)
+    assert health.is_tripped
+    assert choose(route(100), health, 0) == V1
+    other = Health()
+    other.fail(Failure.UNREACHABLE, shares_server=False)
+    assert other.is_tripped
+
+
+def test_an_endpoint_is_read_and_a_broken_one_keeps_its_route() -> None:
+    found = endpoint(
+        served(1, "one"),
+        served(2, "two"),
+        weight=5,
+        access=access("keys", 60),
+        rollout={"latencySeconds": "2.5"},
+        shadow={"percent": 10},
+    )
+    read = read_route(found, server_url=URL)
+    assert (read.weight, read.rollout, read.secret, read.requests_per_minute) == (
+        5.0,
+        "r1",
+        "keys",
+        60,
+    )
+    assert (read.slow_seconds, read.shadow_percent) == (2.5, 10.0)
+    assert read.candidate == Served(version=2, adapter="team-a.headline-v2", url="http://two:8000")
+    assert not read.shares_server
+    broken = {**found, "status": {"active": {"version": "two"}}}
+    assert read_routes({"headline": broken}, {"headline": read}, server_url=URL)["headline"] is read
+    assert read_routes({"headline": broken}, {}, server_url=URL) == {}
+
+
+def test_a_candidate_that_is_not_verified_gets_no_copies() -> None:
+    unverified = {**served(2, "two"), "verifiedTime": None}
+    found = endpoint(served(1, "one"), unverified, weight=0, shadow={"percent": 10})
+    assert read_route(found, server_url=URL).shadow_percent == 0
+
+
+def test_a_bad_event_counts_once_for_each_key_and_rollout() -> None:
+    tallies = Tallies()
+    tallies.begin("r1")
+
+    def count(number: int, *bad: str, weight: int = 5, rollout: str = "r1") -> None:
+        tallies.count(rollout=rollout, weight=weight, is_candidate=True, number=number, bad=bad)
+
+    for weight in (5, 5, 25):
+        count(7, "errors", weight=weight)
+    count(8, "errors", "slow")
+    count(9, "errors", rollout="r0")
+    first, second = (stream["candidate"] for stream in tallies.report())
+    assert (first["requests"], first["errors"], first["slow"]) == (3, 2, 1)
+    assert (second["requests"], second["errors"]) == (1, 0)
+    tallies.begin("r1")
+    assert tallies.report()
+    tallies.begin("r2")
+    assert tallies.report() == []
+    for weight in range(100):
+        count(1, weight=weight, rollout="r2")
+    assert len(tallies.report()) == MAX_STREAMS
+
+
+def test_a_bucket_fills_again_and_there_are_not_too_many() -> None:
+    limits = Limits()
+    sender = ("headline", "key")
+    assert [limits.wait_of(sender, per_minute=2, now=0) for _ in range(2)] == [0, 0]
+    assert limits.wait_of(sender, per_minute=2, now=0) == 30
+    assert limits.wait_of(sender, per_minute=2, now=20) == pytest.approx(10)
+    assert limits.wait_of(sender, per_minute=2, now=30) == 0
+    assert limits.wait_of(sender, per_minute=2, now=31) == 29
+    for number in range(MAX_BUCKETS + 5):
+        limits.wait_of(("headline", str(number)), per_minute=2, now=32)
+    assert len(limits._buckets) == MAX_BUCKETS
+
+
+def plain(**message: object) -> list[bytes]:
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 5, "completion_tokens": 2}
+    return [json.dumps({"choices": [choice], "usage": usage}).encode()]
+
+
+def streamed(*texts: str, **last: object) -> list[bytes]:
+    events = [{"choices": [{"index": 0, "delta": {"content": text}}]} for text in texts]
+    written = (json.dumps(each).encode() for each in [*events, {"choices": [], **last}])
+    return [*(b"data: %b\n\n" % each for each in written), b"data: [DONE]\n\n"]
+
+
+USAGE = {"prompt_tokens": 5, "completion_tokens": 2}
+TOKENS = {"num_input_tokens": 5, "num_output_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("pieces", "told"),
+    [
+        (plain(content='{"a": 1}'), Told(**TOKENS)),
+        (plain(content="no json"), Told(is_invalid_json=True, **TOKENS)),
+        (plain(content=None, tool_calls=[]), Told(**TOKENS)),
+        (plain(content=None, refusal="no"), Told(is_refusal=True, **TOKENS)),
+        (
+            plain(content="I cannot help with that."),
+            Told(is_refusal=True, is_invalid_json=True, **TOKENS),
+        ),
+        ([b"no json at all"], Told()),
+        ([b'{"choices": []}'], Told()),
+        (streamed('{"a"', ": 1}", usage=USAGE), Told(**TOKENS)),
+        (streamed('{"a"', ": 1"), Told(is_invalid_json=True)),
+        (
+            streamed("I cannot ", "help with that.", usage=USAGE),
+            Told(is_refusal=True, is_invalid_json=True, **TOKENS),
+        ),
+        (streamed("x", error={"message": "m"}), Told(is_error=True)),
+        (streamed(*["y" * 100] * 3000, usage=USAGE), Told(**TOKENS)),
+        (streamed(*["y" * 100] * 3000, error={"message": "m"}), Told(is_error=True)),
+    ],
+)
+@pytest.mark.parametrize("size", [7, 4000])
+def test_an_answer_tells_the_same_however_it_was_cut_into_pieces(
+    pieces: list[bytes], told: Told, size: int
+) -> None:
+    whole = b"".join(pieces)
+    watched = Watched(is_stream=whole.startswith(b"data:"), wants_json=True)
+    for begin in range(0, len(whole), size):
+        watched.take(whole[begin : begin + size])
+    assert watched.conclude() == told
+
+
+def test_little_of_a_long_answer_is_kept() -> None:
+    watched = Watched(is_stream=True, wants_json=False)
+    for _ in range(10_000):
+        watched.take(b"data: " + b"x" * 1000 + b"\n\n")
+    assert sum(map(len, watched._head)) + len(watched._tail) < 2 * HEAD_BYTES
+    assert watched.num_events == 10_000
