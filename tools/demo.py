@@ -1,4 +1,4 @@
-"""The whole journey on one machine, narrated: data, S3, training, evaluation, checksums, questions.
+"""The whole journey on one machine, narrated: data, S3, training, evaluation, questions, serving.
 
 ``python tools/demo.py`` runs ``examples/01-headline-sentiment`` through the CLI against a SeaweedFS
 server of its own on loopback; ``--example 02`` runs the second example. Everything it makes lies in
@@ -13,6 +13,7 @@ import json
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -145,6 +146,10 @@ def run_demo(example: Example, folder: Path) -> int:
             return code
         if example.answers:
             say(f"a person would say: {', '.join(example.answers)}")
+        step(7, "Serve the version as an API, and ask it with the openai client")
+        code = ask_endpoint(example, version_uri, environment, folder / "serve.log")
+        if code:
+            return code
     print(
         f"\nDone in {time.monotonic() - start:.0f} s. The server is stopped; its files and keys lie"
     )
@@ -203,13 +208,63 @@ def run_arguments(example: Example, model: Path, result_file: Path) -> list[str]
 
 def chat_arguments(example: Example, result: dict[str, Any]) -> list[str]:
     """Return the command line that asks the example's questions, put as in training."""
-    job = yaml.safe_load((example.folder / "job.yaml").read_text())
-    template = job["spec"]["dataset"]["sources"][0]["template"]
     arguments = ["chat", result["results"]["train"]["uri"], "--base"]
     arguments += ["--max-new-tokens", str(example.max_new_tokens)]
     for question in example.questions:
-        arguments += ["--prompt", template.replace(example.placeholder, question)]
+        arguments += ["--prompt", prompt_of(example, question)]
     return arguments
+
+
+def prompt_of(example: Example, question: str) -> str:
+    """Return a question as training puts it."""
+    job = yaml.safe_load((example.folder / "job.yaml").read_text())
+    template: str = job["spec"]["dataset"]["sources"][0]["template"]
+    return template.replace(example.placeholder, question)
+
+
+def ask_endpoint(example: Example, version_uri: str, environment: dict[str, str], log: Path) -> int:
+    """Serve the version until its questions are answered; returns the exit code."""
+    from openai import OpenAI
+
+    arguments = ["serve", version_uri, "--port", str(free_port())]
+    print(f"\n   $ {_command_line(arguments)}", flush=True)
+    command = [sys.executable, "-m", "finetune_cli", *arguments]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            ready = process.stdout.readline()
+            if not ready.startswith("ready: "):
+                code = process.wait()
+                say(f"not served (exit code {code}):\n{log.read_text()}")
+                return code or 1
+            say(ready.strip())
+            say(process.stdout.readline().strip())
+            client = OpenAI(base_url=ready.split()[-1], api_key="none", max_retries=0)
+            (model,) = client.models.list().data
+            for question in example.questions:
+                answer = client.chat.completions.create(
+                    model=model.id,
+                    messages=[{"role": "user", "content": prompt_of(example, question)}],
+                    max_tokens=example.max_new_tokens,
+                    temperature=0,
+                )
+                say(f"> {question}")
+                say(str(answer.choices[0].message.content))
+        finally:
+            process.send_signal(signal.SIGINT)
+    return 0
+
+
+def free_port() -> int:
+    """Return a port on loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def tell_what_was_reused(result: dict[str, Any]) -> None:
@@ -288,7 +343,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def step(number: int, title: str) -> None:
     """Announce a step."""
-    print(f"\n[{number}/6] {title}", flush=True)
+    print(f"\n[{number}/7] {title}", flush=True)
 
 
 def say(text: str) -> None:

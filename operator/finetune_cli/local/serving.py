@@ -34,7 +34,8 @@ HOST = "127.0.0.1"
 SERVER = "local"
 """Name of the one server, where a cluster would have a Deployment's."""
 LOOK_SECONDS = 0.3
-STOP_SECONDS = 15.0
+STOP_SECONDS = {"front": 15.0, "agent": 3.0, "engine": 3.0}
+"""Time to end by itself. The front ends first, so nobody waits for the others any more."""
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM makes room for. Source: vllm.config.lora.MaxLoRARanks."""
 
@@ -123,7 +124,7 @@ class LocalProcess:
         if self.process.poll() is None:
             self.process.terminate()
             with suppress(subprocess.TimeoutExpired):
-                self.process.wait(STOP_SECONDS)
+                self.process.wait(STOP_SECONDS[self.name])
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -300,10 +301,11 @@ def _environment(version: PublishedVersion, ports: Ports, folder: Path) -> dict[
         "FINETUNE_ADAPTERS_DIR": str(folder / "adapters"),
         "FINETUNE_KEYS_DIR": str(folder / "keys"),
         "FINETUNE_LINGER_SECONDS": "0",
-        "FINETUNE_GRACE_SECONDS": str(STOP_SECONDS),
+        "FINETUNE_GRACE_SECONDS": str(STOP_SECONDS["front"]),
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
     }
+    environment.pop(Environment.ENGINE_DIR, None)
     environment.setdefault(Environment.CACHE_DIR, str(cache_root()))
     return environment
 
