@@ -26,7 +26,7 @@ from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS, En
 from finetune_operator.controllers.memory.serving_reports import ServingReports
 from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
-from finetune_operator.controllers.serving_objects import ServingObjects
+from finetune_operator.controllers.serving_objects import OWNERS_SECONDS, ServingObjects
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Plan
 from finetune_operator.finetuneendpoint.admission import find_fault
 from finetune_operator.finetuneendpoint.draft import OWNED_FIELDS, STATUS
@@ -136,15 +136,16 @@ class FineTuneEndpointReconciler:
     async def _reconcile(self, key: ObjectKey, endpoint: Object) -> Result:
         memory = self._memories.setdefault(endpoint["metadata"]["uid"], _Memory())
         config = self._config.for_namespace(key[0])
-        step = await self._look(endpoint, memory, config)
+        step, wait = await self._look(endpoint, memory, config), None
         if step.serving is not None and not self._is_refused(memory):
             before = memory.refusal
-            await self._apply(endpoint, step.serving, memory, config)
+            wait = await self._apply(endpoint, step.serving, memory, config)
             if memory.refusal != before:
                 # The status says why the servers do not come, or no longer says it.
                 endpoint = self._endpoints.store.get(*key) or endpoint
                 step = await self._look(endpoint, memory, config)
-        return Done() if step.requeue_after is None else RequeueAfter(step.requeue_after)
+        waits = [each for each in (step.requeue_after, wait) if each is not None]
+        return RequeueAfter(min(waits)) if waits else Done()
 
     async def _look(self, endpoint: Object, memory: _Memory, config: OperatorConfig) -> Plan:
         """Plan once, and write the status."""
@@ -164,14 +165,18 @@ class FineTuneEndpointReconciler:
 
     async def _apply(
         self, endpoint: Object, serving: ApplyServing, memory: _Memory, config: OperatorConfig
-    ) -> None:
-        """Create what the status needs; remember why the API server does not take it."""
+    ) -> float | None:
+        """Create what the status needs; remember why the API server does not take it.
+
+        Returns:
+            Seconds until what is left is done; None if nothing is.
+        """
         metadata = endpoint["metadata"]
         uid = metadata["uid"]
         if not self._guard.is_written(uid):
-            return
+            return None
         try:
-            await self._objects.apply(serving, config)
+            is_done = await self._objects.apply(serving, config)
             await self._objects.release(metadata["namespace"], serving.release, uid)
         except (KubeError, NameTaken) as error:
             # The endpoint as its first stage needs it: one pause for all objects.
@@ -180,9 +185,10 @@ class FineTuneEndpointReconciler:
                 raise
             memory.refusal = refusal
             memory.refused_until = self._clock.monotonic() + refusal.retry_seconds
-            return
+            return None
         self._refusals.forget(uid)
         memory.refusal = None
+        return None if is_done else OWNERS_SECONDS
 
     async def _observe(self, endpoint: Object, memory: _Memory, config: OperatorConfig) -> Observed:
         namespace = endpoint["metadata"]["namespace"]

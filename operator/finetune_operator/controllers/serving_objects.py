@@ -53,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 REPAIR_SECONDS = 15.0
 """Time between two looks for missing parts of a Deployment that has no ready pod."""
+OWNERS_SECONDS = 2.0
+"""Shortest time between two writes of a Deployment that change only its owners."""
 TOKEN_BYTES = 32
 _RESOURCES: dict[str, Resource] = {
     each.kind: each
@@ -84,17 +86,21 @@ class ServingObjects:
         self._clock = clock
         self._locks: defaultdict[ObjectKey, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._repaired: dict[ObjectKey, float] = {}
+        self._joined: dict[ObjectKey, float] = {}
 
-    async def apply(self, serving: ApplyServing, config: OperatorConfig) -> None:
+    async def apply(self, serving: ApplyServing, config: OperatorConfig) -> bool:
         """Bring everything to the form that is asked for.
+
+        Returns:
+            Whether all of it is done. Owners that join one after the other are written together, so
+            that some have to be looked at again after ``OWNERS_SECONDS``.
 
         Raises:
             NameTaken: A name belongs to an object of somebody else.
             KubeError: The API server refuses an object.
         """
-        for needed in serving.servers:
-            await self._apply_server(needed, config)
-        await self._apply_front(serving.front, config)
+        done = [await self._apply_server(needed, config) for needed in serving.servers]
+        return all([*done, await self._apply_front(serving.front, config)])
 
     async def release(self, namespace: str, servers: Iterable[str], uid: str) -> None:
         """Take an endpoint from the owners of servers; delete those without another owner.
@@ -108,7 +114,7 @@ class ServingObjects:
             async with self._lock(namespace, name):
                 await self._release(namespace, name, uid)
 
-    async def _apply_front(self, front: Front, config: OperatorConfig) -> None:
+    async def _apply_front(self, front: Front, config: OperatorConfig) -> bool:
         namespace = front.namespace
 
         def parts(deployed: Deployed) -> list[Object]:
@@ -116,9 +122,9 @@ class ServingObjects:
             return [*render_front_parts(namespace, deployed), token]
 
         manifest = render_front(namespace, front.owners, front.key_secrets, config)
-        await self._apply(namespace, FRONT, manifest, parts)
+        return await self._apply(namespace, FRONT, manifest, parts)
 
-    async def _apply_server(self, needed: NeededServer, config: OperatorConfig) -> None:
+    async def _apply_server(self, needed: NeededServer, config: OperatorConfig) -> bool:
         namespace = needed.server.namespace
         manifest = render_server(needed.server, needed.replicas, needed.owners, config)
 
@@ -129,7 +135,9 @@ class ServingObjects:
             return [render_server_service(namespace, deployed)]
 
         has_keda = bool(config.keda_prometheus_url)
-        await self._apply(namespace, needed.name, manifest, parts, scaler=scaler, has_keda=has_keda)
+        return await self._apply(
+            namespace, needed.name, manifest, parts, scaler=scaler, has_keda=has_keda
+        )
 
     async def _apply(
         self,
@@ -140,18 +148,18 @@ class ServingObjects:
         *,
         scaler: Callable[[Deployed], Object | None] | None = None,
         has_keda: bool = False,
-    ) -> None:
+    ) -> bool:
         """Apply a Deployment, create its parts, and note on it that both were done."""
         unknown = Deployed(name=name, uid="")
         scaled = scaler(unknown) if scaler is not None else None
-        digest = digest_of([manifest, scaled]).hex()
+        digest = digest_of([manifest["spec"], manifest["metadata"]["labels"], scaled]).hex()
         async with self._lock(namespace, name):
             found = self._endpoints.deployments.get(namespace, name)
             if found is not None and found["metadata"].get("deletionTimestamp"):
                 raise NameTaken(f"Deployment {name} is being deleted; the endpoint waits")
             if found is not None and found["applied"] == digest:
                 await self._repair(found, parts)
-                return
+                return await self._keep_owners(found, manifest, digest)
             is_known = found is not None
             if found is not None:
                 manifest = _with_replicas(manifest, found)
@@ -165,8 +173,20 @@ class ServingObjects:
                 scalers = (AUTOSCALERS, *((SCALED_OBJECTS,) if has_keda else ()))
                 others = scalers if is_known else ()
                 await self._scale(deployed, scaler(deployed), others, namespace)
-            metadata = {**manifest["metadata"], "annotations": {APPLIED_ANNOTATION: digest}}
-            await self._write({**manifest, "metadata": metadata})
+            await self._write(_marked(manifest, digest))
+        return True
+
+    async def _keep_owners(self, found: Object, manifest: Object, digest: str) -> bool:
+        """Write the owners of a Deployment that is otherwise as wanted, but not too often."""
+        metadata = found["metadata"]
+        if _owners_of(metadata) == _owners_of(manifest["metadata"]):
+            return True
+        key, now = (metadata["namespace"], metadata["name"]), self._clock.monotonic()
+        if now - self._joined.get(key, -OWNERS_SECONDS) < OWNERS_SECONDS:
+            return False
+        self._joined[key] = now
+        await self._write(_marked(_with_replicas(manifest, found), digest))
+        return True
 
     async def _write(self, manifest: Object) -> Object:
         answer = await self._client.apply(DEPLOYMENTS, manifest, field_manager=FIELD_MANAGER)
@@ -249,6 +269,15 @@ class ServingObjects:
 
     def _lock(self, namespace: str, name: str) -> asyncio.Lock:
         return self._locks[namespace, name]
+
+
+def _marked(manifest: Object, digest: str) -> Object:
+    metadata = {**manifest["metadata"], "annotations": {APPLIED_ANNOTATION: digest}}
+    return {**manifest, "metadata": metadata}
+
+
+def _owners_of(metadata: Object) -> set[str]:
+    return {owner["uid"] for owner in metadata["ownerReferences"]}
 
 
 def _with_replicas(manifest: Object, found: Object) -> Object:

@@ -46,10 +46,11 @@ def _front(observed: Observed) -> Front:
 
 
 def _needed(observed: Observed, rotation: Rotation, server: Server) -> NeededServer:
-    sharing = [each for each in observed.neighbours if server.name in each.servers]
+    name = server.name  # a digest: computed once for all neighbours
+    sharing = [each for each in observed.neighbours if name in each.servers]
     replicas = [observed.spec.serve.replicas, *(each.replicas for each in sharing)]
     candidate = rotation.candidate
-    is_awaited = candidate is not None and candidate.server == server.name
+    is_awaited = candidate is not None and candidate.server == name
     fewest = max(max(each.min for each in replicas), int(is_awaited))
     owners = (observed.owner, *(each.owner for each in sharing))
     return NeededServer(

@@ -14,7 +14,11 @@ from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.memory.endpoints import Endpoints
 from finetune_operator.controllers.refusals import NameTaken
-from finetune_operator.controllers.serving_objects import REPAIR_SECONDS, ServingObjects
+from finetune_operator.controllers.serving_objects import (
+    OWNERS_SECONDS,
+    REPAIR_SECONDS,
+    ServingObjects,
+)
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.kube.api.errors import ServerUnavailable
@@ -115,14 +119,25 @@ async def test_what_is_as_wanted_costs_no_request_also_after_a_restart(world: Wo
     assert await world.apply(serving()) == []
 
 
-async def test_a_new_owner_changes_only_the_deployments(world: World) -> None:
+async def test_a_new_owner_costs_one_write_of_each_deployment(world: World) -> None:
     await world.apply(serving())
     written = await world.apply(serving("one", "two"))
-    assert written.count(f"apply Deployment {FRONT}") == 1
-    assert written.count(f"apply Deployment {SERVER.name}") == 1
+    assert written == [f"apply Deployment {SERVER.name}", f"apply Deployment {FRONT}"]
     owners = world.live("deployments", SERVER.name)["metadata"]["ownerReferences"]
     assert [each["name"] for each in owners] == ["one", "two"]
     assert await world.apply(serving("two", "one")) == []
+
+
+async def test_owners_that_join_one_after_the_other_are_written_together(world: World) -> None:
+    await world.apply(serving())
+    await world.apply(serving("one", "two"))
+    world.client.writes.clear()
+    assert not await world.objects.apply(serving("one", "two", "three"), CONFIG)
+    assert not await world.objects.apply(serving("one", "two", "three", "four"), CONFIG)
+    assert world.written() == []
+    world.clock.advance(OWNERS_SECONDS)
+    assert await world.objects.apply(serving("one", "two", "three", "four"), CONFIG)
+    assert len(world.written()) == 2
 
 
 async def test_a_death_at_any_write_leaves_nothing_out(world: World) -> None:
