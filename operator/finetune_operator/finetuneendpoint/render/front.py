@@ -52,20 +52,13 @@ def render_front(
     for number, secret in enumerate(sorted(set(secrets))):
         source = {"secretName": secret, "optional": True, "defaultMode": 0o440}
         volumes.append({"name": f"keys-{number}", "secret": source})
-        path = f"{KEYS_DIR}/{secret}"
-        mounts.append({"name": f"keys-{number}", "mountPath": path, "readOnly": True})
+        mount = {"name": f"keys-{number}", "mountPath": f"{KEYS_DIR}/{secret}"}
+        mounts.append({**mount, "readOnly": True})
     container = render_container(
         FRONT_CONTAINER,
         config.trainer_image,
         command=["python", "-m", "finetune_trainer.serve", "front"],
-        environment={
-            "HOME": HOME,
-            "FINETUNE_NAMESPACE": namespace,
-            "FINETUNE_SERVER_URL": f"http://{{server}}:{SERVER_PORT}",
-            "FINETUNE_TOKEN_FILE": TOKEN_FILE,
-            "FINETUNE_KEYS_DIR": KEYS_DIR,
-            "FINETUNE_GRACE_SECONDS": str(ANSWER_SECONDS),
-        },
+        environment=_environment(namespace),
         resources=limited({"cpu": config.front_cpu, "memory": config.front_memory}),
         mounts=mounts,
     )
@@ -85,6 +78,17 @@ def render_front(
         replicas=config.front_replicas,
         extra={"topologySpreadConstraints": [spread]},
     )
+
+
+def _environment(namespace: str) -> dict[str, str]:
+    return {
+        "HOME": HOME,
+        "FINETUNE_NAMESPACE": namespace,
+        "FINETUNE_SERVER_URL": f"http://{{server}}:{SERVER_PORT}",
+        "FINETUNE_TOKEN_FILE": TOKEN_FILE,
+        "FINETUNE_KEYS_DIR": KEYS_DIR,
+        "FINETUNE_GRACE_SECONDS": str(ANSWER_SECONDS),
+    }
 
 
 def render_front_parts(namespace: str, front: Deployed) -> list[Manifest]:
