@@ -56,6 +56,16 @@ def config_of(namespace: str, **settings: Any) -> Any:
     return test_config(namespace, vllm_image="vllm/vllm-openai:v0.32.0", **settings)
 
 
+@contextlib.asynccontextmanager
+async def running_operator(control_plane: Any, namespace: str) -> AsyncIterator[Any]:
+    """Run an operator with a client of its own, as a process has."""
+    async with (
+        open_client(connection_of(control_plane)) as own,
+        running_manager(own, config_of(namespace)) as manager,
+    ):
+        yield manager
+
+
 def endpoint(namespace: str, name: str = NAME, **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "finetune.dev/v1alpha1",
@@ -149,10 +159,12 @@ async def world(control_plane: Any, namespace: str) -> AsyncIterator[World]:
         yield found
 
 
-async def test_versions_are_verified_rolled_out_refused_and_rolled_back(world: World) -> None:
+async def test_versions_are_verified_rolled_out_refused_and_rolled_back(
+    control_plane: Any, world: World
+) -> None:
     client, namespace = world.client, world.namespace
     world.behaviour.can_count = lambda version: version != 2  # until the operator is restarted
-    async with running_manager(client, config_of(namespace)):
+    async with running_operator(control_plane, namespace):
         await client.create(FINETUNEENDPOINTS, endpoint(namespace, rollout=ROLLOUT))
         waiting = await world.until(lambda status: condition({"status": status}, "Available"))
         assert condition({"status": waiting}, "Available")["reason"] == "JobNotFound"
@@ -178,7 +190,7 @@ async def test_versions_are_verified_rolled_out_refused_and_rolled_back(world: W
         await world.until(lambda status: (status.get("candidate") or {}).get("weight") == 50)
     # Another operator goes on where this one stopped.
     world.behaviour.can_count = lambda version: True
-    async with running_manager(client, config_of(namespace)):
+    async with running_operator(control_plane, namespace):
         second = await world.until(serves(2))
         assert second["previous"]["version"] == 1
         actions = [(each["version"], each["action"]) for each in second["decisions"]]
@@ -208,9 +220,11 @@ async def test_versions_are_verified_rolled_out_refused_and_rolled_back(world: W
         await eventually_async(is_all_gone, timeout=60)
 
 
-async def test_endpoints_share_a_server_until_the_last_one_leaves_it(world: World) -> None:
+async def test_endpoints_share_a_server_until_the_last_one_leaves_it(
+    control_plane: Any, world: World
+) -> None:
     client, namespace = world.client, world.namespace
-    async with running_manager(client, config_of(namespace)):
+    async with running_operator(control_plane, namespace):
         await world.publish(1)
         for name in ("one", "two"):
             await client.create(FINETUNEENDPOINTS, endpoint(namespace, name))
@@ -275,10 +289,10 @@ async def test_an_idle_endpoint_costs_no_writes(control_plane: Any, world: World
 
 
 async def test_what_this_cluster_does_not_allow_is_told_and_nothing_is_created(
-    world: World,
+    control_plane: Any, world: World
 ) -> None:
     client, namespace = world.client, world.namespace
-    async with running_manager(client, config_of(namespace)):
+    async with running_operator(control_plane, namespace):
         await world.publish(1)
         body = endpoint(namespace, serve={"image": "evil.io/vllm:1"})
         await client.create(FINETUNEENDPOINTS, body)
@@ -298,7 +312,7 @@ async def test_without_the_kind_jobs_run_and_endpoints_go_on_once_it_is_there(
     client, namespace = world.client, world.namespace
     control_plane.kubectl("delete", "-f", crd, "--wait=true")
     try:
-        async with running_manager(client, config_of(namespace)):
+        async with running_operator(control_plane, namespace):
             await world.publish(1)
 
             async def is_published() -> bool:
