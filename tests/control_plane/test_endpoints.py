@@ -256,7 +256,7 @@ async def test_endpoints_share_a_server_until_the_last_one_leaves_it(
             return not await exists(client, DEPLOYMENTS, namespace, shared)
 
         await eventually_async(is_gone, timeout=60)
-        assert serves(1)(await world.status("two"))
+        await world.until(serves(1), "two")
 
 
 async def test_an_idle_endpoint_costs_no_writes(control_plane: Any, world: World) -> None:

@@ -61,10 +61,15 @@ def trim_deployment(deployment: Object) -> Object:
 
 
 def workload_of(deployment: Object, pods: Iterable[Object]) -> Workload:
-    """Return a workload from its trimmed Deployment and pods."""
+    """Return a workload from its trimmed Deployment and pods.
+
+    A pod's own status is newer than the count in that of the Deployment.
+    """
+    pods = tuple(pods)
+    num_ready = sum(bool(pod["isReady"]) for pod in pods)
     problems = [str(deployment["problem"]), *sorted(str(pod["problem"]) for pod in pods)]
     return Workload(
-        num_ready=deployment["numReady"],
+        num_ready=max(num_ready, deployment["numReady"]),
         num_wanted=deployment["numWanted"],
         problem=next((shorten(text) for text in problems if text), ""),
     )

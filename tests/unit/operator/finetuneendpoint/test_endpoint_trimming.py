@@ -121,3 +121,9 @@ def test_a_deployment_that_may_have_no_pods_tells_it() -> None:
         {"metadata": {"name": SERVER, "namespace": "a"}, "status": {"conditions": [condition]}}
     )
     assert workload_of(trimmed, ()).problem == "exceeded quota"
+
+
+def test_a_ready_pod_counts_before_its_deployment_tells_it() -> None:
+    trimmed = trim_deployment({"metadata": {"name": SERVER, "namespace": "team-a"}})
+    assert workload_of(trimmed, [trim_serving_pod(pod())]).is_up
+    assert not workload_of(trimmed, ()).is_up
