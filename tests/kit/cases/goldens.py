@@ -63,6 +63,6 @@ def check_golden(case: str, base: Path, render: Callable[[Path], Iterable[dict[s
 def _diff(base_name: str, base: dict[str, str], objects: dict[str, str]) -> str:
     lines: list[str] = []
     for name in [*objects, *sorted(base.keys() - objects.keys())]:
-        pair = (texts.get(name, "").splitlines() for texts in (base, objects))
-        lines += unified_diff(*pair, f"{base_name}: {name}", name, n=1, lineterm="")
+        before, after = (texts.get(name, "").splitlines() for texts in (base, objects))
+        lines += unified_diff(before, after, f"{base_name}: {name}", name, n=1, lineterm="")
     return "".join(f"{line}\n" for line in lines)
