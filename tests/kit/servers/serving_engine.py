@@ -69,8 +69,13 @@ class ServingEngine:
     async def stop(self) -> None:
         """Stop listening and cut all connections."""
         if self.runner is not None:
+            server = self.runner.server
             await self.runner.cleanup()
             self.runner = None
+            # A connection that was being accepted comes after the others were closed.
+            for _ in range(5):
+                await asyncio.sleep(0)
+            await server.shutdown(0.1)
 
     async def _version(self, _request):
         return web.json_response({"version": self.version, "engine": self.name, **self.about})

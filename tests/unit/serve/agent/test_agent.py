@@ -41,7 +41,7 @@ async def test_an_adapter_whose_modules_do_not_match_never_answers(agent, tmp_pa
     assert report.verification.num_like_base == 50
     assert len(report.verification.differing) == 5
     assert version.name not in agent.engine.adapters
-    assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 404
+    assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 503
 
 
 async def test_the_adapter_of_another_tenant_under_the_name_never_answers(agent, tmp_path):
@@ -302,7 +302,9 @@ async def test_through_restarts_and_changes_every_answer_is_of_the_version_that_
     bad = versions[3]
     agent.engine.base = bad.base
     agent.engine.ignored = {bad.name}
-    wrong, num_right, active = [], 0, None
+    wrong, active = [], versions[0]
+    agent.want(active=active.served())
+    await agent.until(active.name, "Verified")
     for _ in range(40):
         match rng.randrange(6):
             case 0:
@@ -318,19 +320,17 @@ async def test_through_restarts_and_changes_every_answer_is_of_the_version_that_
                     candidate=candidate.served(weight=rng.choice([0, 5])),
                     previous=previous.served(),
                 )
-            case 4 if agent.engine.runner is not None and active not in (None, bad):
+            case 4 if agent.engine.runner is not None and active is not bad:
                 await agent.until(active.name, "Verified")
         for version in rng.choices(versions, k=3):
             text = f"Ticket {rng.randrange(60)}"
             status, body = await agent.ask(body=question(version.name, text))
             if status == 200:
-                num_right += 1
                 said = body["choices"][0]["message"]["content"]
                 wrong += [body] if said != version.tuned[text] or version is bad else []
             else:
                 wrong += [body] if status not in (404, 503) else []
     assert wrong == []
-    assert num_right > 0
     if agent.engine.runner is None:
         await agent.engine.start()
     agent.want(active=versions[0].served(), candidate=versions[1].served(), previous=bad.served())

@@ -102,9 +102,10 @@ class Gate:
         if not isinstance(name, str):
             raise Refused(400, "invalid_request", "The body names no model.", param="model")
         adapter = self._keeper.find(name)
-        if adapter is None or adapter.state == "Failed":
+        if adapter is None or (adapter.state == "Failed" and not adapter.wanted.has_traffic):
             raise Refused(404, "model_not_found", f"There is no model {name!r}.", param="model")
         if adapter.state != "Verified":
+            # Another pod of this server may have verified it.
             raise self._refuse(adapter, "model_not_ready", "It is not verified here yet.")
         return orjson.dumps(wire), adapter
 
