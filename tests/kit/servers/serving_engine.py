@@ -42,6 +42,8 @@ class ServingEngine:
     calls: list[str] = field(default_factory=list)
     bodies: list[dict] = field(default_factory=list)
     hold: asyncio.Event | None = None
+    hold_load: asyncio.Event | None = None
+    loading: set[asyncio.Task] = field(default_factory=set)
     runner: web.AppRunner | None = None
     port: int = 0
 
@@ -100,13 +102,25 @@ class ServingEngine:
         if name in self.adapters:
             return web.json_response({"message": "already loaded"}, status=400)
         answers = json.loads((Path(body["lora_path"]) / ANSWERS).read_text())
+        if self.hold_load is not None:
+            # The load goes on after its caller has left.
+            loading = asyncio.create_task(self._finish_load(name, answers))
+            self.loading.add(loading)
+            await asyncio.shield(loading)
+            return web.Response(text="Success")
         answers = self.overlaid.get(name, answers)
         self.adapters[name] = dict(self.base) if name in self.ignored else answers
         return web.Response(text="Success")
 
+    async def _finish_load(self, name, answers):
+        await self.hold_load.wait()
+        self.adapters[name] = answers
+
     async def _unload(self, request):
         name = (await request.json())["lora_name"]
         self.calls.append(f"unload {name}")
+        if self.loading:
+            await asyncio.wait(self.loading)
         if self.adapters.pop(name, None) is None:
             return web.json_response({"message": "not loaded"}, status=404)
         return web.Response(text="Success")

@@ -154,6 +154,19 @@ async def test_a_version_that_is_wanted_again_within_the_grace_time_stays_loaded
         assert f"unload {version.name}" not in engine.calls
 
 
+async def test_a_load_that_is_cut_off_leaves_nothing_in_the_engine(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    agent.engine.hold_load = asyncio.Event()
+    agent.want(active=version.served())
+    load, unload = f"load {version.name}", f"unload {version.name}"
+    await eventually_async(lambda: asyncio.sleep(0, load in agent.engine.calls))
+    agent.want()
+    await eventually_async(lambda: asyncio.sleep(0, unload in agent.engine.calls))
+    agent.engine.hold_load.set()
+    await eventually_async(lambda: asyncio.sleep(0, not agent.process.keeper.adapters))
+    assert agent.engine.adapters == {}
+
+
 async def test_streams_end_before_their_adapter_is_unloaded(agent, tmp_path):
     version = publish_version(tmp_path / "out")
     agent.want(active=version.served())

@@ -303,13 +303,16 @@ class Keeper:
                 return
             # From before this agent started. What it is made of is not known.
             await self._engine.unload(wanted.name)
+        # Noted before: a load that is cut off may still happen.
+        self._digests[wanted.name] = wanted.sha256
         try:
             await self._engine.load(wanted.name, fetched.folder)
         except EngineRefused as error:
+            if wanted.name in await self._engine.list_models():
+                return  # an earlier load, which was cut off, has ended meanwhile
             raise Refusal(
                 "EngineRefused", f"the engine cannot load {wanted.name}: {error}"
             ) from error
-        self._digests[wanted.name] = wanted.sha256
         self.num_loads += 1
 
     async def _verify(self, adapter: Adapter, fetched: Fetched) -> None:
