@@ -6,7 +6,6 @@ Series of a version are removed when it leaves the rotation.
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.metrics import MetricWrapperBase
 
 from finetune_trainer.serve.front.routes import Served
 
@@ -33,54 +32,54 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self.duration = Histogram(
+        self.duration = self._histogram(
             "gen_ai_server_request_duration_seconds",
             "Seconds from the request to the end of its answer.",
-            _LABELS,
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self.first = Histogram(
+        self.first = self._histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "Seconds from the request to the first byte of its streamed answer.",
-            _LABELS,
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self.per_token = Histogram(
+        self.per_token = self._histogram(
             "gen_ai_server_time_per_output_token_seconds",
             "Seconds for each token after the first of a streamed answer.",
-            _LABELS,
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self.tokens = Histogram(
+        self.tokens = self._histogram(
             "gen_ai_client_token_usage",
             "Tokens of a request and of its answer, where the answer tells them.",
             (*_LABELS, "gen_ai_token_type"),
-            buckets=_TOKENS,
-            registry=registry,
+            _TOKENS,
         )
-        self._requests = Counter(
+        self._requests = self._counter(
             "finetune_front_requests",
             "Requests by endpoint, version (empty: none was asked) and HTTP status.",
-            ("endpoint", "version", "code"),
-            registry=registry,
+            "code",
         )
-        self._signals = Counter(
+        self._signals = self._counter(
             "finetune_front_bad_answers",
             "Bad answers by signal (errors, slow, refusals, invalidJson); shadow: to a copy.",
-            ("endpoint", "version", "signal", "shadow"),
-            registry=registry,
+            "signal",
+            "shadow",
         )
-        self._shadows = Counter(
+        self._shadows = self._counter(
             "finetune_front_shadow_requests",
             "Copies of requests for the candidate; code is empty for those left out.",
-            ("endpoint", "version", "code"),
-            registry=registry,
+            "code",
         )
         self._series: dict[tuple[str, str, str], Series] = {}
         self._codes: dict[tuple[str, str, str], Counter] = {}
+
+    def _histogram(
+        self,
+        name: str,
+        text: str,
+        labels: tuple[str, ...] = _LABELS,
+        buckets: tuple[float, ...] = _SECONDS,
+    ) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, ("endpoint", "version", *labels), registry=self.registry)
 
     def count(self, endpoint: str, version: str, code: int) -> None:
         """Count an answer."""
@@ -110,25 +109,14 @@ class Metrics:
 
     def forget(self, endpoint: str, gone: Served | None = None) -> None:
         """Remove the series of a version, or of all versions of an endpoint."""
-        by_model: dict[str, str] = {"gen_ai_request_model": endpoint}
-        by_version: dict[str, str] = {"endpoint": endpoint}
+        by_model, by_version = {"gen_ai_request_model": endpoint}, {"endpoint": endpoint}
         if gone is not None:
             by_model["gen_ai_response_model"] = gone.adapter
             by_version["version"] = str(gone.version)
-        groups: tuple[tuple[dict[str, str], tuple[MetricWrapperBase, ...]], ...] = (
-            (by_model, (self.duration, self.first, self.per_token, self.tokens)),
-            (by_version, (self._requests, self._signals, self._shadows)),
-        )
-        for labels, metrics in groups:
-            for metric in metrics:
-                metric.remove_by_labels(labels)
-        self._series = {
-            key: each
-            for key, each in self._series.items()
-            if key[1] != endpoint or (gone is not None and key[2] != gone.adapter)
-        }
-        self._codes = {
-            key: each
-            for key, each in self._codes.items()
-            if key[0] != endpoint or (gone is not None and key[1] != str(gone.version))
-        }
+        for histogram in (self.duration, self.first, self.per_token, self.tokens):
+            histogram.remove_by_labels(by_model)
+        for counter in (self._requests, self._signals, self._shadows):
+            counter.remove_by_labels(by_version)
+        # Others find their series again.
+        self._series.clear()
+        self._codes.clear()
