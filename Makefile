@@ -102,6 +102,10 @@ deaths: setup ## 1,000 deaths of the operator over at least 100 jobs on a real A
 pages: setup ## The pages for people in a real Chromium, if there is one (AXE=axe.min.js: accessibility check)
 	@AXE=$(AXE) $(PYTEST) tests/pages -s
 
+.PHONY: serving-bench
+serving-bench: setup ## What the serving front costs beside its engine, and requests over switches of versions (about 5 minutes; PARTS="overhead switches")
+	@PYTHONPATH=operator:trainer_image:. $(PYTHON) -m benchmarks.serving.front $(PARTS)
+
 .PHONY: vllm-test
 vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answers with the evaluation's
 	@FINETUNE_VLLM_PYTHON="$$($(PYTHON) tools/locked_environment.py vllm)" $(PYTEST) tests/serving -s

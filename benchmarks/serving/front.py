@@ -1,0 +1,323 @@
+"""The front's cost beside asking the engine directly, its memory, and requests over switches.
+
+``python -m benchmarks.serving.front [overhead|throughput|memory|switches ...]``, all by default.
+Front, engine and client are three processes. CPU time of the front is read from the kernel, so that
+requests per second of one core do not depend on what else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from benchmarks.serving.client import Answered, Pool, request
+
+NAME = "headline"
+RATE = 200.0
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass
+class Bench:
+    """The processes of one measurement."""
+
+    folder: Path
+    engine_ports: list[int]
+    pid: int
+    port: int
+    report_port: int
+
+    def follow(
+        self, active: int, candidate: int | None = None, *, weight: int = 0, rollout: str = ""
+    ) -> None:
+        """Put versions into rotation, as the operator's status does."""
+        status: dict[str, Any] = {"active": self._served(active)}
+        if candidate is not None:
+            more = {"weight": weight, "rolloutId": rollout, "verifiedTime": "now"}
+            status["candidate"] = {**self._served(candidate), **more}
+        metadata = {"name": NAME, "namespace": "team-a", "uid": "1"}
+        spec = {"jobRef": {"name": NAME}}
+        endpoints = [{"metadata": metadata, "spec": spec, "status": status}]
+        (self.folder / "new.json").write_text(json.dumps(endpoints))
+        (self.folder / "new.json").rename(self.folder / "endpoints.json")
+
+    def _served(self, version: int) -> dict[str, Any]:
+        adapter = f"team-a.{NAME}-v{version}"
+        port = self.engine_ports[version % len(self.engine_ports)]
+        return {"version": version, "adapter": adapter, "server": str(port)}
+
+    async def settle(self, active: int, candidate: int | None = None) -> None:
+        """Wait until the front follows."""
+        wanted = (_adapter(active), None if candidate is None else _adapter(candidate))
+        while await self._routed() != wanted:
+            await asyncio.sleep(0.02)
+
+    async def _routed(self) -> tuple[str | None, str | None]:
+        found = await self.report()
+        return (found["active"], found["candidate"]) if found else (None, None)
+
+    async def report(self) -> dict[str, Any]:
+        """Return what the front reports of the endpoint."""
+        url = f"http://127.0.0.1:{self.report_port}/report"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            endpoints = (await answer.json())["endpoints"]
+        return endpoints[0] if endpoints else {}
+
+    def cpu_seconds(self) -> float:
+        """CPU time of the front's process so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS
+
+    def resident_mib(self) -> float:
+        """Resident memory of the front's process."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * PAGE_BYTES / 2**20
+
+
+def _adapter(version: int) -> str:
+    return f"team-a.{NAME}-v{version}"
+
+
+@contextmanager
+def bench(num_engines: int = 1) -> Iterator[Bench]:
+    """Run engines and a front."""
+    engines = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.serving.upstream"], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(num_engines)
+    ]
+    processes: list[subprocess.Popen[str]] = [*engines]
+    try:
+        ports = [_port_of(engine) for engine in engines]
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            (folder / "endpoints.json").write_text("[]")
+            front = _start_front(folder)
+            processes.append(front)
+            assert front.stderr is not None
+            lines = []
+            while "listening on ports" not in (line := front.stderr.readline()):
+                lines.append(line)
+                if not line:
+                    raise RuntimeError("the front ended: " + "".join(lines))
+            public, private = (int(word) for word in line.split() if word.isdigit())
+            yield Bench(folder, ports, front.pid, public, private)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+
+
+def _port_of(engine: subprocess.Popen[str]) -> int:
+    assert engine.stdout is not None
+    return int(engine.stdout.readline())
+
+
+def _start_front(folder: Path) -> subprocess.Popen[str]:
+    environment = {
+        **os.environ,
+        "FINETUNE_ENDPOINTS": (folder / "endpoints.json").as_uri(),
+        "FINETUNE_SERVER_URL": "http://127.0.0.1:{server}",
+    }
+    command = [sys.executable, "-m", "finetune_trainer.serve", "front", "--host", "127.0.0.1"]
+    return subprocess.Popen(
+        [*command, "--port", "0", "--report-port", "0"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+async def paced(count: int, rate: float, ask: Callable[[int, float], Awaitable[Any]]) -> list[Any]:
+    """Begin so many requests at a steady rate, whether or not earlier ones have ended."""
+    begin = time.perf_counter() + 0.1
+    tasks: list[asyncio.Task[Any]] = []
+    for number in range(count):
+        due = begin + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        tasks.append(asyncio.create_task(ask(number, due)))  # type: ignore[arg-type]
+    return list(await asyncio.gather(*tasks))
+
+
+async def closed(count: int, num_clients: int, ask: Callable[[int], Awaitable[Any]]) -> None:
+    """Make so many requests, each client one after another."""
+    numbers = iter(range(count))
+
+    async def client() -> None:
+        for number in numbers:
+            await ask(number)
+
+    await asyncio.gather(*(client() for _ in range(num_clients)))
+
+
+async def overhead(count: int) -> None:
+    """Ask engine and front by turns at a steady rate each, and compare."""
+    with bench() as made:
+        made.follow(1)
+        await made.settle(1)
+        pools = [Pool(made.engine_ports[0]), Pool(made.port)]
+        names = [_adapter(1), NAME]
+
+        async def ask(number: int, due: float) -> Answered:
+            which = number % 2
+            sent = request(names[which], user=f"u{number}", is_stream=number % 4 >= 2)
+            return await pools[which].ask(sent, due)
+
+        await paced(400, 2 * RATE, ask)
+        found = await paced(2 * count, 2 * RATE, ask)
+        for pool in pools:
+            pool.close()
+    print("| answers | asked | p50 ms | p90 ms | p99 ms |\n|---|---|---|---|---|")
+    for kind, remainder in (("plain", 0), ("streamed", 2)):
+        direct = [each for number, each in enumerate(found) if number % 4 == remainder]
+        fronted = [each for number, each in enumerate(found) if number % 4 == remainder + 1]
+        assert all(each.is_whole for each in direct + fronted)
+        lines = [[1e3 * _quantile(each, q) for q in (0.5, 0.9, 0.99)] for each in (direct, fronted)]
+        for name, line in zip(("engine", "front"), lines, strict=True):
+            print(f"| {kind} | {name} | " + " | ".join(f"{value:.2f}" for value in line) + " |")
+        more = [after - before for before, after in zip(*lines, strict=True)]
+        print(f"| {kind} | overhead | " + " | ".join(f"{value:.2f}" for value in more) + " |")
+
+
+def _quantile(answers: list[Answered], share: float) -> float:
+    seconds = sorted(each.seconds for each in answers)
+    return seconds[min(len(seconds) - 1, int(share * len(seconds)))]
+
+
+async def throughput(count: int) -> None:
+    """Ask as fast as it goes, and divide by the front's CPU time."""
+    with bench() as made:
+        for kind, is_stream in (("plain", False), ("streamed, 8 events", True)):
+            for name, candidate in (("one version", None), ("a rollout at 50 %", 2)):
+                made.follow(1, candidate, weight=50, rollout="r1")
+                await made.settle(1, candidate)
+                pool = Pool(made.port)
+
+                async def ask(number: int, pool: Pool = pool, is_stream: bool = is_stream) -> None:
+                    sent = request(NAME, user=f"u{number}", is_stream=is_stream)
+                    assert (await pool.ask(sent, 0.0)).is_whole
+
+                await closed(500, 8, ask)
+                cpu, begin = made.cpu_seconds(), time.perf_counter()
+                await closed(count, 8, ask)
+                cpu, seconds = made.cpu_seconds() - cpu, time.perf_counter() - begin
+                pool.close()
+                print(
+                    f"{kind}, {name}: {count / cpu:.0f} requests a CPU second of the front"
+                    f" ({count / seconds:.0f} a second by the clock)"
+                )
+
+
+async def memory(count: int) -> None:
+    """Look at the front's memory over many requests, half of them streamed, during a rollout."""
+    with bench() as made:
+        made.follow(1, 2, weight=50, rollout="r1")
+        await made.settle(1, 2)
+        pool = Pool(made.port)
+
+        async def ask(number: int) -> None:
+            sent = request(NAME, user=f"u{number}", is_stream=number % 2 == 1)
+            assert (await pool.ask(sent, 0.0)).is_whole
+
+        print("| requests | resident MiB |\n|---|---|")
+        step = count // 10
+        for number in range(11):
+            await closed(step if number else 1000, 16, ask)
+            print(f"| {number * step} | {made.resident_mib():.1f} |", flush=True)
+        pool.close()
+
+
+async def switches(count: int) -> None:
+    """Ask at a steady rate over two switches and one rollback."""
+    with bench(num_engines=2) as made:
+        made.follow(1)
+        await made.settle(1)
+        pool = Pool(made.port)
+        plan: list[tuple[tuple[Any, ...], dict[str, Any], set[str]]] = [
+            ((1, 2), {"weight": 25, "rollout": "r1"}, {"1", "2"}),
+            ((2,), {}, {"2"}),
+            ((2, 3), {"weight": 50, "rollout": "r2"}, {"2", "3"}),
+            ((3,), {}, {"3"}),
+            ((3, 4), {"weight": 25, "rollout": "r3"}, {"3", "4"}),
+            ((3,), {}, {"3"}),
+        ]
+        allowed = {"1"}
+        wrong = Counter[str]()
+        by_user: dict[tuple[int, str], set[str]] = {}
+        period = 0
+
+        async def ask(number: int, due: float) -> Answered:
+            begun, before = period, set(allowed)
+            user = f"u{number % 500}"
+            sent = request(NAME, user=user, is_stream=number % 2 == 1)
+            answered = await pool.ask(sent, due)
+            if answered.version not in before | allowed:
+                wrong[answered.version] += 1
+            if begun == period and is_settled:
+                by_user.setdefault((begun, user), set()).add(answered.version)
+            if answered.is_whole and f"-v{answered.version}".encode() not in answered.body:
+                wrong["another version's answer"] += 1
+            return answered
+
+        is_settled = True
+        asking = asyncio.create_task(paced(count, RATE, ask))
+        for versions, more, then in plan:
+            await asyncio.sleep(count / RATE / (len(plan) + 1))
+            is_settled = False
+            allowed |= then
+            made.follow(*versions, **more)
+            await made.settle(*versions)
+            period += 1
+            # Requests under way may still end at the version that they began with.
+            await asyncio.sleep(0.3)
+            allowed, is_settled = then, True
+        found: list[Answered] = await asking
+        pool.close()
+    failed = sum(not each.is_whole for each in found)
+    torn = sum(len(versions) > 1 for versions in by_user.values())
+    print(f"{count} requests, half of them streamed, {RATE:.0f} a second")
+    print(f"failed: {failed}; by a version not in rotation: {sum(wrong.values())} {dict(wrong)}")
+    print(f"users in a period: {len(by_user)}, with more than one version: {torn}")
+    print(f"answers by version: {dict(sorted(Counter(each.version for each in found).items()))}")
+
+
+PARTS: dict[str, tuple[Callable[[int], Awaitable[None]], int]] = {
+    "overhead": (overhead, 6000),
+    "throughput": (throughput, 5000),
+    "memory": (memory, 100_000),
+    "switches": (switches, 20_000),
+}
+
+
+def main() -> None:
+    """Run the parts that were named."""
+    global RATE
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the requests")
+    parser.add_argument("--rate", type=float, default=RATE, help="requests a second, where steady")
+    arguments = parser.parse_args()
+    RATE = arguments.rate
+    for name in arguments.parts or PARTS:
+        part, count = PARTS[name]
+        print(f"\n## {name}\n", flush=True)
+        asyncio.run(part(int(count * arguments.scale)))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    main()
