@@ -75,7 +75,7 @@ sweeps: setup ## How a sweep searches, stops and chooses, beside Optuna, simulat
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.sweep_evidence $(TABLES)
 
 .PHONY: rollouts
-rollouts: setup ## How often a canary is rolled back wrongly, and how soon harm is found, simulated, as tables (about 4 minutes of one core; TABLES="rates")
+rollouts: setup ## How often a canary is rolled back wrongly, and how soon harm is found, simulated, as tables (about 2 minutes of one core; TABLES="rates")
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.rollouts $(TABLES)
 
 .PHONY: probe-evidence
