@@ -20,7 +20,7 @@ from finetune_operator.finetuneendpoint.rotation import (
     read_rotation,
 )
 from finetune_operator.finetuneendpoint.serving import serving_of
-from finetune_operator.finetuneendpoint.telling import tell
+from finetune_operator.finetuneendpoint.telling import set_conditions
 from finetune_operator.finetuneendpoint.traffic import enter, judge, rules_of
 from finetune_operator.finetuneendpoint.verification import Outcome, Verdict, look_at
 from finetune_operator.finetuneendpoint.versions import (
@@ -58,7 +58,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
         return _status_unreadable(error)
     rotation = settle(observed, forgive_pinned(observed, stored), now)
     draft.put_rotation(rotation)
-    tell(draft, observed, rotation)
+    set_conditions(draft, observed, rotation)
     status, counts_wait = draft.to_wire(observed.written_at)
     waits = [] if counts_wait is None else [counts_wait]
     if observed.refusal is not None:

@@ -19,7 +19,7 @@ from finetune_operator.finetuneendpoint.versions import wanted_version
 from finetune_operator.status.conditions import ConditionType, Reason
 
 
-def tell(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:
+def set_conditions(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:
     """Set conditions, phase, URL and model."""
     draft.put("url", front_url(observed.namespace))
     draft.put("model", observed.name)

@@ -55,13 +55,13 @@ def look_at(observed: Observed, version: Served) -> Outcome:
     """
     pods = [pod for pod in observed.servers if pod.server == version.server]
     for pod in pods:
-        told = _told(pod, version)
+        told = _report_of(pod, version)
         if told is not None and (failed := _failure(told)) is not None:
             return failed
     ready = [pod for pod in pods if pod.is_ready]
     if not ready:
         return _open(SERVER_NOT_READY, _why_no_pod(observed, version))
-    told_by = [(pod, _told(pod, version)) for pod in ready]
+    told_by = [(pod, _report_of(pod, version)) for pod in ready]
     for pod, told in told_by:
         if told is None:
             return _open("Loading", f"Pod {pod.name} has not begun to load the version.")
@@ -95,7 +95,7 @@ def _failure(told: AdapterReport) -> Outcome | None:
     return Outcome(verdict=Verdict.FAILED, reason=str(told.reason), message=text)
 
 
-def _told(pod: ServerPod, version: Served) -> AdapterReport | None:
+def _report_of(pod: ServerPod, version: Served) -> AdapterReport | None:
     """Return what a pod says of a version; other content under its name does not count."""
     for each in pod.report.adapters if pod.report is not None else ():
         is_its_name = each.name == version.adapter and each.version == version.version

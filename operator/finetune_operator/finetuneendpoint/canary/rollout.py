@@ -18,7 +18,7 @@ from finetune_operator.finetuneendpoint.canary.evidence import (
 
 PATIENCE = 5
 """After so many times the required requests, weak evidence no longer holds a candidate: one chance
-error among few would do so for ever. Weak is an e-value below the root of the bound."""
+error among few would do so permanently. Weak is an e-value below the root of the bound."""
 
 
 class Move(StrEnum):
