@@ -44,13 +44,12 @@ class ServingEngine:
     hold: asyncio.Event | None = None
     hold_load: asyncio.Event | None = None
     loading: set[asyncio.Task] = field(default_factory=set)
+    is_down: bool = False
     runner: web.AppRunner | None = None
-    port: int = 0
 
-    async def start(self) -> None:
-        """Listen, after a stop at the same port and without any adapter."""
-        self.adapters = {}
-        app = web.Application()
+    async def listen(self) -> None:
+        """Listen on a free loopback port."""
+        app = web.Application(middlewares=[self._be_down])
         app.add_routes(
             [
                 web.get("/version", self._version),
@@ -63,21 +62,28 @@ class ServingEngine:
         )
         self.runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True)
         await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", self.port)
-        await site.start()
-        self.port = self.runner.addresses[0][1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        await web.TCPSite(self.runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self.runner.addresses[0][1]}"
 
-    async def stop(self) -> None:
-        """Stop listening and cut all connections."""
-        if self.runner is not None:
-            server = self.runner.server
-            await self.runner.cleanup()
-            self.runner = None
-            # A connection that was being accepted comes after the others were closed.
-            for _ in range(5):
-                await asyncio.sleep(0)
-            await server.shutdown(0.1)
+    def start(self) -> None:
+        """Answer again after a stop, without any adapter."""
+        self.adapters = {}
+        self.is_down = False
+
+    def stop(self) -> None:
+        """Cut all connections, and every new one at its first request."""
+        self.is_down = True
+        for connection in self.runner.server.connections:
+            if connection.transport is not None:
+                connection.transport.abort()
+
+    @web.middleware
+    async def _be_down(self, request, handler):
+        if not self.is_down:
+            return await handler(request)
+        if request.transport is not None:
+            request.transport.abort()
+        return web.Response()
 
     async def _version(self, _request):
         return web.json_response({"version": self.version, "engine": self.name, **self.about})
@@ -149,8 +155,8 @@ class ServingEngine:
 async def serving_engine(**settings):
     """Run an engine on a free loopback port."""
     engine = ServingEngine(**settings)
-    await engine.start()
+    await engine.listen()
     try:
         yield engine
     finally:
-        await engine.stop()
+        await engine.runner.cleanup()

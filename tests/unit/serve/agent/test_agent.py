@@ -192,14 +192,14 @@ async def test_an_engine_that_starts_again_gets_its_adapters_verified_before_tra
     version = publish_version(tmp_path / "out")
     agent.want(active=version.served())
     await agent.until(version.name, "Verified")
-    await agent.engine.stop()
+    agent.engine.stop()
     report = await agent.until(version.name, "Loading")
     assert report.reason in ("EngineRestarted", "EngineAway")
     assert (await agent.get("/readyz"))[0] == 503
     status, body = await agent.ask(body=question(version.name, "Ticket 1"))
     assert (status, body["error"]["code"]) == (503, "model_not_ready")
     agent.engine.overlaid[version.name] = dict.fromkeys(version.tuned, "?")
-    await agent.engine.start()
+    agent.engine.start()
     assert (await agent.until(version.name, "Failed")).reason == "AnswersDiffer"
 
 
@@ -284,9 +284,9 @@ async def test_answers_must_be_equal_only_on_the_engine_of_the_evaluation(
         return honest(*arguments, **settings)
 
     monkeypatch.setattr(asking_module, "judge", notes)
-    await agent.engine.stop()
+    agent.engine.stop()
     agent.engine.about = about
-    await agent.engine.start()
+    agent.engine.start()
     agent.want(active=version.served())
     await agent.until(version.name, "Verified")
     assert found[-1] is is_same
@@ -321,9 +321,9 @@ async def test_through_restarts_and_changes_every_answer_is_of_the_version_that_
     for _ in range(40):
         match rng.randrange(6):
             case 0:
-                await agent.engine.stop()
-            case 1 if agent.engine.runner is None:
-                await agent.engine.start()
+                agent.engine.stop()
+            case 1 if agent.engine.is_down:
+                agent.engine.start()
             case 2:
                 agent.engine.adapters.pop(rng.choice(versions).name, None)
             case 3:
@@ -333,7 +333,7 @@ async def test_through_restarts_and_changes_every_answer_is_of_the_version_that_
                     candidate=candidate.served(weight=rng.choice([0, 5])),
                     previous=previous.served(),
                 )
-            case 4 if agent.engine.runner is not None and active is not bad:
+            case 4 if not agent.engine.is_down and active is not bad:
                 await agent.until(active.name, "Verified")
         for version in rng.choices(versions, k=3):
             text = f"Ticket {rng.randrange(60)}"
@@ -344,8 +344,8 @@ async def test_through_restarts_and_changes_every_answer_is_of_the_version_that_
             else:
                 wrong += [body] if status not in (404, 503) else []
     assert wrong == []
-    if agent.engine.runner is None:
-        await agent.engine.start()
+    if agent.engine.is_down:
+        agent.engine.start()
     agent.want(active=versions[0].served(), candidate=versions[1].served(), previous=bad.served())
     for version in versions[:2]:
         await agent.until(version.name, "Verified")
