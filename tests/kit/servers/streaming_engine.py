@@ -56,7 +56,7 @@ async def answer(engine: StreamingEngine, asked: Asked, writer: asyncio.StreamWr
 async def cut(engine: StreamingEngine, asked: Asked, writer: asyncio.StreamWriter) -> None:
     """Begin to answer, and break off."""
     writer.write(head(200, "text/event-stream"))
-    writer.write(chunk(event({"choices": [{"index": 0, "delta": {"content": "Hel"}}]})))
+    writer.write(chunk(event({"choices": [{"index": 0, "delta": {"content": "Hi"}}]})))
     await writer.drain()
     await engine.may_cut.wait()
     writer.transport.abort()

@@ -87,7 +87,7 @@ _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit
 
 
 class StreamCut(Exception):  # noqa: N818 - what happened to the answer
-    """The server broke off after the first byte. The client was told, by an unfinished answer."""
+    """The server broke off after the first byte. The client gets an answer without its end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.serve.front.answers import HEAD_BYTES, Told, Watched
+from finetune_trainer.serve.front.answers import HEAD_BYTES, Facts, Watched
 from finetune_trainer.serve.front.limits import MAX_BUCKETS, Limits
 from finetune_trainer.serve.front.rotation import (
     Failure,
@@ -186,38 +186,38 @@ TOKENS = {"num_input_tokens": 5, "num_output_tokens": 2}
 
 
 @pytest.mark.parametrize(
-    ("pieces", "told"),
+    ("pieces", "facts"),
     [
-        (plain(content='{"a": 1}'), Told(**TOKENS)),
-        (plain(content="no json"), Told(is_invalid_json=True, **TOKENS)),
-        (plain(content=None, tool_calls=[]), Told(**TOKENS)),
-        (plain(content=None, refusal="no"), Told(is_refusal=True, **TOKENS)),
+        (plain(content='{"a": 1}'), Facts(**TOKENS)),
+        (plain(content="no json"), Facts(is_invalid_json=True, **TOKENS)),
+        (plain(content=None, tool_calls=[]), Facts(**TOKENS)),
+        (plain(content=None, refusal="no"), Facts(is_refusal=True, **TOKENS)),
         (
             plain(content="I cannot help with that."),
-            Told(is_refusal=True, is_invalid_json=True, **TOKENS),
+            Facts(is_refusal=True, is_invalid_json=True, **TOKENS),
         ),
-        ([b"no json at all"], Told()),
-        ([b'{"choices": []}'], Told()),
-        (streamed('{"a"', ": 1}", usage=USAGE), Told(**TOKENS)),
-        (streamed('{"a"', ": 1"), Told(is_invalid_json=True)),
+        ([b"no json at all"], Facts()),
+        ([b'{"choices": []}'], Facts()),
+        (streamed('{"a"', ": 1}", usage=USAGE), Facts(**TOKENS)),
+        (streamed('{"a"', ": 1"), Facts(is_invalid_json=True)),
         (
             streamed("I cannot ", "help with that.", usage=USAGE),
-            Told(is_refusal=True, is_invalid_json=True, **TOKENS),
+            Facts(is_refusal=True, is_invalid_json=True, **TOKENS),
         ),
-        (streamed("x", error={"message": "m"}), Told(is_error=True)),
-        (streamed(*["y" * 100] * 3000, usage=USAGE), Told(**TOKENS)),
-        (streamed(*["y" * 100] * 3000, error={"message": "m"}), Told(is_error=True)),
+        (streamed("x", error={"message": "m"}), Facts(is_error=True)),
+        (streamed(*["y" * 100] * 3000, usage=USAGE), Facts(**TOKENS)),
+        (streamed(*["y" * 100] * 3000, error={"message": "m"}), Facts(is_error=True)),
     ],
 )
 @pytest.mark.parametrize("size", [7, 4000])
 def test_an_answer_tells_the_same_however_it_was_cut_into_pieces(
-    pieces: list[bytes], told: Told, size: int
+    pieces: list[bytes], facts: Facts, size: int
 ) -> None:
     whole = b"".join(pieces)
     watched = Watched(is_stream=whole.startswith(b"data:"), wants_json=True)
     for begin in range(0, len(whole), size):
         watched.take(whole[begin : begin + size])
-    assert watched.conclude() == told
+    assert watched.conclude() == facts
 
 
 def test_little_of_a_long_answer_is_kept() -> None:

@@ -66,7 +66,7 @@ async def test_a_stream_passes_piece_by_piece_and_untouched(tmp_path: Path) -> N
         async with front.ask(stream=True) as answer:
             # The first piece is here while the engine still holds back the rest.
             piece = await answer.content.readany()
-        assert piece == b'data: {"choices": [{"index": 0, "delta": {"content": "Hel"}}]}\n\n'
+        assert piece == b'data: {"choices": [{"index": 0, "delta": {"content": "Hi"}}]}\n\n'
         del engine.behaviours[V1]
         async with front.ask(stream=True) as answer:
             lines = (await answer.text()).split("\n\n")

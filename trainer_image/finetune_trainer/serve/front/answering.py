@@ -327,14 +327,14 @@ class Front:
     ) -> None:
         """Count an answer that has ended."""
         route, version = call.route, str(served.version)
-        told = watched.conclude()
-        is_error = is_cut or told.is_error or opened.status >= 500
+        facts = watched.conclude()
+        is_error = is_cut or facts.is_error or opened.status >= 500
         is_slow = route.slow_seconds is not None and first - call.begin > route.slow_seconds
         signals = {
             "errors": is_error,
             "slow": is_slow,
-            "refusals": told.is_refusal,
-            "invalidJson": told.is_invalid_json,
+            "refusals": facts.is_refusal,
+            "invalidJson": facts.is_invalid_json,
         }
         bad = [signal for signal, is_given in signals.items() if is_given]
         for signal in bad:
@@ -348,13 +348,13 @@ class Front:
         series.duration.observe(end - call.begin)
         if opened.is_stream:
             series.first.observe(first - call.begin)
-            num_later = (told.num_output_tokens or watched.num_events) - 1
+            num_later = (facts.num_output_tokens or watched.num_events) - 1
             if num_later > 0:
                 series.per_token.observe((end - first) / num_later)
-        if told.num_input_tokens is not None:
-            series.input.observe(told.num_input_tokens)
-        if told.num_output_tokens is not None:
-            series.output.observe(told.num_output_tokens)
+        if facts.num_input_tokens is not None:
+            series.input.observe(facts.num_input_tokens)
+        if facts.num_output_tokens is not None:
+            series.output.observe(facts.num_output_tokens)
         copy_to = None if is_candidate or is_error else self._shadow.wants(route)
         if copy_to is not None:
             body, headers = call.body_for(copy_to), call.headers(self._token())

@@ -18,7 +18,7 @@ TAIL_BYTES = 4 * 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Told:
+class Facts:
     """Facts about an answer.
 
     Attributes:
@@ -63,7 +63,7 @@ class Watched:
             self._tail = (self._tail + piece)[-TAIL_BYTES:]
         self._size += len(piece)
 
-    def conclude(self) -> Told:
+    def conclude(self) -> Facts:
         """Return what the answer tells."""
         head = b"".join(self._head)
         if self._is_stream:
@@ -73,16 +73,18 @@ class Watched:
             choice = answer["choices"][0]
             text = _text_of(choice, "message")
         except (ValueError, LookupError, TypeError):
-            return Told()
-        return self._told(text, _declines(choice, "message"), answer.get("usage"), is_whole=True)
+            return Facts()
+        return self._facts_of(
+            text, _declines(choice, "message"), answer.get("usage"), is_whole=True
+        )
 
-    def _conclude_stream(self, head: bytes) -> Told:
+    def _conclude_stream(self, head: bytes) -> Facts:
         is_whole = not self._tail
         needed = HEAD_BYTES if self._wants_json else NUM_CHARACTERS
         text, declines = "", False
         for event in _events(head):
             if "error" in event:
-                return Told(is_error=True)
+                return Facts(is_error=True)
             try:
                 choice = event["choices"][0]
                 if choice.get("index", 0) == 0:
@@ -94,15 +96,15 @@ class Watched:
                 break
         end = list(_events((head + self._tail)[-TAIL_BYTES:]))
         if any("error" in event for event in end):
-            return Told(is_error=True)
+            return Facts(is_error=True)
         usage = next((event["usage"] for event in reversed(end) if event.get("usage")), None)
-        return self._told(text, declines, usage, is_whole=is_whole)
+        return self._facts_of(text, declines, usage, is_whole=is_whole)
 
-    def _told(
+    def _facts_of(
         self, text: str, declines: bool, usage: Mapping[str, Any] | None, *, is_whole: bool
-    ) -> Told:
+    ) -> Facts:
         usage = usage if isinstance(usage, Mapping) else {}
-        return Told(
+        return Facts(
             is_refusal=declines or (bool(text) and is_refusal(text)),
             is_invalid_json=self._wants_json and is_whole and bool(text) and not _is_json(text),
             num_input_tokens=_count(usage.get("prompt_tokens")),

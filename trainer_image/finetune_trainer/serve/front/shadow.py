@@ -88,13 +88,13 @@ class Shadow:
             self._metrics.count_shadow(route.name, version, "502")
             return
         self._metrics.count_shadow(route.name, version, str(opened.status))
-        told = watched.conclude()
+        facts = watched.conclude()
         slow = route.slow_seconds is not None and seconds > route.slow_seconds
         for signal, is_bad in (
-            ("errors", opened.status >= 500 or told.is_error),
+            ("errors", opened.status >= 500 or facts.is_error),
             ("slow", slow),
-            ("refusals", told.is_refusal),
-            ("invalidJson", told.is_invalid_json),
+            ("refusals", facts.is_refusal),
+            ("invalidJson", facts.is_invalid_json),
         ):
             if is_bad:
                 self._metrics.count_bad(route.name, version, signal, is_shadow=True)
