@@ -15,7 +15,7 @@ from finetune_trainer.serve.engine.requests import (
     unknown_model,
 )
 
-MESSAGES = [{"role": "user", "content": "Hello"}]
+MESSAGES = [{"role": "user", "content": "Good day"}]
 
 
 def chat(**fields: Any) -> dict[str, Any]:
@@ -52,9 +52,9 @@ def test_both_names_of_the_limit_are_known() -> None:
 
 
 def test_parts_of_text_are_joined() -> None:
-    parts = [{"type": "text", "text": "Hel"}, {"type": "text", "text": "lo"}]
+    parts = [{"type": "text", "text": "Good"}, {"type": "text", "text": " day"}]
     ask = read_chat(chat(messages=[{"role": "user", "content": parts}]))
-    assert ask.prompt == [{"role": "user", "content": "Hello"}]
+    assert ask.prompt == [{"role": "user", "content": "Good day"}]
 
 
 def test_a_completion_has_openai_s_short_limit() -> None:
