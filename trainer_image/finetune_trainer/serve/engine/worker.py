@@ -103,6 +103,8 @@ class Worker:
             ready = [each for each in self._commands if each[0] not in busy]
             self._commands = deque(each for each in self._commands if each[0] in busy)
         for _, run, future in ready:
+            if not future.set_running_or_notify_cancel():
+                continue  # who asked has left
             try:
                 run()
             except Exception as error:
