@@ -42,8 +42,6 @@ BY_JOB = "job"
 """Index of endpoints by the FineTuneJob that they follow."""
 BY_SERVER = "server"
 """Index of endpoints by the servers that their status names."""
-BY_DEPLOYMENT = "deployment"
-"""Index of serving pods by their Deployment."""
 REST_SECONDS = 0.05
 _SECTIONS = ("active", "candidate", "previous")
 
@@ -70,10 +68,6 @@ def servers_of(endpoint: Object) -> set[str]:
 def _by_server(endpoint: Object) -> Iterable[str]:
     namespace = endpoint["metadata"]["namespace"]
     return [f"{namespace}/{server}" for server in servers_of(endpoint)]
-
-
-def _by_deployment(pod: Object) -> Iterable[str]:
-    return (f"{pod['metadata']['namespace']}/{pod['deployment']}",) if pod["deployment"] else ()
 
 
 class Endpoints:
@@ -122,7 +116,7 @@ class Endpoints:
             PODS,
             label_selector=SERVING_LABEL,
             transform=trim_serving_pod,
-            indexers={BY_NAMESPACE: _by_namespace, BY_DEPLOYMENT: _by_deployment},
+            indexers={BY_NAMESPACE: _by_namespace},
             on_served=partial(_tell_served, "Serving pods"),
         )
         self.deployments_informer = informer(
@@ -144,7 +138,13 @@ class Endpoints:
     def new_reports(self, *, clock: Clock, rng: random.Random) -> ServingReports:
         """Return a poller of the serving pods, which wakes endpoints."""
         return ServingReports(
-            self.pods, urgent=self.targets, on_news=self._on_report, clock=clock, rng=rng
+            self.pods,
+            urgent=self.targets,
+            num_pods=self._num_pods,
+            names=self._reported_names,
+            on_news=self._on_report,
+            clock=clock,
+            rng=rng,
         )
 
     def of_namespace(self, namespace: str) -> list[Object]:
@@ -174,6 +174,19 @@ class Endpoints:
             self.urgent[key] = frozenset({FRONT, *servers_of(endpoint)})
         else:
             self.urgent.pop(key, None)
+
+    def _num_pods(self, target: Target) -> int:
+        """Return how many pods a Deployment can have: one more than wanted while it is replaced."""
+        found = self.deployments.get(*target)
+        return 0 if found is None else found["numWanted"] + 1
+
+    def _reported_names(self, target: Target) -> set[str]:
+        """Return the endpoints, or the versions, that reports of a Deployment can be about."""
+        namespace, deployment = target
+        if deployment == FRONT:
+            return {str(each["metadata"]["name"]) for each in self.of_namespace(namespace)}
+        users = self.store.by_index(BY_SERVER, f"{namespace}/{deployment}")
+        return {str(version.get("adapter")) for each in users for version in _versions_of(each)}
 
     def _on_report(self, pod: Object, before: Report | None, after: Report | None) -> None:
         """Wake the endpoints that a changed report is about."""
@@ -259,7 +272,7 @@ def _is_edited(old: Object, new: Object) -> bool:
 def _routes(report: Report | None) -> dict[str, object]:
     if not isinstance(report, FrontReport):
         return {}
-    return {each.name: each.model_copy(update={"requests": 0}) for each in report.endpoints}
+    return {each.name: each for each in report.endpoints}
 
 
 def _adapters(report: Report | None) -> dict[str, object]:

@@ -1,45 +1,46 @@
 """Reports of serving pods, polled by the leader.
 
-A report is data of a pod, so its size, its time and its form are bounded. Nothing here decides: a
-changed report wakes the endpoints that it is about.
+A report is data of a pod, so its size, its time and its form are bounded. A namespace has its own
+share of connections and of processor time, so that its pods delay no report of another namespace.
+Nothing here decides: a changed report wakes the endpoints that it is about.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
-from collections.abc import Callable, Iterable
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
+from weakref import WeakValueDictionary
 
-import aiohttp
-
-from finetune_api.protocol.serving import (
-    MAX_REPORT_BYTES,
-    REPORT_PATH,
-    REPORT_PORT,
-    FrontReport,
-    ServerReport,
-    parse_report,
-)
+from finetune_api.protocol.serving import FrontReport, ServerReport, parse_report
+from finetune_operator.controllers.memory.report_reading import fetch_report, sift
 from finetune_operator.kube.api.resource import Object, ObjectKey, key_of
+from finetune_operator.kube.backoff import exponential
 from finetune_operator.kube.cache.store import EventType, Store
 from finetune_operator.kube.clock import Clock
 
 logger = logging.getLogger(__name__)
 
-TIMEOUT_SECONDS = 2.0
 TICK_SECONDS = 0.25
 """Time between two looks for pods that are to be asked."""
 FREQUENT_SECONDS = 1.0
-"""Time between two reports of a pod that a decision waits for."""
+"""Time between two reports of a pod that a decision waits for. It doubles while nobody answers."""
 SELDOM_SECONDS = 30.0
 """Time between two reports of any other pod; each time a fifth more or less."""
 FORGET_SECONDS = 90.0
 """A pod that has given no report for so long is taken to have none."""
 MAX_POLLS = 64
 """Reports asked for at the same time."""
+MAX_POLLS_OF_NAMESPACE = 4
+REST_FACTOR = 200.0
+"""A poll rests so many times as long as its report took to read. So the polls of a namespace take
+at most 2 % of a processor together."""
 
 Report: TypeAlias = FrontReport | ServerReport
 Target: TypeAlias = tuple[str, str]
@@ -55,7 +56,9 @@ class _Polled:
     Attributes:
         asked_at: Monotonic time of the last question.
         spread: Factor of the time between two seldom questions.
+        num_timeouts: Questions in a row that nobody answered.
         report: The last report.
+        digest: Of what was read of the last report.
         reported_at: Monotonic time of the last report.
     """
 
@@ -63,7 +66,9 @@ class _Polled:
     asked_at: float
     spread: float
     is_asking: bool = False
+    num_timeouts: int = 0
     report: Report | None = None
+    digest: bytes = b""
     reported_at: float = 0.0
 
 
@@ -73,6 +78,8 @@ class ServingReports:
     Args:
         pods: The cache of serving pods, as :func:`trim_serving_pod` leaves them.
         urgent: Returns the Deployments whose reports a decision waits for.
+        num_pods: Returns how many pods of a Deployment are asked at most.
+        names: Returns the endpoints or versions that a pod's report can be about.
         on_news: Called when a report has changed, appeared or vanished.
     """
 
@@ -81,16 +88,22 @@ class ServingReports:
         pods: Store,
         *,
         urgent: Callable[[], set[Target]],
+        num_pods: Callable[[Target], int],
+        names: Callable[[Target], Collection[str]],
         on_news: OnNews,
         clock: Clock,
         rng: random.Random,
     ) -> None:
         self._pods = pods
         self._urgent = urgent
+        self._num_pods = num_pods
+        self._names = names
         self._on_news = on_news
         self._clock = clock
         self._rng = rng
         self._polled: dict[ObjectKey, _Polled] = {}
+        self._turns = asyncio.Semaphore(MAX_POLLS)
+        self._turns_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
         pods.add_handler(self._on_pod)
 
     def of(self, pod: Object) -> Report | None:
@@ -99,82 +112,106 @@ class ServingReports:
         return known.report if known is not None and known.uid == pod["metadata"]["uid"] else None
 
     async def run(self) -> None:
-        """Poll until cancelled; may be called again afterwards."""
-        for known in self._polled.values():
-            known.is_asking = False
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-        connector = aiohttp.TCPConnector(limit=MAX_POLLS, limit_per_host=1)
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=timeout, trust_env=False) as session,
-            asyncio.TaskGroup() as polls,
-        ):
+        """Poll until cancelled."""
+        async with asyncio.TaskGroup() as polls:
             while True:
                 for pod in self._due():
-                    polls.create_task(self._ask(session, pod))
+                    polls.create_task(self._ask(pod, self._known(pod)))
                 await asyncio.sleep(TICK_SECONDS)
 
     def _due(self) -> Iterable[Object]:
-        """Yield the pods to ask now; mark them as asked."""
-        now, urgent = self._clock.monotonic(), self._urgent()
-        num_free = MAX_POLLS - sum(known.is_asking for known in self._polled.values())
-        for pod in self._pods.objects():
-            if num_free <= 0:
-                return
-            if not pod["address"]:
-                continue
-            metadata = pod["metadata"]
-            known = self._polled.get(key_of(pod))
-            if known is None or known.uid != metadata["uid"]:
-                known = self._polled[key_of(pod)] = _Polled(
-                    metadata["uid"], asked_at=-SELDOM_SECONDS * 2, spread=1.0
-                )
-            is_urgent = (metadata["namespace"], pod["deployment"]) in urgent
-            pause = FREQUENT_SECONDS if is_urgent else SELDOM_SECONDS * known.spread
-            if known.is_asking or now - known.asked_at < pause:
-                continue
-            known.asked_at, known.is_asking = now, True
-            known.spread = self._rng.uniform(0.8, 1.2)
-            num_free -= 1
-            yield pod
+        """Return the pods to ask, the longest unasked first; mark them as being asked.
 
-    async def _ask(self, session: aiohttp.ClientSession, pod: Object) -> None:
-        known = self._polled[key_of(pod)]
+        Polls wait for their turns in this order.
+        """
+        now, urgent = self._clock.monotonic(), self._urgent()
+        due = []
+        for target, pod in self._asked():
+            known = self._known(pod)
+            pause = FREQUENT_SECONDS if target in urgent else SELDOM_SECONDS * known.spread
+            if known.num_timeouts:
+                rest = exponential(known.num_timeouts, base=FREQUENT_SECONDS, cap=SELDOM_SECONDS)
+                pause = max(pause, rest)
+            if not known.is_asking and now - known.asked_at >= pause:
+                due.append((known.asked_at, key_of(pod), pod))
+                known.is_asking = True
+        return [pod for _, _, pod in sorted(due, key=lambda each: each[:2])]
+
+    def _asked(self) -> Iterator[tuple[Target, Object]]:
+        """Yield the pods that are asked at all: of a Deployment no more than it can have."""
+        pods_of: defaultdict[Target, list[Object]] = defaultdict(list)
+        for pod in self._pods.objects():
+            if pod["address"]:
+                pods_of[pod["metadata"]["namespace"], pod["deployment"]].append(pod)
+        for target, pods in pods_of.items():
+            limit = self._num_pods(target)
+            if len(pods) > limit:
+                pods.sort(key=lambda pod: (not pod["isReady"], pod["metadata"]["name"]))
+            yield from ((target, pod) for pod in pods[:limit])
+
+    def _known(self, pod: Object) -> _Polled:
+        uid = pod["metadata"]["uid"]
+        known = self._polled.get(key_of(pod))
+        if known is None or known.uid != uid:
+            known = self._polled[key_of(pod)] = _Polled(
+                uid, asked_at=-SELDOM_SECONDS * 2, spread=1.0
+            )
+        return known
+
+    async def _ask(self, pod: Object, known: _Polled) -> None:
+        namespace = pod["metadata"]["namespace"]
+        turns = self._turns_of.get(namespace) or asyncio.Semaphore(MAX_POLLS_OF_NAMESPACE)
+        self._turns_of[namespace] = turns
         try:
-            report = await _fetch(session, pod["address"])
-        except (aiohttp.ClientError, TimeoutError, ValueError, OSError) as error:
-            logger.debug("no report of pod %s: %s", key_of(pod), error)
-            if self._clock.monotonic() - known.reported_at >= FORGET_SECONDS:
-                self._keep(pod, known, None)
-        else:
-            known.reported_at = self._clock.monotonic()
-            self._keep(pod, known, report)
+            async with turns:
+                if self._polled.get(key_of(pod)) is not known:
+                    return  # it is gone
+                body = await self._fetch(pod, known)
+                started = time.perf_counter()
+                self._take(pod, known, body)
+                await asyncio.sleep((time.perf_counter() - started) * REST_FACTOR)
         finally:
             known.is_asking = False
 
-    def _keep(self, pod: Object, known: _Polled, report: Report | None) -> None:
+    async def _fetch(self, pod: Object, known: _Polled) -> bytes:
+        """Return the body of a pod's answer; empty if there is none."""
+        async with self._turns:
+            known.asked_at = self._clock.monotonic()
+            known.spread = self._rng.uniform(0.8, 1.2)
+            body = b""
+            try:
+                body = await fetch_report(pod["address"])
+            except TimeoutError:
+                known.num_timeouts += 1
+                return body
+            except (OSError, EOFError, ValueError) as error:
+                logger.debug("no report of pod %s: %s", key_of(pod), error)
+            known.num_timeouts = 0
+            return body
+
+    def _take(self, pod: Object, known: _Polled, body: bytes) -> None:
+        """Take in an answer. One that says nothing new is not validated again."""
+        now = self._clock.monotonic()
+        report, digest = known.report, b""
+        try:
+            if body:
+                sifted = sift(body, self._names((pod["metadata"]["namespace"], pod["deployment"])))
+                new = hashlib.sha256(sifted).digest()
+                report = known.report if new == known.digest else parse_report(sifted)
+                digest = new
+        except ValueError as error:
+            logger.debug("no report of pod %s: %s", key_of(pod), error)
+        if digest:
+            known.reported_at = now
+        elif now - known.reported_at < FORGET_SECONDS:
+            return
+        else:
+            report = None
+        known.digest = digest
         before, known.report = known.report, report
-        if before != report:
+        if before != report and self._polled.get(key_of(pod)) is known:
             self._on_news(pod, before, report)
 
     def _on_pod(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         if new is None and old is not None:
             self._polled.pop(key_of(old), None)
-
-
-async def _fetch(session: aiohttp.ClientSession, address: str) -> Report:
-    """Return the report at an address.
-
-    Raises:
-        ValueError: It is no report, or too large.
-    """
-    host = f"[{address}]" if ":" in address else address
-    url = f"http://{host}:{REPORT_PORT}{REPORT_PATH}"
-    async with session.get(url, allow_redirects=False) as response:
-        if response.status != 200:
-            raise ValueError(f"{url} answered {response.status}")
-        body = bytearray()
-        async for chunk in response.content.iter_chunked(16 * 1024):
-            body += chunk
-            if len(body) > MAX_REPORT_BYTES:
-                raise ValueError(f"{url} answered more than {MAX_REPORT_BYTES} bytes")
-    return parse_report(bytes(body))

@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from finetune_api.names import FRONT
-from finetune_api.protocol.serving import AdapterReport, EngineReport, ServerReport, Verification
+from finetune_api.protocol.serving import (
+    AdapterReport,
+    EngineReport,
+    FrontEndpoint,
+    FrontReport,
+    ServerReport,
+    Verification,
+)
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.finetuneendpoint import FineTuneEndpointReconciler
 from finetune_operator.controllers.memory.endpoints import Endpoints
@@ -270,3 +277,24 @@ async def test_a_job_of_another_name_wakes_nobody(world: World) -> None:
     other["metadata"] |= {"name": "other", "uid": "another"}
     world.put("finetunejobs", other)
     assert world.woken == []
+
+
+async def test_a_report_wakes_only_the_endpoints_whose_part_has_changed(world: World) -> None:
+    await live(world)
+    other = endpoint("other")
+    other["status"] = {"active": {**world.status["active"], "adapter": "other"}}
+    world.put("finetuneendpoints", other)
+    reports = world.endpoints.new_reports(clock=world.clock, rng=random.Random(1))
+    front = next(each for each in world.endpoints.pods.objects() if each["deployment"] == FRONT)
+    before = FrontReport(id="boot", endpoints=[FrontEndpoint(name=NAME)])
+    after = FrontReport(
+        id="boot", endpoints=[FrontEndpoint(name=NAME), FrontEndpoint(name="other")]
+    )
+    world.woken.clear()
+    reports._on_news(front, before, after)
+    assert world.woken == [(NAMESPACE, "other")]
+    assert reports._names((NAMESPACE, FRONT)) == {NAME, "other"}
+    server = world.status["active"]["server"]
+    assert reports._names((NAMESPACE, server)) == {world.status["active"]["adapter"], "other"}
+    assert reports._num_pods((NAMESPACE, server)) == 2
+    assert reports._num_pods((NAMESPACE, "unknown")) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from finetune_api.protocol.serving import REPORT_PORT, FrontReport
+from finetune_operator.controllers.memory import report_reading
 from finetune_operator.controllers.memory import serving_reports as module
 from finetune_operator.controllers.memory.serving_reports import ServingReports
 from finetune_operator.finetuneendpoint.trimming import trim_serving_pod
@@ -22,12 +24,19 @@ ADDRESSES = iter(f"127.88.0.{number}" for number in range(1, 250))
 REPORT = FrontReport(id="boot-1").model_dump(mode="json", by_alias=True)
 
 
-def pod(address: str, *, version: int = 10, controller: str = "finetune-front-5d8f") -> Any:
+def pod(
+    address: str,
+    *,
+    version: int = 10,
+    controller: str = "finetune-front-5d8f",
+    namespace: str = "team-a",
+    number: int = 1,
+) -> Any:
     return {
         "metadata": {
-            "name": "front-1",
-            "namespace": "team-a",
-            "uid": "uid-1",
+            "name": f"front-{number}",
+            "namespace": namespace,
+            "uid": f"uid-{number}",
             "resourceVersion": str(version),
             "labels": {"finetune.dev/serving": "front"},
             "ownerReferences": [
@@ -74,10 +83,13 @@ class Poller:
         self.urgent: set[tuple[str, str]] = set()
         self.news: list[Any] = []
         self.num_looks = 0
+        self.num_pods = 2
         self.pods = Store(transform=trim_serving_pod)
         self.reports = ServingReports(
             self.pods,
             urgent=self.look,
+            num_pods=lambda target: self.num_pods,
+            names=lambda target: {"headlines"},
             on_news=lambda found, before, after: self.news.append((before, after)),
             clock=self.clock,
             rng=random.Random(1),
@@ -213,3 +225,108 @@ async def test_the_report_of_a_pod_goes_with_it(front: Front, poller: Poller) ->
     again["metadata"]["uid"] = "uid-2"
     poller.pods.observe("ADDED", again)
     assert poller.report() is None
+
+
+class BlackHole:
+    """A pod that takes connections and never answers."""
+
+    def __init__(self) -> None:
+        self.address = next(ADDRESSES)
+        self.num_asked = 0
+        self.num_open = 0
+        self.most_open = 0
+
+    async def swallow(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.num_asked += 1
+        self.num_open += 1
+        self.most_open = max(self.most_open, self.num_open)
+        with contextlib.suppress(OSError):
+            await reader.read()
+        self.num_open -= 1
+        writer.transport.abort()
+
+
+@pytest.fixture
+async def black_hole() -> AsyncIterator[BlackHole]:
+    found = BlackHole()
+    async with await asyncio.start_server(found.swallow, found.address, REPORT_PORT):
+        yield found
+
+
+async def test_pods_that_never_answer_delay_no_other_namespace(
+    front: Front, black_hole: BlackHole, poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_reading, "TIMEOUT_SECONDS", 600.0)
+    poller.num_pods = 200
+    for number in range(200):
+        poller.pods.observe("ADDED", pod(black_hole.address, number=number))
+
+    async def is_busy() -> bool:
+        return black_hole.num_open >= module.MAX_POLLS_OF_NAMESPACE
+
+    await eventually_async(is_busy, timeout=5)
+    poller.pods.observe("ADDED", pod(front.address, namespace="team-b"))
+    await until_asked(front, 1)
+    await settled(poller)
+    assert black_hole.most_open == module.MAX_POLLS_OF_NAMESPACE
+
+
+async def test_a_pod_that_does_not_answer_is_asked_less_and_less_often(
+    black_hole: BlackHole, poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_reading, "TIMEOUT_SECONDS", 0.02)
+    poller.urgent = {("team-a", "finetune-front")}
+    poller.pods.observe("ADDED", pod(black_hole.address))
+    for times, seconds in enumerate((1.0, 2.0, 4.0), start=1):
+
+        async def is_over(times: int = times) -> bool:
+            return black_hole.num_asked == times and not black_hole.num_open
+
+        await eventually_async(is_over, timeout=5)
+        await settled(poller)
+        poller.clock.advance(seconds - 0.5)
+        await settled(poller)
+        assert black_hole.num_asked == times
+        poller.clock.advance(0.5)
+
+
+async def test_no_more_pods_are_asked_than_a_deployment_can_have(
+    front: Front, poller: Poller
+) -> None:
+    for number in range(5):
+        poller.pods.observe("ADDED", pod(front.address, number=number))
+    await until_asked(front, 2)
+    await settled(poller)
+    assert front.num_asked == 2
+
+
+async def test_an_equal_report_is_not_validated_again(
+    front: Front, poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+
+    def parse(text: bytes) -> Any:
+        parsed.append(text)
+        return FrontReport.model_validate_json(text)
+
+    monkeypatch.setattr(module, "parse_report", parse)
+    poller.urgent = {("team-a", "finetune-front")}
+    poller.pods.observe("ADDED", pod(front.address))
+    await eventually_async(poller.report, timeout=5)
+    for times in (2, 3):
+        poller.clock.advance(1.0)
+        await until_asked(front, times)
+    await settled(poller)
+    assert len(parsed) == 1
+
+
+async def test_a_poll_rests_after_a_report_that_took_long_to_read(
+    front: Front, poller: Poller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "REST_FACTOR", 1e9)
+    poller.urgent = {("team-a", "finetune-front")}
+    poller.pods.observe("ADDED", pod(front.address))
+    await eventually_async(poller.report, timeout=5)
+    poller.clock.advance(60.0)
+    await settled(poller)
+    assert front.num_asked == 1
