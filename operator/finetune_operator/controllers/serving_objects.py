@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections import defaultdict
 from collections.abc import Callable, Iterable
+from weakref import WeakValueDictionary
 
 from finetune_api.names import FRONT
 from finetune_operator.config import OperatorConfig
@@ -84,7 +84,7 @@ class ServingObjects:
         self._client = client
         self._endpoints = endpoints
         self._clock = clock
-        self._locks: defaultdict[ObjectKey, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._locks: WeakValueDictionary[ObjectKey, asyncio.Lock] = WeakValueDictionary()
         self._repaired: dict[ObjectKey, float] = {}
         self._joined: dict[ObjectKey, float] = {}
 
@@ -268,7 +268,9 @@ class ServingObjects:
         self._endpoints.deployments.absorb(answer)
 
     def _lock(self, namespace: str, name: str) -> asyncio.Lock:
-        return self._locks[namespace, name]
+        lock = self._locks.get((namespace, name)) or asyncio.Lock()
+        self._locks[namespace, name] = lock
+        return lock
 
 
 def _marked(manifest: Object, digest: str) -> Object:

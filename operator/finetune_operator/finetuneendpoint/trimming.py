@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from finetune_api.meta import ENDPOINT_KIND
 from finetune_api.names import FRONT, SERVER_LABEL, SERVING_LABEL
+from finetune_api.protocol.serving import MAX_REPORTED
 from finetune_operator.finetuneendpoint.observed import Workload
 from finetune_operator.status.conditions import shorten
 
@@ -51,7 +53,7 @@ def trim_deployment(deployment: Object) -> Object:
     return {
         "metadata": {
             **_head(metadata),
-            "ownerReferences": metadata.get("ownerReferences") or [],
+            "ownerReferences": _endpoints_of(metadata),
         },
         "applied": (metadata.get("annotations") or {}).get(APPLIED_ANNOTATION, ""),
         "numWanted": int((deployment.get("spec") or {}).get("replicas", 1)),
@@ -78,6 +80,12 @@ def workload_of(deployment: Object, pods: Iterable[Object]) -> Workload:
 def _head(metadata: Object) -> Object:
     kept = ("name", "namespace", "uid", "resourceVersion", "deletionTimestamp")
     return {key: metadata[key] for key in kept if metadata.get(key)}
+
+
+def _endpoints_of(metadata: Object) -> list[Object]:
+    """Return the references to endpoints, of no more than a namespace can have in one report."""
+    owners = metadata.get("ownerReferences") or ()
+    return [owner for owner in owners if owner.get("kind") == ENDPOINT_KIND][:MAX_REPORTED]
 
 
 def _is_of(metadata: Object, prefix: str) -> bool:

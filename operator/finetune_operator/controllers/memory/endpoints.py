@@ -17,6 +17,7 @@ from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_operator.controllers.memory.approvals import Wake
 from finetune_operator.controllers.memory.serving_reports import Report, ServingReports, Target
 from finetune_operator.finetuneendpoint.trimming import trim_deployment, trim_serving_pod
+from finetune_operator.finetunejob.state.observed import trim_finetunejob
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.resource import (
     DEPLOYMENTS,
@@ -28,7 +29,7 @@ from finetune_operator.kube.api.resource import (
 )
 from finetune_operator.kube.cache.informer import Informer
 from finetune_operator.kube.cache.scopes import name_scope
-from finetune_operator.kube.cache.store import EventType, Store, drop_managed_fields
+from finetune_operator.kube.cache.store import EventType, Store
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, PRIORITY_USER
 
@@ -108,7 +109,7 @@ class Endpoints:
         )
         self.informer = informer(
             FINETUNEENDPOINTS,
-            transform=drop_managed_fields,
+            transform=trim_finetunejob,
             indexers={BY_NAMESPACE: _by_namespace, BY_JOB: _by_job, BY_SERVER: _by_server},
             on_served=partial(_tell_served, "FineTuneEndpoints"),
         )

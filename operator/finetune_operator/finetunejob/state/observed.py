@@ -144,7 +144,7 @@ _OWNER = ("apiVersion", "kind", "name", "uid")
 
 
 def trim_finetunejob(obj: Object) -> Object:
-    """Keep of a FineTuneJob, or of a sweep, the metadata that is read.
+    """Keep of a FineTuneJob, a sweep or an endpoint the metadata that is read.
 
     Nothing but the API server's 1.5 MB bounds the rest: annotations, labels, field ownership, and
     owners that are none. Of finalizers one is kept that is not the garbage collector's, and none

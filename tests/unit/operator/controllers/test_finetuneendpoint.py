@@ -298,3 +298,12 @@ async def test_a_report_wakes_only_the_endpoints_whose_part_has_changed(world: W
     assert reports._names((NAMESPACE, server)) == {world.status["active"]["adapter"], "other"}
     assert reports._num_pods((NAMESPACE, server)) == 2
     assert reports._num_pods((NAMESPACE, "unknown")) == 0
+
+
+def test_what_users_may_write_at_will_on_an_endpoint_is_not_cached(world: World) -> None:
+    crowded = endpoint()
+    crowded["metadata"] |= {"annotations": {"a": "x"}, "labels": {"b": "x"}, "managedFields": [{}]}
+    world.put("finetuneendpoints", crowded)
+    cached = world.endpoints.store.get(*KEY)
+    assert cached is not None
+    assert not cached["metadata"].keys() & {"annotations", "labels", "managedFields"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 from typing import Any
 
@@ -211,3 +212,10 @@ async def test_the_last_endpoint_that_leaves_a_server_deletes_it(world: World) -
     assert world.names("deployments") == {FRONT, SERVER.name}
     await world.objects.release(NAMESPACE, [SERVER.name], "uid-one")
     assert world.names("deployments") == {FRONT}
+
+
+async def test_no_lock_outlasts_its_use(world: World) -> None:
+    await world.apply(serving())
+    await world.objects.release(NAMESPACE, [SERVER.name, "fts-gone"], "uid-one")
+    gc.collect()
+    assert len(world.objects._locks) == 0

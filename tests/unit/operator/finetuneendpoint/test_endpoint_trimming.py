@@ -127,3 +127,11 @@ def test_a_ready_pod_counts_before_its_deployment_tells_it() -> None:
     trimmed = trim_deployment({"metadata": {"name": SERVER, "namespace": "team-a"}})
     assert workload_of(trimmed, [trim_serving_pod(pod())]).is_up
     assert not workload_of(trimmed, ()).is_up
+
+
+def test_only_endpoints_own_a_deployment_and_no_more_than_can_be_served() -> None:
+    owners = [{"kind": "ConfigMap", "name": "x" * 200, "uid": str(n)} for n in range(3)]
+    owners += [{"kind": "FineTuneEndpoint", "name": "a", "uid": f"e-{n}"} for n in range(1001)]
+    metadata = {"name": SERVER, "namespace": "team-a", "ownerReferences": owners}
+    kept = trim_deployment({"metadata": metadata})["metadata"]["ownerReferences"]
+    assert [each["uid"] for each in kept] == [f"e-{n}" for n in range(1000)]
