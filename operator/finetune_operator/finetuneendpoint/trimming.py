@@ -23,12 +23,13 @@ def trim_serving_pod(pod: Object) -> Object:
     """Keep what is read of a pod; ``deployment`` and ``address`` are empty if it is not asked.
 
     The address of a pod is asked only if a ReplicaSet of the Deployment that its labels name
-    controls it.
+    controls it. That of a pod in the network of its node is never asked: it is the node's.
     """
     metadata, status = pod["metadata"], pod.get("status") or {}
     labels = metadata.get("labels") or {}
     deployment = FRONT if labels.get(SERVING_LABEL) == "front" else labels.get(SERVER_LABEL, "")
     is_ours = bool(deployment) and _is_of(metadata, f"{deployment}-")
+    is_ours = is_ours and not (pod.get("spec") or {}).get("hostNetwork")
     runs = status.get("phase") == "Running" and not metadata.get("deletionTimestamp")
     return {
         "metadata": _head(metadata),

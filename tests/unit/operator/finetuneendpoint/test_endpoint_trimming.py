@@ -33,7 +33,7 @@ def pod(**changes: Any) -> dict[str, Any]:
         },
     }
     for section, values in changes.items():
-        found[section] = {**found[section], **values}
+        found[section] = {**found.get(section, {}), **values}
     return found
 
 
@@ -63,9 +63,10 @@ def test_a_running_pod_of_a_deployment_is_asked_at_its_address() -> None:
         {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}},
         {"status": {"phase": "Pending"}},
         {"status": {"podIP": None}},
+        {"spec": {"hostNetwork": True}},
     ],
     ids=["nobody's", "not its controller", "a Job's", "another Deployment's", "ending", "pending",
-         "without address"],
+         "without address", "in its node's network"],
 )  # fmt: skip
 def test_any_other_pod_is_not_asked(changes: dict[str, Any]) -> None:
     assert trim_serving_pod(pod(**changes))["address"] == ""
