@@ -64,14 +64,18 @@ class Agent:
         token: str | None = TOKEN,
         method: str = "POST",
         headers: dict[str, str] | None = None,
+        raw: str | None = None,
     ) -> tuple[int, Any]:
-        """Ask the port of fronts; return status and body, of a stream its text."""
+        """Ask the port of fronts; return status and body, of a stream its text.
+
+        ``raw`` is a body that is sent as it is.
+        """
         given = {"Authorization": f"Bearer {token}"} if token is not None else {}
         url = f"http://127.0.0.1:{self.process.port}{path}"
         async with self.session.request(
             method,
             url,
-            data=None if body is None else json.dumps(body),
+            data=raw if body is None else json.dumps(body),
             headers={**given, **(headers or {})},
         ) as response:
             text = await response.text()

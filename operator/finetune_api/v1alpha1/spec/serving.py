@@ -35,7 +35,7 @@ ARGUMENT_VALUES: dict[str, str] = {
     "--pipeline-parallel-size": "[0-9]{1,2}",
     "--quantization": _NAME,
     "--reasoning-parser": _NAME,
-    "--scheduling-policy": "(fcfs|priority)",
+    "--scheduling-policy": "fcfs",
     "--seed": _WHOLE,
     "--tensor-parallel-size": "[0-9]{1,2}",
     "--tool-call-parser": _NAME,

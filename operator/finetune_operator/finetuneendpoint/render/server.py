@@ -214,7 +214,11 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
     }
     if serve.engine == "VLLM":
         image = serve.image or config.vllm_image
-        environment |= {"VLLM_NO_USAGE_STATS": "1", "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
+        environment |= {
+            "VLLM_NO_USAGE_STATS": "1",
+            "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+            "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        }
         command = ["vllm", "serve", *_vllm_arguments(server), *config.vllm_arguments]
     else:
         image = serve.image or config.trainer_image
@@ -235,7 +239,9 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
 
 def _vllm_arguments(server: Server) -> list[str]:
     """Return the arguments of vLLM; of the same flag, the last one counts."""
-    arguments = ["--host=127.0.0.1", f"--port={ENGINE_PORT}"]
+    # An empty list of domains would allow all of them; no host has a name below `.invalid`.
+    no_media = "--allowed-media-domains=none.invalid"
+    arguments = ["--host=127.0.0.1", f"--port={ENGINE_PORT}", no_media]
     if not server.manifest_uri:
         num_adapters = server.serve.max_adapters
         arguments += [

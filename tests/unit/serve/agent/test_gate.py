@@ -9,6 +9,17 @@ from kit.builders.versions import publish_version
 from kit.processes.eventually import eventually_async
 from kit.servers.serving_agent import TOKEN, question
 
+TEXT = {"type": "text", "text": "Ticket 1"}
+IMAGE = "messages[0].content[0].image_url"
+AUDIO = "messages[0].content[1].input_audio"
+FILE = "messages[0].content[0].file"
+UNTYPED = "messages[0].content[0]"
+
+
+def part(kind: str) -> dict[str, object]:
+    """Return a part of a message that the engine would fetch or decode."""
+    return {"type": kind, kind: {"url": "http://10.0.0.1/"}}
+
 
 @pytest.fixture
 async def serving(agent, tmp_path):
@@ -148,3 +159,43 @@ async def test_the_cluster_port_has_metrics_of_load_alone(serving):
     assert "vllm:secret" not in text
     assert (await agent.get("/v1/models"))[0] == 404
     assert (await agent.get("/healthz"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"priority": -1}, "priority"),
+        ({"chat_template": "{{ x }}"}, "chat_template"),
+        ({"mm_processor_kwargs": {}}, "mm_processor_kwargs"),
+        ({"prompt_embeds": "AAAA"}, "prompt_embeds"),
+        ({"n": 9}, "n"),
+        ({"n": "9"}, "n"),
+        ({"messages": [{"role": "user", "content": [part("image_url")]}]}, IMAGE),
+        ({"messages": [{"role": "user", "content": part("image_url")}]}, IMAGE),
+        ({"messages": [{"role": "user", "content": [TEXT, part("input_audio")]}]}, AUDIO),
+        ({"messages": [{"role": "user", "content": [{**TEXT, "file": {}}]}]}, FILE),
+        ({"messages": [{"role": "user", "content": [{"image_url": "http://x"}]}]}, UNTYPED),
+    ],
+)
+async def test_a_field_that_asks_for_more_than_text_is_refused_by_name(serving, more, param):
+    agent, version = serving
+    status, body = await agent.ask(body={**question(version.name, "Ticket 1"), **more})
+    assert (status, body["error"]["param"]) == (400, param)
+    assert body["error"]["type"] == "invalid_request_error"
+    assert agent.engine.bodies == []
+
+
+async def test_texts_in_parts_and_openais_fields_pass(serving):
+    agent, version = serving
+    more = {"n": 8, "temperature": 0, "metadata": {}, "top_k": 5, "user": "a"}
+    messages = [{"role": "user", "content": [TEXT]}, {"role": "assistant", "content": None}]
+    await agent.ask(body={**question(version.name, "x"), **more, "messages": messages})
+    (asked,) = agent.engine.bodies
+    assert asked == {"model": version.name, "messages": messages, **more}
+
+
+async def test_a_body_that_is_nested_too_deeply_is_refused(serving):
+    agent, version = serving
+    nested = f'{{"model": "{version.name}", "metadata": {"[" * 500}{"]" * 500}}}'
+    status, body = await agent.ask(raw=nested)
+    assert (status, body["error"]["code"]) == (400, "invalid_json")

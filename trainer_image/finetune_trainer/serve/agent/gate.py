@@ -11,6 +11,7 @@ from aiohttp import web
 
 from finetune_trainer.serve.agent.engine import CHAT, COMPLETIONS
 from finetune_trainer.serve.agent.keeper import Adapter, Keeper
+from finetune_trainer.serve.bodies import check_fields, parse_body
 from finetune_trainer.serve.proxy import Refused, StreamCut, open_answer, pass_on, read_body
 
 MODELS = "/v1/models"
@@ -94,11 +95,9 @@ class Gate:
 
         The body is written anew: a key that occurs twice is read alike by gate and engine.
         """
-        try:
-            wire = orjson.loads(body)
-        except ValueError:
-            raise Refused(400, "invalid_json", "The body is not JSON.") from None
-        name = wire.get("model") if isinstance(wire, dict) else None
+        wire = parse_body(body)
+        check_fields(wire)
+        name = wire.get("model")
         if not isinstance(name, str):
             raise Refused(400, "invalid_request", "The body names no model.", param="model")
         adapter = self._keeper.find(name)

@@ -19,6 +19,7 @@ import aiohttp
 import orjson
 from aiohttp import web
 
+from finetune_trainer.serve.bodies import parse_body
 from finetune_trainer.serve.front.answers import Watched, wants_json
 from finetune_trainer.serve.front.keys import Keys, digest_of
 from finetune_trainer.serve.front.limits import Limits
@@ -178,7 +179,7 @@ class Front:
         try:
             if not (self._state.has_open or self._keys.may_open(digest)):
                 raise _no_key()  # before a byte of the body is read
-            fields = _parse(await read_body(request, limit=MAX_BODY_BYTES))
+            fields = parse_body(await read_body(request, limit=MAX_BODY_BYTES))
             model = fields.get("model")
             if not isinstance(model, str):
                 raise Refused(400, "missing_model", "`model` must be a string.", param="model")
@@ -381,16 +382,6 @@ class Front:
                 number=call.number,
                 bad=bad,
             )
-
-
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        fields = orjson.loads(body)
-    except ValueError:
-        raise Refused(400, "invalid_json", "The body is not JSON.") from None
-    if not isinstance(fields, dict):
-        raise Refused(400, "invalid_json", "The body must be a JSON object.")
-    return fields
 
 
 def _no_key() -> Refused:
