@@ -115,13 +115,15 @@ class AdapterReport(_Reported):
     """A version on a server pod.
 
     Attributes:
-        sha256: SHA-256 of its manifest.
+        sha256: SHA-256 of the manifest that the agent has read; empty until then.
+        weights_sha256: Digest of the weights by which the endpoint's status names the version.
         reason: Why it failed, or what it waits for.
     """
 
     name: AdapterName
     version: Count
     sha256: Digest
+    weights_sha256: Digest | None = None
     state: AdapterState
     reason: Reason | None = None
     message: Annotated[str, Field(max_length=1024)] = ""

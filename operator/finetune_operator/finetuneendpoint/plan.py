@@ -104,12 +104,12 @@ def _go_on(observed: Observed, rotation: Rotation, now: datetime) -> Rotation:
     if outcome.verdict is Verdict.OPEN or is_move:
         # A version that fails on its new server goes on answering on the present one.
         return rotation
-    refused = rotation.reject(now, outcome.reason, outcome.message)
+    refused = rotation.reject(now, outcome.reason, outcome.message, outcome.sha256)
     return refused.record(now, candidate, "Refused", f"{outcome.reason}: {outcome.message}")
 
 
 def _take_over(rotation: Rotation, outcome: Outcome, now: datetime) -> Rotation:
-    verified = rotation.verify(now)
+    verified = rotation.verify(now, outcome.sha256)
     candidate = verified.candidate
     assert candidate is not None
     promoted = verified.record(now, candidate, "Verified", outcome.message).promote(now)

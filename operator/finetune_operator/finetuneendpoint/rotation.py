@@ -54,7 +54,8 @@ class Rotation:
         """Return the entry of a version that was rejected, or None."""
         for entry in reversed(self.rejected):
             # A later job of the same name may publish this number with other content.
-            differs = entry.sha256 and version.sha256 and entry.sha256 != version.sha256
+            both = entry.weights_sha256, version.weights_sha256
+            differs = all(both) and both[0] != both[1]
             if entry.version == version.version and not differs:
                 return entry
         return None
@@ -92,10 +93,10 @@ class Rotation:
         fields |= {"since": None, "verified_time": None, "rollout_id": rollout}
         return replace(self, candidate=Candidate(**fields))
 
-    def verify(self, now: datetime) -> Rotation:
-        """Note that the candidate is verified."""
+    def verify(self, now: datetime, sha256: str) -> Rotation:
+        """Note that the candidate is verified, and with which manifest."""
         assert self.candidate is not None
-        update = {"verified_time": timestamp(now)}
+        update = {"sha256": sha256, "verified_time": timestamp(now)}
         return replace(self, candidate=self.candidate.model_copy(update=update))
 
     def promote(self, now: datetime) -> Rotation:
@@ -110,12 +111,16 @@ class Rotation:
                 previous = previous.model_copy(update={"server": new.server})
         return replace(self, active=new, candidate=None, previous=previous)
 
-    def reject(self, now: datetime, reason: str, message: str) -> Rotation:
-        """Take the candidate out, and do not try it again by itself."""
+    def reject(self, now: datetime, reason: str, message: str, sha256: str = "") -> Rotation:
+        """Take the candidate out, and do not try it again by itself.
+
+        ``sha256`` is the digest of the manifest that was read; empty for the one of the status.
+        """
         assert self.candidate is not None
         entry = RejectedVersion(
             version=self.candidate.version,
-            sha256=self.candidate.sha256,
+            sha256=sha256 or self.candidate.sha256,
+            weights_sha256=self.candidate.weights_sha256,
             reason=reason,
             message=shorten(message, MAX_SENTENCE_CHARACTERS),
             time=timestamp(now),

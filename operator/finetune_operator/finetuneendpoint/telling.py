@@ -13,6 +13,7 @@ from finetune_operator.finetuneendpoint.verification import (
     REASONS_OF_THE_VERSION,
     SERVER_NOT_READY,
     Verdict,
+    fault_of,
     look_at,
 )
 from finetune_operator.finetuneendpoint.versions import wanted_version
@@ -31,7 +32,7 @@ def set_conditions(draft: EndpointDraft, observed: Observed, rotation: Rotation)
     _set_available(draft, observed, rotation)
     _set_verified(draft, observed, rotation, rejection)
     _set_progressing(draft, observed, rotation)
-    _set_degraded(draft, rotation, rejection)
+    _set_degraded(draft, observed, rotation, rejection)
     _set_stalled(draft, observed, rotation)
     set_phase(draft, rotation)
 
@@ -129,7 +130,10 @@ def _rollout_text(observed: Observed, candidate: Candidate) -> str:
 
 
 def _set_degraded(
-    draft: EndpointDraft, rotation: Rotation, rejection: RejectedVersion | None
+    draft: EndpointDraft,
+    observed: Observed,
+    rotation: Rotation,
+    rejection: RejectedVersion | None,
 ) -> None:
     conditions, active = draft.conditions, rotation.active
     available = conditions.get(ConditionType.AVAILABLE) or {}
@@ -137,6 +141,9 @@ def _set_degraded(
         conditions.set(
             ConditionType.DEGRADED, True, available["reason"], available.get("message", "")
         )
+    elif active is not None and (fault := fault_of(observed, active)) is not None:
+        text = f"Version {active.version} cannot be loaded again: {fault.message}"
+        conditions.set(ConditionType.DEGRADED, True, fault.reason, text)
     elif is_held(rotation):
         progressing = conditions.get(ConditionType.PROGRESSING) or {}
         text = progressing.get("message", "")

@@ -57,7 +57,7 @@ def rules_of(rollout: Rollout) -> Rules:
 
 def enter(rotation: Rotation, rules: Rules, outcome: Outcome, now: datetime) -> Rotation:
     """Give a verified candidate its first share of the traffic. The previous version goes."""
-    candidate = rotation.verify(now).candidate
+    candidate = rotation.verify(now, outcome.sha256).candidate
     assert candidate is not None
     moment = timestamp(now)
     first = {"weight": rules.steps[0], "step": 0, "start_time": moment, "step_time": moment}

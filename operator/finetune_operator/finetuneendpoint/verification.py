@@ -40,24 +40,24 @@ class Outcome:
     Attributes:
         reason: CamelCase cause.
         message: The numbers, or what it waits for.
+        sha256: Digest of the manifest that the pods have read; empty if it is not known.
     """
 
     verdict: Verdict
     reason: str
     message: str
+    sha256: str = ""
 
 
 def look_at(observed: Observed, version: Served) -> Outcome:
     """Return how far the verification of a version is on its server.
 
-    It is verified if every ready pod says so. One pod that finds a fault of the version is enough
-    to refuse it.
+    It is verified if every ready pod says so, of the same manifest. One pod that finds a fault of
+    the version is enough to refuse it.
     """
+    if (failed := fault_of(observed, version)) is not None:
+        return failed
     pods = [pod for pod in observed.servers if pod.server == version.server]
-    for pod in pods:
-        told = _report_of(pod, version)
-        if told is not None and (failed := _failure(told)) is not None:
-            return failed
     ready = [pod for pod in pods if pod.is_ready]
     if not ready:
         return _open(SERVER_NOT_READY, _why_no_pod(observed, version))
@@ -68,8 +68,27 @@ def look_at(observed: Observed, version: Served) -> Outcome:
         if told.state != "Verified":
             text = told.message or f"Pod {pod.name}: {told.state.lower()} the version."
             return _open(told.reason or told.state, text)
+    digests = {told.sha256 for _, told in told_by if told is not None}
+    if len(digests) > 1 or "" in digests:
+        return _open(
+            "FilesDamaged", "The pods of the server have not read one and the same manifest."
+        )
     numbers = next((told.verification for _, told in told_by if told and told.verification), None)
-    return Outcome(verdict=Verdict.VERIFIED, reason="Verified", message=numbers_text(numbers))
+    return Outcome(
+        verdict=Verdict.VERIFIED,
+        reason="Verified",
+        message=numbers_text(numbers),
+        sha256=digests.pop(),
+    )
+
+
+def fault_of(observed: Observed, version: Served) -> Outcome | None:
+    """Return the fault that a pod of its server finds in a version; None if no pod finds one."""
+    for pod in observed.servers:
+        told = _report_of(pod, version) if pod.server == version.server else None
+        if told is not None and (failed := _failure(told, version)) is not None:
+            return failed
+    return None
 
 
 def numbers_text(found: Verification | None) -> str:
@@ -86,22 +105,29 @@ def numbers_text(found: Verification | None) -> str:
     return f"{text}."
 
 
-def _failure(told: AdapterReport) -> Outcome | None:
+def _failure(told: AdapterReport, version: Served) -> Outcome | None:
+    if told.state == "Verified" and version.sha256 not in ("", told.sha256):
+        text = f"Its manifest was {version.sha256[:12]} before, and is {told.sha256[:12]} now."
+        return _failed("FilesDamaged", text, told.sha256)
     if told.state != "Failed" or told.reason not in REASONS_OF_THE_VERSION:
         return None
     numbers = numbers_text(told.verification) if told.verification is not None else ""
     text = f"{told.message} {numbers}".strip()
-    text = text or "The server refuses it."
-    return Outcome(verdict=Verdict.FAILED, reason=str(told.reason), message=text)
+    return _failed(str(told.reason), text or "The server refuses it.", told.sha256)
 
 
 def _report_of(pod: ServerPod, version: Served) -> AdapterReport | None:
     """Return what a pod says of a version; other content under its name does not count."""
-    for each in pod.report.adapters if pod.report is not None else ():
-        is_its_name = each.name == version.adapter and each.version == version.version
-        if is_its_name and each.sha256 == version.sha256:
-            return each
-    return None
+    named = [
+        each
+        for each in (pod.report.adapters if pod.report is not None else ())
+        if each.name == version.adapter
+        and each.version == version.version
+        and (each.weights_sha256 or version.weights_sha256) in (None, version.weights_sha256)
+    ]
+    # A name that is taken is reported twice.
+    named.sort(key=lambda each: each.sha256 != version.sha256)
+    return named[0] if named else None
 
 
 def _why_no_pod(observed: Observed, version: Served) -> str:
@@ -109,6 +135,10 @@ def _why_no_pod(observed: Observed, version: Served) -> str:
     if workload is None:
         return f"Deployment {version.server} does not exist yet."
     return workload.problem or f"No pod of Deployment {version.server} is ready yet."
+
+
+def _failed(reason: str, message: str, sha256: str) -> Outcome:
+    return Outcome(verdict=Verdict.FAILED, reason=reason, message=message, sha256=sha256)
 
 
 def _open(reason: str, message: str) -> Outcome:

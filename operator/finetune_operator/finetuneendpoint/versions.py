@@ -30,7 +30,12 @@ def wanted_version(observed: Observed, rotation: Rotation) -> Served | None:
     status stay.
     """
     found = _pinned(observed, rotation) if observed.spec.version else _newest(observed, rotation)
-    return None if found is None else _on_its_server(observed, found)
+    if found is None:
+        return None
+    for known in rotation.served:
+        if is_same_version(known, found) and known.sha256:
+            found = found.model_copy(update={"sha256": known.sha256})
+    return _on_its_server(observed, found)
 
 
 def follow(observed: Observed, rotation: Rotation, now: datetime) -> Rotation:
@@ -80,7 +85,7 @@ def published_version(job: Mapping[str, Any], namespace: str) -> Served | None:
     if not number or not manifest:
         return None
     found = _of_job(job, namespace, int(number), str(manifest))
-    return found.model_copy(update={"sha256": str(artifact.get("sha256") or "")})
+    return found.model_copy(update={"weights_sha256": artifact.get("sha256") or None})
 
 
 def _newest(observed: Observed, rotation: Rotation) -> Served | None:
@@ -102,7 +107,7 @@ def _pinned(observed: Observed, rotation: Rotation) -> Served | None:
     for each in rotation.served:
         if each.version == number:
             return served_of(each) if isinstance(each, Candidate) else each
-    # Versions of one job name differ only in their number. The digest of this one is not known.
+    # Versions of one job name differ only in their number. No digest of this one is known.
     for known in (newest, *rotation.served):
         if known is not None and (manifest := _MANIFEST.fullmatch(known.manifest_uri)):
             served = served_of(known) if isinstance(known, Candidate) else known
@@ -112,6 +117,7 @@ def _pinned(observed: Observed, rotation: Rotation) -> Served | None:
                     "adapter": adapter_name(observed.namespace, observed.spec.job_ref.name, number),
                     "manifest_uri": f"{manifest[1]}{number}{manifest[3]}",
                     "sha256": "",
+                    "weights_sha256": None,
                     "job_uid": None,
                     "verified_time": None,
                     "since": None,

@@ -24,8 +24,13 @@ ROLLOUT: Object = {"steps": [5, 25, 100], "minRequests": 200}
 
 
 def digest_of(version: int) -> str:
-    """Return the digest that a version's job knows it by."""
+    """Return the digest of a version's weights, which its job's status has."""
     return f"{version:064x}"
+
+
+def manifest_digest_of(version: int) -> str:
+    """Return the digest of a version's manifest, which server pods compute."""
+    return f"{version:063x}f"
 
 
 def published_job(version: int | None = 1, **spec: Any) -> Object:
@@ -67,6 +72,7 @@ class EndpointWorld:
 
     Attributes:
         answers: What server pods say of a version: its state, or a state and a reason.
+        manifests: Digests of manifests that were replaced, by version.
         traffic: Counts by front, weight and side, cumulative in the present rollout.
         tripped: Rollout in which the first front has taken the candidate out of rotation; ``*`` for
             any.
@@ -81,6 +87,7 @@ class EndpointWorld:
         self.job = job
         self.now = NOW
         self.answers: dict[int, tuple[str, str]] = {}
+        self.manifests: dict[int, str] = {}
         self.traffic: dict[tuple[str, int], tuple[Object, Object]] = {}
         self.tripped = ""
         self.pods = 1
@@ -210,7 +217,8 @@ class EndpointWorld:
             told: Object = {
                 "name": adapter_name(NAMESPACE, JOB, each["version"]),
                 "version": each["version"],
-                "sha256": each["sha256"],
+                "sha256": self.manifests.get(each["version"], manifest_digest_of(each["version"])),
+                "weightsSha256": each.get("weightsSha256"),
                 "state": state,
             }
             if reason:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,16 @@ class Version:
         return f"team.{self.job}-v{self.number}"
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Name and digest."""
-        return self.name, self.manifest.digest
+    def sha256(self) -> str:
+        """Digest of the bytes of its manifest."""
+        return hashlib.sha256(self.manifest.to_bytes()).hexdigest()
+
+    @property
+    def weights(self) -> str:
+        """Digest of its weights file."""
+        file = self.manifest.file("adapter_model.safetensors")
+        assert file is not None
+        return file.sha256
 
     def served(self, **changes: Any) -> dict[str, Any]:
         """Return the version as the status of an endpoint names it."""
@@ -47,7 +55,7 @@ class Version:
             "version": self.number,
             "adapter": self.name,
             "manifestUri": f"{uri}/versions/team/{self.job}/{self.number}/manifest.json",
-            "sha256": self.manifest.digest,
+            "sha256": self.sha256,
             "server": "fts-0123456789ab",
             "baseModel": "hf://org/model@main",
             "storage": {"uri": uri},

@@ -69,7 +69,11 @@ class Served(APIModel):
     manifest_uri: StoredURI
     """Manifest of the version."""
     sha256: Digest
-    """SHA-256 of the manifest."""
+    """SHA-256 of the manifest, as the server pods computed it. Empty until they have verified the
+    version; afterwards a manifest with another digest is refused."""
+    weights_sha256: Digest | None = None
+    """SHA-256 of the weights file, as the job's status has it. It pins the version before its first
+    verification. Absent where the job's status is about another version."""
     server: Name
     """Deployment and Service that answer with it."""
     base_model: StoredURI
@@ -168,7 +172,9 @@ class RejectedVersion(APIModel):
     version: Count
     """Number of the published version."""
     sha256: Digest
-    """SHA-256 of its manifest."""
+    """SHA-256 of its manifest; empty if no server pod has read it."""
+    weights_sha256: Digest | None = None
+    """SHA-256 of its weights file, as the job's status had it."""
     reason: Reason
     """Why, in one word."""
     message: Sentence = ""

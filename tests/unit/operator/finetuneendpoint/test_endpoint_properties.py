@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from finetune_operator.finetuneendpoint.draft import STATUS
 from finetune_operator.finetuneendpoint.plan import plan
-from kit.builders.endpoints import NAME, ROLLOUT, EndpointWorld, digest_of, published_job
+from kit.builders.endpoints import NAME, ROLLOUT, EndpointWorld, manifest_digest_of, published_job
 
 VERSIONS = st.integers(1, 6)
 STATES = st.sampled_from(
@@ -120,7 +120,7 @@ class EndpointMachine(RuleBasedStateMachine):
         candidate = self.world.status.get("candidate")
         if active:
             assert any(version == active["version"] for version, _ in self.verified)
-            assert active["sha256"] in ("", digest_of(active["version"]))
+            assert active["sha256"] == manifest_digest_of(active["version"])
         if candidate and candidate["weight"]:
             assert (candidate["version"], candidate["server"]) in self.verified
             assert 0 < candidate["weight"] < 100

@@ -14,6 +14,7 @@ from kit.builders.endpoints import (
     ROLLOUT,
     EndpointWorld,
     digest_of,
+    manifest_digest_of,
     published_job,
 )
 
@@ -69,7 +70,7 @@ def test_the_first_version_answers_once_it_is_verified_whatever_the_rollout():
     world.answers[1] = ("Verified", "")
     world.look()
     assert world.versions() == (1, None, None)
-    assert world.status["active"]["sha256"] == digest_of(1)
+    assert world.status["active"]["sha256"] == manifest_digest_of(1)
     assert world.status["phase"] == "Available"
     assert [world.condition(kind) for kind in ("Available", "Verified", "Progressing")] == [
         ("True", "Serving"), ("True", "Verified"), ("False", "UpToDate")
@@ -104,7 +105,7 @@ def test_a_first_version_that_fails_its_verification_is_refused(reason):
     assert world.condition("Degraded") == ("True", reason)
     assert world.decided() == [(1, "Refused")]
     assert world.status["rejected"][0]["reason"] == reason
-    assert world.status["rejected"][0]["sha256"] == digest_of(1)
+    assert world.status["rejected"][0]["sha256"] == manifest_digest_of(1)
 
 
 def test_a_failure_that_is_not_the_versions_is_waited_out():
@@ -293,19 +294,71 @@ def test_the_versions_stay_when_the_job_is_gone_or_begins_anew():
     assert world.versions() == (1, None, 2)
 
 
-def test_the_digest_of_a_version_never_changes_while_it_is_named():
+def test_the_status_pins_the_weights_at_first_and_the_verified_manifest_then():
     world = EndpointWorld(published_job(1))
     world.look()
-    assert world.status["candidate"]["sha256"] == digest_of(1)
+    assert world.status["candidate"]["sha256"] == ""
+    assert world.status["candidate"]["weightsSha256"] == digest_of(1)
     world.run()
-    assert world.status["active"]["sha256"] == digest_of(1)
+    assert world.status["active"]["sha256"] == manifest_digest_of(1)
+    assert world.status["active"]["weightsSha256"] == digest_of(1)
     world.job = published_job(7)
     world.run()
     world.edit(version=3)
     world.look()
     assert world.status["candidate"]["sha256"] == ""
+    assert "weightsSha256" not in world.status["candidate"]
     world.run()
-    assert (world.status["active"]["version"], world.status["active"]["sha256"]) == (3, "")
+    assert world.versions() == (3, None, 7)
+    assert world.status["active"]["sha256"] == manifest_digest_of(3)
+
+
+def test_ready_pods_that_have_read_different_manifests_verify_nothing():
+    world = EndpointWorld(published_job(1))
+    world.look()
+    (pod,) = world.observe().servers
+    for sha256 in (digest_of(9), ""):
+        report = pod.report.model_copy(
+            update={"adapters": [pod.report.adapters[0].model_copy(update={"sha256": sha256})]}
+        )
+        world.facts = {"servers": (pod, replace(pod, name="other", report=report))}
+        world.look()
+        assert world.versions() == (None, 1, None)
+        assert world.condition("Verified") == ("Unknown", "FilesDamaged")
+
+
+@pytest.mark.parametrize("answer", [("Verified", ""), ("Failed", "FilesDamaged")])
+def test_a_manifest_that_was_replaced_degrades_the_active_version_that_answers_on(answer):
+    world = serving()
+    world.manifests[1] = digest_of(9)
+    world.answers[1] = answer
+    world.run()
+    assert world.versions() == (1, None, None)
+    assert world.status["active"]["sha256"] == manifest_digest_of(1)
+    assert world.condition("Available") == ("True", "Serving")
+    assert world.condition("Degraded") == ("True", "FilesDamaged")
+    assert world.status["phase"] == "Degraded"
+
+
+def test_a_version_keeps_its_verified_manifest_where_it_moves_or_comes_back():
+    world = serving()
+    world.edit(serve={"maxAdapters": 8})
+    world.look()
+    assert world.status["candidate"]["sha256"] == manifest_digest_of(1)
+    world.manifests[1] = digest_of(9)
+    world.run()
+    assert world.versions() == (1, 1, None)
+    assert world.condition("Verified") == ("False", "FilesDamaged")
+    world.manifests.clear()
+    world.job = published_job(2)
+    world.run()
+    assert world.versions() == (2, None, 1)
+    world.manifests[1] = digest_of(9)
+    world.edit(version=1)
+    world.run()
+    assert world.versions() == (2, None, 1)
+    assert world.status["rejected"][0]["reason"] == "FilesDamaged"
+    assert world.status["rejected"][0]["sha256"] == digest_of(9)
 
 
 def test_what_pods_say_of_other_content_under_the_name_does_not_count():
@@ -313,7 +366,7 @@ def test_what_pods_say_of_other_content_under_the_name_does_not_count():
     world.look()
     pod = world.observe().servers[0]
     assert pod.report is not None
-    other = pod.report.adapters[0].model_copy(update={"sha256": digest_of(9)})
+    other = pod.report.adapters[0].model_copy(update={"weights_sha256": digest_of(9)})
     report = pod.report.model_copy(update={"adapters": [other]})
     world.facts = {"servers": (replace(pod, report=report),)}
     world.look()

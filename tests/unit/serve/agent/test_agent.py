@@ -11,6 +11,8 @@ from kit.builders.versions import publish_version
 from kit.processes.eventually import eventually_async
 from kit.servers.serving_agent import question, running_agent
 
+OTHER = "0" * 64
+
 
 async def test_a_version_is_fetched_loaded_verified_and_answers(agent, tmp_path):
     version = publish_version(tmp_path / "out")
@@ -18,7 +20,7 @@ async def test_a_version_is_fetched_loaded_verified_and_answers(agent, tmp_path)
     assert (await agent.get("/readyz"))[0] in (200, 503)
     agent.want(active=version.served())
     report = await agent.until(version.name, "Verified")
-    assert (report.version, report.sha256) == (1, version.manifest.digest)
+    assert (report.version, report.sha256) == (1, version.sha256)
     told = report.verification
     assert (told.num_asked, told.num_equal, told.num_like_base) == (50, 50, 0)
     assert (told.metric, told.score, told.differing) == ("exactMatch", "1.0000", [])
@@ -97,29 +99,49 @@ async def test_nothing_is_loaded_over_a_name(agent, tmp_path):
     version = publish_version(tmp_path / "out")
     agent.want(active=version.served())
     await agent.until(version.name, "Verified")
-    weights = version.manifest.file("adapter_model.safetensors").sha256
-    agent.want(active=version.served(), candidate=version.served(sha256=weights))
+    agent.want(active=version.served(), candidate=version.served(sha256=OTHER))
     report = await agent.until(version.name, "Failed")
-    assert (report.sha256, report.reason) == (weights, "NameTaken")
+    assert (report.sha256, report.reason) == ("", "NameTaken")
     assert agent.engine.calls.count(f"load {version.name}") == 1
     assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 200
 
 
 async def test_of_two_versions_under_one_name_the_active_one_is_loaded(agent, tmp_path):
     version = publish_version(tmp_path / "out")
-    weights = version.manifest.file("adapter_model.safetensors").sha256
-    agent.want(active=version.served(), candidate=version.served(sha256=weights))
+    agent.want(active=version.served(), candidate=version.served(sha256=OTHER))
 
     async def states():
         found = {each.sha256: each.state for each in (await agent.report()).adapters}
-        return found == {version.manifest.digest: "Verified", weights: "Failed"}
+        return found == {version.sha256: "Verified", "": "Failed"}
 
     await eventually_async(states)
     agent.want(active=version.served())
-    key = (version.name, weights)
-    await eventually_async(lambda: asyncio.sleep(0, key not in agent.process.keeper.adapters))
+    await eventually_async(lambda: asyncio.sleep(0, len(agent.process.keeper.adapters) == 1))
     assert (tmp_path / "agent/adapters" / version.name).exists()
     assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 200
+
+
+async def test_a_version_stays_loaded_when_the_status_pins_what_was_verified(agent, tmp_path):
+    version = publish_version(tmp_path / "out")
+    agent.want(candidate=version.served(sha256="", weightsSha256=version.weights))
+    report = await agent.until(version.name, "Verified")
+    assert (report.sha256, report.weights_sha256) == (version.sha256, version.weights)
+    agent.want(active=version.served(weightsSha256=version.weights))
+    adapter = agent.process.keeper.find(version.name)
+    await eventually_async(lambda: asyncio.sleep(0, adapter.wanted.sha256 == version.sha256))
+    assert [each.state for each in (await agent.report()).adapters] == ["Verified"]
+    assert agent.engine.calls.count(f"load {version.name}") == 1
+
+
+async def test_an_agent_that_starts_again_refuses_a_manifest_that_was_replaced(engine, tmp_path):
+    version = publish_version(tmp_path / "out")
+    path = version.root / f"versions/team/{version.job}/1/manifest.json"
+    path.write_bytes(path.read_bytes() + b"\n")
+    async with running_agent(tmp_path / "agent", engine) as agent:
+        agent.want(active=version.served())
+        report = await agent.until(version.name, "Failed")
+    assert report.reason == "FilesDamaged"
+    assert report.sha256 not in ("", version.sha256)
 
 
 async def test_a_version_that_nobody_serves_is_unloaded_and_can_come_back(agent, tmp_path):
@@ -146,7 +168,7 @@ async def test_a_version_that_is_wanted_again_within_the_grace_time_stays_loaded
         agent.want(active=version.served())
         await agent.until(version.name, "Verified")
         agent.want()
-        adapter = agent.process.keeper.adapters[version.key]
+        adapter = agent.process.keeper.find(version.name)
         await eventually_async(lambda: asyncio.sleep(0, adapter.leaving is not None))
         assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 200
         agent.want(active=version.served())
@@ -173,7 +195,7 @@ async def test_streams_end_before_their_adapter_is_unloaded(agent, tmp_path):
     await agent.until(version.name, "Verified")
     agent.engine.hold = asyncio.Event()
     asking = asyncio.create_task(agent.ask(body=question(version.name, "Ticket 1", stream=True)))
-    adapter = agent.process.keeper.adapters[version.key]
+    adapter = agent.process.keeper.find(version.name)
     await eventually_async(lambda: asyncio.sleep(0, adapter.num_open == 1))
     agent.want()
     await eventually_async(lambda: asyncio.sleep(0, adapter.leaving is not None))

@@ -27,6 +27,7 @@ def fetched(tmp_path, revision, **record):
     (folder / "chat_template.jinja").write_text("{{ messages }}")
     known = {"revision": revision, "model": "model", "recipe": {"bfloat16": True}}
     return Fetched(
+        sha256="",
         folder=folder,
         record=known | record,
         questions=(),

@@ -1,5 +1,6 @@
 """What is fetched of a version, and which versions are refused before anything is loaded."""
 
+import hashlib
 import json
 import shutil
 
@@ -10,7 +11,6 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.agent.fetching import Refusal, fetch_version, to_file_uri
 from finetune_trainer.serve.agent.wanted import Finder
 from finetune_trainer.storage import NothingThere
-from finetune_trainer.storage.manifest import parse_manifest
 from kit.builders.versions import endpoint_with, publish_version
 
 
@@ -47,7 +47,7 @@ def replace_manifest(version, **inputs):
     body["inputs"] |= inputs.pop("inputs", {})
     body |= inputs
     path.write_text(json.dumps(body, indent=1, sort_keys=True) + "\n")
-    return {"sha256": parse_manifest(path.read_bytes(), where="x").digest}
+    return {"sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def test_a_version_comes_with_what_its_evaluation_recorded(version, tmp_path):
@@ -106,13 +106,26 @@ def test_a_version_without_its_evaluation_has_nothing_to_compare(version, tmp_pa
     assert refused(version, tmp_path).reason == "NothingToCompare"
 
 
-def test_the_status_must_pin_the_manifest_or_the_weights(version, tmp_path):
-    refusal = refused(version, tmp_path, sha256="0" * 64)
+def test_the_manifest_that_the_status_pins_is_the_only_one_that_is_taken(version, tmp_path):
+    assert fetch(version, tmp_path).sha256 == version.sha256
+    for digest in ("0" * 64, version.weights, version.manifest.digest):
+        refusal = refused(version, tmp_path, sha256=digest)
+        assert (refusal.reason, refusal.sha256) == ("FilesDamaged", version.sha256)
+        assert "replaced after it was verified" in refusal.message
+
+
+def test_a_manifest_of_other_inputs_is_another_manifest(version, tmp_path):
+    before = version.sha256
+    replace_manifest(version, inputs={"evaluation": "0" * 64})
+    assert refused(version, tmp_path, sha256=before).reason == "FilesDamaged"
+
+
+def test_before_the_first_verification_the_weights_are_pinned(version, tmp_path):
+    assert fetch(version, tmp_path, sha256="", weightsSha256=version.weights).questions
+    refusal = refused(version, tmp_path, sha256="", weightsSha256="0" * 64)
     assert refusal.reason == "FilesDamaged"
     assert "replaced after it was published" in refusal.message
-    assert refused(version, tmp_path, sha256="").reason == "FilesDamaged"
-    weights = version.manifest.file("adapter_model.safetensors").sha256
-    assert fetch(version, tmp_path, sha256=weights).questions
+    assert fetch(version, tmp_path, sha256="").sha256 == version.sha256
 
 
 def test_a_manifest_at_another_place_is_refused(version, tmp_path):

@@ -22,7 +22,7 @@ def served(job, version, **changes):
 def names(*endpoints):
     bodies = {str(number): body for number, body in enumerate(endpoints)}
     found = Finder(namespace="team", server=SERVER).find(bodies)
-    return {name: wanted.has_traffic for (name, _), wanted in found.items()}
+    return {wanted.name: wanted.has_traffic for wanted in found.values()}
 
 
 def test_active_candidate_and_previous_of_all_endpoints_are_wanted():
@@ -60,6 +60,24 @@ def test_two_endpoints_of_one_job_share_a_version_with_its_traffic():
     assert names(idle, busy) == names(busy, idle) == {"team.a-v1": True}
 
 
+def test_endpoints_that_know_more_and_less_of_a_version_share_it():
+    pinned = served("a", 1, jobUid="uid", weightsSha256="w" * 64)
+    by_number = served("a", 1, sha256="")
+    bodies = [endpoint_with("a", active=each) for each in (pinned, by_number)]
+    for order in (bodies, bodies[::-1]):
+        found = Finder(namespace="team", server=SERVER).find(dict(enumerate(order)))
+        (wanted,) = found.values()
+        assert (wanted.job_uid, wanted.weights_sha256) == ("uid", "w" * 64)
+        assert wanted.sha256 == pinned["sha256"]
+
+
+def test_other_content_under_a_name_is_another_version():
+    for other in ({"sha256": "f" * 64}, {"jobUid": "two"}, {"weightsSha256": "f" * 64}):
+        one = served("a", 1, jobUid="one", weightsSha256="e" * 64)
+        body = endpoint_with("a", active=one, candidate=one | other)
+        assert len(Finder(namespace="team", server=SERVER).find({"a": body})) == 2
+
+
 def test_an_endpoint_that_has_not_changed_is_not_parsed_again():
     finder = Finder(namespace="team", server=SERVER)
     same, before = endpoint_with("a", active=served("a", 1)), endpoint_with("b")
@@ -67,6 +85,6 @@ def test_an_endpoint_that_has_not_changed_is_not_parsed_again():
     same["status"] = None  # nobody changes an object; it would be seen if it was read again
     changed = endpoint_with("b", active=served("b", 2))
     second = finder.find({"a": same, "b": changed})
-    assert [name for name, _ in first] == ["team.a-v1"]
-    assert [name for name, _ in second] == ["team.a-v1", "team.b-v2"]
+    assert [each.name for each in first.values()] == ["team.a-v1"]
+    assert [each.name for each in second.values()] == ["team.a-v1", "team.b-v2"]
     assert finder.find({}) == {}

@@ -36,18 +36,25 @@ CLAIMS_DIR = "/var/lib/finetune/claims"
 """Where the claims of ``pvc://`` URIs are mounted."""
 RECORD = "run.json"
 CARD = "README.md"
-WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
+"""Files whose digest a job's status has, the first that there is."""
 _DAMAGED = (ChecksumMismatch, IncompleteFolder, ObjectNotFound)
 """What storage that works says of files that are not what they were."""
 
 
 class Refusal(Exception):  # noqa: N818 - a finding about a version
-    """A version that must not be served; ``reason`` is a CamelCase cause."""
+    """A version that must not be served.
+
+    Attributes:
+        reason: CamelCase cause.
+        sha256: Digest of the manifest that was read; empty if none was.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
+        self.sha256 = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +62,7 @@ class Fetched:
     """A version on this machine, with what its evaluation recorded.
 
     Attributes:
+        sha256: Digest of its manifest, as it was read.
         folder: Its files.
         record: Its ``run.json``.
         questions: Held-out questions to ask, with the stored answers.
@@ -63,6 +71,7 @@ class Fetched:
         answer_tokens: Longest answer of the evaluation; None if nobody recorded it.
     """
 
+    sha256: str
     folder: Path
     record: Mapping[str, Any]
     questions: tuple[Stored, ...]
@@ -133,7 +142,12 @@ def _fetch(store: ObjectStore, wanted: Wanted, folder: Path) -> Fetched:
     data = store.read_bytes(f"{prefix}/{MANIFEST_NAME}")
     if parse_manifest(data, where=expected) != manifest:
         raise Refusal("FilesDamaged", f"{expected} changed while it was read")
-    run = _check_manifest(manifest, wanted, hashlib.sha256(data).hexdigest())
+    sha256 = hashlib.sha256(data).hexdigest()
+    try:
+        run = _check_manifest(manifest, wanted, sha256)
+    except Refusal as refusal:
+        refusal.sha256 = sha256
+        raise
     if wanted.is_whole and "merged" in manifest.inputs:
         merged = fetch_folder(store, f"{run}/merged", folder)
         if merged.digest != manifest.inputs["merged"]:
@@ -147,7 +161,7 @@ def _fetch(store: ObjectStore, wanted: Wanted, folder: Path) -> Fetched:
     if not wanted.is_whole:
         record = json.loads((folder / RECORD).read_text("utf-8"))
         _check_base(record, wanted)
-    return _read_evaluation(store, run, manifest, folder, record, seed=wanted.sha256)
+    return _read_evaluation(store, run, manifest, folder, record, sha256=sha256)
 
 
 def _check_manifest(manifest: Manifest, wanted: Wanted, sha256: str) -> str:
@@ -156,12 +170,18 @@ def _check_manifest(manifest: Manifest, wanted: Wanted, sha256: str) -> str:
     Raises:
         Refusal: The manifest is another one than the status pins, or names files outside the run.
     """
-    weights = [file.sha256 for path in WEIGHTS if (file := manifest.file(path))]
-    if wanted.sha256 not in (sha256, manifest.digest, *weights):
+    if wanted.sha256 not in ("", sha256):
         raise Refusal(
             "FilesDamaged",
             f"the manifest of {wanted.name} has sha256 {sha256}, and the status names "
-            f"{wanted.sha256 or 'none'}: it was replaced after it was published",
+            f"{wanted.sha256}: it was replaced after it was verified",
+        )
+    weights = next((file.sha256 for path in WEIGHTS if (file := manifest.file(path))), "none")
+    if wanted.weights_sha256 not in ("", weights):
+        raise Refusal(
+            "FilesDamaged",
+            f"the manifest of {wanted.name} names weights with sha256 {weights}, and the status "
+            f"{wanted.weights_sha256}: it was replaced after it was published",
         )
     run, uid = manifest.inputs.get("run", ""), manifest.inputs.get("uid", "")
     own = f"runs/{wanted.namespace}/{wanted.job}/"
@@ -202,7 +222,7 @@ def _read_evaluation(
     folder: Path,
     record: Mapping[str, Any],
     *,
-    seed: str,
+    sha256: str,
 ) -> Fetched:
     # The engine reads the folder of the version, and must not read the answers that it is to give.
     with TemporaryDirectory(prefix="finetune-evaluation-") as scratch:
@@ -223,9 +243,10 @@ def _read_evaluation(
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Refusal("FilesDamaged", f"{run}/evaluation cannot be read: {error}") from error
     return Fetched(
+        sha256=sha256,
         folder=folder,
         record=record,
-        questions=tuple(choose_questions(stored, seed=seed)),
+        questions=tuple(choose_questions(stored, seed=sha256)),
         metrics=metrics,
         engine=str(report.get("engine") or ""),
         answer_tokens=report.get("answerTokens") or _tokens_of_job(store, run),

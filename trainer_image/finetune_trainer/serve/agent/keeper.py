@@ -18,7 +18,8 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.agent.asking import AboutEngine, verify
 from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
 from finetune_trainer.serve.agent.fetching import Fetched, Refusal
-from finetune_trainer.serve.agent.wanted import Wanted
+from finetune_trainer.serve.agent.wanted import Key, Wanted
+from finetune_trainer.serve.proxy import log_defect
 from finetune_trainer.serve.verification import Verdict
 
 GRACE_SECONDS = 30.0
@@ -54,6 +55,7 @@ class Adapter:
 
     Attributes:
         wanted: The version as the status names it.
+        sha256: Digest of its manifest, as it was read; empty until then.
         state: How far it is.
         reason: Why it failed, or what it waits for, as a CamelCase cause.
         num_open: Requests that it answers now.
@@ -62,6 +64,7 @@ class Adapter:
 
     wanted: Wanted
     folder: Path
+    sha256: str = ""
     state: AdapterState = "Fetching"
     reason: str = ""
     message: str = ""
@@ -75,6 +78,11 @@ class Adapter:
     def is_settled(self) -> bool:
         """Whether it is verified or has failed."""
         return self.state in ("Verified", "Failed")
+
+    def is_of(self, wanted: Wanted) -> bool:
+        """Whether it is the version that is wanted, as far as that says which one."""
+        is_read = not self.sha256 or wanted.sha256 in ("", self.sha256)
+        return is_read and self.wanted.agrees_with(wanted)
 
     def set(self, state: AdapterState, reason: str = "", message: str = "") -> None:
         """Set the state with what is to know of it."""
@@ -116,8 +124,8 @@ class Keeper:
         self._boot = 0
         self._models: frozenset[str] | None = None
         self._digests: dict[str, str] = {}
-        self._wanted: Mapping[tuple[str, str], Wanted] = {}
-        self.adapters: dict[tuple[str, str], Adapter] = {}
+        self._wanted: Mapping[Key, Wanted] = {}
+        self.adapters: dict[Key, Adapter] = {}
         self.about = AboutEngine(name=engine_name)
         self.is_known = False
         self.num_loads = 0
@@ -142,12 +150,12 @@ class Keeper:
         named.sort(key=lambda each: each.state != "Verified")
         return named[0] if named else None
 
-    def want(self, wanted: Mapping[tuple[str, str], Wanted]) -> None:
+    def want(self, wanted: Mapping[Key, Wanted]) -> None:
         """Set what is wanted. Work on it goes on in the background."""
         self.is_known = True
         self._wanted = wanted
         for key, each in wanted.items():
-            adapter = self.adapters.get(key)
+            adapter = self.adapters.get(key) or self._rename(key, each)
             if adapter is None:
                 folder = self._folder / each.name
                 adapter = self.adapters[key] = Adapter(wanted=each, folder=folder)
@@ -158,7 +166,16 @@ class Keeper:
                 adapter.leaving = None
         for key, adapter in self.adapters.items():
             if key not in wanted and adapter.leaving is None:
-                adapter.leaving = asyncio.create_task(self._leave(key, adapter))
+                adapter.leaving = asyncio.create_task(self._leave(adapter))
+
+    def _rename(self, key: Key, wanted: Wanted) -> Adapter | None:
+        """Return the adapter that is wanted by another key, with more or fewer digests, or None."""
+        found = next((each for each in self.adapters.values() if each.is_of(wanted)), None)
+        # In place: of two adapters under one name the first one is loaded.
+        self.adapters = {
+            key if each is found else before: each for before, each in self.adapters.items()
+        }
+        return found
 
     async def watch_engine(self) -> None:
         """Look at the engine until cancelled."""
@@ -223,14 +240,16 @@ class Keeper:
                 await self._bring_up(adapter)
             except Refusal as refusal:
                 log.warning("%s is refused: %s", adapter.wanted.name, refusal.reason)
-                adapter.set("Failed", refusal.reason, refusal.message)
-                if self._digests.get(adapter.wanted.name) == adapter.wanted.sha256:
+                adapter.sha256 = refusal.sha256 or adapter.sha256
+                if self._is_loaded(adapter):
                     await self._unload(adapter)
+                adapter.set("Failed", refusal.reason, refusal.message)
                 return
             except Exception as error:
                 # Nothing is known of the version, so it is not refused.
                 num_failures += 1
-                log.exception("%s cannot be kept", adapter.wanted.name)
+                log.error("%s cannot be kept", adapter.wanted.name)
+                log_defect(error)
                 message = f"the agent failed ({type(error).__name__}): see its log"
                 adapter.set("Fetching", "AgentFailed", message)
                 await self._back_off(num_failures)
@@ -242,6 +261,9 @@ class Keeper:
             Refusal: The version must not be served.
         """
         fetched = await self._get(adapter)
+        adapter.sha256 = fetched.sha256
+        if adapter.wanted.sha256 not in ("", fetched.sha256):
+            raise Refusal("FilesDamaged", "another manifest was verified meanwhile")
         while True:
             boot = await self._wait_for_engine()
             try:
@@ -270,7 +292,7 @@ class Keeper:
         if others := self._others(adapter):
             raise Refusal(
                 "NameTaken",
-                f"{adapter.wanted.name} is loaded with sha256 {others[0].wanted.sha256}; nothing "
+                f"{adapter.wanted.name} is loaded with sha256 {others[0].sha256}; nothing "
                 "is loaded over a name",
             )
         while True:
@@ -299,12 +321,12 @@ class Keeper:
                 raise EngineAway(f"it does not serve {wanted.name} yet")
             return
         if wanted.name in models:
-            if self._digests.get(wanted.name) == wanted.sha256:
+            if self._is_loaded(adapter):
                 return
             # From before this agent started. What it is made of is not known.
             await self._engine.unload(wanted.name)
         # Noted before: a load that is cut off may still happen.
-        self._digests[wanted.name] = wanted.sha256
+        self._digests[wanted.name] = fetched.sha256
         try:
             await self._engine.load(wanted.name, fetched.folder)
         except EngineRefused as error:
@@ -331,7 +353,7 @@ class Keeper:
         adapter.set("Verified", message=verdict.message)
         log.info("%s is verified", adapter.wanted.name)
 
-    async def _leave(self, key: tuple[str, str], adapter: Adapter) -> None:
+    async def _leave(self, adapter: Adapter) -> None:
         """Remove an adapter that nobody wants, once its streams have ended."""
         await self._pause(self._grace_seconds)
         while adapter.num_open:
@@ -341,12 +363,15 @@ class Keeper:
         if adapter.task is not None:
             adapter.task.cancel()
             await asyncio.gather(adapter.task, return_exceptions=True)
-        if self._digests.get(adapter.wanted.name) == adapter.wanted.sha256:
+        if self._is_loaded(adapter):
             await self._unload(adapter)
         if not self._others(adapter):
             await asyncio.to_thread(shutil.rmtree, adapter.folder, ignore_errors=True)
-        del self.adapters[key]
+        self.adapters = {key: each for key, each in self.adapters.items() if each is not adapter}
         self.want(self._wanted)
+
+    def _is_loaded(self, adapter: Adapter) -> bool:
+        return bool(adapter.sha256) and self._digests.get(adapter.wanted.name) == adapter.sha256
 
     def _others(self, adapter: Adapter) -> list[Adapter]:
         """Return the adapters of the same name that came first."""

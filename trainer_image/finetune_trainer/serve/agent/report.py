@@ -128,7 +128,8 @@ def _describe(adapter: Adapter) -> AdapterReport:
     return AdapterReport(
         name=wanted.name,
         version=wanted.version,
-        sha256=wanted.sha256,
+        sha256=adapter.sha256,
+        weights_sha256=wanted.weights_sha256 or None,
         state=adapter.state,
         reason=adapter.reason or None,
         message=adapter.message[:MESSAGE_CHARACTERS],
