@@ -64,7 +64,8 @@ SERVING_TOKEN_SECRET = "finetune-serving-token"  # noqa: S105 - a name, not a se
 """Secret with the token by which server pods know the front."""
 SERVER_PREFIX = "fts-"
 """What the names of server Deployments and Services begin with."""
-SERVER_DIGEST_LENGTH = 12
+SERVER_DIGEST_LENGTH = 24
+"""96 bits: nobody finds settings whose server has the name of another one."""
 
 
 def child_job_name(name: str, stage: Stage, run: int = 1) -> str:

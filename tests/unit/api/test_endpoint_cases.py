@@ -81,7 +81,7 @@ def test_an_engine_has_the_gpus_it_needs(serve: dict[str, Any], num_gpus: int) -
 def test_names_tell_namespace_job_and_version_apart() -> None:
     assert names.adapter_name("team-a", "headlines", 12) == "team-a.headlines-v12"
     assert len(names.adapter_name("n" * 63, "j" * 52, 1_000_000)) <= 128
-    assert names.server_name("0123456789abcdef") == "fts-0123456789ab"
+    assert names.server_name("0123456789abcdef" * 4) == "fts-0123456789abcdef01234567"
     assert names.front_url("team-a") == "http://finetune-front.team-a.svc/v1"
 
 

@@ -20,7 +20,7 @@ def server(serve=None, uid="uid-1", namespace=NAMESPACE, version=1, **spec) -> S
 def test_versions_of_one_base_model_share_a_server():
     assert server().name == server(version=7, uid="uid-2").name
     assert server().name.startswith("fts-")
-    assert len(server().name) == 16
+    assert len(server().name) == len("fts-") + 24
 
 
 @pytest.mark.parametrize(
