@@ -15,8 +15,8 @@ from finetune_cli.errors import CliError
 from finetune_cli.options import OutputDir, Overrides
 
 if TYPE_CHECKING:
-    from finetune_cli.local.serving import Serving
-    from finetune_cli.local.version import PublishedVersion
+    from finetune_cli.local.serving.processes import Serving
+    from finetune_cli.local.serving.version import PublishedVersion
 
 MAX_SHOWN_PROMPT = 2000
 """Characters of a question that is shown as an example."""
@@ -48,7 +48,7 @@ def serve(
     Engine, agent and front are those of a cluster, as processes on 127.0.0.1. Ctrl-C stops them.
     """
     from finetune_cli.extras import require_trainer
-    from finetune_cli.local.serving import check_port, serve_version
+    from finetune_cli.local.serving.processes import check_port, serve_version
     from finetune_cli.local.stages import interruptible
 
     require_trainer((*SERVING_MODULES,), to="serving on this machine")
@@ -78,7 +78,7 @@ SERVING_MODULES = ("finetune_trainer", "torch", "transformers", "peft", "aiohttp
 
 def describe(serving: Serving, version: PublishedVersion) -> str:
     """Return what to type to ask the version."""
-    from finetune_cli.local.version import read_first_prompt
+    from finetune_cli.local.serving.version import read_first_prompt
 
     found, url, model = serving.verification, serving.url, serving.model
     prompt = read_first_prompt(version)
@@ -119,7 +119,7 @@ def _find(
     endpoint: str | None,
     region: str | None,
 ) -> PublishedVersion:
-    from finetune_cli.local.version import find_version
+    from finetune_cli.local.serving.version import find_version
     from finetune_cli.reports.evaluation import is_job_file
 
     if not is_job_file(target):

@@ -13,8 +13,8 @@ import pytest
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
 from finetune_cli.commands.serve import describe
 from finetune_cli.errors import CliError
-from finetune_cli.local.serving import Serving, check_port, endpoint_of, engine_command
-from finetune_cli.local.version import PublishedVersion, find_version, read_first_prompt
+from finetune_cli.local.serving.processes import Serving, check_port, endpoint_of, engine_command
+from finetune_cli.local.serving.version import PublishedVersion, find_version, read_first_prompt
 from finetune_trainer.storage import StorageAccess, open_store, publish_folder
 
 RUN = "runs/team/example/u1"

@@ -27,8 +27,8 @@ from finetune_api.protocol.trainer import Environment, ExitCode
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.local.job import cache_root
+from finetune_cli.local.serving.version import PublishedVersion
 from finetune_cli.local.stages import die_with_parent, read_tail
-from finetune_cli.local.version import PublishedVersion
 
 HOST = "127.0.0.1"
 SERVER = "local"

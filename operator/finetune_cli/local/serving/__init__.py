@@ -1,0 +1,1 @@
+"""Serving on one machine: engine, agent and front as local processes."""
