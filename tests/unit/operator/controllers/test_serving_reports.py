@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,7 +21,10 @@ from finetune_operator.kube.cache.store import Store
 from kit.processes.clock import FakeClock
 from kit.processes.eventually import eventually_async
 
-ADDRESSES = iter(f"127.88.0.{number}" for number in range(1, 250))
+# The port is fixed, so each process that tests at the same time needs addresses of its own.
+ADDRESSES = iter(
+    f"127.{number}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}" for number in range(1, 250)
+)
 REPORT = FrontReport(id="boot-1").model_dump(mode="json", by_alias=True)
 
 
