@@ -1,7 +1,7 @@
 """Print the tables of ``benchmarks/results/rollouts.md``: rollouts by evidence, simulated.
 
 Requests are drawn by seed: each is asked by somebody whose hash gives them to the candidate or to
-the active version. Errors are counted as the front counts them, once a person and rollout. The
+the active version. Errors are counted as the front counts them, once a sender and rollout. The
 product's own functions decide, after every few requests.
 """
 

@@ -82,8 +82,8 @@ class Access(APIModel):
     keys_from: KeysSource | None = None
     """Keys, one of which a request must bring. Default: none is asked for."""
     requests_per_minute: Annotated[Integer, Field(ge=1, le=1000000)] | None = None
-    """Requests that each key may make in a minute; without keys, all askers together. Default: no
-    limit."""
+    """Requests that each key may make in a minute at each pod of the front; without keys, all
+    askers together. Default: no limit."""
 
 
 ENDPOINT_RULES: tuple[Rule, ...] = (

@@ -13,36 +13,13 @@ import orjson
 from finetune_trainer.serve.proxy import Refused
 
 FIELDS = frozenset(
-    [
-        "model",
-        "messages",
-        "prompt",
-        "max_tokens",
-        "max_completion_tokens",
-        "temperature",
-        "top_p",
-        "n",
-        "stop",
-        "stream",
-        "stream_options",
-        "seed",
-        "presence_penalty",
-        "frequency_penalty",
-        "logit_bias",
-        "logprobs",
-        "top_logprobs",
-        "response_format",
-        "tools",
-        "tool_choice",
-        "parallel_tool_calls",
-        "user",
-        "safety_identifier",
-        "store",
-        "metadata",
-        "top_k",
-        "min_p",
-        "repetition_penalty",
-    ]
+    (
+        *("model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature"),
+        *("top_p", "n", "stop", "stream", "stream_options", "seed", "presence_penalty"),
+        *("frequency_penalty", "logit_bias", "logprobs", "top_logprobs", "response_format"),
+        *("tools", "tool_choice", "parallel_tool_calls", "user", "safety_identifier", "store"),
+        *("metadata", "top_k", "min_p", "repetition_penalty"),
+    )
 )
 """OpenAI's fields for text, and three of vLLM that only shape the sampling."""
 MAX_CHOICES = 8

@@ -78,7 +78,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
             answer.headers["Retry-After"] = str(max(1, round(self.retry_seconds + 0.499)))
         if self.status == 401:
             answer.headers["WWW-Authenticate"] = "Bearer"
-        if self.status in (400, 401, 408, 413, 415):
+        if self.status in (400, 401, 404, 405, 408, 413, 415):
             answer.force_close()
         return answer
 

@@ -98,11 +98,12 @@ class Served(APIModel):
 class StreamCounts(APIModel):
     """Requests that one front process has passed to one version, and what was bad about them.
 
-    A bad event counts once per sticky key and rollout.
+    A bad event counts once per sender and rollout: an API key, or without keys a client's address.
+    It also counts once per sticky key.
     """
 
     requests: Count = 0
-    """Requests."""
+    """Requests. Of one sender, at most a part of `rollout.minRequests` counts."""
     errors: Count = 0
     """Requests that failed in the engine."""
     slow: Count = 0

@@ -8,8 +8,22 @@ worth ``(q / w)**k ((1 - q) / (1 - w))**(n - k)``. The mean over the odds ratios
 an e-value. If the candidate is not worse, it ever reaches ``1 / alpha`` with a probability of at
 most ``alpha``, after any number of looks (Ville's inequality).
 
-Two facts about the counts are assumed, and the front keeps to them: a person's bad events count
-once per rollout, and the weight does not depend on the person.
+The front keeps to what is assumed about the counts:
+
+- A hash of the sticky key (a user, else a conversation) and of the rollout's name chooses the
+  version. So versions of different sticky keys are independent. The weight does not depend on them.
+- A bad event counts only if neither its sender (an API key, or without keys a client's address) nor
+  its sticky key has had one of its kind in this rollout.
+
+If the candidate is not worse, who has bad events and when does not depend on the versions. Then
+the rule picks the events that count without regard to the versions, and each has a sticky key of
+its own. So each is the candidate's with the probability ``w``, although a sender's sticky keys have
+different versions. What the rule drops costs only time.
+
+A sender can read which version answered, and fail with a chosen sticky key. That breaks the rule
+for one event of each kind. At a weight of 5 % one such sender raises the e-value to 5 at most, and
+to 38 through two fronts, because each front process remembers its own senders. The bound at the
+default certainty is 100. So evidence is as good as the keys: without keys, as good as the clients.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def render_front(
         FRONT_CONTAINER,
         config.trainer_image,
         command=["python", "-m", "finetune_trainer.serve", "front"],
-        environment=_environment(namespace),
+        environment=_environment(namespace, config.front_replicas),
         resources=limited({"cpu": config.front_cpu, "memory": config.front_memory}),
         mounts=mounts,
     )
@@ -80,7 +80,7 @@ def render_front(
     )
 
 
-def _environment(namespace: str) -> dict[str, str]:
+def _environment(namespace: str, num_fronts: int) -> dict[str, str]:
     return {
         "HOME": HOME,
         "FINETUNE_NAMESPACE": namespace,
@@ -88,6 +88,7 @@ def _environment(namespace: str) -> dict[str, str]:
         "FINETUNE_TOKEN_FILE": TOKEN_FILE,
         "FINETUNE_KEYS_DIR": KEYS_DIR,
         "FINETUNE_GRACE_SECONDS": str(ANSWER_SECONDS),
+        "FINETUNE_FRONTS": str(num_fronts),
     }
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.serve.front.answers import HEAD_BYTES, Facts, Watched
+from finetune_trainer.serve.front.answers import HEAD_BYTES, Facts, Watched, wants_json
 from finetune_trainer.serve.front.limits import MAX_BUCKETS, Limits
 from finetune_trainer.serve.front.rotation import (
     Failure,
@@ -127,10 +127,71 @@ def test_an_endpoint_is_read_and_a_broken_one_keeps_its_route() -> None:
     assert read_routes({"headline": broken}, {}, server_url=URL) == {}
 
 
+@pytest.mark.parametrize("keys", [{}, {"secretRef": {}}, {"secretRef": None}])
+def test_keys_from_nowhere_open_to_nobody(keys: dict[str, object]) -> None:
+    read = read_route(endpoint(served(1, "one"), access={"keysFrom": keys}), server_url=URL)
+    assert read.secret == ""
+    assert read_route(endpoint(served(1, "one")), server_url=URL).secret is None
+
+
 def test_a_candidate_that_is_not_verified_gets_no_copies() -> None:
     unverified = {**served(2, "two"), "verifiedTime": None}
     found = endpoint(served(1, "one"), unverified, weight=0, shadow={"percent": 10})
     assert read_route(found, server_url=URL).shadow_percent == 0
+
+
+def tally(
+    tallies: Tallies,
+    number: int,
+    sender: str,
+    *bad: str,
+    weight: int = 5,
+    rollout: str = "r1",
+    most: int = 1000,
+    is_candidate: bool = True,
+) -> None:
+    tallies.count(
+        rollout=rollout,
+        weight=weight,
+        is_candidate=is_candidate,
+        number=number,
+        sender=sender,
+        most=most,
+        bad=bad,
+    )
+
+
+def test_neither_made_up_users_nor_made_up_senders_are_more_evidence() -> None:
+    tallies = Tallies()
+    tallies.begin("r1")
+    for number in range(10):
+        tally(tallies, number, "one key", "errors", is_candidate=number % 2 == 0)
+        tally(tallies, 77, f"key {number}", "slow")
+    tally(tallies, 1, "other key", "errors")
+    (stream,) = tallies.report()
+    assert stream["candidate"] == {**ZEROS, "requests": 16, "errors": 2, "slow": 1}
+    assert stream["active"] == {**ZEROS, "requests": 5}
+
+
+def test_of_one_sender_a_stream_counts_a_limited_number_of_requests() -> None:
+    tallies = Tallies()
+    tallies.begin("r1")
+    for number in range(10):
+        for weight in (5, 25):
+            tally(tallies, number, "a", weight=weight, most=3)
+            tally(tallies, number, "a", weight=weight, most=3, is_candidate=False)
+    tally(tallies, 11, "b", most=3)
+    counts = [
+        (each["active"]["requests"], each["candidate"]["requests"]) for each in streams(tallies)
+    ]
+    assert counts == [(3, 4), (3, 3)]
+
+
+def streams(tallies: Tallies) -> list[dict[str, dict[str, int]]]:
+    return tallies.report()  # type: ignore[return-value]
+
+
+ZEROS = dict.fromkeys(("requests", "errors", "slow", "refusals", "invalidJson", "thumbsDown"), 0)
 
 
 def test_a_bad_event_counts_once_for_each_key_and_rollout() -> None:
@@ -138,7 +199,7 @@ def test_a_bad_event_counts_once_for_each_key_and_rollout() -> None:
     tallies.begin("r1")
 
     def count(number: int, *bad: str, weight: int = 5, rollout: str = "r1") -> None:
-        tallies.count(rollout=rollout, weight=weight, is_candidate=True, number=number, bad=bad)
+        tally(tallies, number, f"s{number}", *bad, weight=weight, rollout=rollout)
 
     for weight in (5, 5, 25):
         count(7, "errors", weight=weight)
@@ -218,6 +279,25 @@ def test_an_answer_tells_the_same_however_it_was_cut_into_pieces(
     for begin in range(0, len(whole), size):
         watched.take(whole[begin : begin + size])
     assert watched.conclude() == facts
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+@pytest.mark.parametrize(("reason", "is_invalid"), [("length", False), ("stop", True)])
+def test_json_that_the_callers_limit_cuts_off_is_not_the_versions_fault(
+    is_stream: bool, reason: str, is_invalid: bool
+) -> None:
+    part = "delta" if is_stream else "message"
+    choice = {"index": 0, part: {"content": '{"a'}, "finish_reason": reason}
+    wire = json.dumps({"choices": [choice]}).encode()
+    watched = Watched(is_stream=is_stream, wants_json=True)
+    watched.take(b"data: %b\n\n" % wire if is_stream else wire)
+    assert watched.conclude().is_invalid_json is is_invalid
+
+
+def test_an_answer_that_the_caller_stops_need_not_be_json() -> None:
+    asked = {"response_format": {"type": "json_object"}}
+    assert wants_json(asked)
+    assert not wants_json({**asked, "stop": ["}"]})
 
 
 def test_little_of_a_long_answer_is_kept() -> None:

@@ -14,7 +14,14 @@ import pytest
 from finetune_api.protocol.serving import FrontReport, parse_report
 from finetune_trainer.serve.front.rotation import number_of, sticky_key
 from kit.processes.eventually import eventually_async
-from kit.servers.running_front import TOKEN, RunningFront, endpoint, running_front, served
+from kit.servers.running_front import (
+    TOKEN,
+    RunningFront,
+    access,
+    endpoint,
+    running_front,
+    served,
+)
 from kit.servers.streaming_engine import StreamingEngine, cut, fail, hang_up, streaming_engine, wait
 
 
@@ -216,7 +223,7 @@ async def test_weight_decides_and_a_user_stays_with_a_version(tmp_path: Path) ->
         assert {await front.version_for(user) for user in users} == {"2"}
 
 
-async def test_bad_answers_are_counted_once_for_each_user_and_reported(tmp_path: Path) -> None:
+async def test_bad_answers_are_counted_once_for_each_key_and_reported(tmp_path: Path) -> None:
     async with streaming_engine() as engine, running_front(tmp_path) as front:
         front.follow(
             endpoint(
@@ -224,13 +231,17 @@ async def test_bad_answers_are_counted_once_for_each_user_and_reported(tmp_path:
                 served(2, engine.port),
                 weight=100,
                 rollout={"latencySeconds": "0.000001"},
+                access=access("mine"),
             )
         )
+        await front.set_keys("mine", **{f"k{number}": f"key-{number}" for number in range(3)})
         engine.texts[V2] = ["I'm sorry, but I can't help with that."]
         for number in range(3):
             for _ in range(2):
                 body = {"user": f"u{number}", "response_format": {"type": "json_object"}}
-                async with front.ask(stream=number == 1, **body) as answer:
+                key = f"key-{number}"
+                async with front.ask(stream=number == 1, key=key, **body) as answer:
+                    assert answer.status == 200
                     await answer.read()
         await eventually_async(_requests(front, 6))
         _, candidate = await front.counts(100)
@@ -247,6 +258,45 @@ async def test_bad_answers_are_counted_once_for_each_user_and_reported(tmp_path:
         assert isinstance(report, FrontReport)
         assert report.endpoints[0].rollout_id == "r1"
         assert report.endpoints[0].streams[0].candidate.invalid_json == 3
+
+
+async def test_users_that_one_client_makes_up_are_one_sender(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        rules = {"minRequests": 20}
+        front.follow(
+            endpoint(served(1, engine.port), served(2, engine.port), weight=100, rollout=rules)
+        )
+        engine.texts[V2] = ["I'm sorry, but I can't help with that."]
+        for number in range(6):
+            # Without keys a key is free text too.
+            async with front.ask(user=f"u{number}", key=f"k{number}") as answer:
+                assert answer.status == 200
+                await answer.read()
+        other = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
+        async with aiohttp.ClientSession(connector=other) as front.session:
+            await front.version_for("another")
+            await eventually_async(_requests(front, 7))
+            _, candidate = await front.counts(100)
+        assert (candidate["requests"], candidate["refusals"]) == (20 // 5 + 1, 2)
+
+
+async def test_a_few_keys_together_can_fill_up_the_required_requests(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        v1, v2, rules = served(1, engine.port), served(2, engine.port), {"minRequests": 20}
+        for num_keys, counted in ((1, 15), (2, 10), (20, 4)):
+            front.follow(
+                endpoint(
+                    v1, v2, weight=100, rollout=rules, rollout_id=str(num_keys), access=access("k")
+                )
+            )
+            await front.set_keys("k", **{f"k{number}": f"k{number}" for number in range(num_keys)})
+            before = (await front.report())["requests"]
+            for _ in range(15):
+                async with front.ask(key="k0") as answer:
+                    assert answer.status == 200
+                    await answer.read()
+            await eventually_async(_requests(front, before + 15))
+            assert (await front.counts(100))[1]["requests"] == counted, num_keys
 
 
 async def test_the_shadow_gets_copies_and_its_answers_reach_nobody(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from kit.processes.eventually import eventually_async
 from kit.servers.running_front import RunningFront, access, endpoint, running_front, served
-from kit.servers.streaming_engine import StreamingEngine, cut, hang_up, streaming_engine
+from kit.servers.streaming_engine import StreamingEngine, cut, hang_up, streaming_engine, wait
 
 SECRET = "what-nobody-may-read"
 
@@ -88,6 +89,63 @@ async def test_beyond_the_rate_the_answer_is_429_and_says_when(tmp_path: Path) -
         assert engine.counts.total() == 4
 
 
+async def test_who_has_no_key_takes_no_slot_of_who_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_OPEN_WITHOUT_KEY", 2)
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_OPEN_PER_KEY", 1)
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(
+            endpoint(served(1, engine.port), access=access("mine")),
+            endpoint(served(1, engine.port, "open"), name="open"),
+        )
+        await front.set_keys("mine", a="key-a", b="key-b")
+        engine.behaviours["team-a.open-v1"] = wait
+        engine.behaviours["team-a.headline-v1"] = wait
+        tasks = [asyncio.create_task(status_of(front, None, "open")) for _ in range(2)]
+        tasks.append(asyncio.create_task(status_of(front, "key-a")))
+        await eventually_async(lambda: engine.counts.total() == 3)
+        assert await status_of(front, None, "open") == 503
+        assert await status_of(front, "key-a") == 503
+        del engine.behaviours["team-a.headline-v1"]
+        assert await status_of(front, "key-b") == 200
+        engine.may_answer.set()
+        assert await asyncio.gather(*tasks) == [200, 200, 200]
+
+
+async def test_bodies_that_do_not_come_hold_no_slot_of_a_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_OPEN_WITHOUT_KEY", 1)
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_OPEN_PER_KEY", 1)
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(
+            endpoint(served(1, engine.port), access=access("mine")),
+            endpoint(served(1, engine.port, "open"), name="open"),
+        )
+        await front.set_keys("mine", a="key-a")
+        writers = []
+        for head in (HEAD, HEAD + b"Authorization: Bearer key-a\r\n"):
+            _, writer = await asyncio.open_connection("127.0.0.1", front.process.port)
+            writer.write(head + b"Content-Length: 36\r\n\r\n" + BODY[:10])
+            writers.append(writer)
+
+        async def is_full() -> bool:
+            return await status_of(front, None, "open") == 503
+
+        await eventually_async(is_full)
+        assert await status_of(front, "key-a") == 200
+        for writer in writers:
+            writer.close()
+
+
+@pytest.mark.parametrize("line", [b"POST /v1/embeddings", b"PUT /v1/completions"])
+async def test_a_wrong_path_or_method_ends_the_connection(tmp_path: Path, line: bytes) -> None:
+    async with running_front(tmp_path, endpoint(None)) as front:
+        said = await exchange(front, line + b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"Connection: close" in said
+
+
 @pytest.mark.parametrize("declares_length", [True, False])
 async def test_a_body_beyond_a_mebibyte_is_refused(tmp_path: Path, declares_length: bool) -> None:
     async with streaming_engine() as engine, running_front(tmp_path) as front:
@@ -123,6 +181,7 @@ async def test_a_packed_body_is_refused_and_not_unpacked(tmp_path: Path) -> None
         (b"[1]", "invalid_json"),
         (b'{"model": "headline"', "invalid_json"),
         (b"[" * 100_000, "invalid_json"),
+        (b'{"model": "headline", "a": ' + b"[" * 500 + b"]" * 500 + b"}", "invalid_json"),
         (b'{"model": NaN}', "invalid_json"),
         (b'{"model": "\\ud800"}', "invalid_json"),
         (b"{}", "missing_model"),

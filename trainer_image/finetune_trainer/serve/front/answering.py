@@ -7,13 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
-import re
 import time
-import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import aiohttp
 import orjson
@@ -21,16 +16,11 @@ from aiohttp import web
 
 from finetune_trainer.serve.bodies import parse_body
 from finetune_trainer.serve.front.answers import Watched, wants_json
+from finetune_trainer.serve.front.calls import Call, call_of
 from finetune_trainer.serve.front.keys import Keys, digest_of
-from finetune_trainer.serve.front.limits import Limits
+from finetune_trainer.serve.front.limits import Limits, Slots
 from finetune_trainer.serve.front.metrics import Metrics
-from finetune_trainer.serve.front.rotation import (
-    Failure,
-    choose,
-    failure_of,
-    number_of,
-    sticky_key,
-)
+from finetune_trainer.serve.front.rotation import Failure, choose, failure_of
 from finetune_trainer.serve.front.routes import Route, Served
 from finetune_trainer.serve.front.shadow import Shadow
 from finetune_trainer.serve.front.state import State
@@ -52,49 +42,12 @@ PATIENCE_SECONDS = 5.0
 FIRST_PAUSE_SECONDS = 0.05
 MAX_BROKEN_OFF = 2
 """A request whose answer never began is sent so often at most: it may be what kills the engine."""
-MAX_OPEN = 1024
-"""Requests under way at once."""
+MAX_OPEN_PER_KEY = 128
+MAX_OPEN_WITHOUT_KEY = 256
+"""Of all requests without a key together; also bodies that are read before a key is known."""
+NUM_SHARES = 5
+"""One sender is at most this part of the requests that a rollout needs."""
 CLIENT_GONE = 499
-_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
-
-
-@dataclass(slots=True)
-class Call:
-    """One request under way.
-
-    Attributes:
-        fields: The body.
-        number: 64 bits from the sticky key.
-        is_counted: Whether it belongs to one of the parallel streams of a rollout.
-    """
-
-    route: Route
-    path: str
-    operation: str
-    fields: dict[str, Any]
-    number: int
-    begin: float
-    trace: str | None
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    num_tries: int = 0
-    is_counted: bool = False
-
-    def body_for(self, served: Served) -> bytes:
-        """Return the body with the version's own name."""
-        self.fields["model"] = served.adapter
-        return orjson.dumps(self.fields)
-
-    def headers(self, token: str) -> dict[str, str]:
-        """Return the headers for a server. None of the client's pass, except the trace."""
-        self.num_tries += 1
-        headers = {
-            "Content-Type": "application/json",
-            "Authorization": f"Bearer {token}",
-            "X-Request-Id": self.id if self.num_tries == 1 else f"{self.id}-{self.num_tries}",
-        }
-        if self.trace is not None:
-            headers["traceparent"] = self.trace
-        return headers
 
 
 class Front:
@@ -102,6 +55,7 @@ class Front:
 
     Args:
         token: Returns the token that the servers ask for.
+        num_fronts: Processes that share the traffic.
     """
 
     def __init__(
@@ -113,6 +67,7 @@ class Front:
         metrics: Metrics,
         shadow: Shadow,
         token: Callable[[], str],
+        num_fronts: int = 1,
     ) -> None:
         self._session = session
         self._state = state
@@ -121,7 +76,9 @@ class Front:
         self._shadow = shadow
         self._token = token
         self._limits = Limits()
-        self._num_open = 0
+        self._num_fronts = num_fronts
+        self._slots = Slots()
+        self._reading = Slots()
         self._born = int(time.time())
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -142,13 +99,7 @@ class Front:
         digest = digest_of(request.headers.get("Authorization", ""))
         if wanted == "GET":
             return self._list_models(digest)
-        if self._num_open >= MAX_OPEN:
-            raise Refused(503, "overloaded", "Too many requests are open.", retry_seconds=1)
-        self._num_open += 1
-        try:
-            return await self._complete(request, path, digest)
-        finally:
-            self._num_open -= 1
+        return await self._complete(request, path, digest)
 
     def _list_models(self, digest: str | None) -> web.StreamResponse:
         mine = [route for route in self._state.routes.values() if self._opens(route, digest)]
@@ -177,9 +128,7 @@ class Front:
     ) -> web.StreamResponse:
         name = ""
         try:
-            if not (self._state.has_open or self._keys.may_open(digest)):
-                raise _no_key()  # before a byte of the body is read
-            fields = parse_body(await read_body(request, limit=MAX_BODY_BYTES))
+            fields = parse_body(await self._read(request, digest))
             model = fields.get("model")
             if not isinstance(model, str):
                 raise Refused(400, "missing_model", "`model` must be a string.", param="model")
@@ -189,11 +138,29 @@ class Front:
                 raise Refused(404, "model_not_found", message, param="model")
             name = route.name
             self._admit(route, digest)
-            call = self._call_of(request, route, path, fields)
-            return await self._answer(request, call)
+            call = call_of(request, route, path, OPERATIONS[path], fields, digest)
+            if route.secret is None:
+                slot = self._slots.hold("", MAX_OPEN_WITHOUT_KEY)
+            else:
+                slot = self._slots.hold(call.sender, MAX_OPEN_PER_KEY)
+            with slot:
+                return await self._answer(request, call)
         except Refused as refused:
             self._metrics.count(name, "", refused.status)
             raise
+
+    async def _read(self, request: web.BaseRequest, digest: str | None) -> bytes:
+        """Return the body. Who has no key can fill neither memory nor the slots of others.
+
+        Raises:
+            Refused: It may not be read, or cannot be.
+        """
+        if self._keys.may_open(digest):
+            return await read_body(request, limit=MAX_BODY_BYTES)
+        if not self._state.has_open:
+            raise _no_key()
+        with self._reading.hold("", MAX_OPEN_WITHOUT_KEY):
+            return await read_body(request, limit=MAX_BODY_BYTES)
 
     def _admit(self, route: Route, digest: str | None) -> None:
         """Check key and rate.
@@ -211,24 +178,6 @@ class Front:
         if wait:
             message = f"More than {limit} requests per minute. Try again in {wait:.1f} s."
             raise Refused(429, "rate_limit_exceeded", message, retry_seconds=wait)
-
-    def _call_of(
-        self, request: web.BaseRequest, route: Route, path: str, fields: dict[str, Any]
-    ) -> Call:
-        number = 0
-        if route.candidate is not None:
-            key = sticky_key(fields)
-            number = random.getrandbits(64) if key is None else number_of(route.rollout, key)
-        trace = request.headers.get("traceparent")
-        return Call(
-            route=route,
-            path=path,
-            operation=OPERATIONS[path],
-            fields=fields,
-            number=number,
-            begin=asyncio.get_running_loop().time(),
-            trace=trace if trace is not None and _TRACE.match(trace) else None,
-        )
 
     async def _answer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
         route = call.route
@@ -380,8 +329,21 @@ class Front:
                 weight=call.route.weight,
                 is_candidate=is_candidate,
                 number=call.number,
+                sender=call.sender,
+                most=self._most_of(call.route),
                 bad=bad,
             )
+
+    def _most_of(self, route: Route) -> int:
+        """Return how many requests of one sender count at one weight.
+
+        With fewer keys than shares, each key has an equal share. Otherwise nobody could fill up
+        the required requests.
+        """
+        num_keys = NUM_SHARES if route.secret is None else self._keys.count_of(route.secret)
+        if num_keys < NUM_SHARES:
+            return -(-route.min_requests // max(1, num_keys))
+        return max(1, route.min_requests // (NUM_SHARES * self._num_fronts))
 
 
 def _no_key() -> Refused:

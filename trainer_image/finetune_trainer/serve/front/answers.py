@@ -24,7 +24,7 @@ class Facts:
     Attributes:
         is_error: It is a stream that reports an error.
         is_refusal: It declines.
-        is_invalid_json: JSON was asked for, and it is none.
+        is_invalid_json: JSON was asked for, and a whole answer is none.
         num_input_tokens: None if the answer does not say.
         num_output_tokens: The same.
     """
@@ -74,8 +74,9 @@ class Watched:
             text = _text_of(choice, "message")
         except (ValueError, LookupError, TypeError):
             return Facts()
+        is_whole = choice.get("finish_reason") != "length"
         return self._facts_of(
-            text, _declines(choice, "message"), answer.get("usage"), is_whole=True
+            text, _declines(choice, "message"), answer.get("usage"), is_whole=is_whole
         )
 
     def _conclude_stream(self, head: bytes) -> Facts:
@@ -90,6 +91,7 @@ class Watched:
                 if choice.get("index", 0) == 0:
                     text += _text_of(choice, "delta")
                     declines = declines or _declines(choice, "delta")
+                    is_whole = is_whole and choice.get("finish_reason") != "length"
             except (LookupError, TypeError, AttributeError):
                 continue
             if len(text) >= needed:
@@ -113,9 +115,13 @@ class Watched:
 
 
 def wants_json(body: Mapping[str, Any]) -> bool:
-    """Tell whether a request asks for JSON."""
+    """Tell whether a request asks for JSON, and for nothing that cuts it off."""
     wanted = body.get("response_format")
-    return isinstance(wanted, dict) and wanted.get("type") in ("json_object", "json_schema")
+    return (
+        not body.get("stop")
+        and isinstance(wanted, dict)
+        and wanted.get("type") in ("json_object", "json_schema")
+    )
 
 
 def _text_of(choice: Mapping[str, Any], part: str) -> str:

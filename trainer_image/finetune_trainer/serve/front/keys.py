@@ -46,6 +46,10 @@ class Keys:
             found |= hmac.compare_digest(each, digest)
         return found
 
+    def count_of(self, secret: str) -> int:
+        """Return the number of keys in a Secret."""
+        return sum(map(len, self._secrets.get(secret, {}).values()))
+
     def may_open(self, digest: str | None) -> bool:
         """Tell whether a key may open anything: a quick look, and no proof."""
         return digest is not None and digest[:_PREFIX] in self._prefixes

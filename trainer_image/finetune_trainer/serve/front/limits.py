@@ -1,14 +1,23 @@
-"""Rate limits: a token bucket for each key, and for each endpoint without keys. Pure."""
+"""Limits of this front: requests per minute, and requests under way. Pure."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from finetune_trainer.serve.proxy import Refused
 
 MAX_BUCKETS = 10_000
+MAX_OPEN = 1024
+"""Slots that are held at once, whoever holds them."""
 
 
 class Limits:
-    """Token buckets. A full bucket holds the requests of one minute."""
+    """A token bucket for each key, and for each endpoint without keys.
+
+    A full bucket holds the requests of one minute.
+    """
 
     def __init__(self) -> None:
         self._buckets: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
@@ -25,3 +34,27 @@ class Limits:
         if len(self._buckets) > MAX_BUCKETS:
             self._buckets.popitem(last=False)
         return wait
+
+
+class Slots:
+    """Places for requests under way."""
+
+    def __init__(self) -> None:
+        self._held = Counter[str]()
+
+    @contextmanager
+    def hold(self, whose: str, most: int) -> Iterator[None]:
+        """Hold one of somebody's slots.
+
+        Raises:
+            Refused: They are all taken.
+        """
+        if self._held[whose] >= most or self._held.total() >= MAX_OPEN:
+            raise Refused(503, "overloaded", "Too many requests are open.", retry_seconds=1)
+        self._held[whose] += 1
+        try:
+            yield
+        finally:
+            self._held[whose] -= 1
+            if not self._held[whose]:
+                del self._held[whose]

@@ -9,6 +9,9 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+MIN_REQUESTS = 200
+"""Default of ``rollout.minRequests``."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Served:
@@ -32,7 +35,8 @@ class Route:
         weight: Percent of sticky keys that the candidate answers.
         rollout: Name of the rollout. Empty without a candidate.
         secret: Name of the Secret with the keys; None opens the endpoint to everyone.
-        requests_per_minute: Of each key; None for no limit.
+        requests_per_minute: Of each key, at this front; None for no limit.
+        min_requests: Requests that the candidate needs at each weight.
         slow_seconds: An answer whose first byte takes longer counts as slow.
         shadow_percent: Share of the active version's requests that a verified candidate gets a
             copy of.
@@ -46,6 +50,7 @@ class Route:
     rollout: str = ""
     secret: str | None = None
     requests_per_minute: int | None = None
+    min_requests: int = 0
     slow_seconds: float | None = None
     shadow_percent: float = 0.0
 
@@ -81,9 +86,9 @@ def read_route(endpoint: Mapping[str, Any], *, server_url: str) -> Route:
     status = endpoint.get("status") or {}
     candidate = status.get("candidate") or None
     access = spec.get("access") or {}
-    keys = (access.get("keysFrom") or {}).get("secretRef")
-    limit = access.get("requestsPerMinute")
-    latency = (spec.get("rollout") or {}).get("latencySeconds")
+    keys, limit = access.get("keysFrom"), access.get("requestsPerMinute")
+    rules = spec.get("rollout") or {}
+    latency = rules.get("latencySeconds")
     rollout, weight, percent = "", 0.0, 0.0
     if candidate is not None:
         rollout = str(candidate.get("rolloutId") or candidate["adapter"])
@@ -97,8 +102,10 @@ def read_route(endpoint: Mapping[str, Any], *, server_url: str) -> Route:
         candidate=_read_served(candidate, server_url),
         weight=weight,
         rollout=rollout,
-        secret=None if keys is None else str(keys["name"]),
+        # A reference without a name opens nothing: no Secret is called "".
+        secret=None if keys is None else str((keys.get("secretRef") or {}).get("name") or ""),
         requests_per_minute=None if limit is None else int(limit),
+        min_requests=int(rules.get("minRequests") or MIN_REQUESTS),
         slow_seconds=None if latency is None else float(latency),
         shadow_percent=percent,
     )

@@ -44,6 +44,7 @@ class Settings:
         keys_dir: Holds a folder of keys for each Secret.
         linger_seconds: After SIGTERM, requests are still accepted for so long.
         grace_seconds: From SIGTERM to SIGKILL.
+        num_fronts: Processes that share the traffic.
     """
 
     environment: Mapping[str, str]
@@ -55,6 +56,7 @@ class Settings:
     keys_dir: Path
     linger_seconds: float
     grace_seconds: float
+    num_fronts: int
 
 
 def read_settings(arguments: argparse.Namespace, environment: Mapping[str, str]) -> Settings:
@@ -77,6 +79,7 @@ def read_settings(arguments: argparse.Namespace, environment: Mapping[str, str])
         keys_dir=Path(environment.get("FINETUNE_KEYS_DIR") or "/var/run/finetune/keys"),
         linger_seconds=_seconds(environment, "FINETUNE_LINGER_SECONDS", 5.0),
         grace_seconds=_seconds(environment, "FINETUNE_GRACE_SECONDS", 60.0),
+        num_fronts=max(1, int(environment.get("FINETUNE_FRONTS") or 1)),
     )
 
 
@@ -114,6 +117,7 @@ class Process:
                 metrics=self._metrics,
                 shadow=shadow,
                 token=lambda: self._token,
+                num_fronts=settings.num_fronts,
             )
             self._public = ProxyServer(front.handle)
             private = ProxyServer(self._answer_cluster)

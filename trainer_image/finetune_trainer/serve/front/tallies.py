@@ -1,17 +1,20 @@
 """Counts of a rollout: the parallel streams from which the operator computes its evidence.
 
-A bad event counts once for each sticky key and rollout, so that one loud user is no evidence.
+A bad event counts only if neither its sender nor its sticky key has had one of its kind in this
+rollout. A sender is an API key, or without keys a client's address. So neither one loud user nor
+one sender who makes up users is evidence. Of a sender's requests, a stream counts a limited number.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 SIGNALS = ("errors", "slow", "refusals", "invalidJson", "thumbsDown")
 MAX_STREAMS = 32
-MAX_BAD = 50_000
-"""Bad events remembered in a rollout. Any more are not counted."""
+MAX_SEEN = 100_000
+"""Senders and sticky keys remembered in a rollout. What comes from any more is not counted."""
 
 
 def _zeros() -> dict[str, int]:
@@ -38,7 +41,8 @@ class Tallies:
     rollout: str = ""
     num_requests: int = 0
     streams: dict[float, Stream] = field(default_factory=dict)
-    _seen: set[tuple[str, int]] = field(default_factory=set)
+    _seen: set[tuple[str, int | str]] = field(default_factory=set)
+    _asked: Counter[tuple[float, bool, str]] = field(default_factory=Counter)
 
     def begin(self, rollout: str) -> None:
         """Start counting a rollout, unless it is the one that is counted."""
@@ -46,22 +50,44 @@ class Tallies:
             self.rollout = rollout
             self.streams = {}
             self._seen = set()
+            self._asked = Counter()
 
     def count(
-        self, *, rollout: str, weight: float, is_candidate: bool, number: int, bad: Iterable[str]
+        self,
+        *,
+        rollout: str,
+        weight: float,
+        is_candidate: bool,
+        number: int,
+        sender: str,
+        most: int,
+        bad: Iterable[str],
     ) -> None:
-        """Count a request and its bad signals. One of an earlier rollout changes nothing."""
+        """Count a request and its bad signals. One of an earlier rollout changes nothing.
+
+        Args:
+            rollout: The request's rollout.
+            weight: Percent of the traffic that the candidate has.
+            is_candidate: Whether the candidate was asked.
+            number: Stands for the sticky key.
+            sender: Who sent it.
+            most: Requests of one sender that count for each version at one weight.
+            bad: The signals.
+        """
         if rollout != self.rollout or not rollout:
             return
         if weight not in self.streams and len(self.streams) >= MAX_STREAMS:
             return
         stream = self.streams.setdefault(weight, Stream())
         counts = stream.candidate if is_candidate else stream.active
-        counts["requests"] += 1
+        asked = (weight, is_candidate, sender)
+        if self._asked[asked] < most and len(self._asked) <= MAX_SEEN:
+            self._asked[asked] += 1
+            counts["requests"] += 1
         for signal in bad:
-            event = (signal, number)
-            if event not in self._seen and len(self._seen) < MAX_BAD:
-                self._seen.add(event)
+            events = {(signal, number), (signal, sender)}
+            if not events & self._seen and len(self._seen) < MAX_SEEN:
+                self._seen |= events
                 counts[signal] += 1
 
     def report(self) -> list[dict[str, object]]:

@@ -1,0 +1,87 @@
+"""A request under way: what is known of it before a version is chosen."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from finetune_trainer.serve.front.rotation import number_of, sticky_key
+from finetune_trainer.serve.front.routes import Route, Served
+
+_TRACE = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+
+
+@dataclass(slots=True)
+class Call:
+    """One request under way.
+
+    Attributes:
+        fields: The body.
+        number: 64 bits from the sticky key.
+        sender: Digest of the API key; the client's address where no key is asked for.
+        is_counted: Whether it belongs to one of the parallel streams of a rollout.
+    """
+
+    route: Route
+    path: str
+    operation: str
+    fields: dict[str, Any]
+    number: int
+    sender: str
+    begin: float
+    trace: str | None
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    num_tries: int = 0
+    is_counted: bool = False
+
+    def body_for(self, served: Served) -> bytes:
+        """Return the body with the version's own name."""
+        self.fields["model"] = served.adapter
+        return orjson.dumps(self.fields)
+
+    def headers(self, token: str) -> dict[str, str]:
+        """Return the headers for a server. None of the client's pass, except the trace."""
+        self.num_tries += 1
+        headers = {
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {token}",
+            "X-Request-Id": self.id if self.num_tries == 1 else f"{self.id}-{self.num_tries}",
+        }
+        if self.trace is not None:
+            headers["traceparent"] = self.trace
+        return headers
+
+
+def call_of(
+    request: web.BaseRequest,
+    route: Route,
+    path: str,
+    operation: str,
+    fields: dict[str, Any],
+    digest: str | None,
+) -> Call:
+    """Return a request that was admitted."""
+    number = 0
+    if route.candidate is not None:
+        key = sticky_key(fields)
+        number = random.getrandbits(64) if key is None else number_of(route.rollout, key)
+    # Where no key is asked for, a client could send another one each time.
+    sender = request.remote if route.secret is None else digest
+    trace = request.headers.get("traceparent")
+    return Call(
+        route=route,
+        path=path,
+        operation=operation,
+        fields=fields,
+        number=number,
+        sender=sender or "",
+        begin=asyncio.get_running_loop().time(),
+        trace=trace if trace is not None and _TRACE.match(trace) else None,
+    )
