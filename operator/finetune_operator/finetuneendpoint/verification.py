@@ -123,7 +123,7 @@ def _report_of(pod: ServerPod, version: Served) -> AdapterReport | None:
         for each in (pod.report.adapters if pod.report is not None else ())
         if each.name == version.adapter
         and each.version == version.version
-        and (each.weights_sha256 or version.weights_sha256) in (None, version.weights_sha256)
+        and len({each.weights_sha256, version.weights_sha256} - {None}) < 2
     ]
     # A name that is taken is reported twice.
     named.sort(key=lambda each: each.sha256 != version.sha256)

@@ -374,6 +374,21 @@ def test_what_pods_say_of_other_content_under_the_name_does_not_count():
     assert world.condition("Verified") == ("Unknown", "Loading")
 
 
+def test_pods_may_know_more_of_an_older_version_than_this_endpoint():
+    world = serving(7)
+    world.edit(version=3)
+    world.look()
+    (pod,) = world.observe().servers
+    told = [
+        each.model_copy(update={"weights_sha256": digest_of(each.version)})
+        for each in pod.report.adapters
+    ]
+    report = pod.report.model_copy(update={"adapters": told})
+    world.facts = {"servers": (replace(pod, report=report),)}
+    world.look()
+    assert world.versions() == (3, None, 7)
+
+
 # ---- servers that move, fail or trip -------------------------------------------------------------
 
 
