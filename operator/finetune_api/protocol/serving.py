@@ -83,12 +83,10 @@ class DifferingAnswer(_Reported):
     """A held-out question whose answer is not the one that was evaluated.
 
     Attributes:
-        question: SHA-256 of the question. Its text is not reported.
+        question: SHA-256 of the question. No text of questions and answers is reported.
     """
 
     question: Digest
-    expected: Annotated[str, Field(max_length=256)] = ""
-    got: Annotated[str, Field(max_length=256)] = ""
 
 
 class Verification(_Reported):

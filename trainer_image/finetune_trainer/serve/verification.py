@@ -79,15 +79,6 @@ class Stored:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Differing:
-    """An answer that is not the stored one."""
-
-    question: str
-    expected: str
-    got: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
     """What the answers show.
 
@@ -99,7 +90,7 @@ class Verdict:
         num_like_base: Answers that equal those of the base model, where these two differ.
         metric: Metric of ``score``; empty without one.
         score: Mean score of the answers.
-        differing: Some of the answers that differ.
+        differing: Digests of some questions whose answers differ.
     """
 
     reason: Refusal | None
@@ -109,7 +100,7 @@ class Verdict:
     num_like_base: int = 0
     metric: str = ""
     score: float | None = None
-    differing: tuple[Differing, ...] = ()
+    differing: tuple[str, ...] = ()
 
 
 def read_samples(text: str) -> list[Stored]:
@@ -200,11 +191,9 @@ def judge(
         num_like_base=compared.num_like_base,
         metric=metric,
         score=score,
-        differing=tuple(
-            Differing(question=stored.digest, expected=stored.tuned, got=answer)
-            for stored, answer, is_equal in compared.rows()
-            if not is_equal
-        )[:MAX_DIFFERING],
+        differing=tuple(stored.digest for stored, _, is_equal in compared.rows() if not is_equal)[
+            :MAX_DIFFERING
+        ],
     )
 
 

@@ -346,7 +346,8 @@ def _describe_failure(version: PublishedVersion, found: Mapping[str, Any]) -> st
         f"{found.get('message')}"
     ]
     for each in (found.get("verification") or {}).get("differing", ()):
-        lines.append(f"  evaluated {each.get('expected')!r}, now {each.get('got')!r}")
+        question = str(each.get("question"))[:12]
+        lines.append(f"  question {question} is answered otherwise than evaluated")
     return "\n".join(lines)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,8 @@ FALLBACK_TOKENS = 1024
 """Longest answer if nobody recorded the evaluation's limit."""
 
 
+MAX_WORDS = 300
+_WORD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
 NO_SLOT = "no_free_slot"
 """Code of an engine that has no room for another adapter now."""
 
@@ -78,11 +82,12 @@ class Engine:
 
         Raises:
             EngineAway: The engine does not answer, or has no room now.
-            EngineRefused: It does not take this adapter.
+            EngineRefused: It does not take this adapter; has the engine's words.
         """
         body = {"lora_name": name, "lora_path": str(folder)}
         try:
-            await self._post("/v1/load_lora_adapter", body, seconds=LOAD_SECONDS)
+            # The call has no text of users, so the engine's words have none.
+            await self._post("/v1/load_lora_adapter", body, seconds=LOAD_SECONDS, quotes=True)
         except EngineRefused as error:
             if NO_SLOT in str(error):
                 raise EngineAway(str(error), "NoFreeSlot") from error
@@ -136,9 +141,16 @@ class Engine:
             raise EngineAway(type(error).__name__) from error
 
     async def _post(
-        self, path: str, body: Mapping[str, Any], *, seconds: float = ANSWER_SECONDS
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        *,
+        seconds: float = ANSWER_SECONDS,
+        quotes: bool = False,
     ) -> Any:
         """Return the answer to a call; a failure of the engine is tried again.
+
+        ``quotes`` puts the engine's words into the message of a refusal.
 
         Raises:
             EngineAway: The engine does not answer.
@@ -158,6 +170,22 @@ class Engine:
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
                 raise EngineAway(type(error).__name__) from error
             if status not in (408, 429) and (status < 500 or not left):
-                raise EngineRefused(f"status {status}: {text[:300]}")
+                words = text[:MAX_WORDS] if quotes else _describe(text)
+                raise EngineRefused(f"status {status}: {words}" if words else f"status {status}")
             await asyncio.sleep(TRY_PAUSE_SECONDS)
         raise EngineAway(f"it is busy: status {status}")
+
+
+def _describe(text: str) -> str:
+    """Return code and parameter of an error in OpenAI's shape: its message may quote a question."""
+    try:
+        body = json.loads(text)
+        error = body.get("error", body)
+        told = {name: error.get(name) for name in ("code", "param")}
+    except (ValueError, AttributeError):
+        return ""
+    return ", ".join(
+        f"{name} {value}"
+        for name, value in told.items()
+        if _WORD.fullmatch(str(value)) and value is not None
+    )

@@ -22,7 +22,6 @@ from finetune_trainer.serve.agent.keeper import Adapter, Keeper
 from finetune_trainer.serve.proxy import Refused
 from finetune_trainer.serve.verification import Verdict
 
-EXCERPT_CHARACTERS = 80
 MESSAGE_CHARACTERS = 1024
 STATES = get_args(AdapterState)
 PASSED_METRICS = (
@@ -147,13 +146,6 @@ def _verification(verdict: Verdict, *, has_failed: bool) -> Verification:
         score=None if verdict.score is None else f"{verdict.score:.4f}",
         metric=verdict.metric or None,
         differing=[
-            DifferingAnswer(
-                question=each.question,
-                expected=each.expected[:EXCERPT_CHARACTERS],
-                got=each.got[:EXCERPT_CHARACTERS],
-            )
-            for each in verdict.differing
-        ]
-        if has_failed
-        else [],
+            DifferingAnswer(question=question) for question in verdict.differing if has_failed
+        ],
     )

@@ -27,6 +27,7 @@ from finetune_trainer.serve.agent.keeper import Base, Keeper
 from finetune_trainer.serve.agent.report import Reporter
 from finetune_trainer.serve.agent.wanted import Finder
 from finetune_trainer.serve.desired import Endpoint, source_of
+from finetune_trainer.serve.logs import silence_libraries
 from finetune_trainer.serve.proxy import ProxyServer, make_session
 
 TOKEN_SECONDS = 1.0
@@ -212,6 +213,7 @@ class Process:
 def run(arguments: argparse.Namespace) -> int:
     """Run an agent until SIGTERM; return the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    silence_libraries()
     try:
         settings = read_settings(arguments, os.environ)
     except ValueError as error:

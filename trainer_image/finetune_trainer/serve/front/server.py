@@ -24,6 +24,7 @@ from finetune_trainer.serve.front.keys import Keys
 from finetune_trainer.serve.front.metrics import Metrics
 from finetune_trainer.serve.front.shadow import Shadow
 from finetune_trainer.serve.front.state import State
+from finetune_trainer.serve.logs import silence_libraries
 from finetune_trainer.serve.proxy import ProxyServer, Refused, log_defect, make_session
 
 logger = logging.getLogger(__name__)
@@ -195,9 +196,7 @@ def run(arguments: argparse.Namespace) -> int:
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    # aiohttp and asyncio quote in their messages what clients have sent.
-    for name in ("aiohttp", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
+    silence_libraries()
     try:
         settings = read_settings(arguments, os.environ)
         asyncio.run(_run(settings))
