@@ -21,10 +21,12 @@ def make_model(folder, content=b"weights"):
     return fetch_model(f"file://{folder}", None, StorageAccess(), folder)[1]
 
 
-def fetched(tmp_path, revision, **record):
+def fetched(tmp_path, revision, template="{{ messages }}", **record):
     folder = tmp_path / "version"
     folder.mkdir(exist_ok=True)
-    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
     known = {"revision": revision, "model": "model", "recipe": {"bfloat16": True}}
     return Fetched(
         sha256="",
@@ -70,6 +72,23 @@ async def test_vllm_gets_the_model_and_a_copy_of_the_chat_template(base, tmp_pat
         f"--chat-template={template}",
     ]
     assert template.read_text() == "{{ messages }}"
+
+
+@pytest.mark.parametrize("template", ["{{ other }}", ""])
+async def test_vllm_serves_no_version_with_another_chat_template(base, tmp_path, template):
+    revision = make_model(tmp_path / "model")
+    await base().prepare(fetched(tmp_path, revision))
+    with pytest.raises(Refusal) as caught:
+        await base().prepare(fetched(tmp_path, revision, template))
+    assert caught.value.reason == "OtherBaseModel"
+    assert "serve.dedicated" in caught.value.message
+    await base().prepare(fetched(tmp_path, revision))
+
+
+async def test_our_engine_takes_versions_with_templates_of_their_own(base, tmp_path):
+    revision = make_model(tmp_path / "model")
+    for template in ("{{ messages }}", "{{ other }}"):
+        await base("Transformers").prepare(fetched(tmp_path, revision, template))
 
 
 async def test_our_engine_gets_the_model_in_the_type_of_training(base, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from finetune_trainer.storage.models.cache import fetch_model
 ARGUMENTS_NAME = "arguments"
 """File that the engine waits for: its further arguments, one a line."""
 RECORD_NAME = "base.json"
-"""File with the revision of the model that the engine was given."""
+"""File with the revision of the model and the chat template that the engine was given."""
 BASE_NAME = "base"
 """Name of the base model in the engine. The gate never passes it."""
 TEMPLATE_NAME = "chat_template.jinja"
@@ -36,6 +37,9 @@ class NoBase:
 @dataclass(kw_only=True)
 class EngineBase:
     """Fetches the base model once, in the revision of the first version, and tells the engine.
+
+    vLLM has one chat template for all adapters, that of the first version. Our engine uses each
+    version's own.
 
     Attributes:
         uri: URI of the base model.
@@ -64,26 +68,31 @@ class EngineBase:
             Refusal: ``OtherBaseModel``.
         """
         async with self._lock:
-            revision = await asyncio.to_thread(self._prepare, fetched)
-        if not self.whole and fetched.revision not in ("", revision):
-            raise _other(fetched, revision)
+            given = await asyncio.to_thread(self._prepare, fetched)
+        if not self.whole and fetched.revision not in ("", given["revision"]):
+            raise _other(fetched, given["revision"])
+        template = _template_digest(fetched)
+        if self.engine_name != "Transformers" and template != given["template"]:
+            raise _other_template(template, given["template"])
 
-    def _prepare(self, fetched: Fetched) -> str:
+    def _prepare(self, fetched: Fetched) -> dict[str, str]:
         record = self.folder / RECORD_NAME
         if record.exists():
-            return str(json.loads(record.read_text("utf-8"))["revision"])
+            known: dict[str, str] = json.loads(record.read_text("utf-8"))
+            return known
         if self.whole:
             model, revision = fetched.folder, ""
         else:
             model, revision = self._fetch(fetched)
+        given = {"revision": revision, "template": _template_digest(fetched)}
         with local_writes(self.folder):
-            record.write_text(json.dumps({"revision": revision}), "utf-8")
+            record.write_text(json.dumps(given), "utf-8")
             arguments = self.folder / ARGUMENTS_NAME
             lines = "".join(f"{each}\n" for each in self._arguments(model, fetched))
             partial = arguments.with_name(f".{ARGUMENTS_NAME}.{os.getpid()}")
             partial.write_text(lines, "utf-8")
             partial.replace(arguments)
-        return revision
+        return given
 
     def _fetch(self, fetched: Fetched) -> tuple[Path, str]:
         secret = self.model_secret or self.storage.credentials_secret
@@ -116,6 +125,22 @@ class EngineBase:
         # A copy: the version's own folder goes when nobody serves the version.
         kept.write_bytes(template.read_bytes())
         return [str(model), named, f"--chat-template={kept}"]
+
+
+def _template_digest(fetched: Fetched) -> str:
+    """Return the SHA-256 of a version's chat template; empty if it has none of its own."""
+    template = fetched.folder / TEMPLATE_NAME
+    return hashlib.sha256(template.read_bytes()).hexdigest() if template.exists() else ""
+
+
+def _other_template(template: str, given: str) -> Refusal:
+    return Refusal(
+        "OtherBaseModel",
+        f"the version has chat template {template[:12] or 'of the base model'}, and vLLM on this "
+        f"server has {given[:12] or 'that of the base model'} for all versions: set "
+        "serve.engine: Transformers, which uses each version's own template, or serve versions of "
+        "other templates from endpoints of their own with serve.dedicated",
+    )
 
 
 def _other(fetched: Fetched, revision: str) -> Refusal:
