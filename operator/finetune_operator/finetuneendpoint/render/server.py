@@ -45,7 +45,7 @@ from finetune_operator.finetuneendpoint.render.pods import (
 from finetune_operator.finetuneendpoint.render.scaling import is_scaled
 from finetune_operator.finetuneendpoint.servers import Server, way_of
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
-from finetune_operator.finetunejob.render.pod import CREDENTIALS_DIR
+from finetune_operator.finetunejob.render.pod import CREDENTIALS_DIR, whole_bytes
 from finetune_operator.finetunejob.render.security import container_security
 
 Manifest = dict[str, Any]
@@ -172,6 +172,7 @@ def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Ma
         "FINETUNE_ENGINE": server.serve.engine,
         "FINETUNE_ENGINE_URL": f"http://127.0.0.1:{ENGINE_PORT}",
         "FINETUNE_ADAPTERS_DIR": ADAPTERS_DIR,
+        "FINETUNE_SCRATCH_BYTES": str(whole_bytes(config.scratch_size)),
         "FINETUNE_BASE_MODEL": server.base_model,
         "FINETUNE_STORAGE": json.dumps(storage, sort_keys=True),
         Environment.ENGINE_DIR: ENGINE_DIR,

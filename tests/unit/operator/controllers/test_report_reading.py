@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 import orjson
@@ -12,7 +13,10 @@ from finetune_api.protocol.serving import REPORT_PORT, parse_report
 from finetune_operator.controllers.memory import report_reading as module
 from finetune_operator.controllers.memory.report_reading import fetch_report, sift
 
-ADDRESSES = iter(f"127.89.0.{number}" for number in range(1, 250))
+# The port is fixed, so each process that tests at the same time needs addresses of its own.
+ADDRESSES = iter(
+    f"127.{number}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}" for number in range(125, 250)
+)
 STREAM = {"weight": 5, "active": {"requests": 9}, "candidate": {"requests": 1}}
 
 

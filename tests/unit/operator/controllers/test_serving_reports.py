@@ -23,7 +23,7 @@ from kit.processes.eventually import eventually_async
 
 # The port is fixed, so each process that tests at the same time needs addresses of its own.
 ADDRESSES = iter(
-    f"127.{number}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}" for number in range(1, 250)
+    f"127.{number}.{os.getpid() >> 8 & 255}.{os.getpid() & 255}" for number in range(1, 125)
 )
 REPORT = FrontReport(id="boot-1").model_dump(mode="json", by_alias=True)
 

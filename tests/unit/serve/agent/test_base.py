@@ -7,7 +7,8 @@ import pytest
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.agent.base import EngineBase
-from finetune_trainer.serve.agent.fetching import Fetched, Refusal
+from finetune_trainer.serve.agent.bounds import Refusal
+from finetune_trainer.serve.agent.fetching import Fetched
 from finetune_trainer.storage import StorageAccess
 from finetune_trainer.storage.models.cache import fetch_model
 from kit.builders.versions import publish_version

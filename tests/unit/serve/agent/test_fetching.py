@@ -8,9 +8,11 @@ import pytest
 
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.serve.agent.fetching import Refusal, fetch_version, to_file_uri
+from finetune_trainer.serve.agent.bounds import MAX_FILE_BYTES, Refusal
+from finetune_trainer.serve.agent.fetching import fetch_version, to_file_uri
 from finetune_trainer.serve.agent.wanted import Finder
 from finetune_trainer.storage import NothingThere
+from finetune_trainer.storage.manifest import parse_manifest
 from kit.builders.versions import endpoint_with, publish_version
 
 
@@ -21,8 +23,9 @@ def wanted_of(version, **changes):
     return wanted
 
 
-def fetch(version, tmp_path, **changes):
-    return fetch_version(wanted_of(version, **changes), tmp_path / "fetched", credentials_dir=None)
+def fetch(version, tmp_path, *, room=None, **changes):
+    wanted, folder = wanted_of(version, **changes), tmp_path / "fetched"
+    return fetch_version(wanted, folder, credentials_dir=None, scratch_bytes=room)
 
 
 def refused(version, tmp_path, **changes):
@@ -164,6 +167,52 @@ def test_another_job_uid_than_the_status_names_is_refused(version, tmp_path):
 
 def test_a_version_of_another_base_model_is_refused(version, tmp_path):
     assert refused(version, tmp_path, baseModel="hf://org/other").reason == "OtherBaseModel"
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.pt", "code.py", "weights"])
+def test_files_that_may_run_code_are_not_downloaded(version, tmp_path, name):
+    file = version.manifest.files[0].to_json_object()
+    files = [each.to_json_object() for each in version.manifest.files]
+    key = f"{version.manifest.inputs['run']}/adapter/{name}"
+    changed = replace_manifest(version, files=[*files, file | {"path": name, "key": key}])
+    refusal = refused(version, tmp_path, **changed)
+    assert refusal.reason == "FilesDamaged"
+    assert name in refusal.message
+    assert not (tmp_path / "fetched").exists()
+
+
+def test_a_version_that_does_not_fit_is_not_downloaded(version, tmp_path):
+    total = version.manifest.num_bytes
+    refusal = refused(version, tmp_path, room=total - 1)
+    assert f"{total} bytes" in refusal.message
+    assert not (tmp_path / "fetched").exists()
+    assert fetch(version, tmp_path, room=total).questions
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "report.json"])
+def test_an_evaluation_that_is_too_long_for_memory_is_not_downloaded(version, tmp_path, name):
+    path = run_folder(version) / "evaluation/manifest.json"
+    body = json.loads(path.read_text())
+    for file in body["files"]:
+        file["bytes"] = 65 * 1024**2 if file["path"] == name else file["bytes"]
+    path.write_text(json.dumps(body))
+    changed = replace_manifest(
+        version, inputs={"evaluation": parse_manifest(path.read_bytes(), where="x").digest}
+    )
+    refusal = refused(version, tmp_path, **changed)
+    assert refusal.message == (f"{name} has {65 * 1024**2} bytes, more than {MAX_FILE_BYTES[name]}")
+
+
+@pytest.mark.parametrize(
+    "folder", ["versions/team/tickets/1", "runs/team/tickets/{uid}/evaluation"]
+)
+def test_an_endless_manifest_is_refused_and_not_read_to_its_end(version, tmp_path, folder):
+    path = version.root / folder.format(uid=version.manifest.inputs["uid"]) / "manifest.json"
+    with path.open("r+b") as file:
+        file.truncate(1024**4)
+    refusal = refused(version, tmp_path)
+    assert refusal.reason == "FilesDamaged"
+    assert "longer than" in refusal.message
 
 
 def test_storage_that_is_away_is_no_refusal(version, tmp_path):

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune_trainer.serve.agent.bounds import Refusal
 from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
-from finetune_trainer.serve.agent.fetching import Fetched, Refusal
+from finetune_trainer.serve.agent.fetching import Fetched
 from finetune_trainer.serve.verification import Verdict, judge
 
 TOLD_EVERY = 10

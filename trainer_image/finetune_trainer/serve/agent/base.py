@@ -12,7 +12,8 @@ from pathlib import Path
 
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.errors import UserError
-from finetune_trainer.serve.agent.fetching import Fetched, Refusal, access_of, to_file_uri
+from finetune_trainer.serve.agent.bounds import Refusal
+from finetune_trainer.serve.agent.fetching import Fetched, access_of, to_file_uri
 from finetune_trainer.storage.errors import local_writes
 from finetune_trainer.storage.models.cache import fetch_model
 

@@ -14,6 +14,7 @@ from typing import Any
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.errors import StorageError
 from finetune_trainer.model.chat_format import FORMAT_NAME, read_format
+from finetune_trainer.serve.agent.bounds import Refusal, bounded, check_files
 from finetune_trainer.serve.agent.wanted import Wanted
 from finetune_trainer.serve.verification import Stored, choose_questions, read_samples
 from finetune_trainer.storage import (
@@ -40,21 +41,6 @@ WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.
 """Files whose digest a job's status has, the first that there is."""
 _DAMAGED = (ChecksumMismatch, IncompleteFolder, ObjectNotFound)
 """What storage that works says of files that are not what they were."""
-
-
-class Refusal(Exception):  # noqa: N818 - a finding about a version
-    """A version that must not be served.
-
-    Attributes:
-        reason: CamelCase cause.
-        sha256: Digest of the manifest that was read; empty if none was.
-    """
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.message = message
-        self.sha256 = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,16 +77,23 @@ class Fetched:
         return read_format(self.folder).cut_to_answer(text)
 
 
-def fetch_version(wanted: Wanted, folder: Path, *, credentials_dir: Path | None) -> Fetched:
-    """Fetch a version to a folder.
+def fetch_version(
+    wanted: Wanted,
+    folder: Path,
+    *,
+    credentials_dir: Path | None,
+    scratch_bytes: int | None = None,
+) -> Fetched:
+    """Fetch a version to a folder, which has room for ``scratch_bytes``; None if nobody knows.
 
     Raises:
         Refusal: ``FilesDamaged`` or ``OtherBaseModel``.
         TrainerError: Storage failed, or cannot be reached; trying again may help.
     """
-    store = open_store(to_file_uri(wanted.storage.uri), access_of(wanted.storage, credentials_dir))
+    access = access_of(wanted.storage, credentials_dir)
+    store = bounded(open_store(to_file_uri(wanted.storage.uri), access))
     try:
-        return _fetch(store, wanted, folder)
+        return _fetch(store, wanted, folder, scratch_bytes)
     except NothingThere:
         raise  # an empty folder says more about the storage than about the version
     except _DAMAGED as error:
@@ -129,7 +122,7 @@ def to_file_uri(uri: str) -> str:
     return uri if claim == uri else f"file://{CLAIMS_DIR}/{claim}".rstrip("/")
 
 
-def _fetch(store: ObjectStore, wanted: Wanted, folder: Path) -> Fetched:
+def _fetch(store: ObjectStore, wanted: Wanted, folder: Path, scratch_bytes: int | None) -> Fetched:
     prefix = f"versions/{wanted.namespace}/{wanted.job}/{wanted.version}"
     expected = f"{wanted.storage.uri.rstrip('/')}/{prefix}/{MANIFEST_NAME}"
     if to_file_uri(wanted.manifest_uri) != to_file_uri(expected):
@@ -149,10 +142,12 @@ def _fetch(store: ObjectStore, wanted: Wanted, folder: Path) -> Fetched:
         refusal.sha256 = sha256
         raise
     if wanted.is_whole and "merged" in manifest.inputs:
+        check_files(read_manifest(store, f"{run}/merged").files, max_bytes=scratch_bytes)
         merged = fetch_folder(store, f"{run}/merged", folder)
         if merged.digest != manifest.inputs["merged"]:
             raise Refusal("FilesDamaged", f"{run}/merged is not what the manifest names")
     else:
+        check_files(manifest.files, max_bytes=scratch_bytes)
         names = {file.path for file in manifest.files} - {CARD}
         # The manifest points at files of the run that made it, from the output's root.
         if fetch_folder(store, prefix, folder, only=names, keys_from="") != manifest:
@@ -229,6 +224,8 @@ def _read_evaluation(
         evaluation = Path(scratch)
         names = ("samples.jsonl", "report.json")
         try:
+            files = read_manifest(store, f"{run}/evaluation").files
+            check_files([file for file in files if file.path in names], is_loaded=False)
             fetched = fetch_folder(store, f"{run}/evaluation", evaluation, only=names)
         except NothingThere as error:
             raise Refusal("NothingToCompare", error.message) from error

@@ -16,8 +16,9 @@ from typing import Protocol
 from finetune_api.protocol.serving import AdapterState
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.agent.asking import AboutEngine, verify
+from finetune_trainer.serve.agent.bounds import Refusal
 from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
-from finetune_trainer.serve.agent.fetching import Fetched, Refusal
+from finetune_trainer.serve.agent.fetching import Fetched
 from finetune_trainer.serve.agent.wanted import Key, Wanted
 from finetune_trainer.serve.proxy import log_defect
 from finetune_trainer.serve.verification import Verdict

@@ -47,6 +47,7 @@ class Settings:
         server: Own name, as the status of endpoints has it.
         token_file: Holds the token of fronts; None lets nobody in.
         grace_seconds: From SIGTERM to SIGKILL.
+        scratch_bytes: Room for the files of a version; None if nobody has told.
         unload_seconds: An adapter that nobody serves stays loaded for so long.
     """
 
@@ -58,6 +59,7 @@ class Settings:
     token_file: Path | None
     adapters_dir: Path
     credentials_dir: Path | None
+    scratch_bytes: int | None
     host: str
     port: int
     report_port: int
@@ -92,6 +94,7 @@ def read_settings(arguments: argparse.Namespace, environment: Mapping[str, str])
         token_file=Path(token) if token else None,
         adapters_dir=Path(environment["FINETUNE_ADAPTERS_DIR"]),
         credentials_dir=Path(credentials) if credentials else None,
+        scratch_bytes=int(environment.get("FINETUNE_SCRATCH_BYTES") or 0) or None,
         host=arguments.host,
         port=arguments.port,
         report_port=arguments.report_port,
@@ -141,7 +144,11 @@ class Process:
             engine = Engine(calls, settings.engine_url)
             keeper = self.keeper = Keeper(
                 engine,
-                fetch=partial(fetch_version, credentials_dir=settings.credentials_dir),
+                fetch=partial(
+                    fetch_version,
+                    credentials_dir=settings.credentials_dir,
+                    scratch_bytes=settings.scratch_bytes,
+                ),
                 base=make_base(settings),
                 folder=settings.adapters_dir,
                 engine_name=settings.engine_name,
