@@ -29,7 +29,7 @@ from finetune_operator.finetuneendpoint.render.front import (
 from finetune_operator.finetuneendpoint.render.metadata import Deployed
 from finetune_operator.finetuneendpoint.render.scaling import render_scaler
 from finetune_operator.finetuneendpoint.render.server import render_server, render_server_service
-from finetune_operator.finetuneendpoint.trimming import APPLIED_ANNOTATION
+from finetune_operator.finetuneendpoint.trimming import APPLIED_ANNOTATION, trim_deployment
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.errors import AlreadyExists, Conflict, NotFound
 from finetune_operator.kube.api.resource import (
@@ -157,14 +157,17 @@ class ServingObjects:
             found = self._endpoints.deployments.get(namespace, name)
             if found is not None and found["metadata"].get("deletionTimestamp"):
                 raise NameTaken(f"Deployment {name} is being deleted; the endpoint waits")
-            if found is not None and found["applied"] == digest:
+            if found is not None and not _is_ours(found, manifest):
+                raise _taken("Deployment", name)
+            if found is not None and _is_as_applied(found, manifest, digest):
                 await self._repair(found, parts)
-                return await self._keep_owners(found, manifest, digest)
+                return await self._keep_owners(found, manifest)
             is_known = found is not None
             if found is not None:
                 manifest = _with_replicas(manifest, found)
-            else:
                 found = await self._write(manifest)
+            else:
+                found = await self._write_first(manifest)
             deployed = Deployed(name=name, uid=found["metadata"]["uid"])
             for part in parts(deployed):
                 await self._create(part, deployed)
@@ -173,10 +176,26 @@ class ServingObjects:
                 scalers = (AUTOSCALERS, *((SCALED_OBJECTS,) if has_keda else ()))
                 others = scalers if is_known else ()
                 await self._scale(deployed, scaler(deployed), others, namespace)
-            await self._write(_marked(manifest, digest))
+            await self._write(_marked(manifest, f"{digest}.{trim_deployment(found)['digest']}"))
         return True
 
-    async def _keep_owners(self, found: Object, manifest: Object, digest: str) -> bool:
+    async def _write_first(self, manifest: Object) -> Object:
+        """Write a Deployment that is not in the cache, unless somebody has one of that name.
+
+        It is not created, because an apply would not take back fields that a creation has set.
+
+        Raises:
+            NameTaken: Somebody has one, whose labels are not ours.
+        """
+        try:
+            await self._client.create(
+                DEPLOYMENTS, manifest, field_manager=FIELD_MANAGER, dry_run=True
+            )
+            return await self._write(manifest, force=False)
+        except (AlreadyExists, Conflict) as error:
+            raise _taken("Deployment", manifest["metadata"]["name"]) from error
+
+    async def _keep_owners(self, found: Object, manifest: Object) -> bool:
         """Write the owners of a Deployment that is otherwise as wanted, but not too often."""
         metadata = found["metadata"]
         if _owners_of(metadata) == _owners_of(manifest["metadata"]):
@@ -185,11 +204,13 @@ class ServingObjects:
         if now - self._joined.get(key, -OWNERS_SECONDS) < OWNERS_SECONDS:
             return False
         self._joined[key] = now
-        await self._write(_marked(_with_replicas(manifest, found), digest))
+        await self._write(_marked(_with_replicas(manifest, found), found["applied"]))
         return True
 
-    async def _write(self, manifest: Object) -> Object:
-        answer = await self._client.apply(DEPLOYMENTS, manifest, field_manager=FIELD_MANAGER)
+    async def _write(self, manifest: Object, *, force: bool = True) -> Object:
+        answer = await self._client.apply(
+            DEPLOYMENTS, manifest, field_manager=FIELD_MANAGER, force=force
+        )
         self._endpoints.deployments.absorb(answer)
         return answer
 
@@ -220,7 +241,10 @@ class ServingObjects:
         """Apply the autoscaler, and delete others that were there before."""
         if scaler is not None:
             resource = _RESOURCES[scaler["kind"]]
-            await self._client.apply(resource, scaler, field_manager=FIELD_MANAGER)
+            try:
+                await self._client.apply(resource, scaler, field_manager=FIELD_MANAGER, force=False)
+            except Conflict as error:
+                raise _taken(scaler["kind"], deployed.name) from error
         for other in others:
             if scaler is None or other.kind != scaler["kind"]:
                 with contextlib.suppress(NotFound):
@@ -273,8 +297,28 @@ class ServingObjects:
         return lock
 
 
-def _marked(manifest: Object, digest: str) -> Object:
-    metadata = {**manifest["metadata"], "annotations": {APPLIED_ANNOTATION: digest}}
+def _taken(kind: str, name: str) -> NameTaken:
+    return NameTaken(
+        f"{kind} {name} exists, and somebody else has written it; the endpoint waits until it is"
+        f" gone. Rename it or delete it: kubectl delete {kind.lower()} {name}"
+    )
+
+
+def _is_ours(found: Object, manifest: Object) -> bool:
+    """Return whether a Deployment has our label, and an endpoint of ours or us as its writer."""
+    is_owned = bool(_owners_of(found["metadata"]) & _owners_of(manifest["metadata"]))
+    return bool(found["isLabelled"] and (is_owned or found["isWritten"]))
+
+
+def _is_as_applied(found: Object, manifest: Object, digest: str) -> bool:
+    """Return whether a Deployment is as it was applied, and nobody has changed it since."""
+    num_pods = manifest["spec"].get("replicas", found["numWanted"])
+    is_unchanged = found["applied"] == f"{digest}.{found['digest']}"
+    return is_unchanged and bool(num_pods == found["numWanted"])
+
+
+def _marked(manifest: Object, applied: str) -> Object:
+    metadata = {**manifest["metadata"], "annotations": {APPLIED_ANNOTATION: applied}}
     return {**manifest, "metadata": metadata}
 
 

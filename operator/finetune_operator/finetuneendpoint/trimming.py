@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
+
 from finetune_api.meta import ENDPOINT_KIND
-from finetune_api.names import FRONT, SERVER_LABEL, SERVING_LABEL
+from finetune_api.names import FRONT, MANAGED_BY, MANAGED_BY_LABEL, SERVER_LABEL, SERVING_LABEL
 from finetune_api.protocol.serving import MAX_REPORTED
 from finetune_operator.finetuneendpoint.observed import Workload
 from finetune_operator.status.conditions import shorten
@@ -14,7 +17,8 @@ from finetune_operator.status.conditions import shorten
 Object = dict[str, Any]
 
 APPLIED_ANNOTATION = "finetune.dev/applied"
-"""Digest of a Deployment and what belongs to it, on the Deployment, once all of it was applied."""
+"""What was applied, on a Deployment, once all that belongs to it was: the digest of what was asked
+for, and that of the spec that the API server has made of it."""
 _HARMLESS = frozenset({"ContainerCreating", "PodInitializing"})
 """Reasons of waiting containers that pass by themselves."""
 
@@ -41,7 +45,11 @@ def trim_serving_pod(pod: Object) -> Object:
 
 
 def trim_deployment(deployment: Object) -> Object:
-    """Keep what is read of a Deployment."""
+    """Keep what is read of a Deployment.
+
+    ``digest`` is that of its spec as it is stored, without the number of pods. ``isWritten`` tells
+    that the operator is among those who have written it.
+    """
     metadata, status = deployment["metadata"], deployment.get("status") or {}
     failure = next(
         (
@@ -51,13 +59,18 @@ def trim_deployment(deployment: Object) -> Object:
         ),
         "",
     )
+    writers = {entry.get("manager") for entry in metadata.get("managedFields") or ()}
+    spec = deployment.get("spec") or {}
     return {
         "metadata": {
             **_head(metadata),
             "ownerReferences": _endpoints_of(metadata),
         },
+        "isLabelled": (metadata.get("labels") or {}).get(MANAGED_BY_LABEL) == MANAGED_BY,
+        "isWritten": MANAGED_BY in writers,
+        "digest": _digest_of({**spec, "replicas": None}),
         "applied": (metadata.get("annotations") or {}).get(APPLIED_ANNOTATION, ""),
-        "numWanted": int((deployment.get("spec") or {}).get("replicas", 1)),
+        "numWanted": int(spec.get("replicas", 1)),
         "numReady": int(status.get("readyReplicas") or 0),
         "problem": failure,
     }
@@ -97,6 +110,10 @@ def _is_of(metadata: Object, prefix: str) -> bool:
         and str(owner.get("name", "")).startswith(prefix)
         for owner in metadata.get("ownerReferences") or ()
     )
+
+
+def _digest_of(spec: Object) -> str:
+    return hashlib.sha256(orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
 def _is_true(status: Object, kind: str) -> bool:

@@ -62,12 +62,15 @@ class FakeClient:
             raise ObjectNotFound(f"get {name}", status=404)
         return copy.deepcopy(obj)
 
-    async def create(self, resource, obj, *, field_manager="", strict=False):
+    async def create(self, resource, obj, *, field_manager="", strict=False, dry_run=False):
         await self._arrive()
-        self.writes.append(("create", obj))
+        if not dry_run:
+            self.writes.append(("create", obj))
         key = self._key(resource, obj)
         if key in self.cluster.objects:
             raise AlreadyExists(f"create {key[2]}", status=409)
+        if dry_run:
+            return obj
         return self._leave(self.cluster.store(key, obj))
 
     async def replace(self, resource, obj, *, field_manager=""):

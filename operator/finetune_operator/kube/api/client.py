@@ -209,12 +209,18 @@ class KubeClient:
                 yield kind, body
 
     async def create(
-        self, resource: Resource, obj: Object, *, field_manager: str = "", strict: bool = False
+        self,
+        resource: Resource,
+        obj: Object,
+        *,
+        field_manager: str = "",
+        strict: bool = False,
+        dry_run: bool = False,
     ) -> Object:
         """Create an object or a review (such as TokenReview) and return the server's answer.
 
         ``strict`` refuses fields that are not in the server's schema; the server drops them
-        otherwise.
+        otherwise. With ``dry_run`` nothing is stored.
 
         Raises:
             AlreadyExists: The name is taken.
@@ -225,6 +231,8 @@ class KubeClient:
         query = {"fieldManager": field_manager} if field_manager else {}
         if strict:
             query["fieldValidation"] = "Strict"
+        if dry_run:
+            query["dryRun"] = "All"
         return await self._request("create", "POST", resource, path, query or None, body=obj)
 
     async def replace(self, resource: Resource, obj: Object, *, field_manager: str = "") -> Object:

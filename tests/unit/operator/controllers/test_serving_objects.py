@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import random
 from typing import Any
@@ -9,7 +10,15 @@ from typing import Any
 import pytest
 
 from finetune_api.meta import ENDPOINT_KIND
-from finetune_api.names import FRONT, SERVING, SERVING_TOKEN_SECRET, Owner
+from finetune_api.names import (
+    FRONT,
+    MANAGED_BY,
+    MANAGED_BY_LABEL,
+    SERVING,
+    SERVING_LABEL,
+    SERVING_TOKEN_SECRET,
+    Owner,
+)
 from finetune_api.v1alpha1.spec.serving import Replicas, Serve
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_operator.config import OperatorConfig
@@ -22,7 +31,7 @@ from finetune_operator.controllers.serving_objects import (
 )
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer
 from finetune_operator.finetuneendpoint.servers import Server
-from finetune_operator.kube.api.errors import ServerUnavailable
+from finetune_operator.kube.api.errors import Conflict, ServerUnavailable
 from finetune_operator.kube.cache.store import Store
 from kit.cluster.fake_client import FakeClient
 from kit.processes.clock import FakeClock
@@ -219,3 +228,60 @@ async def test_no_lock_outlasts_its_use(world: World) -> None:
     await world.objects.release(NAMESPACE, [SERVER.name, "fts-gone"], "uid-one")
     gc.collect()
     assert len(world.objects._locks) == 0
+
+
+@pytest.mark.parametrize("is_labelled", [False, True], ids=["without our labels", "with them"])
+async def test_a_deployment_of_somebody_else_is_left_alone(world: World, is_labelled: bool) -> None:
+    labels = {SERVING_LABEL: "server", MANAGED_BY_LABEL: MANAGED_BY} if is_labelled else {}
+    foreign = {
+        "metadata": {"name": SERVER.name, "namespace": NAMESPACE, "labels": labels},
+        "spec": {"x": 1},
+    }
+    stored = world.client.cluster.store(("deployments", NAMESPACE, SERVER.name), foreign)
+    if is_labelled:
+        world.endpoints.deployments.observe("ADDED", stored)
+    with pytest.raises(NameTaken, match=f"kubectl delete deployment {SERVER.name}"):
+        await world.apply(serving())
+    assert world.live("deployments", SERVER.name)["spec"] == {"x": 1}
+    assert world.written() == []
+
+
+async def test_a_deployment_whose_owners_are_gone_is_ours_if_we_wrote_it(world: World) -> None:
+    await world.apply(serving("one"))
+    live = world.live("deployments", SERVER.name)
+    live["metadata"] |= {"ownerReferences": [], "managedFields": [{"manager": MANAGED_BY}]}
+    live = world.live("deployments", FRONT)
+    live["metadata"] |= {"ownerReferences": [], "managedFields": [{"manager": MANAGED_BY}]}
+    world.restart()
+    await world.apply(serving("two"))
+    owners = world.live("deployments", SERVER.name)["metadata"]["ownerReferences"]
+    assert [each["name"] for each in owners] == ["two"]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"replicas": 0}, {"template": {"spec": {}}}], ids=["pods", "template"]
+)
+async def test_what_somebody_has_changed_is_put_back(world: World, changed: Any) -> None:
+    await world.apply(serving())
+    wanted = copy.deepcopy(world.live("deployments", SERVER.name)["spec"])
+    live = copy.deepcopy(world.live("deployments", SERVER.name))
+    live["spec"] |= changed
+    key = ("deployments", NAMESPACE, SERVER.name)
+    world.endpoints.deployments.observe("MODIFIED", world.client.cluster.store(key, live))
+    await world.apply(serving())
+    assert world.live("deployments", SERVER.name)["spec"] == wanted
+    assert await world.apply(serving()) == []
+
+
+async def test_an_autoscaler_of_somebody_else_is_not_taken_by_force(world: World) -> None:
+    scaled = serving(replicas=Replicas(min=1, max=3))
+    apply: Any = world.client.apply
+
+    async def refuse(resource: Any, obj: Any, *, force: bool = True, **settings: Any) -> Any:
+        if resource.plural == "horizontalpodautoscalers" and not force:
+            raise Conflict("apply", status=409)
+        return await apply(resource, obj, force=force, **settings)
+
+    world.client.apply = refuse  # type: ignore[method-assign]
+    with pytest.raises(NameTaken, match=f"HorizontalPodAutoscaler {SERVER.name}"):
+        await world.apply(scaled)
