@@ -280,6 +280,26 @@ async def test_a_defect_of_the_agent_refuses_nothing(agent, tmp_path, monkeypatc
     assert len(tries) == 2
 
 
+async def test_an_engine_that_starts_again_while_it_is_asked_refuses_nothing(
+    agent, tmp_path, monkeypatch
+):
+    version = publish_version(tmp_path / "out")
+    honest, tries = asking_module.judge, []
+
+    def loses_the_adapter_once(questions, answers, **settings):
+        tries.append(1)
+        if len(tries) > 1:
+            return honest(questions, answers, **settings)
+        agent.engine.adapters.pop(version.name)
+        return honest(questions, [each.base for each in questions], **settings)
+
+    monkeypatch.setattr(asking_module, "judge", loses_the_adapter_once)
+    agent.want(active=version.served())
+    report = await agent.until(version.name, "Verified")
+    assert (len(tries), report.verification.num_equal) == (2, 50)
+    assert agent.engine.calls.count(f"load {version.name}") == 2
+
+
 @pytest.mark.parametrize(
     ("report", "record", "about", "is_same"),
     [

@@ -269,7 +269,7 @@ class Keeper:
             boot = await self._wait_for_engine()
             try:
                 await self._load(adapter, fetched)
-                await self._verify(adapter, fetched)
+                await self._verify(adapter, fetched, boot)
             except EngineAway as error:
                 adapter.set("Loading", error.reason, f"the engine does not answer: {error}")
                 await self._pause(LOOK_SECONDS)
@@ -338,19 +338,29 @@ class Keeper:
             ) from error
         self.num_loads += 1
 
-    async def _verify(self, adapter: Adapter, fetched: Fetched) -> None:
-        """Return if the version answers as evaluated; raises as :func:`verify`."""
+    async def _verify(self, adapter: Adapter, fetched: Fetched, boot: int) -> None:
+        """Return if the version answers as evaluated; raises as :func:`verify`.
+
+        Answers of an engine that has started again meanwhile say nothing of the version.
+        """
 
         def tell(message: str) -> None:
             adapter.set("Verifying", message=message)
 
         adapter.set("Verifying")
-        verdict = await verify(
-            self._engine, self.about, adapter.wanted.name, fetched, limit=self._asking, tell=tell
-        )
-        adapter.verdict = verdict
-        if verdict.reason is not None:
-            raise Refusal(verdict.reason, verdict.message)
+        name = adapter.wanted.name
+        try:
+            verdict = await verify(
+                self._engine, self.about, name, fetched, limit=self._asking, tell=tell
+            )
+            adapter.verdict = verdict
+            if verdict.reason is not None:
+                raise Refusal(verdict.reason, verdict.message)
+        except Refusal:
+            await self.look()
+            if boot != self._boot or name not in (self._models or ()):
+                raise EngineAway("it started again while it was asked") from None
+            raise
         adapter.set("Verified", message=verdict.message)
         log.info("%s is verified", adapter.wanted.name)
 
