@@ -56,7 +56,7 @@ async def test_a_body_of_known_length_is_read_without_waiting_for_the_end() -> N
     ids=["interim answers", "a long head", "too large", "no length", "compressed", "two lengths"],
 )
 async def test_any_other_answer_is_refused_by_its_head(answer: bytes) -> None:
-    with pytest.raises(ValueError, match=r"127\.89"):
+    with pytest.raises(ValueError, match=r"^127"):
         await fetch(answer)
 
 
