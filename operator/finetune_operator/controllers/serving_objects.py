@@ -1,7 +1,7 @@
 """Brings the front and the servers of endpoints to the form that a plan asks for.
 
-Deployments are applied, because endpoints share them and their owners change. What belongs to a
-Deployment is the same for ever, so that it is created and left alone; only autoscalers follow the
+Deployments are applied, because endpoints share them and their owners change. The parts of a
+Deployment never change, so they are created and left alone; only autoscalers follow the
 spec. A digest on the Deployment says that all of it was done, so that an idle endpoint costs no
 request.
 """

@@ -17,14 +17,16 @@ from finetune_operator.status.conditions import shorten
 Object = dict[str, Any]
 
 APPLIED_ANNOTATION = "finetune.dev/applied"
-"""What was applied, on a Deployment, once all that belongs to it was: the digest of what was asked
-for, and that of the spec that the API server has made of it."""
+"""On a Deployment whose parts are all applied: the digest of the wanted manifest, and the digest of
+the spec that the API server has made of it."""
 _HARMLESS = frozenset({"ContainerCreating", "PodInitializing"})
 """Reasons of waiting containers that pass by themselves."""
 
 
 def trim_serving_pod(pod: Object) -> Object:
-    """Keep what is read of a pod; ``deployment`` and ``address`` are empty if it is not asked.
+    """Keep the fields of a pod that a plan reads.
+
+    ``deployment`` and ``address`` are empty if it is not asked.
 
     The address of a pod is asked only if a ReplicaSet of the Deployment that its labels name
     controls it. That of a pod in the network of its node is never asked: it is the node's.
@@ -45,7 +47,7 @@ def trim_serving_pod(pod: Object) -> Object:
 
 
 def trim_deployment(deployment: Object) -> Object:
-    """Keep what is read of a Deployment.
+    """Keep the fields of a Deployment that a plan reads.
 
     ``digest`` is that of its spec as it is stored, without the number of pods. ``isWritten`` tells
     that the operator is among those who have written it.

@@ -44,7 +44,7 @@ class Source(Protocol):
     """Where the endpoints come from."""
 
     async def follow(self, on_change: OnChange) -> None:
-        """Report the endpoints until cancelled. Failures of the source are retried for ever."""
+        """Report the endpoints until cancelled; retry failures without limit."""
 
 
 def source_of(environment: Mapping[str, str]) -> Source:
@@ -55,7 +55,7 @@ def source_of(environment: Mapping[str, str]) -> Source:
             Without it the endpoints of ``FINETUNE_NAMESPACE`` are watched in the cluster.
 
     Raises:
-        ValueError: Neither is possible.
+        ValueError: The environment names no usable source.
     """
     if url := environment.get("FINETUNE_ENDPOINTS"):
         parts = urlsplit(url)

@@ -111,21 +111,21 @@ class Endpoints:
             FINETUNEENDPOINTS,
             transform=trim_finetunejob,
             indexers={BY_NAMESPACE: _by_namespace, BY_JOB: _by_job, BY_SERVER: _by_server},
-            on_served=partial(_tell_served, "FineTuneEndpoints"),
+            on_served=partial(_log_unreadable, "FineTuneEndpoints"),
         )
         self.pods_informer = informer(
             PODS,
             label_selector=SERVING_LABEL,
             transform=trim_serving_pod,
             indexers={BY_NAMESPACE: _by_namespace},
-            on_served=partial(_tell_served, "Serving pods"),
+            on_served=partial(_log_unreadable, "Serving pods"),
         )
         self.deployments_informer = informer(
             DEPLOYMENTS,
             label_selector=SERVING_LABEL,
             transform=trim_deployment,
             indexers={BY_NAMESPACE: _by_namespace},
-            on_served=partial(_tell_served, "Deployments"),
+            on_served=partial(_log_unreadable, "Deployments"),
         )
         self.informers = [self.informer, self.pods_informer, self.deployments_informer]
         self.store = self.informer.store
@@ -286,7 +286,7 @@ def _changed(before: dict[str, object], after: dict[str, object]) -> set[str]:
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
 
 
-def _tell_served(what: str, scope: str, problem: str) -> None:
+def _log_unreadable(what: str, scope: str, problem: str) -> None:
     if problem:
         logger.warning(
             "%s of %s cannot be read: the CustomResourceDefinition of FineTuneEndpoint is not"

@@ -58,7 +58,7 @@ class _Polled:
         spread: Factor of the time between two seldom questions.
         num_timeouts: Questions in a row that nobody answered.
         report: The last report.
-        digest: Of what was read of the last report.
+        digest: Digest of the last report's body.
         reported_at: Monotonic time of the last report.
     """
 

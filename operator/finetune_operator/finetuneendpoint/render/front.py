@@ -95,7 +95,7 @@ def _environment(namespace: str, num_fronts: int) -> dict[str, str]:
 def render_front_parts(namespace: str, front: Deployed) -> list[Manifest]:
     """Render what belongs to the front: its Service, and the rights of all serving pods.
 
-    All of it is the same for ever, so that it is created and never changed.
+    None of it ever changes, so it is created once.
     """
     labels = labels_of_front()
     owners = [front.reference()]

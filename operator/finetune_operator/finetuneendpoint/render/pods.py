@@ -117,7 +117,7 @@ def render_deployment(
     Args:
         metadata: Metadata of the Deployment.
         labels: Labels of its pods.
-        selector: Those of them that select its pods.
+        selector: The labels that select its pods.
         containers: Containers of a pod.
         volumes: Volumes of a pod.
         config: The administrator's settings.

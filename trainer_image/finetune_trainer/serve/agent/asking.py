@@ -31,7 +31,7 @@ class AboutEngine:
     dtype: str | None = None
     device: str | None = None
 
-    def told(self, wire: Mapping[str, Any]) -> AboutEngine:
+    def with_description(self, wire: Mapping[str, Any]) -> AboutEngine:
         """Return the same with what the engine says of itself at ``/version``."""
         return AboutEngine(
             name=self.name or str(wire.get("engine") or "VLLM"),

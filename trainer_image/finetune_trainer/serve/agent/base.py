@@ -1,4 +1,4 @@
-"""The base model of an engine that waits until it is told where the model lies."""
+"""Brings the base model to an engine that waits for its place."""
 
 from __future__ import annotations
 

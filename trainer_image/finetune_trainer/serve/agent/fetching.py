@@ -40,7 +40,7 @@ CARD = "README.md"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 """Files whose digest a job's status has, the first that there is."""
 _DAMAGED = (ChecksumMismatch, IncompleteFolder, ObjectNotFound)
-"""What storage that works says of files that are not what they were."""
+"""Errors of a working storage about files that have changed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""The one door of a server pod: inference of verified adapters, for who has the front's token."""
+"""The one listener of a server pod: it passes requests with the front's token to verified adapters."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ class Keeper:
         try:
             models = await self._engine.list_models()
             if self._models is None:
-                self.about = self.about.told(await self._engine.describe())
+                self.about = self.about.with_description(await self._engine.describe())
         except EngineAway:
             if self._models is not None:
                 log.warning("The engine does not answer")
@@ -324,7 +324,7 @@ class Keeper:
         if wanted.name in models:
             if self._is_loaded(adapter):
                 return
-            # From before this agent started. What it is made of is not known.
+            # Loaded before this agent started: its content is unknown.
             await self._engine.unload(wanted.name)
         # Noted before: a load that is cut off may still happen.
         self._digests[wanted.name] = fetched.sha256
@@ -344,14 +344,14 @@ class Keeper:
         Answers of an engine that has started again meanwhile say nothing of the version.
         """
 
-        def tell(message: str) -> None:
+        def set_message(message: str) -> None:
             adapter.set("Verifying", message=message)
 
         adapter.set("Verifying")
         name = adapter.wanted.name
         try:
             verdict = await verify(
-                self._engine, self.about, name, fetched, limit=self._asking, tell=tell
+                self._engine, self.about, name, fetched, limit=self._asking, tell=set_message
             )
             adapter.verdict = verdict
             if verdict.reason is not None:

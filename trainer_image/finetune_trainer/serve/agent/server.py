@@ -69,7 +69,7 @@ class Settings:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options. All other settings come from the environment."""
-    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - the pod's door
+    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 - the pod's listener
     parser.add_argument("--port", type=int, default=8000, help="for fronts")
     parser.add_argument("--report-port", type=int, default=8081, help="for the cluster")
 

@@ -1,4 +1,4 @@
-"""A request under way: what is known of it before a version is chosen."""
+"""A request under way, before a version is chosen."""
 
 from __future__ import annotations
 

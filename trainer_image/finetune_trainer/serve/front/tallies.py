@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 SIGNALS = ("errors", "slow", "refusals", "invalidJson", "thumbsDown")
 MAX_STREAMS = 32
 MAX_SEEN = 100_000
-"""Senders and sticky keys remembered in a rollout. What comes from any more is not counted."""
+"""Senders and sticky keys remembered in a rollout. Further ones are not counted."""
 
 
 def _zeros() -> dict[str, int]:
