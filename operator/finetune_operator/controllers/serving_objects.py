@@ -280,6 +280,8 @@ class ServingObjects:
                     DEPLOYMENTS, namespace, name, uid=metadata["uid"], resource_version=version
                 )
                 self._endpoints.deployments.discard(found)
+                for times in (self._joined, self._repaired):
+                    times.pop((namespace, name), None)
                 return
             kept = {"uid": metadata["uid"], "resourceVersion": version, "ownerReferences": others}
             answer = await self._client.merge_patch(

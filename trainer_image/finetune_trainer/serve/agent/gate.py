@@ -1,4 +1,4 @@
-"""The one listener of a server pod: it passes requests with the front's token to verified adapters."""
+"""The one listener of a server pod: it lets requests with the front's token reach verified adapters."""
 
 from __future__ import annotations
 
