@@ -3,10 +3,13 @@
 import asyncio
 import random
 import shutil
+import threading
 
 import pytest
 
 from finetune_trainer.serve.agent import asking as asking_module
+from finetune_trainer.serve.agent import server as server_module
+from finetune_trainer.serve.agent.fetching import fetch_version
 from kit.builders.versions import publish_version
 from kit.processes.eventually import eventually_async
 from kit.servers.serving_agent import question, running_agent
@@ -187,6 +190,33 @@ async def test_a_load_that_is_cut_off_leaves_nothing_in_the_engine(agent, tmp_pa
     agent.engine.hold_load.set()
     await eventually_async(lambda: asyncio.sleep(0, not agent.process.keeper.adapters))
     assert agent.engine.adapters == {}
+
+
+async def test_a_version_that_is_left_while_it_is_fetched_leaves_no_files(
+    engine, tmp_path, monkeypatch
+):
+    version = publish_version(tmp_path / "out")
+    begun, go_on, done = threading.Event(), threading.Event(), threading.Event()
+
+    def fetch_slowly(*arguments, **settings):
+        begun.set()
+        go_on.wait(20)
+        try:
+            return fetch_version(*arguments, **settings)
+        finally:
+            done.set()
+
+    monkeypatch.setattr(server_module, "fetch_version", fetch_slowly)
+    async with running_agent(tmp_path / "agent", engine, unload_seconds=0.0) as agent:
+        agent.want(active=version.served())
+        await eventually_async(lambda: asyncio.sleep(0, begun.is_set()))
+        adapter = agent.process.keeper.find(version.name)
+        agent.want()
+        await eventually_async(lambda: asyncio.sleep(0, adapter.is_leaving))
+        go_on.set()
+        await eventually_async(lambda: asyncio.sleep(0, done.is_set()))
+        await eventually_async(lambda: asyncio.sleep(0, not agent.process.keeper.adapters))
+        assert not (tmp_path / "agent/adapters" / version.name).exists()
 
 
 async def test_streams_end_before_their_adapter_is_unloaded(agent, tmp_path):

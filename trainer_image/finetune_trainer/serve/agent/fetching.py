@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,6 +76,16 @@ class Fetched:
         if not (self.folder / FORMAT_NAME).exists():
             return text
         return read_format(self.folder).cut_to_answer(text)
+
+
+async def run_to_its_end(call: Callable[[], Fetched]) -> Fetched:
+    """Run a call in a thread. A cancellation waits for the thread, which goes on writing files."""
+    running = asyncio.ensure_future(asyncio.to_thread(call))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def fetch_version(

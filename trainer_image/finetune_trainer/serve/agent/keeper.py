@@ -18,7 +18,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.agent.asking import AboutEngine, verify
 from finetune_trainer.serve.agent.bounds import Refusal
 from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
-from finetune_trainer.serve.agent.fetching import Fetched
+from finetune_trainer.serve.agent.fetching import Fetched, run_to_its_end
 from finetune_trainer.serve.agent.wanted import Key, Wanted
 from finetune_trainer.serve.proxy import log_defect
 from finetune_trainer.serve.verification import Verdict
@@ -299,7 +299,9 @@ class Keeper:
         while True:
             try:
                 async with self._fetching:
-                    fetched = await asyncio.to_thread(self._fetch, adapter.wanted, adapter.folder)
+                    fetched = await run_to_its_end(
+                        lambda: self._fetch(adapter.wanted, adapter.folder)
+                    )
                 await self._base.prepare(fetched)
             except TrainerError as error:
                 num_failures += 1
