@@ -77,6 +77,7 @@ def _arguments(*arguments: str) -> dict[str, Any]:
 
 REFUSED_ARGUMENTS = (
     "--host=0.0.0.0",
+    "--scheduling-policy=priority",
     "--port=9000",
     "--uds=/tmp/socket",
     "--api-key=known",

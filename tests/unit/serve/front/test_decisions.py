@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 
 import pytest
@@ -19,6 +20,7 @@ from finetune_trainer.serve.front.rotation import (
     sticky_key,
 )
 from finetune_trainer.serve.front.routes import Route, Served, read_route, read_routes
+from finetune_trainer.serve.front.server import read_settings
 from finetune_trainer.serve.front.tallies import MAX_STREAMS, Tallies
 from kit.servers.running_front import access, endpoint, served
 
@@ -306,3 +308,10 @@ def test_little_of_a_long_answer_is_kept() -> None:
         watched.take(b"data: " + b"x" * 1000 + b"\n\n")
     assert sum(map(len, watched._head)) + len(watched._tail) < 2 * HEAD_BYTES
     assert watched.num_events == 10_000
+
+
+@pytest.mark.parametrize("given", ["0", "two", "-1"])
+def test_a_wrong_number_of_fronts_is_named(given: str) -> None:
+    arguments = argparse.Namespace(host="127.0.0.1", port=0, report_port=0)
+    with pytest.raises(ValueError, match=f"FINETUNE_FRONTS is '{given}'"):
+        read_settings(arguments, {"FINETUNE_FRONTS": given})

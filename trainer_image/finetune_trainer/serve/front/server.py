@@ -80,8 +80,14 @@ def read_settings(arguments: argparse.Namespace, environment: Mapping[str, str])
         keys_dir=Path(environment.get("FINETUNE_KEYS_DIR") or "/var/run/finetune/keys"),
         linger_seconds=_seconds(environment, "FINETUNE_LINGER_SECONDS", 5.0),
         grace_seconds=_seconds(environment, "FINETUNE_GRACE_SECONDS", 60.0),
-        num_fronts=max(1, int(environment.get("FINETUNE_FRONTS") or 1)),
+        num_fronts=_fronts(environment.get("FINETUNE_FRONTS") or "1"),
     )
+
+
+def _fronts(given: str) -> int:
+    if not given.isdecimal() or not int(given):
+        raise ValueError(f"FINETUNE_FRONTS is {given!r}: give the number of front processes")
+    return int(given)
 
 
 def _seconds(environment: Mapping[str, str], name: str, default: float) -> float:

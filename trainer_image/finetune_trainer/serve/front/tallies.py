@@ -85,7 +85,7 @@ class Tallies:
             self._asked[asked] += 1
             counts["requests"] += 1
         for signal in bad:
-            events = {(signal, number), (signal, sender)}
+            events: set[tuple[str, int | str]] = {(signal, number), (signal, sender)}
             if not events & self._seen and len(self._seen) < MAX_SEEN:
                 self._seen |= events
                 counts[signal] += 1
