@@ -27,6 +27,10 @@ PROGRAM = {
         "No run wrote this folder as its adapter.",
         "Give the adapter of a run, or a published version.",
     ),
+    "PortInUse": _Help(
+        "Another program listens on the port of the engine.",
+        "Stop what listens there, or give another `--port`.",
+    ),
     "Succeeded": _Help("The stage has done its work.", "Nothing."),
     "UnknownGPU": _Help("`--gpu` names no known GPU.", "Take one that the message lists."),
     "WorkDirUnwritable": _Help(

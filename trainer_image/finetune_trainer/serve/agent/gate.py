@@ -1,4 +1,4 @@
-"""The one listener of a server pod: it lets requests with the front's token reach verified adapters."""
+"""The one listener of a server pod. Requests need the front's token and a verified adapter."""
 
 from __future__ import annotations
 
