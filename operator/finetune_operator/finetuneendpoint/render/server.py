@@ -9,7 +9,7 @@ The agent alone knows where the base model lies once it is fetched, so the engin
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from finetune_api.names import (
@@ -45,7 +45,7 @@ from finetune_operator.finetuneendpoint.render.pods import (
 from finetune_operator.finetuneendpoint.render.scaling import is_scaled
 from finetune_operator.finetuneendpoint.servers import Server, way_of
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
-from finetune_operator.finetunejob.render.pod import CREDENTIALS_DIR, whole_bytes
+from finetune_operator.finetunejob.render.pod import CREDENTIALS_DIR, whole_bytes, whole_cpus
 from finetune_operator.finetunejob.render.security import container_security
 
 Manifest = dict[str, Any]
@@ -57,14 +57,25 @@ CACHE_DIR = "/cache"
 MAX_LORAS = 8
 """Adapters that one batch of vLLM may mix; of the others it keeps the weights in main memory."""
 
-WAIT = f"""\
+VLLM = ("vllm", "serve")
+TRANSFORMERS = ("python", "-m", "finetune_trainer.serve", "engine")
+
+
+def _wait_for_arguments(program: Sequence[str]) -> str:
+    """Return what the engine's container runs, for a POSIX shell.
+
+    The agent's arguments come first, of which vLLM's first is the model. The container's own come
+    behind them: of the same flag, the last one counts.
+    """
+    return f"""\
 trap 'exit 0' TERM INT
 until [ -e {ENGINE_DIR}/arguments ]; do sleep 0.2; done
 trap - TERM INT
+own=$#
 while IFS= read -r word; do set -- "$@" "$word"; done < {ENGINE_DIR}/arguments
-exec "$@"
+while [ $own -gt 0 ]; do set -- "$@" "$1"; shift; own=$((own - 1)); done
+exec {" ".join(program)} "$@"
 """
-"""What the engine runs, for a POSIX shell: its command with the agent's arguments behind it."""
 
 
 def render_server(
@@ -177,7 +188,6 @@ def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Ma
         "FINETUNE_STORAGE": json.dumps(storage, sort_keys=True),
         Environment.ENGINE_DIR: ENGINE_DIR,
         Environment.CACHE_DIR: CACHE_DIR,
-        Environment.WORK_DIR: f"{HOME}/work",
         Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
         Environment.GRACE_SECONDS: str(ANSWER_SECONDS),
     }
@@ -185,8 +195,6 @@ def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Ma
         environment["FINETUNE_MODEL_SECRET"] = server.base_model_secret
     if server.manifest_uri:
         environment["FINETUNE_MANIFEST_URI"] = server.manifest_uri
-    if config.cache_claim:
-        environment[Environment.CACHE_IS_SHARED] = "1"
     container = render_container(
         AGENT_CONTAINER,
         config.trainer_image,
@@ -212,7 +220,10 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
         "USER": "finetune",
         "HF_HUB_OFFLINE": "1",
         "DO_NOT_TRACK": "1",
+        # Without it Torch begins a thread for each core of the node.
+        "OMP_NUM_THREADS": str(whole_cpus(limits["cpu"])),
     }
+    program: Sequence[str]
     if serve.engine == "VLLM":
         image = serve.image or config.vllm_image
         environment |= {
@@ -220,15 +231,15 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         }
-        command = ["vllm", "serve", *_vllm_arguments(server), *config.vllm_arguments]
+        program, arguments = VLLM, [*_vllm_arguments(server), *config.vllm_arguments]
     else:
         image = serve.image or config.trainer_image
-        command = ["python", "-m", "finetune_trainer.serve", "engine"]
-        command += [f"--port={ENGINE_PORT}", f"--max-adapters={serve.max_adapters}"]
+        program = TRANSFORMERS
+        arguments = [f"--port={ENGINE_PORT}", f"--max-adapters={serve.max_adapters}"]
     container: Manifest = {
         "name": SERVING_ENGINE_CONTAINER,
         "image": image,
-        "command": ["sh", "-c", WAIT, "engine", *command],
+        "command": ["sh", "-c", _wait_for_arguments(program), "engine", *arguments],
         "restartPolicy": "Always",
         "env": environment_of(environment),
         "resources": limited(limits),
@@ -242,7 +253,9 @@ def _vllm_arguments(server: Server) -> list[str]:
     """Return the arguments of vLLM; of the same flag, the last one counts."""
     # An empty list of domains would allow all of them; no host has a name below `.invalid`.
     no_media = "--allowed-media-domains=none.invalid"
-    arguments = ["--host=127.0.0.1", f"--port={ENGINE_PORT}", no_media]
+    # Answers are verified without the sampling settings that ship with a model.
+    defaults = "--generation-config=vllm"
+    arguments = ["--host=127.0.0.1", f"--port={ENGINE_PORT}", no_media, defaults]
     if not server.manifest_uri:
         num_adapters = server.serve.max_adapters
         arguments += [

@@ -1,0 +1,147 @@
+"""What the containers of fronts and servers are given is what their processes read."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.names import SERVING_ENGINE_CONTAINER, Owner
+from finetune_api.v1alpha1.spec.serving import Serve
+from finetune_api.v1alpha1.status.endpoint import ServedStorage
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.render.front import render_front
+from finetune_operator.finetuneendpoint.render.server import ENGINE_DIR, render_server
+from finetune_operator.finetuneendpoint.servers import Server
+from finetune_trainer.serve.agent import server as agent
+from finetune_trainer.serve.engine import server as engine
+from finetune_trainer.serve.front import server as front
+
+OWNERS = [Owner(namespace="team", name="tickets", uid="uid", kind="FineTuneEndpoint")]
+CONFIG = OperatorConfig(
+    trainer_image="trainer:1",
+    vllm_image="vllm:1",
+    vllm_arguments=["--gpu-memory-utilization=0.8"],
+    cache_claim="models",
+)
+
+
+class Reads(dict[str, str]):
+    """An environment that notes what is read of it."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        super().__init__(values)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> str:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+
+def containers_of(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    pod = manifest["spec"]["template"]["spec"]
+    return {each["name"]: each for each in [*pod["containers"], *pod.get("initContainers", ())]}
+
+
+def server_containers(**serve: Any) -> dict[str, dict[str, Any]]:
+    server = Server(
+        namespace="team",
+        base_model="hf://org/model",
+        base_model_secret="hub",
+        storage=ServedStorage(uri="s3://models/team", credentials_secret="store"),
+        serve=Serve.model_validate(serve),
+    )
+    return containers_of(render_server(server, server.serve.replicas, OWNERS, CONFIG))
+
+
+def environment_of(container: dict[str, Any]) -> Reads:
+    return Reads({each["name"]: each["value"] for each in container["env"]})
+
+
+def options_of(module: Any, arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    module.configure(parser)
+    return parser.parse_args(arguments)
+
+
+def own(environment: Reads) -> set[str]:
+    return {name for name in environment if name.startswith("FINETUNE_")}
+
+
+def test_the_front_reads_every_setting_that_it_is_given() -> None:
+    (container,) = containers_of(render_front("team", OWNERS, ["keys"], CONFIG)).values()
+    environment = environment_of(container)
+    settings = front.read_settings(options_of(front, container["command"][4:]), environment)
+    assert own(environment) - environment.names == {"FINETUNE_NAMESPACE"}  # read by the watch
+    mounts = {each["mountPath"] for each in container["volumeMounts"]}
+    assert f"{settings.keys_dir}/keys" in mounts
+    assert str(settings.token_file.parent) in mounts
+
+
+def test_the_agent_reads_every_setting_that_it_is_given() -> None:
+    container = server_containers()["agent"]
+    environment = environment_of(container)
+    settings = agent.read_settings(options_of(agent, container["command"][4:]), environment)
+    base = agent.make_base(settings)
+    assert own(environment) - environment.names == set()
+    mounts = {each["mountPath"] for each in container["volumeMounts"] if not each.get("readOnly")}
+    written = {settings.adapters_dir, base.cache_dir, base.folder, Path(environment["HOME"])}
+    assert {str(each) for each in written} == mounts
+
+
+@pytest.fixture
+def run_engine(tmp_path: Path) -> Callable[..., list[str]]:
+    """Run an engine's command with arguments of an agent; return what its program is given."""
+
+    def run(program: str, written: list[str], **serve: Any) -> list[str]:
+        fake = tmp_path / program
+        fake.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+        fake.chmod(0o755)
+        (tmp_path / "arguments").write_text("".join(f"{each}\n" for each in written))
+        command = server_containers(**serve)[SERVING_ENGINE_CONTAINER]["command"]
+        remapped = [each.replace(ENGINE_DIR, str(tmp_path)) for each in command]
+        path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+        return subprocess.run(
+            remapped, env=path, check=True, capture_output=True, text=True, timeout=10
+        ).stdout.splitlines()
+
+    return run
+
+
+def test_vllm_gets_the_model_first_and_the_last_word_is_the_administrators(
+    run_engine: Callable[..., list[str]],
+) -> None:
+    written = ["/cache/a model", "--served-model-name=base", "--dtype=bfloat16"]
+    given = run_engine("vllm", written, arguments=["--dtype=half"])
+    assert given[:4] == ["serve", *written]
+    assert given[-2:] == ["--dtype=half", "--gpu-memory-utilization=0.8"]
+    # Sampling settings that ship with a model would change the answers that were evaluated.
+    assert "--generation-config=vllm" in given[: given.index("--dtype=half")]
+
+
+def test_our_engine_understands_what_operator_and_agent_give_it(
+    run_engine: Callable[..., list[str]],
+) -> None:
+    written = ["--model=/cache/a model", "--served-model-name=base", "--dtype=float32"]
+    given = run_engine("python", written, engine="Transformers", maxAdapters=7)
+    assert given[:3] == ["-m", "finetune_trainer.serve", "engine"]
+    options = options_of(engine, given[3:])
+    assert (options.model, options.host, options.port) == ("/cache/a model", "127.0.0.1", 8001)
+    assert options.max_adapters == 7
+
+
+@pytest.mark.parametrize("kind", ["VLLM", "Transformers"])
+@pytest.mark.parametrize(("cpu", "threads"), [("7500m", "8"), ("2", "2")])
+def test_an_engine_begins_no_more_threads_than_it_may_use(
+    kind: str, cpu: str, threads: str
+) -> None:
+    container = server_containers(engine=kind, resources={"cpu": cpu})[SERVING_ENGINE_CONTAINER]
+    assert environment_of(container)["OMP_NUM_THREADS"] == threads
