@@ -70,6 +70,7 @@ async def test_vllm_gets_the_model_and_a_copy_of_the_chat_template(base, tmp_pat
     assert arguments(tmp_path) == [
         f"{tmp_path}/model",
         "--served-model-name=base",
+        "--dtype=bfloat16",
         f"--chat-template={template}",
     ]
     assert template.read_text() == "{{ messages }}"
@@ -99,6 +100,12 @@ async def test_our_engine_gets_the_model_in_the_type_of_training(base, tmp_path)
         "--served-model-name=base",
         "--dtype=bfloat16",
     ]
+
+
+async def test_vllm_gets_the_type_of_training_where_the_files_have_another(base, tmp_path):
+    version = fetched(tmp_path, make_model(tmp_path / "model"), recipe={"bfloat16": False})
+    await base().prepare(version)
+    assert "--dtype=float32" in arguments(tmp_path)
 
 
 async def test_a_version_of_another_revision_is_refused_also_after_a_restart(base, tmp_path):
@@ -141,6 +148,10 @@ async def test_a_whole_version_is_the_model_itself_under_its_own_name(engine, tm
         agent.want(active=served)
         await agent.until(version.name, "Verified")
         folder = tmp_path / "agent/adapters" / version.name
-        assert arguments(tmp_path) == [str(folder), f"--served-model-name={version.name}"]
+        assert arguments(tmp_path) == [
+            str(folder),
+            f"--served-model-name={version.name}",
+            "--dtype=float32",
+        ]
         assert not [call for call in engine.calls if "load" in call]
         agent.want()

@@ -115,17 +115,18 @@ class EngineBase:
 
     def _arguments(self, model: Path, fetched: Fetched) -> Sequence[str]:
         named = f"--served-model-name={self.whole or BASE_NAME}"
+        recipe = fetched.record.get("recipe") or {}
+        # The type of training, which evaluation took, too: vLLM would halve float32.
+        dtype = f"--dtype={'bfloat16' if recipe.get('bfloat16') else 'float32'}"
         if self.engine_name == "Transformers":
-            recipe = fetched.record.get("recipe") or {}
-            dtype = "bfloat16" if recipe.get("bfloat16") else "float32"
-            return [f"--model={model}", named, f"--dtype={dtype}"]
+            return [f"--model={model}", named, dtype]
         template = fetched.folder / TEMPLATE_NAME
         kept = self.folder / TEMPLATE_NAME
         if not template.exists():
-            return [str(model), named]
+            return [str(model), named, dtype]
         # A copy: the version's own folder goes when nobody serves the version.
         kept.write_bytes(template.read_bytes())
-        return [str(model), named, f"--chat-template={kept}"]
+        return [str(model), named, dtype, f"--chat-template={kept}"]
 
 
 def _template_digest(fetched: Fetched) -> str:
