@@ -141,12 +141,15 @@ def render_front_parts(namespace: str, front: Deployed) -> list[Manifest]:
 
 
 def render_token(namespace: str, front: Deployed, token: str) -> Manifest:
-    """Render the Secret by which servers know the front; it is created once and never read."""
+    """Render the Secret by which servers know the front; it is created once and never read.
+
+    Not ``immutable``: where the front was deleted it has another token, which servers that run
+    would never see.
+    """
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "type": "Opaque",
-        "immutable": True,
         "metadata": metadata_of(
             SERVING_TOKEN_SECRET, namespace, labels_of_front(), [front.reference()]
         ),

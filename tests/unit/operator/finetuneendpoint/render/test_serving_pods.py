@@ -14,7 +14,8 @@ from finetune_api.names import SERVING_ENGINE_CONTAINER, Owner
 from finetune_api.v1alpha1.spec.serving import Serve
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetuneendpoint.render.front import render_front
+from finetune_operator.finetuneendpoint.render.front import render_front, render_token
+from finetune_operator.finetuneendpoint.render.metadata import Deployed
 from finetune_operator.finetuneendpoint.render.server import ENGINE_DIR, render_server
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_trainer.serve.agent import server as agent
@@ -145,3 +146,9 @@ def test_an_engine_begins_no_more_threads_than_it_may_use(
 ) -> None:
     container = server_containers(engine=kind, resources={"cpu": cpu})[SERVING_ENGINE_CONTAINER]
     assert environment_of(container)["OMP_NUM_THREADS"] == threads
+
+
+def test_running_servers_see_the_token_of_a_front_that_was_made_again() -> None:
+    secret = render_token("team", Deployed(name="finetune-front", uid="uid"), "token")
+    # The kubelet does not look at an immutable Secret again while a pod runs.
+    assert not secret.get("immutable")
