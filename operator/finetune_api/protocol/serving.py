@@ -22,8 +22,8 @@ from finetune_api.v1alpha1.status.fields import Count, Number, Reason
 
 REPORT_PORT = 8081
 REPORT_PATH = "/report"
-MAX_REPORT_BYTES = 256 * 1024
-"""Longest report that the operator reads."""
+MAX_REPORT_BYTES = 512 * 1024
+"""Longest report that the operator reads: states of ``MAX_REPORTED`` adapters with long names."""
 MAX_REPORTED = 1000
 MAX_DIFFERING = 5
 

@@ -48,7 +48,7 @@ async def test_a_body_of_known_length_is_read_without_waiting_for_the_end() -> N
     [
         b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
         b"HTTP/1.1 200 OK\r\n" + b"X-Padding: x\r\n" * 5000 + b"\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 262145\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 524289\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nContent-Encoding: gzip\r\n\r\n123456789",
         b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\n{}",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from finetune_api.protocol.serving import REPORT_PORT, FrontReport
+from finetune_api.protocol.serving import MAX_REPORT_BYTES, REPORT_PORT, FrontReport
 from finetune_operator.controllers.memory import report_reading
 from finetune_operator.controllers.memory import serving_reports as module
 from finetune_operator.controllers.memory.serving_reports import ServingReports
@@ -174,7 +174,7 @@ async def test_a_pod_that_nobody_waits_for_is_asked_every_half_minute(
     [
         {"kind": "Other", "id": "x"},
         ["no object"],
-        {**REPORT, "padding": "x" * (300 * 1024)},
+        {**REPORT, "padding": "x" * (MAX_REPORT_BYTES)},
         web.HTTPFound("/elsewhere"),
         web.HTTPInternalServerError(),
     ],

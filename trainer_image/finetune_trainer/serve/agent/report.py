@@ -9,6 +9,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from finetune_api.protocol.serving import (
+    MAX_REPORT_BYTES,
     MAX_REPORTED,
     AdapterReport,
     AdapterState,
@@ -23,6 +24,7 @@ from finetune_trainer.serve.proxy import Refused
 from finetune_trainer.serve.verification import Verdict
 
 MESSAGE_CHARACTERS = 1024
+BRIEF_CHARACTERS = 32
 STATES = get_args(AdapterState)
 PASSED_METRICS = (
     "vllm:num_requests_waiting",
@@ -78,8 +80,7 @@ class Reporter:
                 is_ready = self._keeper.is_ready
                 return web.Response(status=200 if is_ready else 503, text=str(is_ready).lower())
             case ("GET", "/report"):
-                body = self.report().model_dump_json(by_alias=True, exclude_none=True)
-                return web.Response(text=body, content_type="application/json")
+                return web.Response(body=dump(self.report()), content_type="application/json")
             case ("GET", "/metrics"):
                 return web.Response(text=await self._metrics(), content_type="text/plain")
         raise Refused(404, "not_found", "There is no such route.")
@@ -109,6 +110,23 @@ class Reporter:
         self._loads.set(self._keeper.num_loads)
         own = generate_latest(self.registry).decode()
         return own + _select(await self._engine.read_metrics())
+
+
+def dump(report: ServerReport) -> bytes:
+    """Return a report as the operator reads it; one that is too long goes without the details."""
+    body = report.model_dump_json(by_alias=True, exclude_none=True).encode()
+    if len(body) <= MAX_REPORT_BYTES:
+        return body
+    brief = [
+        each.model_copy(
+            update={"message": each.message[:BRIEF_CHARACTERS], "verification": None}
+            if each.state != "Verified"
+            else {"message": "", "verification": None}
+        )
+        for each in report.adapters
+    ]
+    shorter = report.model_copy(update={"adapters": brief})
+    return shorter.model_dump_json(by_alias=True, exclude_none=True).encode()
 
 
 def _select(text: str) -> str:
