@@ -60,6 +60,11 @@ def look_at(observed: Observed, version: Served) -> Outcome:
     pods = [pod for pod in observed.servers if pod.server == version.server]
     ready = [pod for pod in pods if pod.is_ready]
     if not ready:
+        for pod in pods:
+            # A pod is not ready before it has the base model: say what it waits for.
+            told = _report_of(pod, version)
+            if told is not None and told.reason and told.message:
+                return _open(told.reason, f"Pod {pod.name}: {told.message}")
         return _open(SERVER_NOT_READY, _why_no_pod(observed, version))
     told_by = [(pod, _report_of(pod, version)) for pod in ready]
     for pod, told in told_by:

@@ -79,6 +79,17 @@ def test_the_first_version_answers_once_it_is_verified_whatever_the_rollout():
     assert world.decided() == [(1, "Verified"), (1, "Promoted")]
 
 
+def test_a_server_that_is_not_ready_yet_tells_what_it_waits_for():
+    world = EndpointWorld(published_job(1))
+    world.look()
+    world.answers[1] = ("Fetching", "AccessDenied")
+    observed = world.observe()
+    world.facts = {"servers": (replace(observed.servers[0], is_ready=False),)}
+    world.look()
+    assert world.condition("Verified") == ("Unknown", "AccessDenied")
+    assert world.versions() == (None, 1, None)
+
+
 def test_a_version_is_verified_only_when_every_ready_pod_says_so():
     world = EndpointWorld(published_job(1))
     world.look()
