@@ -126,6 +126,15 @@ async def test_a_base_that_has_changed_since_training_is_another_base(base, tmp_
     assert not (tmp_path / "engine/arguments").exists()
 
 
+async def test_an_engine_that_was_told_nothing_is_told_after_a_restart(base, tmp_path):
+    version = fetched(tmp_path, make_model(tmp_path / "model"))
+    await base().prepare(version)
+    told = arguments(tmp_path)
+    (tmp_path / "engine/arguments").unlink()
+    await base().prepare(version)
+    assert arguments(tmp_path) == told
+
+
 async def test_a_base_that_is_not_there_is_tried_again(base, tmp_path):
     with pytest.raises(TrainerError):
         await base().prepare(fetched(tmp_path, ""))

@@ -78,7 +78,8 @@ class EngineBase:
 
     def _prepare(self, fetched: Fetched) -> dict[str, str]:
         record = self.folder / RECORD_NAME
-        if record.exists():
+        # Both: an agent that ended between the two has not told the engine.
+        if record.exists() and (self.folder / ARGUMENTS_NAME).exists():
             known: dict[str, str] = json.loads(record.read_text("utf-8"))
             return known
         if self.whole:
