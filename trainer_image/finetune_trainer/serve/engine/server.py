@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -37,6 +38,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code. Requests in progress end first."""
+    # Process 1 of a container has no handler of its own, and loading a model takes minutes.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         _serve(arguments)
     except Exception as error:
