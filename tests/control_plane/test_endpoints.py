@@ -184,6 +184,7 @@ async def test_versions_are_verified_rolled_out_refused_and_rolled_back(
             (ROLE_BINDINGS, SERVING),
             (SECRETS, SERVING_TOKEN_SECRET),
             (DISRUPTION_BUDGETS, FRONT),
+            (DISRUPTION_BUDGETS, server),
         ):
             assert await exists(client, resource, namespace, name), (resource.kind, name)
         await world.publish(2)

@@ -28,7 +28,7 @@ from finetune_operator.finetuneendpoint.render.front import (
 )
 from finetune_operator.finetuneendpoint.render.metadata import Deployed
 from finetune_operator.finetuneendpoint.render.scaling import render_scaler
-from finetune_operator.finetuneendpoint.render.server import render_server, render_server_service
+from finetune_operator.finetuneendpoint.render.server import render_server, render_server_parts
 from finetune_operator.finetuneendpoint.trimming import APPLIED_ANNOTATION, trim_deployment
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.errors import AlreadyExists, Conflict, NotFound
@@ -132,7 +132,7 @@ class ServingObjects:
             return render_scaler(namespace, deployed, needed.replicas, config)
 
         def parts(deployed: Deployed) -> list[Object]:
-            return [render_server_service(namespace, deployed)]
+            return render_server_parts(namespace, deployed)
 
         has_keda = bool(config.keda_prometheus_url)
         return await self._apply(

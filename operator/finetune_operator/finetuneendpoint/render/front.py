@@ -20,6 +20,7 @@ from finetune_operator.finetuneendpoint.render.pods import (
     TOKEN_FILE,
     limited,
     probes,
+    render_budget,
     render_container,
     render_deployment,
     render_service,
@@ -131,12 +132,7 @@ def render_front_parts(namespace: str, front: Deployed) -> list[Manifest]:
             "roleRef": {"apiGroup": rbac, "kind": "Role", "name": SERVING},
             "subjects": [account],
         },
-        {
-            "apiVersion": "policy/v1",
-            "kind": "PodDisruptionBudget",
-            "metadata": metadata(FRONT),
-            "spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels}},
-        },
+        render_budget(metadata(FRONT), selector=labels),
     ]
 
 

@@ -161,3 +161,13 @@ def render_service(
         "metadata": metadata,
         "spec": {"selector": selector, "ports": ports},
     }
+
+
+def render_budget(metadata: Manifest, *, selector: dict[str, str]) -> Manifest:
+    """Render the budget by which a drain takes one of a Deployment's pods at a time."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": metadata,
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector}},
+    }

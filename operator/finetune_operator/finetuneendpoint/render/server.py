@@ -36,6 +36,7 @@ from finetune_operator.finetuneendpoint.render.pods import (
     environment_of,
     limited,
     probes,
+    render_budget,
     render_container,
     render_deployment,
     render_service,
@@ -117,15 +118,18 @@ def render_server(
     )
 
 
-def render_server_service(namespace: str, deployed: Deployed) -> Manifest:
-    """Render the Service in front of a server's agents."""
-    labels = labels_of_server(deployed.name)
-    return render_service(
-        metadata_of(deployed.name, namespace, labels, [deployed.reference()]),
-        selector={SERVER_LABEL: deployed.name},
-        port=SERVER_PORT,
-        target=SERVER_PORT,
-    )
+def render_server_parts(namespace: str, deployed: Deployed) -> list[Manifest]:
+    """Render what belongs to a server: the Service of its agents, and the budget of its drains."""
+    labels, selector = labels_of_server(deployed.name), {SERVER_LABEL: deployed.name}
+    owners = [deployed.reference()]
+
+    def metadata() -> Manifest:
+        return metadata_of(deployed.name, namespace, labels, owners)
+
+    return [
+        render_service(metadata(), selector=selector, port=SERVER_PORT, target=SERVER_PORT),
+        render_budget(metadata(), selector=selector),
+    ]
 
 
 def _volumes(

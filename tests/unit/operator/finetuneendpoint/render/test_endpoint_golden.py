@@ -22,7 +22,7 @@ from finetune_operator.finetuneendpoint.render.metadata import Deployed
 from finetune_operator.finetuneendpoint.render.scaling import render_scaler
 from finetune_operator.finetuneendpoint.render.server import (
     render_server,
-    render_server_service,
+    render_server_parts,
 )
 from finetune_operator.finetuneendpoint.servers import Server
 from kit.cases.goldens import GOLDEN, check_golden
@@ -64,7 +64,7 @@ def render(folder: Path) -> list[dict[str, Any]]:
         *render_front_parts(NAMESPACE, FRONT),
         render_token(NAMESPACE, FRONT, "the-token"),
         render_server(server, server.serve.replicas, owners, config),
-        render_server_service(NAMESPACE, deployed),
+        *render_server_parts(NAMESPACE, deployed),
     ]
     if scaler := render_scaler(NAMESPACE, deployed, server.serve.replicas, config):
         objects.append(scaler)
