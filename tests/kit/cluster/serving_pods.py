@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
@@ -39,7 +40,9 @@ from kit.cluster.simulation import timestamp
 
 Object = dict[str, Any]
 REQUESTS_PER_REPORT = 100
-_ADDRESSES = (f"127.77.{n // 250}.{n % 250 + 1}" for n in itertools.count())
+# The port is fixed, so each process has addresses of its own.
+_NETWORK = f"127.{64 + os.getpid() % 180}"
+_ADDRESSES = (f"{_NETWORK}.{n // 250}.{n % 250 + 1}" for n in itertools.count())
 SECTIONS = ("active", "candidate", "previous")
 
 
