@@ -27,7 +27,7 @@ MAX_REPORT_BYTES = 512 * 1024
 MAX_REPORTED = 1000
 MAX_DIFFERING = 5
 
-BootId = Annotated[str, Field(min_length=1, max_length=63)]
+BootId = Annotated[str, Field(min_length=1, max_length=40)]
 """Names a process: one that starts again has another."""
 AdapterState = Literal["Fetching", "Loading", "Verifying", "Verified", "Failed"]
 

@@ -119,7 +119,7 @@ class StreamCounts(APIModel):
 class StreamStatus(APIModel):
     """What one front process has counted at one weight."""
 
-    front: Annotated[str, Field(max_length=63)]
+    front: Annotated[str, Field(max_length=40)]
     """The process; a front that starts again has another name."""
     weight: Percent
     """Share of the candidate at that time, in percent."""

@@ -582,7 +582,7 @@ def test_a_full_status_stays_below_its_bound_and_fits_its_schema():
         world.run()
         if version % 3:
             for front in range(4):
-                world.count(5, front=f"front-{front}-{'y' * 40}", **WORSE)
+                world.count(5, front=f"front-{front}-{'y' * 32}", **WORSE)
         else:
             for weight in (5, 25):
                 world.count(weight, **GOOD)
