@@ -9,7 +9,7 @@ tokens than a model should read at once is read in parts: some columns of all ro
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,15 @@ if TYPE_CHECKING:
 
 STEPS_TOGETHER = 8
 """Tokens that are generated between two looks at which answers have ended."""
+GREEDY: Mapping[str, Any] = {
+    "do_sample": False,
+    "num_beams": 1,
+    "temperature": None,
+    "top_p": None,
+    "top_k": None,
+}
+"""Arguments of ``generate`` for greedy answers, whatever the model's own settings say. Evaluation
+and serving share them: ``Verified`` compares their answers."""
 LEAST_PART_ENDED = 8
 """Answers that have ended leave the batch once they are this part of it: 1 of 8. Each removal
 copies the cache of the others."""
@@ -372,14 +381,10 @@ class _Answers:
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=steps,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
                 pad_token_id=self.pad_id,
                 eos_token_id=sorted(self.stop_ids),
                 return_dict_in_generate=True,
+                **GREEDY,
                 **known,
             )
         return output.sequences, None if cache is None else output.past_key_values

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.evaluate.inference.reading import can_select
+from finetune_trainer.evaluate.inference.transformers_engine import GREEDY
 from finetune_trainer.serve.engine.requests import Sampling
 from finetune_trainer.serve.engine.text import AnswerText
 
@@ -161,23 +163,19 @@ class Batch:
                 input_ids=self._ids.to(model.device),
                 attention_mask=self._mask.to(model.device),
                 max_new_tokens=steps,
-                do_sample=False,
-                num_beams=1,
-                temperature=None,
-                top_p=None,
-                top_k=None,
                 pad_token_id=self._pad_id,
                 eos_token_id=stops,
                 logits_processor=_processors(self.replies),
                 stopping_criteria=StoppingCriteriaList([_Recorder(self.replies)]),
                 return_dict_in_generate=True,
+                **GREEDY,
                 **known,
             )
         self._ids = output.sequences.cpu()
         grown = self._ids.shape[1] - before
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._ids), grown)], dim=1)
         self._cache = getattr(output, "past_key_values", None)
-        if not _can_go_on(self._cache):
+        if not can_select(self._cache):
             # The next call reads the tokens anew.
             self._cache, self._goes_on = None, False
         self._leave()
@@ -193,14 +191,6 @@ class Batch:
             if self._cache is not None:
                 self._cache.batch_select_indices(torch.tensor(going))
             self._ids, self._mask = self._ids[going], self._mask[going]
-
-
-def _can_go_on(cache: Any) -> bool:
-    """Whether generation can continue from a cache: it holds a key and a value of each token."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
-
-    kinds = (DynamicLayer, DynamicSlidingWindowLayer)
-    return type(cache) is DynamicCache and all(type(layer) in kinds for layer in cache.layers)
 
 
 def _processors(replies: Sequence[Reply]) -> Any:
