@@ -106,7 +106,6 @@ NOT_IN_THE_LOG = {
     # Asked for only after a 404; and nobody can give serving pods a right that he has not.
     ("get", "finetune.dev", "finetuneendpoints"),
     # A server-side apply that creates needs both rights, and is logged as a patch.
-    ("create", "apps", "deployments"),
     ("create", "autoscaling", "horizontalpodautoscalers"),
 }
 RELEASED: set[str] = set()
