@@ -24,7 +24,7 @@ from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS, Endpoints
 from finetune_operator.controllers.memory.serving_reports import ServingReports
-from finetune_operator.controllers.parents import ParentGone, read_parent
+from finetune_operator.controllers.parents import ParentGone
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.serving_objects import OWNERS_SECONDS, ServingObjects
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Plan
@@ -42,7 +42,7 @@ from finetune_operator.finetuneendpoint.trimming import workload_of
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.kube.api.client import KubeClient
-from finetune_operator.kube.api.errors import KubeError, NotFound, ObjectNotFound
+from finetune_operator.kube.api.errors import KubeError, ObjectNotFound
 from finetune_operator.kube.api.resource import Object, ObjectKey, key_of
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
@@ -152,7 +152,7 @@ class FineTuneEndpointReconciler:
         planned = self._guard.as_planned(endpoint)
         observed = await self._observe(planned, memory, config)
         step = plan(observed, self._clock.now())
-        answer = await self._write_status(planned, step)
+        answer = await self._guard.write_status(planned, step.status)
         if answer is not None:
             memory.written_at = self._clock.now()
             self._endpoints.store.absorb(answer)
@@ -263,19 +263,6 @@ class FineTuneEndpointReconciler:
             return await self._client.get(FINETUNEJOBS, namespace, name)
         except ObjectNotFound:
             return None
-
-    async def _write_status(self, endpoint: Object, step: Plan) -> Object | None:
-        """Write the status over the version that was planned.
-
-        Raises:
-            Conflict: The object was changed in between; plan again after its event.
-        """
-        try:
-            return await self._guard.write_status(endpoint, step.status)
-        except NotFound:
-            metadata = endpoint["metadata"]
-            await read_parent(self._client, FINETUNEENDPOINTS, key_of(endpoint), metadata["uid"])
-            raise
 
 
 def _server_pod(pod: Object, report: FrontReport | ServerReport | None) -> ServerPod:

@@ -42,7 +42,7 @@ from finetune_operator.integrations.kueue.places import QueuePlaces
 from finetune_operator.integrations.kueue.state import QueueState, queue_state
 from finetune_operator.integrations.kueue.trimmed import TrimmedWorkload
 from finetune_operator.kube.api.client import KubeClient
-from finetune_operator.kube.api.errors import Conflict, KubeError, NotFound
+from finetune_operator.kube.api.errors import Conflict, KubeError
 from finetune_operator.kube.api.resource import Object, ObjectKey
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
@@ -329,10 +329,6 @@ class FineTuneJobReconciler:
         metadata = job["metadata"]
         try:
             answer = await self.guard.write_status(job, status)
-        except NotFound:
-            key = (metadata["namespace"], metadata["name"])
-            await self._read_parent(key, metadata["uid"])
-            raise  # it exists: the 404 is about another object
         except Conflict:
             await self._refresh(metadata)
             raise

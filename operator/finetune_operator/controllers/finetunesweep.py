@@ -48,13 +48,12 @@ from finetune_operator.kube.api.errors import (
     NotFound,
     ObjectNotFound,
 )
-from finetune_operator.kube.api.resource import Object, ObjectKey
+from finetune_operator.kube.api.resource import Object, ObjectKey, key_of
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.status.conditions import is_terminal
-from finetune_operator.status.fitting import FittedStatus
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +149,9 @@ class FineTuneSweepReconciler:
                 num_conflicts += 1
                 if num_conflicts > MAX_CONFLICTS:
                     raise
-        await self._write_status(sweep, step.status)
+        answer = await self._guard.write_status(sweep, step.status)
+        if answer is not None:
+            self._store.absorb(answer)
         self._guard.announce(sweep, step.events)
         if step.then:
             await self._delete(sweep)
@@ -326,38 +327,13 @@ class FineTuneSweepReconciler:
         with self._sweeps.quiet():
             self._jobs.absorb(trial)
 
-    async def _write_status(self, sweep: Object, status: FittedStatus | None) -> None:
-        """Write the status over the version that was planned.
-
-        Raises:
-            Conflict: The object was changed in between; plan again after its event.
-        """
-        try:
-            answer = await self._guard.write_status(sweep, status)
-        except NotFound:
-            await self._require(sweep)
-            raise
-        if answer is not None:
-            self._store.absorb(answer)
-
     async def _delete(self, sweep: Object) -> None:
-        metadata = sweep["metadata"]
-        key = (metadata["namespace"], metadata["name"])
+        key, uid = key_of(sweep), sweep["metadata"]["uid"]
         try:
-            await self._client.delete(FINETUNESWEEPS, *key, uid=metadata["uid"])
+            await self._client.delete(FINETUNESWEEPS, *key, uid=uid)
         except NotFound:
-            await self._require(sweep)
+            await read_parent(self._client, FINETUNESWEEPS, key, uid)
             raise
-
-    async def _require(self, sweep: Object) -> None:
-        """Read the sweep after a 404 that may be about another object.
-
-        Raises:
-            ParentGone: It does not exist.
-        """
-        metadata = sweep["metadata"]
-        key = (metadata["namespace"], metadata["name"])
-        await read_parent(self._client, FINETUNESWEEPS, key, metadata["uid"])
 
 
 def _change_of(action: PatchTrial) -> Change:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
-from finetune_operator.controllers.parents import ParentGone
+from finetune_operator.controllers.parents import ParentGone, read_parent
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.errors import (
     Forbidden,
@@ -17,7 +17,7 @@ from finetune_operator.kube.api.errors import (
     NotFound,
     TooManyRequests,
 )
-from finetune_operator.kube.api.resource import Object, Resource
+from finetune_operator.kube.api.resource import Object, Resource, key_of
 from finetune_operator.kube.backoff import Pauses, exponential
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.leader import LeadershipLost
@@ -147,6 +147,7 @@ class Guard:
                 refusal.
 
         Raises:
+            ParentGone: The object does not exist any more.
             KubeError: No answer, or a conflict: plan again.
         """
         uid = obj["metadata"]["uid"]
@@ -163,6 +164,9 @@ class Guard:
             )
         except KubeError as error:
             if not _is_refusal(error):
+                if isinstance(error, NotFound):
+                    # It may be about another object: only a live read says that this one is gone.
+                    await read_parent(self.client, self.resource, key_of(obj), uid)
                 raise
             self._keep(obj, status, error)
             return None
