@@ -170,7 +170,7 @@ def _num_returns(candidate: Candidate) -> int:
 
 
 def _reports_on(observed: Observed, candidate: Candidate) -> list[tuple[str, FrontEndpoint]]:
-    """Return what the fronts say of the present rollout, by boot id."""
+    """Return the fronts' entries about the present rollout, each with the front's boot id."""
     return [
         (report.id, told)
         for report in observed.fronts

@@ -20,8 +20,8 @@ REASONS_OF_THE_VERSION = frozenset(
         "EngineRefused",
     }
 )
-"""Reasons of a failed verification that lie in the version. Others, such as a storage that is away,
-pass."""
+"""Reasons that reject a version, because a further try would fail too. After any other reason, such
+as an unreachable storage, the agent tries again."""
 SERVER_NOT_READY = "ServerNotReady"
 
 
@@ -122,7 +122,10 @@ def _failure(told: AdapterReport, version: Served) -> Outcome | None:
 
 
 def _report_of(pod: ServerPod, version: Served) -> AdapterReport | None:
-    """Return what a pod says of a version; other content under its name does not count."""
+    """Return the entry of a version in a pod's report, or None.
+
+    An entry with the version's name and the digest of other weights is about another version.
+    """
     named = [
         each
         for each in (pod.report.adapters if pod.report is not None else ())
