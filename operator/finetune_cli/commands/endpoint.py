@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from finetune_cli.commandline import Timeout
 from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
-from finetune_cli.commands.objects import list_text, print_object
+from finetune_cli.commands.objects import list_text, print_object, watch_object
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.options import ObjectFormat
@@ -85,23 +84,19 @@ def watch(
 
     Exit code 1 if the endpoint is not available, a version was rejected or is held, or time is up.
     """
-    from finetune_cli.cluster.waiting import patiently
     from finetune_cli.views.endpoint import changes, has_gone_wrong, is_settled, outcome
 
     cluster = where.connect()
-    deadline = None if timeout is None else time.monotonic() + timeout
-    endpoint = cluster.get_endpoint(name)  # print early errors at once
-    before: dict[str, Any] | None = None
-    while True:
-        for line in changes(before, endpoint):
-            print(line, flush=True)
-        if is_settled(endpoint, version):
-            break
-        if deadline is not None and time.monotonic() >= deadline:
-            message = f"FineTuneEndpoint {name} has not settled after {timeout:g} s, it is "
-            raise CliError(message + outcome(endpoint), exit_code=NOT_MET)
-        time.sleep(POLL_SECONDS)
-        before, endpoint = endpoint, patiently(lambda: cluster.get_endpoint(name))
+    endpoint = watch_object(
+        lambda: cluster.get_endpoint(name),
+        changes=changes,
+        is_done=lambda found: is_settled(found, version),
+        timeout_seconds=timeout,
+        poll_seconds=POLL_SECONDS,
+        overdue=lambda last: (
+            f"FineTuneEndpoint {name} has not settled after {timeout:g} s, it is {outcome(last)}"
+        ),
+    )
     if has_gone_wrong(endpoint, version):
         raise typer.Exit(NOT_MET)
 

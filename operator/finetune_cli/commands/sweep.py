@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +12,7 @@ from finetune_cli.commandline import Timeout
 from finetune_cli.commands.compare import COMPARE_MODULES, check_page, show
 from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commands.data import Region
-from finetune_cli.commands.objects import list_text, print_object
+from finetune_cli.commands.objects import list_text, print_object, watch_object
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.options import Format, ObjectFormat
@@ -92,24 +91,18 @@ def watch(
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Tell what becomes of the trials, to the end. Exit code 1 if it failed or time is up."""
-    from finetune_cli.cluster.waiting import patiently
     from finetune_cli.views.job import is_true
     from finetune_cli.views.sweep import changes, is_over, leaderboard, outcome
 
     cluster = where.connect()
-    deadline = None if timeout is None else time.monotonic() + timeout
-    sweep = cluster.get_sweep(name)  # print early errors at once
-    before: dict[str, Any] | None = None
-    while True:
-        for line in changes(before, sweep):
-            print(line, flush=True)
-        if is_over(sweep):
-            break
-        if deadline is not None and time.monotonic() >= deadline:
-            message = f"FineTuneSweep {name} is still {outcome(sweep)} after {timeout:g} s"
-            raise CliError(message, exit_code=NOT_MET)
-        time.sleep(POLL_SECONDS)
-        before, sweep = sweep, patiently(lambda: cluster.get_sweep(name))
+    sweep = watch_object(
+        lambda: cluster.get_sweep(name),
+        changes=changes,
+        is_done=is_over,
+        timeout_seconds=timeout,
+        poll_seconds=POLL_SECONDS,
+        overdue=lambda last: f"FineTuneSweep {name} is still {outcome(last)} after {timeout:g} s",
+    )
     print("\n".join(["", *leaderboard(sweep), "", outcome(sweep)]))
     if is_true(sweep, "Failed"):
         raise typer.Exit(NOT_MET)
