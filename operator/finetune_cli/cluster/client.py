@@ -25,6 +25,7 @@ from finetune_cli.cluster.errors import (
 )
 from finetune_cli.errors import CliError
 
+JOBS, SWEEPS, ENDPOINTS = "finetunejobs", "finetunesweeps", "finetuneendpoints"
 JOB_LABEL = "finetune.dev/job"
 STAGE_LABEL = "finetune.dev/stage"
 VISIBILITY_PATH = "/apis/visibility.kueue.x-k8s.io"
@@ -101,11 +102,11 @@ class Cluster:
         Raises:
             ApiError: There is none, or the API server refused.
         """
-        return self._json("GET", self._job_path(name), what=f"read {self._named(name)}")
+        return self._json("GET", self._path(JOBS, name), what=f"read {self._named(name)}")
 
     def list_jobs(self, *, all_namespaces: bool = False, selector: str | None = None) -> Body:
         """Return a list object of jobs."""
-        path = f"{GROUP_PATH}/finetunejobs" if all_namespaces else self._job_path()
+        path = self._path(JOBS, everywhere=all_namespaces)
         return self._json("GET", path, {"labelSelector": selector}, what="list FineTuneJobs")
 
     def apply_job(
@@ -138,7 +139,7 @@ class Cluster:
         }
         stored = self._json(
             "PATCH",
-            self._job_path(name),
+            self._path(JOBS, name),
             query,
             body=body,
             content_type="application/apply-patch+yaml",
@@ -151,19 +152,12 @@ class Cluster:
 
     def patch_job(self, name: str, patch: Body) -> Body:
         """Change single fields of a job."""
-        return self._json(
-            "PATCH",
-            self._job_path(name),
-            {"fieldManager": FIELD_MANAGER},
-            body=patch,
-            content_type="application/merge-patch+json",
-            what=f"change {self._named(name)}",
-        )
+        return self._patch(self._path(JOBS, name), patch, what=f"change {self._named(name)}")
 
     def delete_job(self, name: str) -> None:
         """Delete a job; its pods go with it, its files in object storage stay."""
         body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
-        self._json("DELETE", self._job_path(name), body=body, what=f"delete {self._named(name)}")
+        self._json("DELETE", self._path(JOBS, name), body=body, what=f"delete {self._named(name)}")
 
     def watch_job(self, name: str, resource_version: str) -> Iterator[tuple[str, Body]]:
         """Yield (type, job) for changes after a version; ends when the server ends the watch.
@@ -179,7 +173,7 @@ class Cluster:
         }
         what = f"watch {self._named(name)}"
         silence = WATCH_SECONDS + WATCH_GRACE_SECONDS
-        for line in self._lines(self._job_path(), query, silence, what=what):
+        for line in self._lines(self._path(JOBS), query, silence, what=what):
             event = json.loads(line)
             if event["type"] == "ERROR":
                 return  # the version is too old: the caller reads again
@@ -193,13 +187,13 @@ class Cluster:
         Raises:
             ApiError: There is none, or the API server refused.
         """
-        path = f"{GROUP_PATH}/namespaces/{self.namespace}/finetunesweeps/{quote(name)}"
-        return self._json("GET", path, what=f"read FineTuneSweep {self.namespace}/{name}")
+        what = f"read FineTuneSweep {self.namespace}/{name}"
+        return self._json("GET", self._path(SWEEPS, name), what=what)
 
     def list_sweeps(self, *, all_namespaces: bool = False) -> Body:
         """Return a list object of FineTuneSweeps."""
-        where = "" if all_namespaces else f"/namespaces/{self.namespace}"
-        return self._json("GET", f"{GROUP_PATH}{where}/finetunesweeps", what="list FineTuneSweeps")
+        path = self._path(SWEEPS, everywhere=all_namespaces)
+        return self._json("GET", path, what="list FineTuneSweeps")
 
     # FineTuneEndpoints
 
@@ -210,24 +204,17 @@ class Cluster:
             ApiError: There is none, or the API server refused.
         """
         what = f"read FineTuneEndpoint {self.namespace}/{name}"
-        return self._json("GET", self._endpoint_path(name), what=what)
+        return self._json("GET", self._path(ENDPOINTS, name), what=what)
 
     def list_endpoints(self, *, all_namespaces: bool = False) -> Body:
         """Return a list object of FineTuneEndpoints."""
-        where = "" if all_namespaces else f"/namespaces/{self.namespace}"
-        path = f"{GROUP_PATH}{where}/finetuneendpoints"
+        path = self._path(ENDPOINTS, everywhere=all_namespaces)
         return self._json("GET", path, what="list FineTuneEndpoints")
 
     def patch_endpoint(self, name: str, patch: Body) -> Body:
         """Change single fields of an endpoint."""
-        return self._json(
-            "PATCH",
-            self._endpoint_path(name),
-            {"fieldManager": FIELD_MANAGER},
-            body=patch,
-            content_type="application/merge-patch+json",
-            what=f"change FineTuneEndpoint {self.namespace}/{name}",
-        )
+        what = f"change FineTuneEndpoint {self.namespace}/{name}"
+        return self._patch(self._path(ENDPOINTS, name), patch, what=what)
 
     # FineTuneApprovals
 
@@ -258,7 +245,7 @@ class Cluster:
             ApiError: The API server refused; status 409 if this decision is there already.
         """
         name = body["metadata"]["name"]
-        path = f"{GROUP_PATH}/namespaces/{self.namespace}/finetuneapprovals"
+        path = self._path("finetuneapprovals")
         query = {"fieldManager": FIELD_MANAGER, "fieldValidation": "Strict"}
         what = f"create FineTuneApproval {self.namespace}/{name}"
         return self._json("POST", path, query, body=body, what=what)
@@ -348,12 +335,20 @@ class Cluster:
 
     # Transport
 
-    def _job_path(self, name: str | None = None) -> str:
-        path = f"{GROUP_PATH}/namespaces/{self.namespace}/finetunejobs"
+    def _path(self, plural: str, name: str | None = None, *, everywhere: bool = False) -> str:
+        where = "" if everywhere else f"/namespaces/{self.namespace}"
+        path = f"{GROUP_PATH}{where}/{plural}"
         return f"{path}/{quote(name)}" if name else path
 
-    def _endpoint_path(self, name: str) -> str:
-        return f"{GROUP_PATH}/namespaces/{self.namespace}/finetuneendpoints/{quote(name)}"
+    def _patch(self, path: str, patch: Body, *, what: str) -> Body:
+        return self._json(
+            "PATCH",
+            path,
+            {"fieldManager": FIELD_MANAGER},
+            body=patch,
+            content_type="application/merge-patch+json",
+            what=what,
+        )
 
     def _named(self, name: str) -> str:
         return f"FineTuneJob {self.namespace}/{name}"
