@@ -120,12 +120,7 @@ class Cluster:
             The stored job, and ``created``, ``configured`` or ``unchanged``.
         """
         name = body["metadata"]["name"]
-        try:
-            known = self.get_job(name)
-        except ApiError as error:
-            if error.status != 404 or isinstance(error, UnknownTypeError):
-                raise
-            known = {}
+        known = self.find_job(name) or {}
         before = known.get("metadata", {}).get("resourceVersion")
         requester = known.get("spec", {}).get("requestedBy")
         if requester is not None:
