@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
+from finetune_cli.views.endpoint import rejection
 
 Body = Mapping[str, Any]
 
@@ -72,19 +73,16 @@ def check_change(endpoint: Body, version: int | None) -> None:
 
 def describe_change(endpoint: Body, version: int | None) -> list[str]:
     """Return what a change of the version changes, a line each."""
-    metadata, spec, status = (
-        endpoint["metadata"],
-        endpoint["spec"],
-        endpoint.get("status") or {},
-    )
+    metadata, spec = endpoint["metadata"], endpoint["spec"]
+    status = endpoint.get("status") or {}
     lines = [
         f"endpoint  {metadata.get('namespace', 'default')}/{metadata['name']}",
         f"now       {_answering(status)}; {_wanted(spec.get('version'))}",
         f"then      {_wanted(version)}",
     ]
-    rejected = [each for each in status.get("rejected", []) if each["version"] == version]
-    if rejected:
-        why = f"{rejected[-1]['reason']}: {rejected[-1].get('message', '')}".rstrip(": ")
+    rejected = None if version is None else rejection(endpoint, version)
+    if rejected is not None:
+        why = f"{rejected['reason']}: {rejected.get('message', '')}".rstrip(": ")
         lines.append(f"          it was rejected ({why}), and is verified once more")
     candidate = status.get("candidate")
     if candidate and version is not None and candidate["version"] != version:
