@@ -11,7 +11,6 @@ from finetune_operator.finetuneendpoint.rotation import Rotation
 from finetune_operator.finetuneendpoint.traffic import is_held
 from finetune_operator.finetuneendpoint.verification import (
     REASONS_OF_THE_VERSION,
-    SERVER_NOT_READY,
     Verdict,
     fault_of,
     look_at,
@@ -169,7 +168,7 @@ def _set_stalled(draft: EndpointDraft, observed: Observed, rotation: Rotation) -
     candidate = rotation.candidate
     workload = observed.workloads.get(candidate.server) if candidate is not None else None
     if workload is not None and workload.problem and not workload.num_ready:
-        conditions.set(ConditionType.STALLED, True, SERVER_NOT_READY, workload.problem)
+        conditions.set(ConditionType.STALLED, True, Reason.SERVER_NOT_READY, workload.problem)
         return
     conditions.set(ConditionType.STALLED, False, Reason.AS_WANTED)
 

@@ -33,7 +33,7 @@ from finetune_operator.finetuneendpoint.canary.rollout import (
 from finetune_operator.finetuneendpoint.observed import Observed
 from finetune_operator.finetuneendpoint.rotation import Rotation
 from finetune_operator.finetuneendpoint.verification import Outcome, Verdict, look_at
-from finetune_operator.status.conditions import parse_timestamp, timestamp
+from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
 
 EARLIER = "earlier"
 """Name of the counts of processes and rotations that are over."""
@@ -42,7 +42,6 @@ REST_AFTER_TRIPS = (timedelta(seconds=10), timedelta(seconds=60))
 taken as the version's fault."""
 TRIP_PATIENCE = timedelta(minutes=10)
 """How long a candidate out of rotation waits for its server."""
-WORSE, TRIPPED = "Worse", "Tripped"
 
 
 def rules_of(rollout: Rollout) -> Rules:
@@ -94,7 +93,7 @@ def _act(rotation: Rotation, rules: Rules, decision: Decision, now: datetime) ->
             text = f"{_HELD} {decision.message}"
             return rotation.record(now, candidate, "Held", text, candidate.weight)
         case Move.ROLL_BACK:
-            reason = TRIPPED if decision.tripped else WORSE
+            reason = Reason.TRIPPED if decision.tripped else Reason.WORSE
             text = decision.message
             return rotation.reject(now, reason, text).record(now, candidate, "RolledBack", text)
         case Move.PROMOTE:

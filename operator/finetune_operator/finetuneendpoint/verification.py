@@ -8,6 +8,7 @@ from enum import StrEnum
 from finetune_api.protocol.serving import AdapterReport, Verification
 from finetune_api.v1alpha1.status.endpoint import Served
 from finetune_operator.finetuneendpoint.observed import Observed, ServerPod
+from finetune_operator.status.conditions import Reason
 
 REASONS_OF_THE_VERSION = frozenset(
     {
@@ -22,7 +23,6 @@ REASONS_OF_THE_VERSION = frozenset(
 )
 """Reasons that reject a version, because a further try would fail too. After any other reason, such
 as an unreachable storage, the agent tries again."""
-SERVER_NOT_READY = "ServerNotReady"
 
 
 class Verdict(StrEnum):
@@ -65,7 +65,7 @@ def look_at(observed: Observed, version: Served) -> Outcome:
             told = _report_of(pod, version)
             if told is not None and told.reason and told.message:
                 return _open(told.reason, f"Pod {pod.name}: {told.message}")
-        return _open(SERVER_NOT_READY, _why_no_pod(observed, version))
+        return _open(Reason.SERVER_NOT_READY, _why_no_pod(observed, version))
     told_by = [(pod, _report_of(pod, version)) for pod in ready]
     for pod, told in told_by:
         if told is None:
