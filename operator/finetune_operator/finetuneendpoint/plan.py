@@ -117,8 +117,7 @@ def _take_over(rotation: Rotation, outcome: Outcome, now: datetime) -> Rotation:
 
 
 def _is_resting(rotation: Rotation) -> bool:
-    candidate = rotation.candidate
-    last = rotation.last_on(candidate) if candidate is not None else None
+    last = rotation.last_decision
     return last is not None and last.action == "Held"
 
 

@@ -60,8 +60,12 @@ class Rotation:
                 return entry
         return None
 
-    def last_on(self, candidate: Candidate) -> Decision | None:
-        """Return the last decision on a candidate in its present rollout, or None."""
+    @property
+    def last_decision(self) -> Decision | None:
+        """The last decision on the candidate in its present rollout, or None."""
+        candidate = self.candidate
+        if candidate is None:
+            return None
         for decision in reversed(self.decisions):
             if decision.version == candidate.version:
                 is_now = candidate.start_time is None or decision.time >= candidate.start_time

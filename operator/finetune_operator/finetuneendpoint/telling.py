@@ -109,7 +109,7 @@ def _set_progressing(draft: EndpointDraft, observed: Observed, rotation: Rotatio
         text = f"Version {candidate.version} is being verified on {candidate.server}."
         conditions.set(ConditionType.PROGRESSING, True, Reason.VERIFYING, text)
     elif is_held(rotation):
-        last = rotation.last_on(candidate)
+        last = rotation.last_decision
         text = f"Version {candidate.version}: {last.message if last else ''}"
         conditions.set(ConditionType.PROGRESSING, False, Reason.HELD, text)
     else:

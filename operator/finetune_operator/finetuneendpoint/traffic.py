@@ -87,8 +87,7 @@ def _act(rotation: Rotation, rules: Rules, decision: Decision, now: datetime) ->
         case Move.WAIT:
             return rotation
         case Move.HOLD:
-            last = rotation.last_on(candidate)
-            if last is not None and last.action == "Held" and last.message.startswith(_HELD):
+            if is_held(rotation):
                 return rotation
             text = f"{_HELD} {decision.message}"
             return rotation.record(now, candidate, "Held", text, candidate.weight)
@@ -116,8 +115,7 @@ _HELD = "It waits for a person's decision."
 
 def is_held(rotation: Rotation) -> bool:
     """Return whether the candidate waits for a person."""
-    candidate = rotation.candidate
-    last = rotation.last_on(candidate) if candidate is not None else None
+    last = rotation.last_decision
     return last is not None and last.action == "Held" and last.message.startswith(_HELD)
 
 
@@ -131,11 +129,11 @@ def _rest(observed: Observed, rotation: Rotation, rules: Rules, now: datetime) -
     """
     candidate = rotation.candidate
     assert candidate is not None
-    last = rotation.last_on(candidate)
+    last = rotation.last_decision
     if last is None or last.action != "Held":
         text = "A front took it out of rotation: its server refused connections or answered 5xx."
         return rotation.record(now, candidate, "Held", text, candidate.weight)
-    if last.message.startswith(_HELD):
+    if is_held(rotation):
         return rotation
     num_trips = _num_returns(candidate)
     rested = now - (parse_timestamp(last.time) or now)
