@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api.v1alpha1.status.endpoint import FineTuneEndpointStatus
-from finetune_operator.finetuneendpoint.rotation import Rotation
+from finetune_operator.finetuneendpoint.rotation import SECTIONS, Rotation
 from finetune_operator.status.draft import Draft
 from finetune_operator.status.fitting import FittedStatus, StatusSchema
 
@@ -20,11 +20,7 @@ OWNED_FIELDS = (
     "url",
     "model",
     "conditions",
-    "active",
-    "candidate",
-    "previous",
-    "rejected",
-    "decisions",
+    *SECTIONS,
 )
 STATUS = StatusSchema(FineTuneEndpointStatus)
 MAX_STATUS_BYTES = 20_000
@@ -49,7 +45,7 @@ class EndpointDraft(Draft):
     def put_rotation(self, rotation: Rotation) -> None:
         """Replace the versions; announce what was decided on them."""
         wire = rotation.to_wire()
-        for section in ("active", "candidate", "previous", "rejected", "decisions"):
+        for section in SECTIONS:
             self.drop(section)
             if section in wire:
                 self.put(section, wire[section])

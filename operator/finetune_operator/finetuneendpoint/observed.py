@@ -16,6 +16,9 @@ from finetune_operator.finetunejob.state.observed import Refusal
 
 Object = dict[str, Any]
 
+VERSION_SECTIONS = ("active", "candidate", "previous")
+"""Sections of the status that each name a version."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Neighbour:
@@ -147,6 +150,17 @@ def owner_of(endpoint: Object) -> Owner:
     )
 
 
+def versions_of(endpoint: Object) -> list[Object]:
+    """Return the versions that an endpoint's status names."""
+    status = endpoint.get("status") or {}
+    return [status[name] for name in VERSION_SECTIONS if status.get(name)]
+
+
+def servers_of(endpoint: Object) -> frozenset[str]:
+    """Return the servers that an endpoint's status names."""
+    return frozenset(str(each["server"]) for each in versions_of(endpoint) if each.get("server"))
+
+
 def read_neighbour(endpoint: Object) -> Neighbour | None:
     """Return what an endpoint shares with others; None if it is being deleted.
 
@@ -154,14 +168,13 @@ def read_neighbour(endpoint: Object) -> Neighbour | None:
     """
     if endpoint["metadata"].get("deletionTimestamp"):
         return None
-    spec, status = endpoint.get("spec") or {}, endpoint.get("status") or {}
-    sections = (status.get(name) or {} for name in ("active", "candidate", "previous"))
+    spec = endpoint.get("spec") or {}
     access = spec.get("access") or {}
     secret = ((access.get("keysFrom") or {}).get("secretRef") or {}).get("name")
     replicas = (spec.get("serve") or {}).get("replicas") or {}
     return Neighbour(
         owner=owner_of(endpoint),
-        servers=frozenset(str(each["server"]) for each in sections if each.get("server")),
+        servers=servers_of(endpoint),
         key_secret=str(secret or ""),
         replicas=Replicas(min=replicas.get("min", 1), max=replicas.get("max", 1)),
     )

@@ -17,12 +17,14 @@ from finetune_api.v1alpha1.status.endpoint import (
     RejectedVersion,
     Served,
 )
+from finetune_operator.finetuneendpoint.observed import VERSION_SECTIONS
 from finetune_operator.status.conditions import shorten, timestamp
 
 Object = dict[str, Any]
 
 MAX_SENTENCE_CHARACTERS = 300
-SECTIONS = ("active", "candidate", "previous", "rejected", "decisions")
+LIST_SECTIONS = ("rejected", "decisions")
+SECTIONS = (*VERSION_SECTIONS, *LIST_SECTIONS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,10 +142,10 @@ class Rotation:
     def to_wire(self) -> Object:
         """Return the sections of the status; those that are empty are left out."""
         wire: Object = {}
-        for name in ("active", "candidate", "previous"):
+        for name in VERSION_SECTIONS:
             if (version := getattr(self, name)) is not None:
                 wire[name] = _compact(version)
-        for name in ("rejected", "decisions"):
+        for name in LIST_SECTIONS:
             if entries := getattr(self, name):
                 wire[name] = [entry.to_wire() for entry in entries]
         return wire

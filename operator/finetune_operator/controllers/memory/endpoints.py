@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from finetune_api.meta import ENDPOINT_KIND, ENDPOINT_PLURAL, GROUP, VERSION
@@ -16,6 +16,7 @@ from finetune_api.names import FRONT, SERVING_LABEL
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_operator.controllers.memory.approvals import Wake
 from finetune_operator.controllers.memory.serving_reports import Report, ServingReports, Target
+from finetune_operator.finetuneendpoint.observed import servers_of, versions_of
 from finetune_operator.finetuneendpoint.trimming import trim_deployment, trim_serving_pod
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
 from finetune_operator.kube.api.client import KubeClient
@@ -44,7 +45,6 @@ BY_JOB = "job"
 BY_SERVER = "server"
 """Index of endpoints by the servers that their status names."""
 REST_SECONDS = 0.05
-_SECTIONS = ("active", "candidate", "previous")
 
 
 def _by_namespace(obj: Object) -> Iterable[str]:
@@ -54,16 +54,6 @@ def _by_namespace(obj: Object) -> Iterable[str]:
 def _by_job(endpoint: Object) -> Iterable[str]:
     name = ((endpoint.get("spec") or {}).get("jobRef") or {}).get("name")
     return (f"{endpoint['metadata']['namespace']}/{name}",) if name else ()
-
-
-def _versions_of(endpoint: Object) -> Iterator[Object]:
-    status = endpoint.get("status") or {}
-    return (status[section] for section in _SECTIONS if status.get(section))
-
-
-def servers_of(endpoint: Object) -> set[str]:
-    """Return the servers that an endpoint's status names."""
-    return {str(each["server"]) for each in _versions_of(endpoint) if each.get("server")}
 
 
 def _by_server(endpoint: Object) -> Iterable[str]:
@@ -187,7 +177,7 @@ class Endpoints:
         if deployment == FRONT:
             return {str(each["metadata"]["name"]) for each in self.of_namespace(namespace)}
         users = self.store.by_index(BY_SERVER, f"{namespace}/{deployment}")
-        return {str(version.get("adapter")) for each in users for version in _versions_of(each)}
+        return {str(version.get("adapter")) for each in users for version in versions_of(each)}
 
     def _on_report(self, pod: Object, before: Report | None, after: Report | None) -> None:
         """Wake the endpoints that a changed report is about."""
@@ -201,7 +191,7 @@ class Endpoints:
             return
         changed = _changed(_adapters(before), _adapters(after))
         for endpoint in self.store.by_index(BY_SERVER, f"{namespace}/{server}"):
-            adapters = {str(each.get("adapter")) for each in _versions_of(endpoint)}
+            adapters = {str(each.get("adapter")) for each in versions_of(endpoint)}
             if adapters & changed:
                 self._wake(key_of(endpoint), PRIORITY_CHILD)
 
