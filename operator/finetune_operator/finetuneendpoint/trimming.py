@@ -12,7 +12,7 @@ from finetune_api.meta import ENDPOINT_KIND
 from finetune_api.names import FRONT, MANAGED_BY, MANAGED_BY_LABEL, SERVER_LABEL, SERVING_LABEL
 from finetune_api.protocol.serving import MAX_REPORTED
 from finetune_operator.finetuneendpoint.observed import Workload
-from finetune_operator.status.conditions import shorten
+from finetune_operator.status.conditions import find_condition, is_true, shorten
 
 Object = dict[str, Any]
 
@@ -41,7 +41,7 @@ def trim_serving_pod(pod: Object) -> Object:
         "metadata": _head(metadata),
         "deployment": deployment if is_ours else "",
         "address": str(status.get("podIP") or "") if is_ours and runs else "",
-        "isReady": runs and _is_true(status, "Ready"),
+        "isReady": runs and is_true(status.get("conditions"), "Ready"),
         "problem": _problem_of_pod(status),
     }
 
@@ -53,14 +53,7 @@ def trim_deployment(deployment: Object) -> Object:
     that the operator is among those who have written it.
     """
     metadata, status = deployment["metadata"], deployment.get("status") or {}
-    failure = next(
-        (
-            str(each.get("message") or "")
-            for each in status.get("conditions") or ()
-            if each.get("type") == "ReplicaFailure" and each.get("status") == "True"
-        ),
-        "",
-    )
+    failure = find_condition(status.get("conditions"), "ReplicaFailure") or {}
     writers = {entry.get("manager") for entry in metadata.get("managedFields") or ()}
     spec = deployment.get("spec") or {}
     return {
@@ -74,7 +67,7 @@ def trim_deployment(deployment: Object) -> Object:
         "applied": (metadata.get("annotations") or {}).get(APPLIED_ANNOTATION, ""),
         "numWanted": int(spec.get("replicas", 1)),
         "numReady": int(status.get("readyReplicas") or 0),
-        "problem": failure,
+        "problem": str(failure.get("message") or "") if failure.get("status") == "True" else "",
     }
 
 
@@ -118,15 +111,10 @@ def _digest_of(spec: Object) -> str:
     return hashlib.sha256(orjson.dumps(spec, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
 
 
-def _is_true(status: Object, kind: str) -> bool:
-    conditions = status.get("conditions") or ()
-    return any(each.get("type") == kind and each.get("status") == "True" for each in conditions)
-
-
 def _problem_of_pod(status: Object) -> str:
-    for each in status.get("conditions") or ():
-        if each.get("type") == "PodScheduled" and each.get("status") == "False":
-            return str(each.get("message") or each.get("reason") or "")
+    scheduled = find_condition(status.get("conditions"), "PodScheduled") or {}
+    if scheduled.get("status") == "False":
+        return str(scheduled.get("message") or scheduled.get("reason") or "")
     told = (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ()))
     for each in told:
         waiting = (each.get("state") or {}).get("waiting") or {}
