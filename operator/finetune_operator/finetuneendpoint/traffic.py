@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from finetune_api.protocol.serving import FrontEndpoint
+from finetune_api.protocol.serving import FrontEndpoint, ReportedStream
 from finetune_api.v1alpha1.finetuneendpoint import Rollout
 from finetune_api.v1alpha1.status.endpoint import (
     MAX_STREAMS,
@@ -21,7 +21,6 @@ from finetune_operator.finetuneendpoint.canary.evidence import (
     Evidence,
     Signal,
     Stream,
-    weigh,
 )
 from finetune_operator.finetuneendpoint.canary.rollout import (
     Decision,
@@ -137,8 +136,8 @@ def _rest(observed: Observed, rotation: Rotation, rules: Rules, now: datetime) -
         return rotation
     num_trips = _num_returns(candidate)
     rested = now - (parse_timestamp(last.time) or now)
-    final = decide(rules, candidate.weight, read_streams(candidate), tripped=True)
     if num_trips >= len(REST_AFTER_TRIPS) or rested >= TRIP_PATIENCE:
+        final = decide(rules, candidate.weight, read_streams(candidate), tripped=True)
         return _act(rotation, rules, final, now)
     outcome = look_at(observed, candidate)
     if outcome.verdict is Verdict.FAILED:
@@ -178,12 +177,7 @@ def _reports_on(observed: Observed, candidate: Candidate) -> list[tuple[str, Fro
 
 def _reported(reports: Iterable[tuple[str, FrontEndpoint]]) -> list[Stream]:
     return [
-        Stream(
-            front=front,
-            weight=stream.weight,
-            active=_counts(stream.active),
-            candidate=_counts(stream.candidate),
-        )
+        _stream(front, stream)
         for front, told in reports
         for stream in told.streams
         if 0 < stream.weight < 100
@@ -192,14 +186,15 @@ def _reported(reports: Iterable[tuple[str, FrontEndpoint]]) -> list[Stream]:
 
 def read_streams(candidate: Candidate) -> tuple[Stream, ...]:
     """Return the counts that the status has of a rollout."""
-    return tuple(
-        Stream(
-            front=each.front,
-            weight=each.weight,
-            active=_counts(each.active),
-            candidate=_counts(each.candidate),
-        )
-        for each in candidate.streams
+    return tuple(_stream(each.front, each) for each in candidate.streams)
+
+
+def _stream(front: str, told: ReportedStream | StreamStatus) -> Stream:
+    return Stream(
+        front=front,
+        weight=told.weight,
+        active=_counts(told.active),
+        candidate=_counts(told.candidate),
     )
 
 
@@ -247,17 +242,13 @@ def _counted(candidate: Candidate, streams: tuple[Stream, ...], decision: Decisi
         update={
             "streams": _to_status(streams),
             "requests": decision.requests,
-            "evidence": evidence_section(streams, decision.evidence),
+            "evidence": _evidence_section(streams, decision.evidence),
         }
     )
 
 
-def evidence_section(
-    streams: Iterable[Stream], evidence: Evidence | None = None
-) -> list[EvidenceStatus]:
+def _evidence_section(streams: Iterable[Stream], evidence: Evidence) -> list[EvidenceStatus]:
     """Return the evidence of the signals that had a bad event, and that of all together."""
-    streams = tuple(streams)
-    evidence = evidence or weigh(streams)
     active, candidate = totals(streams)
     lines = [EvidenceStatus(signal="All", log_e=f"{evidence.log_e:.2f}")]
     for signal in Signal:
