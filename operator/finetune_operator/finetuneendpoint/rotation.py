@@ -170,9 +170,9 @@ def read_rotation(status: Mapping[str, Any]) -> Rotation:
     )
 
 
-def served_of(candidate: Candidate) -> Served:
-    """Return a candidate's version, without its rollout."""
-    return Served(**{name: getattr(candidate, name) for name in Served.model_fields})
+def served_of(version: Served) -> Served:
+    """Return a version without the rollout that a candidate has."""
+    return Served(**{name: getattr(version, name) for name in Served.model_fields})
 
 
 def is_same_version(one: Served, other: Served) -> bool:

@@ -88,30 +88,29 @@ def published_version(job: Mapping[str, Any], namespace: str) -> Served | None:
     return found.model_copy(update={"weights_sha256": artifact.get("sha256") or None})
 
 
+def _published(observed: Observed) -> Served | None:
+    return None if observed.job is None else published_version(observed.job, observed.namespace)
+
+
 def _newest(observed: Observed, rotation: Rotation) -> Served | None:
-    job = observed.job
-    newest = published_version(job, observed.namespace) if job is not None else None
-    if newest is not None:
+    if (newest := _published(observed)) is not None:
         return newest
-    if rotation.candidate is not None:
-        return served_of(rotation.candidate)
-    return rotation.active
+    stays = rotation.candidate or rotation.active
+    return None if stays is None else served_of(stays)
 
 
 def _pinned(observed: Observed, rotation: Rotation) -> Served | None:
-    number, job = observed.spec.version, observed.job
+    number, newest = observed.spec.version, _published(observed)
     assert number is not None
-    newest = published_version(job, observed.namespace) if job is not None else None
     if newest is not None and newest.version == number:
         return newest
     for each in rotation.served:
         if each.version == number:
-            return served_of(each) if isinstance(each, Candidate) else each
+            return served_of(each)
     # Versions of one job name differ only in their number. No digest of this one is known.
     for known in (newest, *rotation.served):
         if known is not None and (manifest := _MANIFEST.fullmatch(known.manifest_uri)):
-            served = served_of(known) if isinstance(known, Candidate) else known
-            return served.model_copy(
+            return served_of(known).model_copy(
                 update={
                     "version": number,
                     "adapter": adapter_name(observed.namespace, observed.spec.job_ref.name, number),
