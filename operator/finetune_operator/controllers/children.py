@@ -19,6 +19,7 @@ from finetune_api.names import (
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers.guarding import FIELD_MANAGER
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
+from finetune_operator.controllers.parents import find_live
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.warnings import PodWarnings
 from finetune_operator.finetunejob.render.config import digest_of
@@ -128,10 +129,7 @@ class Children:
 
     async def confirm_missing(self, observed: Observed, action: ConfirmMissing) -> Observed:
         """Read a Job live before it is believed to be gone."""
-        try:
-            live = await self._client.get(JOBS, observed.namespace, action.name)
-        except ObjectNotFound:
-            live = None
+        live = await find_live(self._client, JOBS, (observed.namespace, action.name))
         if live is not None and _controller_uid(live) == observed.uid:
             return self._with_job(observed, action.stage, live)
         return replace(observed, missing=observed.missing | {action.stage})

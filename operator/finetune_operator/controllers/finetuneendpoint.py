@@ -24,7 +24,7 @@ from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS, Endpoints
 from finetune_operator.controllers.memory.serving_reports import ServingReports
-from finetune_operator.controllers.parents import ParentGone
+from finetune_operator.controllers.parents import ParentGone, find_live
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.serving_objects import OWNERS_SECONDS, ServingObjects
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Plan
@@ -42,7 +42,7 @@ from finetune_operator.finetuneendpoint.trimming import workload_of
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.kube.api.client import KubeClient
-from finetune_operator.kube.api.errors import KubeError, ObjectNotFound
+from finetune_operator.kube.api.errors import KubeError
 from finetune_operator.kube.api.resource import Object, ObjectKey, key_of
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
@@ -259,10 +259,7 @@ class FineTuneEndpointReconciler:
         job = self._jobs.get(namespace, name)
         if job is None or is_whole(job) or not (job.get("status") or {}).get("artifact"):
             return job
-        try:
-            return await self._client.get(FINETUNEJOBS, namespace, name)
-        except ObjectNotFound:
-            return None
+        return await find_live(self._client, FINETUNEJOBS, (namespace, name))
 
 
 def _server_pod(pod: Object, report: FrontReport | ServerReport | None) -> ServerPod:

@@ -23,7 +23,7 @@ from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.sweep_memory import SweepMemory
 from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.controllers.memory.validated import SharedModels
-from finetune_operator.controllers.parents import ParentGone, read_parent
+from finetune_operator.controllers.parents import ParentGone, find_live, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.finetunesweep.actions import (
@@ -297,10 +297,7 @@ class FineTuneSweepReconciler:
             return live
 
     async def _read(self, namespace: str, name: str) -> Object | None:
-        try:
-            return await self._client.get(FINETUNEJOBS, namespace, name)
-        except ObjectNotFound:
-            return None
+        return await find_live(self._client, FINETUNEJOBS, (namespace, name))
 
     async def _patch(self, observed: Observed, action: PatchTrial) -> None:
         """Change the control fields of a trial; a missing one is found at the next reconcile."""

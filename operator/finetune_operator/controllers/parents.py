@@ -1,4 +1,4 @@
-"""Whether the object that is reconciled is still there: only a live read of it can say no."""
+"""Whether an object is still there: only a live read of it can say no."""
 
 from __future__ import annotations
 
@@ -11,6 +11,18 @@ class ParentGone(Exception):  # noqa: N818 - a state of the world
     """The object that is reconciled does not exist any more, or another one has its name."""
 
 
+async def find_live(client: KubeClient, resource: Resource, key: ObjectKey) -> Object | None:
+    """Return an object as the server has it; None if the server has none of that name.
+
+    Raises:
+        KubeError: The server gave no clear answer. That may be a 404 about something else.
+    """
+    try:
+        return await client.get(resource, *key)
+    except ObjectNotFound:
+        return None
+
+
 async def read_parent(client: KubeClient, resource: Resource, key: ObjectKey, uid: str) -> Object:
     """Read the object that is reconciled from the server.
 
@@ -21,10 +33,9 @@ async def read_parent(client: KubeClient, resource: Resource, key: ObjectKey, ui
         ParentGone: The server has no object of that name, or one with another UID.
         KubeError: The server gave no clear answer.
     """
-    try:
-        live = await client.get(resource, *key)
-    except ObjectNotFound as error:
-        raise ParentGone(f"{resource.kind} {key[0]}/{key[1]} is gone") from error
+    live = await find_live(client, resource, key)
+    if live is None:
+        raise ParentGone(f"{resource.kind} {key[0]}/{key[1]} is gone")
     if live["metadata"]["uid"] != uid:
         raise ParentGone(f"{resource.kind} {key[0]}/{key[1]} was created anew")
     return live
