@@ -11,9 +11,6 @@ import logging
 from dataclasses import dataclass
 from datetime import datetime
 
-from pydantic import ValidationError
-
-from finetune_api.messages.messages import explain_in_line
 from finetune_api.meta import ENDPOINT_KIND
 from finetune_api.names import FRONT
 from finetune_api.protocol.serving import FrontReport, ServerReport
@@ -24,6 +21,7 @@ from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS, Endpoints
 from finetune_operator.controllers.memory.serving_reports import ServingReports
+from finetune_operator.controllers.memory.validated import parse_stored
 from finetune_operator.controllers.parents import ParentGone, find_live
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.serving_objects import OWNERS_SECONDS, ServingObjects
@@ -229,16 +227,10 @@ class FineTuneEndpointReconciler:
 
     def _validate(self, endpoint: Object, memory: _Memory) -> None:
         generation = int(endpoint["metadata"].get("generation") or 0)
-        if memory.generation == generation:
-            return
-        # The status is not validated: a newer operator may have written more fields.
-        wire: Object = {"metadata": endpoint["metadata"], "spec": endpoint.get("spec")}
-        try:
-            memory.parsed, memory.problem = FineTuneEndpoint.from_stored(wire), ""
-        except ValidationError as error:
-            memory.parsed = None
-            memory.problem = explain_in_line(error, wire, kind=ENDPOINT_KIND)
-        memory.generation = generation
+        if memory.generation != generation:
+            parse = FineTuneEndpoint.from_stored
+            memory.parsed, memory.problem = parse_stored(endpoint, parse, kind=ENDPOINT_KIND)
+            memory.generation = generation
 
     def _neighbours(self, namespace: str, uid: str) -> list[Neighbour]:
         found = []

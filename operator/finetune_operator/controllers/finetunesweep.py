@@ -10,9 +10,6 @@ import json
 import logging
 from collections.abc import Iterable
 
-from pydantic import ValidationError
-
-from finetune_api.messages.messages import explain_in_line
 from finetune_api.meta import SWEEP_KIND
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunesweep import MAX_TRIALS, FineTuneSweep, FineTuneSweepSpec
@@ -22,7 +19,7 @@ from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.sweep_memory import SweepMemory
 from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS, Sweeps
-from finetune_operator.controllers.memory.validated import SharedModels
+from finetune_operator.controllers.memory.validated import SharedModels, parse_stored
 from finetune_operator.controllers.parents import ParentGone, find_live, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.finetunejob.state.excerpts import is_whole
@@ -167,16 +164,9 @@ class FineTuneSweepReconciler:
         return Done()
 
     async def _observe(self, key: ObjectKey, sweep: Object, memory: SweepMemory) -> Observed:
-        metadata = sweep["metadata"]
-        generation = int(metadata.get("generation") or 0)
+        generation = int(sweep["metadata"].get("generation") or 0)
         if memory.generation != generation:
-            # The status is not validated: a newer operator may have written more fields.
-            wire: Object = {"metadata": metadata, "spec": sweep.get("spec")}
-            try:
-                memory.parsed, memory.problem = self._validate(wire), ""
-            except ValidationError as error:
-                memory.parsed = None
-                memory.problem = explain_in_line(error, wire, kind=SWEEP_KIND)
+            memory.parsed, memory.problem = parse_stored(sweep, self._validate, kind=SWEEP_KIND)
             memory.generation = generation
         if memory.refusal is not None and self._clock.monotonic() >= memory.refused_until:
             memory.refusal = None

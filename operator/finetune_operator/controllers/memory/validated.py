@@ -7,18 +7,21 @@ kept once.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 from weakref import WeakValueDictionary
 
 import orjson
 from pydantic import ValidationError
 
 from finetune_api.messages.messages import explain_in_line
-from finetune_api.meta import APIModel
+from finetune_api.meta import KIND, APIModel
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.kube.api.resource import Object
 from finetune_operator.kube.cache.sharing import brief_key
+
+T = TypeVar("T")
 
 MAX_VALIDATED_BYTES = 64 * 2**20
 """What validated FineTuneJobs may take: 2,000 usual ones, of which each looked at last is kept."""
@@ -26,6 +29,18 @@ BASE_COST_BYTES = 17 * 1024
 """What the models of a small spec take."""
 COST_OF_A_BYTE = 4
 """A text takes up to four bytes a character in memory, and as little as one on the wire."""
+
+
+def parse_stored(
+    obj: Object, parse: Callable[[Object], T], *, kind: str = KIND
+) -> tuple[T | None, str]:
+    """Return an object with its spec validated; None and the cause if it cannot be read."""
+    # The status is not validated: a newer operator may have written more fields.
+    wire: Object = {"metadata": obj["metadata"], "spec": obj.get("spec")}
+    try:
+        return parse(wire), ""
+    except ValidationError as error:
+        return None, explain_in_line(error, wire, kind=kind)
 
 
 class SharedModels:
@@ -137,13 +152,10 @@ class ValidatedJobs:
 
     def _validate(self, job: Object) -> _Known:
         assert is_whole(job), "an excerpt is no spec"
-        # The status is not validated: a newer operator may have written more fields.
-        wire: Object = {"metadata": job["metadata"], "spec": job.get("spec")}
         generation = job["metadata"].get("generation", 0)
-        cost = BASE_COST_BYTES + COST_OF_A_BYTE * len(orjson.dumps(wire["spec"]))
-        try:
-            validated = FineTuneJob.from_stored(wire)
-        except ValidationError as error:
-            return _Known(generation, None, explain_in_line(error, wire), BASE_COST_BYTES)
-        spec = self._models.share(validated.spec, wire["spec"])
+        validated, problem = parse_stored(job, FineTuneJob.from_stored)
+        if validated is None:
+            return _Known(generation, None, problem, BASE_COST_BYTES)
+        cost = BASE_COST_BYTES + COST_OF_A_BYTE * len(orjson.dumps(job["spec"]))
+        spec = self._models.share(validated.spec, job["spec"])
         return _Known(generation, validated.model_copy(update={"spec": spec}), "", cost)
