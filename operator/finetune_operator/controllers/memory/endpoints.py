@@ -6,7 +6,6 @@ and all jobs run.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from finetune_api.meta import ENDPOINT_KIND, ENDPOINT_PLURAL, GROUP, VERSION
 from finetune_api.names import FRONT, SERVING_LABEL
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_operator.controllers.memory.approvals import Wake
+from finetune_operator.controllers.memory.reading import is_edited, warn_unreadable
 from finetune_operator.controllers.memory.serving_reports import Report, ServingReports, Target
 from finetune_operator.finetuneendpoint.observed import servers_of, versions_of
 from finetune_operator.finetuneendpoint.trimming import trim_deployment, trim_serving_pod
@@ -29,12 +29,9 @@ from finetune_operator.kube.api.resource import (
     key_of,
 )
 from finetune_operator.kube.cache.informer import Informer
-from finetune_operator.kube.cache.scopes import name_scope
 from finetune_operator.kube.cache.store import EventType, Store
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, PRIORITY_USER
-
-logger = logging.getLogger(__name__)
 
 FINETUNEENDPOINTS = Resource(
     group=GROUP, version=VERSION, plural=ENDPOINT_PLURAL, kind=ENDPOINT_KIND
@@ -101,21 +98,21 @@ class Endpoints:
             FINETUNEENDPOINTS,
             transform=trim_finetunejob,
             indexers={BY_NAMESPACE: _by_namespace, BY_JOB: _by_job, BY_SERVER: _by_server},
-            on_served=partial(_log_unreadable, "FineTuneEndpoints"),
+            on_served=partial(warn_unreadable, "FineTuneEndpoints", ENDPOINT_KIND),
         )
         self.pods_informer = informer(
             PODS,
             label_selector=SERVING_LABEL,
             transform=trim_serving_pod,
             indexers={BY_NAMESPACE: _by_namespace},
-            on_served=partial(_log_unreadable, "Serving pods"),
+            on_served=partial(warn_unreadable, "Serving pods", ENDPOINT_KIND),
         )
         self.deployments_informer = informer(
             DEPLOYMENTS,
             label_selector=SERVING_LABEL,
             transform=trim_deployment,
             indexers={BY_NAMESPACE: _by_namespace},
-            on_served=partial(_log_unreadable, "Deployments"),
+            on_served=partial(warn_unreadable, "Deployments", ENDPOINT_KIND),
         )
         self.informers = [self.informer, self.pods_informer, self.deployments_informer]
         self.store = self.informer.store
@@ -202,7 +199,7 @@ class Endpoints:
             self._forget(old)
             self._wake_neighbours(old, servers_of(old))
             return
-        if old is None or _is_edited(old, new):
+        if old is None or is_edited(old, new):
             self._wake(key_of(new), PRIORITY_USER)
         if old is not None and (left := servers_of(old) - servers_of(new)):
             self._wake_neighbours(new, left)
@@ -252,14 +249,6 @@ def _facts(trimmed: Object) -> Object:
     return {**facts, "deleted": trimmed["metadata"].get("deletionTimestamp")}
 
 
-def _is_edited(old: Object, new: Object) -> bool:
-    """Return whether a change is more than the status that the operator has written."""
-    before, after = old["metadata"], new["metadata"]
-    return any(
-        before.get(name) != after.get(name) for name in ("uid", "generation", "deletionTimestamp")
-    )
-
-
 def _routes(report: Report | None) -> dict[str, object]:
     if not isinstance(report, FrontReport):
         return {}
@@ -274,15 +263,3 @@ def _adapters(report: Report | None) -> dict[str, object]:
 
 def _changed(before: dict[str, object], after: dict[str, object]) -> set[str]:
     return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
-
-
-def _log_unreadable(what: str, scope: str, problem: str) -> None:
-    if problem:
-        logger.warning(
-            "%s of %s cannot be read: the CustomResourceDefinition of FineTuneEndpoint is not"
-            " installed, or the operator's role lacks list and watch. No endpoint goes on there;"
-            " all jobs run: %s",
-            what,
-            name_scope(scope),
-            problem,
-        )

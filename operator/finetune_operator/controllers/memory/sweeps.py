@@ -6,14 +6,15 @@ all jobs run.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 from finetune_api.meta import GROUP, SWEEP_KIND, SWEEP_PLURAL, VERSION
 from finetune_operator.controllers.controller import Owned
 from finetune_operator.controllers.memory.approvals import Wake
 from finetune_operator.controllers.memory.quiet import WakeupSuppression
+from finetune_operator.controllers.memory.reading import is_edited, warn_unreadable
 from finetune_operator.finetunejob.state.excerpts import excerpt_of, is_large
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
 from finetune_operator.finetunesweep.trials.news import is_news
@@ -22,12 +23,9 @@ from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.resource import Object, ObjectKey, Resource, key_of
 from finetune_operator.kube.cache.feed import Feed
 from finetune_operator.kube.cache.informer import Informer
-from finetune_operator.kube.cache.scopes import name_scope
 from finetune_operator.kube.cache.sharing import SharedParts
 from finetune_operator.kube.cache.store import EventType
 from finetune_operator.kube.queue.workqueue import PRIORITY_USER
-
-logger = logging.getLogger(__name__)
 
 FINETUNESWEEPS = Resource(group=GROUP, version=VERSION, plural=SWEEP_PLURAL, kind=SWEEP_KIND)
 BY_SWEEP = "sweep"
@@ -76,7 +74,7 @@ class Sweeps:
             FINETUNESWEEPS,
             namespaces=namespaces,
             transform=self._keep_sweep,
-            on_served=_tell_served,
+            on_served=partial(warn_unreadable, "FineTuneSweeps", SWEEP_KIND),
             may_be_forbidden=True,
             rng=rng,
         )
@@ -111,24 +109,5 @@ class Sweeps:
         if new is None:
             assert old is not None
             self._forget(old)
-        elif old is None or _is_news_of_sweep(old, new):
+        elif old is None or is_edited(old, new):
             self._wake(key_of(new), PRIORITY_USER)
-
-
-def _is_news_of_sweep(old: Object, new: Object) -> bool:
-    """Return whether a change is more than the status that the operator has written."""
-    before, after = old["metadata"], new["metadata"]
-    return any(
-        before.get(name) != after.get(name) for name in ("uid", "generation", "deletionTimestamp")
-    )
-
-
-def _tell_served(scope: str, problem: str) -> None:
-    if problem:
-        logger.warning(
-            "FineTuneSweeps of %s cannot be read: their CustomResourceDefinition is not installed,"
-            " or the operator's role lacks list and watch on them. No sweep goes on there; all jobs"
-            " run: %s",
-            name_scope(scope),
-            problem,
-        )
