@@ -7,6 +7,7 @@ from typing import Any
 from finetune_api.names import SERVING, SERVING_TOKEN_SECRET
 from finetune_api.protocol.serving import REPORT_PORT
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.render.beside import environment_of
 from finetune_operator.finetunejob.render.security import container_security, pod_security
 
 Manifest = dict[str, Any]
@@ -22,11 +23,6 @@ ANSWER_SECONDS = 120
 GRACE_SECONDS = DRAIN_SECONDS + ANSWER_SECONDS + 25
 """Time between the request to end and the kill; the engine ends after its agent."""
 HOME = "/tmp"  # noqa: S108 - the container's own emptyDir
-
-
-def environment_of(values: dict[str, str]) -> list[Manifest]:
-    """Return variables as a container has them."""
-    return [{"name": name, "value": value} for name, value in sorted(values.items())]
 
 
 def account_volume() -> Manifest:

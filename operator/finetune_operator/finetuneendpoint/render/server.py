@@ -33,7 +33,6 @@ from finetune_operator.finetuneendpoint.render.pods import (
     ANSWER_SECONDS,
     HOME,
     TOKEN_FILE,
-    environment_of,
     limited,
     probes,
     render_budget,
@@ -45,16 +44,21 @@ from finetune_operator.finetuneendpoint.render.pods import (
 )
 from finetune_operator.finetuneendpoint.render.scaling import is_scaled
 from finetune_operator.finetuneendpoint.servers import Server, way_of
+from finetune_operator.finetunejob.render.beside import ENVIRONMENT_BESIDE, environment_of
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
-from finetune_operator.finetunejob.render.pod import CREDENTIALS_DIR, whole_bytes, whole_cpus
+from finetune_operator.finetunejob.render.engine import ENGINE_DIR
+from finetune_operator.finetunejob.render.pod import (
+    CACHE_DIR,
+    CREDENTIALS_DIR,
+    whole_bytes,
+    whole_cpus,
+)
 from finetune_operator.finetunejob.render.security import container_security
 
 Manifest = dict[str, Any]
 
 ENGINE_PORT = 8001
-ENGINE_DIR = "/run/finetune/engine"
 ADAPTERS_DIR = "/var/lib/finetune/adapters"
-CACHE_DIR = "/cache"
 MAX_LORAS = 8
 """Adapters that one batch of vLLM may mix; of the others it keeps the weights in main memory."""
 
@@ -219,11 +223,7 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
     if serve.num_gpus:
         limits[serve.resources.gpu_resource] = str(serve.num_gpus)
     environment = {
-        "HOME": HOME,
-        # Torch asks for the user's name, and this one is in no image's list of users.
-        "USER": "finetune",
-        "HF_HUB_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
+        **ENVIRONMENT_BESIDE,
         # Without it Torch begins a thread for each core of the node.
         "OMP_NUM_THREADS": str(whole_cpus(limits["cpu"])),
     }

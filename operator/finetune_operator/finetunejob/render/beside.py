@@ -12,6 +12,19 @@ from typing import Any
 from finetune_operator.config import OperatorConfig
 
 HOME = "/tmp"  # noqa: S108 - the container sees the shared folder here: all it may write to
+ENVIRONMENT_BESIDE = {
+    "HOME": HOME,
+    # Torch asks for the user's name, and this one is in no image's list of users.
+    "USER": "finetune",
+    "HF_HUB_OFFLINE": "1",
+    "DO_NOT_TRACK": "1",
+}
+"""What every sidecar is told."""
+
+
+def environment_of(values: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Return variables as a container has them."""
+    return [{"name": name, "value": value} for name, value in sorted(values.items())]
 
 
 def share_folder(
@@ -49,17 +62,9 @@ def render_beside(
         environment: What it is told beside what every sidecar is.
         mounts: What else it sees.
     """
-    values = {
-        "HOME": HOME,
-        # Torch asks for the user's name, and this one is in no image's list of users.
-        "USER": "finetune",
-        "HF_HUB_OFFLINE": "1",
-        "DO_NOT_TRACK": "1",
-        **environment,
-    }
     return {
         **container,
         "restartPolicy": "Always",
-        "env": [{"name": name, "value": value} for name, value in sorted(values.items())],
+        "env": environment_of({**ENVIRONMENT_BESIDE, **environment}),
         "volumeMounts": [*mounts, {"name": folder, "mountPath": HOME}],
     }

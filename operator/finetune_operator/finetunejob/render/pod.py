@@ -23,6 +23,7 @@ from finetune_api.protocol.trainer import (
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.render.beside import environment_of
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, claims_of
 from finetune_operator.finetunejob.render.config import JOB_FILE
 from finetune_operator.finetunejob.render.engine import (
@@ -306,8 +307,7 @@ def _environment(
         values[Environment.RENDEZVOUS_PORT] = str(config.rendezvous_port)
     # The contract wins over the administrator's variables, those over the tenant's.
     tenant = {variable.name: variable.value for variable in extra.env}
-    merged = {**tenant, **config.trainer_environment, **values}
-    return [{"name": key, "value": value} for key, value in sorted(merged.items())]
+    return environment_of({**tenant, **config.trainer_environment, **values})
 
 
 def _training_node(spec: FineTuneJobSpec, extra: PodTemplate, config: OperatorConfig) -> str:

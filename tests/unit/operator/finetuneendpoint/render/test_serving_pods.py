@@ -16,8 +16,9 @@ from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.render.front import render_front, render_token
 from finetune_operator.finetuneendpoint.render.metadata import Deployed
-from finetune_operator.finetuneendpoint.render.server import ENGINE_DIR, render_server
+from finetune_operator.finetuneendpoint.render.server import render_server
 from finetune_operator.finetuneendpoint.servers import Server
+from finetune_operator.finetunejob.render.engine import ENGINE_DIR
 from finetune_trainer.serve.agent import server as agent
 from finetune_trainer.serve.engine import server as engine
 from finetune_trainer.serve.front import server as front
