@@ -13,6 +13,7 @@ import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable
+from functools import partial
 from weakref import WeakValueDictionary
 
 from finetune_api.names import FRONT
@@ -127,16 +128,13 @@ class ServingObjects:
     async def _apply_server(self, needed: NeededServer, config: OperatorConfig) -> bool:
         namespace = needed.server.namespace
         manifest = render_server(needed.server, needed.replicas, needed.owners, config)
-
-        def scaler(deployed: Deployed) -> Object | None:
-            return render_scaler(namespace, deployed, needed.replicas, config)
-
-        def parts(deployed: Deployed) -> list[Object]:
-            return render_server_parts(namespace, deployed)
-
-        has_keda = bool(config.keda_prometheus_url)
         return await self._apply(
-            namespace, needed.name, manifest, parts, scaler=scaler, has_keda=has_keda
+            namespace,
+            needed.name,
+            manifest,
+            partial(render_server_parts, namespace),
+            scaler=partial(render_scaler, namespace, replicas=needed.replicas, config=config),
+            has_keda=bool(config.keda_prometheus_url),
         )
 
     async def _apply(
