@@ -119,8 +119,8 @@ class Endpoints:
         self.pods = self.pods_informer.store
         self.deployments = self.deployments_informer.store
         self.store.add_handler(self._on_endpoint)
-        self.pods.add_handler(self._on_pod)
-        self.deployments.add_handler(self._on_deployment)
+        self.pods.add_handler(self._on_workload)
+        self.deployments.add_handler(self._on_workload)
         jobs.add_handler(self._on_job)
 
     def new_reports(self, *, clock: Clock, rng: random.Random) -> ServingReports:
@@ -170,10 +170,9 @@ class Endpoints:
 
     def _reported_names(self, target: Target) -> set[str]:
         """Return the endpoints, or the versions, that reports of a Deployment can be about."""
-        namespace, deployment = target
-        if deployment == FRONT:
-            return {str(each["metadata"]["name"]) for each in self.of_namespace(namespace)}
-        users = self.store.by_index(BY_SERVER, f"{namespace}/{deployment}")
+        users = self._users(*target)
+        if target[1] == FRONT:
+            return {str(each["metadata"]["name"]) for each in users}
         return {str(version.get("adapter")) for each in users for version in versions_of(each)}
 
     def _on_report(self, pod: Object, before: Report | None, after: Report | None) -> None:
@@ -187,7 +186,7 @@ class Endpoints:
                     self._wake(key, PRIORITY_CHILD)
             return
         changed = _changed(_adapters(before), _adapters(after))
-        for endpoint in self.store.by_index(BY_SERVER, f"{namespace}/{server}"):
+        for endpoint in self._users(namespace, server):
             adapters = {str(each.get("adapter")) for each in versions_of(endpoint)}
             if adapters & changed:
                 self._wake(key_of(endpoint), PRIORITY_CHILD)
@@ -209,26 +208,23 @@ class Endpoints:
         for server in servers:
             self._wake_users(endpoint["metadata"]["namespace"], server)
 
+    def _users(self, namespace: str, deployment: str) -> list[Object]:
+        """Return the endpoints that a Deployment serves."""
+        if deployment == FRONT:
+            return self.of_namespace(namespace)
+        return self.store.by_index(BY_SERVER, f"{namespace}/{deployment}")
+
     def _wake_users(self, namespace: str, deployment: str) -> None:
-        users = (
-            self.of_namespace(namespace)
-            if deployment == FRONT
-            else self.store.by_index(BY_SERVER, f"{namespace}/{deployment}")
-        )
-        for endpoint in users:
+        for endpoint in self._users(namespace, deployment):
             self._wake(key_of(endpoint), PRIORITY_CHILD)
 
-    def _on_pod(self, kind: EventType, old: Object | None, new: Object | None) -> None:
-        if old is None or new is None or _facts(old) != _facts(new):
-            pod = old if new is None else new
-            assert pod is not None
-            self._wake_users(pod["metadata"]["namespace"], pod["deployment"])
-
-    def _on_deployment(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+    def _on_workload(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        """Wake the endpoints of a changed Deployment, or of the one that a changed pod names."""
         if old is None or new is None or _facts(old) != _facts(new):
             found = old if new is None else new
             assert found is not None
-            self._wake_users(*key_of(found))
+            namespace, name = key_of(found)
+            self._wake_users(namespace, found.get("deployment", name))
 
     def _on_job(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         if old is not None and new is not None and _artifact(old) == _artifact(new):
