@@ -226,7 +226,7 @@ def _decisions(status: Body, now: datetime) -> list[str]:
 
 def _question(endpoint: Body) -> list[str]:
     status = _status(endpoint)
-    if not status.get("url") or condition(endpoint, "Available").get("status") != "True":
+    if not status.get("url") or not is_true(endpoint, "Available"):
         return []
     message = {"role": "user", "content": "Hello"}
     body = json.dumps({"model": status["model"], "messages": [message]})
