@@ -33,7 +33,7 @@ def set_conditions(draft: EndpointDraft, observed: Observed, rotation: Rotation)
     _set_progressing(draft, observed, rotation)
     _set_degraded(draft, observed, rotation, rejection)
     _set_stalled(draft, observed, rotation)
-    set_phase(draft, rotation)
+    _set_phase(draft, rotation)
 
 
 def _set_available(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:
@@ -173,7 +173,7 @@ def _set_stalled(draft: EndpointDraft, observed: Observed, rotation: Rotation) -
     conditions.set(ConditionType.STALLED, False, Reason.AS_WANTED)
 
 
-def set_phase(draft: EndpointDraft, rotation: Rotation) -> None:
+def _set_phase(draft: EndpointDraft, rotation: Rotation) -> None:
     """Set phase and reason, which are for columns."""
     active, candidate = rotation.active, rotation.candidate
     is_available = draft.is_true(ConditionType.AVAILABLE)

@@ -35,7 +35,7 @@ from enum import StrEnum
 
 
 class Signal(StrEnum):
-    """A kind of bad event."""
+    """A kind of bad event; its member's name is that of the field of ``Counts``."""
 
     ERRORS = "Errors"
     SLOW = "Slow"
@@ -76,17 +76,10 @@ class Counts:
 
     def of(self, signal: Signal) -> int:
         """Return the number of bad events of a kind."""
-        return int(getattr(self, _FIELDS[signal]))
+        return int(getattr(self, signal.name.lower()))
 
 
 COUNTED = tuple(field.name for field in fields(Counts))
-_FIELDS = {
-    Signal.ERRORS: "errors",
-    Signal.SLOW: "slow",
-    Signal.REFUSALS: "refusals",
-    Signal.INVALID_JSON: "invalid_json",
-    Signal.THUMBS_DOWN: "thumbs_down",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
