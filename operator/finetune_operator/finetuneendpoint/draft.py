@@ -26,9 +26,6 @@ STATUS = StatusSchema(FineTuneEndpointStatus)
 MAX_STATUS_BYTES = 20_000
 COUNTS_INTERVAL = timedelta(seconds=5)
 """Shortest time between two writes that change only counts and messages."""
-_KNOWN_FIELDS = frozenset(
-    field.alias or name for name, field in FineTuneEndpointStatus.model_fields.items()
-)
 _LAZY_OF_CANDIDATE = ("streams", "evidence", "requests")
 _WARNINGS = ("Refused", "Held", "RolledBack")
 
@@ -37,10 +34,7 @@ class EndpointDraft(Draft):
     """Mutable status of one plan."""
 
     def __init__(self, endpoint: Object, now: datetime) -> None:
-        # Repeat fields of a newer version: server-side apply removes fields that we own and leave
-        # out.
-        newer = [key for key in endpoint.get("status") or {} if key not in _KNOWN_FIELDS]
-        super().__init__(endpoint, (*OWNED_FIELDS, *newer), now)
+        super().__init__(endpoint, STATUS, OWNED_FIELDS, now)
 
     def put_rotation(self, rotation: Rotation) -> None:
         """Replace the versions; announce what was decided on them."""
@@ -69,7 +63,6 @@ class EndpointDraft(Draft):
         may_count = written_at is None or self.now - written_at >= COUNTS_INTERVAL
         fitted = self.fit(
             wire,
-            STATUS,
             lambda new: new != self._stored if may_count else _eager(new) != _eager(self._stored),
         )
         if fitted is not None or written_at is None or may_count or wire == self._stored:

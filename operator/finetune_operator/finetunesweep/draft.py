@@ -29,9 +29,6 @@ OWNED_FIELDS = (
     "trials",
 )
 STATUS = StatusSchema(FineTuneSweepStatus)
-_KNOWN_FIELDS = frozenset(
-    field.alias or name for name, field in FineTuneSweepStatus.model_fields.items()
-)
 _LAZY_FIELDS = ("spent", "trials", "conditions")
 _LAZY_OF_TRIALS = ("score", "low", "high", "loss", "step", "tokens")
 
@@ -40,10 +37,7 @@ class SweepDraft(Draft):
     """Mutable status of one plan."""
 
     def __init__(self, sweep: Object, now: datetime) -> None:
-        # Repeat fields of a newer version: server-side apply removes fields that we own and leave
-        # out.
-        newer = [key for key in sweep.get("status") or {} if key not in _KNOWN_FIELDS]
-        super().__init__(sweep, (*OWNED_FIELDS, *newer), now)
+        super().__init__(sweep, STATUS, OWNED_FIELDS, now)
 
     @property
     def num_created(self) -> int:
@@ -98,7 +92,7 @@ class SweepDraft(Draft):
                 return True
             return _is_worth_writing(self._stored, wire)
 
-        return self.fit(self.sections(), STATUS, is_news)
+        return self.fit(self.sections(), is_news)
 
 
 def _told_steps(status: Object) -> list[tuple[Any, ...]]:

@@ -32,14 +32,20 @@ class Draft:
 
     Args:
         owner: The object whose status it is, as stored.
+        schema: The schema of its status.
         fields: Names of the fields that the operator's field manager owns.
     """
 
-    def __init__(self, owner: Object, fields: Iterable[str], now: datetime) -> None:
+    def __init__(
+        self, owner: Object, schema: StatusSchema, fields: Iterable[str], now: datetime
+    ) -> None:
         self.now = now
         stored: Object = owner.get("status") or {}
-        self._stored = stored
-        self._fields: Object = {key: stored[key] for key in fields if key in stored}
+        self._stored, self._schema = stored, schema
+        # Repeat fields of a newer version: server-side apply removes fields that we own and leave
+        # out.
+        kept = (*fields, *schema.unknown_fields(stored))
+        self._fields: Object = {key: stored[key] for key in kept if key in stored}
         self.generation: int | None = owner["metadata"].get("generation")
         self.conditions = Conditions(stored.get("conditions"), generation=self.generation, now=now)
         self.events: list[Announce] = []
@@ -78,16 +84,14 @@ class Draft:
         wire["conditions"] = self.conditions.to_wire()
         return wire
 
-    def fit(
-        self, wire: Object, schema: StatusSchema, is_news: Callable[[Object], bool]
-    ) -> FittedStatus | None:
+    def fit(self, wire: Object, is_news: Callable[[Object], bool]) -> FittedStatus | None:
         """Return the status to write, cut to its schema; None if it is unchanged.
 
         An Event reports the cuts.
         """
         if not is_news(wire):
             return None
-        fitted, cuts = schema.fit(wire)
+        fitted, cuts = self._schema.fit(wire)
         if fitted is not wire and not is_news(fitted):
             return None
         if cuts:

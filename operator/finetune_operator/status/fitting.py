@@ -97,6 +97,15 @@ class StatusSchema:
         mended = _mend(self._schema, status, "", cuts)
         return FittedStatus({} if mended is _LEFT_OUT else mended), tuple(cuts)
 
+    @cached_property
+    def _names(self) -> frozenset[str]:
+        fields = self._model.model_fields
+        return frozenset(field.alias or name for name, field in fields.items())
+
+    def unknown_fields(self, status: dict[str, Any]) -> list[str]:
+        """Return the names of fields that are not in the schema: a newer version has them."""
+        return [name for name in status if name not in self._names]
+
     def section_of(self, field: str) -> str:
         """Return the top-level field of the status that a field belongs to, of a fixed set."""
         first = re.split(r"[.\[]", field.removeprefix("."), maxsplit=1)[0]

@@ -48,19 +48,13 @@ OWNED_FIELDS = (
 )
 """What the operator's field manager owns; ``progress`` and ``metrics`` belong to the pushes."""
 STATUS = StatusSchema(FineTuneJobStatus)
-_KNOWN_FIELDS = frozenset(
-    field.alias or name for name, field in FineTuneJobStatus.model_fields.items()
-)
 
 
 class JobDraft(Draft):
     """Mutable status of one plan, with the stages, attempts and failures of a FineTuneJob."""
 
     def __init__(self, job: Object, now: datetime) -> None:
-        # Fields of a newer version are repeated: what its operator has applied under our name and
-        # we leave out would be removed.
-        newer = [key for key in job.get("status") or {} if key not in _KNOWN_FIELDS]
-        super().__init__(job, (*OWNED_FIELDS, *newer), now)
+        super().__init__(job, STATUS, OWNED_FIELDS, now)
         self._stages: dict[str, Object] = {
             item["name"]: dict(item) for item in self._stored.get("stages") or ()
         }
@@ -253,7 +247,7 @@ class JobDraft(Draft):
                 key=lambda e: _ORDER.get(e["name"], len(_ORDER)),
             )
         wire.update(self._extra)
-        return self.fit(wire, STATUS, partial(_is_worth_writing, self._stored))
+        return self.fit(wire, partial(_is_worth_writing, self._stored))
 
 
 def _is_worth_writing(stored: Object, wire: Object) -> bool:
