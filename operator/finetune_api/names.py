@@ -28,6 +28,8 @@ SERVER_LABEL = "finetune.dev/server"
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGED_BY = "finetune-operator"
 
+SKIP_STEPS_ANNOTATION = "finetune.dev/skip-steps"
+"""On a FineTuneEndpoint: the number of a version whose rollout takes no more steps."""
 PAUSED_ANNOTATION = "finetune.dev/paused"
 """On a child Job that the operator (not Kueue, not a person) suspended."""
 ACTIVE_SECONDS_ANNOTATION = "finetune.dev/active-seconds"

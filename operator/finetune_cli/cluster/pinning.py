@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from finetune_api.names import SKIP_STEPS_ANNOTATION
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.views.endpoint import rejection
@@ -12,9 +13,17 @@ from finetune_cli.views.endpoint import rejection
 Body = Mapping[str, Any]
 
 
-def pin(version: int | None) -> dict[str, Any]:
-    """Return the change that pins a version; None follows the newest again."""
-    return {"spec": {"version": version}}
+def pin(version: int | None, *, at_once: bool = False) -> dict[str, Any]:
+    """Return the change that pins a version; None follows the newest again.
+
+    Args:
+        version: Its number.
+        at_once: Its rollout takes no more steps.
+    """
+    change: dict[str, Any] = {"spec": {"version": version}}
+    if at_once:
+        change["metadata"] = {"annotations": {SKIP_STEPS_ANNOTATION: str(version)}}
+    return change
 
 
 def version_to_promote(endpoint: Body) -> int:
@@ -55,14 +64,16 @@ def version_to_restore(endpoint: Body) -> int:
     return int(found["version"])
 
 
-def check_change(endpoint: Body, version: int | None) -> None:
+def check_change(endpoint: Body, version: int | None, *, at_once: bool = False) -> None:
     """Refuse a change that changes nothing.
 
     Raises:
         CliError: The endpoint pins this version already, or follows the newest already.
     """
     name, present = endpoint["metadata"]["name"], endpoint["spec"].get("version")
-    if present == version:
+    annotations = endpoint["metadata"].get("annotations") or {}
+    is_skipping = annotations.get(SKIP_STEPS_ANNOTATION) == str(version)
+    if present == version and (is_skipping or not at_once):
         what = "follows the newest version" if version is None else f"pins version {version}"
         raise CliError(
             f"FineTuneEndpoint {name} {what} already; finetune endpoint describe {name} shows its "
@@ -71,7 +82,7 @@ def check_change(endpoint: Body, version: int | None) -> None:
         )
 
 
-def describe_change(endpoint: Body, version: int | None) -> list[str]:
+def describe_change(endpoint: Body, version: int | None, *, at_once: bool = False) -> list[str]:
     """Return what a change of the version changes, a line each."""
     metadata, spec = endpoint["metadata"], endpoint["spec"]
     status = endpoint.get("status") or {}
@@ -87,6 +98,8 @@ def describe_change(endpoint: Body, version: int | None) -> list[str]:
     candidate = status.get("candidate")
     if candidate and version is not None and candidate["version"] != version:
         lines.append(f"          candidate {candidate['version']} is taken out of rotation")
+    if at_once:
+        lines.append("          it answers all requests as soon as it is verified, without steps")
     if version is not None:
         lines.append(
             "          newer versions wait until spec.version is removed: finetune endpoint promote"

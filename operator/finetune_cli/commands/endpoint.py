@@ -109,23 +109,31 @@ def promote(
     newest: Annotated[
         bool, typer.Option("--newest", help="Pin none: the newest version takes over again.")
     ] = False,
+    at_once: Annotated[
+        bool, typer.Option("--at-once", help="Skip the steps that are left of its rollout.")
+    ] = False,
     yes: Yes = False,
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Pin the candidate's version, so that no newer one comes before it.
 
-    A pinned version is verified like any other, and goes through its rollout. One that was rejected
-    is tried again.
+    A pinned version is verified like any other, and goes through its rollout unless --at-once skips
+    the steps. One that was rejected is tried again.
     """
     from finetune_cli.cluster.pinning import version_to_promote
 
     if newest and to is not None:
         raise CliError(f"--newest pins no version, and --to {to} pins one: leave one of both out")
+    if newest and at_once:
+        raise CliError(
+            "--at-once skips the steps of a pinned version, and --newest pins none: name"
+            " the version with --to"
+        )
     cluster = where.connect()
     endpoint = cluster.get_endpoint(name)
     version = None if newest else to or version_to_promote(endpoint)
-    _change(cluster, endpoint, version, yes=yes, output=output)
+    _change(cluster, endpoint, version, at_once=at_once, yes=yes, output=output)
 
 
 @endpoint_app.command()
@@ -146,17 +154,23 @@ def rollback(
 
 
 def _change(
-    cluster: Cluster, endpoint: dict[str, Any], version: int | None, *, yes: bool, output: str
+    cluster: Cluster,
+    endpoint: dict[str, Any],
+    version: int | None,
+    *,
+    yes: bool,
+    output: str,
+    at_once: bool = False,
 ) -> None:
     """Say what changes, ask, and change the version."""
     from finetune_cli.cluster.pinning import check_change, describe_change, pin
 
-    check_change(endpoint, version)
-    print("\n".join(describe_change(endpoint, version)), file=sys.stderr)
+    check_change(endpoint, version, at_once=at_once)
+    print("\n".join(describe_change(endpoint, version, at_once=at_once)), file=sys.stderr)
     name = endpoint["metadata"]["name"]
     if not yes:
         typer.confirm(f"change {name}?", abort=True, err=True)
-    stored = cluster.patch_endpoint(name, pin(version))
+    stored = cluster.patch_endpoint(name, pin(version, at_once=at_once))
     what = "follows the newest version" if version is None else f"wants version {version}"
     words = f"{KIND}.finetune.dev/{name} {what}; finetune endpoint watch {name} shows its way"
     print_object(stored, output, words, kind=KIND)

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.meta import ENDPOINT_KIND
-from finetune_api.names import FRONT, Owner
+from finetune_api.names import FRONT, SKIP_STEPS_ANNOTATION, Owner
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint, FineTuneEndpointSpec
 from finetune_api.v1alpha1.spec.serving import Replicas
@@ -127,6 +127,13 @@ class Observed:
         """Whether the spec was changed since the status was written."""
         told = (self.endpoint.get("status") or {}).get("observedGeneration")
         return bool(told != self.endpoint["metadata"].get("generation"))
+
+    @property
+    def skips_steps_of(self) -> str:
+        """Number of the version that a person lets answer all requests at once; empty if none."""
+        return str(
+            (self.endpoint["metadata"].get("annotations") or {}).get(SKIP_STEPS_ANNOTATION, "")
+        )
 
     @property
     def owner(self) -> Owner:

@@ -21,7 +21,7 @@ from finetune_operator.finetuneendpoint.rotation import (
 )
 from finetune_operator.finetuneendpoint.serving import serving_of
 from finetune_operator.finetuneendpoint.telling import set_conditions
-from finetune_operator.finetuneendpoint.traffic import enter, judge, rules_of
+from finetune_operator.finetuneendpoint.traffic import enter, is_tripped, judge, rules_of
 from finetune_operator.finetuneendpoint.verification import Outcome, Verdict, look_at
 from finetune_operator.finetuneendpoint.versions import (
     follow,
@@ -91,7 +91,7 @@ def _go_on(observed: Observed, rotation: Rotation, now: datetime) -> Rotation:
     at_once = takes_over_at_once(observed, rotation, candidate)
     rollout = observed.spec.rollout
     if candidate.weight:
-        if at_once or rollout is None:
+        if rollout is None or (at_once and not is_tripped(observed, candidate)):
             text = "The rollout has no more steps."
             return rotation.promote(now).record(now, candidate, "Promoted", text, 100)
         return judge(observed, rotation, rules_of(rollout), now)

@@ -73,8 +73,7 @@ def judge(observed: Observed, rotation: Rotation, rules: Rules, now: datetime) -
     streams = merge(read_streams(candidate), _reported(reports))
     decision = decide(rules, candidate.weight, streams)
     rotation = replace(rotation, candidate=_counted(candidate, streams, decision))
-    is_tripped = any(candidate.adapter in told.tripped for _, told in reports)
-    if is_tripped and decision.move not in (Move.HOLD, Move.ROLL_BACK):
+    if is_tripped(observed, candidate) and decision.move not in (Move.HOLD, Move.ROLL_BACK):
         return _rest(observed, rotation, rules, now)
     return _act(rotation, rules, decision, now)
 
@@ -119,6 +118,11 @@ def is_held(rotation: Rotation) -> bool:
 
 
 # ---- trips ---------------------------------------------------------------------------------------
+
+
+def is_tripped(observed: Observed, candidate: Candidate) -> bool:
+    """Return whether a front keeps the candidate out of rotation at the moment."""
+    return any(candidate.adapter in told.tripped for _, told in _reports_on(observed, candidate))
 
 
 def _rest(observed: Observed, rotation: Rotation, rules: Rules, now: datetime) -> Rotation:

@@ -69,13 +69,15 @@ def takes_over_at_once(observed: Observed, rotation: Rotation, candidate: Candid
     """Return whether a verified candidate needs no rollout.
 
     That holds for the first version, for a version that only moves to another server, for a pinned
-    version that is older than the active one (a rollback), and without ``spec.rollout``.
+    version that is older than the active one (a rollback), for one whose steps a person skips, and
+    without ``spec.rollout``.
     """
     active, rollout = rotation.active, observed.spec.rollout
     if active is None or rollout is None or min(rollout.steps) >= 100:
         return True
     is_rollback = observed.spec.version is not None and candidate.version < active.version
-    return is_rollback or is_same_version(active, candidate)
+    is_skipped = observed.skips_steps_of == str(candidate.version)
+    return is_rollback or is_skipped or is_same_version(active, candidate)
 
 
 def published_version(job: Mapping[str, Any], namespace: str) -> Served | None:

@@ -230,6 +230,21 @@ def test_a_promotion_says_what_changes_asks_and_pins_the_candidate(cluster: Fake
     assert cluster.patches == [("headlines", {"spec": {"version": 4}})]
 
 
+def test_a_promotion_at_once_skips_the_steps_of_that_version_alone(cluster: FakeCluster) -> None:
+    cluster.roll_out()
+    cluster.endpoint["spec"]["version"] = 4
+    assert run("promote", "headlines", "--yes")[0] == 1  # pinned already
+    code, _, err = run("promote", "headlines", "--at-once", "--yes")
+    assert code == 0
+    assert "answers all requests as soon as it is verified" in err
+    annotations = {"finetune.dev/skip-steps": "4"}
+    wanted = {"spec": {"version": 4}, "metadata": {"annotations": annotations}}
+    assert cluster.patches == [("headlines", wanted)]
+    cluster.endpoint["metadata"]["annotations"] = annotations
+    assert run("promote", "headlines", "--at-once", "--yes")[0] == 1
+    assert run("promote", "headlines", "--at-once", "--newest", "--yes")[0] == 64
+
+
 def test_without_a_candidate_a_version_has_to_be_named(cluster: FakeCluster) -> None:
     code, _, why = run("promote", "headlines", "--yes")
     assert (code, cluster.patches) == (1, [])

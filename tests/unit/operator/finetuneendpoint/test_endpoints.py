@@ -235,6 +235,51 @@ def test_a_worse_version_is_held_for_a_person_where_the_spec_says_so():
     assert world.versions() == (2, None, 1)
 
 
+def skip_steps(world: EndpointWorld, version: int) -> None:
+    world.endpoint["metadata"]["annotations"] = {"finetune.dev/skip-steps": str(version)}
+
+
+def test_a_person_lets_a_candidate_skip_the_steps_that_are_left():
+    world = in_canary()
+    skip_steps(world, 3)
+    world.run(5)
+    assert world.versions() == (1, 2, None)
+    skip_steps(world, 2)
+    world.run()
+    assert world.versions() == (2, None, 1)
+    assert world.decided()[-1] == (2, "Promoted")
+
+
+def test_a_person_promotes_a_candidate_that_is_held():
+    world = in_canary(rollout={**ROLLOUT, "onWorse": "Hold"})
+    world.count(5, **WORSE)
+    world.run(5)
+    assert world.decided()[-1] == (2, "Held")
+    skip_steps(world, 2)
+    world.run()
+    assert world.versions() == (2, None, 1)
+
+
+def test_a_version_whose_steps_are_skipped_is_still_verified():
+    world = serving(rollout=ROLLOUT)
+    skip_steps(world, 2)
+    world.answers[2] = ("Failed", "AnswersLikeBase")
+    world.job = published_job(2)
+    world.run(3)
+    assert world.versions() == (1, None, None)
+    assert world.decided()[-1] == (2, "Refused")
+
+
+def test_a_tripped_candidate_takes_over_only_once_its_server_answers():
+    world = in_canary()
+    world.tripped = world.status["candidate"]["rolloutId"]
+    skip_steps(world, 2)
+    world.run(3)
+    assert world.versions() == (1, 2, None)
+    world.run(10)
+    assert world.versions() == (2, None, 1)
+
+
 # ---- pins and rollbacks --------------------------------------------------------------------------
 
 
