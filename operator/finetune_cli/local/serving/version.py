@@ -28,8 +28,8 @@ class PublishedVersion:
     """A published version.
 
     Attributes:
-        root: URI of the output that it lies in.
-        access: How that is reached.
+        root: URI of the job's output, which holds the version.
+        access: How to reach that output.
         namespace: Namespace of its job.
         job: Name of its job.
         number: Its number.

@@ -32,7 +32,7 @@ class AboutEngine:
     device: str | None = None
 
     def with_description(self, wire: Mapping[str, Any]) -> AboutEngine:
-        """Return the same with what the engine says of itself at ``/version``."""
+        """Return what is known with the engine's answer to ``GET /version`` added."""
         return AboutEngine(
             name=self.name or str(wire.get("engine") or "VLLM"),
             version=str(wire.get("version", "")),

@@ -64,7 +64,10 @@ class Engine:
         return frozenset(str(model["id"]) for model in body.get("data", ()))
 
     async def describe(self) -> Mapping[str, Any]:
-        """Return what the engine says of itself: ``version``, and ours also ``engine``."""
+        """Return the engine's answer to ``GET /version``.
+
+        Every engine tells its ``version``. Ours also tells ``engine``, ``dtype`` and ``device``.
+        """
         return await self._get("/version")
 
     async def read_metrics(self) -> str:

@@ -10,7 +10,7 @@ from finetune_trainer.serve.proxy import Refused
 
 MAX_BUCKETS = 10_000
 MAX_OPEN = 1024
-"""Slots that are held at once, whoever holds them."""
+"""Slots of all senders together."""
 
 
 class Limits:
