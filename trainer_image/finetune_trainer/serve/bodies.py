@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from finetune_trainer.serve.proxy import Refused
+from finetune_trainer.serve.errors import Refused
 
 FIELDS = frozenset(
     (

@@ -18,6 +18,8 @@ import orjson
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from finetune_trainer.serve.errors import Refused
+
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -40,50 +42,6 @@ _KEPT = ("Content-Type", "Content-Encoding", "Cache-Control", "Retry-After")
 """Headers of answers that pass on to the client."""
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
-
-
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
-    """A request that the proxy answers itself, in OpenAI's error shape.
-
-    Attributes:
-        retry_seconds: When to try again; 0 if that would not help.
-        param: The field of the body that is at fault.
-    """
-
-    def __init__(
-        self, status: int, code: str, message: str, *, retry_seconds: float = 0, param: str = ""
-    ) -> None:
-        super().__init__(code)
-        self.status = status
-        self.code = code
-        self.message = message
-        self.retry_seconds = retry_seconds
-        self.param = param
-
-    def body(self) -> bytes:
-        """Return the error object."""
-        kind = "server_error" if self.status >= 500 else "invalid_request_error"
-        error = {
-            "message": self.message,
-            "type": _TYPES.get(self.status, kind),
-            "param": self.param or None,
-            "code": self.code,
-        }
-        return orjson.dumps({"error": error})
-
-    def response(self) -> web.Response:
-        """Return the HTTP answer. It closes the connection if the body may not have been read."""
-        answer = web.Response(status=self.status, body=self.body(), content_type="application/json")
-        if self.retry_seconds:
-            answer.headers["Retry-After"] = str(max(1, round(self.retry_seconds + 0.499)))
-        if self.status == 401:
-            answer.headers["WWW-Authenticate"] = "Bearer"
-        if self.status in (400, 401, 404, 405, 408, 413, 415):
-            answer.force_close()
-        return answer
-
-
-_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
 class StreamCut(Exception):  # noqa: N818 - what happened to the answer
@@ -252,7 +210,7 @@ async def _cut(request: web.BaseRequest, stream: web.StreamResponse, opened: Ope
     """Tell a client that its answer is broken: an error event if it streams, and no proper end."""
     if opened.is_stream:
         refused = Refused(502, "stream_cut", "The server broke off. Ask again.")
-        await stream.write(b"\n\ndata: " + refused.body() + b"\n\n")
+        await stream.write(b"\n\ndata: " + orjson.dumps(refused.body()) + b"\n\n")
     if request.transport is not None:
         request.transport.close()
 

@@ -12,7 +12,8 @@ from aiohttp import web
 from finetune_trainer.serve.agent.engine import CHAT, COMPLETIONS
 from finetune_trainer.serve.agent.keeper import Adapter, Keeper
 from finetune_trainer.serve.bodies import check_fields, parse_body
-from finetune_trainer.serve.proxy import Refused, StreamCut, open_answer, pass_on, read_body
+from finetune_trainer.serve.errors import Refused, json_response
+from finetune_trainer.serve.proxy import StreamCut, open_answer, pass_on, read_body
 
 MODELS = "/v1/models"
 RETRY_SECONDS = 1.0
@@ -87,8 +88,7 @@ class Gate:
         models = [
             {"id": name, "object": "model", "created": 0, "owned_by": "finetune"} for name in names
         ]
-        body = orjson.dumps({"object": "list", "data": models})
-        return web.Response(body=body, content_type="application/json")
+        return json_response({"object": "list", "data": models})
 
     def _read(self, body: bytes) -> tuple[bytes, Adapter]:
         """Return the body to send and the adapter that it names.

@@ -20,7 +20,7 @@ from finetune_api.protocol.serving import (
 )
 from finetune_trainer.serve.agent.engine import Engine
 from finetune_trainer.serve.agent.keeper import Adapter, Keeper
-from finetune_trainer.serve.proxy import Refused
+from finetune_trainer.serve.errors import Refused
 from finetune_trainer.serve.verification import Verdict
 
 MESSAGE_CHARACTERS = 1024

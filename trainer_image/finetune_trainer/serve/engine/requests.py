@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_trainer.serve.errors import error_body
+
 MAX_STOPS = 4
 """OpenAI's limit of stop sequences."""
 _ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -51,15 +53,7 @@ class RequestError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The answer's body, in OpenAI's shape."""
-        kind = "invalid_request_error" if self.status < 500 else "server_error"
-        return {
-            "error": {
-                "message": self.message,
-                "type": kind,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        return error_body(self.status, self.message, param=self.param, code=self.code)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 
 import aiohttp
-import orjson
 from aiohttp import web
 
 from finetune_trainer.serve.bodies import parse_body
+from finetune_trainer.serve.errors import Refused, json_response
 from finetune_trainer.serve.front.answers import Watched, wants_json
 from finetune_trainer.serve.front.calls import Call, call_of
 from finetune_trainer.serve.front.keys import Keys, digest_of
@@ -27,7 +27,6 @@ from finetune_trainer.serve.front.state import State
 from finetune_trainer.serve.proxy import (
     MAX_BODY_BYTES,
     Opened,
-    Refused,
     StreamCut,
     open_answer,
     pass_on,
@@ -115,8 +114,7 @@ class Front:
             for route in mine
             if route.active is not None
         ]
-        body = orjson.dumps({"object": "list", "data": models})
-        return web.Response(body=body, content_type="application/json")
+        return json_response({"object": "list", "data": models})
 
     def _opens(self, route: Route, digest: str | None) -> bool:
         if route.secret is None:

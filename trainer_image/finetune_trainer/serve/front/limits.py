@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from finetune_trainer.serve.proxy import Refused
+from finetune_trainer.serve.errors import Refused
 
 MAX_BUCKETS = 10_000
 MAX_OPEN = 1024

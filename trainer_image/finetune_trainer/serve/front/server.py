@@ -14,18 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 
 from finetune_trainer.serve.desired import source_of
+from finetune_trainer.serve.errors import Refused, json_response
 from finetune_trainer.serve.front.answering import Front
 from finetune_trainer.serve.front.keys import Keys
 from finetune_trainer.serve.front.metrics import Metrics
 from finetune_trainer.serve.front.shadow import Shadow
 from finetune_trainer.serve.front.state import State
 from finetune_trainer.serve.logs import silence_libraries
-from finetune_trainer.serve.proxy import ProxyServer, Refused, log_defect, make_session
+from finetune_trainer.serve.proxy import ProxyServer, log_defect, make_session
 
 logger = logging.getLogger(__name__)
 
@@ -171,21 +171,17 @@ class Process:
     async def _answer_cluster(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path
         if path == "/report":
-            return _json(self.state.report())
+            return json_response(self.state.report())
         if path == "/metrics":
             body = await asyncio.to_thread(generate_latest, self._metrics.registry)
             return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
         if path == "/healthz":
-            return _json({"status": "ok"})
+            return json_response({"status": "ok"})
         if path == "/readyz":
             is_draining = self._public is not None and self._public.is_draining
             is_ready = self.state.is_known and not is_draining
-            return _json({"ready": is_ready}, status=200 if is_ready else 503)
+            return json_response({"ready": is_ready}, status=200 if is_ready else 503)
         raise Refused(404, "unknown_url", "No such URL.")
-
-
-def _json(value: object, *, status: int = 200) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
