@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+GOES_ON = "Nothing: the job goes on by itself."
+
 
 class ReasonHelp(NamedTuple):
     """Meaning and remedy of a reason.

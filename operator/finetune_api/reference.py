@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from finetune_api import reasons
 from finetune_api.crd import JOBS, CustomKind
-from finetune_api.endpoint_reasons import ENDPOINTS
 from finetune_api.meta import API_VERSION
 from finetune_api.protocol.reasons.data import DATA
 from finetune_api.protocol.reasons.model import MODEL
@@ -20,6 +18,12 @@ from finetune_api.protocol.reasons.storage import STORAGE
 from finetune_api.protocol.reasons.train import TRAIN
 from finetune_api.protocol.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
 from finetune_api.reason_help import ReasonHelp
+from finetune_api.reasons.acceptance import ACCEPTANCE
+from finetune_api.reasons.endpoints import ENDPOINTS
+from finetune_api.reasons.failures import CLASSES, PODS
+from finetune_api.reasons.life import EVENTS, LIFE
+from finetune_api.reasons.queue import QUEUE
+from finetune_api.reasons.sweeps import SWEEPS
 
 Schema = dict[str, Any]
 
@@ -106,13 +110,13 @@ def render_exit_codes() -> str:
 
 
 _REASON_SECTIONS: tuple[tuple[str, dict[str, ReasonHelp]], ...] = (
-    ("Whether a job is accepted", reasons.ACCEPTANCE),
-    ("The life of a job", reasons.LIFE),
-    ("Events that are no condition's", reasons.EVENTS),
-    ("Classes of failures", reasons.CLASSES),
-    ("Pods and their containers", reasons.PODS),
-    ("Kueue", reasons.QUEUE),
-    ("Sweeps", reasons.SWEEPS),
+    ("Whether a job is accepted", ACCEPTANCE),
+    ("The life of a job", LIFE),
+    ("Events that are no condition's", EVENTS),
+    ("Classes of failures", CLASSES),
+    ("Pods and their containers", PODS),
+    ("Kueue", QUEUE),
+    ("Sweeps", SWEEPS),
     ("Endpoints", ENDPOINTS),
     ("Stages: object stores, folders and the Hub", STORAGE),
     ("Stages: base model, tokenizer and chat template", MODEL),
