@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from finetune_api.meta import API_VERSION, APPROVAL_KIND
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.views.job import awaits_data_approval, is_terminal
+from finetune_cli.views.state import awaits_data_approval, is_terminal
 
 Body = dict[str, Any]
 

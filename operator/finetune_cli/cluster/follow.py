@@ -12,7 +12,7 @@ from finetune_cli.cluster.errors import ApiError
 from finetune_cli.cluster.waiting import RETRY_SECONDS, follow_log, is_passing, patiently
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.views.job import condition, is_terminal, is_true, state_text
+from finetune_cli.views.state import condition, is_terminal, is_true, state_text
 
 POLL_SECONDS = 1.0
 IDLE_POLLS = 3

@@ -8,7 +8,7 @@ from typing import Any
 from finetune_api.v1alpha1.evaluation.objective import VALIDATION_LOSS
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.views.job import is_true
+from finetune_cli.views.state import is_true
 
 Body = Mapping[str, Any]
 

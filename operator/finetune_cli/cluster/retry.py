@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.names import MANAGED_BY_LABEL, REPLICATE_LABEL, SWEEP_LABEL, TRIAL_LABEL
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.views.job import is_true
+from finetune_cli.views.state import is_true
 
 if TYPE_CHECKING:
     from finetune_trainer.storage import StorageAccess

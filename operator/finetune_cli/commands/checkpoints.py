@@ -35,7 +35,7 @@ def checkpoints(
     """
     from finetune_cli.files.documents import names_file
     from finetune_cli.reports.checkpoints import COLUMNS, rows_of
-    from finetune_cli.views.job import table
+    from finetune_cli.views.layout import table
 
     if names_file(target):
         steps = _steps_of_file(target, output_dir, overrides, where.namespace, endpoint, region)

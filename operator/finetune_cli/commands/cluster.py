@@ -89,7 +89,8 @@ def list_(
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """List jobs and how far they are."""
-    from finetune_cli.views.job import COLUMNS, WIDE_COLUMNS, current_time, row
+    from finetune_cli.views.job import COLUMNS, WIDE_COLUMNS, row
+    from finetune_cli.views.layout import current_time
 
     cluster = where.connect()
     found = cluster.list_jobs(all_namespaces=all_namespaces, selector=selector)
@@ -115,7 +116,7 @@ def queue(
 
     With -o wide the reason of each job is explained.
     """
-    from finetune_cli.views.job import current_time
+    from finetune_cli.views.layout import current_time
     from finetune_cli.views.queue import LEGEND, STALE, entries, lines, queues_of
 
     cluster = where.connect()
@@ -143,12 +144,13 @@ def describe(
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Show everything about one job. Conditions, scores, adapter, failure, events."""
-    from finetune_cli.views import job as jobview
+    from finetune_cli.views.job import describe as lines_of
+    from finetune_cli.views.layout import current_time
 
     cluster = where.connect()
     job = cluster.get_job(name)
     events = [] if output != "text" else cluster.list_events(name)
-    print_object(job, output, "\n".join(jobview.describe(job, events, jobview.current_time())))
+    print_object(job, output, "\n".join(lines_of(job, events, current_time())))
 
 
 @with_cluster_options
@@ -201,7 +203,7 @@ def wait(
 
 def _wait(cluster: Cluster, name: str, wanted: str, timeout_seconds: float | None) -> None:
     from finetune_cli.cluster.follow import verdict, watch_until
-    from finetune_cli.views.job import is_terminal, is_true
+    from finetune_cli.views.state import is_terminal, is_true
 
     shown: list[str] = []
 

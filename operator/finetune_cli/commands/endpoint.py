@@ -44,7 +44,7 @@ def list_(
 ) -> None:
     """List endpoints, the version that answers, and the one that is to take over."""
     from finetune_cli.views.endpoint import COLUMNS, row
-    from finetune_cli.views.job import current_time
+    from finetune_cli.views.layout import current_time
 
     cluster = where.connect()
     found = cluster.list_endpoints(all_namespaces=all_namespaces)
@@ -62,7 +62,7 @@ def describe(
 ) -> None:
     """Show everything about one endpoint. Versions, conditions, counts, decisions."""
     from finetune_cli.views import endpoint as endpointview
-    from finetune_cli.views.job import current_time
+    from finetune_cli.views.layout import current_time
 
     endpoint = where.connect().get_endpoint(name)
     words = "\n".join(endpointview.describe(endpoint, current_time()))

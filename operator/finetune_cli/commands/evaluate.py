@@ -141,7 +141,7 @@ def _object_of(asked: Asked, cluster: Cluster, new_name: str | None) -> dict[str
 def _find(asked: Asked, job: dict[str, Any]) -> str:
     from finetune_cli.commands.checkpoints import steps_of_object
     from finetune_cli.reports.checkpoints import find_weights
-    from finetune_cli.views.job import is_terminal
+    from finetune_cli.views.state import is_terminal
 
     assert asked.step is not None
     try:

@@ -60,7 +60,7 @@ def list_text(
     everywhere: bool,
 ) -> str:
     """Return listed objects as a table, of all namespaces with theirs; or that there are none."""
-    from finetune_cli.views.job import table
+    from finetune_cli.views.layout import table
 
     if not rows:
         place = "in any namespace" if everywhere else f"in namespace {cluster.namespace}"

@@ -42,7 +42,7 @@ def list_(
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """List sweeps, how far they are, and the best trial of each."""
-    from finetune_cli.views.job import current_time
+    from finetune_cli.views.layout import current_time
     from finetune_cli.views.sweep import COLUMNS, row
 
     cluster = where.connect()
@@ -76,7 +76,7 @@ def describe(
 ) -> None:
     """Show everything about one sweep. Parameters, conditions, trials, what was spent."""
     from finetune_cli.views import sweep as sweepview
-    from finetune_cli.views.job import current_time
+    from finetune_cli.views.layout import current_time
 
     sweep = where.connect().get_sweep(name)
     words = "\n".join(sweepview.describe(sweep, current_time()))
@@ -91,7 +91,7 @@ def watch(
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Tell what becomes of the trials, to the end. Exit code 1 if it failed or time is up."""
-    from finetune_cli.views.job import is_true
+    from finetune_cli.views.state import is_true
     from finetune_cli.views.sweep import changes, is_over, leaderboard, outcome
 
     cluster = where.connect()

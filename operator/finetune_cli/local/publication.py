@@ -14,7 +14,7 @@ from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.trainer import Stage
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.views.job import condition, is_terminal, is_true
+from finetune_cli.views.state import condition, is_terminal, is_true
 
 if TYPE_CHECKING:
     from finetune_cli.local.job import LocalRun

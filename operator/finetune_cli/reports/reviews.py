@@ -98,7 +98,7 @@ def waits_for_review(source: Source, opened: Opened) -> bool:
     """Return whether the run's publication waits for the panel's result."""
     if source.job is None:
         return bool(opened.facts.get("required"))
-    from finetune_cli.views.job import is_terminal
+    from finetune_cli.views.state import is_terminal
 
     review = source.job["spec"].get("evaluation", {}).get("review", {})
     return bool(review.get("required")) and not is_terminal(source.job)
@@ -246,7 +246,7 @@ def store_panel(source: Source, opened: Opened, files: Sequence[ReviewFile]) -> 
 
 def describe_panel(panel: Panel) -> str:
     """Return the panel's result as a table and a sentence for each thing to know."""
-    from finetune_cli.views.job import table
+    from finetune_cli.views.layout import table
 
     rows = []
     for judged in panel.judged:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from finetune_api.v1alpha1.evaluation.scoring import DIRECTION_UNKNOWN
 from finetune_cli.views.display import duration_text, printable
-from finetune_cli.views.job import table
+from finetune_cli.views.layout import table
 
 if TYPE_CHECKING:
     from finetune_trainer.experiments.comparison import Comparison

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from finetune_cli.views.job import age, condition, conditions, facts, is_true, section, table
+from finetune_cli.views.layout import age, conditions, facts, section, table
+from finetune_cli.views.state import condition, is_true
 
 Body = Mapping[str, Any]
 

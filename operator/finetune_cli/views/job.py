@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from finetune_cli.views.display import duration_text
-
-Body = Mapping[str, Any]
+from finetune_cli.views.layout import age, conditions, facts, section, table
+from finetune_cli.views.state import Body, awaits_data_approval, condition
 
 COLUMNS = ("NAME", "PHASE", "PROGRESS", "STEP", "LOSS", "QUEUE", "AGE")
 WIDE_COLUMNS = (*COLUMNS, "REASON", "ADAPTER")
-
-
-def condition(job: Body, kind: str) -> Body:
-    """Return one condition, or an empty mapping."""
-    found = job.get("status", {}).get("conditions", [])
-    return next((c for c in found if c.get("type") == kind), {})
-
-
-def is_true(job: Body, kind: str) -> bool:
-    """Whether a condition holds."""
-    return bool(condition(job, kind).get("status") == "True")
-
-
-def is_terminal(job: Body) -> bool:
-    """Whether the job has ended, one way or the other."""
-    return any(is_true(job, kind) for kind in ("Complete", "Failed", "Pruned"))
-
-
-def state_text(job: Body) -> str:
-    """Return what the job does or waits for, in one line."""
-    status = job.get("status", {})
-    phase, reason = status.get("phase", "Pending"), status.get("reason")
-    if not status:
-        return f"{phase}: no operator has looked at it yet"
-    causes = [c for c in status.get("conditions", []) if c.get("reason") == reason]
-    message = causes[-1].get("message") if causes else ""
-    return ": ".join(part for part in (phase, message or reason) if part)
 
 
 def metric(job: Body, name: str) -> str:
@@ -69,31 +42,6 @@ def row(job: Body, now: datetime, *, is_wide: bool) -> list[str]:
             status.get("artifact", {}).get("uri", ""),
         ]
     return cells
-
-
-def table(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> list[str]:
-    """Lay out cells as kubectl does: left-aligned, three blanks apart."""
-    widths = [max(len(line[i]) for line in (columns, *rows)) for i in range(len(columns))]
-    return [
-        "   ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in (columns, *rows)
-    ]
-
-
-def age(timestamp: str | None, now: datetime) -> str:
-    """Return the time since a timestamp as kubectl writes it: ``45s``, ``12m``, ``3h``, ``5d``."""
-    if not timestamp:
-        return ""
-    seconds = int((now - datetime.fromisoformat(timestamp)).total_seconds())
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= 2 * size or (seconds >= size and unit == "d"):
-            return f"{seconds // size}{unit}"
-    return f"{max(0, seconds)}s"
-
-
-def current_time() -> datetime:
-    """Return the time that ages count to."""
-    return datetime.now(UTC)
 
 
 def describe(job: Body, events: Iterable[Body], now: datetime) -> list[str]:
@@ -208,21 +156,6 @@ def _validation_score(told: Body) -> str | None:
     return f"{told['metric']} {told['value']} {bounds} on {told.get('numSamples')} rows"
 
 
-def conditions(job: Body, now: datetime) -> list[str]:
-    """Return the conditions of a job or a sweep as a table."""
-    rows = [
-        [
-            c.get("type", ""),
-            c.get("status", ""),
-            c.get("reason", ""),
-            age(c.get("lastTransitionTime"), now),
-            c.get("message", ""),
-        ]
-        for c in job.get("status", {}).get("conditions", [])
-    ]
-    return table(rows, ("TYPE", "STATUS", "REASON", "SINCE", "MESSAGE")) if rows else []
-
-
 def _dataset(job: Body) -> dict[str, Any]:
     dataset = job.get("status", {}).get("dataset", {})
     rows = dataset.get("rows", {})
@@ -251,12 +184,6 @@ def decision_text(job: Body) -> str | None:
     told = condition(job, "DataApproved")
     own = " that counts" if told.get("reason") == "ApprovedByRequester" else ""
     return f"none yet{own}: finetune approve {job['metadata']['name']}"
-
-
-def awaits_data_approval(job: Body) -> bool:
-    """Return whether a job trains only once somebody has approved its data set."""
-    required = job.get("status", {}).get("approvalPolicy", {}).get("required", [])
-    return job["spec"]["dataset"].get("approval") == "Required" or "DataSet" in required
 
 
 def _plan(job: Body) -> dict[str, Any]:
@@ -433,15 +360,3 @@ def _events(events: Iterable[Body], now: datetime) -> list[str]:
         for event in events
     ]
     return table(rows, ("TYPE", "REASON", "AGE", "COUNT", "MESSAGE")) if rows else []
-
-
-def facts(told: Mapping[str, Any]) -> list[str]:
-    """Return a line for each fact that is known."""
-    known = {key: value for key, value in told.items() if value not in (None, "")}
-    width = max((len(key) for key in known), default=0) + 1
-    return [f"{key + ':':<{width}} {value}" for key, value in known.items()]
-
-
-def section(title: str, lines: list[str]) -> list[str]:
-    """Return lines below a heading; nothing without any."""
-    return ["", f"{title}:", *(f"  {line}" for line in lines)] if lines else []

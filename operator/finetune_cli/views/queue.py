@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from finetune_cli.views.job import age, is_terminal, state_text, table
+from finetune_cli.views.layout import age, table
+from finetune_cli.views.state import is_terminal, state_text
 
 Body = Mapping[str, Any]
 QueueKey = tuple[str, str]

@@ -11,7 +11,8 @@ from typing import Any
 from finetune_api.names import SWEEP_LABEL
 from finetune_api.v1alpha1.evaluation.objective import VALIDATION_LOSS
 from finetune_api.v1alpha1.finetunesweep import default_stopping
-from finetune_cli.views.job import age, conditions, facts, is_true, section, table
+from finetune_cli.views.layout import age, conditions, facts, section, table
+from finetune_cli.views.state import is_true
 
 Body = Mapping[str, Any]
 

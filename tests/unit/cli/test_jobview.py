@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from finetune_cli.cluster.follow import verdict
-from finetune_cli.views.job import describe, is_terminal
+from finetune_cli.views.job import describe
+from finetune_cli.views.state import is_terminal
 from kit.cluster.simulation import finetunejob
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)

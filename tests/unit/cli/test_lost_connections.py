@@ -21,7 +21,7 @@ from finetune_cli.cluster.client import Cluster
 from finetune_cli.cluster.errors import ApiError
 from finetune_cli.cluster.follow import watch_until
 from finetune_cli.cluster.waiting import follow_log
-from finetune_cli.views.job import is_terminal
+from finetune_cli.views.state import is_terminal
 
 BREAK, HANG, END = "break", "hang", "end"
 

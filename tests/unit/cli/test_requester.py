@@ -13,7 +13,8 @@ from finetune_cli.app import app
 from finetune_cli.cluster.approval import check_counts, describe_data
 from finetune_cli.cluster.client import Cluster
 from finetune_cli.errors import CliError
-from finetune_cli.views.job import current_time, decision_text, describe
+from finetune_cli.views.job import decision_text, describe
+from finetune_cli.views.layout import current_time
 from kit.cases.spec_cases import changed, minimal_job
 
 RITA, BOB = "rita@example.org", "system:serviceaccount:team-a:bob"
