@@ -47,13 +47,9 @@ from finetune_operator.finetuneendpoint.servers import Server, way_of
 from finetune_operator.finetunejob.render.beside import ENVIRONMENT_BESIDE, environment_of
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
 from finetune_operator.finetunejob.render.engine import ENGINE_DIR
-from finetune_operator.finetunejob.render.pod import (
-    CACHE_DIR,
-    CREDENTIALS_DIR,
-    whole_bytes,
-    whole_cpus,
-)
+from finetune_operator.finetunejob.render.resources import whole_bytes, whole_cpus
 from finetune_operator.finetunejob.render.security import container_security
+from finetune_operator.finetunejob.render.volumes import CACHE_DIR, CREDENTIALS_DIR
 
 Manifest = dict[str, Any]
 

@@ -8,7 +8,7 @@ from functools import partial
 from finetune_api.meta import decimal_of
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_operator.finetunejob.render.pod import num_gpus_of
+from finetune_operator.finetunejob.render.resources import num_gpus_of
 from finetune_operator.finetunejob.state.gpu_time import HOUR_SECONDS, gpu_time_of
 from finetune_operator.finetunejob.state.step import Step
 

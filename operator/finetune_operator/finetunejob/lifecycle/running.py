@@ -26,7 +26,7 @@ from finetune_operator.finetunejob.pods.unstarted import (
     why_slow,
 )
 from finetune_operator.finetunejob.publication.endings import fail_stage
-from finetune_operator.finetunejob.render.pod import memory_of
+from finetune_operator.finetunejob.render.resources import memory_of
 from finetune_operator.finetunejob.state.actions import LookUpWarnings
 from finetune_operator.finetunejob.state.failure import Cause, latest_cause
 from finetune_operator.finetunejob.state.retry import Ledger, is_lost

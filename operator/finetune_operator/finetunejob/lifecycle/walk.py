@@ -39,7 +39,7 @@ from finetune_operator.finetunejob.publication.endings import (
     succeed,
 )
 from finetune_operator.finetunejob.publication.publishing import has_work
-from finetune_operator.finetunejob.render.pod import memory_of
+from finetune_operator.finetunejob.render.resources import memory_of
 from finetune_operator.finetunejob.state.decisions import ApprovalPolicy, needs_digest
 from finetune_operator.finetunejob.state.draft import JobDraft
 from finetune_operator.finetunejob.state.results import is_verdict

@@ -15,7 +15,7 @@ from finetune_api.paths import is_below, normal_path
 from finetune_api.protocol.trainer import Environment
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate, Toleration, VolumeMount
 from finetune_operator.allowlists import ALL, matches_name, matches_pair
-from finetune_operator.finetunejob.render.pod import OWN_VOLUMES
+from finetune_operator.finetunejob.render.volumes import OWN_VOLUMES
 from finetune_operator.status.conditions import Reason
 from finetune_operator.tenants import IMAGE_FOLDERS, RESERVED_MOUNTS, TenantSettings
 

@@ -65,7 +65,7 @@ def test_every_pod_meets_the_restricted_pod_security_standard(case):
     ("quantity", "cpus"), [("500m", 1), ("1", 1), ("1500m", 2), ("2.5", 3), ("64", 64), ("0", 1)]
 )
 def test_threads_are_the_cpu_limit_rounded_up(quantity, cpus):
-    from finetune_operator.finetunejob.render.pod import whole_cpus
+    from finetune_operator.finetunejob.render.resources import whole_cpus
 
     assert whole_cpus(quantity) == cpus
 
@@ -81,7 +81,7 @@ def test_threads_are_the_cpu_limit_rounded_up(quantity, cpus):
     ],
 )
 def test_the_limit_of_the_work_folder_is_handed_over_in_bytes(quantity, num_bytes):
-    from finetune_operator.finetunejob.render.pod import whole_bytes
+    from finetune_operator.finetunejob.render.resources import whole_bytes
 
     assert whole_bytes(quantity) == num_bytes
 

@@ -1,0 +1,95 @@
+"""What the containers of a stage request."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from typing import Any
+
+from finetune_api.protocol.trainer import CPU_STAGES, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.render.engine import has_engine
+
+_SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1), "k": Decimal(1000)}
+
+
+def whole_cpus(quantity: str) -> int:
+    """Return a CPU quantity rounded up to whole CPUs, at least 1.
+
+    Threads beyond the limit are throttled by the kernel, which costs far more than one idle core.
+    """
+    suffix = quantity[-1] if quantity[-1].isalpha() else ""
+    number = Decimal(quantity[: -len(suffix)] if suffix else quantity)
+    return max(1, math.ceil(number * _SUFFIXES.get(suffix, Decimal(1))))
+
+
+def whole_bytes(quantity: str) -> int:
+    """Return a size quantity in bytes, rounded down."""
+    number = quantity.rstrip("kKMGTi")
+    unit = quantity[len(number) :]
+    base = 1024 if unit.endswith("i") else 1000
+    return int(Decimal(number) * base ** " KMGT".index((unit[:1] or " ").upper()))
+
+
+def _is_small(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> bool:
+    """Whether a stage's own container holds no model: it needs none, or a server has it."""
+    return stage in CPU_STAGES or has_engine(spec, stage, config)
+
+
+def memory_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
+    """Return the memory limit of a stage's own container."""
+    if _is_small(spec, stage, config):
+        return config.prepare_memory
+    return spec.resources.memory or config.default_memory
+
+
+def cpu_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
+    """Return the CPU limit of a stage's own container."""
+    if _is_small(spec, stage, config):
+        return config.prepare_cpu
+    return spec.resources.cpu or config.default_cpu
+
+
+def num_gpus_of(spec: FineTuneJobSpec, stage: Stage) -> int:
+    """Return the GPUs of one pod of a stage."""
+    match stage:
+        case Stage.PREPARE | Stage.PUBLISH:
+            return 0
+        case Stage.TRAIN:
+            return spec.resources.gpus_per_node
+        case Stage.EVALUATE:
+            return spec.evaluation_gpus
+
+
+def render_resources(
+    spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig, *, has_kueue: bool
+) -> dict[str, Any]:
+    """Return the resources of a stage's own container, which requests the pod's disk.
+
+    Its emptyDirs have limits of their own. Kueue admits nothing that requests a resource which its
+    ClusterQueue does not cover; a LocalQueue `default` takes Jobs that name no queue, too.
+    """
+    limits = {"cpu": cpu_of(spec, stage, config), "memory": memory_of(spec, stage, config)}
+    gpus = 0 if has_engine(spec, stage, config) else num_gpus_of(spec, stage)
+    resources = _limited(limits, spec, gpus)
+    if config.scratch_request and (config.scratch_request_with_kueue or not has_kueue):
+        resources["requests"]["ephemeral-storage"] = config.scratch_request
+    return resources
+
+
+def render_engine_resources(
+    spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig
+) -> dict[str, Any]:
+    """Return what the stage would hold if it asked the models itself: its server holds it."""
+    limits = {
+        "cpu": spec.resources.cpu or config.default_cpu,
+        "memory": spec.resources.memory or config.default_memory,
+    }
+    return _limited(limits, spec, num_gpus_of(spec, stage))
+
+
+def _limited(limits: dict[str, str], spec: FineTuneJobSpec, gpus: int) -> dict[str, Any]:
+    if gpus:
+        limits[spec.resources.gpu_resource] = str(gpus)
+    return {"requests": dict(limits), "limits": limits}
