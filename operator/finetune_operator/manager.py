@@ -36,6 +36,7 @@ from finetune_operator.kube.leader import LeaderElector
 from finetune_operator.kube.queue.workqueue import WorkQueue
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.status import StatusThrottle
+from finetune_operator.metrics.endpoints import EndpointMetrics
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.metrics.sweeps import SweepMetrics
 from finetune_operator.probes import metrics_application, probes_application
@@ -166,6 +167,7 @@ class Manager:
             expects_progress=bool(config.progress_url),
         )
         SweepMetrics(self.caches.sweeps, self.registry, clock=self._clock)
+        EndpointMetrics(self.caches.endpoints.store, self.registry, clock=self._clock)
         for informer in self.caches.informers:
             self._spawn(informer.run(), f"informer-{informer.resource.plural}")
         self._spawn(self._recorder.run(), "events")

@@ -85,6 +85,11 @@ async def test_changes_of_jobs_pods_and_workloads_wake_the_finetunejob_they_belo
             store.observe("ADDED", child("train", 50))
 
 
+async def test_every_kind_is_told_to_prometheus(manager):
+    told = {family.name for family in manager.registry.collect()}
+    assert {"finetune_jobs", "finetune_sweeps", "finetune_endpoints"} <= told
+
+
 async def test_the_progress_of_a_job_is_forgotten_after_its_end(manager, monkeypatch):
     monkeypatch.setattr(writer, "CURVE_DELAY_SECONDS", 0.0)
     store, body = manager.caches.finetunejobs, job()

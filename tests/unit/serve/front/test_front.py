@@ -96,7 +96,7 @@ async def test_a_stream_that_the_engine_cuts_is_an_error_for_the_client_and_coun
         assert b'"code":"stream_cut"' in pieces[-1]
         await eventually_async(_requests(front, 1))
         assert (await front.counts(100))[1]["errors"] == 1
-        assert 'code="502",endpoint="headline",version="2"' in await front.metrics()
+        assert 'code="502",finetuneendpoint="headline",version="2"' in await front.metrics()
 
 
 async def test_a_candidate_that_fails_before_its_first_byte_costs_the_client_nothing(
@@ -315,7 +315,7 @@ async def test_the_shadow_gets_copies_and_its_answers_reach_nobody(tmp_path: Pat
         other.may_answer.set()
         await eventually_async(_metric(front, 'shadow_requests_total{code="200"', 8.0))
         assert (await front.report())["streams"] == []
-        assert 'shadow_requests_total{code="",endpoint="headline",version="2"} 12.0' in (
+        assert 'shadow_requests_total{code="",finetuneendpoint="headline",version="2"} 12.0' in (
             await front.metrics()
         )
 
@@ -390,6 +390,26 @@ async def test_series_of_a_version_go_when_it_has_left(tmp_path: Path) -> None:
         assert 'version="2"' not in text
         front.follow()
         assert "headline" not in await front.metrics()
+
+
+async def test_metrics_show_the_share_that_each_version_gets_and_none_after_a_trip(
+    tmp_path: Path,
+) -> None:
+    name = "finetune_front_weight_percent{finetuneendpoint="
+    async with two_engines(tmp_path) as (engine, other, front):
+        front.follow(endpoint(served(1, engine.port), served(2, other.port), weight=25))
+        await eventually_async(_metric(front, f'{name}"headline",version="2"}}', 25.0))
+        await eventually_async(_metric(front, f'{name}"headline",version="1"}}', 75.0))
+        front.follow(endpoint(served(1, engine.port), served(2, other.port), weight=100))
+        await eventually_async(_metric(front, f'{name}"headline",version="1"}}', 0.0))
+        other.behaviours[V2] = fail
+        for number in range(3):
+            assert await front.version_for(f"u{number}") == "1"
+        await eventually_async(_metric(front, f'{name}"headline",version="2"}}', 0.0))
+        await eventually_async(_metric(front, f'{name}"headline",version="1"}}', 100.0))
+        front.follow(endpoint(served(2, engine.port)))
+        await eventually_async(_metric(front, f'{name}"headline",version="2"}}', 100.0))
+        assert f'{name}"headline",version="1"}}' not in await front.metrics()
 
 
 async def _read_into(pieces: list[bytes], answer: aiohttp.ClientResponse) -> None:

@@ -5,12 +5,16 @@ Series of a version are removed when it leaves the rotation.
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from finetune_trainer.serve.front.routes import Served
 
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = tuple(float(4**power) for power in range(9))
+# Not `endpoint`: scrapes of the Prometheus operator put the name of the port there.
+_VERSION = ("finetuneendpoint", "version")
 _LABELS = ("gen_ai_operation_name", "gen_ai_request_model", "gen_ai_response_model")
 
 
@@ -66,6 +70,12 @@ class Metrics:
             "Copies of requests for the candidate; code is empty for those left out.",
             "code",
         )
+        self._weights = Gauge(
+            "finetune_front_weight_percent",
+            "Share of requests that a version in rotation gets at this front.",
+            _VERSION,
+            registry=registry,
+        )
         self._series: dict[tuple[str, str, str], Series] = {}
         self._codes: dict[tuple[str, str, str], Counter] = {}
 
@@ -79,7 +89,7 @@ class Metrics:
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, text, ("endpoint", "version", *labels), registry=self.registry)
+        return Counter(name, text, (*_VERSION, *labels), registry=self.registry)
 
     def count(self, endpoint: str, version: str, code: int) -> None:
         """Count an answer."""
@@ -99,6 +109,12 @@ class Metrics:
         """Count a copy of a request."""
         self._shadows.labels(endpoint, version, code).inc()
 
+    def show_weights(self, endpoint: str, weights: Mapping[int, float]) -> None:
+        """Show the share of requests of each version in rotation, in percent."""
+        self._weights.remove_by_labels({"finetuneendpoint": endpoint})
+        for version, weight in weights.items():
+            self._weights.labels(endpoint, str(version)).set(weight)
+
     def series(self, operation: str, endpoint: str, served: Served) -> Series:
         """Return the series of a version."""
         labels = (operation, endpoint, served.adapter)
@@ -109,14 +125,14 @@ class Metrics:
 
     def forget(self, endpoint: str, gone: Served | None = None) -> None:
         """Remove the series of a version, or of all versions of an endpoint."""
-        by_model, by_version = {"gen_ai_request_model": endpoint}, {"endpoint": endpoint}
+        by_model, by_version = {"gen_ai_request_model": endpoint}, {"finetuneendpoint": endpoint}
         if gone is not None:
             by_model["gen_ai_response_model"] = gone.adapter
             by_version["version"] = str(gone.version)
         for histogram in (self.duration, self.first, self.per_token, self.tokens):
             histogram.remove_by_labels(by_model)
-        for counter in (self._requests, self._signals, self._shadows):
-            counter.remove_by_labels(by_version)
+        for metric in (self._requests, self._signals, self._shadows, self._weights):
+            metric.remove_by_labels(by_version)
         # Others find their series again.
         self._series.clear()
         self._codes.clear()

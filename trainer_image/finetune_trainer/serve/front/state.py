@@ -51,6 +51,7 @@ class State:
                 self.healths[name] = Health(rollout=route.rollout)
             self.tallies.setdefault(name, Tallies()).begin(route.rollout)
             self._forget_versions(name, before.get(name), route)
+            self._show_weights(route)
         for name in before.keys() - self.routes.keys():
             self._metrics.forget(name)
             for each in (self.healths, self.tallies, self._gone):
@@ -72,6 +73,7 @@ class State:
         was_tripped = health.is_tripped
         is_to_blame = health.fail(failure, shares_server=route.shares_server)
         if health.is_tripped and not was_tripped and route.candidate is not None:
+            self._show_weights(self.routes.get(route.name, route))
             logger.warning(
                 "endpoint %s: version %d is out of rotation: its server %s",
                 route.name,
@@ -79,6 +81,17 @@ class State:
                 failure.value,
             )
         return is_to_blame
+
+    def _show_weights(self, route: Route) -> None:
+        weights: dict[int, float] = {}
+        candidate = 0.0
+        if route.candidate is not None:
+            candidate = 0.0 if self.healths[route.name].is_tripped else route.weight
+            weights[route.candidate.version] = candidate
+        if route.active is not None:
+            # A version that moves to another server is both.
+            weights[route.active.version] = weights.get(route.active.version, 0.0) + 100 - candidate
+        self._metrics.show_weights(route.name, weights)
 
     def report(self) -> dict[str, object]:
         """Return what the operator polls."""

@@ -1,0 +1,137 @@
+"""Metrics of FineTuneEndpoints: gauges that are read from their statuses at each scrape."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from finetune_operator.finetuneendpoint.verification import REASONS_OF_THE_VERSION
+from finetune_operator.finetunejob.state.waiting import bounded_reason
+from finetune_operator.kube.api.resource import Object, key_of
+from finetune_operator.kube.cache.store import Store
+from finetune_operator.kube.clock import Clock
+from finetune_operator.metrics.census import keep_longest
+from finetune_operator.status.conditions import (
+    ConditionType,
+    Reason,
+    find_condition,
+    parse_timestamp,
+)
+
+_LABELS = ("namespace", "finetuneendpoint", "version", "state", "reason")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trouble:
+    """What keeps an endpoint from answering with the version that is wanted.
+
+    Attributes:
+        state: NotAvailable, Stalled, Refused, RolledBack, Verifying or RollingOut.
+        reason: Reason of the condition that says so, as one of a fixed set of words.
+        version: The version that this is about; empty if there is none.
+        since: When it began.
+    """
+
+    state: str
+    reason: str
+    version: str
+    since: datetime
+
+
+def find_trouble(endpoint: Object, now: datetime) -> Trouble | None:
+    """Return the gravest trouble that the status of an endpoint tells. Pure."""
+    status = endpoint.get("status") or {}
+
+    def condition(kind: str) -> Object:
+        return find_condition(status.get("conditions"), kind) or {}
+
+    def trouble(state: str, source: Object, version: object, since: object = None) -> Trouble:
+        begun = parse_timestamp(str(since or source.get("lastTransitionTime") or ""))
+        number = str(version) if version else ""
+        reason = bounded_reason(source)
+        return Trouble(state=state, reason=reason, version=number, since=begun or now)
+
+    active, candidate = status.get("active") or {}, status.get("candidate") or {}
+    rejected = (status.get("rejected") or [{}])[-1].get("version")
+    available, degraded = condition(ConditionType.AVAILABLE), condition(ConditionType.DEGRADED)
+    stalled, verified = condition(ConditionType.STALLED), condition(ConditionType.VERIFIED)
+    is_degraded = degraded.get("status") == "True"
+    if active and available.get("status") == "False":
+        return trouble("NotAvailable", available, active.get("version"))
+    if stalled.get("status") == "True":
+        return trouble("Stalled", stalled, candidate.get("version"))
+    if verified.get("status") == "False":
+        return trouble("Refused", verified, candidate.get("version") or rejected)
+    if is_degraded and degraded.get("reason") in REASONS_OF_THE_VERSION:
+        # New pods refuse it, while those that have loaded it still answer.
+        return trouble("Refused", degraded, active.get("version"))
+    if is_degraded and degraded.get("reason") in (Reason.WORSE, Reason.TRIPPED):
+        return trouble("RolledBack", degraded, rejected)
+    if not candidate:
+        return None
+    progressing = condition(ConditionType.PROGRESSING)
+    if candidate.get("weight"):
+        return trouble(
+            "RollingOut", progressing, candidate.get("version"), candidate.get("stepTime")
+        )
+    return trouble("Verifying", verified, candidate.get("version"))
+
+
+def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+    return (
+        GaugeMetricFamily(
+            "finetune_endpoints", "FineTuneEndpoints by phase.", labels=["namespace", "phase"]
+        ),
+        GaugeMetricFamily(
+            "finetune_endpoint_waiting_seconds",
+            "How long single endpoints have not answered with the version that is wanted, by state"
+            " and version. At most 100 endpoints in each state.",
+            labels=_LABELS,
+        ),
+    )
+
+
+class EndpointMetrics(Collector):
+    """Counts FineTuneEndpoints. Event loop only."""
+
+    def __init__(self, endpoints: Store, registry: CollectorRegistry, *, clock: Clock) -> None:
+        self._endpoints = endpoints
+        self._clock = clock
+        registry.register(self)
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Name the gauges without counting."""
+        yield from _gauges()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Count all endpoints by what their statuses say."""
+        found = self._endpoints.objects()
+        by_phase, waiting = _gauges()
+        phases = Counter(
+            (
+                each["metadata"]["namespace"],
+                str((each.get("status") or {}).get("phase") or "Pending"),
+            )
+            for each in found
+        )
+        for labels, number in phases.items():
+            by_phase.add_metric(labels, number)
+        for seconds, labels in self._longest(found):
+            waiting.add_metric(labels, seconds)
+        yield from (by_phase, waiting)
+
+    def _longest(self, endpoints: Iterable[Object]) -> list[tuple[float, tuple[str, ...]]]:
+        """Return seconds and labels of endpoints in trouble."""
+        now = self._clock.now()
+        found = []
+        for endpoint in endpoints:
+            if (each := find_trouble(endpoint, now)) is not None:
+                labels = (*key_of(endpoint), each.version, each.state, each.reason)
+                found.append((max(0.0, (now - each.since).total_seconds()), labels))
+        return keep_longest(found, state=lambda each: each[1][3], seconds=lambda each: each[0])
