@@ -21,6 +21,8 @@ from finetune_api.v1alpha1.status.endpoint import (
 from finetune_api.v1alpha1.status.fields import Count, Number, Reason
 
 REPORT_PORT = 8081
+REPORT_PORT_NAME = "report"
+"""Name of the port in the pods, by which Prometheus finds it."""
 REPORT_PATH = "/report"
 MAX_REPORT_BYTES = 512 * 1024
 """Longest report that the operator reads: states of ``MAX_REPORTED`` adapters with long names."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from finetune_api.names import SERVING, SERVING_TOKEN_SECRET
-from finetune_api.protocol.serving import REPORT_PORT
+from finetune_api.protocol.serving import REPORT_PORT, REPORT_PORT_NAME
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.beside import environment_of
 from finetune_operator.finetunejob.render.security import container_security, pod_security
@@ -52,13 +52,15 @@ def trusted_volumes() -> tuple[list[Manifest], list[Manifest]]:
     return volumes, mounts
 
 
-def probes() -> Manifest:
-    """Return the probes of a container that answers them beside its report."""
+def reporting() -> Manifest:
+    """Return port and probes of a container that answers the cluster: probes, report, metrics."""
 
     def probe(path: str, **settings: int) -> Manifest:
         return {"httpGet": {"path": path, "port": REPORT_PORT}, "timeoutSeconds": 2, **settings}
 
+    port = {"name": REPORT_PORT_NAME, "containerPort": REPORT_PORT, "protocol": "TCP"}
     return {
+        "ports": [port],
         "startupProbe": probe("/healthz", periodSeconds=1, failureThreshold=120),
         "livenessProbe": probe("/healthz", periodSeconds=10, failureThreshold=6),
         "readinessProbe": probe("/readyz", periodSeconds=2, failureThreshold=2),

@@ -34,11 +34,11 @@ from finetune_operator.finetuneendpoint.render.pods import (
     HOME,
     TOKEN_FILE,
     limited,
-    probes,
     render_budget,
     render_container,
     render_deployment,
     render_service,
+    reporting,
     trainer_policy,
     trusted_volumes,
 )
@@ -207,7 +207,7 @@ def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Ma
         resources=limited({"cpu": config.agent_cpu, "memory": config.agent_memory}),
         mounts=mounts,
     )
-    return trainer_policy({**container, **probes()}, config)
+    return trainer_policy({**container, **reporting()}, config)
 
 
 def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Manifest:
