@@ -7,20 +7,16 @@ import json
 import operator
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
-from prometheus_client import CollectorRegistry
 from pydantic.alias_generators import to_camel
 
-import finetune_operator
 from finetune_operator.config import OperatorConfig
 from finetune_operator.integrations.kueue.workload import MINIMUM_KUEUE, WORKLOADS
-from finetune_operator.kube.metrics import KubeMetrics
 from finetune_operator.tenants import NamespacePolicy
 from kit.cluster.chart import CHART, read_values
+from kit.cluster.exported_metrics import exported_metrics, faults_of
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 VALUES_TEXT = (CHART / "values.yaml").read_text()
@@ -154,22 +150,35 @@ def test_the_chart_holds_the_only_copy_of_the_crds() -> None:
     assert [link.is_symlink() and link.resolve() for link in links] == files
 
 
-@pytest.mark.parametrize("file", ["files/dashboard.json", "templates/prometheusrule.yaml"])
-def test_dashboard_and_alerts_use_metrics_that_exist(file: str) -> None:
-    exported = {"container_memory_working_set_bytes"}  # the kubelet's, not ours
-    registry = CollectorRegistry()
-    KubeMetrics(registry)
-    for family in registry.collect():
-        suffixes = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
-        exported |= {family.name + s for s in suffixes.get(family.type, [""])}
-    for path in Path(finetune_operator.__path__[0]).rglob("*.py"):
-        text = path.read_text()
-        plain = r'(?:Counter|Gauge|CounterMetricFamily|GaugeMetricFamily)\(\s*"(finetune_\w+)"'
-        exported |= set(re.findall(plain, text))
-        for name in re.findall(r'Histogram\(\s*"(finetune_\w+)"', text):
-            exported |= {name + suffix for suffix in ("_bucket", "_sum", "_count")}
-    # A metric is what stands before a selector.
-    used = set(re.findall(r"\b([a-z_]+_[a-z_]+)\{", (CHART / file).read_text()))
-    used.discard("label_values")
-    assert used
-    assert used <= exported
+def test_the_dashboard_asks_for_metrics_and_labels_that_exist() -> None:
+    known = exported_metrics()
+    for panel in json.loads((CHART / "files" / "dashboard.json").read_text())["panels"]:
+        for target in panel["targets"]:
+            assert faults_of(target["expr"], known) == set(), panel["title"]
+            # A label that the query does not keep leaves an empty legend.
+            for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
+                assert re.search(rf"by \([^)]*\b{label}\b", target["expr"]) or (
+                    " by " not in target["expr"]
+                ), panel["title"]
+
+
+def test_the_dashboard_shows_each_version_of_an_endpoint_by_itself() -> None:
+    panels = json.loads((CHART / "files" / "dashboard.json").read_text())["panels"]
+    by_version = {
+        panel["title"]
+        for panel in panels
+        if any(
+            re.search(r"\bversion\b|response_model", t["legendFormat"]) for t in panel["targets"]
+        )
+    }
+    assert by_version == {
+        "Weight of each version",
+        "Requests of each version",
+        "Errors of each version",
+        "Time to the first token",
+        "Time for each token",
+        "Tokens",
+        "Share of refusals",
+        "Share of invalid JSON",
+    }
+    assert len({panel["id"] for panel in panels}) == len(panels)
