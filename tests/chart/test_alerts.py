@@ -12,6 +12,7 @@ import yaml
 
 from kit.cluster.chart import Render
 from kit.cluster.devcluster import ensure_built, go_program
+from kit.cluster.exported_metrics import exported_metrics, faults_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RUNBOOK = "docs/how-to/troubleshooting.md"
@@ -109,16 +110,31 @@ def test_runbooks_are_found_where_the_administrator_says(render):
     assert all(url.startswith(f"https://git.example.org/ft/blob/v1/{RUNBOOK}#") for url in urls)
 
 
-def test_alerts_ask_for_metrics_that_the_operator_has(groups):
+def test_alerts_ask_for_metrics_and_labels_that_exist(groups):
     """A metric that was renamed leaves an alert that never fires."""
-    source = "\n".join(
-        path.read_text() for path in (ROOT / "operator" / "finetune_operator").rglob("*.py")
-    )
-    functions = r"(?:sum|max|min|count|rate|increase|scalar|vector|time|by|or|namespace|service)\b"
+    known = exported_metrics()
     for name, rule in alerts_of(groups).items():
-        for metric in re.findall(rf"\b(?!{functions})([a-z_]+)\{{", rule["expr"]):
-            base = re.sub(r"_count$", "", metric)
-            assert f'"{base}"' in source, f"{name}: {metric}"
+        assert faults_of(rule["expr"], known) == set(), name
+        texts = " ".join(rule["annotations"].values())
+        for label in re.findall(r"\$labels\.(\w+)", texts):
+            assert re.search(rf"by \([^)]*\b{label}\b", rule["expr"]), f"{name}: {label}"
+
+
+@pytest.mark.parametrize(
+    ("query", "faults"),
+    [
+        ('sum by (phase) (finetune_jobs{namespace="a"}) > 1', set()),
+        ("finetune_job", {"finetune_job"}),
+        (
+            'rate(finetune_front_requests_total{endpoint="x"}[5m])',
+            {"finetune_front_requests_total{endpoint}"},
+        ),
+        ("sum by (stage) (finetune_jobs)", {"stage"}),
+        ('finetune_front_requests{code="1"}', {"finetune_front_requests"}),
+    ],
+)
+def test_a_query_that_asks_in_vain_is_found(query, faults):
+    assert faults_of(query, exported_metrics()) == faults
 
 
 def test_every_metric_of_jobs_is_documented():

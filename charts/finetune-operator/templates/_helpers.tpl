@@ -54,6 +54,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end -}}
 
+{{/* What Prometheus calls the scrapes of pods that serve endpoints: namespace and name of the PodMonitor. */}}
+{{- define "finetune-operator.servingJob" -}}
+{{- printf "%s/%s-serving" .Release.Namespace (include "finetune-operator.fullname" .) -}}
+{{- end -}}
+
 {{/* Name of the Lease the replicas elect their leader with. */}}
 {{- define "finetune-operator.leaseName" -}}
 {{- include "finetune-operator.fullname" . -}}
