@@ -14,6 +14,7 @@ import yaml
 from finetune_api.names import SERVING_LABEL
 from finetune_api.protocol.serving import REPORT_PORT
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.render.front import render_front
 from kit.cluster.chart import CHART, Objects, Render, RenderError
 
 DEFAULT = {
@@ -50,6 +51,7 @@ DEFAULT = {
 RBAC = {name for name in DEFAULT if "Role" in name}
 MONITORING = {
     "ServiceMonitor/finetune-operator",
+    "PodMonitor/finetune-operator-serving",
     "PrometheusRule/finetune-operator",
     "ConfigMap/finetune-operator-dashboard",
 }
@@ -617,6 +619,36 @@ def test_service_monitor_selects_the_metrics_service_alone(render: Render) -> No
         if o["kind"] == "Service" and wanted <= o["metadata"]["labels"].items()
     ]
     assert selected == ["finetune-operator-metrics"]
+
+
+def test_pod_monitor_finds_fronts_and_servers_and_lets_them_name_no_namespace(
+    render: Render,
+) -> None:
+    on = {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
+    objects = render({"metrics": on, "watch": {"namespaces": ["team-a"]}})
+    monitor = find(objects, "PodMonitor", "finetune-operator-serving")
+    assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["team-a"]}
+    (selector,) = monitor["spec"]["selector"]["matchExpressions"]
+    (scraped,) = monitor["spec"]["podMetricsEndpoints"]
+    front = render_front("team-a", [], [], OperatorConfig())["spec"]["template"]
+    assert selector == {"key": SERVING_LABEL, "operator": "Exists"}
+    assert SERVING_LABEL in front["metadata"]["labels"]
+    (port,) = front["spec"]["containers"][0]["ports"]
+    assert (port["name"], port["containerPort"]) == (scraped["port"], REPORT_PORT)
+    # What they say of themselves must not take the place of what Prometheus knows.
+    assert not scraped.get("honorLabels")
+    job = "/".join(monitor["metadata"][key] for key in ("namespace", "name"))
+    rules = json.dumps(find(objects, "PrometheusRule")["spec"])
+    assert f'job=\\"{job}\\"' in rules
+    everywhere = find(render({"metrics": on}), "PodMonitor", "finetune-operator-serving")
+    assert everywhere["spec"]["namespaceSelector"] == {"any": True}
+
+
+def test_without_endpoints_nothing_of_theirs_is_monitored(render: Render) -> None:
+    on = {"serviceMonitor": {"enabled": True}, "prometheusRule": {"enabled": True}}
+    objects = render({"metrics": on, "endpoints": {"enabled": False}})
+    assert not [each for each in objects if each["kind"] == "PodMonitor"]
+    assert "FineTuneEndpoint" not in json.dumps(find(objects, "PrometheusRule")["spec"])
 
 
 def test_dashboard_is_the_file_of_the_chart(render: Render) -> None:
