@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_api.meta import ENDPOINT_KIND
-from finetune_api.names import FRONT
+from finetune_api.names import FRONT, SERVER_PREFIX
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
@@ -218,7 +218,8 @@ class FineTuneEndpointReconciler:
             owned=frozenset(
                 str(each["metadata"]["name"])
                 for each in deployments
-                if each["metadata"]["name"] != FRONT
+                if each["isLabelled"]
+                and each["metadata"]["name"].startswith(SERVER_PREFIX)
                 and any(o.get("uid") == uid for o in each["metadata"]["ownerReferences"])
             ),
             refusal=memory.refusal,

@@ -246,6 +246,18 @@ async def test_what_the_api_server_refuses_is_told_and_tried_again(world: World)
     assert FRONT in world.servers()
 
 
+async def test_a_deployment_of_a_user_that_names_an_endpoint_as_its_owner_stays(
+    world: World,
+) -> None:
+    await live(world)
+    server = world.status["active"]["server"]
+    live_server = world.client.cluster.objects["deployments", NAMESPACE, server]
+    metadata = {**live_server["metadata"], "name": "dashboard", "uid": "uid-of-dashboard"}
+    world.put("deployments", {**live_server, "metadata": metadata})
+    await world.look()
+    assert "dashboard" in world.servers()
+
+
 async def test_a_conflict_over_the_status_creates_nothing(world: World) -> None:
     world.client.faults.append(Conflict("apply", status=409))
     assert isinstance(await world.look(), Retry)
