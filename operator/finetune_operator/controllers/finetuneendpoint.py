@@ -8,7 +8,7 @@ derived from itself, and everything else has a derived name.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from finetune_api.meta import ENDPOINT_KIND
@@ -26,7 +26,7 @@ from finetune_operator.controllers.parents import ParentGone, find_live
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.serving_objects import OWNERS_SECONDS, ServingObjects
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Plan
-from finetune_operator.finetuneendpoint.admission import find_fault
+from finetune_operator.finetuneendpoint.admission import find_fault, find_source_fault
 from finetune_operator.finetuneendpoint.draft import OWNED_FIELDS, STATUS
 from finetune_operator.finetuneendpoint.observed import (
     Neighbour,
@@ -164,7 +164,7 @@ class FineTuneEndpointReconciler:
     async def _apply(
         self, endpoint: Object, serving: ApplyServing, memory: _Memory, config: OperatorConfig
     ) -> float | None:
-        """Create what the status needs; remember why the API server does not take it.
+        """Create what the status needs; remember why it is not allowed or not accepted.
 
         Returns:
             Seconds until what is left is done; None if nothing is.
@@ -173,8 +173,11 @@ class FineTuneEndpointReconciler:
         uid = metadata["uid"]
         if not self._guard.is_written(uid):
             return None
+        faults = [find_source_fault(each.server, config) for each in serving.servers]
+        judged = zip(serving.servers, faults, strict=True)
+        allowed = tuple(each for each, fault in judged if fault is None)
         try:
-            is_done = await self._objects.apply(serving, config)
+            is_done = await self._objects.apply(replace(serving, servers=allowed), config)
             await self._objects.release(metadata["namespace"], serving.release, uid)
         except (KubeError, NameTaken) as error:
             # The endpoint as its first stage needs it: one pause for all objects.
@@ -185,7 +188,7 @@ class FineTuneEndpointReconciler:
             memory.refused_until = self._clock.monotonic() + refusal.retry_seconds
             return None
         self._refusals.forget(uid)
-        memory.refusal = None
+        memory.refusal = next((fault for fault in faults if fault is not None), None)
         return None if is_done else OWNERS_SECONDS
 
     async def _observe(self, endpoint: Object, memory: _Memory, config: OperatorConfig) -> Observed:

@@ -7,10 +7,18 @@ from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_api.v1alpha1.spec.serving import Serve
 from finetune_operator.allowlists import matches_image
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetunejob.pods.admission import find_placement_violations
+from finetune_operator.finetuneendpoint.servers import Server
+from finetune_operator.finetunejob.pods.admission import (
+    endpoint_problem,
+    find_placement_violations,
+    uri_problem,
+)
 from finetune_operator.finetunejob.pods.podbounds import find_pod_violations
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.status.conditions import Reason
+
+SOURCE_RETRY_SECONDS = 600.0
+"""Only a new configuration helps, with which the operator starts anew."""
 
 
 def find_fault(spec: FineTuneEndpointSpec, config: OperatorConfig) -> Refusal | None:
@@ -55,6 +63,20 @@ def find_fault(spec: FineTuneEndpointSpec, config: OperatorConfig) -> Refusal | 
     return _find_placement_fault(serve, config)
 
 
+def find_source_fault(server: Server, config: OperatorConfig) -> Refusal | None:
+    """Return why a server may not fetch its versions and base model here, or None.
+
+    The lists allowed both when the job began. They may have become narrower since.
+    """
+    problem = endpoint_problem(server.storage.endpoint, config)
+    if problem:
+        return _source_fault(Reason.ENDPOINT_NOT_ALLOWED, "spec.s3.endpoint", problem)
+    for field, uri in (("model.uri", server.base_model), ("output.uri", server.storage.uri)):
+        if problem := uri_problem(uri, config):
+            return _source_fault(Reason.URI_NOT_ALLOWED, f"spec.{field}", problem)
+    return None
+
+
 def _find_placement_fault(serve: Serve, config: OperatorConfig) -> Refusal | None:
     """Hold nodes and taints to the lists that hold for jobs."""
     asked = PodTemplate(node_selector=serve.node_selector, tolerations=serve.tolerations)
@@ -66,6 +88,11 @@ def _find_placement_fault(serve: Serve, config: OperatorConfig) -> Refusal | Non
         message = str(violation).replace("podTemplate", "serve")
         return Refusal(reason=violation.reason, message=f"{message}.", is_final=True)
     return None
+
+
+def _source_fault(reason: str, field: str, problem: str) -> Refusal:
+    message = f"{field} of the job that published the version: {problem}."
+    return Refusal(reason=reason, message=message, retry_seconds=SOURCE_RETRY_SECONDS)
 
 
 def _fault(reason: str, message: str) -> Refusal:

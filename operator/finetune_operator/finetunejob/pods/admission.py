@@ -86,14 +86,15 @@ def _gpu_resource(spec: FineTuneJobSpec) -> Iterator[Violation]:
 
 def _uris(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
     for place, uri in find_uris(spec.to_wire()):
-        problem = _uri_problem(uri, config)
+        problem = uri_problem(uri, config)
         if problem:
             yield Violation(
                 reason=Reason.URI_NOT_ALLOWED, field=path_of(("spec", *place)), message=problem
             )
 
 
-def _uri_problem(uri: str, config: OperatorConfig) -> str:
+def uri_problem(uri: str, config: OperatorConfig) -> str:
+    """Return why this cluster does not allow a URI; empty if it does."""
     if uri.startswith("pvc://"):
         if parse_claim_uri(uri) is None:
             return f"{uri!r} is not of the form pvc://<claim>/<path> with a path inside the claim"
@@ -117,18 +118,24 @@ def _uri_problem(uri: str, config: OperatorConfig) -> str:
 
 
 def _endpoint(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
-    endpoint = spec.s3.endpoint
-    if endpoint is None or "*" in config.allowed_endpoints:
-        return
-    allowed = {item.rstrip("/").lower() for item in config.allowed_endpoints}
-    if endpoint.rstrip("/").lower() not in allowed:
+    if problem := endpoint_problem(spec.s3.endpoint, config):
         yield Violation(
-            reason=Reason.ENDPOINT_NOT_ALLOWED,
-            field="spec.s3.endpoint",
-            message=f"{endpoint!r} is not on this cluster's list of S3 endpoints"
-            f" ({', '.join(config.allowed_endpoints) or 'none'}); ask its administrator to add it"
-            " to allowedEndpoints",
+            reason=Reason.ENDPOINT_NOT_ALLOWED, field="spec.s3.endpoint", message=problem
         )
+
+
+def endpoint_problem(endpoint: str | None, config: OperatorConfig) -> str:
+    """Return why keys may not be sent to an S3 endpoint; empty if they may, and for AWS's own."""
+    if endpoint is None or "*" in config.allowed_endpoints:
+        return ""
+    allowed = {item.rstrip("/").lower() for item in config.allowed_endpoints}
+    if endpoint.rstrip("/").lower() in allowed:
+        return ""
+    return (
+        f"{endpoint!r} is not on this cluster's list of S3 endpoints"
+        f" ({', '.join(config.allowed_endpoints) or 'none'}); ask its administrator to add it"
+        " to allowedEndpoints"
+    )
 
 
 def _tracker(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:

@@ -246,6 +246,22 @@ async def test_what_the_api_server_refuses_is_told_and_tried_again(world: World)
     assert FRONT in world.servers()
 
 
+async def test_keys_are_sent_to_no_endpoint_that_left_the_list_after_the_job(world: World) -> None:
+    await live(world)
+    before = world.servers()
+    job = published_job(2, s3={"endpoint": "https://left.example"})
+    world.put("finetunejobs", job)
+    result = await world.look()
+    assert world.status["candidate"]["storage"]["endpoint"] == "https://left.example"
+    assert world.servers() == before
+    assert world.condition("Stalled") == ("True", "EndpointNotAllowed")
+    assert world.condition("Available")[0] == "True"
+    assert isinstance(result, RequeueAfter)
+    world.put("finetunejobs", published_job(3))
+    await world.look()
+    assert world.condition("Stalled")[0] == "False"
+
+
 async def test_a_deployment_of_a_user_that_names_an_endpoint_as_its_owner_stays(
     world: World,
 ) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpointSpec
+from finetune_api.v1alpha1.spec.serving import Serve
+from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetuneendpoint.admission import find_fault
+from finetune_operator.finetuneendpoint.admission import find_fault, find_source_fault
+from finetune_operator.finetuneendpoint.servers import Server
 
 CONFIG: dict[str, Any] = {"vllm_image": "vllm:1", "trainer_image": "trainer:1"}
 
@@ -75,3 +78,44 @@ def test_what_they_do_not_allow_is_told_with_field_and_remedy(
     assert (fault.reason, fault.is_final) == (reason, True)
     assert fault.message.startswith(f"{field}: ")
     assert "; " in fault.message
+
+
+def source_fault_of(base_model: str = "hf://org/model", **storage: Any) -> Any:
+    server = Server(
+        namespace="team-a",
+        base_model=base_model,
+        storage=ServedStorage.model_validate({"uri": "s3://models", **storage}),
+        serve=Serve(),
+    )
+    settings = {"allowed_endpoints": ["https://s3.corp"], "allowed_file_paths": ["/data"]}
+    return find_source_fault(server, OperatorConfig(**CONFIG, **settings))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        {},
+        {"endpoint": "https://s3.corp/"},
+        {"uri": "file:///data/models"},
+        {"base_model": "pvc://models/base"},
+    ],
+    ids=str,
+)
+def test_servers_fetch_from_where_jobs_may(source: dict[str, Any]) -> None:
+    assert source_fault_of(**source) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "field"),
+    [
+        ({"endpoint": "https://evil.example"}, "EndpointNotAllowed", "spec.s3.endpoint"),
+        ({"uri": "file:///var/run/secrets"}, "URINotAllowed", "spec.output.uri"),
+        ({"uri": "file:///data/../etc"}, "URINotAllowed", "spec.output.uri"),
+        ({"base_model": "file:///etc"}, "URINotAllowed", "spec.model.uri"),
+        ({"base_model": "pvc://models/../../etc"}, "URINotAllowed", "spec.model.uri"),
+    ],
+)
+def test_servers_fetch_from_nowhere_else(source: dict[str, Any], reason: str, field: str) -> None:
+    fault = source_fault_of(**source)
+    assert (fault.reason, fault.is_final) == (reason, False)
+    assert fault.message.startswith(f"{field} of the job")
