@@ -14,6 +14,7 @@ import pytest
 from finetune_api.protocol.trainer import Environment
 from finetune_cli.reports.checkpoints import Step, read_run
 from finetune_trainer.storage import StorageAccess
+from finetune_trainer.train.recipe.validation import draw_measured_rows
 from kit.cluster.pushes import receiving
 from kit.models.tiny_models import make_eager_model
 from kit.processes.eventually import eventually
@@ -221,3 +222,50 @@ def test_validation_is_the_mean_over_all_answer_tokens_on_any_number_of_ranks(
         found.append([loss for _, loss in run_record(workbench)["curve"]["validation"]])
     assert found[0] == pytest.approx(found[1], abs=2e-6)
     assert found[0] == pytest.approx(found[2], abs=2e-6)
+
+
+def test_a_short_run_over_many_rows_measures_one_sample_of_them_each_time(
+    bench: Callable[..., Workbench], noise: dict[str, Path], tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": f"Is {i} a code?", "completion": random.Random(i).choice(("yes", "no, never"))}
+        for i in range(400)
+    ]
+    many = tmp_path / "many.jsonl"
+    many.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {
+        "method": {"adapter": {"dropout": "0"}},
+        "hyperparameters": {"maxSteps": 4},
+        # Counting upwards looks like repetition.
+        "dataset": {"duplicates": {"near": "Keep"}, "split": {"seed": 7}},
+    }
+    sampled = bench(
+        overfitting(
+            {**noise, "Validation": many},
+            merge(settings, {"checkpoint": {"validateEverySteps": "auto"}}),
+        )
+    )
+    prepared = sampled.run_to("prepare").result
+    trained = sampled.run_to("train")
+    record = run_record(sampled)
+    assert record["recipe"]["num_validation_rows"] == 400
+    assert record["recipe"]["num_measured_rows"] == 100
+    assert "on 100 of 400 validation rows" in trained.messages
+    assert 0 < record["selection"]["validation_error"] < record["selection"]["validation_loss"]
+
+    side = Path(prepared["uri"].removeprefix("file://"), "validation.jsonl")
+    lines = side.read_text().splitlines()
+    drawn = tmp_path / "drawn.jsonl"
+    drawn.write_text("".join(lines[i] + "\n" for i in draw_measured_rows(400, 100, seed=7)))
+    whole = bench(
+        overfitting(
+            {**noise, "Validation": drawn},
+            merge(settings, {"checkpoint": {"validateEverySteps": 1}}),
+        )
+    )
+    whole.run_to("prepare", "train")
+    expected = run_record(whole)["curve"]["validation"]
+    assert [step for step, _ in expected] == [1, 2, 3, 4]
+    assert [tuple(point) for point in record["curve"]["validation"]] == [
+        (step, pytest.approx(loss, abs=2e-6)) for step, loss in expected
+    ]

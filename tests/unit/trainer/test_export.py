@@ -71,6 +71,33 @@ def test_card_names_the_licence_of_the_base(licence: str | None, words: str) -> 
     assert words in text
 
 
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        ({"num_measured_rows": 100, "num_validation_rows": 2500}, ", 100 of 2,500 rows)"),
+        ({"num_measured_rows": 15, "num_validation_rows": 15}, ")"),
+        ({}, ")"),  # a run of an earlier version
+    ],
+)
+def test_card_tells_the_standard_error_and_the_rows_of_a_sample(
+    recipe: dict[str, int], words: str
+) -> None:
+    job = ResolvedJob.model_validate(
+        {"namespace": "n", "name": "j", "uid": "u", "spec": minimal_job()["spec"]}
+    )
+    selection = {
+        "step": 20,
+        "validation_loss": 0.5,
+        "validation_error": 0.0321,
+        "last_step": 30,
+        "planned_steps": 30,
+    }
+    record = {**RECORD, "license": None, "selection": selection, "recipe": {**RECIPE, **recipe}}
+    text = model_card(job, model_name="org/base", record=record)
+    told = f"20 of 30 (validation loss 0.5000, the lowest, standard error 0.0321{words}"
+    assert f"{told} |" in text
+
+
 def test_card_of_weights_that_were_taken_over_tells_no_training() -> None:
     job = ResolvedJob.model_validate(
         {"namespace": "n", "name": "j", "uid": "u", "spec": minimal_job()["spec"]}

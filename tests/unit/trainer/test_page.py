@@ -254,6 +254,20 @@ def test_curve_is_told_in_words_and_numbers_beside_its_picture() -> None:
     assert reading.tags.count("polyline") == 2
 
 
+def test_curve_tells_the_standard_error_and_the_rows_of_a_sample() -> None:
+    picture = draw_picture(
+        {
+            **RECORD,
+            "selection": {**RECORD["selection"], "validation_error": 0.0321},
+            "recipe": {"num_measured_rows": 100, "num_validation_rows": 2500},
+        }
+    )
+    assert picture is not None
+    assert picture.words.endswith(
+        "Its standard error is 0.0321. It was measured on 100 of 2,500 validation rows."
+    )
+
+
 @pytest.mark.parametrize("field", ["curve", "selection"])
 def test_run_without_a_curve_has_no_picture(field: str) -> None:
     assert draw_picture({**RECORD, field: None}) is None

@@ -171,8 +171,16 @@ def _steps(record: Mapping[str, Any]) -> str | int:
     words = f"{step:,} of {last:,}"
     if chosen["validation_loss"] is not None:
         words += f" (validation loss {chosen['validation_loss']:.4f}"
-        words += ")" if step == last else ", the lowest)"
+        words += "" if step == last else ", the lowest"
+        words += f"{_error_of(record)})"
     return words + (f"; {planned:,} were planned" if last < planned else "")
+
+
+def _error_of(record: Mapping[str, Any]) -> str:
+    error, recipe = record["selection"].get("validation_error"), record["recipe"]
+    words = "" if error is None else f", standard error {error:.4f}"
+    measured, rows = (recipe.get(name, 0) for name in ("num_measured_rows", "num_validation_rows"))
+    return f"{words}, {measured:,} of {rows:,} rows" if measured < rows else words
 
 
 def scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:

@@ -109,7 +109,8 @@ def _selection(record: dict[str, Any]) -> StepSelection | None:
         name: "" if chosen[name] is None else f"{chosen[name]:.6g}"
         for name in ("validation_loss", "last_validation_loss")
     }
-    return StepSelection(**{**chosen, **losses})
+    told = {name: value for name, value in chosen.items() if name in StepSelection.model_fields}
+    return StepSelection(**{**told, **losses})
 
 
 def _origin_record(storage: RunStorage, adopted: Origin | None) -> dict[str, Any] | None:

@@ -94,7 +94,9 @@ class Checkpoint(APIModel):
     delete them."""
     validate_every_steps: Annotated[Integer, Field(ge=1, le=1000000)] | Literal["auto"] = "auto"
     """Optimiser steps between two measurements of the validation loss; the last step is always
-    measured. `auto`: six in a run; where they are more than `everySteps` apart, at a checkpoint."""
+    measured. `auto`: six in a run; where they are more than `everySteps` apart, at a checkpoint.
+    All of them measure the same rows: the whole validation side, or a fixed sample of at least 100
+    rows where the side would cost more than a tenth of training. A number measures all rows."""
     select: Literal["Best", "Last"] = "Best"
     """Whose weights are published: those of the step with the lowest validation loss, or those of
     the last step. Without validation rows it is the last step."""

@@ -50,7 +50,7 @@ class ValidationPoint(APIModel):
     step: Count
     """Optimiser steps done by then."""
     loss: Number
-    """Mean loss over all validation rows, as a decimal string."""
+    """Mean loss over the measured validation rows, as a decimal string."""
 
 
 class ValidationStatus(APIModel):

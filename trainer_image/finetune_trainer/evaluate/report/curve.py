@@ -88,7 +88,7 @@ def draw_picture(record: Mapping[str, Any]) -> Picture | None:
         steps=[Tick(at=place(s, low)[0], label=f"{s:,}") for s in _step_ticks(last)],
         losses=[Tick(at=place(0, v)[1], label=f"{v:.3g}") for v in _loss_ticks(low, high)],
         table=[(f"{int(step):,}", f"{loss:.4f}") for step, loss in validation],
-        words=_words(train, validation, selection),
+        words=_words(train, validation, selection) + _error_words(record),
     )
 
 
@@ -125,4 +125,14 @@ def _words(
     saved = selection["planned_steps"] - selection["last_step"]
     if saved > 0:
         words += f" Training ended early and saved {saved:,} steps."
+    return words
+
+
+def _error_words(record: Mapping[str, Any]) -> str:
+    """Say how exact the validation loss is; empty if the record does not say it."""
+    error, recipe = record["selection"].get("validation_error"), record.get("recipe") or {}
+    measured, rows = (recipe.get(name, 0) for name in ("num_measured_rows", "num_validation_rows"))
+    words = f" Its standard error is {error:.4f}." if error is not None else ""
+    if measured < rows:
+        words += f" It was measured on {measured:,} of {rows:,} validation rows."
     return words

@@ -29,6 +29,8 @@ def tell_start(
 ) -> None:
     """Emit the run's plan, warnings and estimates."""
     emit.message(describe(recipe, data))
+    if words := describe_sample(recipe):
+        emit.message(words)
     for warning in find_warnings(recipe, data):
         emit.message(warning)
     emit.plan(describe_plan(job, data, read_model_architecture(Path(plan.model_dir)), recipe))
@@ -127,12 +129,25 @@ def describe(recipe: Recipe, data: DataShape) -> str:
     )
 
 
+def describe_sample(recipe: Recipe) -> str:
+    """Say that not all validation rows are measured; empty if they are."""
+    if recipe.num_measured_rows >= recipe.num_validation_rows:
+        return ""
+    return (
+        f"the validation loss is measured on {recipe.num_measured_rows:,} of "
+        f"{recipe.num_validation_rows:,} validation rows, the same ones each time; "
+        "checkpoint.validateEverySteps with a number measures all of them"
+    )
+
+
 def describe_selection(selection: dict[str, Any]) -> str:
     """Describe the chosen step and the effect of early stopping in one line."""
     step, last, planned = (selection[k] for k in ("step", "last_step", "planned_steps"))
     words = f"the weights after step {step} are kept"
     if selection["validation_loss"] is not None:
         words += f", validation loss {selection['validation_loss']:.4f}"
+    if selection.get("validation_error") is not None:
+        words += f" with standard error {selection['validation_error']:.4f}"
     if step != last and selection["last_validation_loss"] is not None:
         words += f" (the last, step {last}: {selection['last_validation_loss']:.4f})"
     if last < planned:

@@ -87,7 +87,12 @@ def training_arguments(
         use_cpu=not recipe.use_gpu and "deepspeed" not in extra,
         bf16=recipe.bfloat16,
         per_device_train_batch_size=recipe.micro_batch_size,
-        per_device_eval_batch_size=recipe.micro_batch_size,
+        # KTO compares the answers of a batch, so its loss depends on the size.
+        per_device_eval_batch_size=(
+            recipe.micro_batch_size
+            if job.spec.method.objective == "KTO"
+            else recipe.validation_batch_size
+        ),
         gradient_accumulation_steps=recipe.accumulation_steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=SCHEDULERS[hyper.scheduler],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from finetune_trainer.data.token_files import mapped_file
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.recipe.recipe import DataShape
 from finetune_trainer.train.recipe.shape import shape_of_preferences, shape_of_train_split
+from finetune_trainer.train.recipe.validation import draw_measured_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -34,6 +35,15 @@ class EncodedSplits:
     def has_validation(self) -> bool:
         """Whether there is anything to validate on."""
         return len(self.validation) > 0
+
+    def limit_validation(self, num_rows: int, *, seed: int) -> EncodedSplits:
+        """Return the sides with so many validation rows, the same ones for every attempt."""
+        if num_rows >= len(self.validation):
+            return self
+        drawn = draw_measured_rows(len(self.validation), num_rows, seed=seed)
+        if isinstance(self.validation, list):
+            return replace(self, validation=[self.validation[index] for index in drawn])
+        return replace(self, validation=self.validation.select(drawn))
 
 
 def open_splits(plan: WorkerPlan, job: ResolvedJob) -> EncodedSplits:
@@ -69,5 +79,6 @@ def encode_splits(
         )
         for name, side in (("train", "training"), ("validation", "validation"))
     )
-    shape = shape_of_preferences([len(example.input_ids) for example in train])
+    lengths, measured = ([len(each.input_ids) for each in side] for side in (train, validation))
+    shape = shape_of_preferences(lengths, measured)
     return EncodedSplits(train=train, validation=validation, shape=shape)

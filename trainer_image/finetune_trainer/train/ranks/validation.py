@@ -11,7 +11,8 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerControl
 from trl import SFTTrainer
 
-from finetune_trainer.train.recipe.selection import VALIDATION_LOSS
+from finetune_trainer.train.recipe.selection import VALIDATION_ERROR, VALIDATION_LOSS
+from finetune_trainer.train.recipe.validation import estimate_standard_error
 
 
 class ExactValidation(Trainer):  # type: ignore[misc]
@@ -25,9 +26,9 @@ class ExactValidation(Trainer):  # type: ignore[misc]
     aux_loss_enabled: bool
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        """Measure the mean loss over all validation rows, log it and return it by name."""
+        """Measure the mean loss of the rows and its standard error; log and return both."""
         model = self.model_wrapped
-        total = torch.zeros(2, dtype=torch.float64)
+        total = torch.zeros(6, dtype=torch.float64)
         model.eval()
         with untouched_random_numbers(self.args.device), self._answers_alone(), torch.no_grad():
             for rows, is_ours in self._rounds():
@@ -38,12 +39,15 @@ class ExactValidation(Trainer):  # type: ignore[misc]
                 with self.compute_loss_context_manager():
                     loss = float(self.compute_loss(model, batch))
                 if is_ours:
-                    total += torch.tensor([loss * weight, weight], dtype=torch.float64)
+                    total += _sums_of(loss, weight)
                 self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         if dist.is_available() and dist.is_initialized():
             total = total.to(self.args.device)
             dist.all_reduce(total)
         metrics = {VALIDATION_LOSS: float(total[0] / total[1])}
+        error = estimate_standard_error(total.tolist())
+        if error is not None:
+            metrics[VALIDATION_ERROR] = error
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
@@ -73,6 +77,14 @@ class ExactValidation(Trainer):  # type: ignore[misc]
             first = start + rank * size
             rows = list(range(first, min(first + size, count)))
             yield rows or [0], bool(rows)
+
+
+def _sums_of(loss: float, weight: int) -> torch.Tensor:
+    """Return a batch's part in the sums that the mean and its standard error are made of."""
+    product, square = loss * weight, weight * weight
+    return torch.tensor(
+        [product, weight, square, square * loss, product * product, 1], dtype=torch.float64
+    )
 
 
 @contextmanager

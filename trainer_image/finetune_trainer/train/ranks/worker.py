@@ -94,6 +94,8 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     )
     sides = open_splits(plan, job) if objective is sft else encode_splits(plan, job, tokenizer)
     recipe = settle_recipe(plan, job, sides)
+    # Not the seed of training: trials of a sweep differ in that, and are compared by this loss.
+    sides = sides.limit_validation(recipe.num_measured_rows, seed=job.spec.dataset.split.seed)
     # Before the model: with ZeRO-3 the configuration decides how weights are loaded.
     config = objective.build_config(
         job, recipe, Path(plan.output_dir), has_validation=sides.has_validation

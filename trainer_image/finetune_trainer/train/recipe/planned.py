@@ -9,6 +9,8 @@ from finetune_trainer.planning.memory import count_adapter, count_saved
 from finetune_trainer.planning.setup import Setup, drops_inputs
 from finetune_trainer.train.recipe.learning_rate import adapter_strength
 from finetune_trainer.train.recipe.recipe import DataShape, Recipe
+from finetune_trainer.train.recipe.selection import VALIDATIONS_PER_RUN
+from finetune_trainer.train.recipe.validation import MAX_VALIDATION_SHARE, MIN_MEASURED_ROWS
 
 
 def describe_plan(
@@ -94,6 +96,8 @@ def explain(
             f"an earlier attempt ran out of memory with {recipe.out_of_memory_at} examples per "
             "forward pass; the global batch is the same"
         )
+    if job.spec.checkpoint.validate_every_steps == "auto" and recipe.num_validation_rows:
+        found["validateEverySteps"] = _explain_validation(recipe)
     if hyper.activation_checkpointing == "Auto":
         found["activationCheckpointing"] = (
             "no smaller micro batch fits without it"
@@ -113,3 +117,14 @@ def explain(
             else "the device or the strategy does not compute in bfloat16"
         )
     return found
+
+
+def _explain_validation(recipe: Recipe) -> str:
+    words = f"every {recipe.validation_interval} steps, at most {VALIDATIONS_PER_RUN} in a run"
+    if recipe.num_measured_rows >= recipe.num_validation_rows:
+        return f"{words}, over all {recipe.num_validation_rows:,} validation rows"
+    return (
+        f"{words}, over the same {recipe.num_measured_rows:,} of {recipe.num_validation_rows:,} "
+        f"validation rows each time: at most {MAX_VALIDATION_SHARE:.0%} of the operations of "
+        f"training, and at least {MIN_MEASURED_ROWS} rows"
+    )

@@ -20,6 +20,11 @@ from finetune_trainer.train.recipe.batches import check_micro_batch, share_batch
 from finetune_trainer.train.recipe.learning_rate import choose_rate
 from finetune_trainer.train.recipe.lesson import MemoryLimits
 from finetune_trainer.train.recipe.selection import decide_validation_interval
+from finetune_trainer.train.recipe.validation import (
+    compare_with_training,
+    decide_measured_rows,
+    limit_batch,
+)
 
 NO_LIMITS = MemoryLimits()
 IDLE_TOKENS = 2048
@@ -28,7 +33,7 @@ IDLE_TOKENS = 2048
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataShape:
-    """The tokenised training side.
+    """The tokenised training side, and the size of the validation side.
 
     Attributes:
         num_rows: Training examples.
@@ -37,6 +42,8 @@ class DataShape:
         longest_tokens: Longest example.
         std_tokens: Standard deviation of the lengths, if known.
         num_sequences: Sequences per example: 2 for a pair of answers.
+        num_validation_rows: Validation examples.
+        num_validation_tokens: Their tokens after truncation.
     """
 
     num_rows: int
@@ -45,6 +52,8 @@ class DataShape:
     longest_tokens: int
     std_tokens: float | None = None
     num_sequences: int = 1
+    num_validation_rows: int = 0
+    num_validation_tokens: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +79,8 @@ class Recipe:
         available_memory_bytes: What one rank has.
         out_of_memory_at: Largest micro batch that ran out of memory in an earlier attempt, or 0.
         validation_interval: Steps between two validations, if there are rows for it.
+        num_validation_rows: Rows of the validation side.
+        num_measured_rows: Those that each validation measures; the same ones each time.
     """
 
     learning_rate: float
@@ -90,6 +101,18 @@ class Recipe:
     available_memory_bytes: int
     validation_interval: int
     out_of_memory_at: int = 0
+    num_validation_rows: int = 0
+    num_measured_rows: int = 0
+
+    @property
+    def validation_batch_size(self) -> int:
+        """Rows per rank and forward pass of a validation."""
+        return limit_batch(
+            self.micro_batch_size,
+            num_measured=self.num_measured_rows,
+            num_rows=self.num_validation_rows,
+            num_ranks=self.world_size,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as a JSON-ready dict."""
@@ -135,6 +158,7 @@ def decide_recipe(
     )
     _check_verdict_batch(job, fit.micro)
     total_steps = hyper.max_steps or _count_steps(data, hyper, global_batch, packing=packing)
+    interval = _choose_interval(job, total_steps)
     return Recipe(
         learning_rate=choose_rate(job, model, total_steps),
         global_batch_size=global_batch,
@@ -152,8 +176,12 @@ def decide_recipe(
         estimated_memory_bytes=fit.memory.total,
         memory=fit.memory.to_json(),
         available_memory_bytes=fit.available,
-        validation_interval=_choose_interval(job, total_steps),
+        validation_interval=interval,
         out_of_memory_at=lesson.out_of_memory_at,
+        num_validation_rows=data.num_validation_rows,
+        num_measured_rows=_choose_measured_rows(
+            job, data, global_batch=global_batch, total_steps=total_steps, interval=interval
+        ),
     )
 
 
@@ -182,6 +210,26 @@ def _choose_interval(job: ResolvedJob, total_steps: int) -> int:
         checkpoint.validate_every_steps,
         total_steps=total_steps,
         every_steps=checkpoint.every_steps,
+    )
+
+
+def _choose_measured_rows(
+    job: ResolvedJob, data: DataShape, *, global_batch: int, total_steps: int, interval: int
+) -> int:
+    """Return the rows of each validation; all of them if the job sets the steps between two."""
+    if job.spec.checkpoint.validate_every_steps != "auto" or not data.num_validation_rows:
+        return data.num_validation_rows
+    method = job.spec.method
+    row = data.mean_tokens
+    if method.packing == "On":
+        row = float(job.spec.hyperparameters.max_sequence_length)
+    return decide_measured_rows(
+        data.num_validation_rows,
+        mean_tokens=data.num_validation_tokens / data.num_validation_rows,
+        # An epoch's last batch, and a batch larger than the data, are not full.
+        trained_tokens=total_steps * min(global_batch * row, data.num_tokens),
+        num_validations=math.ceil(total_steps / interval),
+        cost=compare_with_training(method.objective, is_full=method.adapter.type == "Full"),
     )
 
 

@@ -19,16 +19,21 @@ from finetune_api.v1alpha1.status.progress import (
 )
 
 VALIDATION_LOSS = "eval_loss"
+VALIDATION_ERROR = "eval_loss_error"
 VALIDATIONS_PER_RUN = 6
 CURVE_POINTS = 150
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Validation:
-    """One measurement: the loss over all validation rows after ``step`` optimiser steps."""
+    """One measurement: the loss over the measured rows after ``step`` optimiser steps.
+
+    ``error`` is the standard error of the loss, if known.
+    """
 
     step: int
     loss: float
+    error: float | None = None
 
 
 def decide_validation_interval(asked: int | str, *, total_steps: int, every_steps: int) -> int:
@@ -47,7 +52,11 @@ def decide_validation_interval(asked: int | str, *, total_steps: int, every_step
 def read_validations(history: Iterable[Mapping[str, Any]]) -> list[Validation]:
     """Read the measurements from transformers' ``TrainerState.log_history``, in its order."""
     return [
-        Validation(step=int(entry["step"]), loss=float(entry[VALIDATION_LOSS]))
+        Validation(
+            step=int(entry["step"]),
+            loss=float(entry[VALIDATION_LOSS]),
+            error=entry.get(VALIDATION_ERROR),
+        )
         for entry in history
         if VALIDATION_LOSS in entry
     ]

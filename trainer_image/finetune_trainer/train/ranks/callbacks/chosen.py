@@ -112,23 +112,26 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
         """Put the chosen weights into ``folder``; all ranks must call it.
 
         Returns:
-            ``step``, ``validation_loss``, ``last_step``, ``last_validation_loss`` and
-                ``planned_steps``; unmeasured losses are None.
+            ``step``, ``validation_loss``, its ``validation_error`` (standard error),
+                ``last_step``, ``last_validation_loss`` and ``planned_steps``; what was not
+                measured is None.
         """
         assert self._trainer is not None
         state = self._trainer.state
         validations = read_validations(state.log_history)
-        last = next((v.loss for v in validations if v.step == state.global_step), None)
+        last = next((v for v in validations if v.step == state.global_step), None)
         best = find_best(validations) if self._keeps_best else None
         if best is None:
             self._trainer.save_model(str(folder))
         elif state.is_world_process_zero:
             fetch_folder(self._store, self._key(best.step), folder)
+        chosen = best or last
         return {
             "step": best.step if best else state.global_step,
-            "validation_loss": best.loss if best else last,
+            "validation_loss": chosen.loss if chosen else None,
+            "validation_error": chosen.error if chosen else None,
             "last_step": state.global_step,
-            "last_validation_loss": last,
+            "last_validation_loss": last.loss if last else None,
             "planned_steps": state.max_steps,
         }
 
