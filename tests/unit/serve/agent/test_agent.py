@@ -338,6 +338,8 @@ async def test_an_engine_that_starts_again_while_it_is_asked_refuses_nothing(
         ({"engine": "vLLM 5.0.0"}, {}, {}, False),
         ({"engine": ""}, {}, {}, False),
         ({}, {"quantization": "nf4"}, {}, False),
+        ({}, {"quantization": "nf4"}, {"quantized": True}, True),
+        ({}, {}, {"quantized": True}, False),
         ({}, {}, {"dtype": "bfloat16"}, False),
         ({}, {"recipe": {"bfloat16": True}}, {"dtype": "bfloat16"}, True),
         ({}, {"recipe": {"use_gpu": True}}, {"device": "cpu"}, False),

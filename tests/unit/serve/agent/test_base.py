@@ -44,7 +44,7 @@ def fetched(tmp_path, revision, template="{{ messages }}", **record):
 def base(tmp_path):
     (tmp_path / "engine").mkdir()
 
-    def make(engine="VLLM", whole=""):
+    def make(engine="VLLM", whole="", allow_code=False):
         return EngineBase(
             uri=f"file://{tmp_path}/model",
             storage=ServedStorage(uri="file:///out"),
@@ -54,6 +54,7 @@ def base(tmp_path):
             folder=tmp_path / "engine",
             engine_name=engine,
             whole=whole,
+            allow_code=allow_code,
         )
 
     return make
@@ -106,6 +107,39 @@ async def test_vllm_gets_the_type_of_training_where_the_files_have_another(base,
     version = fetched(tmp_path, make_model(tmp_path / "model"), recipe={"bfloat16": False})
     await base().prepare(version)
     assert "--dtype=float32" in arguments(tmp_path)
+
+
+async def test_our_engine_holds_the_base_of_qlora_in_four_bits(base, tmp_path):
+    version = fetched(tmp_path, make_model(tmp_path / "model"), quantization="nf4")
+    await base("Transformers").prepare(version)
+    assert arguments(tmp_path)[-1] == "--quantize"
+
+
+async def test_a_model_that_runs_code_is_refused_where_that_is_not_allowed(base, tmp_path):
+    version = fetched(tmp_path, make_model(tmp_path / "model"), trustRemoteCode=True)
+    with pytest.raises(Refusal, match=r"config\.allowTrustRemoteCode") as caught:
+        await base().prepare(version)
+    assert caught.value.reason == "EngineRefused"
+    assert not (tmp_path / "engine/arguments").exists()
+
+
+@pytest.mark.parametrize("engine", ["VLLM", "Transformers"])
+async def test_code_of_a_model_runs_where_the_job_asked_for_it_and_it_is_allowed(
+    base, tmp_path, engine
+):
+    revision = make_model(tmp_path / "model")
+    await base(engine, allow_code=True).prepare(fetched(tmp_path, revision, trustRemoteCode=True))
+    assert "--trust-remote-code" in arguments(tmp_path)
+    await base(engine, allow_code=True).prepare(fetched(tmp_path, revision))
+
+
+async def test_an_engine_that_began_without_code_takes_no_version_that_needs_it(base, tmp_path):
+    revision = make_model(tmp_path / "model")
+    await base(allow_code=True).prepare(fetched(tmp_path, revision))
+    assert "--trust-remote-code" not in arguments(tmp_path)
+    with pytest.raises(Refusal, match=r"serve\.dedicated") as caught:
+        await base(allow_code=True).prepare(fetched(tmp_path, revision, trustRemoteCode=True))
+    assert caught.value.reason == "OtherBaseModel"
 
 
 async def test_a_version_of_another_revision_is_refused_also_after_a_restart(base, tmp_path):

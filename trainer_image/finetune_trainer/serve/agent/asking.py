@@ -22,22 +22,35 @@ class AboutEngine:
 
     Attributes:
         name: ``VLLM`` or ``Transformers``; empty until the engine has told.
-        dtype: Type of the base weights; None if the engine does not tell.
-        device: ``cpu``, or a kind of GPU; None if the engine does not tell.
+        dtype: Type of the base weights; None if nobody tells: then it is that of the training.
+        device: ``cpu``, or a kind of GPU; None if nobody tells.
+        is_quantized: The base weights, or keys and values, are kept in fewer bits.
     """
 
     name: str = ""
     version: str = ""
     dtype: str | None = None
     device: str | None = None
+    is_quantized: bool = False
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> AboutEngine:
+        """Return what the operator tells of an engine; vLLM says only its version."""
+        return cls(
+            name=environment.get("FINETUNE_ENGINE", ""),
+            dtype=environment.get("FINETUNE_ENGINE_DTYPE") or None,
+            device=environment.get("FINETUNE_ENGINE_DEVICE") or None,
+            is_quantized=bool(environment.get("FINETUNE_ENGINE_QUANTIZED")),
+        )
 
     def with_description(self, wire: Mapping[str, Any]) -> AboutEngine:
         """Return what is known with the engine's answer to ``GET /version`` added."""
         return AboutEngine(
             name=self.name or str(wire.get("engine") or "VLLM"),
             version=str(wire.get("version", "")),
-            dtype=wire.get("dtype"),
-            device=wire.get("device"),
+            dtype=wire.get("dtype") or self.dtype,
+            device=wire.get("device") or self.device,
+            is_quantized=bool(wire.get("quantized", self.is_quantized)),
         )
 
     def evaluated(self, fetched: Fetched) -> bool:
@@ -49,7 +62,7 @@ class AboutEngine:
         return (
             name.lower() == self.name.lower()
             and version.split()[:1] == self.version.split()[:1]
-            and fetched.record.get("quantization") is None
+            and self.is_quantized == (fetched.record.get("quantization") is not None)
             and self.dtype in (None, dtype)
             and (self.device is None or was_cpu == (self.device == "cpu"))
         )

@@ -49,6 +49,7 @@ class EngineBase:
         folder: Folder that the engine waits at.
         engine_name: ``VLLM`` or ``Transformers``.
         whole: Name of the one version that is served whole, without a base; empty for adapters.
+        allow_code: The administrator allows code that ships with a model, for ``trustRemoteCode``.
     """
 
     uri: str
@@ -59,6 +60,7 @@ class EngineBase:
     folder: Path
     engine_name: str
     whole: str = ""
+    allow_code: bool = False
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 
     async def prepare(self, fetched: Fetched) -> None:
@@ -66,10 +68,14 @@ class EngineBase:
 
         Raises:
             TrainerError: It cannot be fetched now.
-            Refusal: ``OtherBaseModel``.
+            Refusal: ``OtherBaseModel``, or ``EngineRefused`` for a model that runs code.
         """
+        if _needs_code(fetched) and not self.allow_code:
+            raise _code_not_allowed(fetched)
         async with self._lock:
             given = await asyncio.to_thread(self._prepare, fetched)
+        if _needs_code(fetched) and not given.get("code"):
+            raise _without_code(fetched)
         if not self.whole and fetched.revision not in ("", given["revision"]):
             raise _other(fetched, given["revision"])
         template = _template_digest(fetched)
@@ -86,7 +92,11 @@ class EngineBase:
             model, revision = fetched.folder, ""
         else:
             model, revision = self._fetch(fetched)
-        given = {"revision": revision, "template": _template_digest(fetched)}
+        given = {
+            "revision": revision,
+            "template": _template_digest(fetched),
+            "code": "allowed" if _needs_code(fetched) else "",
+        }
         with local_writes(self.folder):
             record.write_text(json.dumps(given), "utf-8")
             arguments = self.folder / ARGUMENTS_NAME
@@ -108,6 +118,7 @@ class EngineBase:
                 fetched.revision or None,
                 access_of(storage, self.credentials_dir),
                 self.cache_dir,
+                allow_code=_needs_code(fetched),
             )
         except UserError as error:
             if error.reason in _OTHER_CONTENT:
@@ -115,19 +126,28 @@ class EngineBase:
             raise
 
     def _arguments(self, model: Path, fetched: Fetched) -> Sequence[str]:
-        named = f"--served-model-name={self.whole or BASE_NAME}"
         recipe = fetched.record.get("recipe") or {}
         # The type of training, which evaluation took, too: vLLM would halve float32.
         dtype = f"--dtype={'bfloat16' if recipe.get('bfloat16') else 'float32'}"
+        arguments = [f"--served-model-name={self.whole or BASE_NAME}", dtype]
+        if _needs_code(fetched):
+            arguments.append("--trust-remote-code")
         if self.engine_name == "Transformers":
-            return [f"--model={model}", named, dtype]
+            # vLLM may hold the whole base beside adapters of QLoRA: serve.arguments decide.
+            is_quantized = bool(fetched.record.get("quantization")) and not self.whole
+            return [f"--model={model}", *arguments, *(["--quantize"] if is_quantized else [])]
         template = fetched.folder / TEMPLATE_NAME
         kept = self.folder / TEMPLATE_NAME
-        if not template.exists():
-            return [str(model), named, dtype]
-        # A copy: the version's own folder goes when nobody serves the version.
-        kept.write_bytes(template.read_bytes())
-        return [str(model), named, dtype, f"--chat-template={kept}"]
+        if template.exists():
+            # A copy: the version's own folder goes when nobody serves the version.
+            kept.write_bytes(template.read_bytes())
+            arguments.append(f"--chat-template={kept}")
+        return [str(model), *arguments]
+
+
+def _needs_code(fetched: Fetched) -> bool:
+    """Whether the base model of a version runs code that ships with it."""
+    return bool(fetched.record.get("trustRemoteCode"))
 
 
 def _template_digest(fetched: Fetched) -> str:
@@ -151,4 +171,21 @@ def _other(fetched: Fetched, revision: str) -> Refusal:
         "OtherBaseModel",
         f"the version was trained on revision {fetched.revision} of {fetched.record.get('model')}, "
         f"and this server has revision {revision}",
+    )
+
+
+def _code_not_allowed(fetched: Fetched) -> Refusal:
+    return Refusal(
+        "EngineRefused",
+        f"{fetched.record.get('model')} runs code that ships with it (the job set "
+        "model.trustRemoteCode), and this cluster does not run it: ask the administrator to set "
+        "config.allowTrustRemoteCode, or train on a model without code",
+    )
+
+
+def _without_code(fetched: Fetched) -> Refusal:
+    return Refusal(
+        "OtherBaseModel",
+        f"the version needs the code that ships with {fetched.record.get('model')}, and the first "
+        "version of this server did not: serve it from an endpoint of its own with serve.dedicated",
     )

@@ -98,7 +98,7 @@ class Keeper:
         fetch: Brings a version to a folder; runs in a thread.
         base: The engine's base model.
         folder: Where adapters lie; the engine reads it.
-        engine_name: ``VLLM`` or ``Transformers``; empty asks the engine.
+        about: What is known of the engine before it is asked.
         pause: Waits for some seconds.
     """
 
@@ -109,7 +109,7 @@ class Keeper:
         fetch: Fetch,
         base: Base,
         folder: Path,
-        engine_name: str = "",
+        about: AboutEngine,
         grace_seconds: float = GRACE_SECONDS,
         pause: Pause = asyncio.sleep,
     ) -> None:
@@ -127,7 +127,7 @@ class Keeper:
         self._digests: dict[str, str] = {}
         self._wanted: Mapping[Key, Wanted] = {}
         self.adapters: dict[Key, Adapter] = {}
-        self.about = AboutEngine(name=engine_name)
+        self.about = about
         self.is_known = False
         self.num_loads = 0
 

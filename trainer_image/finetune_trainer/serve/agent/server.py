@@ -19,6 +19,7 @@ import aiohttp
 
 from finetune_api.protocol.trainer import Environment
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
+from finetune_trainer.serve.agent.asking import AboutEngine
 from finetune_trainer.serve.agent.base import EngineBase, NoBase
 from finetune_trainer.serve.agent.engine import Engine
 from finetune_trainer.serve.agent.fetching import fetch_version
@@ -45,6 +46,7 @@ class Settings:
     Attributes:
         environment: Where endpoints come from.
         server: Own name, as the status of endpoints has it.
+        about_engine: What the operator tells of the engine.
         token_file: Holds the token of fronts; None lets nobody in.
         grace_seconds: From SIGTERM to SIGKILL.
         scratch_bytes: Room for the files of a version; None if nobody has told.
@@ -54,7 +56,7 @@ class Settings:
     environment: Mapping[str, str]
     namespace: str
     server: str
-    engine_name: str
+    about_engine: AboutEngine
     engine_url: str
     token_file: Path | None
     adapters_dir: Path
@@ -89,7 +91,7 @@ def read_settings(arguments: argparse.Namespace, environment: Mapping[str, str])
         environment=environment,
         namespace=environment["FINETUNE_NAMESPACE"],
         server=environment["FINETUNE_SERVER"],
-        engine_name=environment.get("FINETUNE_ENGINE", ""),
+        about_engine=AboutEngine.from_environment(environment),
         engine_url=environment.get("FINETUNE_ENGINE_URL") or "http://127.0.0.1:8001",
         token_file=Path(token) if token else None,
         adapters_dir=Path(environment["FINETUNE_ADAPTERS_DIR"]),
@@ -120,8 +122,9 @@ def make_base(settings: Settings) -> Base:
         credentials_dir=settings.credentials_dir,
         cache_dir=Path(given.get(Environment.CACHE_DIR) or settings.adapters_dir / ".cache"),
         folder=Path(folder),
-        engine_name=settings.engine_name,
+        engine_name=settings.about_engine.name,
         whole=whole,
+        allow_code=bool(given.get("FINETUNE_ALLOW_REMOTE_CODE")),
     )
 
 
@@ -151,7 +154,7 @@ class Process:
                 ),
                 base=make_base(settings),
                 folder=settings.adapters_dir,
-                engine_name=settings.engine_name,
+                about=settings.about_engine,
                 grace_seconds=settings.unload_seconds,
             )
             reporter = Reporter(

@@ -73,12 +73,13 @@ def _serve(options: argparse.Namespace) -> None:
         # As training chooses the type where the job leaves it open.
         kind = "bfloat16" if hardware.supports_bfloat16 else "float32"
     gpu = 0 if hardware.num_gpus else None
+    is_quantized = options.quantize and gpu is not None
     model = ServedModel(
         folder,
         name=options.served_model_name or options.model,
         dtype=getattr(torch, kind),
         gpu=gpu,
-        quantize=options.quantize and gpu is not None,
+        quantize=is_quantized,
         trust_remote_code=options.trust_remote_code,
         max_adapters=options.max_adapters,
     )
@@ -88,6 +89,7 @@ def _serve(options: argparse.Namespace) -> None:
         "engine": "Transformers",
         "dtype": kind,
         "device": "cpu" if gpu is None else hardware.kind,
+        "quantized": is_quantized,
     }
     worker = Worker(model)
     app = make_app(worker, context=context, version=about)
