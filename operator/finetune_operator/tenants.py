@@ -204,7 +204,7 @@ class TenantSettings(BaseModel):
     this only makes sense together with volumes or a node-local mount in the trainer image."""
     allow_trust_remote_code: bool = False
     """Accept jobs with `model.trustRemoteCode`, which run code from the model's repository with the
-    job's credentials."""
+    job's credentials, and serve their versions, in a container without credentials."""
     allow_custom_metrics: bool = True
     """Accept jobs with `evaluation.customMetric`, which run a Python file of the tenant's beside
     the code of the trainer image. Where the images are limited for what jobs report, turn it

@@ -7,6 +7,7 @@ from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_api.v1alpha1.spec.serving import Serve
 from finetune_operator.allowlists import matches_image
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.render.vllm import num_parallel
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.finetunejob.pods.admission import (
     endpoint_problem,
@@ -59,6 +60,14 @@ def find_fault(spec: FineTuneEndpointSpec, config: OperatorConfig) -> Refusal | 
             Reason.INVALID_SPEC,
             f"spec.serve.resources.gpuResource: {serve.resources.gpu_resource!r} is a resource of"
             " Kubernetes itself; name that of a device, such as nvidia.com/gpu",
+        )
+    num_parts = num_parallel([*serve.arguments, *config.vllm_arguments])
+    if serve.engine == "VLLM" and 0 < serve.num_gpus < num_parts:
+        return _fault(
+            Reason.INVALID_SPEC,
+            f"spec.serve.arguments: {num_parts} GPUs are needed to divide the model so, and"
+            f" spec.serve.resources.gpus is {serve.num_gpus}; write {num_parts} there, or leave"
+            " --tensor-parallel-size and --pipeline-parallel-size out",
         )
     return _find_placement_fault(serve, config)
 

@@ -86,7 +86,8 @@ class ServerResources(APIModel):
     """What the engine gets in each server pod."""
 
     gpus: Annotated[Integer, Field(ge=0, le=64)] | None = None
-    """GPUs. Default: 1 for engine `VLLM`, 0 for `Transformers`."""
+    """GPUs. Default: 1 for engine `VLLM`, 0 for `Transformers`. vLLM divides the model over all of
+    them, unless `arguments` say otherwise."""
     gpu_resource: Annotated[
         str, Field(min_length=1, max_length=128), Texts(EXTENDED_RESOURCE_RULE)
     ] = "nvidia.com/gpu"

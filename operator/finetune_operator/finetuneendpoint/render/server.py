@@ -43,6 +43,7 @@ from finetune_operator.finetuneendpoint.render.pods import (
     trusted_volumes,
 )
 from finetune_operator.finetuneendpoint.render.scaling import is_scaled
+from finetune_operator.finetuneendpoint.render.vllm import numbers_of, vllm_arguments
 from finetune_operator.finetuneendpoint.servers import Server, way_of
 from finetune_operator.finetunejob.render.beside import ENVIRONMENT_BESIDE, environment_of
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
@@ -55,8 +56,6 @@ Manifest = dict[str, Any]
 
 ENGINE_PORT = 8001
 ADAPTERS_DIR = "/var/lib/finetune/adapters"
-MAX_LORAS = 8
-"""Adapters that one batch of vLLM may mix; of the others it keeps the weights in main memory."""
 
 VLLM = ("vllm", "serve")
 TRANSFORMERS = ("python", "-m", "finetune_trainer.serve", "engine")
@@ -195,6 +194,10 @@ def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Ma
         Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
         Environment.GRACE_SECONDS: str(ANSWER_SECONDS),
     }
+    if server.serve.engine == "VLLM":
+        environment |= numbers_of(server.serve, config)
+    if config.allow_trust_remote_code:
+        environment["FINETUNE_ALLOW_REMOTE_CODE"] = "1"
     if server.base_model_secret:
         environment["FINETUNE_MODEL_SECRET"] = server.base_model_secret
     if server.manifest_uri:
@@ -231,7 +234,7 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
             "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
         }
-        program, arguments = VLLM, [*_vllm_arguments(server), *config.vllm_arguments]
+        program, arguments = VLLM, vllm_arguments(server, config, port=ENGINE_PORT)
     else:
         image = serve.image or config.trainer_image
         program = TRANSFORMERS
@@ -247,21 +250,3 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
         "securityContext": container_security(),
     }
     return trainer_policy(container, config) if image == config.trainer_image else container
-
-
-def _vllm_arguments(server: Server) -> list[str]:
-    """Return the arguments of vLLM; of the same flag, the last one counts."""
-    # An empty list of domains would allow all of them; no host has a name below `.invalid`.
-    no_media = "--allowed-media-domains=none.invalid"
-    # Answers are verified without the sampling settings that ship with a model.
-    defaults = "--generation-config=vllm"
-    arguments = ["--host=127.0.0.1", f"--port={ENGINE_PORT}", no_media, defaults]
-    if not server.manifest_uri:
-        num_adapters = server.serve.max_adapters
-        arguments += [
-            "--enable-lora",
-            f"--max-loras={min(MAX_LORAS, num_adapters)}",
-            f"--max-cpu-loras={num_adapters}",
-            f"--max-lora-rank={server.max_rank}",
-        ]
-    return [*arguments, *server.serve.arguments]

@@ -30,6 +30,12 @@ def fault_of(serve: dict[str, Any], **settings: Any) -> Any:
         ({"image": "registry.corp/vllm:2"}, {"allowed_serving_images": ["registry.corp/*"]}),
         ({"image": "own:2"}, {"vllm_image": "", "allowed_serving_images": ["*"]}),
         ({"replicas": {"min": 0, "max": 2}}, {"keda_prometheus_url": "http://prometheus:9090"}),
+        ({"resources": {"gpus": 4}, "arguments": ["--tensor-parallel-size=2"]}, {}),
+        ({"resources": {"gpus": 0}, "arguments": ["--tensor-parallel-size=2"]}, {}),
+        (
+            {"engine": "Transformers", "resources": {"gpus": 1}},
+            {"vllm_arguments": ["--tensor-parallel-size=2"]},
+        ),
     ],
 )
 def test_what_the_settings_allow_is_allowed(
@@ -56,6 +62,15 @@ def test_what_the_settings_allow_is_allowed(
             {},
             "InvalidSpec",
             "spec.serve.resources.gpuResource",
+        ),
+        (
+            {
+                "resources": {"gpus": 2},
+                "arguments": ["--tensor-parallel-size=2", "--pipeline-parallel-size=2"],
+            },
+            {},
+            "InvalidSpec",
+            "spec.serve.arguments",
         ),
         (
             {"nodeSelector": {"pool": "other"}},

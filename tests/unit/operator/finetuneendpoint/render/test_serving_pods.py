@@ -20,6 +20,7 @@ from finetune_operator.finetuneendpoint.render.server import render_server
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.finetunejob.render.engine import ENGINE_DIR
 from finetune_trainer.serve.agent import server as agent
+from finetune_trainer.serve.agent.asking import AboutEngine
 from finetune_trainer.serve.engine import server as engine
 from finetune_trainer.serve.front import server as front
 
@@ -53,7 +54,7 @@ def containers_of(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {each["name"]: each for each in [*pod["containers"], *pod.get("initContainers", ())]}
 
 
-def server_containers(**serve: Any) -> dict[str, dict[str, Any]]:
+def server_containers(config: OperatorConfig = CONFIG, **serve: Any) -> dict[str, dict[str, Any]]:
     server = Server(
         namespace="team",
         base_model="hf://org/model",
@@ -61,7 +62,7 @@ def server_containers(**serve: Any) -> dict[str, dict[str, Any]]:
         storage=ServedStorage(uri="s3://models/team", credentials_secret="store"),
         serve=Serve.model_validate(serve),
     )
-    return containers_of(render_server(server, server.serve.replicas, OWNERS, CONFIG))
+    return containers_of(render_server(server, server.serve.replicas, OWNERS, config))
 
 
 def environment_of(container: dict[str, Any]) -> Reads:
@@ -89,7 +90,8 @@ def test_the_front_reads_every_setting_that_it_is_given() -> None:
 
 
 def test_the_agent_reads_every_setting_that_it_is_given() -> None:
-    container = server_containers()["agent"]
+    config = CONFIG.model_copy(update={"allow_trust_remote_code": True})
+    container = server_containers(config, arguments=["--dtype=half", "--quantization=fp8"])["agent"]
     environment = environment_of(container)
     settings = agent.read_settings(options_of(agent, container["command"][4:]), environment)
     base = agent.make_base(settings)
@@ -127,6 +129,78 @@ def test_vllm_gets_the_model_first_and_the_last_word_is_the_administrators(
     assert given[-2:] == ["--dtype=half", "--gpu-memory-utilization=0.8"]
     # Sampling settings that ship with a model would change the answers that were evaluated.
     assert "--generation-config=vllm" in given[: given.index("--dtype=half")]
+
+
+def about_of(arguments: list[str], **serve: Any) -> AboutEngine:
+    container = server_containers(arguments=arguments, **serve)["agent"]
+    environment = environment_of(container)
+    return agent.read_settings(
+        options_of(agent, container["command"][4:]), environment
+    ).about_engine
+
+
+@pytest.mark.parametrize(
+    ("arguments", "dtype", "is_quantized"),
+    [
+        ([], None, False),
+        (["--dtype=half"], "float16", False),
+        (["--dtype=float"], "float32", False),
+        (["--dtype=bfloat16", "--quantization=fp8"], "bfloat16", True),
+        (["--kv-cache-dtype=fp8"], None, True),
+        (["--kv-cache-dtype=auto", "--seed=1"], None, False),
+    ],
+)
+def test_the_agent_knows_the_numbers_that_vllm_was_told_to_compute_with(
+    arguments: list[str], dtype: str | None, is_quantized: bool
+) -> None:
+    about = about_of(arguments)
+    assert (about.name, about.dtype, about.is_quantized) == ("VLLM", dtype, is_quantized)
+
+
+def test_the_administrators_type_counts_before_that_of_the_endpoint() -> None:
+    config = CONFIG.model_copy(update={"vllm_arguments": ["--dtype", "bfloat16", "-q", "awq"]})
+    container = server_containers(config, arguments=["--dtype=half"])["agent"]
+    about = AboutEngine.from_environment(environment_of(container))
+    assert (about.dtype, about.is_quantized) == ("bfloat16", True)
+
+
+@pytest.mark.parametrize(("gpus", "is_cpu"), [(None, False), (0, True), (2, False)])
+def test_the_agent_knows_whether_vllm_has_a_gpu(gpus: int | None, is_cpu: bool) -> None:
+    about = about_of([], resources={} if gpus is None else {"gpus": gpus})
+    assert (about.device == "cpu") is is_cpu
+
+
+@pytest.mark.parametrize(
+    ("gpus", "arguments", "expected"),
+    [
+        (1, [], []),
+        (0, [], []),
+        (4, [], ["--tensor-parallel-size=4"]),
+        (4, ["--tensor-parallel-size=2"], ["--tensor-parallel-size=2"]),
+        (
+            8,
+            ["--pipeline-parallel-size=2"],
+            ["--tensor-parallel-size=4", "--pipeline-parallel-size=2"],
+        ),
+        (2, ["--pipeline-parallel-size=2"], ["--pipeline-parallel-size=2"]),
+    ],
+)
+def test_vllm_divides_the_model_over_all_gpus_of_the_pod(
+    gpus: int, arguments: list[str], expected: list[str]
+) -> None:
+    containers = server_containers(arguments=arguments, resources={"gpus": gpus})
+    command = containers[SERVING_ENGINE_CONTAINER]["command"]
+    assert [each for each in command if "-parallel-size" in each] == expected
+
+
+def test_only_where_the_administrator_allows_it_may_a_model_run_code() -> None:
+    for is_allowed in (False, True):
+        config = CONFIG.model_copy(update={"allow_trust_remote_code": is_allowed})
+        container = server_containers(config)["agent"]
+        settings = agent.read_settings(
+            options_of(agent, container["command"][4:]), environment_of(container)
+        )
+        assert agent.make_base(settings).allow_code is is_allowed
 
 
 def test_our_engine_understands_what_operator_and_agent_give_it(
