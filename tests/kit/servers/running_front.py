@@ -137,11 +137,11 @@ async def running_front(folder: Path, *endpoints: dict[str, Any]) -> AsyncIterat
         "FINETUNE_LINGER_SECONDS": "0",
     }
     arguments = argparse.Namespace(host="127.0.0.1", port=0, report_port=0)
-    process, ready = Process(read_settings(arguments, environment)), asyncio.Event()
+    process = Process(read_settings(arguments, environment))
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         front = RunningFront(process, folder, session)
-        task = asyncio.create_task(process.run(front.stop, ready))
-        ready_or_failed = asyncio.create_task(ready.wait())
+        task = asyncio.create_task(process.run(front.stop))
+        ready_or_failed = asyncio.create_task(process.listening.wait())
         await asyncio.wait([task, ready_or_failed], return_when=asyncio.FIRST_COMPLETED)
         front.follow(*endpoints)
         await process.look()

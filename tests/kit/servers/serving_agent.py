@@ -103,15 +103,15 @@ async def running_agent(folder: Path, engine: ServingEngine, **settings: Any):
         "FINETUNE_ADAPTERS_DIR": str(folder / "adapters"),
         "FINETUNE_TOKEN_FILE": str(token),
         "FINETUNE_ENDPOINTS": f"file://{endpoints}",
+        "FINETUNE_GRACE_SECONDS": "3",
     }
     address = argparse.Namespace(host="127.0.0.1", port=0, report_port=0)
     known = read_settings(address, {**environment, **settings.pop("environment", {})})
-    known = replace(known, grace_seconds=3.0, **settings)
-    process = Process(known)
-    stop, ready = asyncio.Event(), asyncio.Event()
-    running = asyncio.create_task(process.run(stop, ready))
+    process = Process(replace(known, **settings))
+    stop = asyncio.Event()
+    running = asyncio.create_task(process.run(stop))
     async with aiohttp.ClientSession() as session:
-        await ready.wait()
+        await process.listening.wait()
         yield Agent(engine=engine, process=process, endpoints=endpoints, session=session)
         stop.set()
         await running

@@ -7,8 +7,6 @@ listed headers cross the proxy. Texts of users never reach a log: not even in an
 from __future__ import annotations
 
 import asyncio
-import logging
-import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +17,7 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from finetune_trainer.serve.errors import Refused
-
-logger = logging.getLogger(__name__)
+from finetune_trainer.serve.logs import log_defect
 
 MAX_BODY_BYTES = 1024 * 1024
 """Of a request from outside. Behind the front a body may be longer: it has another model name."""
@@ -284,13 +281,6 @@ class Connection(RequestHandler):
         answer = Refused(status, "internal_error", "The proxy failed. Ask again.").response()
         answer.force_close()
         return answer
-
-
-def log_defect(error: BaseException | None) -> None:
-    """Log where an unexpected exception came from, without its message: it may quote a user."""
-    if error is not None:
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        logger.error("unexpected %s at\n%s", type(error).__name__, frames)
 
 
 class ProxyServer:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from finetune_trainer.serve.agent import keeper as keeper_module
-from finetune_trainer.serve.agent import server as server_module
 from kit.servers.serving_agent import running_agent
 from kit.servers.serving_engine import serving_engine
 
@@ -16,7 +15,7 @@ def quick(monkeypatch):
     monkeypatch.setattr("finetune_trainer.serve.desired.LOOK_SECONDS", 0.02)
     monkeypatch.setattr(keeper_module, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(keeper_module, "FIRST_PAUSE_SECONDS", 0.02)
-    monkeypatch.setattr(server_module, "TOKEN_SECONDS", 0.02)
+    monkeypatch.setattr("finetune_trainer.serve.process.LOOK_SECONDS", 0.02)
     monkeypatch.setattr("finetune_trainer.serve.agent.engine.TRY_PAUSE_SECONDS", 0.02)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Callable
 
@@ -29,7 +30,6 @@ class Gate:
         engine_url: Base URL of the engine.
         token: Returns the token that a request must bring; an empty one opens nothing.
         count: Is called with adapter name and status of each answer.
-        suspect: Is called when the engine seems to be gone, or to have lost an adapter.
     """
 
     def __init__(
@@ -40,14 +40,13 @@ class Gate:
         engine_url: str,
         token: Callable[[], str],
         count: Callable[[str, int], None],
-        suspect: Callable[[], None],
     ) -> None:
         self._session = session
         self._keeper = keeper
         self._engine_url = engine_url.rstrip("/")
         self._token = token
         self._count = count
-        self._suspect = suspect
+        self._look: asyncio.Task[None] | None = None
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request.
@@ -68,6 +67,12 @@ class Gate:
             return await self._pass_on(request, path, body, adapter)
         finally:
             adapter.num_open -= 1
+
+    async def close(self) -> None:
+        """Stop looking at the engine."""
+        if self._look is not None:
+            self._look.cancel()
+            await asyncio.gather(self._look, return_exceptions=True)
 
     def _check_token(self, request: web.BaseRequest) -> None:
         token = self._token()
@@ -117,19 +122,24 @@ class Gate:
         try:
             opened = await open_answer(self._session, self._engine_url + path, body, headers)
         except (aiohttp.ClientError, TimeoutError, OSError):
-            self._suspect()
+            self._look_again()
             raise self._refuse(adapter, "engine_away", "The engine does not answer.") from None
         if opened.status == 404:
             # It knows the route, so it has lost the adapter.
             opened.close()
-            self._suspect()
+            self._look_again()
             raise self._refuse(adapter, "model_not_ready", "The engine has started again.")
         self._count(adapter.wanted.name, opened.status)
         try:
             return await pass_on(request, opened, {})
         except StreamCut:
-            self._suspect()
+            self._look_again()
             raise ConnectionResetError("the engine broke off") from None
+
+    def _look_again(self) -> None:
+        """Have the keeper look at the engine: it seems to be gone, or to have lost an adapter."""
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._keeper.look())
 
     def _refuse(self, adapter: Adapter, code: str, message: str) -> Refused:
         self._count(adapter.wanted.name, 503)

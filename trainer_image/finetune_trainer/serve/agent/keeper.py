@@ -20,7 +20,7 @@ from finetune_trainer.serve.agent.bounds import Refusal
 from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
 from finetune_trainer.serve.agent.fetching import Fetched, run_to_its_end
 from finetune_trainer.serve.agent.wanted import Key, Wanted
-from finetune_trainer.serve.proxy import log_defect
+from finetune_trainer.serve.logs import log_defect
 from finetune_trainer.serve.verification import Verdict
 
 GRACE_SECONDS = 30.0

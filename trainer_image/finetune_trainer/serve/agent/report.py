@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter as Tally
 from typing import get_args
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 
 from finetune_api.protocol.serving import (
@@ -20,7 +19,6 @@ from finetune_api.protocol.serving import (
 )
 from finetune_trainer.serve.agent.engine import Engine
 from finetune_trainer.serve.agent.keeper import Adapter, Keeper
-from finetune_trainer.serve.errors import Refused
 from finetune_trainer.serve.verification import Verdict
 
 MESSAGE_CHARACTERS = 1024
@@ -35,7 +33,7 @@ PASSED_METRICS = (
 
 
 class Reporter:
-    """Answers ``/healthz``, ``/readyz``, ``/report`` and ``/metrics``.
+    """Answers the cluster.
 
     Args:
         boot_id: Names this process.
@@ -49,44 +47,34 @@ class Reporter:
         self._server = server
         self._engine = engine
         self._keeper = keeper
-        self.registry = CollectorRegistry()
+        self._registry = CollectorRegistry()
         self._requests = Counter(
             "finetune_agent_requests",
             "Requests passed to the engine, by adapter and status.",
             ["adapter", "code"],
-            registry=self.registry,
+            registry=self._registry,
         )
         self._adapters = Gauge(
-            "finetune_agent_adapters", "Adapters by state.", ["state"], registry=self.registry
+            "finetune_agent_adapters", "Adapters by state.", ["state"], registry=self._registry
         )
         self._loads = Gauge(
-            "finetune_agent_loads", "Loads of adapters since the start.", registry=self.registry
+            "finetune_agent_loads", "Loads of adapters since the start.", registry=self._registry
         )
 
     def count(self, adapter: str, code: int) -> None:
         """Count an answer."""
         self._requests.labels(adapter, str(code)).inc()
 
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request.
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests may come."""
+        return self._keeper.is_ready
 
-        Raises:
-            Refused: There is no such route.
-        """
-        match (request.method, request.path):
-            case ("GET", "/healthz"):
-                return web.Response(text="ok")
-            case ("GET", "/readyz"):
-                is_ready = self._keeper.is_ready
-                return web.Response(status=200 if is_ready else 503, text=str(is_ready).lower())
-            case ("GET", "/report"):
-                return web.Response(body=dump(self.report()), content_type="application/json")
-            case ("GET", "/metrics"):
-                return web.Response(text=await self._metrics(), content_type="text/plain")
-        raise Refused(404, "not_found", "There is no such route.")
+    def report(self) -> bytes:
+        """Return the JSON that the operator polls."""
+        return dump(self._make_report())
 
-    def report(self) -> ServerReport:
-        """Return the report of this server."""
+    def _make_report(self) -> ServerReport:
         keeper = self._keeper
         return ServerReport(
             id=self._boot_id,
@@ -103,13 +91,14 @@ class Reporter:
             ],
         )
 
-    async def _metrics(self) -> str:
+    async def read_metrics(self) -> bytes:
+        """Return the metrics in Prometheus' text format."""
         states: Tally[str] = Tally(adapter.state for adapter in self._keeper.adapters.values())
         for state in STATES:
             self._adapters.labels(state).set(states[state])
         self._loads.set(self._keeper.num_loads)
-        own = generate_latest(self.registry).decode()
-        return own + _select(await self._engine.read_metrics())
+        passed = _select(await self._engine.read_metrics())
+        return generate_latest(self._registry) + passed.encode()
 
 
 def dump(report: ServerReport) -> bytes:

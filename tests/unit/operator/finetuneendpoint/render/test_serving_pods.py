@@ -86,7 +86,7 @@ def test_the_front_reads_every_setting_that_it_is_given() -> None:
     assert own(environment) - environment.names == {"FINETUNE_NAMESPACE"}  # read by the watch
     mounts = {each["mountPath"] for each in container["volumeMounts"]}
     assert f"{settings.keys_dir}/keys" in mounts
-    assert str(settings.token_file.parent) in mounts
+    assert str(settings.process.token_file.parent) in mounts
 
 
 def test_the_agent_reads_every_setting_that_it_is_given() -> None:
