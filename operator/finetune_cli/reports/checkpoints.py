@@ -30,7 +30,8 @@ class Step:
     """A step of a run that was measured or stored.
 
     Attributes:
-        validation_loss: Mean loss over the measured validation rows after it; None if it was not measured.
+        validation_loss: Mean loss over the measured validation rows after it; None if there is
+            none.
         stored: Its data in storage: a checkpoint that a run can resume at, the weights of the best
             step so far, the run's adapter, or none. A new job can take any of them.
         uri: Its address; empty for none.
