@@ -81,16 +81,6 @@ class EngineReport(_Reported):
     is_ready: bool = False
 
 
-class DifferingAnswer(_Reported):
-    """A held-out question whose answer is not the one that was evaluated.
-
-    Attributes:
-        question: SHA-256 of the question. No text of questions and answers is reported.
-    """
-
-    question: Digest
-
-
 class Verification(_Reported):
     """Comparison of a loaded version with its evaluation.
 
@@ -100,7 +90,9 @@ class Verification(_Reported):
         num_like_base: Answers that equal the stored ones of the base model, where these differ from
             the tuned model's.
         score: Score of the answers by the evaluation's metric.
-        differing: Some of the answers that differ, of a version that failed.
+        differing: Lines of some answers that differ, in the evaluation's `samples.jsonl`, of a
+            version that failed. Whoever reaches the pod can read a report, so that it has no text
+            and no digest, which would confirm a guess.
     """
 
     num_asked: Count = 0
@@ -108,7 +100,7 @@ class Verification(_Reported):
     num_like_base: Count = 0
     score: Number | None = None
     metric: Annotated[str, Field(max_length=63)] | None = None
-    differing: Annotated[list[DifferingAnswer], Field(max_length=MAX_DIFFERING)] = []
+    differing: Annotated[list[Count], Field(max_length=MAX_DIFFERING)] = []
 
 
 class AdapterReport(_Reported):

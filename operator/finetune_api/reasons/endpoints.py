@@ -42,7 +42,7 @@ ENDPOINTS = {
     "Verified": ReasonHelp("The version answers as its evaluation says.", "Nothing."),
     "AnswersDiffer": ReasonHelp(
         "The loaded version does not answer as it did in its evaluation.",
-        "Read the message, which has questions that differ. Serve it on the engine and data type "
+        "Read the message, which has lines that differ. Serve it on the engine and data type "
         "of the evaluation, or publish another version. The active one stays.",
     ),
     "AnswersLikeBase": ReasonHelp(

@@ -106,7 +106,8 @@ def numbers_text(found: Verification | None) -> str:
     if found.score is not None and found.metric:
         text += f"; {found.metric} {found.score}"
     if found.differing:
-        text += f". Questions that differ: {', '.join(d.question[:12] for d in found.differing)}"
+        lines = ", ".join(map(str, found.differing))
+        text += f". Lines of samples.jsonl that differ: {lines}"
     return f"{text}."
 
 

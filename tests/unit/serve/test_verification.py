@@ -231,6 +231,7 @@ def test_samples_are_read_with_their_answers_composed_and_plain_text_left_out():
         "tuned": "\u00e9",
         "group": "g",
         "is_cut": True,
+        "line": 1,
     }
     with pytest.raises(ValueError, match="line 1"):
         read_samples('{"prompt": "x"}')

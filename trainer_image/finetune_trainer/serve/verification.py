@@ -62,6 +62,7 @@ class Stored:
     tuned: str
     group: str = ""
     is_cut: bool = False
+    line: int = 0
 
     @property
     def differs(self) -> bool:
@@ -90,7 +91,7 @@ class Verdict:
         num_like_base: Answers that equal those of the base model, where these two differ.
         metric: Metric of ``score``; empty without one.
         score: Mean score of the answers.
-        differing: Digests of some questions whose answers differ.
+        differing: Lines of some questions whose answers differ, in `samples.jsonl`.
     """
 
     reason: Refusal | None
@@ -100,7 +101,7 @@ class Verdict:
     num_like_base: int = 0
     metric: str = ""
     score: float | None = None
-    differing: tuple[str, ...] = ()
+    differing: tuple[int, ...] = ()
 
 
 def read_samples(text: str) -> list[Stored]:
@@ -124,6 +125,7 @@ def read_samples(text: str) -> list[Stored]:
                     tuned=normalize(row["tuned"]).rstrip("\ufffd"),
                     group=row.get("group") or str(number),
                     is_cut="tuned" in row.get("cut", ()),
+                    line=number,
                 )
             )
         except (ValueError, KeyError, TypeError) as error:
@@ -191,7 +193,7 @@ def judge(
         num_like_base=compared.num_like_base,
         metric=metric,
         score=score,
-        differing=tuple(stored.digest for stored, _, is_equal in compared.rows() if not is_equal)[
+        differing=tuple(stored.line for stored, _, is_equal in compared.rows() if not is_equal)[
             :MAX_DIFFERING
         ],
     )

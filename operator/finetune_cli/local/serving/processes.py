@@ -345,9 +345,8 @@ def _describe_failure(version: PublishedVersion, found: Mapping[str, Any]) -> st
         f"version {version.number} of {version.job} is not served: {found.get('reason')}: "
         f"{found.get('message')}"
     ]
-    for each in (found.get("verification") or {}).get("differing", ()):
-        question = str(each.get("question"))[:12]
-        lines.append(f"  question {question} is answered otherwise than evaluated")
+    for number in (found.get("verification") or {}).get("differing", ()):
+        lines.append(f"  line {number} of samples.jsonl is answered otherwise than evaluated")
     return "\n".join(lines)
 
 

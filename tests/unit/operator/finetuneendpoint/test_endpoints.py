@@ -7,7 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from finetune_api.protocol.serving import Verification
 from finetune_operator.finetuneendpoint.observed import Workload
+from finetune_operator.finetuneendpoint.verification import numbers_text
 from finetune_operator.finetunejob.state.observed import Refusal
 from kit.builders.endpoints import (
     NAME,
@@ -117,6 +119,12 @@ def test_a_first_version_that_fails_its_verification_is_refused(reason):
     assert world.decided() == [(1, "Refused")]
     assert world.status["rejected"][0]["reason"] == reason
     assert world.status["rejected"][0]["sha256"] == manifest_digest_of(1)
+
+
+def test_the_lines_that_differ_are_named():
+    found = Verification(num_asked=50, num_equal=48, differing=[3, 17])
+    text = "48 of 50 held-out answers are as evaluated. Lines of samples.jsonl that differ: 3, 17."
+    assert numbers_text(found) == text
 
 
 def test_a_failure_that_is_not_the_versions_is_waited_out():

@@ -12,7 +12,6 @@ from finetune_api.protocol.serving import (
     MAX_REPORTED,
     AdapterReport,
     AdapterState,
-    DifferingAnswer,
     EngineReport,
     ServerReport,
     Verification,
@@ -152,7 +151,5 @@ def _verification(verdict: Verdict, *, has_failed: bool) -> Verification:
         num_like_base=verdict.num_like_base,
         score=None if verdict.score is None else f"{verdict.score:.4f}",
         metric=verdict.metric or None,
-        differing=[
-            DifferingAnswer(question=question) for question in verdict.differing if has_failed
-        ],
+        differing=list(verdict.differing) if has_failed else [],
     )
