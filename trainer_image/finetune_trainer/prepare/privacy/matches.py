@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,16 +16,28 @@ CONTEXT_AFTER = 24
 
 _DASHES = (*range(0x2010, 0x2016), 0x2212, 0xFE58, 0xFE63)
 _BLANKS = (0xA0, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)
-_FOLDED = {
-    **dict.fromkeys(_DASHES, "-"),
-    **dict.fromkeys(_BLANKS, " "),
-    **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
-    **{
-        code: str(unicodedata.decimal(chr(code)))
-        for code in range(128, sys.maxunicode + 1)
-        if unicodedata.category(chr(code)) == "Nd"
-    },
-}
+
+
+class _Folding(dict[int, str]):
+    """What characters are folded to, by code point; those of digits are looked up when first seen.
+
+    There are a million code points, and each process would walk through all of them at its start.
+    """
+
+    def __missing__(self, code: int) -> str:
+        digit = unicodedata.decimal(chr(code), None)
+        folded = chr(code) if digit is None else str(digit)
+        self[code] = folded
+        return folded
+
+
+_FOLDED = _Folding(
+    {
+        **dict.fromkeys(_DASHES, "-"),
+        **dict.fromkeys(_BLANKS, " "),
+        **{code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},
+    }
+)
 _FOLDABLE = re.compile("[\xa0\u0600-\U0010ffff]")
 """All folded characters lie here; frequent Latin, Greek and Cyrillic letters do not."""
 _STRENGTH = {
