@@ -77,6 +77,7 @@ def render_front(
         volumes=volumes,
         config=config,
         replicas=config.front_replicas,
+        without_identity=FRONT_CONTAINER,
         extra={"topologySpreadConstraints": [spread]},
     )
 

@@ -8,7 +8,11 @@ from finetune_api.names import SERVING, SERVING_TOKEN_SECRET
 from finetune_api.protocol.serving import REPORT_PORT, REPORT_PORT_NAME
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.beside import environment_of
-from finetune_operator.finetunejob.render.security import container_security, pod_security
+from finetune_operator.finetunejob.render.security import (
+    container_security,
+    pod_security,
+    without_cloud_identity,
+)
 
 Manifest = dict[str, Any]
 
@@ -108,6 +112,7 @@ def render_deployment(
     volumes: list[Manifest],
     config: OperatorConfig,
     replicas: int | None,
+    without_identity: str,
     extra: Manifest,
 ) -> Manifest:
     """Render a Deployment that takes no pod away before its successor is ready.
@@ -120,6 +125,7 @@ def render_deployment(
         volumes: Volumes of a pod.
         config: The administrator's settings.
         replicas: Number of pods; None where an autoscaler decides.
+        without_identity: Container that opens no storage.
         extra: Further fields of a pod.
     """
     pod: Manifest = {
@@ -134,14 +140,13 @@ def render_deployment(
     }
     if config.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in config.image_pull_secrets]
+    head = {"labels": dict(labels), "annotations": without_cloud_identity(without_identity)}
+    surge = {"maxUnavailable": 0, "maxSurge": 1}
     spec: Manifest = {
         "revisionHistoryLimit": 2,
         "selector": {"matchLabels": selector},
-        "strategy": {
-            "type": "RollingUpdate",
-            "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1},
-        },
-        "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": surge},
+        "template": {"metadata": head, "spec": pod},
     }
     if replicas is not None:
         spec["replicas"] = replicas

@@ -113,6 +113,7 @@ def render_server(
         volumes=volumes,
         config=config,
         replicas=None if is_scaled(replicas) else replicas.min,
+        without_identity=SERVING_ENGINE_CONTAINER,
         extra=extra,
     )
 

@@ -30,7 +30,11 @@ from finetune_operator.finetunejob.render.resources import (
     render_engine_resources,
     render_resources,
 )
-from finetune_operator.finetunejob.render.security import container_security, pod_security
+from finetune_operator.finetunejob.render.security import (
+    container_security,
+    pod_security,
+    without_cloud_identity,
+)
 from finetune_operator.finetunejob.render.volumes import JOB_DIR, render_volumes
 
 KUEUE_PREFIX = "kueue.x-k8s.io/"
@@ -58,6 +62,8 @@ def render_pod_template(
         share_engine_folder(volumes, mounts, config)
     if has_red_team(spec, stage, config):
         share_red_team_folder(volumes, mounts, config)
+    beside = _engines(spec, stage, config, mounts)
+    unnamed = without_cloud_identity(*(each["name"] for each in beside))
     image = image or spec.trainer.image or config.trainer_image
     container: dict[str, Any] = {
         "name": CONTAINER,
@@ -86,17 +92,20 @@ def render_pod_template(
         "containers": [container],
         "volumes": volumes,
     }
-    pod.update(_engines(spec, stage, config, mounts))
+    if beside:
+        pod["initContainers"] = beside
     pod.update(_placement(extra, stage, config))
     if stage is Stage.TRAIN and spec.resources.nodes > 1:
         pod["subdomain"] = service_name(owner.name)
     secrets = [*config.image_pull_secrets, *(ref.name for ref in extra.image_pull_secrets)]
     if secrets:
         pod["imagePullSecrets"] = [{"name": secret} for secret in dict.fromkeys(secrets)]
-    return {"metadata": _metadata(extra, stage, owner), "spec": pod}
+    return {"metadata": _metadata(extra, stage, owner, unnamed), "spec": pod}
 
 
-def _metadata(extra: PodTemplate, stage: Stage, owner: Owner) -> dict[str, Any]:
+def _metadata(
+    extra: PodTemplate, stage: Stage, owner: Owner, own: dict[str, str]
+) -> dict[str, Any]:
     metadata: dict[str, Any] = {"labels": {**extra.labels, **labels_of(owner.name, stage)}}
     annotations = {
         key: text
@@ -104,8 +113,8 @@ def _metadata(extra: PodTemplate, stage: Stage, owner: Owner) -> dict[str, Any]:
         # Kueue's topology requests are about GPU nodes, as node labels are.
         if stage not in CPU_STAGES or not key.startswith(KUEUE_PREFIX)
     }
-    if annotations:
-        metadata["annotations"] = annotations
+    if annotations or own:
+        metadata["annotations"] = {**annotations, **own}
     return metadata
 
 
@@ -116,17 +125,17 @@ def _pin(argument: str, digest: str | None) -> list[str]:
 
 def _engines(
     spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig, mounts: list[dict[str, Any]]
-) -> dict[str, Any]:
+) -> list[dict[str, Any]]:
     """Return what stands beside the stage: the server, and garak where that attacks the models."""
     if not has_engine(spec, stage, config):
-        return {}
+        return []
     resources = render_engine_resources(spec, stage, config)
     own = [mount for mount in mounts if mount["name"] not in _OF_THE_STAGE]
     seen = [mount for mount in own if not mount["name"].startswith("credentials-")]
     beside = [render_engine(config, seen, resources=resources, security=container_security())]
     if has_red_team(spec, stage, config):
         beside.append(render_red_team(config, security=container_security()))
-    return {"initContainers": beside}
+    return beside
 
 
 def _pull_policy(spec: FineTuneJobSpec, config: OperatorConfig) -> str | None:

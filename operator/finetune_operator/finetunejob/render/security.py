@@ -26,3 +26,11 @@ def container_security() -> dict[str, Any]:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def without_cloud_identity(*containers: str) -> dict[str, str]:
+    """Return the annotations of a pod whose named containers get no identity of the cloud.
+
+    The webhook of EKS gives the ServiceAccount's to all containers of a pod that are not named.
+    """
+    return {"eks.amazonaws.com/skip-containers": ",".join(containers)} if containers else {}
