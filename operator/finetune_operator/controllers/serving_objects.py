@@ -9,7 +9,6 @@ request.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable
@@ -226,8 +225,7 @@ class ServingObjects:
             if resource is not SERVICES:
                 return
             live = await self._client.get(resource, metadata["namespace"], metadata["name"])
-            owners = live["metadata"].get("ownerReferences") or ()
-            if not any(owner.get("uid") == deployed.uid for owner in owners):
+            if not _is_part_of(live["metadata"], deployed):
                 raise NameTaken(
                     f"Service {metadata['name']} exists and belongs to another object; the endpoint"
                     " waits until it is gone"
@@ -236,7 +234,7 @@ class ServingObjects:
     async def _scale(
         self, deployed: Deployed, scaler: Object | None, others: Iterable[Resource], namespace: str
     ) -> None:
-        """Apply the autoscaler, and delete others that were there before."""
+        """Apply the autoscaler, and delete those of the server that were there before."""
         if scaler is not None:
             resource = _RESOURCES[scaler["kind"]]
             try:
@@ -245,8 +243,16 @@ class ServingObjects:
                 raise _taken(scaler["kind"], deployed.name) from error
         for other in others:
             if scaler is None or other.kind != scaler["kind"]:
-                with contextlib.suppress(NotFound):
-                    await self._client.delete(other, namespace, deployed.name)
+                await self._delete_scaler(other, deployed, namespace)
+
+    async def _delete_scaler(self, resource: Resource, deployed: Deployed, namespace: str) -> None:
+        """Delete an autoscaler of the server's name, unless it belongs to somebody else."""
+        try:
+            metadata = (await self._client.get(resource, namespace, deployed.name))["metadata"]
+            if _is_part_of(metadata, deployed):
+                await self._client.delete(resource, namespace, deployed.name, uid=metadata["uid"])
+        except (NotFound, Conflict):
+            return  # it is gone, and another one may have its name
 
     async def _repair(self, found: Object, parts: Parts) -> None:
         """Create again what is missing, of a Deployment whose pods do not come up."""
@@ -308,6 +314,12 @@ def _is_ours(found: Object, manifest: Object) -> bool:
     """Return whether a Deployment has our label, and an endpoint of ours or us as its writer."""
     is_owned = bool(_owners_of(found["metadata"]) & _owners_of(manifest["metadata"]))
     return bool(found["isLabelled"] and (is_owned or found["isWritten"]))
+
+
+def _is_part_of(metadata: Object, deployed: Deployed) -> bool:
+    """Return whether an object is owned by a Deployment."""
+    owners = metadata.get("ownerReferences") or ()
+    return any(owner.get("uid") == deployed.uid for owner in owners)
 
 
 def _is_as_applied(found: Object, manifest: Object, digest: str) -> bool:

@@ -185,6 +185,15 @@ async def test_an_autoscaler_goes_when_the_number_of_pods_is_fixed(world: World)
     assert world.names("horizontalpodautoscalers") == set()
 
 
+async def test_an_autoscaler_of_somebody_else_is_not_deleted(world: World) -> None:
+    await world.apply(serving(replicas=Replicas(min=2, max=2)))
+    foreign = {"metadata": {"name": SERVER.name, "namespace": NAMESPACE}, "spec": {"x": 1}}
+    world.client.cluster.store(("horizontalpodautoscalers", NAMESPACE, SERVER.name), foreign)
+    await world.apply(serving(replicas=Replicas(min=3, max=3)))
+    assert world.live("deployments", SERVER.name)["spec"]["replicas"] == 3
+    assert world.live("horizontalpodautoscalers", SERVER.name)["spec"] == {"x": 1}
+
+
 async def test_the_number_of_pods_outlasts_the_change_to_an_autoscaler(world: World) -> None:
     await world.apply(serving(replicas=Replicas(min=4, max=4)))
     await world.apply(serving(replicas=Replicas(min=2, max=8)))
