@@ -116,11 +116,7 @@ class ServingObjects:
 
     async def _apply_front(self, front: Front, config: OperatorConfig) -> bool:
         namespace = front.namespace
-
-        def parts(deployed: Deployed) -> list[Object]:
-            token = render_token(namespace, deployed, secrets.token_urlsafe(TOKEN_BYTES))
-            return [*render_front_parts(namespace, deployed), token]
-
+        parts = partial(_front_parts, namespace)
         manifest = render_front(namespace, front.owners, front.key_secrets, config)
         return await self._apply(namespace, FRONT, manifest, parts)
 
@@ -267,6 +263,21 @@ class ServingObjects:
         deployed = Deployed(name=key[1], uid=found["metadata"]["uid"])
         for part in parts(deployed):
             await self._create(part, deployed)
+        if deployed.name != FRONT:
+            await self._repair_account(key[0], now)
+
+    async def _repair_account(self, namespace: str, now: float) -> None:
+        """Create again what is missing of the account and the token, without which no pod starts.
+
+        They belong to the front, whose own pods may run on without them.
+        """
+        front, key = self._endpoints.deployments.get(namespace, FRONT), (namespace, "")
+        if front is None or now - self._repaired.get(key, -REPAIR_SECONDS) < REPAIR_SECONDS:
+            return
+        self._repaired[key] = now
+        deployed = Deployed(name=FRONT, uid=front["metadata"]["uid"])
+        for part in _front_parts(namespace, deployed):
+            await self._create(part, deployed)
 
     async def _release(self, namespace: str, name: str, uid: str) -> None:
         found = self._endpoints.deployments.get(namespace, name)
@@ -301,6 +312,12 @@ class ServingObjects:
         lock = self._locks.get((namespace, name)) or asyncio.Lock()
         self._locks[namespace, name] = lock
         return lock
+
+
+def _front_parts(namespace: str, front: Deployed) -> list[Object]:
+    """Return all parts of a front, with another token at each call."""
+    token = render_token(namespace, front, secrets.token_urlsafe(TOKEN_BYTES))
+    return [*render_front_parts(namespace, front), token]
 
 
 def _taken(kind: str, name: str) -> NameTaken:

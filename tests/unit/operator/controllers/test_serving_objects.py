@@ -221,6 +221,26 @@ async def test_what_vanished_is_made_again_while_no_pod_is_ready(world: World) -
     assert world.names("secrets") == {SERVING_TOKEN_SECRET}
 
 
+@pytest.mark.parametrize(
+    ("plural", "name"), [("serviceaccounts", SERVING), ("secrets", SERVING_TOKEN_SECRET)]
+)
+async def test_what_a_new_server_pod_needs_is_made_again_while_fronts_run_on(
+    world: World, plural: str, name: str
+) -> None:
+    await world.apply(serving())
+    front = copy.deepcopy(world.live("deployments", FRONT))
+    front["status"] = {"readyReplicas": 2}
+    key = ("deployments", NAMESPACE, FRONT)
+    world.endpoints.deployments.observe("MODIFIED", world.client.cluster.store(key, front))
+    del world.client.cluster.objects[plural, NAMESPACE, name]
+    await world.apply(serving())
+    world.clock.advance(REPAIR_SECONDS)
+    await world.apply(serving())
+    assert world.names(plural) == {name}
+    num_writes = len(await world.apply(serving()))
+    assert num_writes == 0
+
+
 async def test_the_last_endpoint_that_leaves_a_server_deletes_it(world: World) -> None:
     await world.apply(serving("one", "two"))
     await world.objects.release(NAMESPACE, [SERVER.name], "uid-two")
