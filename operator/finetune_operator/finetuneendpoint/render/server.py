@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import takewhile
 from typing import Any
+from urllib.parse import unquote
 
 from finetune_api.names import (
     AGENT_CONTAINER,
@@ -19,6 +21,7 @@ from finetune_api.names import (
     SERVING_ENGINE_CONTAINER,
     Owner,
 )
+from finetune_api.paths import normal_path
 from finetune_api.protocol.trainer import Environment
 from finetune_api.v1alpha1.spec.serving import Replicas
 from finetune_operator.config import OperatorConfig
@@ -167,14 +170,29 @@ def _volumes(
         volumes.append({"name": f"credentials-{number}", "secret": source})
         path = f"{CREDENTIALS_DIR}/{secret}"
         agent.append({"name": f"credentials-{number}", "mountPath": path, "readOnly": True})
-    parsed = map(parse_claim_uri, (server.base_model, server.storage.uri))
-    for number, claim in enumerate(sorted({found[0] for found in parsed if found})):
-        source = {"claimName": claim}
-        volumes.append({"name": f"claim-{number}", "persistentVolumeClaim": source})
-        mount = {"mountPath": f"{CLAIMS_DIR}/{claim}", "readOnly": True}
-        agent.append({"name": f"claim-{number}", **mount})
-        engine.append({"name": f"claim-{number}", **mount})
+    base, output = map(parse_claim_uri, (server.base_model, server.storage.uri))
+    for number, claim in enumerate(sorted({found[0] for found in (base, output) if found})):
+        name = f"claim-{number}"
+        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
+        mount = {"name": name, "mountPath": f"{CLAIMS_DIR}/{claim}", "readOnly": True}
+        agent.append(mount)
+        if base is not None and base[0] == claim:
+            engine.append(_narrowed(mount, base[1]))
     return volumes, agent, engine
+
+
+def _narrowed(mount: Manifest, path: str) -> Manifest:
+    """Return a mount of one folder of a claim: the others may hold data and stored answers.
+
+    Args:
+        mount: The mount of the whole claim.
+        path: The folder, as its URI has it. A mount is at no path with a colon.
+    """
+    parts = takewhile(lambda part: ":" not in part, unquote(path).split("/"))
+    folder = normal_path("/" + "/".join(parts)).strip("/")
+    if not folder:
+        return mount
+    return {**mount, "mountPath": f"{mount['mountPath']}/{folder}", "subPath": folder}
 
 
 def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Manifest:

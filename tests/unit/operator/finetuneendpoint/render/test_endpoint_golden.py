@@ -119,6 +119,30 @@ def test_the_engine_sees_no_secret_no_token_and_writes_only_its_own_folders(case
         assert mount.get("readOnly") or mount["name"] in ("engine-tmp", "shm")
 
 
+@pytest.mark.parametrize(
+    ("base", "seen"),
+    [
+        ("hf://org/model", None),
+        ("pvc://outputs/bases/small", ("/bases/small", "bases/small")),
+        ("pvc://outputs/bases/a%20b/", ("/bases/a b", "bases/a b")),
+        ("pvc://outputs//bases/./small", ("/bases/small", "bases/small")),
+        ("pvc://outputs/bases/llama:8b", ("/bases", "bases")),
+        ("pvc://outputs", ("", None)),
+    ],
+)
+def test_the_engine_sees_of_the_claim_of_outputs_only_a_base_model(base: str, seen: Any) -> None:
+    storage = ServedStorage(uri="pvc://outputs/team-a")
+    server = Server(namespace=NAMESPACE, base_model=base, storage=storage, serve=Serve())
+    rendered = render_server(server, server.serve.replicas, [], OperatorConfig(vllm_image="v:1"))
+    (engine,) = rendered["spec"]["template"]["spec"]["initContainers"]
+    found = [
+        (each["mountPath"].partition("/outputs")[2], each.get("subPath"))
+        for each in engine["volumeMounts"]
+        if each["name"].startswith("claim-")
+    ]
+    assert found == ([] if seen is None else [seen])
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_no_object_that_endpoints_share_has_a_controller(case: str) -> None:
     for each in render(FOLDER / case):
