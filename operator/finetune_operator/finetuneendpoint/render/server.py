@@ -177,18 +177,23 @@ def _volumes(
         mount = {"name": name, "mountPath": f"{CLAIMS_DIR}/{claim}", "readOnly": True}
         agent.append(mount)
         if base is not None and base[0] == claim:
-            engine.append(_narrowed(mount, base[1]))
+            has_outputs = output is not None and output[0] == claim
+            engine.append(_narrowed(mount, base[1]) if has_outputs else mount)
     return volumes, agent, engine
 
 
 def _narrowed(mount: Manifest, path: str) -> Manifest:
-    """Return a mount of one folder of a claim: the others may hold data and stored answers.
+    """Return a mount of a base model alone: the claim also holds data and stored answers.
+
+    Files below ``snapshots`` are links to a folder beside it, in caches of the Hub.
 
     Args:
         mount: The mount of the whole claim.
-        path: The folder, as its URI has it. A mount is at no path with a colon.
+        path: Folder of the model, as its URI has it. A mount is at no path with a colon.
     """
-    parts = takewhile(lambda part: ":" not in part, unquote(path).split("/"))
+    parts = takewhile(
+        lambda part: ":" not in part and part != "snapshots", unquote(path).split("/")
+    )
     folder = normal_path("/" + "/".join(parts)).strip("/")
     if not folder:
         return mount

@@ -127,6 +127,7 @@ def test_the_engine_sees_no_secret_no_token_and_writes_only_its_own_folders(case
         ("pvc://outputs/bases/a%20b/", ("/bases/a b", "bases/a b")),
         ("pvc://outputs//bases/./small", ("/bases/small", "bases/small")),
         ("pvc://outputs/bases/llama:8b", ("/bases", "bases")),
+        ("pvc://outputs/hub/models--a/snapshots/1", ("/hub/models--a", "hub/models--a")),
         ("pvc://outputs", ("", None)),
     ],
 )
