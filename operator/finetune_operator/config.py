@@ -115,6 +115,11 @@ class OperatorConfig(TenantSettings):
                 changes |= policy.changes()
         return self.model_copy(update=changes) if changes else self
 
+    @property
+    def gateways(self) -> frozenset[str]:
+        """The inference gateways of all namespaces."""
+        return frozenset({self.gateway, *(policy.gateway for policy in self.policies)} - {""})
+
     @classmethod
     def load(
         cls,

@@ -38,6 +38,10 @@ IMAGE_FOLDERS = (
 """Where the code of an image lies. No configuration opens these to mounts of a job."""
 
 
+_NAME = "[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
+GATEWAY_PATTERN = f"^(Gateway/{_NAME}/{_NAME}|InferencePool/{_NAME})?$"
+
+
 def _check_mount_root(root: str) -> str:
     path = normal_path(root)
     for taken in (*RESERVED_MOUNTS, *IMAGE_FOLDERS):
@@ -150,6 +154,11 @@ class TenantSettings(BaseModel):
     Servers whose endpoints have `replicas.max` above `replicas.min` are then scaled by KEDA, by the
     requests that wait in vLLM. Empty: a HorizontalPodAutoscaler scales them by CPU, and
     `replicas.min: 0` is refused."""
+    gateway: Annotated[str, Field(pattern=GATEWAY_PATTERN)] = ""
+    """Inference gateway that divides the requests of endpoints with `serve.routing: Gateway`.
+    `Gateway/NAMESPACE/NAME` is a Gateway of Envoy AI Gateway. `InferencePool/NAME` is a pool of
+    llm-d in the endpoint's own namespace, whose members are the front's pods. Empty: such endpoints
+    are refused."""
     allow_cpu: bool = False
     """Let a pod that asked for GPUs and sees none go on with the CPU. For tests and demos only: it
     turns a broken driver into a job that is a hundred times slower instead of an error."""

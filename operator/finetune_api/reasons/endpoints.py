@@ -23,6 +23,10 @@ ENDPOINTS = {
         "The job has published no version yet, or not the one that `spec.version` names.",
         "Nothing while the job runs; else correct `spec.version`.",
     ),
+    "GatewayNotFound": ReasonHelp(
+        "`serve.routing` is `Gateway`, and the cluster has no inference gateway for it.",
+        "Write `Front`, or ask the administrator to set `config.gateway` and to install it.",
+    ),
     "FrontNotReady": ReasonHelp(
         "No pod of the namespace's front is ready.",
         "`kubectl describe deployment finetune-front`; the message has what is known.",

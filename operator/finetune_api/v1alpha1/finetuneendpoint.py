@@ -95,6 +95,22 @@ ENDPOINT_RULES: tuple[Rule, ...] = (
         check=lambda s: s.rollout is None or s.rollout.steps == sorted(s.rollout.steps),
     ),
     Rule(
+        rule=(
+            "!has(self.rollout) || !has(self.serve) || !has(self.serve.routing) ||"
+            " self.serve.routing != 'Gateway' || (has(self.access) && has(self.access.keysFrom))"
+        ),
+        message=(
+            "a rollout behind a gateway needs access.keysFrom: without keys all clients are one"
+            " sender, and no step would ever get its evidence"
+        ),
+        field="access.keysFrom",
+        check=lambda s: (
+            s.rollout is None
+            or s.serve.routing != "Gateway"
+            or (s.access is not None and s.access.keys_from is not None)
+        ),
+    ),
+    Rule(
         rule="!has(self.rollout) || 100 in self.rollout.steps",
         message="rollout.steps must end at 100, or the new version would never take over",
         field="rollout.steps",

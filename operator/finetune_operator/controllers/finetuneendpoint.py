@@ -17,6 +17,7 @@ from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
 from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.gateway_objects import GatewayObjects
 from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS, Endpoints
@@ -108,6 +109,7 @@ class FineTuneEndpointReconciler:
             logger=logger,
         )
         self._objects = ServingObjects(client, endpoints, clock=clock)
+        self._gateway_objects = GatewayObjects(client, endpoints)
         self._refusals = Refusals(clock)
         self._memories: dict[str, _Memory] = {}
         self._read: dict[str, tuple[str, Neighbour | None]] = {}
@@ -178,6 +180,8 @@ class FineTuneEndpointReconciler:
         allowed = tuple(each for each, fault in judged if fault is None)
         try:
             is_done = await self._objects.apply(replace(serving, servers=allowed), config)
+            if serving.split is not None:
+                await self._gateway_objects.apply(serving.split, config)
             await self._objects.release(metadata["namespace"], serving.release, uid)
         except (KubeError, NameTaken) as error:
             # The endpoint as its first stage needs it: one pause for all objects.
@@ -199,11 +203,12 @@ class FineTuneEndpointReconciler:
         pods = self._endpoints.pods_in(namespace)
         reports = {key_of(pod): self._reports.of(pod) for pod in pods}
         deployments = self._endpoints.deployments_in(namespace)
+        splits = self._endpoints.served_splits(namespace)
         return Observed(
             endpoint=endpoint,
             parsed=memory.parsed,
             problem=memory.problem,
-            fault=None if spec is None else find_fault(spec, config),
+            fault=None if spec is None else find_fault(spec, config, splits),
             job=None if spec is None else await self._read_job(namespace, spec.job_ref.name),
             neighbours=tuple(self._neighbours(namespace, uid)),
             fronts=tuple(

@@ -35,6 +35,14 @@ class NameTaken(Exception):  # noqa: N818 - a state of the world
     """The name of a child belongs to an object of somebody else."""
 
 
+def taken(kind: str, name: str) -> NameTaken:
+    """Return the error for an object that somebody else has written."""
+    return NameTaken(
+        f"{kind} {name} exists, and somebody else has written it; the endpoint waits until it is"
+        f" gone. Rename it or delete it: kubectl delete {kind.lower()} {name}"
+    )
+
+
 class Refusals:
     """Remembers the pauses after refusals in a row, so that they grow. Event loop only."""
 

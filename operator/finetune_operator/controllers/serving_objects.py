@@ -19,7 +19,7 @@ from finetune_api.names import FRONT
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.guarding import FIELD_MANAGER
 from finetune_operator.controllers.memory.endpoints import Endpoints
-from finetune_operator.controllers.refusals import NameTaken
+from finetune_operator.controllers.refusals import NameTaken, taken
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer
 from finetune_operator.finetuneendpoint.render.front import (
     render_front,
@@ -151,7 +151,7 @@ class ServingObjects:
             if found is not None and found["metadata"].get("deletionTimestamp"):
                 raise NameTaken(f"Deployment {name} is being deleted; the endpoint waits")
             if found is not None and not _is_ours(found, manifest):
-                raise _taken("Deployment", name)
+                raise taken("Deployment", name)
             if found is not None and _is_as_applied(found, manifest, digest):
                 await self._repair(found, parts)
                 return await self._keep_owners(found, manifest)
@@ -186,7 +186,7 @@ class ServingObjects:
             )
             return await self._write(manifest, force=False)
         except (AlreadyExists, Conflict) as error:
-            raise _taken("Deployment", manifest["metadata"]["name"]) from error
+            raise taken("Deployment", manifest["metadata"]["name"]) from error
 
     async def _keep_owners(self, found: Object, manifest: Object) -> bool:
         """Write the owners of a Deployment that is otherwise as wanted, but not too often."""
@@ -236,7 +236,7 @@ class ServingObjects:
             try:
                 await self._client.apply(resource, scaler, field_manager=FIELD_MANAGER, force=False)
             except Conflict as error:
-                raise _taken(scaler["kind"], deployed.name) from error
+                raise taken(scaler["kind"], deployed.name) from error
         for other in others:
             if scaler is None or other.kind != scaler["kind"]:
                 await self._delete_scaler(other, deployed, namespace)
@@ -318,13 +318,6 @@ def _front_parts(namespace: str, front: Deployed) -> list[Object]:
     """Return all parts of a front, with another token at each call."""
     token = render_token(namespace, front, secrets.token_urlsafe(TOKEN_BYTES))
     return [*render_front_parts(namespace, front), token]
-
-
-def _taken(kind: str, name: str) -> NameTaken:
-    return NameTaken(
-        f"{kind} {name} exists, and somebody else has written it; the endpoint waits until it is"
-        f" gone. Rename it or delete it: kubectl delete {kind.lower()} {name}"
-    )
 
 
 def _is_ours(found: Object, manifest: Object) -> bool:

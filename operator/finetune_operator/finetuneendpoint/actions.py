@@ -46,6 +46,19 @@ class Front:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Split:
+    """How an inference gateway divides the requests of one endpoint.
+
+    Attributes:
+        weights: Version and percent of the requests, of each version that gets some. Empty where no
+            gateway divides them: then no object may say otherwise.
+    """
+
+    owner: Owner
+    weights: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ApplyServing:
     """What must exist so that the status holds. Apply it after the status is written.
 
@@ -57,12 +70,14 @@ class ApplyServing:
             present spec no longer describes them.
         release: Servers that this endpoint owns and needs no more: take its owner reference away,
             and delete those without another owner.
+        split: What an inference gateway is told; None to leave its object as it is.
     """
 
     front: Front
     servers: tuple[NeededServer, ...] = ()
     keep: tuple[str, ...] = ()
     release: tuple[str, ...] = ()
+    split: Split | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpointSpec
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_api.v1alpha1.spec.serving import Serve
 from finetune_operator.allowlists import matches_image
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.render.gateway import kind_of
 from finetune_operator.finetuneendpoint.render.vllm import num_parallel
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.finetunejob.pods.admission import (
@@ -22,8 +25,16 @@ SOURCE_RETRY_SECONDS = 600.0
 """Only a new configuration helps, with which the operator starts anew."""
 
 
-def find_fault(spec: FineTuneEndpointSpec, config: OperatorConfig) -> Refusal | None:
-    """Return the first thing in a spec that this cluster does not allow, or None."""
+def find_fault(
+    spec: FineTuneEndpointSpec, config: OperatorConfig, splits: Collection[str] = ()
+) -> Refusal | None:
+    """Return the first thing in a spec that this cluster does not allow, or None.
+
+    Args:
+        spec: The spec.
+        config: The administrator's settings in its namespace.
+        splits: Kinds that this cluster serves, of those that tell a gateway how to divide requests.
+    """
     serve = spec.serve
     own = {config.trainer_image, config.vllm_image}
     if serve.image and not (
@@ -49,12 +60,8 @@ def find_fault(spec: FineTuneEndpointSpec, config: OperatorConfig) -> Refusal | 
             "spec.serve.replicas.min: 0 needs KEDA, and this cluster has none (kedaPrometheusUrl in"
             " the operator's configuration is empty); write 1, or ask the administrator to set it",
         )
-    if serve.routing == "Gateway":
-        return _fault(
-            Reason.INVALID_SPEC,
-            "spec.serve.routing: 'Gateway' is not supported by this version of the operator; write"
-            " Front",
-        )
+    if serve.routing == "Gateway" and kind_of(config.gateway) not in splits:
+        return _gateway_fault(config)
     if "kubernetes.io/" in serve.resources.gpu_resource:
         return _fault(
             Reason.INVALID_SPEC,
@@ -84,6 +91,24 @@ def find_source_fault(server: Server, config: OperatorConfig) -> Refusal | None:
         if problem := uri_problem(uri, config):
             return _source_fault(Reason.URI_NOT_ALLOWED, f"spec.{field}", problem)
     return None
+
+
+def _gateway_fault(config: OperatorConfig) -> Refusal:
+    if not config.gateway:
+        return _fault(
+            Reason.GATEWAY_NOT_FOUND,
+            "spec.serve.routing: 'Gateway' needs an inference gateway, and this namespace has none"
+            " (gateway in the operator's configuration is empty); write Front, or ask the"
+            " administrator to set it",
+        )
+    kind = kind_of(config.gateway)
+    return _fault(
+        Reason.GATEWAY_NOT_FOUND,
+        f"spec.serve.routing: 'Gateway' needs {kind}, which the operator cannot read on this"
+        f" cluster (gateway in its configuration is {config.gateway}); write Front, or ask the"
+        f" administrator to install the CustomResourceDefinition of {kind}, and the operator's"
+        " right to it",
+    )
 
 
 def _find_placement_fault(serve: Serve, config: OperatorConfig) -> Refusal | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finetune_api.v1alpha1.spec.serving import Replicas
-from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer
+from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer, Split
 from finetune_operator.finetuneendpoint.observed import Observed
 from finetune_operator.finetuneendpoint.rotation import Rotation
 from finetune_operator.finetuneendpoint.servers import Server, server_of
@@ -29,7 +29,22 @@ def serving_of(observed: Observed, rotation: Rotation) -> ApplyServing:
         ),
         keep=tuple(sorted(used - described.keys())),
         release=tuple(sorted(observed.owned - used)),
+        split=_split(observed, rotation),
     )
+
+
+def _split(observed: Observed, rotation: Rotation) -> Split | None:
+    """Return the weights for an inference gateway, which follow those that the fronts read."""
+    if observed.fault is not None:
+        return None
+    active, candidate = rotation.active, rotation.candidate
+    weights: list[tuple[int, int]] = []
+    if active is not None and observed.spec.serve.routing == "Gateway":
+        taken = candidate.weight if candidate is not None else 0
+        weights.append((active.version, 100 - taken))
+        if candidate is not None:
+            weights.append((candidate.version, taken))
+    return Split(owner=observed.owner, weights=tuple(each for each in weights if each[1]))
 
 
 def _front(observed: Observed) -> Front:

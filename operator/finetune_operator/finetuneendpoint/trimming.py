@@ -71,6 +71,16 @@ def trim_deployment(deployment: Object) -> Object:
     }
 
 
+def trim_split(split: Object) -> Object:
+    """Keep what tells whether a gateway's object is an endpoint's and as it was applied."""
+    metadata = split["metadata"]
+    owners = metadata.get("ownerReferences") or []
+    return {
+        "metadata": {**_head(metadata), "ownerReferences": owners},
+        "spec": split.get("spec") or {},
+    }
+
+
 def workload_of(deployment: Object, pods: Iterable[Object]) -> Workload:
     """Return a workload from its trimmed Deployment and pods.
 

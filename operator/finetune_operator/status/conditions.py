@@ -54,6 +54,7 @@ class Reason(StrEnum):
     ENGINE_NOT_ALLOWED = "EngineNotAllowed"
     RED_TEAM_NOT_ALLOWED = "RedTeamNotAllowed"
     CUSTOM_METRIC_NOT_ALLOWED = "CustomMetricNotAllowed"
+    GATEWAY_NOT_FOUND = "GatewayNotFound"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"
     NODE_SELECTOR_NOT_ALLOWED = "NodeSelectorNotAllowed"

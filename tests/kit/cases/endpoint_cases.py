@@ -134,6 +134,16 @@ ENDPOINT_CASES: list[EndpointCase] = [
     _good("a rollout by its defaults", {"spec.rollout": {}}),
     _good("a certainty of two thirds", {"spec.rollout": {"certainty": "0.67"}}),
     _good("a limit for everybody", {"spec.access": {"requestsPerMinute": 1}}),
+    _good("a gateway without a rollout", {"spec.serve": {"routing": "Gateway"}}),
+    _bad(
+        "a rollout behind a gateway without keys",
+        {
+            "spec.serve": {"routing": "Gateway"},
+            "spec.rollout": {},
+            "spec.access": {"requestsPerMinute": 1},
+        },
+        "a rollout behind a gateway needs access.keysFrom",
+    ),
     _good("on the CPU", {"spec.serve": {"engine": "Transformers"}}),
     _good("no server while nobody asks", {"spec.serve": {"replicas": {"min": 0}}}),
     *(

@@ -135,7 +135,8 @@ class Serve(APIModel):
     """Taints that the server pods tolerate."""
     routing: Literal["Front", "Gateway"] = "Front"
     """What divides requests among versions: the operator's front, or the cluster's inference
-    gateway (llm-d)."""
+    gateway (llm-d, or Envoy AI Gateway) before it. Behind a gateway, `rollout` needs
+    `access.keysFrom`."""
 
     @property
     def num_gpus(self) -> int:

@@ -142,6 +142,7 @@ class Caches:
             self.feed.store,
             wake=wake_endpoint,
             forget=forget_endpoint,
+            gateways=config.gateways,
             **scope,  # type: ignore[arg-type]
         )
         self._workloads_informer: Informer | None = None

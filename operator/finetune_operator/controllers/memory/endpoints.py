@@ -6,22 +6,30 @@ and all jobs run.
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from finetune_api.meta import ENDPOINT_KIND, ENDPOINT_PLURAL, GROUP, VERSION
-from finetune_api.names import FRONT, SERVING_LABEL
+from finetune_api.names import FRONT, MANAGED_BY, MANAGED_BY_LABEL, SERVING_LABEL
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_operator.controllers.memory.approvals import Wake
 from finetune_operator.controllers.memory.reading import is_edited, warn_unreadable
 from finetune_operator.controllers.memory.serving_reports import Report, ServingReports, Target
 from finetune_operator.finetuneendpoint.observed import servers_of, versions_of
-from finetune_operator.finetuneendpoint.trimming import trim_deployment, trim_serving_pod
+from finetune_operator.finetuneendpoint.render.gateway import kind_of
+from finetune_operator.finetuneendpoint.trimming import (
+    trim_deployment,
+    trim_serving_pod,
+    trim_split,
+)
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.resource import (
+    AI_GATEWAY_ROUTES,
     DEPLOYMENTS,
+    MODEL_REWRITES,
     PODS,
     Object,
     ObjectKey,
@@ -29,9 +37,12 @@ from finetune_operator.kube.api.resource import (
     key_of,
 )
 from finetune_operator.kube.cache.informer import Informer
+from finetune_operator.kube.cache.scopes import name_scope
 from finetune_operator.kube.cache.store import EventType, Store
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, PRIORITY_USER
+
+logger = logging.getLogger(__name__)
 
 FINETUNEENDPOINTS = Resource(
     group=GROUP, version=VERSION, plural=ENDPOINT_PLURAL, kind=ENDPOINT_KIND
@@ -42,6 +53,8 @@ BY_JOB = "job"
 BY_SERVER = "server"
 """Index of endpoints by the servers that their status names."""
 REST_SECONDS = 0.05
+SPLITS = {each.kind: each for each in (AI_GATEWAY_ROUTES, MODEL_REWRITES)}
+"""What can tell an inference gateway how to divide requests, by kind."""
 
 
 def _by_namespace(obj: Object) -> Iterable[str]:
@@ -67,9 +80,11 @@ class Endpoints:
         wake: Called with a FineTuneEndpoint to reconcile.
         forget: Called with FineTuneEndpoints that are gone.
         namespaces: Watched namespaces; empty for all.
+        gateways: Inference gateways of the configuration, whose objects are watched too.
 
     Attributes:
         informers: What has to run: the endpoints' first.
+        splits: Of each kind that divides requests for a gateway, what the operator has written.
         urgent: Deployments whose reports an endpoint waits for, by endpoint.
     """
 
@@ -82,6 +97,7 @@ class Endpoints:
         forget: Callable[[Object], None],
         namespaces: Sequence[str],
         rng: random.Random,
+        gateways: Collection[str] = (),
     ) -> None:
         self._wake = wake
         self._forget = forget
@@ -114,13 +130,27 @@ class Endpoints:
             indexers={BY_NAMESPACE: _by_namespace},
             on_served=partial(warn_unreadable, "Deployments", ENDPOINT_KIND),
         )
-        self.informers = [self.informer, self.pods_informer, self.deployments_informer]
+        self.splits = {
+            kind: informer(
+                SPLITS[kind],
+                label_selector=f"{MANAGED_BY_LABEL}={MANAGED_BY}",
+                transform=trim_split,
+                on_served=partial(self._on_split_served, kind),
+            )
+            for kind in sorted({kind_of(gateway) for gateway in gateways})
+        }
+        self.informers = [
+            *(self.informer, self.pods_informer, self.deployments_informer),
+            *self.splits.values(),
+        ]
         self.store = self.informer.store
         self.pods = self.pods_informer.store
         self.deployments = self.deployments_informer.store
         self.store.add_handler(self._on_endpoint)
         self.pods.add_handler(self._on_workload)
         self.deployments.add_handler(self._on_workload)
+        for each in self.splits.values():
+            each.store.add_handler(self._on_split)
         jobs.add_handler(self._on_job)
 
     def new_reports(self, *, clock: Clock, rng: random.Random) -> ServingReports:
@@ -133,6 +163,12 @@ class Endpoints:
             on_news=self._on_report,
             clock=clock,
             rng=rng,
+        )
+
+    def served_splits(self, namespace: str) -> frozenset[str]:
+        """Return the kinds that divide requests for a gateway and can be read in a namespace."""
+        return frozenset(
+            kind for kind, informer in self.splits.items() if informer.scopes.serves(namespace)
         )
 
     def of_namespace(self, namespace: str) -> list[Object]:
@@ -225,6 +261,27 @@ class Endpoints:
             assert found is not None
             namespace, name = key_of(found)
             self._wake_users(namespace, found.get("deployment", name))
+
+    def _on_split(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        """Wake the endpoint whose object was changed or deleted."""
+        if old is None or new is None or old["spec"] != new["spec"]:
+            found = old if new is None else new
+            assert found is not None
+            if (key := key_of(found)) in self.store:
+                self._wake(key, PRIORITY_CHILD)
+
+    def _on_split_served(self, kind: str, scope: str, problem: str) -> None:
+        """Wake all endpoints once a gateway's kind can be read, or no longer."""
+        if problem:
+            logger.warning(
+                "%s of %s cannot be read: its CustomResourceDefinition is not installed, or the"
+                " operator's role lacks list and watch. Endpoints with routing Gateway wait: %s",
+                kind,
+                name_scope(scope),
+                problem,
+            )
+        for key in list(self.store):
+            self._wake(key, PRIORITY_CHILD)
 
     def _on_job(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         if old is not None and new is not None and _artifact(old) == _artifact(new):

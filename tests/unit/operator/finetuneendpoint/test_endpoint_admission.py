@@ -18,7 +18,8 @@ CONFIG: dict[str, Any] = {"vllm_image": "vllm:1", "trainer_image": "trainer:1"}
 
 def fault_of(serve: dict[str, Any], **settings: Any) -> Any:
     spec = FineTuneEndpointSpec.model_validate({"jobRef": {"name": "headlines"}, "serve": serve})
-    return find_fault(spec, OperatorConfig(**{**CONFIG, **settings}))
+    config = OperatorConfig(**{**CONFIG, **settings})
+    return find_fault(spec, config, frozenset({"AIGatewayRoute"}))
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ def fault_of(serve: dict[str, Any], **settings: Any) -> Any:
         ({"image": "vllm:1"}, {}),
         ({"image": "registry.corp/vllm:2"}, {"allowed_serving_images": ["registry.corp/*"]}),
         ({"image": "own:2"}, {"vllm_image": "", "allowed_serving_images": ["*"]}),
+        ({"routing": "Gateway"}, {"gateway": "Gateway/infra/ai"}),
         ({"replicas": {"min": 0, "max": 2}}, {"keda_prometheus_url": "http://prometheus:9090"}),
         ({"resources": {"gpus": 4}, "arguments": ["--tensor-parallel-size=2"]}, {}),
         ({"resources": {"gpus": 0}, "arguments": ["--tensor-parallel-size=2"]}, {}),
@@ -56,7 +58,13 @@ def test_what_the_settings_allow_is_allowed(
         ),
         ({}, {"vllm_image": ""}, "EngineNotAllowed", "spec.serve.engine"),
         ({"replicas": {"min": 0, "max": 2}}, {}, "InvalidSpec", "spec.serve.replicas.min"),
-        ({"routing": "Gateway"}, {}, "InvalidSpec", "spec.serve.routing"),
+        ({"routing": "Gateway"}, {}, "GatewayNotFound", "spec.serve.routing"),
+        (
+            {"routing": "Gateway"},
+            {"gateway": "InferencePool/fronts"},
+            "GatewayNotFound",
+            "spec.serve.routing",
+        ),
         (
             {"resources": {"gpuResource": "example.kubernetes.io/gpu"}},
             {},

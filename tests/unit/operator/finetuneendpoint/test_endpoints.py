@@ -646,3 +646,50 @@ def test_a_full_status_stays_below_its_bound_and_fits_its_schema():
     assert not [reason for reason, _ in world.events if reason == "StatusCut"]
     assert len(world.status["rejected"]) == 10
     assert len(world.status["decisions"]) > 1
+
+
+# ---- behind a gateway ----------------------------------------------------------------------------
+
+
+def split_of(world: EndpointWorld):
+    assert world.last.serving is not None
+    split = world.last.serving.split
+    return None if split is None else split.weights
+
+
+def test_a_gateway_is_told_the_weights_that_the_fronts_read():
+    behind = {"serve": {"routing": "Gateway"}, "access": {"keysFrom": {"secretRef": {"name": "k"}}}}
+    world = in_canary(**behind)
+    assert split_of(world) == ((1, 95), (2, 5))
+    world.count(5, **GOOD)
+    world.look()
+    assert split_of(world) == ((1, 75), (2, 25))
+    world.count(25, **WORSE)
+    world.look()
+    assert world.versions()[1] is None
+    assert split_of(world) == ((1, 100),)
+
+
+def test_a_gateway_is_not_told_of_a_version_before_it_is_verified():
+    world = EndpointWorld(published_job(1), serve={"routing": "Gateway"})
+    world.answers[1] = ("Verifying", "")
+    world.run()
+    assert split_of(world) == ()
+    world.answers[1] = ("Verified", "")
+    world.run()
+    assert split_of(world) == ((1, 100),)
+    world.job = published_job(2)
+    world.answers[2] = ("Verifying", "")
+    world.run()
+    assert world.versions() == (1, 2, None)
+    assert split_of(world) == ((1, 100),)
+
+
+def test_without_a_gateway_its_object_goes_and_a_fault_leaves_it_alone():
+    world = serving()
+    assert split_of(world) == ()
+    world.facts = {"fault": Refusal(reason="GatewayNotFound", message="none.", is_final=True)}
+    world.look()
+    assert split_of(world) is None
+    assert world.condition("Stalled") == ("True", "GatewayNotFound")
+    assert world.condition("Available")[0] == "True"

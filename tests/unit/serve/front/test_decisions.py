@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,13 @@ from finetune_trainer.serve.front.rotation import (
     number_of,
     sticky_key,
 )
-from finetune_trainer.serve.front.routes import Route, Served, read_route, read_routes
+from finetune_trainer.serve.front.routes import (
+    Route,
+    Served,
+    find_route,
+    read_route,
+    read_routes,
+)
 from finetune_trainer.serve.front.server import read_settings
 from finetune_trainer.serve.front.tallies import MAX_STREAMS, Tallies
 from kit.servers.running_front import access, endpoint, served
@@ -70,6 +77,32 @@ def test_later_turns_of_a_conversation_have_the_key_of_the_first() -> None:
     assert sticky_key({"messages": first, "user": "a"}) == sticky_key({"user": "a"})
     assert sticky_key({"prompt": "x"}) != sticky_key({"user": "x"})
     assert sticky_key({"messages": "no list", "user": 3}) is None
+
+
+@pytest.mark.parametrize(
+    ("weight", "asked", "answers"),
+    [(5, 2, V2), (5, 1, V1), (5, 7, V1), (0, 2, V1), (95, 1, V1)],
+    ids=["candidate", "active", "neither", "candidate without weight", "active at a high weight"],
+)
+def test_the_choice_of_a_gateway_counts_among_versions_in_rotation(
+    weight: int, asked: int, answers: Served
+) -> None:
+    for number in (0, 2**64 - 1):
+        assert choose(route(weight), Health(), number, asked) == answers
+
+
+def test_a_candidate_that_was_taken_out_is_not_asked_for_a_gateway_either() -> None:
+    assert choose(route(50), Health(is_tripped=True), 0, 2) == V1
+
+
+def test_only_a_gateway_names_versions_and_only_of_endpoints_behind_it() -> None:
+    behind = replace(route(5), is_behind_gateway=True)
+    assert find_route({"headline": behind}, "headline") == (behind, None)
+    assert find_route({"headline": behind}, "headline@2") == (behind, 2)
+    for model in ("headline@", "headline@two", "headline@-1", "headline@2\n", "other@2",
+                  "headline@1@2", "team-a.headline-v2", "headline@1234567890"):  # fmt: skip
+        assert find_route({"headline": behind}, model) == (None, None), model
+    assert find_route({"headline": route(5)}, "headline@2") == (None, None)
 
 
 @pytest.mark.parametrize(

@@ -66,6 +66,31 @@ async def test_the_public_name_becomes_the_version_and_no_header_of_the_client_p
         assert names == allowed | {"content-type", "content-length", "host"}
 
 
+async def test_behind_a_gateway_the_named_version_answers_and_keys_and_counts_stay(
+    tmp_path: Path,
+) -> None:
+    async with two_engines(tmp_path) as (engine, other, front):
+        v1, v2 = served(1, engine.port), served(2, other.port)
+        behind = {"access": access("keys"), "serve": {"routing": "Gateway"}}
+        front.follow(endpoint(v1, v2, **behind))
+        await front.set_keys("keys", alice="secret")
+        answered = []
+        for version in (2, 2, 1, 9):
+            async with front.ask(key="secret", model=f"headline@{version}") as answer:
+                assert answer.status == 200
+                answered.append(answer.headers["x-finetune-version"])
+        assert answered == ["2", "2", "1", "1"]
+        assert {each.body["model"] for each in other.asked} == {V2}
+        await eventually_async(_requests(front, 4))
+        active, candidate = await front.counts()
+        assert (active["requests"], candidate["requests"]) == (2, 2)
+        async with front.ask(key="other", model="headline@2") as answer:
+            assert answer.status == 401
+        front.follow(endpoint(v1, v2, access=access("keys")))
+        async with front.ask(key="secret", model="headline@2") as answer:
+            assert answer.status == 404
+
+
 async def test_a_stream_passes_piece_by_piece_and_untouched(tmp_path: Path) -> None:
     async with streaming_engine() as engine, running_front(tmp_path) as front:
         front.follow(endpoint(served(1, engine.port)))

@@ -21,7 +21,7 @@ from finetune_trainer.serve.front.keys import Keys, digest_of
 from finetune_trainer.serve.front.limits import Limits, Slots
 from finetune_trainer.serve.front.metrics import Metrics
 from finetune_trainer.serve.front.rotation import Failure, choose, failure_of
-from finetune_trainer.serve.front.routes import Route, Served
+from finetune_trainer.serve.front.routes import Route, Served, find_route
 from finetune_trainer.serve.front.shadow import Shadow
 from finetune_trainer.serve.front.state import State
 from finetune_trainer.serve.proxy import (
@@ -130,13 +130,13 @@ class Front:
             model = fields.get("model")
             if not isinstance(model, str):
                 raise Refused(400, "missing_model", "`model` must be a string.", param="model")
-            route = self._state.routes.get(model)
+            route, asked = find_route(self._state.routes, model)
             if route is None:
                 message = f"The model `{model[:128]}` does not exist."
                 raise Refused(404, "model_not_found", message, param="model")
             name = route.name
             self._admit(route, digest)
-            call = call_of(request, route, path, OPERATIONS[path], fields, digest)
+            call = call_of(request, route, path, OPERATIONS[path], fields, digest, asked)
             if route.secret is None:
                 slot = self._slots.hold("", MAX_OPEN_WITHOUT_KEY)
             else:
@@ -181,7 +181,7 @@ class Front:
         route = call.route
         health = self._state.healths[route.name]
         call.is_counted = bool(route.weight) and not health.is_tripped
-        served = choose(route, health, call.number)
+        served = choose(route, health, call.number, call.asked)
         opened = None
         if served is not None and served is route.candidate:
             opened = await self._ask_candidate(call, served)

@@ -26,6 +26,7 @@ class Call:
         fields: The body.
         number: 64 bits from the sticky key.
         sender: Digest of the API key; the client's address where no key is asked for.
+        asked: Version that a gateway has chosen; None where the front chooses.
         is_counted: Whether it belongs to one of the parallel streams of a rollout.
     """
 
@@ -37,6 +38,7 @@ class Call:
     sender: str
     begin: float
     trace: str | None
+    asked: int | None = None
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     num_tries: int = 0
     is_counted: bool = False
@@ -66,6 +68,7 @@ def call_of(
     operation: str,
     fields: dict[str, Any],
     digest: str | None,
+    asked: int | None,
 ) -> Call:
     """Return a request that was admitted."""
     number = 0
@@ -83,5 +86,6 @@ def call_of(
         number=number,
         sender=sender or "",
         begin=asyncio.get_running_loop().time(),
+        asked=asked,
         trace=trace if trace is not None and _TRACE.match(trace) else None,
     )

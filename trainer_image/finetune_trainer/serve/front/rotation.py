@@ -65,15 +65,20 @@ def number_of(rollout: str, key: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(key, key=salt, digest_size=8).digest(), "big")
 
 
-def choose(route: Route, health: Health, number: int) -> Served | None:
+def choose(route: Route, health: Health, number: int, asked: int | None = None) -> Served | None:
     """Return the version that answers; the active one while the candidate is out of rotation.
 
-    A sticky key that the candidate answers stays with it while the weight grows.
+    A sticky key that the candidate answers stays with it while the weight grows. Where a gateway
+    has asked for a version, its choice counts: the candidate if that is meant, else the active one.
     """
     candidate = route.candidate
-    if candidate is None or health.is_tripped or number >= route.weight / 100 * 2**64:
+    if candidate is None or health.is_tripped or not route.weight:
         return route.active
-    return candidate
+    if asked is None:
+        is_candidate = number < route.weight / 100 * 2**64
+    else:
+        is_candidate = asked == candidate.version
+    return candidate if is_candidate else route.active
 
 
 @dataclass(slots=True)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
+_VERSION = re.compile(r"[0-9]{1,9}\Z")
 MIN_REQUESTS = 200
 """Default of ``rollout.minRequests``."""
 
@@ -40,6 +42,7 @@ class Route:
         slow_seconds: An answer whose first byte takes longer counts as slow.
         shadow_percent: Share of the active version's requests that a verified candidate gets a
             copy of.
+        is_behind_gateway: Whether a gateway divides the requests, and names the version.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Route:
     min_requests: int = 0
     slow_seconds: float | None = None
     shadow_percent: float = 0.0
+    is_behind_gateway: bool = False
 
     @property
     def shares_server(self) -> bool:
@@ -108,7 +112,22 @@ def read_route(endpoint: Mapping[str, Any], *, server_url: str) -> Route:
         min_requests=int(rules.get("minRequests") or MIN_REQUESTS),
         slow_seconds=None if latency is None else float(latency),
         shadow_percent=percent,
+        is_behind_gateway=(spec.get("serve") or {}).get("routing") == "Gateway",
     )
+
+
+def find_route(routes: Mapping[str, Route], model: str) -> tuple[Route | None, int | None]:
+    """Return the route that a request names, and the version that a gateway has chosen for it.
+
+    A gateway writes ``<endpoint>@<version>``.
+    """
+    if (route := routes.get(model)) is not None:
+        return route, None
+    name, _, version = model.partition("@")
+    route = routes.get(name)
+    if route is None or not route.is_behind_gateway or not _VERSION.match(version):
+        return None, None
+    return route, int(version)
 
 
 def _read_served(served: Mapping[str, Any] | None, server_url: str) -> Served | None:
