@@ -76,7 +76,7 @@ class RunningFront:
 
     def follow(self, *endpoints: dict[str, Any]) -> None:
         """Have the front follow these endpoints from now on."""
-        self.process.state.follow({each["metadata"]["name"]: each for each in endpoints})
+        self.process.follow({each["metadata"]["name"]: each for each in endpoints})
 
     async def set_keys(self, secret: str, **keys: str) -> None:
         """Write a Secret, as the kubelet does."""

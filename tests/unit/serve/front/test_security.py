@@ -52,6 +52,14 @@ async def test_only_a_key_of_the_endpoint_opens_it(tmp_path: Path) -> None:
             assert (await answer.json())["error"]["code"] == "invalid_api_key"
 
 
+async def test_a_key_opens_a_new_endpoint_from_its_first_moment(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        await front.set_keys("mine", a="key-a")
+        front.follow(endpoint(served(1, engine.port), access=access("mine")))
+        assert await status_of(front, "key-a") == 200
+        assert await status_of(front, "key-b") == 401
+
+
 async def test_keys_rotate_without_a_restart(tmp_path: Path) -> None:
     async with streaming_engine() as engine, running_front(tmp_path) as front:
         front.follow(endpoint(served(1, engine.port), access=access("mine")))

@@ -11,7 +11,8 @@ import hmac
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Keys:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._lock = threading.Lock()
         self._stamps: dict[str, object] = {}
         self._secrets: dict[str, Digests] = {}
         self._prefixes: frozenset[str] = frozenset()
@@ -54,9 +56,16 @@ class Keys:
         """Tell whether a key may open anything: a quick look, and no proof."""
         return digest is not None and digest[:_PREFIX] in self._prefixes
 
-    def refresh(self, secrets: Iterable[str]) -> None:
-        """Read what has changed of these Secrets, and forget all others."""
-        wanted = {secret for secret in secrets if _NAME.match(secret)}
+    def has_read(self, secrets: Iterable[str]) -> bool:
+        """Tell whether all of these Secrets have been read once."""
+        return _valid(secrets) <= self._stamps.keys()
+
+    def refresh(self, secrets: Callable[[], Iterable[str]]) -> None:
+        """Read what has changed of the Secrets that are wanted now, and forget all others."""
+        with self._lock:
+            self._refresh(_valid(secrets()))
+
+    def _refresh(self, wanted: Iterable[str]) -> None:
         stamps = {secret: _stamp_of(self._folder / secret) for secret in wanted}
         if stamps == self._stamps:
             return
@@ -78,6 +87,10 @@ def digest_of(header: str) -> str | None:
     if scheme.lower() != "bearer" or not key:
         return None
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _valid(secrets: Iterable[str]) -> set[str]:
+    return {secret for secret in secrets if _NAME.match(secret)}
 
 
 def _files_of(folder: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import orjson
 from prometheus_client import CollectorRegistry, generate_latest
 
+from finetune_trainer.serve.desired import Endpoint
 from finetune_trainer.serve.front.answering import Front
 from finetune_trainer.serve.front.keys import Keys
 from finetune_trainer.serve.front.metrics import Metrics
@@ -96,14 +97,23 @@ class Process(ServingProcess):
                 num_fronts=self._settings.num_fronts,
             )
             try:
-                await self.serve(front.handle, self, self.state.follow, stop)
+                await self.serve(front.handle, self, self.follow, stop)
             finally:
                 await shadow.close()
 
+    def follow(self, endpoints: Mapping[str, Endpoint]) -> None:
+        """Take over the endpoints as they are now, and the keys of Secrets that are new."""
+        self.state.follow(endpoints)
+        # Before the next request: its key could not be told from a wrong one.
+        if not self._keys.has_read(self._secrets()):
+            self._keys.refresh(self._secrets)
+
+    def _secrets(self) -> set[str]:
+        return {route.secret for route in self.state.routes.values() if route.secret}
+
     async def look(self) -> None:
         """Read keys and token again if they have changed."""
-        secrets = {route.secret for route in self.state.routes.values() if route.secret}
-        await asyncio.to_thread(self._keys.refresh, secrets)
+        await asyncio.to_thread(self._keys.refresh, self._secrets)
         await super().look()
 
     @property
