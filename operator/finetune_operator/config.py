@@ -68,6 +68,10 @@ class OperatorConfig(TenantSettings):
     """How long after its grace period a pod that is being deleted may fail to end, before its node
     is taken not to answer any more and the pod is declared failed: only then is it replaced."""
 
+    serving_report_peers: list[dict[str, Any]] = Field(default_factory=list)
+    """Who may read reports and metrics of the pods that serve endpoints, the operator included:
+    peers as a NetworkPolicy has them. Empty: no NetworkPolicy is made for these pods."""
+
     # ---- leader election ---------------------------------------------------------------------
     leader_election: bool = True
     """Only one replica reconciles; the others keep warm caches and serve progress pushes."""

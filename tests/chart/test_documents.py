@@ -39,6 +39,7 @@ MADE_BY_THE_CHART = {
     "metricsPort",
     "bindAddress",
     "logLevel",
+    "servingReportPeers",
 }
 
 

@@ -271,6 +271,7 @@ def test_without_endpoints_the_operator_creates_no_accounts_roles_and_secrets(
         "finetuneendpoints",
         "finetuneendpoints/status",
         "horizontalpodautoscalers",
+        "networkpolicies",
         "poddisruptionbudgets",
         "rolebindings",
         "roles",
@@ -303,7 +304,8 @@ def test_objects_of_keda_are_created_where_it_scales_some_namespace(
     config: dict[str, Any], is_granted: bool, run_helm: Any, tmp_path: Path
 ) -> None:
     path = tmp_path / "values.yaml"
-    path.write_text(yaml.safe_dump({"config": config}))
+    scraped = {"networkPolicy": {"metricsNamespaceSelector": {}}}
+    path.write_text(yaml.safe_dump({"config": config, "endpoints": scraped}))
     done = run_helm("template", "x", str(CHART), f"--values={path}", "--skip-schema-validation")
     assert done.returncode == 0, done.stderr
     objects = list(filter(None, yaml.safe_load_all(done.stdout)))
@@ -322,6 +324,46 @@ def test_reports_are_read_from_serving_pods_of_the_watched_namespaces(render: Re
     assert peer["podSelector"]["matchExpressions"][0]["key"] == SERVING_LABEL
     assert peer["namespaceSelector"]["matchExpressions"][0]["values"] == ["a"]
     assert rule["ports"] == [{"port": REPORT_PORT, "protocol": "TCP"}]
+
+
+MONITORING = {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}
+
+
+@pytest.mark.parametrize(
+    ("selector", "added"),
+    [
+        (None, []),
+        ({}, [{"namespaceSelector": {}}]),
+        (MONITORING, [{"namespaceSelector": MONITORING}]),
+    ],
+)
+def test_only_the_operator_and_named_namespaces_read_reports_of_serving_pods(
+    selector: Any, added: list[Any], render: Render, tmp_path: Path
+) -> None:
+    values = {"endpoints": {"networkPolicy": {"metricsNamespaceSelector": selector}}}
+    objects = render(values)
+    own, *others = operator_config(objects, tmp_path).serving_report_peers
+    pod = find(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert own["podSelector"]["matchLabels"].items() <= pod.items()
+    namespace = find(objects, "Deployment")["metadata"]["namespace"]
+    assert own["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": namespace}
+    assert others == added
+
+
+def test_without_network_policies_the_operator_makes_none(render: Render, tmp_path: Path) -> None:
+    objects = render({"endpoints": {"networkPolicy": {"enabled": False}}})
+    assert operator_config(objects, tmp_path).serving_report_peers == []
+    assert rights_of(render({})) - rights_of(objects) == {
+        ("networkpolicies", "create"),
+        ("networkpolicies", "patch"),
+    }
+
+
+def test_a_prometheus_that_scales_servers_must_be_let_to_them(render: Render) -> None:
+    keda = {"config": {"kedaPrometheusUrl": "http://prometheus.monitoring.svc:9090"}}
+    with pytest.raises(RenderError, match=r"endpoints\.networkPolicy\.metricsNamespaceSelector"):
+        render(keda)
+    assert render({**keda, "endpoints": {"networkPolicy": {"enabled": False}}})
 
 
 def test_whoever_edits_endpoints_does_not_say_which_version_answers(render: Render) -> None:

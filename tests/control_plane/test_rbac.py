@@ -87,6 +87,7 @@ async def test_the_chart_grants_exactly_what_the_operator_uses(private_control_p
         progressUrl=f"http://127.0.0.1:{port}",
         progressPort=port,
         lostPodSeconds=1,
+        servingReportPeers=[{"podSelector": {}}],
     )
     connection = connection_of(cluster)
     try:
@@ -107,6 +108,7 @@ NOT_IN_THE_LOG = {
     ("get", "finetune.dev", "finetuneendpoints"),
     # A server-side apply that creates needs both rights, and is logged as a patch.
     ("create", "autoscaling", "horizontalpodautoscalers"),
+    ("create", "networking.k8s.io", "networkpolicies"),
 }
 RELEASED: set[str] = set()
 """Jobs whose training may end."""

@@ -1,9 +1,9 @@
 """Brings the front and the servers of endpoints to the form that a plan asks for.
 
 Deployments are applied, because endpoints share them and their owners change. The parts of a
-Deployment never change, so they are created and left alone; only autoscalers follow the
-spec. A digest on the Deployment says that all of it was done, so that an idle endpoint costs no
-request.
+Deployment never change, so they are created and left alone; only autoscalers follow the spec, and
+NetworkPolicies the configuration. A digest on the Deployment says that all of it was done, so that
+an idle endpoint costs no request.
 """
 
 from __future__ import annotations
@@ -24,11 +24,16 @@ from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, Need
 from finetune_operator.finetuneendpoint.render.front import (
     render_front,
     render_front_parts,
+    render_front_policy,
     render_token,
 )
 from finetune_operator.finetuneendpoint.render.metadata import Deployed
 from finetune_operator.finetuneendpoint.render.scaling import render_scaler
-from finetune_operator.finetuneendpoint.render.server import render_server, render_server_parts
+from finetune_operator.finetuneendpoint.render.server import (
+    render_server,
+    render_server_parts,
+    render_server_policy,
+)
 from finetune_operator.finetuneendpoint.trimming import APPLIED_ANNOTATION, trim_deployment
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.errors import AlreadyExists, Conflict, NotFound
@@ -36,6 +41,7 @@ from finetune_operator.kube.api.resource import (
     AUTOSCALERS,
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
+    NETWORK_POLICIES,
     ROLE_BINDINGS,
     ROLES,
     SCALED_OBJECTS,
@@ -61,6 +67,7 @@ _RESOURCES: dict[str, Resource] = {
     for each in (
         AUTOSCALERS,
         DISRUPTION_BUDGETS,
+        NETWORK_POLICIES,
         ROLE_BINDINGS,
         ROLES,
         SCALED_OBJECTS,
@@ -69,6 +76,7 @@ _RESOURCES: dict[str, Resource] = {
         SERVICES,
     )
 }
+Part = Callable[[Deployed], Object | None]
 Parts = Callable[[Deployed], list[Object]]
 
 
@@ -118,7 +126,8 @@ class ServingObjects:
         namespace = front.namespace
         parts = partial(_front_parts, namespace)
         manifest = render_front(namespace, front.owners, front.key_secrets, config)
-        return await self._apply(namespace, FRONT, manifest, parts)
+        policy = partial(render_front_policy, namespace, config=config)
+        return await self._apply(namespace, FRONT, manifest, parts, policy=policy)
 
     async def _apply_server(self, needed: NeededServer, config: OperatorConfig) -> bool:
         namespace = needed.server.namespace
@@ -128,6 +137,7 @@ class ServingObjects:
             needed.name,
             manifest,
             partial(render_server_parts, namespace),
+            policy=partial(render_server_policy, namespace, config=config),
             scaler=partial(render_scaler, namespace, replicas=needed.replicas, config=config),
             has_keda=bool(config.keda_prometheus_url),
         )
@@ -139,13 +149,15 @@ class ServingObjects:
         manifest: Object,
         parts: Parts,
         *,
-        scaler: Callable[[Deployed], Object | None] | None = None,
+        policy: Part,
+        scaler: Part | None = None,
         has_keda: bool = False,
     ) -> bool:
         """Apply a Deployment, create its parts, and note on it that both were done."""
         unknown = Deployed(name=name, uid="")
-        scaled = scaler(unknown) if scaler is not None else None
-        digest = digest_of([manifest["spec"], manifest["metadata"]["labels"], scaled]).hex()
+        scaled, closed = scaler(unknown) if scaler is not None else None, policy(unknown)
+        wanted = [manifest["spec"], manifest["metadata"]["labels"], scaled, closed]
+        digest = digest_of(wanted).hex()
         async with self._lock(namespace, name):
             found = self._endpoints.deployments.get(namespace, name)
             if found is not None and found["metadata"].get("deletionTimestamp"):
@@ -162,6 +174,8 @@ class ServingObjects:
             else:
                 found = await self._write_first(manifest)
             deployed = Deployed(name=name, uid=found["metadata"]["uid"])
+            if (closed := policy(deployed)) is not None:
+                await self._put(closed)
             for part in parts(deployed):
                 await self._create(part, deployed)
             if scaler is not None:
@@ -227,16 +241,20 @@ class ServingObjects:
                     " waits until it is gone"
                 ) from error
 
+    async def _put(self, part: Object) -> None:
+        """Apply a part that may change."""
+        resource = _RESOURCES[part["kind"]]
+        try:
+            await self._client.apply(resource, part, field_manager=FIELD_MANAGER, force=False)
+        except Conflict as error:
+            raise taken(part["kind"], part["metadata"]["name"]) from error
+
     async def _scale(
         self, deployed: Deployed, scaler: Object | None, others: Iterable[Resource], namespace: str
     ) -> None:
         """Apply the autoscaler, and delete those of the server that were there before."""
         if scaler is not None:
-            resource = _RESOURCES[scaler["kind"]]
-            try:
-                await self._client.apply(resource, scaler, field_manager=FIELD_MANAGER, force=False)
-            except Conflict as error:
-                raise taken(scaler["kind"], deployed.name) from error
+            await self._put(scaler)
         for other in others:
             if scaler is None or other.kind != scaler["kind"]:
                 await self._delete_scaler(other, deployed, namespace)

@@ -22,6 +22,7 @@ from finetune_operator.finetuneendpoint.render.pods import (
     render_budget,
     render_container,
     render_deployment,
+    render_policy,
     render_service,
     reporting,
     trainer_policy,
@@ -135,6 +136,13 @@ def render_front_parts(namespace: str, front: Deployed) -> list[Manifest]:
         },
         render_budget(metadata(FRONT), selector=labels),
     ]
+
+
+def render_front_policy(namespace: str, front: Deployed, config: OperatorConfig) -> Manifest | None:
+    """Render who reaches the front: everybody for answers, few for its report."""
+    labels = labels_of_front()
+    metadata = metadata_of(FRONT, namespace, labels, [front.reference()])
+    return render_policy(metadata, selector=labels, port=FRONT_PORT, clients=[], config=config)
 
 
 def render_token(namespace: str, front: Deployed, token: str) -> Manifest:

@@ -166,6 +166,45 @@ def render_service(
     }
 
 
+def render_policy(
+    metadata: Manifest,
+    *,
+    selector: dict[str, str],
+    port: int,
+    clients: list[Manifest],
+    config: OperatorConfig,
+) -> Manifest | None:
+    """Render who reaches a Deployment's pods; None if nobody has said who reads their reports.
+
+    An engine opens ports of its own for its processes, at all addresses of the pod.
+
+    Args:
+        metadata: Metadata of the policy.
+        selector: The labels that select the pods.
+        port: Port of the pods that answers requests.
+        clients: Peers that may ask there; all if there are none.
+        config: The administrator's settings.
+    """
+    if not config.serving_report_peers:
+        return None
+    asked = [{"port": port, "protocol": "TCP"}]
+    reported = [{"port": REPORT_PORT, "protocol": "TCP"}]
+    ingress = [
+        {"ports": asked, **({"from": clients} if clients else {})},
+        {"ports": reported, "from": config.serving_report_peers},
+    ]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata,
+        "spec": {
+            "podSelector": {"matchLabels": selector},
+            "policyTypes": ["Ingress"],
+            "ingress": ingress,
+        },
+    }
+
+
 def render_budget(metadata: Manifest, *, selector: dict[str, str]) -> Manifest:
     """Render the budget by which a drain takes one of a Deployment's pods at a time."""
     return {

@@ -28,6 +28,7 @@ from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.render.front import SERVER_PORT
 from finetune_operator.finetuneendpoint.render.metadata import (
     Deployed,
+    labels_of_front,
     labels_of_server,
     metadata_of,
     owned_by,
@@ -40,6 +41,7 @@ from finetune_operator.finetuneendpoint.render.pods import (
     render_budget,
     render_container,
     render_deployment,
+    render_policy,
     render_service,
     reporting,
     trainer_policy,
@@ -118,6 +120,20 @@ def render_server(
         replicas=None if is_scaled(replicas) else replicas.min,
         without_identity=SERVING_ENGINE_CONTAINER,
         extra=extra,
+    )
+
+
+def render_server_policy(
+    namespace: str, deployed: Deployed, config: OperatorConfig
+) -> Manifest | None:
+    """Render who reaches a server: the fronts of its namespace."""
+    labels = labels_of_server(deployed.name)
+    return render_policy(
+        metadata_of(deployed.name, namespace, labels, [deployed.reference()]),
+        selector={SERVER_LABEL: deployed.name},
+        port=SERVER_PORT,
+        clients=[{"podSelector": {"matchLabels": labels_of_front()}}],
+        config=config,
     )
 
 

@@ -86,6 +86,9 @@ ROLE_BINDINGS = Resource(
 DISRUPTION_BUDGETS = Resource(
     group="policy", version="v1", plural="poddisruptionbudgets", kind="PodDisruptionBudget"
 )
+NETWORK_POLICIES = Resource(
+    group="networking.k8s.io", version="v1", plural="networkpolicies", kind="NetworkPolicy"
+)
 SCALED_OBJECTS = Resource(
     group="keda.sh", version="v1alpha1", plural="scaledobjects", kind="ScaledObject"
 )

@@ -211,6 +211,23 @@ async def test_with_keda_its_scaler_takes_the_place_of_the_other(world: World) -
     assert world.names("scaledobjects") == set()
 
 
+async def test_who_may_read_reports_follows_the_configuration(world: World) -> None:
+    await world.apply(serving())
+    assert world.names("networkpolicies") == set()
+    for name in ("finetune-system", "monitoring"):
+        peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+        closed = CONFIG.model_copy(update={"serving_report_peers": [peer]})
+        await world.objects.apply(serving(), closed)
+        assert world.names("networkpolicies") == {FRONT, SERVER.name}
+        for policy in (world.live("networkpolicies", each) for each in (FRONT, SERVER.name)):
+            assert policy["spec"]["ingress"][1]["from"] == [peer]
+            owner = world.live("deployments", policy["metadata"]["name"])["metadata"]["uid"]
+            assert policy["metadata"]["ownerReferences"][0]["uid"] == owner
+    world.client.writes.clear()
+    await world.objects.apply(serving(), closed)
+    assert world.written() == []
+
+
 async def test_what_vanished_is_made_again_while_no_pod_is_ready(world: World) -> None:
     await world.apply(serving())
     del world.client.cluster.objects["secrets", NAMESPACE, SERVING_TOKEN_SECRET]

@@ -16,6 +16,7 @@ from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.render.front import (
     render_front,
     render_front_parts,
+    render_front_policy,
     render_token,
 )
 from finetune_operator.finetuneendpoint.render.metadata import Deployed
@@ -23,6 +24,7 @@ from finetune_operator.finetuneendpoint.render.scaling import render_scaler
 from finetune_operator.finetuneendpoint.render.server import (
     render_server,
     render_server_parts,
+    render_server_policy,
 )
 from finetune_operator.finetuneendpoint.servers import Server
 from kit.cases.goldens import GOLDEN, check_golden
@@ -66,8 +68,12 @@ def render(folder: Path) -> list[dict[str, Any]]:
         render_server(server, server.serve.replicas, owners, config),
         *render_server_parts(NAMESPACE, deployed),
     ]
-    if scaler := render_scaler(NAMESPACE, deployed, server.serve.replicas, config):
-        objects.append(scaler)
+    parts = (
+        render_scaler(NAMESPACE, deployed, server.serve.replicas, config),
+        render_front_policy(NAMESPACE, FRONT, config),
+        render_server_policy(NAMESPACE, deployed, config),
+    )
+    objects += [part for part in parts if part is not None]
     for each in objects:
         _rename(each, server.name)
     return objects
