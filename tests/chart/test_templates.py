@@ -312,6 +312,46 @@ def test_objects_of_keda_are_created_where_it_scales_some_namespace(
     assert (("scaledobjects", "create") in rights_of(objects)) is is_granted
 
 
+GATEWAY_RIGHTS = {
+    "Gateway/infra/ai": {"aigatewayroutes", "aiservicebackends", "backends"},
+    "InferencePool/fronts": {"inferencemodelrewrites"},
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "gateways"),
+    [
+        ({}, []),
+        ({"gateway": "Gateway/infra/ai"}, ["Gateway/infra/ai"]),
+        ({"gateway": "InferencePool/fronts"}, ["InferencePool/fronts"]),
+        (
+            {
+                "gateway": "Gateway/infra/ai",
+                "policies": [{"namespaces": ["a"], "gateway": "InferencePool/fronts"}],
+            },
+            ["Gateway/infra/ai", "InferencePool/fronts"],
+        ),
+    ],
+)
+def test_objects_of_a_gateway_are_written_where_one_is_configured(
+    config: dict[str, Any], gateways: list[str], run_helm: Any, tmp_path: Path
+) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text(yaml.safe_dump({"config": config}))
+    done = run_helm("template", "x", str(CHART), f"--values={path}")
+    assert done.returncode == 0, done.stderr
+    objects = list(filter(None, yaml.safe_load_all(done.stdout)))
+    granted = {name for name, _ in rights_of(objects)}
+    wanted = set().union(*(GATEWAY_RIGHTS[gateway] for gateway in gateways))
+    assert granted & set().union(*GATEWAY_RIGHTS.values()) == wanted
+
+
+def test_a_gateway_without_kind_and_names_is_refused(run_helm: Any) -> None:
+    done = run_helm("template", "x", str(CHART), "--set", "config.gateway=ai")
+    assert done.returncode != 0
+    assert "gateway" in done.stderr
+
+
 def test_reports_are_read_from_serving_pods_of_the_watched_namespaces(render: Render) -> None:
     (rule,) = (
         rule
