@@ -9,7 +9,7 @@ from finetune_api.names import FRONT
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.guarding import FIELD_MANAGER
 from finetune_operator.controllers.memory.endpoints import SPLITS, Endpoints
-from finetune_operator.controllers.refusals import NameTaken, taken
+from finetune_operator.controllers.refusals import taken
 from finetune_operator.finetuneendpoint.actions import Split
 from finetune_operator.finetuneendpoint.render.gateway import (
     kind_of,
@@ -42,11 +42,9 @@ class GatewayObjects:
         self._endpoints = endpoints
 
     async def apply(self, split: Split, config: OperatorConfig) -> None:
-        """Bring the object of an endpoint to this form. What is as wanted costs no request.
+        """Write the weights of an endpoint, or delete its object if it has none.
 
-        Args:
-            split: The weights; without any, the endpoint has no object.
-            config: The administrator's settings in its namespace.
+        An object that holds them costs no request.
 
         Raises:
             NameTaken: A name belongs to an object of somebody else.
@@ -75,13 +73,10 @@ class GatewayObjects:
         found = store.get(owner.namespace, owner.name)
         if found is not None and not _is_owned(found, owner.uid):
             raise taken(kind, owner.name)
-        if found is not None and _holds(found["spec"], manifest["spec"]):
-            return
         front = self._endpoints.deployments.get(owner.namespace, FRONT)
-        if front is None:
-            raise NameTaken(
-                f"Deployment {FRONT} is gone; the endpoint waits until it is made again"
-            )
+        # A front that was deleted meanwhile wakes the endpoint, and is made again first.
+        if front is None or (found is not None and _holds(found["spec"], manifest["spec"])):
+            return
         deployed = Deployed(name=FRONT, uid=front["metadata"]["uid"])
         for part in render_gateway_parts(owner.namespace, deployed, gateway):
             await self._apply(_PARTS[part["kind"]], part, force=False)

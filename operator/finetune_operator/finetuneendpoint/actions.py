@@ -70,7 +70,7 @@ class ApplyServing:
             present spec no longer describes them.
         release: Servers that this endpoint owns and needs no more: take its owner reference away,
             and delete those without another owner.
-        split: What an inference gateway is told; None to leave its object as it is.
+        split: Weights for an inference gateway; None to leave its object as it is.
     """
 
     front: Front

@@ -30,10 +30,7 @@ def find_fault(
 ) -> Refusal | None:
     """Return the first thing in a spec that this cluster does not allow, or None.
 
-    Args:
-        spec: The spec.
-        config: The administrator's settings in its namespace.
-        splits: Kinds that this cluster serves, of those that tell a gateway how to divide requests.
+    ``splits`` are the kinds with weights for inference gateways that the cluster serves.
     """
     serve = spec.serve
     own = {config.trainer_image, config.vllm_image}
@@ -94,20 +91,13 @@ def find_source_fault(server: Server, config: OperatorConfig) -> Refusal | None:
 
 
 def _gateway_fault(config: OperatorConfig) -> Refusal:
-    if not config.gateway:
-        return _fault(
-            Reason.GATEWAY_NOT_FOUND,
-            "spec.serve.routing: 'Gateway' needs an inference gateway, and this namespace has none"
-            " (gateway in the operator's configuration is empty); write Front, or ask the"
-            " administrator to set it",
-        )
     kind = kind_of(config.gateway)
+    problem = f"this cluster does not let it read {kind}" if kind else "it names none"
     return _fault(
         Reason.GATEWAY_NOT_FOUND,
-        f"spec.serve.routing: 'Gateway' needs {kind}, which the operator cannot read on this"
-        f" cluster (gateway in its configuration is {config.gateway}); write Front, or ask the"
-        f" administrator to install the CustomResourceDefinition of {kind}, and the operator's"
-        " right to it",
+        "spec.serve.routing: 'Gateway' needs an inference gateway, but gateway in the operator's"
+        f" configuration is {config.gateway!r}, and {problem}; write Front, or ask the"
+        " administrator to set it, and to install the gateway's CustomResourceDefinitions",
     )
 
 

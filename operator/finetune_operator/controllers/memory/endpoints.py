@@ -6,7 +6,6 @@ and all jobs run.
 
 from __future__ import annotations
 
-import logging
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
@@ -37,12 +36,9 @@ from finetune_operator.kube.api.resource import (
     key_of,
 )
 from finetune_operator.kube.cache.informer import Informer
-from finetune_operator.kube.cache.scopes import name_scope
 from finetune_operator.kube.cache.store import EventType, Store
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.queue.workqueue import PRIORITY_CHILD, PRIORITY_USER
-
-logger = logging.getLogger(__name__)
 
 FINETUNEENDPOINTS = Resource(
     group=GROUP, version=VERSION, plural=ENDPOINT_PLURAL, kind=ENDPOINT_KIND
@@ -135,7 +131,7 @@ class Endpoints:
                 SPLITS[kind],
                 label_selector=f"{MANAGED_BY_LABEL}={MANAGED_BY}",
                 transform=trim_split,
-                on_served=partial(self._on_split_served, kind),
+                on_served=self._on_split_served,
             )
             for kind in sorted({kind_of(gateway) for gateway in gateways})
         }
@@ -270,16 +266,8 @@ class Endpoints:
             if (key := key_of(found)) in self.store:
                 self._wake(key, PRIORITY_CHILD)
 
-    def _on_split_served(self, kind: str, scope: str, problem: str) -> None:
-        """Wake all endpoints once a gateway's kind can be read, or no longer."""
-        if problem:
-            logger.warning(
-                "%s of %s cannot be read: its CustomResourceDefinition is not installed, or the"
-                " operator's role lacks list and watch. Endpoints with routing Gateway wait: %s",
-                kind,
-                name_scope(scope),
-                problem,
-            )
+    def _on_split_served(self, scope: str, problem: str) -> None:
+        """Wake all endpoints: a gateway's kind can be read, or no longer. Their statuses say so."""
         for key in list(self.store):
             self._wake(key, PRIORITY_CHILD)
 

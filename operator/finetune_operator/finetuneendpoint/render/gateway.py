@@ -26,11 +26,7 @@ _MODEL_HEADER = "x-ai-eg-model"
 
 
 def kind_of(gateway: str) -> str:
-    """Return the kind of object that holds the weights; empty if no gateway is set.
-
-    Args:
-        gateway: ``gateway`` of the configuration.
-    """
+    """Return the kind with the weights for a configured gateway; empty if none is configured."""
     return {"Gateway": AI_ROUTE, "InferencePool": REWRITE}.get(gateway.partition("/")[0], "")
 
 
@@ -65,16 +61,13 @@ def _rewrite(endpoint: Owner, named: list[tuple[str, int]], gateway: str) -> Man
         "targets": [{"modelRewrite": model, "weight": weight} for model, weight in named],
     }
     pool = {"group": "inference.networking.k8s.io", "kind": "InferencePool"}
-    return {
-        "apiVersion": "llm-d.ai/v1alpha2",
-        "kind": REWRITE,
-        "spec": {"poolRef": {**pool, "name": gateway.partition("/")[2]}, "rules": [rule]},
-    }
+    spec = {"poolRef": {**pool, "name": gateway.partition("/")[2]}, "rules": [rule]}
+    return {"apiVersion": "llm-d.ai/v1alpha2", "kind": REWRITE, "spec": spec}
 
 
 def _ai_route(endpoint: Owner, named: list[tuple[str, int]], gateway: str) -> Manifest:
     _, namespace, name = gateway.split("/")
-    parent = {"group": "gateway.networking.k8s.io", "kind": "Gateway"}
+    parent = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "namespace": namespace}
     header = {"type": "Exact", "name": _MODEL_HEADER, "value": public_model(endpoint)}
     rule = {
         "matches": [{"headers": [header]}],
@@ -86,14 +79,8 @@ def _ai_route(endpoint: Owner, named: list[tuple[str, int]], gateway: str) -> Ma
         # The front ends answers that fall silent. A long one that streams goes on.
         "timeouts": {"request": "0s"},
     }
-    return {
-        "apiVersion": f"{_AI_GROUP}/v1beta1",
-        "kind": AI_ROUTE,
-        "spec": {
-            "parentRefs": [{**parent, "namespace": namespace, "name": name}],
-            "rules": [rule],
-        },
-    }
+    spec = {"parentRefs": [{**parent, "name": name}], "rules": [rule]}
+    return {"apiVersion": f"{_AI_GROUP}/v1beta1", "kind": AI_ROUTE, "spec": spec}
 
 
 def render_gateway_parts(namespace: str, front: Deployed, gateway: str) -> list[Manifest]:
