@@ -6,6 +6,7 @@ import pytest
 
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.errors import TrainerError
+from finetune_trainer.serve.agent.asking import AboutEngine
 from finetune_trainer.serve.agent.base import EngineBase
 from finetune_trainer.serve.agent.bounds import Refusal
 from finetune_trainer.serve.agent.fetching import Fetched
@@ -22,7 +23,7 @@ def make_model(folder, content=b"weights"):
     return fetch_model(f"file://{folder}", None, StorageAccess(), folder)[1]
 
 
-def fetched(tmp_path, revision, template="{{ messages }}", **record):
+def fetched(tmp_path, revision, template="{{ messages }}", engine="", **record):
     folder = tmp_path / "version"
     folder.mkdir(exist_ok=True)
     (folder / "chat_template.jinja").unlink(missing_ok=True)
@@ -35,7 +36,7 @@ def fetched(tmp_path, revision, template="{{ messages }}", **record):
         record=known | record,
         questions=(),
         metrics=(),
-        engine="",
+        engine=engine,
         answer_tokens=None,
     )
 
@@ -107,6 +108,17 @@ async def test_vllm_gets_the_type_of_training_where_the_files_have_another(base,
     version = fetched(tmp_path, make_model(tmp_path / "model"), recipe={"bfloat16": False})
     await base().prepare(version)
     assert "--dtype=float32" in arguments(tmp_path)
+
+
+async def test_a_version_of_another_type_is_not_held_to_the_answers_of_its_own_type(base, tmp_path):
+    revision = make_model(tmp_path / "model")
+    about = AboutEngine(name="VLLM", version="5.0.0")
+    first = fetched(tmp_path, revision, engine="vLLM 5.0.0")
+    other = fetched(tmp_path, revision, engine="vLLM 5.0.0", recipe={"bfloat16": False})
+    engine = base()
+    for version, is_same in ((first, True), (other, False)):
+        await engine.prepare(version)
+        assert about.started_with(engine.dtype).evaluated(version) is is_same
 
 
 async def test_our_engine_holds_the_base_of_qlora_in_four_bits(base, tmp_path):

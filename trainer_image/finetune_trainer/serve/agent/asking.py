@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_trainer.serve.agent.bounds import Refusal
@@ -52,6 +52,13 @@ class AboutEngine:
             device=wire.get("device") or self.device,
             is_quantized=bool(wire.get("quantized", self.is_quantized)),
         )
+
+    def started_with(self, dtype: str) -> AboutEngine:
+        """Return the same with the type that its base model was to be loaded in.
+
+        Flags of the operator and words of the engine itself count before that.
+        """
+        return replace(self, dtype=self.dtype or dtype or None)
 
     def evaluated(self, fetched: Fetched) -> bool:
         """Whether it computed the stored answers of a version, as far as both say it."""

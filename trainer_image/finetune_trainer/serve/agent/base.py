@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.errors import UserError
@@ -27,9 +28,26 @@ TEMPLATE_NAME = "chat_template.jinja"
 _OTHER_CONTENT = ("RevisionMismatch", "BaseModelChanged")
 
 
+class Base(Protocol):
+    """The base model of the engine."""
+
+    dtype: str
+    """Type of its weights, as far as the engine was told one."""
+
+    async def prepare(self, fetched: Fetched) -> None:
+        """Bring the base model of a version to the engine, which may wait for it.
+
+        Raises:
+            TrainerError: It cannot be fetched now.
+            Refusal: ``OtherBaseModel``: the engine has another one.
+        """
+
+
 @dataclass(kw_only=True)
 class NoBase:
     """An engine that was started with its base model."""
+
+    dtype: str = ""
 
     async def prepare(self, fetched: Fetched) -> None:
         """Do nothing."""
@@ -50,6 +68,7 @@ class EngineBase:
         engine_name: ``VLLM`` or ``Transformers``.
         whole: Name of the one version that is served whole, without a base; empty for adapters.
         allow_code: The administrator allows code that ships with a model, for ``trustRemoteCode``.
+        dtype: Type of the weights that the engine was told; empty until then.
     """
 
     uri: str
@@ -61,6 +80,7 @@ class EngineBase:
     engine_name: str
     whole: str = ""
     allow_code: bool = False
+    dtype: str = field(default="", init=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False, repr=False)
 
     async def prepare(self, fetched: Fetched) -> None:
@@ -74,6 +94,7 @@ class EngineBase:
             raise _code_not_allowed(fetched)
         async with self._lock:
             given = await asyncio.to_thread(self._prepare, fetched)
+        self.dtype = given.get("dtype", "")
         if _needs_code(fetched) and not given.get("code"):
             raise _without_code(fetched)
         if not self.whole and fetched.revision not in ("", given["revision"]):
@@ -96,6 +117,7 @@ class EngineBase:
             "revision": revision,
             "template": _template_digest(fetched),
             "code": "allowed" if _needs_code(fetched) else "",
+            "dtype": _dtype_of(fetched),
         }
         with local_writes(self.folder):
             record.write_text(json.dumps(given), "utf-8")
@@ -126,10 +148,11 @@ class EngineBase:
             raise
 
     def _arguments(self, model: Path, fetched: Fetched) -> Sequence[str]:
-        recipe = fetched.record.get("recipe") or {}
-        # The type of training, which evaluation took, too: vLLM would halve float32.
-        dtype = f"--dtype={'bfloat16' if recipe.get('bfloat16') else 'float32'}"
-        arguments = [f"--served-model-name={self.whole or BASE_NAME}", dtype]
+        arguments = [
+            f"--served-model-name={self.whole or BASE_NAME}",
+            # The type of training, which evaluation took, too: vLLM would halve float32.
+            f"--dtype={_dtype_of(fetched)}",
+        ]
         if _needs_code(fetched):
             arguments.append("--trust-remote-code")
         if self.engine_name == "Transformers":
@@ -143,6 +166,11 @@ class EngineBase:
             kept.write_bytes(template.read_bytes())
             arguments.append(f"--chat-template={kept}")
         return [str(model), *arguments]
+
+
+def _dtype_of(fetched: Fetched) -> str:
+    recipe = fetched.record.get("recipe") or {}
+    return "bfloat16" if recipe.get("bfloat16") else "float32"
 
 
 def _needs_code(fetched: Fetched) -> bool:

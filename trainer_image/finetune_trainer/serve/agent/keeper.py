@@ -11,11 +11,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
-from typing import Protocol
 
 from finetune_api.protocol.serving import AdapterState
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.agent.asking import AboutEngine, verify
+from finetune_trainer.serve.agent.base import Base
 from finetune_trainer.serve.agent.bounds import Refusal
 from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
 from finetune_trainer.serve.agent.fetching import Fetched, run_to_its_end
@@ -36,18 +36,6 @@ log = logging.getLogger(__name__)
 
 Fetch = Callable[[Wanted, Path], Fetched]
 Pause = Callable[[float], Awaitable[object]]
-
-
-class Base(Protocol):
-    """The base model of the engine."""
-
-    async def prepare(self, fetched: Fetched) -> None:
-        """Bring the base model of a version to the engine, which may wait for it.
-
-        Raises:
-            TrainerError: It cannot be fetched now.
-            Refusal: ``OtherBaseModel``: the engine has another one.
-        """
 
 
 @dataclass(kw_only=True)
@@ -352,8 +340,9 @@ class Keeper:
         adapter.set("Verifying")
         name = adapter.wanted.name
         try:
+            about = self.about.started_with(self._base.dtype)
             verdict = await verify(
-                self._engine, self.about, name, fetched, limit=self._asking, tell=set_message
+                self._engine, about, name, fetched, limit=self._asking, tell=set_message
             )
             adapter.verdict = verdict
             if verdict.reason is not None:

@@ -17,11 +17,11 @@ import aiohttp
 from finetune_api.protocol.trainer import Environment
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.serve.agent.asking import AboutEngine
-from finetune_trainer.serve.agent.base import EngineBase, NoBase
+from finetune_trainer.serve.agent.base import Base, EngineBase, NoBase
 from finetune_trainer.serve.agent.engine import Engine
 from finetune_trainer.serve.agent.fetching import fetch_version
 from finetune_trainer.serve.agent.gate import Gate
-from finetune_trainer.serve.agent.keeper import Base, Keeper
+from finetune_trainer.serve.agent.keeper import Keeper
 from finetune_trainer.serve.agent.report import Reporter
 from finetune_trainer.serve.agent.wanted import Finder
 from finetune_trainer.serve.process import (
