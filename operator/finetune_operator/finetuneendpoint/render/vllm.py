@@ -1,4 +1,4 @@
-"""Arguments of vLLM, and what they say about the numbers that it computes with. Pure."""
+"""Arguments of vLLM, and the type and device that it computes with. Pure."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def vllm_arguments(server: Server, config: OperatorConfig, *, port: int) -> list
 
 
 def numbers_of(serve: Serve, config: OperatorConfig) -> dict[str, str]:
-    """Return what the agent is told about the numbers of an engine that does not tell them.
+    """Return the agent's variables for type, device and quantization of vLLM.
 
-    Answers must equal those of the evaluation only where the numbers are the same.
+    vLLM reports none of them. Answers must equal those of the evaluation only where all are equal.
     """
     numbers = {"FINETUNE_ENGINE_DEVICE": "gpu" if serve.num_gpus else "cpu"}
     given = [*serve.arguments, *config.vllm_arguments]

@@ -35,7 +35,7 @@ class AboutEngine:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> AboutEngine:
-        """Return what the operator tells of an engine; vLLM says only its version."""
+        """Read the operator's description of an engine; vLLM itself reports only its version."""
         return cls(
             name=environment.get("FINETUNE_ENGINE", ""),
             dtype=environment.get("FINETUNE_ENGINE_DTYPE") or None,

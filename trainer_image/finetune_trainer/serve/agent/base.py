@@ -32,7 +32,7 @@ class Base(Protocol):
     """The base model of the engine."""
 
     dtype: str
-    """Type of its weights, as far as the engine was told one."""
+    """Type of the weights in the engine's arguments; empty without any."""
 
     async def prepare(self, fetched: Fetched) -> None:
         """Bring the base model of a version to the engine, which may wait for it.
@@ -68,7 +68,7 @@ class EngineBase:
         engine_name: ``VLLM`` or ``Transformers``.
         whole: Name of the one version that is served whole, without a base; empty for adapters.
         allow_code: The administrator allows code that ships with a model, for ``trustRemoteCode``.
-        dtype: Type of the weights that the engine was told; empty until then.
+        dtype: Type of the weights in the engine's arguments; empty until they are written.
     """
 
     uri: str

@@ -86,7 +86,7 @@ class Keeper:
         fetch: Brings a version to a folder; runs in a thread.
         base: The engine's base model.
         folder: Where adapters lie; the engine reads it.
-        about: What is known of the engine before it is asked.
+        about: Description of the engine, before its own words.
         pause: Waits for some seconds.
     """
 

@@ -39,7 +39,7 @@ class Settings:
 
     Attributes:
         server: Own name, as the status of endpoints has it.
-        about_engine: What the operator tells of the engine.
+        about_engine: The operator's description of the engine.
         scratch_bytes: Room for the files of a version; None if nobody has told.
         unload_seconds: An adapter that nobody serves stays loaded for so long.
     """
