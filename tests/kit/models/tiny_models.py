@@ -8,7 +8,7 @@ from typing import Any
 from kit.models.tiny_tokenizer import make_tokenizer
 
 
-def make_model(folder: Path, *, seed: int = 0, dtype: Any = None) -> Path:
+def make_model(folder: Path, *, seed: int = 0, dtype: Any = None, num_heads: int = 4) -> Path:
     """Write the model and its tokenizer to ``folder``; float32 unless another type is given."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -20,7 +20,7 @@ def make_model(folder: Path, *, seed: int = 0, dtype: Any = None) -> Path:
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=4,
-        num_attention_heads=4,
+        num_attention_heads=num_heads,
         num_key_value_heads=2,
         max_position_embeddings=512,
         tie_word_embeddings=True,
@@ -33,12 +33,15 @@ def make_model(folder: Path, *, seed: int = 0, dtype: Any = None) -> Path:
     return folder
 
 
-def make_eager_model(folder: Path) -> Path:
-    """Write the model with ten times larger embeddings: its logits move, so it learns in steps."""
+def make_eager_model(folder: Path, *, num_heads: int = 4) -> Path:
+    """Write the model with ten times larger embeddings: its logits move, so it learns in steps.
+
+    vLLM on a CPU takes no heads smaller than 32: give it two of them.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    make_model(folder)
+    make_model(folder, num_heads=num_heads)
     model = AutoModelForCausalLM.from_pretrained(folder)
     with torch.no_grad():
         model.get_input_embeddings().weight.mul_(10)
