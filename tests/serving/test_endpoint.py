@@ -34,7 +34,8 @@ NUM_ROWS = 240
 NUM_TOKENS = 16
 NUM_KEYS = 40
 NUM_ASKED_TOGETHER = 8
-ROLLOUT = {"steps": [50, 100], "minRequests": 60}
+MIN_REQUESTS = 60
+ROLLOUT = {"steps": [50, 100], "minRequests": MIN_REQUESTS}
 SERVE = {
     "engine": "VLLM",
     "arguments": ["--enforce-eager", "--max-model-len=512"],
@@ -180,6 +181,10 @@ def rejection_of(operator: LocalOperator, version: int) -> str:
     return next((each["reason"] for each in rejected if each["version"] == version), "")
 
 
+def rejects(operator: LocalOperator, version: int) -> Callable[[], bool]:
+    return lambda: bool(rejection_of(operator, version))
+
+
 def test_versions_live_on_vllm_as_they_were_evaluated(
     first: tuple[Workbench, StoredVersion], operator: LocalOperator
 ) -> None:
@@ -200,7 +205,7 @@ def test_versions_live_on_vllm_as_they_were_evaluated(
     second = make_version(version, 2, maker, colour_of)
     publish(second)
     operator.until(serves(operator, 2), seconds=STEP_SECONDS, meanwhile=users.ask)
-    assert users.answered[2] >= ROLLOUT["minRequests"]
+    assert users.answered[2] >= MIN_REQUESTS
     assert decisions_of(operator)[-2:] == [(2, "Verified"), (2, "Promoted")]
 
     # vLLM loads all three without a word.
@@ -212,15 +217,13 @@ def test_versions_live_on_vllm_as_they_were_evaluated(
     }
     for number, (damage, reason) in damages.items():
         publish(publish_changed(second, number, damage))
-        operator.until(
-            lambda n=number: rejection_of(operator, n), seconds=STEP_SECONDS, meanwhile=users.ask
-        )
+        operator.until(rejects(operator, number), seconds=STEP_SECONDS, meanwhile=users.ask)
         assert rejection_of(operator, number) == reason
         assert serves(operator, 2)()
     assert not {3, 4, 5} & set(users.answered)
 
     publish(worse)
-    operator.until(lambda: rejection_of(operator, 6), seconds=STEP_SECONDS, meanwhile=users.ask)
+    operator.until(rejects(operator, 6), seconds=STEP_SECONDS, meanwhile=users.ask)
     assert rejection_of(operator, 6) == "Worse"
     assert decisions_of(operator)[-2:] == [(6, "Verified"), (6, "RolledBack")]
     assert users.answered[6] > 0
