@@ -15,7 +15,6 @@ from functools import partial
 from operator import itemgetter
 from typing import Any
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 
 from finetune_operator.config import OperatorConfig
@@ -36,12 +35,12 @@ from finetune_operator.kube.leader import LeaderElector
 from finetune_operator.kube.queue.workqueue import WorkQueue
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.status import StatusThrottle
+from finetune_operator.listeners import Listeners
 from finetune_operator.metrics.endpoints import EndpointMetrics
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.metrics.sweeps import SweepMetrics
 from finetune_operator.probes import metrics_application, probes_application
 from finetune_operator.progress.certificate import ServingCertificate
-from finetune_operator.progress.door import LimitedRunner
 from finetune_operator.progress.endpoint import ProgressEndpoint
 from finetune_operator.progress.identity import Authenticator
 from finetune_operator.progress.writer import FIELD_MANAGER, ProgressWriter, is_wanted
@@ -78,13 +77,13 @@ class Manager:
     ) -> None:
         self.config = config
         self.registry: CollectorRegistry = client.metrics.registry
-        self.ports: dict[str, int] = {}
         self._client = client
         self._clock = clock
         self._rng = rng
         self._identity = identity
         self._tasks: list[asyncio.Task[None]] = []
-        self._runners: list[web.AppRunner] = []
+        self._listeners = Listeners(config.bind_address)
+        self.ports = self._listeners.ports
         self._fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._elector: LeaderElector | None = None
         self._election: asyncio.Task[None] | None = None
@@ -99,8 +98,9 @@ class Manager:
             hindrance=self._hindrance,
             state=lambda: "leading" if self.is_leader else "standing by",
         )
-        await self._listen("probes", probes, self.config.probe_port)
-        await self._listen("metrics", metrics_application(self.registry), self.config.metrics_port)
+        listen, config = self._listeners.listen, self.config
+        await listen("probes", probes, config.probe_port)
+        await listen("metrics", metrics_application(self.registry), config.metrics_port)
 
     def wait_for(self, what: str) -> None:
         """Let ``/readyz`` tell what holds up the start."""
@@ -110,14 +110,41 @@ class Manager:
         """Serve the endpoints, fill the caches, take part in the election."""
         if "probes" not in self.ports:
             await self.serve_probes()
-        config, client, rng = self.config, self._client, self._rng
-        has_kueue = config.kueue == "on" or (
-            config.kueue == "auto" and await is_installed(client, config.namespaces)
+        has_kueue = await self._has_kueue()
+        self.caches = self._make_caches(has_kueue=has_kueue)
+        self._recorder = EventRecorder(
+            self._client, component="finetune-operator", instance=self._identity, clock=self._clock
+        )
+        self._spawn(self._recorder.run(), "events")
+        self._take_progress()
+        places = QueuePlaces(
+            # What shows places must not keep a job waiting.
+            self._client.budgeted(qps=PLACES_QPS, burst=PLACES_BURST),
+            waiting=lambda: self.caches.waiting_queues() if self.is_leader else (),
+            on_change=self.caches.wake_workload,
+            clock=self._clock,
+        )
+        if has_kueue:
+            self._spawn(places.run(), "queue-places")
+        self._start_reconciler(places, has_lease=self.config.leader_election)
+        self._count()
+        for informer in self.caches.informers:
+            self._spawn(informer.run(), f"informer-{informer.resource.plural}")
+        await self._serve_progress()
+        self._is_started = True
+
+    async def _has_kueue(self) -> bool:
+        wanted, namespaces = self.config.kueue, self.config.namespaces
+        has_kueue = wanted == "on" or (
+            wanted == "auto" and await is_installed(self._client, namespaces)
         )
         logger.info("Kueue is %s", "used" if has_kueue else "not used")
-        self.caches = Caches(
-            client,
-            config,
+        return has_kueue
+
+    def _make_caches(self, *, has_kueue: bool) -> Caches:
+        return Caches(
+            self._client,
+            self.config,
             wake=lambda key, priority: self._finetunejobs.wake(key, priority),
             forget=self._forget,
             wake_sweep=lambda key, priority: self._finetunesweeps.wake(key, priority),
@@ -125,57 +152,46 @@ class Manager:
             wake_endpoint=lambda key, priority: self._finetuneendpoints.wake(key, priority),
             forget_endpoint=self._forget_endpoint,
             has_kueue=has_kueue,
-            rng=rng,
+            rng=self._rng,
         )
-        self._recorder = EventRecorder(
-            client, component="finetune-operator", instance=self._identity, clock=self._clock
-        )
+
+    def _take_progress(self) -> None:
+        """Write what pods report into statuses."""
+        config = self.config
         # What pods cause takes no tokens from reconciling: a half as much again.
-        self._pushing = client.budgeted(
+        self._pushing = self._client.budgeted(
             qps=config.requests_per_second / 2, burst=max(1, config.request_burst // 2)
         )
-        self._throttle = StatusThrottle(
+        throttle = StatusThrottle(
             self._pushing,
             FINETUNEJOBS,
             field_manager=FIELD_MANAGER,
             interval_seconds=config.progress_interval_seconds,
-            rng=rng,
+            rng=self._rng,
             absorb=self.caches.finetunejobs.absorb,
             on_refused=lambda job, error: self._reconciler.guard.tell_refused(job, error),
             is_wanted=partial(is_wanted, self.caches),
         )
         self._writer = ProgressWriter(
             self.caches,
-            self._throttle,
+            throttle,
             clock=self._clock,
             announce=lambda job, events: self._reconciler.guard.announce(job, events),
         )
         self.caches.finetunejobs.add_handler(self._writer.follow)
-        places = QueuePlaces(
-            # What shows places must not keep a job waiting.
-            client.budgeted(qps=PLACES_QPS, burst=PLACES_BURST),
-            waiting=lambda: self.caches.waiting_queues() if self.is_leader else (),
-            on_change=self.caches.wake_workload,
-            clock=self._clock,
-        )
-        self._start_reconciler(places, has_lease=config.leader_election)
+        self._spawn(throttle.run(), "progress")
+
+    def _count(self) -> None:
+        """Have scrapes count jobs and sweeps."""
         JobMetrics(
             self.caches,
             self.registry,
             clock=self._clock,
             is_leader=lambda: self.is_leader,
-            expects_progress=bool(config.progress_url),
+            expects_progress=bool(self.config.progress_url),
         )
         SweepMetrics(self.caches.sweeps, self.registry, clock=self._clock)
         EndpointMetrics(self.caches.endpoints.store, self.registry, clock=self._clock)
-        for informer in self.caches.informers:
-            self._spawn(informer.run(), f"informer-{informer.resource.plural}")
-        self._spawn(self._recorder.run(), "events")
-        self._spawn(self._throttle.run(), "progress")
-        if has_kueue:
-            self._spawn(places.run(), "queue-places")
-        await self._serve_progress()
-        self._is_started = True
 
     def observe(self, kind: str | None, body: Object) -> None:
         """Take in one of kopf's events of a FineTuneJob."""
@@ -197,8 +213,7 @@ class Manager:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for runner in self._runners:
-            await runner.cleanup()
+        await self._listeners.close()
         if not self._fatal.done():
             self._fatal.cancel()
         elif not self._fatal.cancelled():
@@ -349,8 +364,6 @@ class Manager:
         self._finetuneendpoints.queue.forget(key_of(endpoint))
         self._endpoint_reconciler.forget(endpoint)
 
-    # ---- listeners ---------------------------------------------------------------------------
-
     async def _serve_progress(self) -> None:
         config = self.config
         endpoint = ProgressEndpoint(
@@ -367,21 +380,9 @@ class Manager:
             )
             self._spawn(certificate.run(), "certificate")
             tls = certificate.context
-        await self._listen("progress", endpoint.application(), config.progress_port, tls)
-
-    async def _listen(
-        self, name: str, app: web.Application, port: int, tls: ssl.SSLContext | None = None
-    ) -> None:
-        runner = (
-            LimitedRunner(app)
-            if name == "progress"
-            else web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=2.0)
+        await self._listeners.listen_to_anybody(
+            "progress", endpoint.application(), config.progress_port, tls
         )
-        await runner.setup()
-        self._runners.append(runner)
-        site = web.TCPSite(runner, self.config.bind_address, port, ssl_context=tls)
-        await site.start()
-        self.ports[name] = runner.addresses[0][1]
 
     def _hindrance(self) -> str:
         """Return why this replica is not ready; empty if it is."""
