@@ -11,6 +11,7 @@ import logging
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -97,16 +98,20 @@ async def test_beyond_the_rate_the_answer_is_429_and_says_when(tmp_path: Path) -
         assert engine.counts.total() == 4
 
 
+def one_with_keys_and_one_without(engine: StreamingEngine) -> list[dict[str, Any]]:
+    return [
+        endpoint(served(1, engine.port), access=access("mine")),
+        endpoint(served(1, engine.port, "open"), name="open"),
+    ]
+
+
 async def test_who_has_no_key_takes_no_slot_of_who_has_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_OPEN_WITHOUT_KEY", 2)
     monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_OPEN_PER_KEY", 1)
     async with streaming_engine() as engine, running_front(tmp_path) as front:
-        front.follow(
-            endpoint(served(1, engine.port), access=access("mine")),
-            endpoint(served(1, engine.port, "open"), name="open"),
-        )
+        front.follow(*one_with_keys_and_one_without(engine))
         await front.set_keys("mine", a="key-a", b="key-b")
         engine.behaviours["team-a.open-v1"] = wait
         engine.behaviours["team-a.headline-v1"] = wait
@@ -127,10 +132,7 @@ async def test_bodies_that_do_not_come_hold_no_slot_of_a_key(
     monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_OPEN_WITHOUT_KEY", 1)
     monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_OPEN_PER_KEY", 1)
     async with streaming_engine() as engine, running_front(tmp_path) as front:
-        front.follow(
-            endpoint(served(1, engine.port), access=access("mine")),
-            endpoint(served(1, engine.port, "open"), name="open"),
-        )
+        front.follow(*one_with_keys_and_one_without(engine))
         await front.set_keys("mine", a="key-a")
         writers = []
         for head in (HEAD, HEAD + b"Authorization: Bearer key-a\r\n"):

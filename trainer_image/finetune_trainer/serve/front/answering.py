@@ -276,22 +276,16 @@ class Front:
         """Count an answer that has ended."""
         route, version = call.route, str(served.version)
         facts = watched.conclude()
-        is_error = is_cut or facts.is_error or opened.status >= 500
-        is_slow = route.slow_seconds is not None and first - call.begin > route.slow_seconds
-        signals = {
-            "errors": is_error,
-            "slow": is_slow,
-            "refusals": facts.is_refusal,
-            "invalidJson": facts.is_invalid_json,
-        }
-        bad = [signal for signal, is_given in signals.items() if is_given]
+        status = 502 if is_cut else opened.status
+        bad = facts.bad_signals(status=status, is_slow=route.is_slow(first - call.begin))
+        is_error = "errors" in bad
         for signal in bad:
             self._metrics.count_bad(route.name, version, signal)
         is_candidate = served == route.candidate
         self._tally(call, is_candidate=is_candidate, bad=bad)
         if is_candidate:
             self._note_health(route, is_cut=is_cut, is_error=is_error)
-        self._metrics.count(route.name, version, 502 if is_cut else opened.status)
+        self._metrics.count(route.name, version, status)
         series = self._metrics.series(call.operation, route.name, served)
         series.duration.observe(end - call.begin)
         if opened.is_stream:
@@ -305,9 +299,7 @@ class Front:
             series.output.observe(facts.num_output_tokens)
         copy_to = None if is_candidate or is_error else self._shadow.wants(route)
         if copy_to is not None:
-            body, headers = call.body_for(copy_to), call.headers(self._token())
-            wanted = wants_json(call.fields)
-            self._shadow.send(route, copy_to, call.path, body, headers, wants_json=wanted)
+            self._shadow.send(call, copy_to, self._token())
 
     def _note_health(self, route: Route, *, is_cut: bool, is_error: bool) -> None:
         health = self._state.healths.get(route.name)

@@ -35,6 +35,16 @@ class Facts:
     num_input_tokens: int | None = None
     num_output_tokens: int | None = None
 
+    def bad_signals(self, *, status: int, is_slow: bool) -> list[str]:
+        """Return the signals by which the answer is bad, as a report names them."""
+        signals = {
+            "errors": self.is_error or status >= 500,
+            "slow": is_slow,
+            "refusals": self.is_refusal,
+            "invalidJson": self.is_invalid_json,
+        }
+        return [signal for signal, is_given in signals.items() if is_given]
+
 
 class Watched:
     """An answer as it passes.

@@ -58,6 +58,10 @@ class Route:
     shadow_percent: float = 0.0
     is_behind_gateway: bool = False
 
+    def is_slow(self, seconds: float) -> bool:
+        """Whether an answer whose first byte took so long counts as slow."""
+        return self.slow_seconds is not None and seconds > self.slow_seconds
+
     @property
     def shares_server(self) -> bool:
         """Whether one server holds both versions: its death says nothing about the candidate."""

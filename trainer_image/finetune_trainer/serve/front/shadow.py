@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Mapping
 
 import aiohttp
 
-from finetune_trainer.serve.front.answers import Watched
+from finetune_trainer.serve.front.answers import Watched, wants_json
+from finetune_trainer.serve.front.calls import Call
 from finetune_trainer.serve.front.metrics import Metrics
 from finetune_trainer.serve.front.routes import Route, Served
 from finetune_trainer.serve.proxy import open_answer
@@ -39,18 +39,9 @@ class Shadow:
             return None
         return route.candidate
 
-    def send(
-        self,
-        route: Route,
-        served: Served,
-        path: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        *,
-        wants_json: bool,
-    ) -> None:
-        """Start a copy; return at once."""
-        task = asyncio.create_task(self._ask(route, served, path, body, headers, wants_json))
+    def send(self, call: Call, served: Served, token: str) -> None:
+        """Start a copy of a call that has ended; return at once."""
+        task = asyncio.create_task(self._ask(call, served, token))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -60,24 +51,19 @@ class Shadow:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _ask(
-        self,
-        route: Route,
-        served: Served,
-        path: str,
-        body: bytes,
-        headers: Mapping[str, str],
-        wants_json: bool,
-    ) -> None:
-        version = str(served.version)
+    async def _ask(self, call: Call, served: Served, token: str) -> None:
+        route, version = call.route, str(served.version)
+        url, body, headers = served.url + call.path, call.body_for(served), call.headers(token)
         loop = asyncio.get_running_loop()
         begin = loop.time()
         try:
             async with asyncio.timeout(SECONDS):
-                opened = await open_answer(self._session, served.url + path, body, headers)
+                opened = await open_answer(self._session, url, body, headers)
                 try:
                     seconds = loop.time() - begin
-                    watched = Watched(is_stream=opened.is_stream, wants_json=wants_json)
+                    watched = Watched(
+                        is_stream=opened.is_stream, wants_json=wants_json(call.fields)
+                    )
                     piece = opened.first
                     while piece:
                         watched.take(piece)
@@ -88,13 +74,6 @@ class Shadow:
             self._metrics.count_shadow(route.name, version, "502")
             return
         self._metrics.count_shadow(route.name, version, str(opened.status))
-        facts = watched.conclude()
-        slow = route.slow_seconds is not None and seconds > route.slow_seconds
-        for signal, is_bad in (
-            ("errors", opened.status >= 500 or facts.is_error),
-            ("slow", slow),
-            ("refusals", facts.is_refusal),
-            ("invalidJson", facts.is_invalid_json),
-        ):
-            if is_bad:
-                self._metrics.count_bad(route.name, version, signal, is_shadow=True)
+        is_slow = route.is_slow(seconds)
+        for signal in watched.conclude().bad_signals(status=opened.status, is_slow=is_slow):
+            self._metrics.count_bad(route.name, version, signal, is_shadow=True)
