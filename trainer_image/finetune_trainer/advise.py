@@ -21,7 +21,7 @@ from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.advice import advise
 from finetune_trainer.evaluate.asking import ask_models
 from finetune_trainer.evaluate.comparison import Comparison
-from finetune_trainer.evaluate.inference.answers import drop_answers
+from finetune_trainer.evaluate.inference.keeping import drop_answers
 from finetune_trainer.evaluate.inputs import keep_below
 from finetune_trainer.evaluate.question_set import gather_question_set
 from finetune_trainer.evaluate.scores.measuring import score_all

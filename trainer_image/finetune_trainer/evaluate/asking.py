@@ -24,6 +24,7 @@ from finetune_trainer.evaluate.inference.answers import (
     digest_of,
     write_answers,
 )
+from finetune_trainer.evaluate.inference.keeping import AnswerStore
 from finetune_trainer.evaluate.inference.vllm_server import Conversing
 from finetune_trainer.evaluate.inference.worker import (
     BEFORE_NAME,
@@ -53,7 +54,6 @@ from finetune_trainer.planning.answering import TOKENS_PER_BATCH
 from finetune_trainer.planning.placement import Placement
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.stopping import on_stop
-from finetune_trainer.storage import ObjectStore
 
 TEMPLATE_NAME = "conversations.jinja"
 """File in the control folder with the chat template of the server's later conversations."""
@@ -62,19 +62,13 @@ SERVED = Placement(num_workers=1, gpus_per_worker=0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Keeping:
+class Keeping(AnswerStore):
     """Where answers are stored, and for which weights.
 
     Attributes:
-        store: The run's storage, which may wait and retry.
-        direct: The same without waiting.
-        prefix: Key prefix of the run.
         facts: The digests of the weights, on which the answers depend.
     """
 
-    store: ObjectStore
-    direct: ObjectStore
-    prefix: str
     facts: Mapping[str, object]
 
 
@@ -135,7 +129,7 @@ def ask_models(
     Path(plan.job).write_text(job.to_json())
     _write_questions(control_dir, encoder, asked)
     digest = digest_of(control_dir, gather_facts(job, plan, keeping))
-    kept = KeptAnswers(keeping.store, keeping.direct, keeping.prefix, digest, tell=emit.message)
+    kept = KeptAnswers(keeping, digest, tell=emit.message)
     before = kept.read()
     write_answers(control_dir / BEFORE_NAME, before)
     total = sum(asked.encoded_for(side).num_asks for side in plan.sides)

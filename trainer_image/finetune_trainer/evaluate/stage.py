@@ -9,7 +9,7 @@ from finetune_api.protocol.trainer import Environment
 from finetune_trainer.context import StageContext
 from finetune_trainer.evaluate.asking import read_engine
 from finetune_trainer.evaluate.concluding import conclude, measure_all
-from finetune_trainer.evaluate.inference.answers import drop_answers
+from finetune_trainer.evaluate.inference.keeping import drop_answers
 from finetune_trainer.evaluate.inputs import gather_asked, gather_task, generate
 from finetune_trainer.evaluate.looks import take_look
 from finetune_trainer.evaluate.report.evidence import gather_evidence

@@ -24,7 +24,7 @@ from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, OutOfMemory, UserError
 from finetune_trainer.evaluate.asking import ask_models
-from finetune_trainer.evaluate.inference.answers import drop_answers
+from finetune_trainer.evaluate.inference.keeping import drop_answers
 from finetune_trainer.evaluate.inputs import keep_below
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.question_set import QuestionSet

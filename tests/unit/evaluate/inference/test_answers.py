@@ -21,8 +21,8 @@ from finetune_trainer.evaluate.inference.answers import (
     combine,
     count,
     digest_of,
-    drop_answers,
 )
+from finetune_trainer.evaluate.inference.keeping import AnswerStore, drop_answers
 from finetune_trainer.evaluate.inference.reading import compute_in_halves
 from finetune_trainer.evaluate.inference.worker import WorkerPlan
 from finetune_trainer.evaluate.inference.workers import read_said
@@ -44,7 +44,8 @@ SAID = {
 def keeper(folder: Path, digest: str = "d" * 64) -> tuple[KeptAnswers, list[str]]:
     told: list[str] = []
     store = FileStore(folder)
-    return KeptAnswers(store, store, "runs/a", digest, told.append), told
+    kept = AnswerStore(store=store, direct=store, prefix="runs/a")
+    return KeptAnswers(kept, digest, told.append), told
 
 
 def test_answers_come_back_to_the_last_digit(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.evaluate.comparison import Comparison
-from finetune_trainer.evaluate.inference.answers import drop_answers
+from finetune_trainer.evaluate.inference.keeping import AnswerStore, drop_answers
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.report.evidence import Evidence, Sample
@@ -123,7 +123,8 @@ class Bench:
             wait=lambda seconds: now.__setitem__(0, now[0] + seconds),
             clock=lambda: now[0],
         )
-        kept = KeptReplies(store, store, self.job.run_prefix, emit.message)
+        answers = AnswerStore(store=store, direct=store, prefix=self.job.run_prefix)
+        kept = KeptReplies(answers, emit.message)
         return consult_judge(self.job, judge, comparison, endpoint, kept, emit)
 
     @property

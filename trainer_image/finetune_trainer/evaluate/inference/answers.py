@@ -19,6 +19,7 @@ from typing import Any
 
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.evaluate.inference.engine import Engine, Generation, Prompt
+from finetune_trainer.evaluate.inference.keeping import AnswerStore, DamagedAnswersError
 from finetune_trainer.evaluate.tokenized import (
     PROBES_NAME,
     PROMPTED_NAME,
@@ -32,7 +33,6 @@ from finetune_trainer.evaluate.tokenized import (
 from finetune_trainer.model.chat_format import FORMAT_NAME
 from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.planning.answering import TOKENS_PER_BATCH
-from finetune_trainer.storage import ObjectStore
 
 SIDES = ("base", "prompted", "baseProbes", "tuned", "tunedProbes", "published")
 """The variants in the order in which they are asked; the probes are asked of base and tuned."""
@@ -231,30 +231,21 @@ class KeptAnswers:
     """The answers of one run to one set of questions, in storage.
 
     Args:
-        store: The run's storage, to read from; it may wait and retry.
-        direct: The same without waiting, to write to.
-        run_prefix: Key prefix of the run.
+        store: Where they are.
         digest: Of everything that the answers depend on; see :func:`digest_of`.
         tell: Called with a message for people.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        direct: ObjectStore,
-        run_prefix: str,
-        digest: str,
-        tell: Callable[[str], None],
-    ) -> None:
-        self._store, self._direct = store, direct
-        self._prefix = prefix_of(run_prefix)
+    def __init__(self, store: AnswerStore, digest: str, tell: Callable[[str], None]) -> None:
+        self._store = store
+        self._name = f"{digest[:32]}.json"
         self._digest = digest
         self._tell = tell
 
     @property
     def key(self) -> str:
         """Their key in the store."""
-        return f"{self._prefix}/{self._digest[:32]}.json"
+        return self._store.key_of(self._name)
 
     def read(self) -> dict[str, Said]:
         """Return the answers of earlier attempts; none if the stored bytes are damaged.
@@ -263,11 +254,12 @@ class KeptAnswers:
             StorageError: The store failed.
         """
         nothing = {side: Said() for side in SIDES}
-        if not self._store.exists(self.key):
-            return nothing
-        header, _, body = self._store.read_bytes(self.key).partition(b"\n")
-        if header != self._header(body):
+        try:
+            body = self._store.read(self._name, self._header)
+        except DamagedAnswersError:
             self._tell("the answers that were kept are damaged; all questions are asked again")
+            return nothing
+        if body is None:
             return nothing
         wire = json.loads(body)
         return {side: Said.from_json(wire[side]) for side in SIDES}
@@ -279,7 +271,7 @@ class KeptAnswers:
             StorageError: The store failed.
         """
         body = json.dumps({side: answers[side].to_json() for side in SIDES}).encode()
-        self._direct.write_bytes(self.key, self._header(body) + b"\n" + body)
+        self._store.write(self._name, body, self._header)
 
     def try_to_write(self, answers: Answers) -> str:
         """Store answers; returns the reason if storage fails, else an empty text."""
@@ -292,21 +284,6 @@ class KeptAnswers:
     def _header(self, body: bytes) -> bytes:
         sha256 = hashlib.sha256(body).hexdigest()
         return json.dumps({"of": self._digest, "sha256": sha256}).encode()
-
-
-def prefix_of(run_prefix: str) -> str:
-    """Return the key prefix of a run's kept answers."""
-    return f"{run_prefix}/answers"
-
-
-def drop_answers(store: ObjectStore, run_prefix: str) -> None:
-    """Remove all stored answers of a run, once its evaluation is published.
-
-    Raises:
-        StorageError: The store failed.
-    """
-    for item in list(store.list(f"{prefix_of(run_prefix)}/")):
-        store.delete(item.key)
 
 
 def digest_of(folder: Path, facts: Mapping[str, object]) -> str:

@@ -15,8 +15,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.evaluate.inference.answers import prefix_of
-from finetune_trainer.storage import ObjectStore
+from finetune_trainer.evaluate.inference.keeping import AnswerStore, DamagedAnswersError
 
 FILE_NAME = "judge.json"
 
@@ -42,23 +41,14 @@ class KeptReplies:
     """The replies of one run, in storage.
 
     Args:
-        store: The run's storage, to read from; it may wait for an answer.
-        direct: The same, to write to while calls wait.
-        run_prefix: Key prefix of the run.
+        store: Where they are.
         tell: Called with a message for people.
     """
 
-    def __init__(
-        self,
-        store: ObjectStore,
-        direct: ObjectStore,
-        run_prefix: str,
-        tell: Callable[[str], object],
-    ) -> None:
-        self._direct = direct
+    def __init__(self, store: AnswerStore, tell: Callable[[str], object]) -> None:
+        self._store = store
         self._tell = tell
-        self._key = f"{prefix_of(run_prefix)}/{FILE_NAME}"
-        self._by_digest = self._read(store)
+        self._by_digest = self._read()
         self._num_written = len(self._by_digest)
 
     @property
@@ -80,20 +70,19 @@ class KeptReplies:
             return
         body = json.dumps(paid).encode()
         try:
-            self._direct.write_bytes(self._key, _header(body) + b"\n" + body)
+            self._store.write(FILE_NAME, body, _header)
         except TrainerError as error:
             self._tell(f"the judge's verdicts so far could not be kept: {error.message}")
         else:
             self._num_written = len(paid)
 
-    def _read(self, store: ObjectStore) -> dict[str, Kept]:
-        if not store.exists(self._key):
-            return {}
-        header, _, body = store.read_bytes(self._key).partition(b"\n")
-        if header != _header(body):
+    def _read(self) -> dict[str, Kept]:
+        try:
+            body = self._store.read(FILE_NAME, _header)
+        except DamagedAnswersError:
             self._tell("the judge's verdicts that were kept are damaged; it is asked again")
             return {}
-        wire: dict[str, dict[str, Any]] = json.loads(body)
+        wire: dict[str, dict[str, Any]] = json.loads(body) if body else {}
         return {name: Kept(**each) for name, each in wire.items()}
 
 

@@ -14,6 +14,7 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.evaluate.comparison import Comparison
+from finetune_trainer.evaluate.inference.keeping import AnswerStore
 from finetune_trainer.evaluate.sources.judge.consulting import Consulted, consult_judge
 from finetune_trainer.evaluate.sources.judge.endpoint import JudgeEndpoint
 from finetune_trainer.evaluate.sources.judge.replies import KeptReplies
@@ -91,7 +92,9 @@ class JudgeSource(EvidenceSource, Inquiry):
         if not comparison.asked:
             return Measured()
         storage, emit = self.services.storage, self.services.emit
-        prefix = self.job.run_prefix
-        kept = KeptReplies(storage.output, storage.open_direct(), prefix, emit.message)
+        store = AnswerStore(
+            store=storage.output, direct=storage.open_direct(), prefix=self.job.run_prefix
+        )
+        kept = KeptReplies(store, emit.message)
         consulted = consult_judge(self.job, self.judge, comparison, self.endpoint, kept, emit)
         return JudgeEvidence(consulted=consulted)

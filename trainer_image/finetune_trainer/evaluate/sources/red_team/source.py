@@ -18,7 +18,7 @@ from finetune_api.protocol.trainer import Environment, ResolvedJob
 from finetune_api.v1alpha1.evaluation.red_teaming import RedTeam
 from finetune_trainer.errors import Stopped, UserError
 from finetune_trainer.evaluate.comparison import Comparison
-from finetune_trainer.evaluate.inference.answers import prefix_of
+from finetune_trainer.evaluate.inference.keeping import prefix_of
 from finetune_trainer.evaluate.inference.vllm_server import Conversing
 from finetune_trainer.evaluate.inference.workers import STOPPED_REASON
 from finetune_trainer.evaluate.sources.red_team.asking import attack
