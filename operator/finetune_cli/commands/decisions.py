@@ -140,7 +140,6 @@ def publish(
 
     With -o yaml or -o json the decision is printed for Git, and nothing is sent.
     """
-    from finetune_cli.cluster.approval import check_counts, make_approval
     from finetune_cli.files.documents import names_file
     from finetune_cli.local import publication
 
@@ -160,23 +159,47 @@ def publish(
         return
     if not reason:
         raise CliError(publication.BY_ITSELF)
-    cluster = where.connect()
-    job = cluster.get_job(target)
+    _publish_job(
+        where.connect(),
+        target,
+        reason,
+        is_override=override,
+        is_approval=not reject,
+        yes=yes,
+        output=output,
+    )
+
+
+def _publish_job(
+    cluster: Cluster,
+    name: str,
+    reason: str,
+    *,
+    is_override: bool,
+    is_approval: bool,
+    yes: bool,
+    output: ObjectFormat,
+) -> None:
+    """Decide on the candidate of a FineTuneJob."""
+    from finetune_cli.cluster.approval import check_counts, make_approval
+    from finetune_cli.local import publication
+
+    job = cluster.get_job(name)
     digest, user = publication.find_evaluation(job), cluster.user_name()
-    publication.check_decidable(job, is_override=override, is_approval=not reject)
-    check_counts(job, user, is_approval=not reject)
+    publication.check_decidable(job, is_override=is_override, is_approval=is_approval)
+    check_counts(job, user, is_approval=is_approval)
     body = make_approval(
-        job=target,
+        job=name,
         namespace=cluster.namespace,
         digest=digest,
         user=user,
-        is_approval=not reject,
+        is_approval=is_approval,
         reason=reason,
         subject="Publication",
         attempt=publication.next_attempt(job),
     )
     about = publication.describe_candidate(job)
-    what = "reject it" if reject else "publish it"
+    what = "publish it" if is_approval else "reject it"
     decide(cluster, body, about, what=what, yes=yes, output=output)
 
 

@@ -84,19 +84,7 @@ def evaluate(
         return
     if output_dir or approve_data:
         raise CliError(f"--output-dir and --approve-data go with a file; {target} is a name")
-    from finetune_cli.cluster.errors import looking_up
-
-    with looking_up(target):
-        cluster = where.connect()
-    body = _object_of(asked, cluster, new_name)
-    if cluster.get_job(target)["spec"].get("requestedBy"):
-        body = with_requester(body, cluster.user_name())
-    if print_only:
-        print_object(body, "yaml", "")
-        return
-    stored, _ = cluster.apply_job(body)
-    words = f"{stored['metadata']['name']} created, evaluates {stored['spec']['initFrom']['uri']}"
-    print_object(stored, output, f"finetunejob.finetune.dev/{words}")
+    _submit(asked, where, new_name, print_only=print_only, output=output)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,6 +144,30 @@ def _find(asked: Asked, job: dict[str, Any]) -> str:
     if found.stored != "adapter" and not is_terminal(job):
         print(MAY_GO.format(name=asked.target, step=asked.step), file=sys.stderr)
     return found.uri
+
+
+def _submit(
+    asked: Asked,
+    where: ClusterOptions,
+    new_name: str | None,
+    *,
+    print_only: bool,
+    output: ObjectFormat,
+) -> None:
+    """Create a job that evaluates the weights of a FineTuneJob, or print it."""
+    from finetune_cli.cluster.errors import looking_up
+
+    with looking_up(asked.target):
+        cluster = where.connect()
+    body = _object_of(asked, cluster, new_name)
+    if cluster.get_job(asked.target)["spec"].get("requestedBy"):
+        body = with_requester(body, cluster.user_name())
+    if print_only:
+        print_object(body, "yaml", "")
+        return
+    stored, _ = cluster.apply_job(body)
+    words = f"{stored['metadata']['name']} created, evaluates {stored['spec']['initFrom']['uri']}"
+    print_object(stored, output, f"finetunejob.finetune.dev/{words}")
 
 
 def _document_of(asked: Asked, namespace: str, output_dir: str | None) -> Document:

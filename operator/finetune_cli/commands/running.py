@@ -18,6 +18,7 @@ from finetune_cli.local.job import LocalRun
 from finetune_cli.local.runner import (
     RUN_STAGES,
     Runner,
+    RunOutcome,
     explain_failure,
     explain_hold,
     explain_stop,
@@ -54,27 +55,9 @@ def run_planned(
     last = _read_stage(until)
     if result_file is not None and (obstacle := find_obstacle(result_file)):
         raise CliError(f"--result {result_file}: {obstacle}; name a file that can be written")
-    if last is Stage.PREPARE:
-        require_trainer(DATA_MODULES, to="preparing data on this machine")
-    else:
-        require_trainer()
-    if last in (None, Stage.EVALUATE):
-        _require_engine(planned)
-        _require_red_team(planned)
+    _require_what_it_needs(planned, last)
     console = Console(stderr=as_json)
-    display = make_display(console)
-    try:
-        outcome = Runner(planned, display, approved_data=approved_data, until=last).run()
-    except OSError as error:
-        if error.errno not in NO_WRITES:
-            raise
-        raise CliError(
-            f"cannot write to {error.filename or planned.work_dir}: {error.strerror}; free space "
-            "there, or name another folder with --work-dir",
-            exit_code=STORAGE,
-        ) from error
-    finally:
-        display.close()
+    outcome = _run(planned, console, approved_data=approved_data, until=last)
     result = json.dumps(to_json(outcome), indent=1)
     if as_json:
         print(result, flush=True)
@@ -93,6 +76,34 @@ def run_planned(
         raise CliError("\n".join(problems), exit_code=int(outcome.exit_code) or STORAGE)
     if outcome.exit_code:
         raise typer.Exit(int(outcome.exit_code))
+
+
+def _require_what_it_needs(planned: LocalRun, last: Stage | None) -> None:
+    if last is Stage.PREPARE:
+        require_trainer(DATA_MODULES, to="preparing data on this machine")
+    else:
+        require_trainer()
+    if last in (None, Stage.EVALUATE):
+        _require_engine(planned)
+        _require_red_team(planned)
+
+
+def _run(
+    planned: LocalRun, console: Console, *, approved_data: str | None, until: Stage | None
+) -> RunOutcome:
+    display = make_display(console)
+    try:
+        return Runner(planned, display, approved_data=approved_data, until=until).run()
+    except OSError as error:
+        if error.errno not in NO_WRITES:
+            raise
+        raise CliError(
+            f"cannot write to {error.filename or planned.work_dir}: {error.strerror}; free space "
+            "there, or name another folder with --work-dir",
+            exit_code=STORAGE,
+        ) from error
+    finally:
+        display.close()
 
 
 def _require_engine(planned: LocalRun) -> None:

@@ -161,13 +161,11 @@ def serve_version(
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_urlsafe(32))
-    commands = {"engine": engine_command(version, engine, ports.engine, folder)}
-    for name, at, report in (
-        ("agent", ports.agent, ports.agent_report),
-        ("front", ports.front, ports.front_report),
-    ):
-        options = ("--host", HOST, "--port", str(at), "--report-port", str(report))
-        commands[name] = serve_command(name, *options)
+    commands = {
+        "engine": engine_command(version, engine, ports.engine, folder),
+        "agent": _listening("agent", ports.agent, ports.agent_report),
+        "front": _listening("front", ports.front, ports.front_report),
+    }
     environment = _environment(version, ports, folder)
     with ExitStack() as stack:
         processes: dict[str, LocalProcess] = {}
@@ -183,6 +181,11 @@ def serve_version(
         _wait_until_active(version, ports, processes)
         url = f"http://{HOST}:{port}/v1"
         yield Serving(url=url, model=version.job, verification=verification, processes=processes)
+
+
+def _listening(name: str, port: int, report_port: int) -> list[str]:
+    options = ("--host", HOST, "--port", str(port), "--report-port", str(report_port))
+    return serve_command(name, *options)
 
 
 def check_port(port: int) -> None:

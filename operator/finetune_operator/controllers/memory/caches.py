@@ -72,6 +72,20 @@ def _forget_none(obj: Object) -> None:
     """Remember nothing of a kind."""
 
 
+def _watch_children(
+    client: KubeClient, resource: Resource, trim: Callable[[Object], Any], **scope: Any
+) -> Informer:
+    return Informer(
+        client,
+        resource,
+        transform=lambda child: share_texts(trim(child)),
+        label_selector=JOB_LABEL,
+        indexers={BY_FINETUNEJOB: _index_by_finetunejob},
+        rest_seconds=REST_SECONDS,
+        **scope,
+    )
+
+
 class Caches:
     """All kinds that are watched: FineTuneJobs and what decides on them. Event loop only.
 
@@ -100,7 +114,7 @@ class Caches:
         has_kueue: bool,
         rng: random.Random,
     ) -> None:
-        scope = {"namespaces": config.namespaces, "rng": rng}
+        scope: dict[str, Any] = {"namespaces": config.namespaces, "rng": rng}
         self._wake = wake
         self._forget = forget
         self.quiet = WakeupSuppression()
@@ -112,20 +126,10 @@ class Caches:
             transform=self._keep_finetunejob,
             indexers={BY_SWEEP: index_by_sweep},
             repair_seconds=config.resync_seconds,
-            **scope,  # type: ignore[arg-type]
-        )
-        children: dict[str, Any] = {
-            "label_selector": JOB_LABEL,
-            "indexers": {BY_FINETUNEJOB: _index_by_finetunejob},
-            "rest_seconds": REST_SECONDS,
             **scope,
-        }
-        self.jobs_informer = Informer(
-            client, JOBS, transform=lambda job: share_texts(trim_job(job)), **children
         )
-        self.pods_informer = Informer(
-            client, PODS, transform=lambda pod: share_texts(trim_pod(pod)), **children
-        )
+        self.jobs_informer = _watch_children(client, JOBS, trim_job, **scope)
+        self.pods_informer = _watch_children(client, PODS, trim_pod, **scope)
         self.approvals = Approvals(
             client, self.feed.store, wake=wake, namespaces=config.namespaces, rng=rng
         )
@@ -135,7 +139,7 @@ class Caches:
             wake=wake_sweep,
             forget=forget_sweep,
             shared=self._shared,
-            **scope,  # type: ignore[arg-type]
+            **scope,
         )
         self.endpoints = Endpoints(
             client,
@@ -143,25 +147,26 @@ class Caches:
             wake=wake_endpoint,
             forget=forget_endpoint,
             gateways=config.gateways,
-            **scope,  # type: ignore[arg-type]
+            **scope,
         )
-        self._workloads_informer: Informer | None = None
         self.finetunejobs = self.feed.store
         self.jobs = self.jobs_informer.store
         self.pods = self.pods_informer.store
         self.finetunejobs.add_handler(self._on_finetunejob)
-        if has_kueue:
-            self._workloads_informer = Informer(
-                client,
-                WORKLOADS,
-                label_selector=JOB_UID_LABEL,
-                transform=lambda workload: share_texts(trim_workload(workload)),
-                indexers={BY_JOB_UID: index_by_job_uid},
-                on_served=self._on_kueue,
-                patience_seconds=KUEUE_PATIENCE_SECONDS,
-                rest_seconds=REST_SECONDS,
-                **scope,  # type: ignore[arg-type]
-            )
+        self._workloads_informer = self._watch_workloads(client, **scope) if has_kueue else None
+
+    def _watch_workloads(self, client: KubeClient, **scope: Any) -> Informer:
+        return Informer(
+            client,
+            WORKLOADS,
+            label_selector=JOB_UID_LABEL,
+            transform=lambda workload: share_texts(trim_workload(workload)),
+            indexers={BY_JOB_UID: index_by_job_uid},
+            on_served=self._on_kueue,
+            patience_seconds=KUEUE_PATIENCE_SECONDS,
+            rest_seconds=REST_SECONDS,
+            **scope,
+        )
 
     @property
     def informers(self) -> list[Feed | Informer]:
