@@ -156,11 +156,16 @@ async def test_a_version_that_nobody_serves_is_unloaded_and_can_come_back(agent,
     agent.want(active=second.served(), previous=first.served())
     await agent.until(second.name, "Verified")
     assert set(agent.engine.adapters) == {first.name, second.name}
+    for version in (first, second):
+        assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 200
+        assert f'adapter="{version.name}"' in (await agent.get("/metrics"))[1]
     agent.want(active=second.served())
     folder = tmp_path / "agent/adapters" / first.name
     await eventually_async(lambda: asyncio.sleep(0, not folder.exists()))
     assert set(agent.engine.adapters) == {second.name}
     assert [each.name for each in (await agent.report()).adapters] == [second.name]
+    told = (await agent.get("/metrics"))[1]
+    assert (first.name in told, second.name in told) == (False, True)
     agent.want(active=second.served(), candidate=first.served())
     await agent.until(first.name, "Verified")
 

@@ -53,6 +53,8 @@ class Reporter:
             ["adapter", "code"],
             registry=self._registry,
         )
+        self._counted: set[str] = set()
+        """Adapters with series, which go with the adapter."""
         self._adapters = Gauge(
             "finetune_agent_adapters", "Adapters by state.", ["state"], registry=self._registry
         )
@@ -62,6 +64,7 @@ class Reporter:
 
     def count(self, adapter: str, code: int) -> None:
         """Count an answer."""
+        self._counted.add(adapter)
         self._requests.labels(adapter, str(code)).inc()
 
     @property
@@ -95,6 +98,10 @@ class Reporter:
         states: Tally[str] = Tally(adapter.state for adapter in self._keeper.adapters.values())
         for state in STATES:
             self._adapters.labels(state).set(states[state])
+        present = {adapter.wanted.name for adapter in self._keeper.adapters.values()}
+        for gone in self._counted - present:
+            self._requests.remove_by_labels({"adapter": gone})
+        self._counted &= present
         self._loads.set(self._keeper.num_loads)
         passed = _select(await self._engine.read_metrics())
         return generate_latest(self._registry) + passed.encode()
