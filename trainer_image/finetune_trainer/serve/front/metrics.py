@@ -76,6 +76,8 @@ class Metrics:
             _VERSION,
             registry=registry,
         )
+        self._shown: dict[str, set[int]] = {}
+        """Versions of each endpoint whose weight is shown."""
         self._series: dict[tuple[str, str, str], Series] = {}
         self._codes: dict[tuple[str, str, str], Counter] = {}
 
@@ -111,7 +113,10 @@ class Metrics:
 
     def show_weights(self, endpoint: str, weights: Mapping[int, float]) -> None:
         """Show the share of requests of each version in rotation, in percent."""
-        self._weights.remove_by_labels({"finetuneendpoint": endpoint})
+        # Not by label: that looks at the series of all endpoints.
+        for version in self._shown.get(endpoint, set()) - weights.keys():
+            self._weights.remove(endpoint, str(version))
+        self._shown[endpoint] = set(weights)
         for version, weight in weights.items():
             self._weights.labels(endpoint, str(version)).set(weight)
 
@@ -131,8 +136,11 @@ class Metrics:
             by_version["version"] = str(gone.version)
         for histogram in (self.duration, self.first, self.per_token, self.tokens):
             histogram.remove_by_labels(by_model)
-        for metric in (self._requests, self._signals, self._shadows, self._weights):
-            metric.remove_by_labels(by_version)
+        for counter in (self._requests, self._signals, self._shadows):
+            counter.remove_by_labels(by_version)
+        if gone is None:
+            self.show_weights(endpoint, {})
+            del self._shown[endpoint]
         # Others find their series again.
         self._series.clear()
         self._codes.clear()
