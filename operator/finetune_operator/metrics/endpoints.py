@@ -120,8 +120,8 @@ class EndpointMetrics(Collector):
             )
             for each in found
         )
-        for labels, number in phases.items():
-            by_phase.add_metric(labels, number)
+        for phase, number in phases.items():
+            by_phase.add_metric(phase, number)
         for seconds, labels in self._longest(found):
             waiting.add_metric(labels, seconds)
         yield from (by_phase, waiting)

@@ -47,7 +47,8 @@ def faults_of(query: str, known: dict[str, frozenset[str]]) -> set[str]:
     """Return what a query asks for in vain: metrics, and labels that none of its metrics has."""
     bare = re.sub(r'"[^"]*"', '""', query)
     groups = re.compile(r"\b(?:by|on) *\(([^)]*)\)")
-    faults, had = set(), set()
+    faults: set[str] = set()
+    had: set[str] = set()
     for name, selector in _selections(groups.sub("", bare)):
         labels = known.get(name, frozenset())
         had |= labels

@@ -15,7 +15,10 @@ from finetune_operator.metrics.endpoints import EndpointMetrics
 from kit.builders.endpoints import NAME, NAMESPACE, ROLLOUT, EndpointWorld, published_job
 from kit.processes.clock import FakeClock
 
-WORSE = {"active": {"requests": 1140, "errors": 5}, "candidate": {"requests": 60, "errors": 6}}
+WORSE: dict[str, Any] = {
+    "active": {"requests": 1140, "errors": 5},
+    "candidate": {"requests": 60, "errors": 6},
+}
 
 
 def tell(endpoints: list[Any], clock: FakeClock) -> CollectorRegistry:
