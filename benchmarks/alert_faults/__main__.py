@@ -26,10 +26,8 @@ from benchmarks.alert_faults.scenarios import (
     FIRST,
     MEANWHILE,
     QUEUED_SECONDS,
-    Scenario,
-    Seen,
-    World,
 )
+from benchmarks.alert_faults.world import Scenario, Seen, World
 
 from devcluster.control_plane.controlplane import ControlPlane
 from devcluster.kueue.beside import start_kueue

@@ -32,7 +32,7 @@ RETRY_PERIOD_SECONDS = 1.0
 
 @dataclass(kw_only=True)
 class Replica:
-    """A running operator.
+    """A running operator, or another process that is scraped.
 
     Attributes:
         name: Its name, and that of its pod as Prometheus would know it.
@@ -118,14 +118,21 @@ async def running_replica(
             interval_seconds=INTERVAL_SECONDS,
         )
         replica = Replica(name=name, clock=clock, ports=ports, process=process, samples=samples)
-        scraping = asyncio.create_task(_scrape(replica))
-        try:
+        async with scraped(replica):
             yield replica
-        finally:
-            scraping.cancel()
-            await asyncio.gather(scraping, return_exceptions=True)
     finally:
-        _end(process)
+        end(process)
+
+
+@asynccontextmanager
+async def scraped(replica: Replica) -> AsyncIterator[None]:
+    """Scrape a process meanwhile."""
+    scraping = asyncio.create_task(_scrape(replica))
+    try:
+        yield
+    finally:
+        scraping.cancel()
+        await asyncio.gather(scraping, return_exceptions=True)
 
 
 def _spawn(
@@ -142,7 +149,8 @@ def _spawn(
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process, by force if it takes its time."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:

@@ -7,28 +7,19 @@ server, the Job controller, Kueue, the webhook that is gone, the operator and it
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 from benchmarks.alert_faults.certificate import write_certificate
-from benchmarks.alert_faults.clock import FastClock
+from benchmarks.alert_faults.endpoints import troubled_endpoints
 from benchmarks.alert_faults.operator import DEFECT
-from benchmarks.alert_faults.promtool import Labels
-from benchmarks.alert_faults.replica import Replica, running_replica
+from benchmarks.alert_faults.replica import Replica
+from benchmarks.alert_faults.world import Scenario, Seen, World
 
-from devcluster.control_plane.controlplane import ControlPlane
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
-from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
-from finetune_operator.kube.api.client import KubeClient
-from finetune_operator.kube.api.connection import Connection
 from finetune_operator.kube.api.resource import PODS
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.simulation import ended_status, finetunejob, timestamp
@@ -43,87 +34,8 @@ CERTIFICATE_LEFT = timedelta(days=7, minutes=10)
 AT_WORK, NO_PODS, CROWDED = "alerts-jobs", "alerts-no-pods", "alerts-crowd"
 HUNG, BLOCKED, QUEUED = "alerts-hung", "alerts-blocked", "alerts-queued"
 DENIED, BLIND = "alerts-denied", "alerts-blind"
-PATIENCE_SECONDS = 300.0
-"""For a job to come to a phase; machines that run this are busy."""
 NUM_FAILING, NUM_STORAGE = 6, 4
 NUM_CROWD = 600
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Seen:
-    """What an alert has to do in a scenario.
-
-    Attributes:
-        alert: Its name.
-        fault: What was done, for the table.
-        labels: Labels of the alert, beside its severity.
-        replica: Whose samples tell it.
-    """
-
-    alert: str
-    fault: str
-    labels: Labels
-    replica: Replica
-
-
-@dataclass(kw_only=True)
-class World:
-    """One API server with Kueue, and what is known of it.
-
-    Attributes:
-        cluster: The control plane.
-        connection: To its API server, as administrator.
-        client: A client on it.
-        clock: The operators' clock.
-        folder: For configurations and logs.
-        metrics: Names of the metrics that alerts ask for.
-        is_waiting: Set once the jobs in trouble only need time: then others may need the machine.
-    """
-
-    cluster: ControlPlane
-    connection: Connection
-    client: KubeClient
-    clock: FastClock
-    folder: Path
-    metrics: frozenset[str]
-    is_waiting: asyncio.Event
-
-    @asynccontextmanager
-    async def replica(self, name: str, **options: Any) -> AsyncIterator[Replica]:
-        """Run an operator of this world."""
-        options = {"kubeconfig": self.cluster.kubeconfig, **options}
-        async with running_replica(
-            name, folder=self.folder, clock=self.clock, metrics=self.metrics, **options
-        ) as found:
-            yield found
-
-    def apply(self, *documents: Body) -> None:
-        """Apply objects."""
-        items = {"apiVersion": "v1", "kind": "List", "items": list(documents)}
-        self.cluster.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(items))
-
-    def make_namespaces(self, *names: str) -> None:
-        """Create namespaces."""
-        self.apply(
-            *({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n}} for n in names)
-        )
-
-    async def create(self, name: str, namespace: str, **spec: Any) -> None:
-        """Create a FineTuneJob."""
-        await self.client.create(FINETUNEJOBS, finetunejob(name, namespace, **spec))
-
-    async def reaches(self, name: str, namespace: str, **status: str) -> None:
-        """Wait until a FineTuneJob's status has these values."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            while True:
-                job = await self.client.get(FINETUNEJOBS, namespace, name)
-                found = job.get("status") or {}
-                if all(found.get(key) == value for key, value in status.items()):
-                    return
-                await asyncio.sleep(0.1)
-
-
-Scenario = Callable[[World], Coroutine[Any, Any, list[Seen]]]
 
 
 # ---- jobs that wait, hang and fail ---------------------------------------------------------------
@@ -502,5 +414,10 @@ def _rights_without_pods() -> list[Body]:
 
 FIRST: Scenario = troubled_jobs
 """Its jobs need an hour of the operator's clock and no work."""
-MEANWHILE: tuple[Scenario, ...] = (refused_writes, blind_leader, slow_then_gone)
+MEANWHILE: tuple[Scenario, ...] = (
+    refused_writes,
+    blind_leader,
+    troubled_endpoints,
+    slow_then_gone,
+)
 """One after the other."""

@@ -1,0 +1,286 @@
+"""Faults of endpoints: what an operator tells of them, and what a real front does.
+
+Serving pods of the operator's endpoints are played. The front that fails and is slow is a process
+of its own, before an engine without a model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from benchmarks.alert_faults.replica import INTERVAL_SECONDS, Replica, end, scraped
+from benchmarks.alert_faults.samples import Samples
+from benchmarks.alert_faults.world import PATIENCE_SECONDS, Seen, World
+
+from finetune_api.names import SERVER_LABEL
+from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS
+from finetune_operator.kube.api.resource import PODS
+from kit.cluster.serving_pods import Behaviour, ServingPods
+from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
+from kit.servers.ports import free_port
+from kit.servers.running_front import endpoint, served
+from kit.servers.streaming_engine import StreamingEngine, answer, fail, streaming_engine
+
+Body = dict[str, Any]
+
+SERVING, FRONT = "alerts-serving", "alerts-front"
+AWAY, REFUSED, WORSE, HELD = "away", "refused", "worse", "held"
+LIKE_BASE, FAILING = 2, 3
+"""Versions that are refused, and that fail at half of their requests."""
+ROLLOUT = {"steps": [50, 100], "minRequests": 150}
+JOB = "finetune-system/finetune-operator-serving"
+SLOW_SECONDS, LATE_SECONDS = 1.0, 1.5
+PAUSE_SECONDS = 0.05
+"""Between two requests to the front."""
+
+
+async def troubled_endpoints(world: World) -> list[Seen]:
+    """Four endpoints in trouble, no scrape of their pods, and a front whose engine fails."""
+    told, front = await asyncio.gather(_troubled_operator(world), _troubled_front(world))
+    return [*told, *front]
+
+
+async def _troubled_operator(world: World) -> list[Seen]:
+    world.make_namespaces(SERVING)
+    behaviour = Behaviour(faults={LIKE_BASE: "AnswersLikeBase"}, errors={FAILING: 50})
+    pods = ServingPods(world.client, behaviour, namespaces=(SERVING,))
+    specs: dict[str, Body] = {
+        AWAY: {"serve": {"dedicated": True}},
+        REFUSED: {},
+        WORSE: {"rollout": ROLLOUT},
+        HELD: {"rollout": {**ROLLOUT, "onWorse": "Hold"}},
+    }
+    async with world.replica("serving", namespaces=[SERVING]) as replica, pods.running():
+        replica.note("FineTuneServingNotScraped")
+        for name, spec in specs.items():
+            await _serve(world, name, spec)
+        for name in specs:
+            await _until_available(world, name)
+        await replica.reach(replica.minute + 2)
+        replica.note(
+            "FineTuneEndpointNotAvailable",
+            "FineTuneEndpointVersionRefused",
+            "FineTuneEndpointRolledBack",
+            "FineTuneEndpointStalled",
+        )
+        for name, version in ((REFUSED, LIKE_BASE), (WORSE, FAILING), (HELD, FAILING)):
+            await _publish(world, name, version)
+        await _lose_pods(world, AWAY)
+        await replica.reach(replica.minute + 75)
+
+    def seen(alert: str, name: str, fault: str, **labels: str) -> Seen:
+        where = {"namespace": SERVING, "finetuneendpoint": name}
+        return Seen(alert=alert, fault=fault, labels={**where, **labels}, replica=replica)
+
+    return [
+        seen(
+            "FineTuneEndpointNotAvailable",
+            AWAY,
+            "the pods of a server are not ready any more",
+            version="1",
+            reason="ServerNotReady",
+        ),
+        seen(
+            "FineTuneEndpointVersionRefused",
+            REFUSED,
+            "server pods report that a version answers like the base model",
+            version=str(LIKE_BASE),
+            reason="AnswersLikeBase",
+        ),
+        seen(
+            "FineTuneEndpointRolledBack",
+            WORSE,
+            "a canary fails at half of its requests",
+            version=str(FAILING),
+            reason="Worse",
+        ),
+        seen(
+            "FineTuneEndpointStalled",
+            HELD,
+            "the same with `onWorse: Hold`, and nobody decides",
+            version=str(FAILING),
+            state="Stalled",
+        ),
+        Seen(
+            alert="FineTuneServingNotScraped",
+            fault="a Prometheus that does not know the PodMonitor",
+            labels={"namespace": SERVING},
+            replica=replica,
+        ),
+    ]
+
+
+async def _serve(world: World, name: str, spec: Body) -> None:
+    """Create a job that has published its first version, and its endpoint."""
+    await world.client.create(FINETUNEJOBS, finetunejob(name, SERVING, suspend=True))
+    await _publish(world, name, 1)
+    body = {
+        "apiVersion": FINETUNEENDPOINTS.api_version,
+        "kind": FINETUNEENDPOINTS.kind,
+        "metadata": {"name": name, "namespace": SERVING},
+        "spec": {"jobRef": {"name": name}, **spec},
+    }
+    await world.client.create(FINETUNEENDPOINTS, body)
+
+
+async def _publish(world: World, name: str, version: int) -> None:
+    uri = f"s3://models/versions/{SERVING}/{name}/{version}/manifest.json"
+    artifact = {"uri": "s3://models/x", "version": version, "manifestUri": uri}
+    await world.client.merge_patch(
+        FINETUNEJOBS, SERVING, name, {"status": {"artifact": artifact}}, subresource="status"
+    )
+
+
+async def _until_available(world: World, name: str) -> None:
+    async def is_available() -> bool:
+        live = await world.client.get(FINETUNEENDPOINTS, SERVING, name)
+        return (live.get("status") or {}).get("phase") == "Available"
+
+    found: bool = await eventually_async(is_available, timeout=PATIENCE_SECONDS)
+    assert found
+
+
+async def _lose_pods(world: World, name: str) -> None:
+    """Let the pods of an endpoint's server be not ready, as a kubelet says of a dead engine."""
+    live = await world.client.get(FINETUNEENDPOINTS, SERVING, name)
+    selector = f"{SERVER_LABEL}={live['status']['active']['server']}"
+    for pod in (await world.client.list(PODS, SERVING, label_selector=selector)).items:
+        conditions = [
+            {**each, "status": "False"} if each["type"] == "Ready" else each
+            for each in pod["status"]["conditions"]
+        ]
+        await world.client.merge_patch(
+            PODS,
+            SERVING,
+            pod["metadata"]["name"],
+            {"status": {"conditions": conditions}},
+            subresource="status",
+        )
+
+
+# ---- a front whose engine fails ------------------------------------------------------------------
+
+
+async def _troubled_front(world: World) -> list[Seen]:
+    async with streaming_engine() as engine, _running_front(world, engine.port) as front:
+        asking = asyncio.create_task(_ask_for_ever(front.ports["public"]))
+        try:
+            await front.reach(5)
+            front.note("FineTuneEndpointErrors", "FineTuneEndpointSlow")
+            engine.behaviours["team-a.headline-v1"] = _fails_and_is_slow()
+            await front.reach(front.minute + 50)
+        finally:
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+    labels = {"namespace": FRONT, "finetuneendpoint": "headline"}
+    return [
+        Seen(
+            alert="FineTuneEndpointErrors",
+            fault="an engine that answers every fifth request with 500, behind a real front",
+            labels=labels,
+            replica=front,
+        ),
+        Seen(
+            alert="FineTuneEndpointSlow",
+            fault=f"an engine that takes {LATE_SECONDS} s for a third of its answers, behind a real"
+            f" front (latencySeconds: {SLOW_SECONDS:g})",
+            labels=labels,
+            replica=front,
+        ),
+    ]
+
+
+def _fails_and_is_slow() -> Any:
+    numbers = itertools.count()
+    refuse = fail(500)
+
+    async def behave(engine: StreamingEngine, asked: Any, writer: asyncio.StreamWriter) -> None:
+        number = next(numbers)
+        if number % 5 == 0:
+            await refuse(engine, asked, writer)
+            return
+        if number % 3 == 0:
+            await asyncio.sleep(LATE_SECONDS)
+        await answer(engine, asked, writer)
+
+    return behave
+
+
+@asynccontextmanager
+async def _running_front(world: World, engine_port: int) -> AsyncIterator[Replica]:
+    """Run a front with one endpoint, scraped as the chart's PodMonitor would."""
+    ports = {"metrics": free_port(), "public": free_port()}
+    rollout = {"latencySeconds": str(SLOW_SECONDS)}
+    file = world.folder / "front.json"
+    file.write_text(json.dumps([endpoint(served(1, engine_port), rollout=rollout)]))
+    with (world.folder / "front.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "finetune_trainer.serve", "front", "--host=127.0.0.1"),
+                *(f"--port={ports['public']}", f"--report-port={ports['metrics']}"),
+            ],
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(sys.path),
+                "FINETUNE_ENDPOINTS": file.as_uri(),
+                "FINETUNE_SERVER_URL": "http://127.0.0.1:{server}",
+            },
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        ready: bool = await eventually_async(
+            lambda: _is_ready(ports["metrics"]), timeout=PATIENCE_SECONDS
+        )
+        assert ready
+        target = {"job": JOB, "namespace": FRONT, "container": "front", "pod": "front-1"}
+        samples = Samples(
+            target=target,
+            metrics=world.metrics,
+            start=world.clock.timestamp(),
+            interval_seconds=INTERVAL_SECONDS,
+        )
+        front = Replica(
+            name="front", clock=world.clock, ports=ports, process=process, samples=samples
+        )
+        async with scraped(front):
+            yield front
+    finally:
+        end(process)
+
+
+async def _is_ready(port: int) -> bool:
+    with contextlib.suppress(aiohttp.ClientError):
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"http://127.0.0.1:{port}/readyz") as found,
+        ):
+            return found.status == 200
+    return False
+
+
+async def _ask_for_ever(port: int) -> None:
+    url = f"http://127.0.0.1:{port}/v1/chat/completions"
+    body = {"model": "headline", "messages": [{"role": "user", "content": "hi"}]}
+    async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+        while True:
+            group.create_task(_ask(session, url, body))
+            await asyncio.sleep(PAUSE_SECONDS)
+
+
+async def _ask(session: aiohttp.ClientSession, url: str, body: Body) -> None:
+    with contextlib.suppress(aiohttp.ClientError):
+        async with session.post(url, json=body) as found:
+            await found.read()
