@@ -664,9 +664,10 @@ def test_a_gateway_is_told_the_weights_that_the_fronts_read():
     world.count(5, **GOOD)
     world.look()
     assert split_of(world) == ((1, 75), (2, 25))
-    world.count(25, **WORSE)
+    failing = {"active": {"requests": 150}, "candidate": {"requests": 50, "errors": 40}}
+    world.count(25, **failing)
     world.look()
-    assert world.versions()[1] is None
+    assert world.versions() == (1, None, None)
     assert split_of(world) == ((1, 100),)
 
 
