@@ -16,6 +16,8 @@ from kit.processes.installation import Body, Tenant, helm, install_operator, lim
 from kit.processes.stages import Workbench, write_rows
 
 BUCKETS = {"team-a": "team-a", "team-b": "team-b", "strict": "team-a", "cramped": "team-a"}
+SERVING = {"frontCpu": "150m", "frontMemory": "256Mi", "agentCpu": "150m", "agentMemory": "512Mi"}
+"""Fronts and servers, two of each, leave room for a job on the smallest host."""
 STRICT_RELEASE = "finetune-strict"  # its own names and Lease: two installations side by side
 
 
@@ -83,6 +85,7 @@ def installation(
             release=release,
             namespaces=[tenants[name].namespace for name in names],
             allow_cpu=allow_cpu,
+            config=SERVING,
         )
     yield
     for release, _, _ in plans:

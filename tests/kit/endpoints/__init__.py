@@ -1,0 +1,1 @@
+"""Endpoints on a node: their versions, the clients that ask them, and who kills their pods."""
