@@ -104,7 +104,7 @@ class Process(ServingProcess):
     def follow(self, endpoints: Mapping[str, Endpoint]) -> None:
         """Take over the endpoints as they are now, and the keys of Secrets that are new."""
         self.state.follow(endpoints)
-        # Before the next request: its key could not be told from a wrong one.
+        # At once: a request with a key that is not read yet would be refused.
         if not self._keys.has_read(self._secrets()):
             self._keys.refresh(self._secrets)
 
