@@ -100,12 +100,6 @@ def test_every_alert_leads_to_a_heading_of_its_own(groups):
         assert rule["labels"]["severity"] in ("warning", "critical")
 
 
-def test_every_alert_has_a_fault_that_is_done_for_real(groups):
-    folder = ROOT / "benchmarks" / "alert_faults"
-    source = "\n".join(path.read_text() for path in folder.glob("*.py"))
-    assert [name for name in alerts_of(groups) if f'"{name}"' not in source] == []
-
-
 def test_runbooks_are_found_where_the_administrator_says(render):
     settings = {"enabled": True, "repositoryUrl": "https://git.example.org/ft/blob/v1/"}
     objects = render({"metrics": {"prometheusRule": settings}})
