@@ -10,17 +10,22 @@ import pytest
 
 from finetune_api.schema.sizes import varying_length
 from finetune_api.schema.structural import schema_of
+from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.rules.sizes import MAX_PART_LENGTHS
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.admission import find_fault
 from finetune_operator.finetunejob.pods.admission import find_violations
+from kit.cases.endpoint_cases import minimal_endpoint
 from kit.cluster.chart import chart_objects, install_crd
 from kit.cluster.simulation import finetunejob
 from kit.processes.eventually import eventually
 
 SETTINGS = {
     "allowedImages": ["registry.corp/*", "*.corp:*/team-*/a", "plain:*"],
+    "allowedServingImages": ["serving.corp/*", "*.corp:*/team-*/a"],
+    "vllmImage": "vllm/vllm-openai:v0.32.0",
     "allowCustomMetrics": False,
     "allowedNodeSelectors": ["pool=shared", "zone", "nvidia.com/*=H*"],
     "allowedServiceAccounts": ["trainer-*"],
@@ -140,6 +145,23 @@ SPECS = [
     *({"podTemplate": pod} for pod in PODS),
     *({"trainer": {"image": i}} for i in IMAGES),
 ]
+SERVING = [
+    {},
+    *({"image": image} for image in (*IMAGES, "serving.corp/vllm:1", "serving.corp.evil.io/a")),
+    *({"image": image} for image in (SETTINGS["vllmImage"], "finetune-trainer:0.1.0")),
+    *({key: pod[key]} for pod in PODS for key in ("tolerations", "nodeSelector") if key in pod),
+    *(
+        {"resources": {"gpuResource": name}}
+        for name in ("amd.com/gpu", "example.kubernetes.io/gpu")
+    ),
+]
+
+
+def endpoint(name: str, namespace: str, serve: dict) -> dict:
+    body = minimal_endpoint(name)
+    body["metadata"]["namespace"] = namespace
+    body["spec"]["serve"] = serve
+    return body
 
 
 def sweep(name: str, namespace: str, spec: dict) -> dict:
@@ -161,10 +183,12 @@ class Server:
         self.namespace = namespace
         self._kubectl = [str(program("kubectl")), "--kubeconfig", str(cluster.kubeconfig)]
 
-    def try_out(self, bodies: list[dict]) -> dict[str, str]:
+    def try_out(
+        self, bodies: list[dict], verb: str = "create", dry_run: str = "server"
+    ) -> dict[str, str]:
         """Return what is said of each object that is refused, by its name."""
         done = subprocess.run(
-            [*self._kubectl, "create", "--dry-run=server", "-f", "-"],
+            [*self._kubectl, verb, f"--dry-run={dry_run}", "-f", "-"],
             input="\n---\n".join(json.dumps(body) for body in bodies),
             capture_output=True,
             text=True,
@@ -214,6 +238,32 @@ def test_the_api_server_and_the_operator_refuse_the_same(server):
     assert {name: SPECS[int(name[4:])] for name in refused.keys() ^ expected.keys()} == {}
     for name, violation in expected.items():
         assert violation.field.removeprefix("spec.") in refused[name]
+
+
+def test_the_api_server_and_the_operator_refuse_the_same_of_endpoints(server):
+    config = OperatorConfig.model_validate({**SETTINGS, "trainerImage": "finetune-trainer:0.1.0"})
+    bodies = [endpoint(f"fte-{n}", server.namespace, serve) for n, serve in enumerate(SERVING)]
+    refused = server.try_out(bodies)
+    expected = {}
+    for body in bodies:
+        fault = find_fault(FineTuneEndpoint.from_stored(body).spec, config)
+        if fault is not None:
+            expected[body["metadata"]["name"]] = fault.message
+    assert {name: SERVING[int(name[4:])] for name in refused.keys() ^ expected.keys()} == {}
+    for name, message in expected.items():
+        assert message.partition(": ")[0] in refused[name]
+
+
+def test_an_edit_of_what_serves_an_endpoint_is_judged_and_a_rollback_is_not(server):
+    names = {"evil": {"image": "evil.io/vllm:1"}, "other": {"nodeSelector": {"pool": "other"}}}
+    bodies = [endpoint(name, server.namespace, {}) for name in (*names, "fine")]
+    assert server.try_out(bodies, dry_run="none") == {}
+    edited = [endpoint(name, server.namespace, serve) for name, serve in names.items()]
+    fine = endpoint("fine", server.namespace, {"nodeSelector": {"pool": "shared"}})
+    refused = server.try_out([*edited, fine], verb="apply")
+    assert sorted(refused) == ["evil", "other"]
+    assert "spec.serve.image: 'evil.io/vllm:1'" in refused["evil"]
+    assert "spec.serve.nodeSelector: 'pool=other'" in refused["other"]
 
 
 def test_the_same_holds_for_the_jobs_of_a_sweep(server):
