@@ -9,14 +9,16 @@ import reads what a stage sets (datasets, deepspeed).
 `PreloadedPopen` is ``subprocess.Popen`` for all else: the fork becomes a child of whoever asked, so
 signals, groups and exit codes are the kernel's. Source: prctl(2), PR_SET_CHILD_SUBREAPER.
 
-What this hides: an import that a library of ours forgets and another's import makes up for, and the
-hash seed. So whole chains of stages run as plain processes too: `undisturbed` in
-`tests/trainer/conftest.py`, `tests/cli/test_run.py`, `make demo`, the images on the dev cluster.
+What this hides: an import that a library of ours forgets and another's import makes up for, the
+hash seed, and what goes wrong while an interpreter takes its modules apart. So whole chains of
+stages run as plain processes too: `undisturbed` in `tests/trainer/conftest.py`,
+`tests/cli/test_run.py`, `make demo`, the images on the dev cluster.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -49,7 +51,9 @@ LIBRARIES = {
         *("torch", "torch._dynamo", "torch.distributed.tensor"),
         *("transformers.generation.utils", "transformers.models.auto.modeling_auto"),
         *("transformers.models.llama.modeling_llama", "peft", "scipy.optimize", "scipy.stats"),
-        *("rich.console", "rich.live", "rich.markup", "rich.table"),
+        *("rich.console", "rich.live", "rich.markup", "rich.table", "rich.progress"),
+        *("transformers.training_args", "transformers.trainer_pt_utils", "trl"),
+        *("transformers.data.data_collator", "transformers.conversion_mapping"),
     ),
     False: ("transformers.tokenization_utils_tokenizers",),
 }
@@ -57,7 +61,9 @@ LIBRARIES = {
 LIBRARIES_OF_ALL = (
     *("transformers.models.auto.tokenization_auto", "transformers.models.auto.configuration_auto"),
     *("pandas", "pyarrow.parquet", "yaml", "boto3"),
-    "finetune_api.protocol.trainer",
+    *("pyarrow.dataset", "fsspec.implementations.local", "xxhash"),
+    *("finetune_api.protocol.trainer", "finetune_api.protocol.termination"),
+    *("finetune_api.messages.prompt_template", "finetune_api.messages.answer_checks"),
 )
 FORBIDDEN = ("datasets", "deepspeed", "finetune_trainer")
 FIXED_BY_HOST = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYTHONWARNINGS": "ignore"}
@@ -216,11 +222,32 @@ def serve(connection: socket.socket) -> NoReturn:
             if os.fork():
                 os._exit(0)
             _become(order, files, connection)
-            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-            raise SystemExit(0)
+            _run_to_the_end()
         os.waitpid(between, 0)
         for file in files:
             os.close(file)
+
+
+def _run_to_the_end() -> NoReturn:
+    """Run the module, and end as an interpreter does, but leave the memory to the kernel.
+
+    A dying interpreter takes its modules apart: half a second, in which a fork copies most of its
+    host's memory.
+    """
+    code = 0
+    try:
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    except SystemExit as error:
+        if error.code is not None and not isinstance(error.code, int):
+            raise
+        code = error.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):  # nobody reads any more
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code & 0xFF)
+    raise SystemExit(code)
 
 
 def _read_order(connection: socket.socket) -> tuple[list[int], Order]:
@@ -314,6 +341,8 @@ def main() -> None:
         sys.modules["torch"] = None  # type: ignore[assignment]  # as `hide_torch` does
     for name in (*LIBRARIES[with_torch], *LIBRARIES_OF_ALL):
         importlib.import_module(name)
+    if with_torch:  # some hundred expressions are compiled when it is asked for the first time
+        sys.modules["transformers.conversion_mapping"].get_checkpoint_conversion_mapping("llama")
     early = [name for name in FORBIDDEN if name in sys.modules]
     assert not early, f"{early} are imported before their time"
     gc.collect()
