@@ -91,8 +91,8 @@ class Verification(_Reported):
             the tuned model's.
         score: Score of the answers by the evaluation's metric.
         differing: Lines of some answers that differ, in the evaluation's `samples.jsonl`, of a
-            version that failed. Whoever reaches the pod can read a report, so that it has no text
-            and no digest, which would confirm a guess.
+            version that failed. A client that reaches the pod can read a report, so that it has no
+            text and no digest, which would confirm a guess.
     """
 
     num_asked: Count = 0

@@ -100,7 +100,8 @@ class RunningFront:
         async with self.ask(user=user) as answer:
             assert answer.status == 200, await answer.text()
             await answer.read()
-            return answer.headers["x-finetune-version"]
+            version: str = answer.headers["x-finetune-version"]
+            return version
 
     async def report(self, name: str = "headline") -> dict[str, Any]:
         """Return what the front reports of an endpoint."""
