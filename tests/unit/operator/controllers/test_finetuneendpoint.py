@@ -57,7 +57,8 @@ class Reports:
 class World:
     """One namespace: an API server, caches that follow it at once, and one process."""
 
-    def __init__(self) -> None:
+    def __init__(self, gateway: str = "") -> None:
+        self.config = CONFIG.model_copy(update={"gateway": gateway})
         self.client = FakeClient()
         self.clock = FakeClock(NOW)
         self.recorder = Recorder()
@@ -74,6 +75,7 @@ class World:
             wake=lambda key, priority: self.woken.append(key),
             forget=lambda found: self.reconciler.forget(found),
             namespaces=(),
+            gateways=self.config.gateways,
             rng=random.Random(1),
         )
         self.reconciler = FineTuneEndpointReconciler(
@@ -81,7 +83,7 @@ class World:
             self.endpoints,
             self.reports,  # type: ignore[arg-type]
             self.jobs,
-            CONFIG,
+            self.config,
             clock=self.clock,
             recorder=self.recorder,  # type: ignore[arg-type]
         )
@@ -272,6 +274,36 @@ async def test_a_deployment_of_a_user_that_names_an_endpoint_as_its_owner_stays(
     world.put("deployments", {**live_server, "metadata": metadata})
     await world.look()
     assert "dashboard" in world.servers()
+
+
+async def test_a_gateway_learns_the_weights_after_the_fronts_and_forgets_them() -> None:
+    world = World(gateway="InferencePool/fronts")
+    world.put("finetunejobs", published_job(1))
+    world.put("finetuneendpoints", endpoint(serve={"routing": "Gateway"}))
+    await live(world)
+    written = world.written()
+    assert written.index("apply FineTuneEndpoint") < written.index("apply InferenceModelRewrite")
+    key = ("inferencemodelrewrites", *KEY)
+    (rule,) = world.client.cluster.objects[key]["spec"]["rules"]
+    assert rule["targets"] == [{"modelRewrite": f"{NAME}@1", "weight": 100}]
+    await world.look()
+    assert await world.look() == Done()
+    assert world.client.writes == []
+    world.edit(serve={"routing": "Front"})
+    await world.look()
+    assert key not in world.client.cluster.objects
+
+
+async def test_without_a_gateway_the_endpoint_is_stalled_until_its_spec_changes() -> None:
+    world = World()
+    world.put("finetunejobs", published_job(1))
+    world.put("finetuneendpoints", endpoint(serve={"routing": "Gateway"}))
+    await world.look()
+    assert world.condition("Stalled") == ("True", "GatewayNotFound")
+    assert world.servers() == {FRONT}
+    world.edit(serve={"routing": "Front"})
+    await live(world)
+    assert world.condition("Stalled")[0] == "False"
 
 
 async def test_a_conflict_over_the_status_creates_nothing(world: World) -> None:
