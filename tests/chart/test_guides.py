@@ -11,11 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from finetune_api.protocol.serving import REPORT_PORT
 from finetune_api.protocol.trainer import FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_operator.finetuneendpoint.render.front import FRONT_PORT, SERVER_PORT
-from finetune_operator.finetuneendpoint.render.metadata import labels_of_front, labels_of_server
 from finetune_operator.status.conditions import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -83,23 +80,6 @@ def test_troubleshooting_names_decisions_on_data_below_the_condition_that_has_th
     assert [found[reason] for reason in decisions] == ["`DataApproved=False`"] * len(decisions)
     assert found[Reason.REVIEW_REQUIRED] == "`Published=False`"
     assert found[Reason.HELD_AFTER_TRAINING] == "`Evaluated=False`"
-
-
-def test_the_network_policy_of_serving_pods_lets_through_what_they_need() -> None:
-    guide = ROOT / "docs" / "how-to" / "serving.md"
-    (policy,) = (
-        b for b in map(yaml.safe_load, blocks(guide, "yaml")) if b.get("kind") == "NetworkPolicy"
-    )
-    (selected,) = policy["spec"]["podSelector"]["matchExpressions"]
-    users, servers, cluster = policy["spec"]["ingress"]
-    for labels in (labels_of_front(), labels_of_server("x")):
-        assert selected["key"] in labels
-    assert users == {"ports": [{"port": FRONT_PORT}]}
-    assert servers["ports"] == [{"port": SERVER_PORT}]
-    allowed = servers["from"][0]["podSelector"]["matchLabels"].items()
-    assert allowed <= labels_of_front().items()
-    assert not allowed <= labels_of_server("x").items()
-    assert cluster["ports"] == [{"port": REPORT_PORT}]
 
 
 def test_helm_commands_have_flags_that_exist(

@@ -390,6 +390,17 @@ def test_only_the_operator_and_named_namespaces_read_reports_of_serving_pods(
     assert others == added
 
 
+def test_a_scraping_prometheus_reaches_serving_pods_where_it_reaches_the_operator(
+    render: Render, tmp_path: Path
+) -> None:
+    values = {
+        "metrics": {"serviceMonitor": {"enabled": True}},
+        "networkPolicy": {"metricsNamespaceSelector": MONITORING},
+    }
+    _, added = operator_config(render(values), tmp_path).serving_report_peers
+    assert added == {"namespaceSelector": MONITORING}
+
+
 def test_without_network_policies_the_operator_makes_none(render: Render, tmp_path: Path) -> None:
     objects = render({"endpoints": {"networkPolicy": {"enabled": False}}})
     assert operator_config(objects, tmp_path).serving_report_peers == []
