@@ -1,4 +1,4 @@
-"""Settings for all tests: no network, patient property tests, children without noise."""
+"""Settings for all tests: no network, one thread, patient property tests, quiet children."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ for switch in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Models of tests are tiny. Threads that share a processor with another test's spin while they wait
+# for each other: an answer of two threads took seven times the work that it takes one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Property tests judge results, not speed: shared machines are slow at times. The same examples in
 # every run, so that a change is judged by what it changed; `make properties` looks for new ones.
