@@ -27,7 +27,7 @@ REST_SECONDS = (1.0, 3.0)
 SETTLED_SECONDS = 8.0
 """After so long, the Service of a pod that is ready sends requests to it."""
 NOTICE_SECONDS = 10.0
-"""After so long, the Service of a front that was killed sends none to it."""
+"""After so long, the Service of a pod that was killed sends none to it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +138,10 @@ class Killer:
 
     def _whole(self, victim: str) -> Bodies:
         """Return the pods of a victim if all are ready, and their Services know it; else none."""
+        # A pod whose engine was killed is called ready until its probes have failed.
+        last = max((kill.time for kill in self.kills if kill.way.victim == victim), default=0.0)
+        if time.time() - last < NOTICE_SECONDS:
+            return []
         pods = sorted(self._pods(victim), key=lambda pod: str(pod["metadata"]["name"]))
         is_whole = len(pods) == self.replicas[victim] and all(map(_is_settled, pods))
         return pods if is_whole else []
