@@ -46,20 +46,20 @@ class Reporter:
         self._server = server
         self._engine = engine
         self._keeper = keeper
-        self._registry = CollectorRegistry()
+        self.registry = CollectorRegistry()
         self._requests = Counter(
             "finetune_agent_requests",
             "Requests passed to the engine, by adapter and status.",
             ["adapter", "code"],
-            registry=self._registry,
+            registry=self.registry,
         )
         self._counted: set[str] = set()
         """Adapters with series, which go with the adapter."""
         self._adapters = Gauge(
-            "finetune_agent_adapters", "Adapters by state.", ["state"], registry=self._registry
+            "finetune_agent_adapters", "Adapters by state.", ["state"], registry=self.registry
         )
         self._loads = Gauge(
-            "finetune_agent_loads", "Loads of adapters since the start.", registry=self._registry
+            "finetune_agent_loads", "Loads of adapters since the start.", registry=self.registry
         )
 
     def count(self, adapter: str, code: int) -> None:
@@ -104,7 +104,7 @@ class Reporter:
         self._counted &= present
         self._loads.set(self._keeper.num_loads)
         passed = _select(await self._engine.read_metrics())
-        return generate_latest(self._registry) + passed.encode()
+        return generate_latest(self.registry) + passed.encode()
 
 
 def dump(report: ServerReport) -> bytes:
