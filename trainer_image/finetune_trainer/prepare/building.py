@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.spec.dataset import Dataset
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.data.rows import RowFile, Side
@@ -27,7 +28,7 @@ from finetune_trainer.prepare.checks.invalid_rows import InvalidRowFile
 from finetune_trainer.prepare.checks.labels import check_labels, count_labels
 from finetune_trainer.prepare.checks.screening import Screening
 from finetune_trainer.prepare.checks.weighing import check_weights, count_repeats
-from finetune_trainer.prepare.duplicates.comparing import compare_rows
+from finetune_trainer.prepare.duplicates.comparing import Compared, compare_rows
 from finetune_trainer.prepare.fetching import fetch_benchmarks, raw_folder
 from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.privacy.sides import count_by_split
@@ -100,14 +101,10 @@ def build(
         settings = ChatTokenizerSettings(
             job_json=job.to_json(), model_dir=model_dir, chat_format=chat_format
         )
-        sides, tokens, totals, finding = _count_tokens(
+        sides, tokens, totals, more = _count_tokens(
             job, sides, encoder, settings, staging, workers, emit
         )
-        findings += [finding] if finding else []
-        findings += check_reasoning(
-            sum(side.num_thoughtless for side in tokens.values()),
-            sum(side.num_rows for side in tokens.values()),
-        )
+        findings += more
     shield = make_shield(job.spec.dataset.privacy)
     labels = count_labels(sides, show=shield.shield_text)
     findings += check_labels(labels)
@@ -184,18 +181,8 @@ def divide_sources(
             ),
         )
         write_records(staging, compared)
-        division = divide_compared(compared, dataset.split)
-        more = [*compared.findings, *check_division(division)]
+        division, more, sides = _write_sides(spool, compared, dataset, ends, staging)
         findings = count_by_split(findings, division, compared.marks.personal)
-        require_splits(count_divided(division))
-        weights = [source.weight for source in dataset.sources]
-        repeats = count_repeats(
-            division, spool.keys(), weights=weights, ends=ends, seed=dataset.split.seed
-        )
-        more += [*check_weights(division, repeats, weights), *check_size(division.num_rows)]
-        sides = spool.write_sides(
-            staging, division.positions, division.sides, repeats, compared.keys.groups
-        )
     return read, division, [*findings, *more], sides
 
 
@@ -241,6 +228,24 @@ def _take_in_all(
     return rows, ends
 
 
+def _write_sides(
+    spool: Spool, compared: Compared, dataset: Dataset, ends: list[int], staging: Path
+) -> tuple[Division, list[Finding], Mapping[Side, RowFile]]:
+    """Divide the rows, weigh their sources, and write each side."""
+    division = divide_compared(compared, dataset.split)
+    findings = [*compared.findings, *check_division(division)]
+    require_splits(count_divided(division))
+    weights = [source.weight for source in dataset.sources]
+    repeats = count_repeats(
+        division, spool.keys(), weights=weights, ends=ends, seed=dataset.split.seed
+    )
+    findings += [*check_weights(division, repeats, weights), *check_size(division.num_rows)]
+    sides = spool.write_sides(
+        staging, division.positions, division.sides, repeats, compared.keys.groups
+    )
+    return division, findings, sides
+
+
 def _count_tokens(
     job: ResolvedJob,
     sides: Mapping[Side, RowFile],
@@ -253,7 +258,7 @@ def _count_tokens(
     Mapping[Side, RowFile],
     dict[Side, TokenStatistics],
     dict[Side, TokenTotals],
-    Finding | None,
+    list[Finding],
 ]:
     """Find tokens and labels, and leave out the rows that are too long where the job says so."""
     dropped: dict[Side, list[int]] = {side: [] for side in sides}
@@ -271,7 +276,12 @@ def _count_tokens(
         )
     left = {side: rows.leave_out(dropped[side]) for side, rows in sides.items()}
     require_splits(count_rows(left))
-    return left, tokens, token_files.totals, check_dropped_rows(sum(map(len, dropped.values())))
+    finding = check_dropped_rows(sum(map(len, dropped.values())))
+    thoughts = check_reasoning(
+        sum(side.num_thoughtless for side in tokens.values()),
+        sum(side.num_rows for side in tokens.values()),
+    )
+    return left, tokens, token_files.totals, [*([finding] if finding else []), *thoughts]
 
 
 def _check_columns(job: ResolvedJob, rows: Sequence[SourceRows]) -> list[Finding]:
