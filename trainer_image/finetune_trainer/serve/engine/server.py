@@ -8,6 +8,7 @@ import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from finetune_api.protocol.trainer import Environment
 from finetune_trainer.context import cache_dir
@@ -15,6 +16,9 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.failures import classify
 from finetune_trainer.storage import StorageAccess
 from finetune_trainer.storage.models.cache import fetch_model
+
+if TYPE_CHECKING:
+    from finetune_trainer.serve.engine.model import ServedModel
 
 DRAIN_SECONDS = 120.0
 """Time that requests have to end after SIGTERM."""
@@ -49,14 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _serve(options: argparse.Namespace) -> None:
+def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, str]]:
+    """Return the base model, and what ``GET /version`` says."""
     import torch
-    from aiohttp import web
 
     from finetune_trainer.model.hardware import detect_hardware
     from finetune_trainer.serve.engine.model import ServedModel
-    from finetune_trainer.serve.engine.routes import make_app
-    from finetune_trainer.serve.engine.worker import Worker
 
     credentials = os.environ.get(Environment.CREDENTIALS_DIR)
     access = StorageAccess(credentials_dir=Path(credentials) if credentials else None)
@@ -83,14 +85,23 @@ def _serve(options: argparse.Namespace) -> None:
         trust_remote_code=options.trust_remote_code,
         max_adapters=options.max_adapters,
     )
-    context = min(filter(None, (model.context, options.max_model_len)), default=None)
-    about = {
+    return model, {
         "version": version("transformers"),
         "engine": "Transformers",
         "dtype": kind,
         "device": "cpu" if gpu is None else hardware.kind,
         "quantized": is_quantized,
     }
+
+
+def _serve(options: argparse.Namespace) -> None:
+    from aiohttp import web
+
+    from finetune_trainer.serve.engine.routes import make_app
+    from finetune_trainer.serve.engine.worker import Worker
+
+    model, about = _load(options)
+    context = min(filter(None, (model.context, options.max_model_len)), default=None)
     worker = Worker(model)
     app = make_app(worker, context=context, version=about)
     try:
