@@ -108,7 +108,14 @@ serving-bench: setup ## What the serving front costs beside its engine, and requ
 
 .PHONY: vllm-test
 vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answers with the evaluation's
-	@FINETUNE_VLLM_PYTHON="$$($(PYTHON) tools/locked_environment.py vllm)" $(PYTEST) tests/serving -s
+	@FINETUNE_VLLM_PYTHON="$$($(PYTHON) tools/locked_environment.py vllm)" $(PYTEST) tests/serving -s --ignore tests/serving/test_endpoint.py
+
+.PHONY: endpoint-vllm
+endpoint-vllm: setup ## The life of an endpoint on a real vLLM, and 200 adapters on one (6 GB; about 20 minutes; ADAPTERS=50, RECORD=1)
+	@FINETUNE_VLLM_PYTHON="$$($(PYTHON) tools/locked_environment.py vllm)" $(PYTEST) tests/serving/test_endpoint.py -s
+	@export FINETUNE_VLLM_PYTHON="$$($(PYTHON) tools/locked_environment.py vllm)"; \
+		PYTHONPATH=operator:trainer_image:tools:tests:. $(PYTHON) -m benchmarks.serving.adapters \
+		$(if $(ADAPTERS),--adapters $(ADAPTERS)) $(if $(RECORD),--record)
 
 .PHONY: garak-test
 garak-test: setup ## Install vLLM and garak beside the project (11 GB) and have garak attack what vLLM serves

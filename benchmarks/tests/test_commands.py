@@ -24,7 +24,7 @@ OWN = {each.stem for folder in FOLDERS if folder.is_dir() for each in folder.ite
 OWN -= INSTALLED | sys.stdlib_module_names
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
 NAMED = sorted(set(re.findall(r"`python (benchmarks/[a-z_/]+\.py)", README)))
-AS_MODULES = ("kept.py", "operator.py", "front.py", "__main__.py")
+AS_MODULES = ("kept.py", "operator.py", "front.py", "adapters.py", "__main__.py")
 SCRIPTS = [
     path
     for path in sorted(BENCHMARKS.rglob("*.py"))

@@ -229,7 +229,7 @@ def test_versions_live_on_vllm_as_they_were_evaluated(
     assert users.answered[6] > 0
     print(operator.status(JOB)["decisions"][-1]["message"])
 
-    # Loaded again under its name, with the prefix cache of before.
+    # Loaded again under its name, and after a new start of the engine.
     for name in (AGENT_CONTAINER, SERVING_ENGINE_CONTAINER):
         pod.restart(name)
         operator.until(lambda: not pod.is_ready, seconds=STEP_SECONDS)
