@@ -9,7 +9,9 @@ import pytest
 
 from finetune_trainer.serve.agent import asking as asking_module
 from finetune_trainer.serve.agent import server as server_module
+from finetune_trainer.serve.agent.engine import Engine, EngineSlow
 from finetune_trainer.serve.agent.fetching import fetch_version
+from finetune_trainer.serve.agent.keeper import MAX_SLOW_LOOKS
 from kit.builders.versions import publish_version
 from kit.processes.eventually import eventually_async
 from kit.servers.serving_agent import question, running_agent
@@ -258,6 +260,29 @@ async def test_an_engine_that_starts_again_gets_its_adapters_verified_before_tra
     agent.engine.overlaid[version.name] = dict.fromkeys(version.tuned, "?")
     agent.engine.start()
     assert (await agent.until(version.name, "Failed")).reason == "AnswersDiffer"
+
+
+async def test_a_slow_engine_keeps_its_adapters_until_it_was_slow_several_times(
+    agent, tmp_path, monkeypatch
+):
+    version = publish_version(tmp_path / "out")
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    keeper, answer = agent.process.keeper, Engine.list_models
+    looks: list[bool] = []
+
+    async def list_slowly(engine):
+        looks.append(len(looks) < MAX_SLOW_LOOKS - 1 or len(looks) > MAX_SLOW_LOOKS)
+        if looks[-1]:
+            raise EngineSlow("no answer in 5 s")
+        return await answer(engine)
+
+    monkeypatch.setattr(Engine, "list_models", list_slowly)
+    await eventually_async(lambda: asyncio.sleep(0, len(looks) > MAX_SLOW_LOOKS + 1))
+    assert keeper.is_engine_ready
+    assert keeper.find(version.name).state == "Verified"
+    await eventually_async(lambda: asyncio.sleep(0, not keeper.is_engine_ready))
+    assert keeper.find(version.name).state != "Verified"
 
 
 async def test_an_engine_that_lost_an_adapter_is_given_it_again(agent, tmp_path):

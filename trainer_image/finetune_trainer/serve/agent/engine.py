@@ -38,6 +38,10 @@ class EngineAway(Exception):  # noqa: N818 - a state, not a fault of a version
         self.reason = reason
 
 
+class EngineSlow(EngineAway):
+    """The engine runs, and has not answered in time."""
+
+
 class EngineRefused(Exception):  # noqa: N818 - its answer
     """The engine refuses a call that would fail again."""
 
@@ -58,7 +62,8 @@ class Engine:
         """Return the names that the engine answers to.
 
         Raises:
-            EngineAway: It does not answer.
+            EngineSlow: It did not answer in time.
+            EngineAway: It cannot be reached.
         """
         body = await self._get("/v1/models")
         return frozenset(str(model["id"]) for model in body.get("data", ()))
@@ -140,7 +145,9 @@ class Engine:
                 response.raise_for_status()
                 body: dict[str, Any] = await response.json(content_type=None)
                 return body
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except TimeoutError as error:
+            raise EngineSlow(f"no answer in {LOOK_SECONDS:g} s") from error
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise EngineAway(type(error).__name__) from error
 
     async def _post(

@@ -17,7 +17,7 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.agent.asking import AboutEngine, verify
 from finetune_trainer.serve.agent.base import Base
 from finetune_trainer.serve.agent.bounds import Refusal
-from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
+from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused, EngineSlow
 from finetune_trainer.serve.agent.fetching import Fetched, run_to_its_end
 from finetune_trainer.serve.agent.wanted import Key, Wanted
 from finetune_trainer.serve.logs import log_defect
@@ -27,6 +27,8 @@ GRACE_SECONDS = 30.0
 """An adapter that nobody serves stays loaded for so long, so that streams end."""
 LOOK_SECONDS = 1.0
 """Time between two looks at the engine."""
+MAX_SLOW_LOOKS = 6
+"""After so many looks in a row without an answer in time, the engine counts as away."""
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 30.0
 NUM_FETCHED_TOGETHER = 2
@@ -112,6 +114,7 @@ class Keeper:
         self._changed = asyncio.Event()
         self._boot = 0
         self._models: frozenset[str] | None = None
+        self._num_slow_looks = 0
         self._digests: dict[str, str] = {}
         self._wanted: Mapping[Key, Wanted] = {}
         self.adapters: dict[Key, Adapter] = {}
@@ -178,13 +181,16 @@ class Keeper:
             models = await self._engine.list_models()
             if self._models is None:
                 self.about = self.about.with_description(await self._engine.describe())
-        except EngineAway:
-            if self._models is not None:
+        except EngineAway as error:
+            self._num_slow_looks += 1
+            is_patient = self._num_slow_looks < MAX_SLOW_LOOKS
+            if self._models is not None and not (isinstance(error, EngineSlow) and is_patient):
                 log.warning("The engine does not answer")
                 self._models = None
                 self._restart()
             return
         is_back, self._models = self._models is None, models
+        self._num_slow_looks = 0
         if is_back:
             self._wake()
         lost = [
