@@ -46,12 +46,16 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         return error_body(self.status, self.message, param=self.param or None, code=self.code)
 
     def response(self) -> web.Response:
-        """Return the HTTP answer. It closes the connection if the body may not have been read."""
+        """Return the HTTP answer.
+
+        It closes the connection if the body may not have been read. It also does so if another pod
+        may do better: a Service chooses a pod for each connection, not for each request.
+        """
         answer = json_response(self.body(), status=self.status)
         if self.retry_seconds:
             answer.headers["Retry-After"] = str(max(1, round(self.retry_seconds + 0.499)))
         if self.status == 401:
             answer.headers["WWW-Authenticate"] = "Bearer"
-        if self.status in (400, 401, 404, 405, 408, 413, 415):
+        if self.status in (400, 401, 404, 405, 408, 413, 415, 502, 503):
             answer.force_close()
         return answer

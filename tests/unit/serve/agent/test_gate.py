@@ -148,6 +148,17 @@ async def test_a_lost_adapter_is_answered_by_try_again_and_noticed(serving):
     await agent.until(version.name, "Verified")
 
 
+async def test_a_pod_that_cannot_answer_keeps_no_connection(serving):
+    """Otherwise each retry would come back to it, and never reach another pod of the server."""
+    agent, version = serving
+    agent.engine.adapters.clear()
+    url = f"http://127.0.0.1:{agent.process.port}/v1/chat/completions"
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    body = question(version.name, "Ticket 1")
+    async with agent.session.post(url, json=body, headers=headers) as response:
+        assert (response.status, response.headers.get("Connection")) == (503, "close")
+
+
 async def test_the_cluster_port_has_metrics_of_load_alone(serving):
     agent, version = serving
     await agent.ask(body=question(version.name, "Ticket 1"))
