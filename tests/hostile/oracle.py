@@ -131,7 +131,11 @@ def _job(case: Case, obj: Object) -> Iterator[str]:
             yield from _stored("labels", key)
     if labels.get("app.kubernetes.io/managed-by") != "finetune-operator":
         yield "labels: managed-by"
-    for key in template["metadata"].get("annotations") or {}:
+    # The operator's own: which containers have no identity in the cloud.
+    skipped = ",".join(container["name"] for container in pod.get("initContainers") or ())
+    for key, text in (template["metadata"].get("annotations") or {}).items():
+        if skipped and (key, text) == ("eks.amazonaws.com/skip-containers", skipped):
+            continue
         is_known = key in DANGEROUS_ANNOTATIONS and key not in policy.annotations
         if is_known or not matches(key, policy.annotations):
             yield from _stored("annotations", key)

@@ -51,6 +51,8 @@ REVIEWED = [
     ("N12: AppArmor", SHIPPED, annotated(
         "container.apparmor.security.beta.kubernetes.io/trainer"), "annotations"),
     ("N12: another role", SHIPPED, annotated("iam.amazonaws.com/role"), "annotations"),
+    ("a container of its own choice without an identity", SHIPPED, annotated(
+        "eks.amazonaws.com/skip-containers"), "annotations"),
     (
         "a metric of its own",
         OPENED,
