@@ -318,3 +318,11 @@ def _digest(value: object) -> str:
         raise BadRow(
             "NotUtf8", "the text is not valid UTF-8; convert the file, for example with iconv"
         ) from error
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Read one side of a prepared data set; an absent side is empty."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]

@@ -8,6 +8,7 @@ the same prompt. All facts are found by rendering.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -132,6 +133,26 @@ def decide_format(
         # The template leaves it to the answers to write their reasoning.
         return replace(probed, answer_after=END_OF_REASONING)
     return probed
+
+
+def find_starts_of_turns(
+    tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat
+) -> re.Pattern[str] | None:
+    """Return a finder of the control tokens that divide a text, or None.
+
+    A token that takes white space before it or stands within another one does not divide.
+    """
+    if not getattr(tokenizer, "is_fast", False) or not chat_format.anchors:
+        return None
+    anchors = set(chat_format.anchors)
+    added = tokenizer.added_tokens_decoder.values()
+    tokens = [token for token in added if any(anchor in str(token) for anchor in anchors)]
+    if len(tokens) != len(anchors) or any(
+        token.lstrip or token.single_word or token.normalized for token in tokens
+    ):
+        return None
+    ordered = sorted(anchors, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, ordered)))
 
 
 def write_format(chat_format: ChatFormat, folder: Path) -> None:

@@ -7,18 +7,15 @@ example. Where a template rewrites past turns, each answer becomes an example of
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.answers import AnswerReader, compose
-from finetune_trainer.model.chat_format import ChatFormat, decide_format
+from finetune_trainer.model.chat_format import ChatFormat, decide_format, find_starts_of_turns
 from finetune_trainer.model.turns import Conversations, Turn, reasoning_of
 
 if TYPE_CHECKING:
@@ -99,7 +96,7 @@ class ChatTokenizer:
         if self._is_fast:
             tokenizer.backend_tokenizer.no_truncation()
             tokenizer.backend_tokenizer.no_padding()
-        self._starts_of_turns = _find_starts_of_turns(tokenizer, self._format)
+        self._starts_of_turns = find_starts_of_turns(tokenizer, self._format)
         self._turn_ids = lru_cache(maxsize=_KEPT_TURNS)(lambda turn: tuple(self._ids(turn)))
         # A tokenizer of this kind marks the first word of a text as if a blank stood before it.
         self._marks_first_word = self._ids("a") != self._ids("\na")[len(self._ids("\n")) :]
@@ -372,14 +369,6 @@ def make_encoder(
     )
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read one side of a prepared data set; an absent side is empty."""
-    if not path.exists():
-        return []
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
 def encode_rows(
     encoder: ChatTokenizer, rows: Iterable[dict[str, Any]], *, side: str
 ) -> list[TokenizedExample]:
@@ -403,26 +392,6 @@ def encode_rows(
             f"hyperparameters.maxSequenceLength to {needed[-1]} or shorten the prompts",
         )
     return examples
-
-
-def _find_starts_of_turns(
-    tokenizer: PreTrainedTokenizerBase, chat_format: ChatFormat
-) -> re.Pattern[str] | None:
-    """Return a finder of the control tokens that divide a text, or None.
-
-    A token that takes white space before it or stands within another one does not divide.
-    """
-    if not getattr(tokenizer, "is_fast", False) or not chat_format.anchors:
-        return None
-    anchors = set(chat_format.anchors)
-    added = tokenizer.added_tokens_decoder.values()
-    tokens = [token for token in added if any(anchor in str(token) for anchor in anchors)]
-    if len(tokens) != len(anchors) or any(
-        token.lstrip or token.single_word or token.normalized for token in tokens
-    ):
-        return None
-    ordered = sorted(anchors, key=lambda token: (-len(token), token))
-    return re.compile("|".join(map(re.escape, ordered)))
 
 
 def _messages_of(row: Mapping[str, Any]) -> list[Message]:

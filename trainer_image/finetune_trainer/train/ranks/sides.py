@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import DatasetReport
-from finetune_trainer.data.rows import Side
+from finetune_trainer.data.rows import Side, read_rows
 from finetune_trainer.data.token_files import mapped_file
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.recipe.recipe import DataShape
@@ -64,7 +64,7 @@ def encode_splits(
 ) -> EncodedSplits:
     """Read and encode preferences. Raise ``DataError`` if no training row keeps an answer."""
     from finetune_trainer.model.chat_format import read_format
-    from finetune_trainer.model.encoding import make_encoder, read_rows
+    from finetune_trainer.model.encoding import make_encoder
     from finetune_trainer.train.ranks.preference import encode_preferences
 
     folder = Path(plan.dataset_dir)
