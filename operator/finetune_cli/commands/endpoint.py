@@ -84,7 +84,8 @@ def watch(
 
     Exit code 1 if the endpoint is not available, a version was rejected or is held, or time is up.
     """
-    from finetune_cli.views.endpoint import changes, has_gone_wrong, is_settled, outcome
+    from finetune_cli.views.endpoint import changes, has_gone_wrong, is_settled
+    from finetune_cli.views.state import state_text
 
     cluster = where.connect()
     endpoint = watch_object(
@@ -94,7 +95,7 @@ def watch(
         timeout_seconds=timeout,
         poll_seconds=POLL_SECONDS,
         overdue=lambda last: (
-            f"FineTuneEndpoint {name} has not settled after {timeout:g} s, it is {outcome(last)}"
+            f"FineTuneEndpoint {name} has not settled after {timeout:g} s, it is {state_text(last)}"
         ),
     )
     if has_gone_wrong(endpoint, version):

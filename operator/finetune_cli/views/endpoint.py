@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_cli.views.layout import age, conditions, facts, section, table
-from finetune_cli.views.state import condition, is_true
+from finetune_cli.views.state import condition, is_true, state_text
 
 Body = Mapping[str, Any]
 
@@ -45,17 +45,6 @@ def row(endpoint: Body, now: datetime) -> list[str]:
         endpoint["spec"]["jobRef"]["name"],
         age(endpoint["metadata"].get("creationTimestamp"), now),
     ]
-
-
-def outcome(endpoint: Body) -> str:
-    """Return how an endpoint stands, in a sentence."""
-    status = _status(endpoint)
-    phase, reason = status.get("phase", "Pending"), status.get("reason")
-    if not status:
-        return f"{phase}: no operator has looked at it yet"
-    causes = [each for each in status.get("conditions", []) if each.get("reason") == reason]
-    message = causes[-1].get("message") if causes else ""
-    return ": ".join(part for part in (phase, message or reason) if part)
 
 
 def is_settled(endpoint: Body, version: int | None = None) -> bool:
@@ -103,7 +92,7 @@ def changes(before: Body | None, after: Body) -> list[str]:
     made = [each for each in new.get("decisions", []) if _key(each) not in known]
     lines = [_decision(each) for each in (made if before is not None else [])]
     if before is None or _stand(old) != _stand(new):
-        lines.append(outcome(after))
+        lines.append(state_text(after))
     return lines
 
 

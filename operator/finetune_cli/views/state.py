@@ -24,9 +24,9 @@ def is_terminal(job: Body) -> bool:
     return any(is_true(job, kind) for kind in ("Complete", "Failed", "Pruned"))
 
 
-def state_text(job: Body) -> str:
-    """Return what the job does or waits for, in one line."""
-    status = job.get("status", {})
+def state_text(stored: Body) -> str:
+    """Return what a job or an endpoint does or waits for, in one line."""
+    status = stored.get("status") or {}
     phase, reason = status.get("phase", "Pending"), status.get("reason")
     if not status:
         return f"{phase}: no operator has looked at it yet"

@@ -16,6 +16,7 @@ from finetune_cli.cluster.client import Cluster
 from finetune_cli.errors import CliError
 from finetune_cli.files.documents import to_yaml
 from finetune_cli.views import endpoint as endpointview
+from finetune_cli.views.state import state_text
 from kit.cases.endpoint_cases import minimal_endpoint
 from kit.reports.judged_text import judge_text
 
@@ -138,7 +139,7 @@ def test_endpoints_are_listed_and_named(cluster: FakeCluster) -> None:
 def test_an_endpoint_that_nobody_has_looked_at_is_pending() -> None:
     body = minimal_endpoint()
     assert endpointview.row(body, NOW)[:5] == ["example", "Pending", "", "", ""]
-    assert endpointview.outcome(body) == "Pending: no operator has looked at it yet"
+    assert state_text(body) == "Pending: no operator has looked at it yet"
     assert not endpointview.is_settled({**body, "metadata": {"name": "x", "generation": 1}})
     assert endpointview.describe(body, NOW)
 
