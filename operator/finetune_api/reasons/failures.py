@@ -111,7 +111,8 @@ PODS = {
         "The network of the pod's node is not ready.", "Nothing, unless it lasts: look at the node."
     ),
     "SchedulingGated": ReasonHelp(
-        "The pod waits for its scheduling gates.", "Nothing: whoever set them removes them."
+        "The pod waits for its scheduling gates.",
+        "Nothing: the controller that set them removes them.",
     ),
     "OOMKilled": ReasonHelp(
         "The container went over its memory limit.", "Raise `resources.memory`."

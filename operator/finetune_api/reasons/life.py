@@ -138,7 +138,7 @@ LIFE = {
     ),
     "AdmissionDenied": ReasonHelp(
         "A policy or an admission webhook refuses a child.",
-        "Change what its message names, or ask whoever set the policy; the operator asks again.",
+        "Change what its message names, or ask the policy's owner; the operator asks again.",
     ),
     "WebhookUnavailable": ReasonHelp(
         "An admission webhook does not answer, so no child can be created.",

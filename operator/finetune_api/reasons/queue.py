@@ -23,7 +23,7 @@ QUEUE = {
     ),
     "DeactivatedDueToAdmissionCheck": ReasonHelp(
         "An admission check rejected the job.",
-        "Ask whoever runs the check; then activate the Workload as the message says.",
+        "Ask the owner of the check; then activate the Workload as the message says.",
     ),
     "DeactivatedDueToMaximumExecutionTimeExceeded": ReasonHelp(
         "The job was admitted for longer than Kueue's limit allows.",

@@ -19,7 +19,7 @@ ENVIRONMENT_BESIDE = {
     "HF_HUB_OFFLINE": "1",
     "DO_NOT_TRACK": "1",
 }
-"""What every sidecar is told."""
+"""Environment variables of every sidecar."""
 
 
 def environment_of(values: Mapping[str, str]) -> list[dict[str, Any]]:
