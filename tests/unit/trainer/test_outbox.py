@@ -63,7 +63,7 @@ def test_slow_link_is_told_with_its_rate_and_a_stalled_one_as_such(tmp_path: Pat
     outbox.report()
     outbox.report()
     assert told == [
-        "the checkpoint of step 5 is on its way to storage for 70 s: 10.0 MiB of 200.0 MiB stored, "
+        "storing the checkpoint of step 5 has taken 70 s so far: 10.0 MiB of 200.0 MiB stored, "
         "nothing in the last 70 s; behind it wait 1 more, together checkpoint of step 5, "
         "checkpoint of step 9 (400.0 MiB of a local budget of 1.0 GiB)"
     ]
@@ -72,7 +72,7 @@ def test_slow_link_is_told_with_its_rate_and_a_stalled_one_as_such(tmp_path: Pat
     assert has_begun.wait(30)
     now[0] = 140.0
     outbox.report()
-    assert "for 2 min: 100.0 MiB of 200.0 MiB stored, 731 KiB/s; behind it" in told[1]
+    assert "has taken 2 min so far: 100.0 MiB of 200.0 MiB stored, 731 KiB/s; behind it" in told[1]
     ends.set()
     eventually(outbox.is_idle)
     assert outbox.describe() == ""
@@ -91,6 +91,25 @@ def test_what_follows_a_failure_fails_with_it(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="not this one"):
             parcel.result(30)
     assert ran == []
+
+
+def test_lost_parcels_are_those_that_waited_when_storage_failed(tmp_path: Path) -> None:
+    outbox = Outbox(FileStore(tmp_path), budget_bytes=0, tell=lambda _: None)
+    goes_on = threading.Event()
+
+    def fail(*_: object) -> None:
+        raise UserError("Odd", "not this one")
+
+    outbox.submit("best weights of step 2", 1, lambda *_: goes_on.wait(30))
+    outbox.submit("checkpoint of step 3", 1, fail)
+    last = outbox.submit("checkpoint of step 6", 1, fail)
+    assert outbox.describe().startswith("best weights of step 2, checkpoint of step 3, ")
+    goes_on.set()
+    with pytest.raises(UserError):
+        last.result(30)
+    assert outbox.describe() == (
+        "checkpoint of step 3, checkpoint of step 6 (0 KiB of a local budget of 0 KiB)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,7 @@ class Outbox:
         self._parcels: deque[_Parcel] = deque()
         self._current: _Parcel | None = None
         self._failure: TrainerError | None = None
+        self._lost = ""
         self._thread: threading.Thread | None = None
         self._reported_at = 0.0
 
@@ -165,17 +166,21 @@ class Outbox:
             current = self._current
             if current is not None and self._is_stuck(self._clock()):
                 quiet = say_seconds(self._clock() - max(current.began, current.moved_at))
-                self._failure = StorageError(
+                stalled = StorageError(
                     "StorageStalled",
-                    f"the {current.name} is on its way to {self._store.uri}, and the store has "
-                    f"neither taken a byte nor said anything for {quiet}. Check the server, the "
-                    "mount and the network.",
+                    f"storing the {current.name} at {self._store.uri} has come to a stop: the "
+                    f"store has neither taken a byte nor said anything for {quiet}. Check the "
+                    "server, the mount and the network.",
                 )
+                self._fail(stalled)
 
     def describe(self) -> str:
-        """Describe the waiting parcels; empty if there is none."""
+        """Describe the parcels that wait, or that waited when storage failed; "" for none."""
         with self._changed:
-            waiting = self._waiting()
+            return self._describe() if self._failure is None else self._lost
+
+    def _describe(self) -> str:
+        waiting = self._waiting()
         if not waiting:
             return ""
         held = sum(parcel.num_bytes for parcel in waiting)
@@ -197,7 +202,7 @@ class Outbox:
         self._reported_at = now
         seconds, quiet = now - current.began, now - max(current.moved_at, current.began)
         words = (
-            f"the {current.name} is on its way to storage for {say_seconds(seconds)}: "
+            f"storing the {current.name} has taken {say_seconds(seconds)} so far: "
             f"{say_bytes(current.num_moved)} of {say_bytes(current.num_bytes)} stored"
         )
         if quiet >= REPORT_SECONDS:
@@ -220,6 +225,11 @@ class Outbox:
             and self._patience.away_seconds == 0
             and now - max(current.began, current.moved_at) >= self.patience_seconds
         )
+
+    def _fail(self, failure: TrainerError) -> None:
+        """Keep the first failure, and what waited then. The caller holds the lock."""
+        if self._failure is None:
+            self._failure, self._lost = failure, self._describe()
 
     def _run(self) -> None:
         while True:
@@ -246,7 +256,8 @@ class Outbox:
                 failure = InternalError(type(error).__name__[:63], f"{parcel.name}: {error}")
                 failure.__cause__ = error
         with self._changed:
-            self._failure = self._failure or failure
+            if failure is not None:
+                self._fail(failure)
             self._current = None
             if failure is None:
                 parcel.future.set_result(result)

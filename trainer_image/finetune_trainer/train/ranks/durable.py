@@ -191,7 +191,7 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
             hopeless = not failed and self._outbox.is_hopeless(since=began)
             is_busy, has_failed, is_hopeless = _any(args, not is_ready(), failed, hopeless)
             if has_failed:
-                self._raise_failure(args, lost=waits_for)
+                self._raise_failure(args, lost=self._outbox.describe())
             if is_hopeless:
                 self._outbox.give_up()
             elif not is_busy:

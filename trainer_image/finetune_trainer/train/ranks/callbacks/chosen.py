@@ -145,7 +145,7 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
             # A pickle can run code when it is loaded.
             (folder / "training_args.bin").unlink(missing_ok=True)
             self._outbox.submit(
-                f"best weights, of step {step},",
+                f"best weights of step {step}",
                 size_of(folder),
                 lambda store, on_bytes: self._publish(store, step, folder, on_bytes),
             )
