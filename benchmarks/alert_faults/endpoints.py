@@ -62,7 +62,8 @@ async def _troubled_operator(world: World) -> list[Seen]:
         WORSE: {"rollout": ROLLOUT},
         HELD: {"rollout": {**ROLLOUT, "onWorse": "Hold"}},
     }
-    async with world.replica("serving", namespaces=[SERVING]) as replica, pods.running():
+    settings = {"namespaces": [SERVING], "vllmImage": "vllm/vllm-openai:v0.32.0"}
+    async with world.replica("serving", **settings) as replica, pods.running():
         replica.note("FineTuneServingNotScraped")
         for name, spec in specs.items():
             await _serve(world, name, spec)
