@@ -11,11 +11,13 @@ logger = logging.getLogger(__name__)
 
 
 def is_edited(old: Object, new: Object) -> bool:
-    """Return whether a change is more than the status that the operator has written."""
+    """Return whether a change is more than the status that the operator has written.
+
+    Of annotations a cache keeps those that ask for something.
+    """
     before, after = old["metadata"], new["metadata"]
-    return any(
-        before.get(name) != after.get(name) for name in ("uid", "generation", "deletionTimestamp")
-    )
+    kept = ("uid", "generation", "deletionTimestamp", "annotations")
+    return any(before.get(name) != after.get(name) for name in kept)
 
 
 def warn_unreadable(what: str, kind: str, scope: str, problem: str) -> None:

@@ -11,6 +11,7 @@ from finetune_api.names import (
     MANAGED_BY_LABEL,
     QUEUE_LABEL,
     REPLICATE_LABEL,
+    SKIP_STEPS_ANNOTATION,
     SWEEP_LABEL,
     TRIAL_LABEL,
     Owner,
@@ -137,6 +138,7 @@ _METADATA = (
     "creationTimestamp",
     "deletionTimestamp",
 )
+_ANNOTATIONS = (SKIP_STEPS_ANNOTATION,)
 _LABELS = (SWEEP_LABEL, TRIAL_LABEL, REPLICATE_LABEL, MANAGED_BY_LABEL)
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 """Finalizers that tell the garbage collector what becomes of the children."""
@@ -146,16 +148,20 @@ _OWNER = ("apiVersion", "kind", "name", "uid")
 def trim_finetunejob(obj: Object) -> Object:
     """Keep of a FineTuneJob, a sweep or an endpoint the metadata that is read.
 
-    Nothing but the API server's 1.5 MB bounds the rest: annotations, labels, field ownership, and
-    owners that are none. Of finalizers one is kept that is not the garbage collector's, and none
-    where the children are to be orphaned. A controller whose fields are longer than any name is
-    none that is known here.
+    Nothing but the API server's 1.5 MB bounds the rest: other annotations, labels, field ownership,
+    and owners that are none. An annotation longer than a label's value is no request. Of finalizers
+    one is kept that is not the garbage collector's, and none where the children are to be orphaned.
+    A controller whose fields are longer than any name is none that is known here.
     """
     metadata = obj["metadata"]
     kept = {key: metadata[key] for key in _METADATA if key in metadata}
     labels = metadata.get("labels") or {}
     if own := {key: labels[key] for key in _LABELS if key in labels}:
         kept["labels"] = own
+    notes = metadata.get("annotations") or {}
+    asked = {key: notes[key] for key in _ANNOTATIONS if 0 < len(notes.get(key, "")) <= 63}
+    if asked:
+        kept["annotations"] = asked
     finalizers = metadata.get("finalizers") or ()
     keeping = [name for name in finalizers if name != FOREGROUND]
     if keeping and ORPHAN not in keeping:

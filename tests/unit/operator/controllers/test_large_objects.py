@@ -159,6 +159,15 @@ def test_metadata_that_nobody_reads_is_not_kept():
     assert sys.getsizeof(json.dumps(kept["metadata"])) < 1024
 
 
+def test_an_annotation_that_asks_for_something_is_kept_unless_it_is_long():
+    body = job()
+    name = "finetune.dev/skip-steps"
+    body["metadata"]["annotations"] = {name: "4", "other": "x"}
+    assert trim_finetunejob(body)["metadata"]["annotations"] == {name: "4"}
+    body["metadata"]["annotations"] = {name: "4" * 64}
+    assert "annotations" not in trim_finetunejob(body)["metadata"]
+
+
 HUGE = "A" * 1_400_000
 """What fits into one object of an API server and is bounded by nothing else."""
 OWNER = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneSweep", "name": "s", "uid": "u"}
