@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.names import FRONT, SERVING, SERVING_TOKEN_SECRET
+from finetune_api.names import FRONT, SERVING, SERVING_TOKEN_SECRET, SKIP_STEPS_ANNOTATION
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ExitCode, Stage
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
@@ -219,6 +219,23 @@ async def test_versions_are_verified_rolled_out_refused_and_rolled_back(
             return not any(left)
 
         await eventually_async(is_all_gone, timeout=60)
+
+
+async def test_a_candidate_that_nothing_counts_for_takes_over_when_its_steps_are_skipped(
+    control_plane: Any, world: World
+) -> None:
+    client, namespace = world.client, world.namespace
+    world.behaviour.can_count = lambda version: False
+    async with running_operator(control_plane, namespace):
+        await client.create(FINETUNEENDPOINTS, endpoint(namespace, rollout=ROLLOUT))
+        await world.publish(1)
+        await world.until(serves(1))
+        await world.publish(2)
+        await world.until(lambda status: (status.get("candidate") or {}).get("weight") == 50)
+        annotations = {SKIP_STEPS_ANNOTATION: "2"}
+        change = {"metadata": {"annotations": annotations}}
+        await client.merge_patch(FINETUNEENDPOINTS, namespace, NAME, change)
+        await world.until(serves(2))
 
 
 async def test_endpoints_share_a_server_until_the_last_one_leaves_it(
