@@ -177,3 +177,51 @@ ENDPOINT_COLUMNS: tuple[Schema, ...] = (
         "description": "Why the endpoint is in its phase.",
     },
 )
+
+SCHEDULE_COLUMNS: tuple[Schema, ...] = (
+    {
+        "name": "Cron",
+        "type": "string",
+        "jsonPath": ".spec.triggers.cron",
+        "description": "Times at which it trains.",
+    },
+    {
+        "name": "Suspend",
+        "type": "boolean",
+        "jsonPath": ".spec.suspend",
+        "description": "Whether it begins no more cycles.",
+    },
+    {
+        "name": "Active",
+        "type": "string",
+        "jsonPath": ".status.active.job",
+        "description": "FineTuneJob of the cycle under way.",
+    },
+    {
+        "name": "Last",
+        "type": "date",
+        "jsonPath": ".status.lastTriggerTime",
+        "description": "Since the last trigger.",
+    },
+    {
+        "name": "Reason",
+        "type": "string",
+        "jsonPath": ".status.reason",
+        "description": "What it waits for, or why it cannot go on.",
+    },
+    {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"},
+    {
+        "name": "Endpoint",
+        "type": "string",
+        "priority": 1,
+        "jsonPath": ".spec.endpointRef.name",
+        "description": "FineTuneEndpoint whose traffic is counted and which serves the result.",
+    },
+    {
+        "name": "Next",
+        "type": "string",
+        "priority": 1,
+        "jsonPath": ".status.nextTriggerTime",
+        "description": "The next time of `triggers.cron`.",
+    },
+)

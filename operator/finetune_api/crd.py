@@ -12,6 +12,7 @@ from finetune_api.columns import (
     APPROVAL_COLUMNS,
     ENDPOINT_COLUMNS,
     JOB_COLUMNS,
+    SCHEDULE_COLUMNS,
     SWEEP_COLUMNS,
 )
 from finetune_api.meta import (
@@ -23,6 +24,8 @@ from finetune_api.meta import (
     GROUP,
     KIND,
     PLURAL,
+    SCHEDULE_KIND,
+    SCHEDULE_PLURAL,
     SWEEP_KIND,
     SWEEP_PLURAL,
     VERSION,
@@ -44,6 +47,13 @@ from finetune_api.v1alpha1.finetuneendpoint import (
     fixed_in_endpoint_message,
 )
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJob
+from finetune_api.v1alpha1.finetuneschedule import (
+    MAX_SCHEDULE_NAME_LENGTH,
+    SCHEDULE_FIXED_FIELDS,
+    SCHEDULE_RULES,
+    FineTuneSchedule,
+    fixed_in_schedule_message,
+)
 from finetune_api.v1alpha1.finetunesweep import (
     MAX_SWEEP_NAME_LENGTH,
     SWEEP_FIXED_FIELDS,
@@ -62,6 +72,7 @@ __all__ = [
     "JOBS",
     "APPROVALS",
     "ENDPOINTS",
+    "SCHEDULES",
     "SWEEPS",
     "CustomKind",
     "auto_or_integer_message",
@@ -87,6 +98,10 @@ SWEEP_NAME_MESSAGE = (
     "and start and end with a letter or digit: names of FineTuneJobs are derived from it"
 )
 SWEEP_NAME_RULE = NAME_RULE.replace(str(MAX_NAME_LENGTH), str(MAX_SWEEP_NAME_LENGTH))
+SCHEDULE_NAME_MESSAGE = SWEEP_NAME_MESSAGE.replace(
+    str(MAX_SWEEP_NAME_LENGTH), str(MAX_SCHEDULE_NAME_LENGTH)
+)
+SCHEDULE_NAME_RULE = NAME_RULE.replace(str(MAX_NAME_LENGTH), str(MAX_SCHEDULE_NAME_LENGTH))
 ENDPOINT_NAME_MESSAGE = (
     f"metadata.name must be at most {MAX_NAME_LENGTH} lower-case letters, digits or dashes, "
     "and start and end with a letter or digit: it is the name of the model in requests"
@@ -141,6 +156,23 @@ def build_sweep_schema() -> Schema:
     add_rules(template["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
     add_rules(spec["properties"]["parameters"]["items"], PARAMETER_RULES, prefix="")
     _fix_fields(spec, SWEEP_FIXED_FIELDS, fixed_in_sweep_message)
+    finish_status(schema["properties"]["status"])
+    return ordered(schema)
+
+
+def build_schedule_schema() -> Schema:
+    """Build the structural schema of one FineTuneSchedule, with the rules of a FineTuneJob."""
+    schema = schema_of(FineTuneSchedule)
+    _set_head(schema, SCHEDULE_KIND)
+    schema["x-kubernetes-validations"] = [
+        {"rule": SCHEDULE_NAME_RULE, "message": SCHEDULE_NAME_MESSAGE}
+    ]
+    spec = schema["properties"]["spec"]
+    template = spec["properties"]["jobTemplate"]["properties"]["spec"]
+    add_rules(spec, SCHEDULE_RULES, prefix="")
+    add_rules(template, SPEC_RULES, prefix="")
+    add_rules(template["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
+    _fix_fields(spec, SCHEDULE_FIXED_FIELDS, fixed_in_schedule_message)
     finish_status(schema["properties"]["status"])
     return ordered(schema)
 
@@ -252,7 +284,17 @@ ENDPOINTS = CustomKind(
     has_status=True,
     selectable=(".status.phase",),
 )
-CUSTOM_KINDS = (JOBS, APPROVALS, SWEEPS, ENDPOINTS)
+SCHEDULES = CustomKind(
+    kind=SCHEDULE_KIND,
+    plural=SCHEDULE_PLURAL,
+    short_names=("ftsch",),
+    source="finetuneschedule.py",
+    columns=SCHEDULE_COLUMNS,
+    build_schema=build_schedule_schema,
+    has_status=True,
+    selectable=(".spec.endpointRef.name",),
+)
+CUSTOM_KINDS = (JOBS, APPROVALS, SWEEPS, ENDPOINTS, SCHEDULES)
 
 
 def build_crd(custom: CustomKind = JOBS) -> Schema:

@@ -8,6 +8,7 @@ string.
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any
 
@@ -23,7 +24,15 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from finetune_api.patterns import CPU_RULE, QUANTITY_RULE, URI_RULES, Texts
+from finetune_api.patterns import (
+    CPU_RULE,
+    DURATION_RULE,
+    QUANTITY_RULE,
+    SOURCE_RULES,
+    TIME_RULE,
+    URI_RULES,
+    Texts,
+)
 
 GROUP = "finetune.dev"
 VERSION = "v1alpha1"
@@ -36,6 +45,8 @@ SWEEP_KIND = "FineTuneSweep"
 SWEEP_PLURAL = "finetunesweeps"
 ENDPOINT_KIND = "FineTuneEndpoint"
 ENDPOINT_PLURAL = "finetuneendpoints"
+SCHEDULE_KIND = "FineTuneSchedule"
+SCHEDULE_PLURAL = "finetuneschedules"
 
 DECIMAL_PATTERN = r"^[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
 SIGNED_PATTERN = r"^-?[0-9]+(\.[0-9]+)?([eE]-?[0-9]{1,2})?$"
@@ -114,6 +125,22 @@ def decimal_of(value: str) -> Decimal:
     if not number.is_finite():
         raise ValueError(f"{value!r} is not a finite decimal number; write for example '0.05'")
     return number
+
+
+_UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86400}
+
+
+def seconds_of(duration: str) -> int:
+    """Return the seconds of a ``Duration``."""
+    return int(duration[:-1]) * _UNIT_SECONDS[duration[-1]]
+
+
+def _check_time(value: str) -> str:
+    try:
+        datetime.fromisoformat(value)
+    except ValueError as error:
+        raise ValueError(f"{value!r} is not a date: {error}") from error
+    return value
 
 
 def _as_decimal_text(value: object) -> object:
@@ -226,6 +253,20 @@ AutoDecimal = Annotated[
 
 URI = Annotated[str, Field(max_length=1024), Texts(*URI_RULES)]
 """Where something lies: ``hf://``, ``s3://``, ``pvc://`` or ``file://``."""
+
+SourceURI = Annotated[str, Field(max_length=1024), Texts(*SOURCE_RULES)]
+"""Where examples lie: as ``URI``, or ``traffic://`` and the name of a FineTuneEndpoint."""
+
+Time = Annotated[
+    str,
+    Field(max_length=20, json_schema_extra={"format": "date-time"}),
+    Texts(TIME_RULE),
+    AfterValidator(_check_time),
+]
+"""A moment in UTC, such as ``2026-01-01T00:00:00Z``."""
+
+Duration = Annotated[str, Field(max_length=8), Texts(DURATION_RULE)]
+"""A span of time, such as ``24h``. :func:`seconds_of` reads it."""
 
 Quantity = Annotated[str, Field(max_length=16), Texts(QUANTITY_RULE)]
 """A size such as ``500Mi`` or ``16Gi``."""

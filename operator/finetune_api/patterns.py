@@ -145,6 +145,78 @@ URI_RULES = (
 )
 """Where something lies."""
 
+SOURCE_RULES = (
+    TextRule(
+        patterns={"": "(hf|s3|pvc|file|traffic)://.*"},
+        message=(
+            "must be a URI: hf://owner/name, s3://bucket/prefix, pvc://claim/path, file:///folder, "
+            "or traffic://endpoint"
+        ),
+    ),
+    *URI_RULES[1:],
+    TextRule(
+        patterns={"traffic://": "traffic://[a-z0-9]([-a-z0-9]{0,50}[a-z0-9])?"},
+        message=(
+            "must name a FineTuneEndpoint of the same namespace and nothing else, such as "
+            "traffic://headlines; since, until and feedback say which of its answers are taken"
+        ),
+    ),
+)
+"""Where examples lie: as ``URI_RULES``, or what an endpoint has captured."""
+
+TIME_RULE = TextRule(
+    patterns={
+        "": (
+            "20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])"
+            "T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z"
+        ),
+    },
+    message="must be a time in UTC in full seconds, such as 2026-01-01T00:00:00Z",
+)
+"""A moment. Texts of this form are in the order of time."""
+
+DURATION_RULE = TextRule(
+    patterns={"": "[1-9][0-9]{0,4}[mhd]"},
+    message="must be a whole number from 1 to 99999 and a unit: m, h or d, such as 24h or 30d",
+)
+"""A span of time."""
+
+
+def _cron_field(value: str) -> str:
+    item = f"([*]|({value})(-({value}))?)(/[1-9][0-9]?)?"
+    return f"{item}(,{item})*"
+
+
+_MONTHS = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+_WEEKDAYS = "sun|mon|tue|wed|thu|fri|sat"
+CRON_RULE = TextRule(
+    patterns={
+        "": " ".join(
+            map(
+                _cron_field,
+                (
+                    "[0-5]?[0-9]",
+                    "[01]?[0-9]|2[0-3]",
+                    "0?[1-9]|[12][0-9]|3[01]",
+                    f"0?[1-9]|1[0-2]|{_MONTHS}|{_MONTHS.upper()}",
+                    f"[0-7]|{_WEEKDAYS}|{_WEEKDAYS.upper()}",
+                ),
+            )
+        )
+    },
+    message=(
+        "must be five fields with one blank between them: minute, hour, day of the month, month, "
+        "day of the week, such as '0 3 1 */3 *' or '30 2 * * MON-FRI'; timeZone names the time zone"
+    ),
+)
+"""Times of a cron table."""
+
+ZONE_RULE = TextRule(
+    patterns={"": "[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z][A-Za-z0-9_+-]*)*", "L": "L[^o].*|Lo[^c].*"},
+    message="must be the IANA name of a time zone, such as Europe/Berlin or UTC",
+)
+"""A time zone. The operator knows which there are."""
+
 ORIGIN_RULE = TextRule(
     patterns={
         "": (

@@ -20,6 +20,7 @@ from finetune_api.patterns import LABEL_RULE, STORED, SUBDOMAIN_RULE, Texts
 from finetune_api.rule import Rule, check_rules
 from finetune_api.v1alpha1.spec.serving import SERVE_RULES, Serve
 from finetune_api.v1alpha1.status.endpoint import FineTuneEndpointStatus
+from finetune_api.v1alpha1.traffic import TRAFFIC_RULES, Capture, Monitor
 
 MAX_VERSION = 1_000_000
 MAX_STEPS = 10
@@ -88,6 +89,7 @@ class Access(APIModel):
 
 ENDPOINT_RULES: tuple[Rule, ...] = (
     *SERVE_RULES,
+    *TRAFFIC_RULES,
     Rule(
         rule="!has(self.rollout) || self.rollout.steps.isSorted()",
         message="rollout.steps must rise, such as [5, 25, 100]",
@@ -183,6 +185,11 @@ class FineTuneEndpointSpec(APIModel):
     """Requests that the candidate answers too, for measurements alone. Default: none."""
     access: Access | None = None
     """Who may ask, and how often. Default: everybody who reaches the URL, without a limit."""
+    capture: Capture | None = None
+    """Store requests and answers, for feedback, monitoring and training. Default: nothing is
+    stored."""
+    monitor: Monitor | None = None
+    """Watch captured answers for drift. Default: nobody does."""
 
     @model_validator(mode="after")
     def _check_rules(self) -> FineTuneEndpointSpec:

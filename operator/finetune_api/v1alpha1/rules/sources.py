@@ -36,4 +36,52 @@ SOURCE_RULES: tuple[Rule, ...] = (
             for source in spec.dataset.sources
         ),
     ),
+    Rule(
+        rule=(
+            "self.dataset.sources.all(s, s.uri.startsWith('traffic://') || "
+            "(!has(s.since) && !has(s.until) && !has(s.feedback)))"
+        ),
+        message=(
+            "dataset.sources: since, until and feedback are for traffic:// alone; leave them out"
+        ),
+        field="dataset.sources",
+        check=lambda spec: all(
+            source.is_traffic
+            or (source.since is None and source.until is None and source.feedback is None)
+            for source in spec.dataset.sources
+        ),
+    ),
+    Rule(
+        rule=(
+            "self.dataset.sources.all(s, !s.uri.startsWith('traffic://') || (!has(s.columns) && "
+            "!has(s.sheet) && !has(s.template) && !has(s.system) && !has(s.credentialsRef) && "
+            "s.format == 'Auto'))"
+        ),
+        message=(
+            "dataset.sources: traffic:// has columns, format and credentials of its own; leave "
+            "columns, sheet, template, system, format and credentialsRef out"
+        ),
+        field="dataset.sources",
+        check=lambda spec: all(
+            not source.is_traffic
+            or (
+                source.columns is None
+                and source.sheet is None
+                and source.template is None
+                and source.system is None
+                and source.credentials_ref is None
+                and source.format == "Auto"
+            )
+            for source in spec.dataset.sources
+        ),
+    ),
+    Rule(
+        rule=("self.dataset.sources.all(s, !has(s.since) || !has(s.until) || s.since < s.until)"),
+        message="dataset.sources: since must be before until",
+        field="dataset.sources",
+        check=lambda spec: all(
+            source.since is None or source.until is None or source.since < source.until
+            for source in spec.dataset.sources
+        ),
+    ),
 )

@@ -14,9 +14,14 @@ from finetune_api.meta import (
     DecimalString,
     Integer,
     LocalObjectReference,
+    SourceURI,
+    Time,
     Unique,
 )
 from finetune_api.v1alpha1.spec.privacy import Privacy
+
+TRAFFIC = "traffic://"
+"""Scheme of a source that is an endpoint of the same namespace."""
 
 DatasetFormat = Literal[
     "Auto", "Chat", "PromptCompletion", "Text", "Alpaca", "ShareGPT", "Csv", "Preference"
@@ -103,13 +108,31 @@ class Provenance(APIModel):
 
 
 class Source(APIModel):
-    """One file or folder of examples."""
+    """One file or folder of examples, or what an endpoint has captured."""
 
-    uri: URI
+    uri: SourceURI
     """Where the examples lie; a folder stands for all its `.jsonl`, `.ndjson`, `.json`, `.csv`,
     `.tsv`, `.parquet` and `.xlsx` files in the order of their names, else for its `.txt` and `.md`
     files, the text files also with `.gz` or `.zst` after the name. `*` and `?` stand for characters
-    of one name and `**` for folders of any depth: `s3://data/2026/*.jsonl`."""
+    of one name and `**` for folders of any depth: `s3://data/2026/*.jsonl`.
+    `traffic://ENDPOINT` stands for answers of a FineTuneEndpoint of the same namespace that people
+    have corrected or rated."""
+    since: Time | None = None
+    """For `traffic://`: take answers from this time on. Default: all that are kept."""
+    until: Time | None = None
+    """For `traffic://`: take answers and feedback before this time. A FineTuneSchedule sets it to
+    the time of the trigger. Default: all up to the time at which the job is prepared."""
+    feedback: (
+        Annotated[
+            list[Literal["Corrections", "Ratings"]],
+            Field(min_length=1, max_length=2, json_schema_extra=SET_LIST),
+            Unique,
+        ]
+        | None
+    ) = None
+    """For `traffic://`: which feedback becomes rows. `Corrections`: the corrected text as the
+    wanted answer, and for preferences the given answer as the worse one. `Ratings`: the answer,
+    wanted or not. The method of the job decides which form it takes. Default: both."""
     format: DatasetFormat = "Auto"
     """How a row is read. `Auto` recognises the format from the first rows' fields. `Csv` maps
     columns through `columns` and `template`."""
@@ -141,6 +164,11 @@ class Source(APIModel):
     """Secret to read this source with. Default: the credentials of `output`."""
     provenance: Provenance | None = None
     """Licence, legal basis, origin and date of the rows, for the model card and the report."""
+
+    @property
+    def is_traffic(self) -> bool:
+        """Whether the examples are what an endpoint has captured."""
+        return self.uri.startswith(TRAFFIC)
 
 
 class Split(APIModel):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import SET_LIST, URI, APIModel, LocalObjectReference, Unique
-from finetune_api.patterns import ENDPOINT_RULE, Texts
+from finetune_api.patterns import ENDPOINT_RULE, LABEL_RULE, Texts
 
 
 class Card(APIModel):
@@ -34,6 +34,13 @@ class Output(APIModel):
         Unique,
     ] = ["Adapter"]
     """`Adapter` is always written; `Merged` adds the base model with the adapter folded in."""
+    publish_as: Annotated[str, Field(min_length=1, max_length=52), Texts(LABEL_RULE)] | None = None
+    """Name under which the version is published, and with whose newest version `overPublished`
+    compares: that of another FineTuneJob of this namespace, which gets a further version. Default:
+    the job's own name."""
+    approval: Literal["Required", "NotRequired"] = "NotRequired"
+    """`Required`: what has passed goal and gates is published once a FineTuneApproval with subject
+    `Publication` names its evaluation. The administrator may require it for all jobs."""
     card: Card | None = None
     """Intended use and limits, for the model card and the report."""
 

@@ -20,6 +20,7 @@ from finetune_api.v1alpha1.status.fields import (
     StoredURI,
     Timestamp,
 )
+from finetune_api.v1alpha1.status.traffic import CaptureStatus, MonitorStatus
 
 MAX_STREAMS = 32
 MAX_REJECTED = 10
@@ -41,7 +42,7 @@ class EndpointCondition(Condition):
     """As in meta/v1."""
 
     type: Annotated[str, Field(max_length=63)]
-    """Available, Verified, Progressing, Degraded or Stalled."""
+    """Available, Verified, Progressing, Degraded, Drifted or Stalled."""
 
 
 class ServedStorage(APIModel):
@@ -230,3 +231,7 @@ class FineTuneEndpointStatus(APIModel):
         list[Decision], Field(max_length=MAX_DECISIONS, json_schema_extra=ATOMIC_LIST)
     ] = []
     """The last decisions, newest last."""
+    capture: CaptureStatus | None = None
+    """Where answers are stored. Absent without `spec.capture`."""
+    monitor: MonitorStatus | None = None
+    """The last look at them. Absent without `spec.monitor`."""

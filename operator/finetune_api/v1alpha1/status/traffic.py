@@ -1,0 +1,65 @@
+"""Status of an endpoint's captured traffic, and of how it is watched."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.meta import MAP_BY_NAME, APIModel
+from finetune_api.v1alpha1.status.fields import Count, Number, ShortText, StoredURI, Timestamp
+
+DriftSignal = Literal[
+    "PromptLength",
+    "Language",
+    "Vocabulary",
+    "AnswerLength",
+    "Refusals",
+    "InvalidJson",
+    "Labels",
+    "Format",
+    "ThumbsDown",
+    "Errors",
+]
+"""What a monitor compares with the training prompts and the evaluation's answers."""
+
+
+class CaptureStatus(APIModel):
+    """Where answers are stored. A source ``traffic://`` reads them from there."""
+
+    uri: StoredURI
+    """Folder below which they are stored."""
+    credentials_secret: ShortText | None = None
+    """Secret that the folder is reached with. Absent: the pod's own identity."""
+    since: Timestamp | None = None
+    """Since when they are stored there."""
+    rows: Count = 0
+    """Answers stored since then, later deleted ones included. It never falls."""
+    feedback: Count = 0
+    """Corrections and ratings of them, each answer counted once per person. It never falls."""
+    counted_time: Timestamp | None = None
+    """When they were counted."""
+
+
+class SignalStatus(APIModel):
+    """What one signal says."""
+
+    name: DriftSignal
+    """The signal."""
+    log_e: Number
+    """Natural logarithm of the e-value. Above 0 it speaks for a change."""
+    since: Timestamp | None = None
+    """Since when it is over the bound. Absent while it is not."""
+
+
+class MonitorStatus(APIModel):
+    """The last look at captured answers."""
+
+    last_run_time: Timestamp | None = None
+    """When the last look ended."""
+    num_answers: Count = 0
+    """Answers that it has compared, since the active version answers."""
+    signals: Annotated[list[SignalStatus], Field(max_length=10, json_schema_extra=MAP_BY_NAME)] = []
+    """What each signal says."""
+    report_uri: StoredURI | None = None
+    """Page with the plots of the last look."""
