@@ -5,6 +5,7 @@ All names are derived, so a second creation finds the name taken.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,8 @@ STAGE_LABEL = "finetune.dev/stage"
 """Stage, on Jobs and pods."""
 SWEEP_LABEL = OF_SWEEP_LABEL
 """Name of the FineTuneSweep, on its FineTuneJobs."""
+SCHEDULE_LABEL = "finetune.dev/schedule"
+"""Name of the FineTuneSchedule, on its FineTuneJobs."""
 TRIAL_LABEL = "finetune.dev/trial"
 """Number of a trial, from 1, on a FineTuneJob of a sweep."""
 REPLICATE_LABEL = "finetune.dev/replicate-of"
@@ -115,6 +118,12 @@ def service_name(name: str) -> str:
 def adapter_name(namespace: str, job: str, version: int) -> str:
     """Return the name that a published version is loaded under. It never names anything else."""
     return f"{namespace}.{job}-v{version}"
+
+
+def published_name(job: Mapping[str, Any]) -> str:
+    """Return the name that versions of a stored FineTuneJob are published under."""
+    output = (job.get("spec") or {}).get("output") or {}
+    return str(output.get("publishAs") or job["metadata"]["name"])
 
 
 def server_name(digest: str) -> str:

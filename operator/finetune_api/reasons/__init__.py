@@ -13,6 +13,7 @@ from finetune_api.reasons.endpoints import ENDPOINTS
 from finetune_api.reasons.failures import CLASSES, PODS
 from finetune_api.reasons.life import EVENTS, LIFE
 from finetune_api.reasons.queue import QUEUE
+from finetune_api.reasons.schedules import SCHEDULES
 from finetune_api.reasons.sweeps import SWEEPS
 
 OPERATOR_REASONS: dict[str, ReasonHelp] = {
@@ -24,5 +25,6 @@ OPERATOR_REASONS: dict[str, ReasonHelp] = {
     **QUEUE,
     **SWEEPS,
     **ENDPOINTS,
+    **SCHEDULES,
 }
 """All of them."""

@@ -19,6 +19,8 @@ class ConditionType(StrEnum):
     VERIFIED = "Verified"
     PROGRESSING = "Progressing"
     DEGRADED = "Degraded"
+    DRIFTED = "Drifted"
+    READY = "Ready"
     DATASET_READY = "DatasetReady"
     DATA_APPROVED = "DataApproved"
     QUOTA_RESERVED = "QuotaReserved"
@@ -159,6 +161,15 @@ class Reason(StrEnum):
     AS_WANTED = "AsWanted"
     WORSE = "Worse"
     TRIPPED = "Tripped"
+    # schedules
+    WAITING_FOR_TRIGGER = "WaitingForTrigger"
+    CYCLE_RUNNING = "CycleRunning"
+    COOLING_DOWN = "CoolingDown"
+    BUDGET_SPENT = "BudgetSpent"
+    ENDPOINT_NOT_FOUND = "EndpointNotFound"
+    INVALID_SCHEDULE = "InvalidSchedule"
+    # parts of the API that this operator does not carry out
+    NOT_SUPPORTED = "NotSupported"
 
 
 MIN_YEAR, MAX_YEAR = 1970, 2999

@@ -1,0 +1,276 @@
+"""``plan(observed, now)``: decisions on one FineTuneSchedule. Pure and total.
+
+A cycle is written to the status before its job is created, and the job's name follows from the
+cause. So an operator that dies between both, or a second leader, creates the same job.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from finetune_api.v1alpha1.status.schedule import (
+    ActiveCycle,
+    CountedStatus,
+    EndedCycle,
+    FineTuneScheduleStatus,
+)
+from finetune_operator.finetuneschedule import budget
+from finetune_operator.finetuneschedule.actions import Object, Plan
+from finetune_operator.finetuneschedule.cycles import look_at
+from finetune_operator.finetuneschedule.draft import SECTIONS, ScheduleDraft
+from finetune_operator.finetuneschedule.observed import Observed
+from finetune_operator.finetuneschedule.rendering import render_job
+from finetune_operator.finetuneschedule.triggers import (
+    Due,
+    TooLate,
+    cooled_at,
+    count,
+    find_due,
+    find_missed,
+    times_of,
+)
+from finetune_operator.status.conditions import Reason, timestamp
+from finetune_operator.status.draft import Announce
+
+__all__ = ["plan"]
+
+MAX_WAIT_SECONDS = 60.0
+"""A clock that was set is noticed after this long."""
+_SAD = ("RolledBack", "Refused", "NotPublished", "Failed", "Deleted")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wait:
+    """Why no cycle begins now.
+
+    Attributes:
+        until: When that ends by itself; None if it does not.
+    """
+
+    reason: str
+    message: str
+    is_ready: bool = True
+    is_stalled: bool = False
+    until: datetime | None = None
+
+
+def plan(observed: Observed, now: datetime) -> Plan:
+    """Return the decisions on one schedule.
+
+    Args:
+        observed: The snapshot.
+        now: The present, with a time zone.
+    """
+    if observed.schedule["metadata"].get("deletionTimestamp"):
+        return Plan()
+    draft = ScheduleDraft(observed.schedule, now)
+    if observed.parsed is None:
+        message = f"This version of the operator cannot read the spec: {observed.problem}."
+        draft.tell(ready=False, reason=Reason.INVALID_SPEC, message=message, stalled=True)
+        return Plan(status=draft.to_wire())
+    try:
+        state = _read(observed.schedule)
+    except ValidationError as error:
+        return _status_unreadable(error)
+    state = _go_on(draft, observed, state, now)
+    wait = None if state.active is not None else _why_not(observed, state, now)
+    if state.active is None and wait is None:
+        state = _begin(draft, observed, state, now)
+        wait = None if state.active is not None else _nothing_due(observed)
+    state = _with_next(observed, state, now)
+    draft.put_state(state)
+    _tell(draft, observed, state, wait)
+    return Plan(
+        status=draft.to_wire(),
+        events=tuple(draft.events),
+        create=_job_to_create(observed, state, now),
+        requeue_after=_rest(state, wait, now),
+    )
+
+
+def _read(schedule: Object) -> FineTuneScheduleStatus:
+    stored = schedule.get("status") or {}
+    known = {name: stored[name] for name in SECTIONS if name in stored}
+    return FineTuneScheduleStatus.model_validate(known, by_alias=True, by_name=False)
+
+
+def _go_on(
+    draft: ScheduleDraft, observed: Observed, state: FineTuneScheduleStatus, now: datetime
+) -> FineTuneScheduleStatus:
+    """Return the state with the cycle under way as it is now; an ended one is in the history."""
+    if (before := state.active) is None:
+        return state
+    cycle = look_at(observed, before, now)
+    update: dict[str, object] = {"active": cycle}
+    if before.waits_for == "Job" and getattr(cycle, "waits_for", "") != "Job":
+        used = budget.present(state, observed.spec.budget, now)
+        update["used"] = budget.with_hours(used, observed.gpu_hours)
+    if isinstance(cycle, EndedCycle):
+        history = [*state.history, cycle][-observed.spec.history_limit :]
+        update |= {"active": None, "history": history}
+        text = f"{cycle.trigger} of {cycle.time}, FineTuneJob {cycle.job}: {cycle.message}"
+        draft.announce(f"Cycle{cycle.outcome}", text, warning=cycle.outcome in _SAD)
+    return state.model_copy(update=update)
+
+
+def _why_not(observed: Observed, state: FineTuneScheduleStatus, now: datetime) -> _Wait | None:
+    """Return why no cycle may begin, whatever the triggers say; None if one may."""
+    spec = observed.spec
+    times = times_of(spec.triggers)
+    if times is not None and times.problem:
+        return _Wait(
+            reason=Reason.INVALID_SCHEDULE,
+            message=f"{times.problem}.",
+            is_ready=False,
+            is_stalled=True,
+        )
+    if (why := _endpoint_is_gone(observed)) is not None:
+        return why
+    if spec.suspend:
+        text = "spec.suspend is true. No cycle begins."
+        return _Wait(reason=Reason.SUSPENDED_BY_USER, message=text, is_ready=False)
+    used = budget.present(state, spec.budget, now)
+    if spec.budget is not None and used is not None and budget.is_spent(used, spec.budget):
+        end = budget.ends_at(used, spec.budget)
+        text = (
+            f"The budget is used up: {used.jobs} jobs and {used.gpu_hours} GPU hours since"
+            f" {used.since}. The next period begins at {timestamp(end) if end else '?'}."
+        )
+        return _Wait(reason=Reason.BUDGET_SPENT, message=text, is_ready=False, until=end)
+    cooled = cooled_at(observed, state)
+    if cooled is not None and now < cooled:
+        text = f"The last cycle began at {state.last_trigger_time}. The next may at"
+        return _Wait(
+            reason=Reason.COOLING_DOWN, message=f"{text} {timestamp(cooled)}.", until=cooled
+        )
+    return None
+
+
+def _endpoint_is_gone(observed: Observed) -> _Wait | None:
+    """Return why nothing can be trained for an endpoint that is not there."""
+    reference = observed.spec.endpoint_ref
+    if reference is None or observed.endpoint is not None:
+        return None
+    text = f"There is no FineTuneEndpoint {reference.name} in this namespace."
+    return _Wait(reason=Reason.ENDPOINT_NOT_FOUND, message=text, is_ready=False)
+
+
+def _begin(
+    draft: ScheduleDraft, observed: Observed, state: FineTuneScheduleStatus, now: datetime
+) -> FineTuneScheduleStatus:
+    """Return the state with a new cycle, where there is cause for one."""
+    missed = find_missed(observed, state, now)
+    if missed is not None and missed.is_too_many:
+        text = (
+            "More than 100 starts were missed. Was the operator away, or the clock set? The last"
+            " one is made up for; startingDeadlineSeconds would leave it out."
+        )
+        draft.announce("TooManyMissedTimes", text, warning=True)
+    due = find_due(observed, state, missed, now)
+    if isinstance(due, TooLate):
+        draft.announce("MissedStart", due.words, warning=True)
+        state = state.model_copy(update={"last_schedule_time": timestamp(due.scheduled)})
+        due = find_due(observed, state, None, now)
+    if not isinstance(due, Due):
+        return state
+    draft.announce("Triggered", f"Cycle {due.job} begins, because of {due.words}.")
+    update: dict[str, object] = {
+        "active": ActiveCycle(time=timestamp(now), trigger=due.trigger, job=due.job),
+        "last_trigger_time": timestamp(now),
+    }
+    if due.scheduled is not None:
+        update["last_schedule_time"] = timestamp(due.scheduled)
+    if observed.endpoint is not None:
+        update["counted"] = count(observed.endpoint, state.counted or CountedStatus())
+    if observed.spec.budget is not None:
+        used = budget.present(state, observed.spec.budget, now)
+        update["used"] = budget.begun(used, now)
+    return state.model_copy(update=update)
+
+
+def _nothing_due(observed: Observed) -> _Wait:
+    triggers = observed.spec.triggers
+    asked = {
+        "its cron table": triggers.cron is not None,
+        f"{triggers.new_rows} new answers": triggers.new_rows is not None,
+        f"{triggers.new_feedback} new corrections or ratings": triggers.new_feedback is not None,
+        "drift": triggers.drift,
+    }
+    text = f"It waits for {' or '.join(name for name, is_asked in asked.items() if is_asked)}."
+    return _Wait(reason=Reason.WAITING_FOR_TRIGGER, message=text)
+
+
+def _with_next(
+    observed: Observed, state: FineTuneScheduleStatus, now: datetime
+) -> FineTuneScheduleStatus:
+    times = times_of(observed.spec.triggers)
+    found = (
+        None if times is None or times.problem or observed.spec.suspend else times.next_after(now)
+    )
+    return state.model_copy(update={"next_trigger_time": timestamp(found) if found else None})
+
+
+def _tell(
+    draft: ScheduleDraft, observed: Observed, state: FineTuneScheduleStatus, wait: _Wait | None
+) -> None:
+    if wait is not None:
+        draft.tell(
+            ready=wait.is_ready, reason=wait.reason, message=wait.message, stalled=wait.is_stalled
+        )
+        return
+    cycle, refusal = state.active, observed.refusal
+    assert cycle is not None
+    if cycle.job_uid is None and (why := _endpoint_is_gone(observed)) is not None:
+        draft.tell(ready=False, reason=why.reason, message=why.message)
+        return
+    if cycle.job_uid is None and refusal is not None:
+        message = f"FineTuneJob {cycle.job} cannot be created: {refusal.message}"
+        draft.tell(ready=False, reason=refusal.reason, message=message, stalled=True)
+        return
+    text = f"FineTuneJob {cycle.job} runs, because of trigger {cycle.trigger}."
+    if cycle.waits_for == "Traffic":
+        text = f"Version {cycle.version} of FineTuneJob {cycle.job} has to prove itself in traffic."
+    draft.tell(ready=True, reason=Reason.CYCLE_RUNNING, message=text)
+
+
+def _job_to_create(
+    observed: Observed, state: FineTuneScheduleStatus, now: datetime
+) -> Object | None:
+    cycle = state.active
+    if cycle is None or cycle.job_uid is not None:
+        return None
+    spec, endpoint = observed.spec, observed.endpoint
+    if _endpoint_is_gone(observed) is not None:
+        return None  # nobody knows the name of its versions
+    name = observed.name if endpoint is None else str(endpoint["spec"]["jobRef"]["name"])
+    used = budget.present(state, spec.budget, now)
+    return render_job(
+        observed.owner,
+        observed.schedule["spec"]["jobTemplate"],
+        spec,
+        cycle,
+        published_name=name,
+        gpu_hours_left=budget.hours_left(used, spec.budget),
+    )
+
+
+def _rest(state: FineTuneScheduleStatus, wait: _Wait | None, now: datetime) -> float | None:
+    """Return in how many seconds time alone may change something; None if it cannot."""
+    moments = [] if wait is None or wait.until is None else [wait.until]
+    if state.active is None and state.next_trigger_time is not None:
+        moments.append(datetime.fromisoformat(state.next_trigger_time))
+    if not moments:
+        return None
+    return max(0.05, min(MAX_WAIT_SECONDS, (min(moments) - now).total_seconds()))
+
+
+def _status_unreadable(error: ValidationError) -> Plan:
+    field = ".".join(str(part) for part in error.errors()[0]["loc"])
+    message = (
+        f"This version of the operator cannot read status.{field}. Nothing is begun until CRD and"
+        " operator are of one version."
+    )
+    return Plan(events=(Announce(kind="Warning", reason="InvalidStatus", message=message),))
