@@ -24,6 +24,11 @@ class Publication(StrEnum):
     """After an approval in the namespace, Job ``publish`` publishes."""
 
 
+def needs_approval(spec: FineTuneJobSpec, required_approvals: Collection[Subject]) -> bool:
+    """Return whether the job or the policy asks for an approval of the publication."""
+    return spec.output.approval == "Required" or "Publication" in required_approvals
+
+
 def publication_of(spec: FineTuneJobSpec, required_approvals: Collection[Subject]) -> Publication:
     """Return when the candidate of a job is published, if it passes.
 
@@ -35,6 +40,6 @@ def publication_of(spec: FineTuneJobSpec, required_approvals: Collection[Subject
     review = spec.evaluation.review
     if review is not None and review.required:
         return Publication.AFTER_REVIEW
-    if "Publication" in required_approvals:
+    if needs_approval(spec, required_approvals):
         return Publication.AFTER_APPROVAL
     return Publication.AT_ONCE

@@ -200,9 +200,14 @@ class ResolvedJob(APIModel):
         return publication_of(self.spec, self.required_approvals or ())
 
     @property
+    def published_name(self) -> str:
+        """Name that versions are published under: the job's own, or ``output.publishAs``."""
+        return self.spec.output.publish_as or self.name
+
+    @property
     def versions_prefix(self) -> str:
-        """Prefix of the published versions of this job's name."""
-        return f"versions/{self.namespace}/{self.name}"
+        """Prefix of the published versions of that name."""
+        return f"versions/{self.namespace}/{self.published_name}"
 
     @property
     def world_size(self) -> int:

@@ -115,6 +115,7 @@ def steps_of_object(job: Mapping[str, Any], endpoint: str | None, region: str | 
     Raises:
         CliError: Its storage cannot be read from here.
     """
+    from finetune_api.names import published_name
     from finetune_cli.local.verify import make_access
     from finetune_cli.reports.checkpoints import read_run
 
@@ -124,6 +125,6 @@ def steps_of_object(job: Mapping[str, Any], endpoint: str | None, region: str | 
         job["spec"]["output"]["uri"],
         f"runs/{home}/{metadata['uid']}",
         make_access(endpoint or s3.get("endpoint"), region or s3.get("region")),
-        versions=f"versions/{home}",
+        versions=f"versions/{metadata['namespace']}/{published_name(job)}",
         uid=metadata["uid"],
     )

@@ -20,7 +20,11 @@ from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.gateway_objects import GatewayObjects
 from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
-from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS, Endpoints
+from finetune_operator.controllers.memory.endpoints import (
+    BY_PUBLISHED_NAME,
+    FINETUNEENDPOINTS,
+    Endpoints,
+)
 from finetune_operator.controllers.memory.serving_reports import ServingReports
 from finetune_operator.controllers.memory.validated import parse_stored
 from finetune_operator.controllers.parents import ParentGone, find_live
@@ -256,11 +260,21 @@ class FineTuneEndpointReconciler:
         return found
 
     async def _read_job(self, namespace: str, name: str) -> Object | None:
-        """Return the FineTuneJob that is followed; a large one is read from the server."""
-        job = self._jobs.get(namespace, name)
-        if job is None or is_whole(job) or not (job.get("status") or {}).get("artifact"):
+        """Return the job with the newest version of those that publish under a name.
+
+        A large one is read from the server.
+        """
+        jobs = self._jobs.by_index(BY_PUBLISHED_NAME, f"{namespace}/{name}")
+        job = max(
+            jobs, key=lambda each: (_version_of(each), each["metadata"]["name"]), default=None
+        )
+        if job is None or is_whole(job) or not _version_of(job):
             return job
-        return await find_live(self._client, FINETUNEJOBS, (namespace, name))
+        return await find_live(self._client, FINETUNEJOBS, key_of(job))
+
+
+def _version_of(job: Object) -> int:
+    return int(((job.get("status") or {}).get("artifact") or {}).get("version") or 0)
 
 
 def _server_pod(pod: Object, report: FrontReport | ServerReport | None) -> ServerPod:

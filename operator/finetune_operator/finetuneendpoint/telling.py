@@ -16,6 +16,7 @@ from finetune_operator.finetuneendpoint.verification import (
     look_at,
 )
 from finetune_operator.finetuneendpoint.versions import wanted_version
+from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.status.conditions import ConditionType, Reason
 
 
@@ -155,9 +156,19 @@ def _set_degraded(
         conditions.set(ConditionType.DEGRADED, False, Reason.AS_WANTED)
 
 
+def _unsupported(observed: Observed) -> Refusal | None:
+    """Return the part of the spec that nothing carries out yet; versions are served meanwhile."""
+    asked = {"capture": observed.spec.capture, "monitor": observed.spec.monitor}
+    for field, value in asked.items():
+        if value is not None:
+            message = f"spec.{field}: this operator does not carry it out yet; remove it."
+            return Refusal(reason=Reason.NOT_SUPPORTED, message=message, is_final=True)
+    return None
+
+
 def _set_stalled(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:
     conditions = draft.conditions
-    blocker = observed.fault or observed.refusal
+    blocker = observed.fault or observed.refusal or _unsupported(observed)
     if blocker is not None:
         conditions.set(ConditionType.STALLED, True, blocker.reason, blocker.message)
         return

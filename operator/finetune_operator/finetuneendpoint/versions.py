@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from finetune_api.names import adapter_name
+from finetune_api.names import adapter_name, published_name
 from finetune_api.v1alpha1.status.endpoint import Candidate, Served, ServedStorage
 from finetune_operator.finetuneendpoint.observed import Observed
 from finetune_operator.finetuneendpoint.rotation import (
@@ -142,7 +142,7 @@ def _of_job(job: Mapping[str, Any], namespace: str, number: int, manifest: str) 
     model, output, s3 = spec["model"], spec["output"], spec.get("s3") or {}
     adapter = (spec.get("method") or {}).get("adapter") or {}
     is_whole = adapter.get("type") == "Full"
-    name = str(job["metadata"]["name"])
+    name = published_name(job)
     return Served(
         version=number,
         adapter=adapter_name(namespace, name, number),

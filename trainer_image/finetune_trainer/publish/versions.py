@@ -103,7 +103,7 @@ def claim_version(
             storage.output.write_bytes(_key_of(job, number), data.encode(), if_absent=True)
         except AlreadyExists:
             continue
-        storage.say(f"published as version {number} of {job.namespace}/{job.name}")
+        storage.say(f"published as version {number} of {job.namespace}/{job.published_name}")
         return version_of(job, number)
     raise StorageError(
         "VersionContended",

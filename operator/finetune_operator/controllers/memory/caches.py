@@ -16,8 +16,13 @@ from finetune_api.names import JOB_LABEL
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.controller import Owned
 from finetune_operator.controllers.memory.approvals import Approvals, Wake
-from finetune_operator.controllers.memory.endpoints import Endpoints
+from finetune_operator.controllers.memory.endpoints import (
+    BY_PUBLISHED_NAME,
+    Endpoints,
+    index_by_published_name,
+)
 from finetune_operator.controllers.memory.quiet import WakeupSuppression
+from finetune_operator.controllers.memory.schedules import Schedules
 from finetune_operator.controllers.memory.sweeps import BY_SWEEP, Sweeps, index_by_sweep
 from finetune_operator.finetunejob.state.excerpts import excerpt_of, is_large
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
@@ -97,6 +102,8 @@ class Caches:
         forget_sweep: Called with FineTuneSweeps that are gone.
         wake_endpoint: Called with a FineTuneEndpoint to reconcile, for whatever cause.
         forget_endpoint: Called with FineTuneEndpoints that are gone.
+        wake_schedule: Called with a FineTuneSchedule to reconcile for another cause than its jobs.
+        forget_schedule: Called with FineTuneSchedules that are gone.
         has_kueue: Whether to watch Workloads, if the cluster has them.
     """
 
@@ -111,6 +118,8 @@ class Caches:
         forget_sweep: Callable[[Object], None] = _forget_none,
         wake_endpoint: Wake = _wake_none,
         forget_endpoint: Callable[[Object], None] = _forget_none,
+        wake_schedule: Wake = _wake_none,
+        forget_schedule: Callable[[Object], None] = _forget_none,
         has_kueue: bool,
         rng: random.Random,
     ) -> None:
@@ -124,7 +133,10 @@ class Caches:
             client,
             FINETUNEJOBS,
             transform=self._keep_finetunejob,
-            indexers={BY_SWEEP: index_by_sweep},
+            indexers={
+                BY_SWEEP: index_by_sweep,
+                BY_PUBLISHED_NAME: index_by_published_name,
+            },
             repair_seconds=config.resync_seconds,
             **scope,
         )
@@ -147,6 +159,14 @@ class Caches:
             wake=wake_endpoint,
             forget=forget_endpoint,
             gateways=config.gateways,
+            **scope,
+        )
+        self.schedules = Schedules(
+            client,
+            self.feed,
+            self.endpoints.store,
+            wake=wake_schedule,
+            forget=forget_schedule,
             **scope,
         )
         self.finetunejobs = self.feed.store
@@ -178,6 +198,7 @@ class Caches:
             self.approvals.informer,
             self.sweeps.informer,
             *self.endpoints.informers,
+            self.schedules.informer,
         ]
         if self._workloads_informer is not None:
             found.append(self._workloads_informer)

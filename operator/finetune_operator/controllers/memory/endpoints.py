@@ -11,7 +11,13 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 
 from finetune_api.meta import ENDPOINT_KIND, ENDPOINT_PLURAL, GROUP, VERSION
-from finetune_api.names import FRONT, MANAGED_BY, MANAGED_BY_LABEL, SERVING_LABEL
+from finetune_api.names import (
+    FRONT,
+    MANAGED_BY,
+    MANAGED_BY_LABEL,
+    SERVING_LABEL,
+    published_name,
+)
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_operator.controllers.memory.approvals import Wake
 from finetune_operator.controllers.memory.reading import is_edited, warn_unreadable
@@ -46,6 +52,8 @@ FINETUNEENDPOINTS = Resource(
 BY_NAMESPACE = "namespace"
 BY_JOB = "job"
 """Index of endpoints by the FineTuneJob that they follow."""
+BY_PUBLISHED_NAME = "published-name"
+"""Index of FineTuneJobs by the name that they publish under."""
 BY_SERVER = "server"
 """Index of endpoints by the servers that their status names."""
 REST_SECONDS = 0.05
@@ -55,6 +63,11 @@ SPLITS = {each.kind: each for each in (AI_GATEWAY_ROUTES, MODEL_REWRITES)}
 
 def _by_namespace(obj: Object) -> Iterable[str]:
     return (str(obj["metadata"]["namespace"]),)
+
+
+def index_by_published_name(job: Object) -> Iterable[str]:
+    """Return namespace and published name of a FineTuneJob, as an index has them."""
+    return (f"{job['metadata']['namespace']}/{published_name(job)}",)
 
 
 def _by_job(endpoint: Object) -> Iterable[str]:
@@ -276,7 +289,8 @@ class Endpoints:
             return
         job = old if new is None else new
         assert job is not None
-        for endpoint in self.store.by_index(BY_JOB, "/".join(key_of(job))):
+        (followed,) = index_by_published_name(job)
+        for endpoint in self.store.by_index(BY_JOB, followed):
             self._wake(key_of(endpoint), PRIORITY_CHILD)
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_api.protocol.publication import Publication, publication_of
+from finetune_api.protocol.publication import Publication, needs_approval, publication_of
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.state.decisions import (
@@ -159,8 +159,11 @@ def _self_approval(spec: FineTuneJobSpec, status: Status, decisions: Decisions) 
 
 def _approval(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wait | None:
     policy = ApprovalPolicy.of_status(status.get(POLICY))
-    if PUBLICATION not in policy.required or reviewed(spec, status, decisions):
+    if not needs_approval(spec, policy.required) or reviewed(spec, status, decisions):
         return None
+    who = "the policy of this namespace requires it (requireApproval)"
+    if spec.output.approval == "Required":
+        who = "output.approval is Required"
     if decisions is None:
         return Wait(reason=Reason.APPROVALS_NOT_READ, message=_UNREAD)
     evaluation = status.get("evaluation") or {}
@@ -168,9 +171,9 @@ def _approval(spec: FineTuneJobSpec, status: Status, decisions: Decisions) -> Wa
         reason=Reason.PUBLICATION_APPROVAL_REQUIRED,
         message=(
             "The candidate passed. It is published once somebody approves evaluation"
-            f" {evaluation.get('digest', '')}, because the policy of this namespace requires it"
-            " (requireApproval). To decide: finetune publish NAME --reason WHY (or --reject), or"
-            " create a FineTuneApproval of subject Publication with that digest. Its page:"
+            f" {evaluation.get('digest', '')}, because {who}. To decide: finetune publish NAME"
+            " --reason WHY (or --reject), or create a FineTuneApproval of subject Publication with"
+            " that digest. Its page:"
             f" {evaluation.get('reportUri', '')}"
         ),
     )

@@ -141,7 +141,7 @@ def _measure_published(
     if published is None:
         return Unmeasured(why="nobody looked for a published version")
     if published.version is None:
-        return Inapplicable(why=f"nothing is published as {job.namespace}/{job.name} yet")
+        return Inapplicable(why=f"nothing is published as {job.namespace}/{job.published_name} yet")
     if published.problem:
         return Unmeasured(why=f"version {published.version}: {published.problem}")
     if gate.metric in JUDGE_METRICS:

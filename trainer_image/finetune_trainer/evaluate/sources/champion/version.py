@@ -95,7 +95,7 @@ def find_published(
     pin = _pin(storage)
     number = pin.get("version")
     if not isinstance(number, int):
-        name = f"{job.namespace}/{job.name}"
+        name = f"{job.namespace}/{job.published_name}"
         storage.say(f"nothing is published as {name} yet: there is no version to compare")
         return FoundPublished(told=PublishedVersion())
     prefix = version_of(job, number).prefix
