@@ -21,7 +21,6 @@ from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.controller import Controller
 from finetune_operator.controllers.finetuneendpoint import FineTuneEndpointReconciler
 from finetune_operator.controllers.finetunejob import FineTuneJobReconciler
-from finetune_operator.controllers.finetunesweep import FineTuneSweepReconciler
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.memory.validated import SharedModels
 from finetune_operator.finetunejob.state.excerpts import is_whole
@@ -36,6 +35,7 @@ from finetune_operator.kube.queue.workqueue import WorkQueue
 from finetune_operator.kube.recorder import EventRecorder
 from finetune_operator.kube.status import StatusThrottle
 from finetune_operator.listeners import Listeners
+from finetune_operator.loops import loop_of_schedules, loop_of_sweeps
 from finetune_operator.metrics.endpoints import EndpointMetrics
 from finetune_operator.metrics.jobs import JobMetrics
 from finetune_operator.metrics.sweeps import SweepMetrics
@@ -147,10 +147,12 @@ class Manager:
             self.config,
             wake=lambda key, priority: self._finetunejobs.wake(key, priority),
             forget=self._forget,
-            wake_sweep=lambda key, priority: self._finetunesweeps.wake(key, priority),
-            forget_sweep=self._forget_sweep,
+            wake_sweep=lambda key, priority: self._sweeps.controller.wake(key, priority),
+            forget_sweep=lambda sweep: self._sweeps.forget(sweep),
             wake_endpoint=lambda key, priority: self._finetuneendpoints.wake(key, priority),
             forget_endpoint=self._forget_endpoint,
+            wake_schedule=lambda key, priority: self._schedules.controller.wake(key, priority),
+            forget_schedule=lambda schedule: self._schedules.forget(schedule),
             has_kueue=has_kueue,
             rng=self._rng,
         )
@@ -270,29 +272,23 @@ class Manager:
             queue=queue,
             reconcile=self._reconciler.reconcile,
         )
-        self._start_sweeps(client)
+        shared: dict[str, Any] = {
+            "clock": self._clock,
+            "recorder": self._recorder,
+            "new_queue": self._new_queue,
+        }
+        models = self._models
+        self._sweeps = loop_of_sweeps(client, self.caches, config, models=models, **shared)
+        self._schedules = loop_of_schedules(client, self.caches, **shared)
         self._start_endpoints(client)
-        self._controllers = (self._finetunejobs, self._finetunesweeps, self._finetuneendpoints)
+        self._controllers = (
+            self._finetunejobs,
+            self._sweeps.controller,
+            self._finetuneendpoints,
+            self._schedules.controller,
+        )
         self._election = asyncio.create_task(self._elect(), name="election")
         self._election.add_done_callback(self._on_end)
-
-    def _start_sweeps(self, client: KubeClient) -> None:
-        sweeps = self.caches.sweeps
-        self._sweep_reconciler = FineTuneSweepReconciler(
-            client,
-            sweeps,
-            self.caches.finetunejobs,
-            self.config,
-            clock=self._clock,
-            recorder=self._recorder,
-            models=self._models,
-        )
-        self._finetunesweeps = Controller(
-            sweeps.informer,
-            owns=[sweeps.owned],
-            queue=self._new_queue("finetunesweep", sweeps.informer.store),
-            reconcile=self._sweep_reconciler.reconcile,
-        )
 
     def _start_endpoints(self, client: KubeClient) -> None:
         endpoints = self.caches.endpoints
@@ -355,10 +351,6 @@ class Manager:
         self._finetunejobs.queue.forget(key_of(job))
         self._reconciler.forget(job)
         self._writer.forget(job)
-
-    def _forget_sweep(self, sweep: Object) -> None:
-        self._finetunesweeps.queue.forget(key_of(sweep))
-        self._sweep_reconciler.forget(sweep)
 
     def _forget_endpoint(self, endpoint: Object) -> None:
         self._finetuneendpoints.queue.forget(key_of(endpoint))
