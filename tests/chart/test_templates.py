@@ -22,6 +22,7 @@ DEFAULT = {
     "CustomResourceDefinition/finetuneapprovals.finetune.dev",
     "CustomResourceDefinition/finetunesweeps.finetune.dev",
     "CustomResourceDefinition/finetuneendpoints.finetune.dev",
+    "CustomResourceDefinition/finetuneschedules.finetune.dev",
     "ServiceAccount/finetune-operator",
     "ConfigMap/finetune-operator",
     "Deployment/finetune-operator",
@@ -423,6 +424,7 @@ def test_whoever_edits_endpoints_does_not_say_which_version_answers(render: Rend
         "finetunejobs",
         "finetunesweeps",
         "finetuneendpoints",
+        "finetuneschedules",
     }
 
 

@@ -23,6 +23,7 @@ from finetune_api.v1alpha1.rules.queue import (
 )
 from finetune_api.v1alpha1.rules.selection import HOLD_IS_NOT_ADDED, PRUNE_IS_KEPT
 from kit.cases.endpoint_cases import ENDPOINT_CASES, minimal_endpoint
+from kit.cases.schedule_cases import SCHEDULE_CASES
 from kit.cases.spec_cases import CASES, FULL_SPEC, Case, changed, minimal_job
 from kit.cluster.crd import install_crd
 from kit.cluster.raw_api import APPLY, MERGE, RawApi
@@ -80,6 +81,17 @@ def test_api_server_and_models_judge_endpoints_alike(api: RawApi, namespace: str
     path = f"/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetuneendpoints"
     disagreements = []
     for case in ENDPOINT_CASES:
+        status, answer = api.send("POST", f"{path}?dryRun=All&fieldValidation=Strict", case.body)
+        message = answer.get("message", "")
+        if (status >= 400) is (case.expected is None) or case.server_expected not in message:
+            disagreements.append(f"{case.name}: {status} {message}")
+    assert not disagreements, "\n".join(disagreements)
+
+
+def test_api_server_and_models_judge_schedules_alike(api: RawApi, namespace: str) -> None:
+    path = f"/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetuneschedules"
+    disagreements = []
+    for case in SCHEDULE_CASES:
         status, answer = api.send("POST", f"{path}?dryRun=All&fieldValidation=Strict", case.body)
         message = answer.get("message", "")
         if (status >= 400) is (case.expected is None) or case.server_expected not in message:

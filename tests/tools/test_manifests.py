@@ -104,6 +104,7 @@ def test_operators_account_may_do_its_work_and_nothing_near_it(control_plane: An
         ("patch", "finetunejobs.finetune.dev/status"),
         ("create", "finetunejobs.finetune.dev"),  # trials
         ("patch", "finetunesweeps.finetune.dev/status"),
+        ("patch", "finetuneschedules.finetune.dev/status"),
         ("create", "jobs.batch"),
         ("patch", "finetuneendpoints.finetune.dev/status"),
         ("patch", "deployments.apps"),
@@ -117,6 +118,7 @@ def test_operators_account_may_do_its_work_and_nothing_near_it(control_plane: An
         ("list", "secrets"),
         ("update", "finetunejobs.finetune.dev"),
         ("patch", "finetunesweeps.finetune.dev"),
+        ("patch", "finetuneschedules.finetune.dev"),
         ("patch", "finetuneendpoints.finetune.dev"),
         ("patch", "secrets"),
         ("patch", "roles.rbac.authorization.k8s.io"),

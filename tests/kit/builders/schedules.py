@@ -172,9 +172,11 @@ class ScheduleWorld:
             made = plan(self.observe(), self.now)
             assert self.write(made, self.version)
             self.last = made
-            if crashes or made.status is None:
+            if crashes:
                 break
             self.create(made)
+            if made.status is None and (made.create is None or self.refusal is not None):
+                break
         return self.last
 
     def look_at(self, moment: datetime) -> Plan:

@@ -235,4 +235,45 @@ ENDPOINT_CASES: list[EndpointCase] = [
     ),
     _bad("a long name", {"metadata.name": "a" * 53}, "name", server="it is the name of the model"),
     _bad("an unknown field", {"spec.replicas": 2}, "replicas"),
+    _good("capture by default", {"spec.capture": {}}),
+    _good(
+        "everything about traffic",
+        {
+            "spec.capture": {
+                "include": "All",
+                "sample": "0.1",
+                "retentionDays": 90,
+                "uri": "s3://traffic/team-a",
+                "secretRef": {"name": "traffic"},
+            },
+            "spec.monitor": {
+                "every": "2h",
+                "falseAlarmsPerYear": "0.5",
+                "minAnswers": 500,
+                "signals": ["Vocabulary", "ThumbsDown"],
+            },
+        },
+    ),
+    _bad("more than all", {"spec.capture": {"include": "All", "sample": "1.1"}}, "at most 1"),
+    _bad("none of all", {"spec.capture": {"include": "All", "sample": "0"}}, "above 0"),
+    _bad("a share of those who ask", {"spec.capture": {"sample": "0.1"}}, "leave sample out"),
+    _bad("capture in the hub", {"spec.capture": {"uri": "hf://a/b"}}, "can be written to"),
+    _bad("capture of itself", {"spec.capture": {"uri": "traffic://example"}}, "must be a URI"),
+    _bad("capture for a day less", {"spec.capture": {"retentionDays": 0}}, "retentionDays"),
+    _bad("a monitor of nothing", {"spec.monitor": {}}, "monitor looks at captured answers"),
+    _bad(
+        "a monitor that never errs",
+        {"spec.capture": {}, "spec.monitor": {"falseAlarmsPerYear": "0"}},
+        "monitor.falseAlarmsPerYear must be above 0",
+    ),
+    _bad(
+        "a monitor of another signal",
+        {"spec.capture": {}, "spec.monitor": {"signals": ["Mood"]}},
+        "signals",
+    ),
+    _bad(
+        "a monitor without a unit",
+        {"spec.capture": {}, "spec.monitor": {"every": "60"}},
+        "and a unit",
+    ),
 ]

@@ -600,6 +600,51 @@ CASES: tuple[Case, ...] = (
     ),
     bad("a header of another kind", {f"{SOURCE}.header": "Yes"}, f"{SOURCE_PATH}.header"),
     bad("a sheet without a name", {f"{SOURCE}.sheet": ""}, f"{SOURCE_PATH}.sheet"),
+    good("answers of an endpoint", {f"{SOURCE}.uri": "traffic://headlines"}),
+    good(
+        "a year of corrections",
+        {
+            SOURCE: {
+                "uri": "traffic://headlines",
+                "since": "2026-01-01T00:00:00Z",
+                "until": "2027-01-01T00:00:00Z",
+                "feedback": ["Corrections"],
+            }
+        },
+    ),
+    bad("answers of a path", {f"{SOURCE}.uri": "traffic://headlines/x"}, "of the same namespace"),
+    bad("answers of nobody", {f"{SOURCE}.uri": "traffic://"}, "of the same namespace"),
+    bad("a file since", {f"{SOURCE}.since": "2026-01-01T00:00:00Z"}, "are for traffic:// alone"),
+    bad(
+        "a time without a zone",
+        {f"{SOURCE}.uri": "traffic://headlines", f"{SOURCE}.since": "2026-01-01T00:00:00"},
+        "must be a time in UTC",
+    ),
+    bad(
+        "a day that there is not",
+        {f"{SOURCE}.uri": "traffic://headlines", f"{SOURCE}.since": "2026-02-30T00:00:00Z"},
+        "is not a date",
+        server="date-time",
+    ),
+    bad(
+        "a time that ends first",
+        {
+            f"{SOURCE}.uri": "traffic://headlines",
+            f"{SOURCE}.since": "2026-02-01T00:00:00Z",
+            f"{SOURCE}.until": "2026-01-01T00:00:00Z",
+        },
+        "since must be before until",
+    ),
+    bad(
+        "columns of answers",
+        {f"{SOURCE}.uri": "traffic://headlines", f"{SOURCE}.columns": {"prompt": "p"}},
+        "has columns, format and credentials of its own",
+    ),
+    good(
+        "a version under another name",
+        {"spec.output.publishAs": "headlines", "spec.output.approval": "Required"},
+    ),
+    bad("a name with a slash", {"spec.output.publishAs": "a/b"}, "must be lower-case letters"),
     good("a source seen half as often", {f"{SOURCE}.weight": "0.5"}),
     bad("a weight of nothing", {f"{SOURCE}.weight": "0"}, "weight must be greater than 0"),
     bad("a weight over 100", {f"{SOURCE}.weight": "101"}, "at most 100"),

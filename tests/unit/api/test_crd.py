@@ -21,6 +21,7 @@ from finetune_api.crd import (
     build_approval_schema,
     build_crd,
     build_endpoint_schema,
+    build_schedule_schema,
     build_schema,
     build_sweep_schema,
 )
@@ -33,6 +34,11 @@ from finetune_api.v1alpha1.finetuneendpoint import (
     FineTuneEndpointSpec,
 )
 from finetune_api.v1alpha1.finetunejob import IMMUTABLE_FIELDS, FineTuneJobSpec
+from finetune_api.v1alpha1.finetuneschedule import (
+    SCHEDULE_FIXED_FIELDS,
+    SCHEDULE_RULES,
+    FineTuneScheduleSpec,
+)
 from finetune_api.v1alpha1.finetunesweep import (
     SWEEP_FIXED_FIELDS,
     SWEEP_RULES,
@@ -158,13 +164,29 @@ def test_whose_versions_an_endpoint_serves_is_fixed_and_the_rest_may_change() ->
         "rollout",
         "shadow",
         "access",
+        "capture",
+        "monitor",
     }
     fixed = spec["properties"]["jobRef"]["x-kubernetes-validations"]
     assert "self == oldSelf" in [rule["rule"] for rule in fixed]
 
 
+def test_whose_traffic_a_schedule_counts_is_fixed_and_the_rest_may_change() -> None:
+    spec = build_schedule_schema()["properties"]["spec"]
+    for rule in SCHEDULE_RULES:
+        node = spec
+        for part in rule.field.split("."):
+            node = node["properties"][part]
+    fields = {field.alias for field in FineTuneScheduleSpec.model_fields.values()}
+    assert set(SCHEDULE_FIXED_FIELDS) <= fields
+    for name in SCHEDULE_FIXED_FIELDS:
+        fixed = spec["properties"][name]["x-kubernetes-validations"]
+        assert "self == oldSelf" in [each["rule"] for each in fixed]
+
+
 def test_no_rule_has_a_backslash_which_cel_reads_as_an_escape() -> None:
-    builders = (build_schema, build_sweep_schema, build_approval_schema, build_endpoint_schema)
+    builders = (build_schema, build_sweep_schema, build_approval_schema, build_endpoint_schema,
+                build_schedule_schema)  # fmt: skip
     rules = [
         (path, validation["rule"])
         for build in builders
@@ -271,7 +293,7 @@ def test_generate_is_idempotent_and_names_drift(
 ) -> None:
     root = ["--root", str(tmp_path)]
     assert generate.main(root) == 0
-    assert capsys.readouterr().out.count("wrote") == 11
+    assert capsys.readouterr().out.count("wrote") == 13
     assert generate.main(root) == 0
     assert capsys.readouterr().out == ""
     crd = tmp_path / "charts" / "finetune-operator" / "crds" / "finetunejobs.yaml"

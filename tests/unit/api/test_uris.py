@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from finetune_api.crd import CUSTOM_KINDS, JOBS, SWEEPS, CustomKind
+from finetune_api.crd import CUSTOM_KINDS, ENDPOINTS, JOBS, SCHEDULES, SWEEPS, CustomKind
 from finetune_api.messages.messages import parse_job
-from finetune_api.patterns import URI_RULES
+from finetune_api.patterns import SOURCE_RULES, URI_RULES
 from finetune_api.uris import EACH, URI_FIELDS, find_uris, replace_uris
 from kit.cases.spec_cases import job_with_uri, minimal_job
 
@@ -30,7 +30,7 @@ def walk(schema: dict[str, Any], place: Field = ()) -> Iterator[tuple[Field, dic
 
 def is_uri(schema: dict[str, Any]) -> bool:
     told = [rule["message"] for rule in schema.get("x-kubernetes-validations", ())]
-    return URI_RULES[0].message in told
+    return URI_RULES[0].message in told or SOURCE_RULES[0].message in told
 
 
 @pytest.mark.parametrize("custom", CUSTOM_KINDS, ids=lambda custom: custom.kind)
@@ -38,7 +38,12 @@ def test_the_list_names_every_field_of_that_type_and_no_other(custom: CustomKind
     nodes = walk(custom.build_schema()["properties"]["spec"])
     found = {place for place, node in nodes if is_uri(node)}
     of_template = {("template", *field) for field in URI_FIELDS}
-    listed = {JOBS.kind: set(URI_FIELDS), SWEEPS.kind: of_template}
+    listed = {
+        JOBS.kind: set(URI_FIELDS),
+        SWEEPS.kind: of_template,
+        SCHEDULES.kind: {("jobTemplate", "spec", *field) for field in URI_FIELDS},
+        ENDPOINTS.kind: {("capture", "uri")},
+    }
     assert found == listed.get(custom.kind, set())
 
 

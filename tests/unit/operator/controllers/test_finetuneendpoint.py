@@ -19,7 +19,11 @@ from finetune_api.protocol.serving import (
 )
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.finetuneendpoint import FineTuneEndpointReconciler
-from finetune_operator.controllers.memory.endpoints import Endpoints
+from finetune_operator.controllers.memory.endpoints import (
+    BY_PUBLISHED_NAME,
+    Endpoints,
+    index_by_published_name,
+)
 from finetune_operator.kube.api.errors import Conflict, Forbidden
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.queue.workers import Done, RequeueAfter, Retry
@@ -63,7 +67,7 @@ class World:
         self.clock = FakeClock(NOW)
         self.recorder = Recorder()
         self.reports = Reports()
-        self.jobs = Store()
+        self.jobs = Store(indexers={BY_PUBLISHED_NAME: index_by_published_name})
         self.woken: list[tuple[str, str]] = []
         self.restart()
 
@@ -367,3 +371,18 @@ def test_what_users_may_write_at_will_on_an_endpoint_is_not_cached(world: World)
     cached = world.endpoints.store.get(*KEY)
     assert cached is not None
     assert not cached["metadata"].keys() & {"annotations", "labels", "managedFields"}
+
+
+async def test_the_newest_version_of_all_jobs_that_publish_under_the_name_is_followed(
+    world: World,
+) -> None:
+    await live(world)
+    other = published_job(2)
+    other["metadata"] |= {"name": "weekly-29612345", "uid": "uid-of-the-other"}
+    other["spec"]["output"]["publishAs"] = published_job()["metadata"]["name"]
+    world.woken.clear()
+    world.put("finetunejobs", other)
+    assert KEY in world.woken
+    await world.look()
+    assert world.status["candidate"]["version"] == 2
+    assert world.status["candidate"]["jobUid"] == "uid-of-the-other"

@@ -7,12 +7,15 @@ from dataclasses import replace
 
 import pytest
 
+from finetune_api.names import adapter_name
 from finetune_api.protocol.serving import Verification
 from finetune_operator.finetuneendpoint.observed import Workload
 from finetune_operator.finetuneendpoint.verification import numbers_text
 from finetune_operator.finetunejob.state.observed import Refusal
 from kit.builders.endpoints import (
+    JOB,
     NAME,
+    NAMESPACE,
     ROLLOUT,
     EndpointWorld,
     digest_of,
@@ -694,3 +697,31 @@ def test_without_a_gateway_its_object_goes_and_a_fault_leaves_it_alone():
     assert split_of(world) is None
     assert world.condition("Stalled") == ("True", "GatewayNotFound")
     assert world.condition("Available")[0] == "True"
+
+
+# ---- versions of other jobs, and fields that nothing carries out ---------------------------------
+
+
+def test_a_job_of_another_name_publishes_under_the_name_that_is_followed():
+    world = serving()
+    job = published_job(2)
+    job["metadata"]["name"] = "weekly-29612345"
+    job["spec"]["output"]["publishAs"] = JOB
+    world.job = job
+    world.run()
+    active = world.status["active"]
+    assert active["version"] == 2
+    assert active["adapter"] == adapter_name(NAMESPACE, JOB, 2)
+
+
+@pytest.mark.parametrize("field", ["capture", "monitor"])
+def test_what_is_not_carried_out_stalls_and_versions_go_on(field: str):
+    spec = {"capture": {}, "monitor": {}} if field == "monitor" else {"capture": {}}
+    world = serving(**spec)
+    world.job = published_job(2)
+    world.run()
+    assert world.condition("Stalled") == ("True", "NotSupported")
+    assert world.versions()[0] == 2
+    world.edit(capture=None, monitor=None)
+    world.run()
+    assert world.condition("Stalled") == ("False", "AsWanted")

@@ -1,0 +1,223 @@
+"""``reconcile`` of FineTuneSchedules: what it reads, writes, creates and remembers."""
+
+from __future__ import annotations
+
+import copy
+import random
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from finetune_operator.controllers.finetuneschedule import FineTuneScheduleReconciler
+from finetune_operator.controllers.memory.schedules import Schedules
+from finetune_operator.kube.api.errors import Forbidden
+from finetune_operator.kube.cache.store import Store
+from finetune_operator.kube.queue.workers import RequeueAfter
+from finetune_operator.status.conditions import find_condition
+from kit.builders.schedules import ENDPOINT, NAME, NAMESPACE, endpoint, published, schedule
+from kit.cluster.fake_client import FakeClient
+from kit.processes.clock import FakeClock
+
+KEY = (NAMESPACE, NAME)
+NIGHT = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
+Object = dict[str, Any]
+
+
+class Recorder:
+    """Keeps Events."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, str]] = []
+
+    def record(self, resource: Any, obj: Object, kind: str, reason: str, message: str) -> None:
+        self.events.append((reason, message))
+
+
+class Process:
+    """One operator: caches of its own, and a view of the cluster."""
+
+    def __init__(self, cluster: Any, clock: FakeClock) -> None:
+        self.client = FakeClient(cluster)
+        self.recorder = Recorder()
+        self.woken: list[tuple[str, str]] = []
+        self.jobs, self.endpoints = Store(), Store()
+        self.schedules = Schedules(
+            self.client,  # type: ignore[arg-type]
+            SimpleNamespace(store=self.jobs),  # type: ignore[arg-type]
+            self.endpoints,
+            wake=lambda key, priority: self.woken.append(key),
+            forget=lambda found: self.reconciler.forget(found),
+            namespaces=(),
+            rng=random.Random(1),
+        )
+        self.reconciler = FineTuneScheduleReconciler(
+            self.client,  # type: ignore[arg-type]
+            self.schedules,
+            self.jobs,
+            clock=clock,
+            recorder=self.recorder,  # type: ignore[arg-type]
+        )
+
+    def see(self) -> None:
+        """Let the caches follow the cluster."""
+        stores = {"finetuneschedules": self.schedules.store, "finetuneendpoints": self.endpoints,
+                  "finetunejobs": self.jobs}  # fmt: skip
+        for (plural, _, _), obj in self.client.cluster.objects.items():
+            stores[plural].observe(None, copy.deepcopy(obj))
+
+    def uncache(self, job: str) -> None:
+        """Take a job out of the cache."""
+        cached = self.jobs.get(NAMESPACE, job)
+        assert cached is not None
+        self.jobs.discard(cached)
+
+
+class World:
+    """A cluster with one schedule, at the time of its cron table."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.clock = FakeClock(NIGHT)
+        self.first = Process(None, self.clock)
+        self.cluster = self.first.client.cluster
+        self.put("finetuneschedules", schedule(**spec))
+
+    def put(self, plural: str, obj: Object) -> Object:
+        metadata = obj["metadata"]
+        stored = self.cluster.store((plural, metadata["namespace"], metadata["name"]), obj)
+        self.first.see()
+        return stored
+
+    @property
+    def status(self) -> Object:
+        return self.cluster.objects["finetuneschedules", *KEY].get("status") or {}
+
+    @property
+    def jobs(self) -> dict[str, Object]:
+        return {
+            key[2]: job for key, job in self.cluster.objects.items() if key[0] == "finetunejobs"
+        }
+
+    def ready(self) -> tuple[str, str]:
+        found = find_condition(self.status["conditions"], "Ready")
+        assert found is not None
+        return found["status"], found["reason"]
+
+    async def look(self, process: Process | None = None) -> Any:
+        return await (process or self.first).reconciler.reconcile(KEY)
+
+
+async def test_the_status_names_the_job_before_it_is_created_and_its_uid_after() -> None:
+    world = World()
+    await world.look()
+    verbs = [(verb, body["kind"]) for verb, body in world.first.client.writes]
+    assert verbs == [
+        ("apply", "FineTuneSchedule"),
+        ("create", "FineTuneJob"),
+        ("apply", "FineTuneSchedule"),
+    ]
+    (job,) = world.jobs.values()
+    assert world.status["active"]["jobUid"] == job["metadata"]["uid"]
+    world.first.client.writes.clear()
+    await world.look()
+    assert world.first.client.writes == []
+
+
+async def test_a_second_leader_that_has_seen_nothing_creates_no_second_job() -> None:
+    world = World()
+    second = Process(world.cluster, world.clock)
+    second.see()
+    await world.look()
+    await world.look(second)  # a conflict: its status is old
+    second.see()
+    await world.look(second)
+    assert len(world.jobs) == 1
+    assert world.status["active"]["jobUid"]
+
+
+async def test_a_job_whose_creation_was_not_answered_is_found_again() -> None:
+    world = World()
+    client = world.first.client
+    client.faults.extend([None, Forbidden("exceeded quota: jobs", status=403)])
+    result = await world.look()
+    assert world.ready() == ("False", "Forbidden")
+    assert isinstance(result, RequeueAfter)
+    assert world.jobs == {}
+    # Meanwhile another process has created it.
+    second = Process(world.cluster, world.clock)
+    second.see()
+    await world.look(second)
+    world.clock.advance(120.0)
+    await world.look()
+    assert len(world.jobs) == 1
+    world.first.see()
+    await world.look()
+    assert world.ready() == ("True", "CycleRunning")
+
+
+async def test_a_refused_job_is_tried_again_after_its_pause_and_not_before() -> None:
+    world = World()
+    client = world.first.client
+    client.faults.extend([None, Forbidden("exceeded quota: jobs", status=403)])
+    await world.look()
+    client.writes.clear()
+    await world.look()
+    assert [verb for verb, _ in client.writes] == []
+    world.clock.advance(60.0)
+    await world.look()
+    assert len(world.jobs) == 1
+    assert world.ready() == ("True", "CycleRunning")
+
+
+async def test_a_job_of_somebody_else_is_waited_for() -> None:
+    world = World()
+    name = f"{NAME}-{int(NIGHT.timestamp()) // 60}"
+    world.put("finetunejobs", {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": {}})
+    await world.look()
+    assert world.ready() == ("False", "NameTaken")
+    del world.cluster.objects["finetunejobs", NAMESPACE, name]
+    world.first.uncache(name)
+    world.clock.advance(60.0)
+    await world.look()
+    assert world.jobs[name]["spec"]["output"]["publishAs"] == NAME
+
+
+async def test_a_job_that_the_cache_lacks_is_gone_only_if_the_server_says_so() -> None:
+    world = World()
+    await world.look()
+    (name,) = world.jobs
+    world.first.uncache(name)
+    await world.look()
+    assert world.status["active"]["job"] == name
+    del world.cluster.objects["finetunejobs", NAMESPACE, name]
+    await world.look()
+    assert world.status["history"][0]["outcome"] == "Deleted"
+
+
+@pytest.mark.parametrize("change", ["endpoint", "other"])
+async def test_a_schedule_is_woken_by_its_endpoint_alone(change: str) -> None:
+    world = World(endpointRef={"name": ENDPOINT}, triggers={"newRows": 10})
+    world.put("finetuneendpoints", endpoint())
+    world.first.woken.clear()
+    changed = endpoint(capture={"since": "2026-11-24T12:00:00Z", "rows": 10})
+    if change == "other":
+        changed["metadata"]["name"] = "other"
+    world.put("finetuneendpoints", changed)
+    assert (KEY in world.first.woken) is (change == "endpoint")
+    await world.look()
+    assert bool(world.jobs) is (change == "endpoint")
+
+
+async def test_the_end_of_a_job_ends_its_cycle_and_wakes_the_schedule() -> None:
+    world = World()
+    await world.look()
+    (job,) = world.jobs.values()
+    owned = world.first.schedules.owned
+    ended = world.put("finetunejobs", {**job, "status": published(2)})
+    assert owned.owner_of(ended) == KEY
+    assert owned.is_news(job, ended)
+    assert not owned.is_news(ended, {**ended, "status": {**ended["status"], "progress": {}}})
+    await world.look()
+    assert world.status["history"][0]["version"] == 2
+    assert "CyclePublished" in [reason for reason, _ in world.first.recorder.events]
