@@ -15,7 +15,7 @@ from finetune_api.meta import ENDPOINT_KIND
 from finetune_api.names import FRONT, SERVER_PREFIX
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_api.protocol.trainer import Stage
-from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
+from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint, FineTuneEndpointSpec
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.gateway_objects import GatewayObjects
 from finetune_operator.controllers.guarding import Guard
@@ -213,7 +213,7 @@ class FineTuneEndpointReconciler:
             parsed=memory.parsed,
             problem=memory.problem,
             fault=None if spec is None else find_fault(spec, config, splits),
-            job=None if spec is None else await self._read_job(namespace, spec.job_ref.name),
+            job=None if spec is None else await self._read_job(namespace, spec),
             neighbours=tuple(self._neighbours(namespace, uid)),
             fronts=tuple(
                 report
@@ -259,15 +259,15 @@ class FineTuneEndpointReconciler:
                 found.append(neighbour)
         return found
 
-    async def _read_job(self, namespace: str, name: str) -> Object | None:
-        """Return the job with the newest version of those that publish under a name.
+    async def _read_job(self, namespace: str, spec: FineTuneEndpointSpec) -> Object | None:
+        """Return the job with the wanted version, of those that publish under the name.
 
-        A large one is read from the server.
+        That is the version that ``spec.version`` names, else the newest. A large job is read from
+        the server.
         """
-        jobs = self._jobs.by_index(BY_PUBLISHED_NAME, f"{namespace}/{name}")
-        job = max(
-            jobs, key=lambda each: (_version_of(each), each["metadata"]["name"]), default=None
-        )
+        jobs = self._jobs.by_index(BY_PUBLISHED_NAME, f"{namespace}/{spec.job_ref.name}")
+        pinned = [job for job in jobs if _version_of(job) == spec.version]
+        job = max(pinned or jobs, key=_version_of, default=None)
         if job is None or is_whole(job) or not _version_of(job):
             return job
         return await find_live(self._client, FINETUNEJOBS, key_of(job))

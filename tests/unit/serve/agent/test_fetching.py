@@ -147,6 +147,21 @@ def test_a_manifest_that_names_the_run_of_another_job_is_refused(version, tmp_pa
     assert run in refusal.message
 
 
+def test_the_run_of_a_job_that_publishes_under_another_name_is_taken_if_its_uid_is_pinned(
+    version, tmp_path
+):
+    before = run_folder(version)
+    run = "runs/team/weekly-29612345/uid-of-the-other"
+    shutil.copytree(before, version.root / run)
+    files = [file.to_json_object() for file in version.manifest.files]
+    for file in files:
+        file["key"] = file["key"].replace(version.manifest.inputs["run"], run)
+    pinned = replace_manifest(version, inputs={"run": run, "uid": "uid-of-the-other"}, files=files)
+    assert fetch(version, tmp_path, **pinned, jobUid="uid-of-the-other").questions
+    for uid in ("", "uid-tickets-1"):
+        assert refused(version, tmp_path, **pinned, jobUid=uid).reason == "FilesDamaged"
+
+
 def test_a_manifest_that_names_files_of_another_tenant_is_refused(version, tmp_path):
     stolen = version.root / "runs/others/secret/uid/adapter/adapter_model.safetensors"
     stolen.parent.mkdir(parents=True)

@@ -190,14 +190,15 @@ def _check_manifest(manifest: Manifest, wanted: Wanted, sha256: str) -> str:
             f"{wanted.weights_sha256}: it was replaced after it was published",
         )
     run, uid = manifest.inputs.get("run", ""), manifest.inputs.get("uid", "")
-    # A job of another name may publish under this one (`output.publishAs`).
-    of_namespace = rf"runs/{re.escape(wanted.namespace)}/[a-z0-9][-a-z0-9]*/{re.escape(uid)}"
-    is_own = re.fullmatch(of_namespace, run) is not None and re.fullmatch("[^/]+", uid) is not None
+    # A job of another name may publish under this one (`output.publishAs`), if its UID is pinned.
+    name = "[a-z0-9][-a-z0-9]*" if wanted.job_uid else re.escape(wanted.job)
+    own = rf"runs/{re.escape(wanted.namespace)}/{name}/{re.escape(uid)}"
+    is_own = re.fullmatch(own, run) is not None and re.fullmatch("[^/]+", uid) is not None
     if not is_own or wanted.job_uid not in ("", uid):
         raise Refusal(
             "FilesDamaged",
-            f"the manifest of {wanted.name} names the run {run!r}, which is none of a job of "
-            f"namespace {wanted.namespace} with UID {wanted.job_uid or uid!r}",
+            f"the manifest of {wanted.name} names the run {run!r}, which is none of job "
+            f"{wanted.namespace}/{wanted.job} with UID {wanted.job_uid or uid!r}",
         )
     strange = [f.object_key for f in manifest.files if not f.object_key.startswith(f"{run}/")]
     if strange:

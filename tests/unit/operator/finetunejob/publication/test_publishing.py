@@ -55,6 +55,14 @@ def test_nothing_stands_between_evaluation_and_publication_by_default():
     assert why_publishing_waits(spec, {}, ()) == ()
 
 
+def test_a_job_may_ask_for_an_approval_of_its_own_publication():
+    spec = spec_of(job(output={"uri": "s3://models", "approval": "Required"}))
+    assert publication_of(spec, ()) is Publication.AFTER_APPROVAL
+    (wait,) = why_publishing_waits(spec, {}, ())
+    assert wait.reason == "PublicationApprovalRequired"
+    assert "output.approval" in wait.message
+
+
 def test_everything_that_is_waited_for_is_told(monkeypatch):
     no, yes = Wait(reason="ReviewRequired", message="The panel has not decided."), None
     monkeypatch.setattr(publishing, "_ASKED", (lambda *_: no, lambda *_: yes))
