@@ -23,6 +23,7 @@ from finetune_api.reasons.endpoints import ENDPOINTS
 from finetune_api.reasons.failures import CLASSES, PODS
 from finetune_api.reasons.life import EVENTS, LIFE
 from finetune_api.reasons.queue import QUEUE
+from finetune_api.reasons.schedules import SCHEDULES
 from finetune_api.reasons.sweeps import SWEEPS
 
 Schema = dict[str, Any]
@@ -118,6 +119,7 @@ _REASON_SECTIONS: tuple[tuple[str, dict[str, ReasonHelp]], ...] = (
     ("Kueue", QUEUE),
     ("Sweeps", SWEEPS),
     ("Endpoints", ENDPOINTS),
+    ("Schedules", SCHEDULES),
     ("Stages: object stores, folders and the Hub", STORAGE),
     ("Stages: base model, tokenizer and chat template", MODEL),
     ("Stage `prepare`: sources, rows and split", DATA),
