@@ -358,8 +358,8 @@ def test_the_job_is_the_template_pinned_to_the_trigger() -> None:
     assert spec["output"]["publishAs"] == PUBLISHED
     assert spec["output"]["approval"] == "Required"
     assert spec["requestedBy"] == "ann@example.org"
-    untils = [each.get("until") for each in spec["dataset"]["sources"]]
-    assert untils == [None, "2026-11-25T03:00:30Z", "2026-01-01T00:00:00Z"]
+    ends = [each.get("until") for each in spec["dataset"]["sources"]]
+    assert ends == [None, "2026-11-25T03:00:30Z", "2026-01-01T00:00:00Z"]
     assert "until" not in template["spec"]["dataset"]["sources"][1]
 
 
