@@ -259,7 +259,7 @@ SourceURI = Annotated[str, Field(max_length=1024), Texts(*SOURCE_RULES)]
 
 Time = Annotated[
     str,
-    Field(max_length=20, json_schema_extra={"format": "date-time"}),
+    Field(max_length=20),
     Texts(TIME_RULE),
     AfterValidator(_check_time),
 ]

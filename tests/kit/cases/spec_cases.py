@@ -623,8 +623,7 @@ CASES: tuple[Case, ...] = (
     bad(
         "a day that there is not",
         {f"{SOURCE}.uri": "traffic://headlines", f"{SOURCE}.since": "2026-02-30T00:00:00Z"},
-        "is not a date",
-        server="date-time",
+        "must be a time in UTC",
     ),
     bad(
         "a time that ends first",

@@ -10,7 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from finetune_api.v1alpha1.finetuneschedule import FineTuneScheduleStatus
+from finetune_api.v1alpha1.status.schedule import FineTuneScheduleStatus
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.finetuneschedule.cron import Times
 from finetune_operator.finetuneschedule.plan import plan

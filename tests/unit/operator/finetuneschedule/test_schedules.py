@@ -115,7 +115,7 @@ def test_a_clock_that_was_set_back_doubles_nothing() -> None:
     ],
 )
 def test_new_answers_and_new_feedback_count_from_the_last_trigger(
-    triggers: dict[str, Any], trigger: str, before: dict[str, int], at: dict[str, int]
+    triggers: dict[str, Any], trigger: str, before: dict[str, Any], at: dict[str, Any]
 ) -> None:
     world = ScheduleWorld(endpoint(), triggers=triggers)
     world.capture(**before)
