@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS
+from finetune_operator.controllers.memory.schedules import FINETUNESCHEDULES
 from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
 from finetune_operator.finetunejob.render.config import render_config_map
 from finetune_operator.finetunejob.render.service import render_service
@@ -145,6 +147,7 @@ async def live_through_everything(client, connection, port) -> None:
         await client.create(FINETUNEJOBS, finetunejob(name, "tenant", **spec))
     trials = {"parallelism": 4, "ttlSecondsAfterFinished": 1}
     await client.create(FINETUNESWEEPS, sweep("tenant", **trials))
+    await client.create(FINETUNESCHEDULES, once_a_minute())
     await an_earlier_attempt_has_created_the_needs(client)
     await a_pod_pushes_and_its_job_is_paused_and_resumed(client, connection, port)
     await eventually_async(lambda: a_pod_is_bound(client, "stuck"), timeout=60)
@@ -167,10 +170,31 @@ async def live_through_everything(client, connection, port) -> None:
             and jobs["lost"].get("phase") not in (None, "Pending", "Preparing")
             and "NodeLost" in await event_reasons(client, "tenant", "lost")
             and await has_happened_twice(client, "Suspended")
+            and await outcomes(client) == ["Published"]
         )
 
     await eventually_async(all_over, timeout=150, interval=0.3)
     await an_endpoint_is_scaled_and_moves_to_another_server(client)
+
+
+def once_a_minute() -> dict[str, Any]:
+    """A schedule that begins one cycle within a minute."""
+    return {
+        "apiVersion": FINETUNESCHEDULES.api_version,
+        "kind": FINETUNESCHEDULES.kind,
+        "metadata": {"name": "minutely", "namespace": "tenant"},
+        "spec": {
+            "jobTemplate": {"spec": finetunejob("any", "tenant")["spec"]},
+            "triggers": {"cron": "* * * * *"},
+            "budget": {"jobs": 1},
+            "promote": "Auto",
+        },
+    }
+
+
+async def outcomes(client) -> list[str]:
+    schedule = await client.get(FINETUNESCHEDULES, "tenant", "minutely")
+    return [each["outcome"] for each in (schedule.get("status") or {}).get("history", ())]
 
 
 async def an_endpoint_is_scaled_and_moves_to_another_server(client) -> None:

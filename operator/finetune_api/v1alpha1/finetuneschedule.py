@@ -80,7 +80,7 @@ class ScheduleBudget(APIModel):
     jobs: Annotated[Integer, Field(ge=1, le=1000)] | None = None
     """FineTuneJobs."""
     gpu_hours: DecimalString | None = None
-    """GPU hours of all its FineTuneJobs. Each one gets at most what is left of them."""
+    """GPU hours of all its FineTuneJobs. Each job gets at most the remaining hours."""
     per: Duration = "30d"
     """Length of a period. The first begins with the first trigger, and each further one with the
     first trigger after the end of the one before."""

@@ -1,1 +1,1 @@
-"""Decisions about one FineTuneSchedule: when to train again, and what came of it. Pure."""
+"""Decisions about one FineTuneSchedule: when to train again, and the outcome. Pure."""

@@ -1,4 +1,4 @@
-"""How far a cycle is, and what came of it."""
+"""The progress of a cycle, and its outcome."""
 
 from __future__ import annotations
 

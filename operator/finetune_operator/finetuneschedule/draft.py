@@ -40,7 +40,7 @@ class ScheduleDraft(Draft):
             if wire.get(section):
                 self.put(section, wire[section])
 
-    def tell(self, *, ready: bool, reason: str, message: str, stalled: bool = False) -> None:
+    def set_ready(self, *, ready: bool, reason: str, message: str, stalled: bool = False) -> None:
         """Set both conditions, and the column that shows the reason."""
         self.conditions.set(ConditionType.READY, ready, reason, message)
         if stalled:

@@ -69,7 +69,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     draft = ScheduleDraft(observed.schedule, now)
     if observed.parsed is None:
         message = f"This version of the operator cannot read the spec: {observed.problem}."
-        draft.tell(ready=False, reason=Reason.INVALID_SPEC, message=message, stalled=True)
+        draft.set_ready(ready=False, reason=Reason.INVALID_SPEC, message=message, stalled=True)
         return Plan(status=draft.to_wire())
     try:
         state = _read(observed.schedule)
@@ -82,7 +82,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
         wait = None if state.active is not None else _nothing_due(observed)
     state = _with_next(observed, state, now)
     draft.put_state(state)
-    _tell(draft, observed, state, wait)
+    _set_conditions(draft, observed, state, wait)
     return Plan(
         status=draft.to_wire(),
         events=tuple(draft.events),
@@ -213,27 +213,27 @@ def _with_next(
     return state.model_copy(update={"next_trigger_time": timestamp(found) if found else None})
 
 
-def _tell(
+def _set_conditions(
     draft: ScheduleDraft, observed: Observed, state: FineTuneScheduleStatus, wait: _Wait | None
 ) -> None:
     if wait is not None:
-        draft.tell(
+        draft.set_ready(
             ready=wait.is_ready, reason=wait.reason, message=wait.message, stalled=wait.is_stalled
         )
         return
     cycle, refusal = state.active, observed.refusal
     assert cycle is not None
     if cycle.job_uid is None and (why := _endpoint_is_gone(observed)) is not None:
-        draft.tell(ready=False, reason=why.reason, message=why.message)
+        draft.set_ready(ready=False, reason=why.reason, message=why.message)
         return
     if cycle.job_uid is None and refusal is not None:
         message = f"FineTuneJob {cycle.job} cannot be created: {refusal.message}"
-        draft.tell(ready=False, reason=refusal.reason, message=message, stalled=True)
+        draft.set_ready(ready=False, reason=refusal.reason, message=message, stalled=True)
         return
     text = f"FineTuneJob {cycle.job} runs, because of trigger {cycle.trigger}."
     if cycle.waits_for == "Traffic":
         text = f"Version {cycle.version} of FineTuneJob {cycle.job} has to prove itself in traffic."
-    draft.tell(ready=True, reason=Reason.CYCLE_RUNNING, message=text)
+    draft.set_ready(ready=True, reason=Reason.CYCLE_RUNNING, message=text)
 
 
 def _job_to_create(

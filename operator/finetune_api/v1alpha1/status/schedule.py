@@ -40,7 +40,7 @@ class ScheduleCondition(Condition):
 
 
 class Cycle(APIModel):
-    """One trigger, and what came of it."""
+    """One trigger and its outcome."""
 
     time: Timestamp
     """When it was triggered. Data sources are pinned to this time."""
@@ -100,7 +100,7 @@ class UsedStatus(APIModel):
     jobs: Count = 0
     """FineTuneJobs."""
     gpu_hours: Number = "0"
-    """GPU hours of those that have ended."""
+    """GPU hours of its jobs that have ended."""
 
 
 class FineTuneScheduleStatus(APIModel):
