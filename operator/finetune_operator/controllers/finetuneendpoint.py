@@ -260,7 +260,7 @@ class FineTuneEndpointReconciler:
         return found
 
     async def _read_job(self, namespace: str, spec: FineTuneEndpointSpec) -> Object | None:
-        """Return the job with the wanted version, of those that publish under the name.
+        """Return the job with the wanted version, among jobs that publish under the name.
 
         That is the version that ``spec.version`` names, else the newest. A large job is read from
         the server.
