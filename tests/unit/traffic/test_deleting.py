@@ -1,0 +1,197 @@
+"""What is deleted leaves the store, and no reader sees it from the tombstone on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from finetune_trainer.errors import StorageError
+from finetune_trainer.storage import ObjectStore
+from finetune_trainer.traffic.deleting import (
+    delete_answer,
+    delete_older,
+    delete_user,
+    purge_segments,
+)
+from finetune_trainer.traffic.places import (
+    feedback_key,
+    id_time,
+    read_id,
+    read_segment_key,
+    segment_key,
+    tombstone_of_id,
+)
+from finetune_trainer.traffic.reading import (
+    find_exchange,
+    list_segments,
+    open_traffic,
+    read_exchanges,
+    read_feedback,
+)
+from finetune_trainer.traffic.rows import Exchange, Feedback, write_exchange, write_feedback
+
+TIME = datetime(2026, 11, 30, 4, 59, 58, 500000, tzinfo=UTC)
+
+
+def row(number: int, time: datetime = TIME, user: str | None = None) -> Exchange:
+    return Exchange(
+        id=f"{id_time(time)}-{number:022d}-0123456789",
+        time=time,
+        endpoint="headline",
+        version=1,
+        sha256="a",
+        request={"messages": []},
+        answer={},
+        latency_seconds=0.1,
+        user=user,
+    )
+
+
+def entry(answer: Exchange, who: str = "ab", **fields: object) -> Feedback:
+    made = Feedback(
+        id=answer.id, time=TIME, endpoint="headline", version=1, sha256="a", who=who, rating="up"
+    )
+    return replace(made, **fields)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ObjectStore:
+    return open_traffic(tmp_path.as_uri(), "team-a", "headline")
+
+
+def put(store: ObjectStore, *rows: Exchange, writer: str = "w1") -> str:
+    times = [each.time for each in rows]
+    key = segment_key(min(times), max(times), num_rows=len(rows), writer=writer, number=1)
+    store.write_bytes(key, b"".join(map(write_exchange, rows)))
+    return key
+
+
+def put_entries(store: ObjectStore, entries: Iterable[Feedback]) -> None:
+    for each in entries:
+        store.write_bytes(feedback_key(each), write_feedback(each))
+
+
+def at_rest(store: ObjectStore) -> str:
+    return " ".join(
+        info.key + store.read_bytes(info.key).decode()
+        for info in store.list()
+        if not info.key.startswith("deleted/")
+    )
+
+
+def test_a_segment_tells_time_and_rows_by_its_name(store: ObjectStore) -> None:
+    key = put(store, row(1), row(2, TIME + timedelta(seconds=1)))
+    assert key == "segments/2026-11-30/04/5958-5959-2-w1-1.jsonl"
+    segment = read_segment_key(key)
+    assert segment is not None
+    assert (segment.first, segment.num_rows) == (TIME.replace(microsecond=0), 2)
+    assert read_segment_key("segments/2026-11-30/04/9958-5959-2-w1-1.jsonl") is None
+    assert read_segment_key("feedback/x") is None
+
+
+def test_an_id_is_read_as_clients_have_it() -> None:
+    bare = row(1).id
+    assert [read_id(f"{before}{bare}") for before in ("", "chatcmpl-", "cmpl-")] == [bare] * 3
+    assert read_id(f"chatcmpl-{bare}-2") == bare
+    assert read_id(f"../{bare}") is None
+    assert read_id(bare.replace("2026", "9x")) is None
+    assert read_id("99999999999999" + bare[14:]) is None
+
+
+def test_rows_are_read_once_and_within_their_time(store: ObjectStore) -> None:
+    later = row(3, TIME + timedelta(seconds=3))
+    put(store, row(1), row(2))
+    put(store, row(1), writer="w2")
+    put(store, later)
+    assert [each.id for each in read_exchanges(store)] == [row(1).id, row(2).id, later.id]
+    assert [each.id for each in read_exchanges(store, since=later.time)] == [later.id]
+    assert later.id not in {each.id for each in read_exchanges(store, until=later.time)}
+    assert find_exchange(store, later.id) == later
+    assert find_exchange(store, row(4).id) is None
+
+
+def test_a_deleted_answer_leaves_nothing_and_others_stay(store: ObjectStore) -> None:
+    put(store, row(1), row(2))
+    alone = put(store, row(3, TIME + timedelta(hours=1)))
+    put_entries(store, [entry(row(1)), entry(row(2))])
+    for gone in (row(1), row(3, TIME + timedelta(hours=1))):
+        delete_answer(store, gone.id)
+        assert gone.id not in at_rest(store)
+        assert find_exchange(store, gone.id) is None
+    assert [each.id for each in read_exchanges(store)] == [row(2).id]
+    assert [each.id for each in read_feedback(store)] == [row(2).id]
+    assert not store.exists(alone)
+
+
+def test_a_tombstone_alone_hides_an_answer_and_its_feedback(store: ObjectStore) -> None:
+    put(store, row(1))
+    put_entries(store, [entry(row(1))])
+    store.write_bytes(tombstone_of_id(row(1).id), b"{}")
+    assert list(read_exchanges(store)) == []
+    assert find_exchange(store, row(1).id) is None
+    assert read_feedback(store) == []
+    assert purge_segments(store, list_segments(store)) == 1
+    assert row(1).id not in at_rest(store)
+
+
+def test_a_deleted_user_leaves_nothing_but_what_comes_later(store: ObjectStore) -> None:
+    old, other = row(1, user="alice"), row(2, user="bob")
+    new = row(3, TIME + timedelta(days=1), user="alice")
+    put(store, old, other)
+    put(store, new)
+    put_entries(store, [entry(old), entry(other)])
+    assert delete_user(store, "alice", until=TIME) == 1
+    assert old.id not in at_rest(store)
+    assert [each.id for each in read_exchanges(store)] == [other.id, new.id]
+    assert [each.id for each in read_feedback(store)] == [other.id]
+
+
+class Racing:
+    """A store at which another recorder writes its own version of a segment, after the first."""
+
+    def __init__(self, store: ObjectStore, theirs: bytes) -> None:
+        self._store = store
+        self._theirs: bytes | None = theirs
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def write_bytes(self, key: str, data: bytes, *, if_absent: bool = False) -> None:
+        self._store.write_bytes(key, data, if_absent=if_absent)
+        if key.startswith("segments/") and self._theirs is not None:
+            self._store.write_bytes(key, self._theirs)
+            self._theirs = None
+
+
+def test_a_rewriting_by_two_brings_nothing_back(store: ObjectStore) -> None:
+    put(store, row(1), row(2), row(3))
+    theirs = write_exchange(row(1)) + write_exchange(row(3))  # they took out the second
+    store.write_bytes(tombstone_of_id(row(2).id), b"{}")
+    delete_answer(Racing(store, theirs), row(1).id)  # type: ignore[arg-type]
+    assert [each.id for each in read_exchanges(store)] == [row(3).id]
+    assert row(1).id not in at_rest(store)
+    assert row(2).id not in at_rest(store)
+
+
+def test_days_before_the_retention_go_with_their_feedback(store: ObjectStore) -> None:
+    old, new = row(1, TIME - timedelta(days=31)), row(2)
+    put(store, old)
+    put(store, new)
+    put_entries(store, [entry(old), entry(new)])
+    assert delete_older(store, TIME - timedelta(days=30)) == 2
+    assert delete_older(store, TIME - timedelta(days=30)) == 0
+    assert old.id not in at_rest(store)
+    assert find_exchange(store, new.id) == new
+    assert [each.id for each in read_feedback(store)] == [new.id]
+
+
+def test_a_damaged_segment_is_named(store: ObjectStore) -> None:
+    key = put(store, row(1))
+    store.write_bytes(key, b"{}\n")
+    with pytest.raises(StorageError, match=r"line 1: id is .*Delete this object") as caught:
+        list(read_exchanges(store))
+    assert caught.value.reason == "DamagedSegment"

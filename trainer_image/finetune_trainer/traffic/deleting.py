@@ -1,0 +1,106 @@
+"""Delete captured traffic: by answer, by user, by age.
+
+A tombstone is written first, so that no reader sees the answer from then on. Then its segments are
+rewritten without it. Each rewriting takes out all that has been deleted, and is repeated until the
+segment at rest holds none of it. So of two recorders that rewrite one segment, neither brings back
+what the other has removed. All functions may be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from finetune_trainer.errors import StorageError
+from finetune_trainer.storage import ObjectStore, join_uri
+from finetune_trainer.traffic.places import (
+    Segment,
+    feedback_prefix,
+    id_of_entry,
+    read_segment_key,
+    time_of,
+    tombstone_of_id,
+    tombstone_of_user,
+)
+from finetune_trainer.traffic.reading import list_segments, read_deleted, read_segment
+from finetune_trainer.traffic.rows import Exchange, write_exchange, write_time
+
+MAX_ROUNDS = 20
+
+
+def delete_answer(store: ObjectStore, response_id: str) -> None:
+    """Delete an answer and its feedback."""
+    store.write_bytes(tombstone_of_id(response_id), b"{}")
+    time = time_of(response_id)
+    purge_segments(store, list_segments(store, since=time, until=time + timedelta(seconds=1)))
+    _delete_feedback(store, [response_id])
+
+
+def delete_user(store: ObjectStore, user: str, *, until: datetime) -> int:
+    """Delete all answers that a user got up to a time; return how many segments held them.
+
+    ``user`` is the keyed hash that rows have.
+    """
+    store.write_bytes(tombstone_of_user(user), write_time(until).encode())
+    return purge_segments(store, list_segments(store))
+
+
+def purge_segments(store: ObjectStore, segments: Iterable[Segment]) -> int:
+    """Rewrite the segments that hold deleted answers; return how many these were.
+
+    Feedback on the answers is deleted as well.
+    """
+    num_rewritten = 0
+    for segment in segments:
+        removed = _purge(store, segment.key)
+        if removed:
+            num_rewritten += 1
+            _delete_feedback(store, [row.id for row in removed])
+    return num_rewritten
+
+
+def _purge(store: ObjectStore, key: str) -> list[Exchange]:
+    removed: list[Exchange] = []
+    for _ in range(MAX_ROUNDS):
+        deleted = read_deleted(store)
+        rows = read_segment(store, key)
+        kept = [row for row in rows if not deleted.has(row)]
+        if len(kept) == len(rows):
+            return removed
+        removed += [row for row in rows if deleted.has(row)]
+        if kept:
+            store.write_bytes(key, b"".join(map(write_exchange, kept)))
+        else:
+            store.delete(key)
+    raise StorageError(
+        "SegmentChanging",
+        f"{join_uri(store.uri, key)} still holds deleted answers after {MAX_ROUNDS} rewritings. "
+        "Find the other writer and delete again.",
+    )
+
+
+def _delete_feedback(store: ObjectStore, ids: Iterable[str]) -> None:
+    for response_id in ids:
+        for info in list(store.list(feedback_prefix(response_id))):
+            store.delete(info.key)
+
+
+def delete_older(store: ObjectStore, before: datetime) -> int:
+    """Delete the days that lie wholly before a time, with their feedback.
+
+    Returns:
+        The number of deleted objects.
+    """
+    day = before.replace(hour=0, minute=0, second=0, microsecond=0)
+    old: list[str] = []
+    for info in store.list("segments/"):
+        segment = read_segment_key(info.key)
+        if segment is not None and segment.first < day:
+            old.append(info.key)
+    for info in store.list(feedback_prefix()):
+        response_id = id_of_entry(info.key)
+        if response_id is not None and time_of(response_id) < day:
+            old.append(info.key)
+    for key in old:
+        store.delete(key)
+    return len(old)

@@ -1,0 +1,147 @@
+"""Where captured traffic lies in object storage, and what its names tell. Pure.
+
+Below ``<uri>/traffic/<namespace>/<endpoint>``::
+
+    segments/2026-11-30/04/0029-0044-17-<writer>-<number>.jsonl
+    feedback/<response id>/<time>-<who>.json
+    deleted/<sha256 of a response id>
+    deleted/user-<keyed hash of a user>
+
+A segment is named by the minute and second of its first and last request, and by its number of
+rows. So answers are found and counted without reading other segments.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from finetune_trainer.storage import join_key
+from finetune_trainer.traffic.rows import Feedback
+
+_ID_TIME = "%Y%m%d%H%M%S"
+_ID = re.compile(r"(?:chatcmpl-|cmpl-)?(\d{14}-[A-Za-z0-9_]{22}-[0-9a-f]{10})(?:-\d{1,2})?\Z")
+_SEGMENT = re.compile(
+    r"segments/(\d{4}-\d\d-\d\d)/(\d\d)/(\d\d)(\d\d)-(\d\d)(\d\d)-(\d+)-[0-9a-z]+-\d+\.jsonl\Z"
+)
+_ENTRY = re.compile(r"feedback/([^/]+)/(\d+)-([0-9a-f]+)\.json\Z")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Segment:
+    """A segment, as its name describes it.
+
+    Attributes:
+        key: In the endpoint's store.
+        first: Time of its oldest row, in whole seconds.
+        last: Time of its newest row, rounded down to whole seconds.
+    """
+
+    key: str
+    first: datetime
+    last: datetime
+    num_rows: int
+
+
+def traffic_prefix(namespace: str, endpoint: str) -> str:
+    """Return where the traffic of an endpoint lies below ``capture.uri``."""
+    return join_key("traffic", namespace, endpoint)
+
+
+def read_id(given: str) -> str | None:
+    """Return a response id as rows have it; None if it has not the shape of one.
+
+    Clients may send it as they got it: ``chatcmpl-<id>``, or ``chatcmpl-<id>-2`` where the front
+    asked a server again.
+    """
+    found = _ID.match(given)
+    if found is None:
+        return None
+    try:
+        time_of(found.group(1))
+    except ValueError:
+        return None
+    return found.group(1)
+
+
+def time_of(response_id: str) -> datetime:
+    """Return when a request came, in whole seconds.
+
+    Raises:
+        ValueError: The id does not begin with a time.
+    """
+    return datetime.strptime(response_id[:14], _ID_TIME).replace(tzinfo=UTC)
+
+
+def id_time(time: datetime) -> str:
+    """Return the beginning of a response id."""
+    return time.strftime(_ID_TIME)
+
+
+def hour_prefix(time: datetime) -> str:
+    """Return the folder of the segments of an hour."""
+    return time.strftime("segments/%Y-%m-%d/%H/")
+
+
+def segment_key(first: datetime, last: datetime, *, num_rows: int, writer: str, number: int) -> str:
+    """Return the key of a segment; both times are of one hour."""
+    span = f"{first:%M%S}-{last:%M%S}"
+    return f"{hour_prefix(first)}{span}-{num_rows}-{writer}-{number}.jsonl"
+
+
+def read_segment_key(key: str) -> Segment | None:
+    """Return what the key of a segment tells; None for another object."""
+    found = _SEGMENT.match(key)
+    if found is None:
+        return None
+    day, hour, *rest = found.groups()
+    minute, second, last_minute, last_second, num_rows = map(int, rest)
+    try:
+        begin = datetime.fromisoformat(f"{day}T{hour}:00:00+00:00")
+        return Segment(
+            key=key,
+            first=begin.replace(minute=minute, second=second),
+            last=begin.replace(minute=last_minute, second=last_second),
+            num_rows=num_rows,
+        )
+    except ValueError:
+        return None
+
+
+def feedback_prefix(response_id: str = "") -> str:
+    """Return the folder of an answer's feedback, or of all feedback."""
+    return f"feedback/{response_id}/" if response_id else "feedback/"
+
+
+def feedback_key(entry: Feedback) -> str:
+    """Return the key of an entry."""
+    milliseconds = int(entry.time.timestamp() * 1000)
+    return f"{feedback_prefix(entry.id)}{milliseconds}-{entry.who}.json"
+
+
+def id_of_entry(key: str) -> str | None:
+    """Return the response id in the key of an entry; None for another object."""
+    found = _ENTRY.match(key)
+    return None if found is None else read_id(found.group(1))
+
+
+def who_of_entry(key: str) -> str:
+    """Return who wrote an entry, by its key; empty for another object."""
+    found = _ENTRY.match(key)
+    return "" if found is None else found.group(3)
+
+
+DELETED = "deleted/"
+"""Folder of the tombstones."""
+
+
+def tombstone_of_id(response_id: str) -> str:
+    """Return the key of the tombstone of an answer."""
+    return DELETED + hashlib.sha256(response_id.encode()).hexdigest()
+
+
+def tombstone_of_user(user: str) -> str:
+    """Return the key of the tombstone of a user's answers, by the keyed hash of the user."""
+    return f"{DELETED}user-{user}"

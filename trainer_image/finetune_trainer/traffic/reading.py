@@ -1,0 +1,175 @@
+"""Read captured traffic from a store. Deleted answers never appear.
+
+Every function takes a store rooted at ``<uri>/traffic/<namespace>/<endpoint>``; see
+:func:`open_traffic`. Functions raise ``StorageError`` if the store fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from finetune_trainer.errors import StorageError
+from finetune_trainer.storage import (
+    ObjectNotFound,
+    ObjectStore,
+    StorageAccess,
+    join_uri,
+    open_store,
+)
+from finetune_trainer.traffic.places import (
+    DELETED,
+    Segment,
+    feedback_prefix,
+    hour_prefix,
+    id_of_entry,
+    read_segment_key,
+    time_of,
+    tombstone_of_id,
+    tombstone_of_user,
+    traffic_prefix,
+)
+from finetune_trainer.traffic.rows import (
+    Exchange,
+    Feedback,
+    latest_of_each,
+    parse_feedback,
+    parse_segment,
+)
+
+_HOUR = timedelta(hours=1)
+
+
+def open_traffic(
+    uri: str, namespace: str, endpoint: str, access: StorageAccess | None = None
+) -> ObjectStore:
+    """Open the traffic of an endpoint below ``capture.uri``.
+
+    Raises:
+        UserError: As :func:`open_store`.
+    """
+    return open_store(join_uri(uri, traffic_prefix(namespace, endpoint)), access)
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """What has been deleted.
+
+    Attributes:
+        tombstones: Keys of tombstones. Those of users have a time: later answers stay.
+    """
+
+    tombstones: Mapping[str, datetime | None]
+
+    def has(self, row: Exchange) -> bool:
+        """Whether an answer has been deleted, by itself or with its user."""
+        if tombstone_of_id(row.id) in self.tombstones:
+            return True
+        until = None if row.user is None else self.tombstones.get(tombstone_of_user(row.user))
+        return until is not None and row.time <= until
+
+    def has_id(self, response_id: str) -> bool:
+        """Whether an answer has been deleted by itself."""
+        return tombstone_of_id(response_id) in self.tombstones
+
+
+def read_deleted(store: ObjectStore) -> Deleted:
+    """Return what has been deleted."""
+    found: dict[str, datetime | None] = {}
+    for info in store.list(DELETED):
+        found[info.key] = None
+        if info.key.startswith(tombstone_of_user("")):
+            found[info.key] = datetime.fromisoformat(store.read_bytes(info.key).decode())
+    return Deleted(found)
+
+
+def list_segments(
+    store: ObjectStore, *, since: datetime | None = None, until: datetime | None = None
+) -> list[Segment]:
+    """Return the segments that may hold rows of this time (``until`` excluded), oldest first."""
+    if since is not None and until is not None and until - since <= 2 * _HOUR:
+        begin = since.replace(minute=0, second=0, microsecond=0)
+        hours = [begin + number * _HOUR for number in range(4)]
+        prefixes = [hour_prefix(hour) for hour in hours if hour < until]
+    else:
+        prefixes = ["segments/"]
+    keys = (info.key for prefix in prefixes for info in store.list(prefix))
+    segments = (segment for key in keys if (segment := read_segment_key(key)) is not None)
+    second = timedelta(seconds=1)
+    wanted = [
+        segment
+        for segment in segments
+        if (since is None or segment.last + second > since)
+        and (until is None or segment.first < until)
+    ]
+    return sorted(wanted, key=lambda segment: (segment.first, segment.key))
+
+
+def read_segment(store: ObjectStore, key: str) -> list[Exchange]:
+    """Return the rows of a segment; none if it has been deleted meanwhile.
+
+    Raises:
+        StorageError: ``DamagedSegment``: it is no segment.
+    """
+    try:
+        data = store.read_bytes(key)
+    except ObjectNotFound:
+        return []
+    try:
+        return list(parse_segment(data))
+    except ValueError as error:
+        raise StorageError(
+            "DamagedSegment",
+            f"{join_uri(store.uri, key)} cannot be read: {error}. Delete this object.",
+        ) from None
+
+
+def read_exchanges(
+    store: ObjectStore, *, since: datetime | None = None, until: datetime | None = None
+) -> Iterator[Exchange]:
+    """Yield each answer to a request from ``since`` before ``until`` once, in order of time."""
+    deleted = read_deleted(store)
+    seen: set[str] = set()
+    for segment in list_segments(store, since=since, until=until):
+        for row in read_segment(store, segment.key):
+            is_wanted = (since is None or row.time >= since) and (until is None or row.time < until)
+            if is_wanted and row.id not in seen and not deleted.has(row):
+                seen.add(row.id)
+                yield row
+
+
+def find_exchange(store: ObjectStore, response_id: str) -> Exchange | None:
+    """Return an answer; None if it was never captured, or has been deleted."""
+    time = time_of(response_id)
+    deleted: Deleted | None = None
+    for segment in list_segments(store, since=time, until=time + timedelta(seconds=1)):
+        for row in read_segment(store, segment.key):
+            if row.id == response_id:
+                deleted = deleted or read_deleted(store)
+                return None if deleted.has(row) else row
+    return None
+
+
+def read_feedback(store: ObjectStore, response_id: str = "") -> list[Feedback]:
+    """Return the last entry of each person, oldest first, for one answer or for all.
+
+    Entries for deleted answers are left out, as far as these were deleted by id. Of answers that
+    were deleted with their user there are no entries.
+    """
+    entries: list[Feedback] = []
+    deleted = read_deleted(store)
+    for info in store.list(feedback_prefix(response_id)):
+        whose = id_of_entry(info.key)
+        if whose is None or deleted.has_id(whose):
+            continue
+        try:
+            entries.append(parse_feedback(store.read_bytes(info.key)))
+        except ObjectNotFound:
+            continue  # deleted since it was listed
+        except ValueError as error:
+            raise StorageError(
+                "DamagedFeedback",
+                f"{join_uri(store.uri, info.key)} cannot be read: {error}. Delete this object.",
+            ) from None
+    return latest_of_each(iter(entries))
