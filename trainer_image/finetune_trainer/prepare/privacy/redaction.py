@@ -31,6 +31,7 @@ _PLACEHOLDER = re.compile(rf"<({'|'.join(NAMES.values())})_(\d{{1,9}})>")
 
 _STRUCTURE = frozenset({"role", "type", "weight", "label"})
 """Keys of a row whose values are no text of the user's."""
+_NOTHING: frozenset[str] = frozenset()
 MIN_NUMBER_DIGITS = 9
 """Integers as long may be a phone or card number."""
 MIN_SPREAD_CHARACTERS = 6
@@ -79,6 +80,15 @@ def redact_row(row: dict[str, Any], settings: Settings) -> Redacted:
 def redact_text(text: str, settings: Settings) -> str:
     """Replace personal data in a text that is no row, such as a quotation."""
     return _redact_texts([(text, "")], settings)[0][0]
+
+
+def redact_value(value: Any, settings: Settings) -> Any:
+    """Replace personal data in every string of a JSON value, and in the names of its fields."""
+    texts, counts = _redact_texts(list(_texts(value, "", _NOTHING)), settings)
+    if not counts:
+        return value
+    pieces = iter(texts)
+    return _rebuild(value, lambda: next(pieces), _NOTHING)
 
 
 @dataclass(slots=True)
@@ -164,36 +174,38 @@ def _add_places(text: str, written: str, match: Match, matches: list[Match]) -> 
     return sorted([*matches, *more], key=lambda m: m.start) if more else matches
 
 
-def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
-    """Yield all texts below a value in order, each with its name."""
+def _texts(
+    value: Any, key: str, structure: frozenset[str] = _STRUCTURE
+) -> Iterator[tuple[str, str]]:
+    """Yield all texts below a value in order, each with its name; none of structural keys."""
     if isinstance(value, str):
         yield value, key
     elif isinstance(value, dict):
         for name, item in value.items():
-            if name not in _STRUCTURE:
+            if name not in structure:
                 if _may_hold_data(name):
                     yield name, ""
-                yield from _texts(item, name)
+                yield from _texts(item, name, structure)
     elif isinstance(value, list):
         for item in value:
-            yield from _texts(item, key)
+            yield from _texts(item, key, structure)
     elif _is_long_number(value):
         yield str(value), key
 
 
-def _rebuild(value: Any, take: Callable[[], str]) -> Any:
+def _rebuild(value: Any, take: Callable[[], str], structure: frozenset[str] = _STRUCTURE) -> Any:
     """Return the value with other texts, taken in the order of :func:`_texts`."""
     if isinstance(value, str):
         return take()
     if isinstance(value, dict):
         return {
             take() if _may_hold_data(name) else name: item
-            if name in _STRUCTURE
-            else _rebuild(item, take)
+            if name in structure
+            else _rebuild(item, take, structure)
             for name, item in value.items()
         }
     if isinstance(value, list):
-        return [_rebuild(item, take) for item in value]
+        return [_rebuild(item, take, structure) for item in value]
     if _is_long_number(value):
         text = take()
         return value if text == str(value) else text

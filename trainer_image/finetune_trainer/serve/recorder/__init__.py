@@ -1,0 +1,1 @@
+"""The recorder: beside a front, it stores captured answers and what people say of them."""
