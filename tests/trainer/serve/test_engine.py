@@ -62,6 +62,12 @@ async def test_an_answer_counts_its_tokens(client: Client, body: Body) -> None:
     assert usage["total_tokens"] == usage["prompt_tokens"] + 2
 
 
+async def test_an_answer_has_the_id_of_its_request(client: Client, body: Body) -> None:
+    headers = {"X-Request-Id": "20261130040029-0-1"}
+    answer = await client.post(CHAT, json=body(max_tokens=1), headers=headers)
+    assert (await answer.json())["id"] == "chatcmpl-20261130040029-0-1"
+
+
 async def test_a_stream_adds_up_to_the_plain_answer(client: Client, body: Body) -> None:
     plain = await ask(client, body())
     chunks = await stream(client, CHAT, body(stream_options={"include_usage": True}))

@@ -89,8 +89,9 @@ class _Routes:
             loop.call_soon_threadsafe(events.put_nowait, event)
 
         reply = self._make_reply(ask, emit)
+        given = request.headers.get("X-Request-Id", "")
         response = Response(
-            id=f"{'chatcmpl' if ask.is_chat else 'cmpl'}-{uuid.uuid4().hex}",
+            id=f"{'chatcmpl' if ask.is_chat else 'cmpl'}-{given[:128] or uuid.uuid4().hex}",
             model=ask.model,
             created=int(time.time()),
             is_chat=ask.is_chat,
