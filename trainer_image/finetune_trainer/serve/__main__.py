@@ -1,4 +1,4 @@
-"""``python -m finetune_trainer.serve front|agent|engine``: the processes that serve versions."""
+"""``python -m finetune_trainer.serve front|recorder|agent|engine``: how versions are served."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import sys
 
 MODULES = {
     "front": "finetune_trainer.serve.front.server",
+    "recorder": "finetune_trainer.serve.recorder.server",
     "agent": "finetune_trainer.serve.agent.server",
     "engine": "finetune_trainer.serve.engine.server",
 }
 """Each has ``configure(parser)`` if it takes options, and ``run(arguments)``."""
 PURPOSES = {
     "front": "answer OpenAI requests of one namespace, by the versions in rotation",
+    "recorder": "store captured answers without personal data, and what people say of them",
     "agent": "load versions into the engine beside it, verify them, and pass on requests",
     "engine": "serve a base model and its adapters with Transformers",
 }

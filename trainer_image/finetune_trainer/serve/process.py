@@ -121,6 +121,10 @@ class ServingProcess:
         self.port = 0
         self.report_port = 0
 
+    async def listen(self, public: ProxyServer) -> None:
+        """Listen for requests."""
+        self.port = await public.start(self._shared.host, self._shared.port)
+
     async def look(self) -> None:
         """Read the token again. A file that cannot be read keeps the last one."""
         file = self._shared.token_file
@@ -147,7 +151,7 @@ class ServingProcess:
         public = ProxyServer(answer)
         private = ProxyServer(lambda request: _answer_cluster(request, cluster, public))
         await self.look()
-        self.port = await public.start(settings.host, settings.port)
+        await self.listen(public)
         self.report_port = await private.start(settings.host, settings.report_port)
         logger.info("listening on ports %d and %d", self.port, self.report_port)
         tasks: list[asyncio.Task[Any]] = [

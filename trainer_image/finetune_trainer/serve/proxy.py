@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -307,6 +308,13 @@ class ProxyServer:
         )
         port = self._listener.sockets[0].getsockname()[1]
         return port
+
+    async def start_unix(self, path: Path) -> None:
+        """Listen on a Unix socket; one that an earlier process has left is replaced."""
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_unix_server(
+            lambda: Connection(self._web, loop), path, backlog=1024
+        )
 
     async def stop(self, *, linger_seconds: float, grace_seconds: float) -> None:
         """Drain: accept for a while, then let requests end, then close.

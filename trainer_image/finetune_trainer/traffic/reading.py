@@ -151,15 +151,15 @@ def find_exchange(store: ObjectStore, response_id: str) -> Exchange | None:
     return None
 
 
-def read_feedback(store: ObjectStore, response_id: str = "") -> list[Feedback]:
-    """Return the last entry of each person, oldest first, for one answer or for all.
+def read_feedback(store: ObjectStore, ids: str = "") -> list[Feedback]:
+    """Return the last entry of each person for each answer, oldest first.
 
-    Entries for deleted answers are left out, as far as these were deleted by id. Of answers that
-    were deleted with their user there are no entries.
+    ``ids`` is a whole response id, or how the ids of the wanted answers begin. Entries for deleted
+    answers are left out.
     """
     entries: list[Feedback] = []
     deleted = read_deleted(store)
-    for info in store.list(feedback_prefix(response_id)):
+    for info in store.list(feedback_prefix() + ids):
         whose = id_of_entry(info.key)
         if whose is None or deleted.has_id(whose):
             continue

@@ -1,0 +1,200 @@
+"""Feedback on captured answers, and the answers themselves, in the shapes of OpenAI's API."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from aiohttp import web
+
+from finetune_trainer.serve.bodies import parse_body
+from finetune_trainer.serve.errors import Refused, json_response
+from finetune_trainer.serve.proxy import read_body
+from finetune_trainer.serve.recorder.keeping import Keeper, no_answer
+from finetune_trainer.serve.recorder.listing import list_page
+from finetune_trainer.serve.recorder.places import Place
+from finetune_trainer.serve.recorder.scrubbing import scrub_text
+from finetune_trainer.serve.recorder.shapes import completion_of, entry_of, messages_of
+from finetune_trainer.serve.response_ids import Secret
+from finetune_trainer.storage import ObjectStore
+from finetune_trainer.traffic.places import feedback_key, read_id, tombstone_of_id
+from finetune_trainer.traffic.reading import read_feedback
+from finetune_trainer.traffic.rows import Exchange, Feedback, read_rating, write_feedback
+
+COMPLETIONS = "/v1/chat/completions"
+FEEDBACK = "/v1/feedback"
+MAX_CORRECTION = 64 * 1024
+MAX_REASON = 4 * 1024
+MAX_FIELDS = 16
+MAX_LISTED = 100
+VERSION_HEADER = "x-finetune-version"
+RATING_HEADER = "x-finetune-rating"
+USER_HEADER = "x-finetune-user"
+_FIELDS = frozenset(("rating", "correction", "reason"))
+_FILTER = re.compile(r"metadata\[([^\]]{1,64})\]\Z")
+
+
+class FeedbackDesk:
+    """Answers requests about the captured answers of an endpoint."""
+
+    def __init__(self, keeper: Keeper, secret: Callable[[], Secret]) -> None:
+        self._keeper = keeper
+        self._secret = secret
+
+    async def answer(
+        self, request: web.BaseRequest, place: Place, sender: str
+    ) -> web.StreamResponse:
+        """Answer a request of somebody who may use the endpoint.
+
+        Raises:
+            Refused: There is no such answer, a field is wrong, or the storage is away.
+        """
+        path, method = request.path, request.method
+        if (method, path) == ("GET", COMPLETIONS):
+            return json_response(await self._list(place, request.query))
+        if (method, path) == ("DELETE", COMPLETIONS):
+            return json_response(await self._delete_user(place, request.query.get("user", "")))
+        if (method, path) == ("POST", FEEDBACK):
+            fields = parse_body(await read_body(request))
+            given = fields.get("id")
+            row = await self._find(place, given if isinstance(given, str) else "")
+            entry = await self._write(place, row, sender, fields)
+            return _with_facts(json_response(entry_of(entry)), row, entry)
+        about, _, rest = path.removeprefix(f"{COMPLETIONS}/").partition("/")
+        match (method, rest):
+            case ("GET", ""):
+                row = await self._find(place, about)
+                return json_response(await self._show(place, row))
+            case ("GET", "messages"):
+                return json_response(messages_of(await self._find(place, about)))
+            case ("POST", ""):
+                fields = _metadata(parse_body(await read_body(request)))
+                row = await self._find(place, about)
+                entry = await self._write(place, row, sender, fields)
+                return _with_facts(json_response(await self._show(place, row)), row, entry)
+            case ("DELETE", ""):
+                row = await self._find(place, about)
+                await self._keeper.delete_answer(place, row.id)
+                gone = {"object": "chat.completion.deleted", "id": about, "deleted": True}
+                return json_response(gone)
+        raise Refused(404, "unknown_url", "No such URL.")
+
+    async def _find(self, place: Place, given: str) -> Exchange:
+        response_id = read_id(given)
+        whose = self._secret().has_captured(place.whose, response_id) if response_id else None
+        if response_id is None or not whose:
+            raise no_answer()
+        return await self._keeper.find(place, response_id)
+
+    async def _show(self, place: Place, row: Exchange) -> dict[str, Any]:
+        entries = await self._keeper.ask(lambda store: read_feedback(store, row.id), place)
+        return completion_of(row, entries)
+
+    async def _write(
+        self, place: Place, row: Exchange, sender: str, fields: Mapping[str, Any]
+    ) -> Feedback:
+        entry = read_entry(fields, row, sender, datetime.now(UTC))
+
+        def work(store: ObjectStore) -> bool:
+            store.write_bytes(feedback_key(entry), write_feedback(entry))
+            if not store.exists(tombstone_of_id(row.id)):
+                return True
+            store.delete(feedback_key(entry))  # the answer was deleted in between
+            return False
+
+        if not await self._keeper.ask(work, place):
+            raise no_answer()
+        return entry
+
+    async def _list(self, place: Place, query: Mapping[str, str]) -> dict[str, Any]:
+        limit = query.get("limit") or "20"
+        if not limit.isdecimal() or not 1 <= int(limit) <= MAX_LISTED:
+            raise _wrong("limit", f"a number from 1 to {MAX_LISTED}")
+        if query.get("order", "desc") != "desc":
+            raise _wrong("order", "desc: the newest answers come first")
+        after = read_id(query["after"]) if query.get("after") else None
+        if query.get("after") and after is None:
+            raise _wrong("after", "the id of an answer")
+        wanted = {
+            found.group(1): value for name, value in query.items() if (found := _FILTER.match(name))
+        }
+        pending = self._keeper.spool.rows_of(place.endpoint)
+        page = await self._keeper.ask(
+            lambda store: list_page(store, pending, after=after, limit=int(limit), wanted=wanted),
+            place,
+        )
+        shown = [completion_of(row, entries) for row, entries in page.rows]
+        return {
+            "object": "list",
+            "data": shown,
+            "first_id": shown[0]["id"] if shown else None,
+            "last_id": shown[-1]["id"] if shown else None,
+            "has_more": page.has_more,
+        }
+
+    async def _delete_user(self, place: Place, user: str) -> dict[str, Any]:
+        if not user:
+            raise _wrong("user", "the user whose answers are to be deleted")
+        hashed = self._secret().hash_person(place.whose, user)
+        await self._keeper.delete_user(place, hashed)
+        return {"object": "user.deleted", "user": user, "deleted": True}
+
+
+def read_entry(fields: Mapping[str, Any], row: Exchange, who: str, time: datetime) -> Feedback:
+    """Return an entry without personal data.
+
+    Raises:
+        Refused: A field has a wrong value.
+    """
+    try:
+        rating = read_rating(fields.get("rating"))
+    except ValueError:
+        raise _wrong("rating", "up or down") from None
+    others = {name: value for name, value in fields.items() if name not in (*_FIELDS, "id")}
+    if len(others) > MAX_FIELDS:
+        raise _wrong("metadata", f"an object with at most {MAX_FIELDS} fields")
+    for name, value in others.items():
+        if not isinstance(value, str) or len(name) > 64 or len(value) > 512:
+            raise _wrong(name[:64], "a text of at most 512 characters")
+    return Feedback(
+        id=row.id,
+        time=time,
+        endpoint=row.endpoint,
+        version=row.version,
+        sha256=row.sha256,
+        who=who,
+        rating=rating,
+        correction=_text(fields, "correction", MAX_CORRECTION),
+        reason=_text(fields, "reason", MAX_REASON),
+        metadata={scrub_text(name): scrub_text(value) for name, value in others.items()} or None,
+    )
+
+
+def _text(fields: Mapping[str, Any], name: str, longest: int) -> str | None:
+    value = fields.get(name)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or len(value) > longest:
+        raise _wrong(name, f"a text of at most {longest} characters")
+    return scrub_text(value)
+
+
+def _metadata(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    metadata = fields.get("metadata") or {}
+    if not isinstance(metadata, dict) or fields.keys() - {"metadata"}:
+        raise _wrong("metadata", "the only field, and an object with texts")
+    return metadata
+
+
+def _with_facts(answer: web.Response, row: Exchange, entry: Feedback) -> web.Response:
+    """Tell the front what it counts."""
+    answer.headers[VERSION_HEADER] = str(row.version)
+    answer.headers[RATING_HEADER] = entry.rating or ""
+    answer.headers[USER_HEADER] = row.user or row.id
+    return answer
+
+
+def _wrong(name: str, wanted: str) -> Refused:
+    return Refused(400, "invalid_value", f"`{name}` must be {wanted}.", param=name)

@@ -1,0 +1,105 @@
+"""Lists captured answers, newest first, from the spool and from object storage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from finetune_trainer.storage import ObjectStore
+from finetune_trainer.traffic.places import id_time, time_of
+from finetune_trainer.traffic.reading import (
+    Deleted,
+    list_segments,
+    read_deleted,
+    read_feedback,
+    read_segment,
+)
+from finetune_trainer.traffic.rows import Exchange, Feedback
+
+MAX_SEGMENTS = 300
+"""Segments that are read for one page."""
+_HOUR_CHARACTERS = 10
+UNRATED = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some answers with their feedback.
+
+    Attributes:
+        has_more: Whether older ones may follow.
+    """
+
+    rows: Sequence[tuple[Exchange, Sequence[Feedback]]]
+    has_more: bool
+
+
+def list_page(
+    store: ObjectStore,
+    pending: Iterable[Exchange],
+    *,
+    after: str | None,
+    limit: int,
+    wanted: Mapping[str, str],
+) -> Page:
+    """Return the newest answers that are older than ``after``.
+
+    Args:
+        store: The endpoint's traffic.
+        pending: Answers that are not in the store yet.
+        after: A response id; None begins with the newest answer.
+        limit: Most answers of a page.
+        wanted: Metadata that the answers' feedback must have. The rating ``none`` stands for
+            answers that nobody has rated.
+    """
+    until = None if after is None else time_of(after) + timedelta(seconds=1)
+    chosen = _Chosen(store, after, wanted, read_deleted(store))
+    chosen.take(pending)
+    segments = sorted(list_segments(store, until=until), key=lambda each: each.last, reverse=True)
+    for segment in segments[:MAX_SEGMENTS]:
+        # Whatever this and further segments hold is older than their newest second.
+        if chosen.count_newer(id_time(segment.last + timedelta(seconds=1))) > limit:
+            break
+        chosen.take(read_segment(store, segment.key))
+    rows = sorted(chosen.rows.values(), key=lambda found: found[0].id, reverse=True)
+    return Page(rows[:limit], has_more=len(rows) > limit or len(segments) > MAX_SEGMENTS)
+
+
+class _Chosen:
+    def __init__(
+        self, store: ObjectStore, after: str | None, wanted: Mapping[str, str], deleted: Deleted
+    ) -> None:
+        self._store = store
+        self._after = after
+        self._wanted = wanted
+        self._deleted = deleted
+        self._entries: dict[str, list[Feedback]] = {}
+        self.rows: dict[str, tuple[Exchange, Sequence[Feedback]]] = {}
+
+    def take(self, rows: Iterable[Exchange]) -> None:
+        for row in rows:
+            if (self._after is None or row.id < self._after) and not self._deleted.has(row):
+                entries = self._entries_of(row)
+                if self._has_wanted(entries):
+                    self.rows[row.id] = (row, entries)
+
+    def count_newer(self, begin: str) -> int:
+        return sum(each >= begin for each in self.rows)
+
+    def _entries_of(self, row: Exchange) -> list[Feedback]:
+        hour = row.id[:_HOUR_CHARACTERS]
+        if hour not in self._entries:
+            self._entries[hour] = read_feedback(self._store, hour)
+        return [entry for entry in self._entries[hour] if entry.id == row.id]
+
+    def _has_wanted(self, entries: Sequence[Feedback]) -> bool:
+        last = entries[-1] if entries else None
+        for name, value in self._wanted.items():
+            if name == "rating":
+                found = (None if last is None else last.rating) or UNRATED
+            else:
+                found = ((None if last is None else last.metadata) or {}).get(name, "")
+            if found != value:
+                return False
+        return True

@@ -1,0 +1,83 @@
+"""The routes of the recorder's socket. Only the front beside it can ask them.
+
+The front has checked key, limits and response id, and names endpoint and sender in headers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from aiohttp import web
+
+from finetune_trainer.serve.errors import Refused
+from finetune_trainer.serve.handover import (
+    BATCH_BYTES,
+    CAPTURES,
+    MAX_ANSWER_BYTES,
+    SENDER_HEADER,
+    WHOSE_HEADER,
+    Frame,
+    read_frames,
+)
+from finetune_trainer.serve.logs import log_defect
+from finetune_trainer.serve.proxy import MAX_BODY_BYTES, read_body
+from finetune_trainer.serve.recorder.feedback import FeedbackDesk
+from finetune_trainer.serve.recorder.keeping import Keeper
+from finetune_trainer.serve.recorder.metrics import Metrics
+from finetune_trainer.serve.recorder.scrubbing import make_row
+from finetune_trainer.serve.response_ids import Secret
+from finetune_trainer.traffic.rows import Exchange
+
+MAX_BATCH_BYTES = BATCH_BYTES + 2 * (MAX_BODY_BYTES + MAX_ANSWER_BYTES)
+
+
+class Recorder:
+    """Answers the front.
+
+    Args:
+        secret: Returns what response ids and hashes of people are made with.
+    """
+
+    def __init__(self, keeper: Keeper, metrics: Metrics, secret: Callable[[], Secret]) -> None:
+        self._keeper = keeper
+        self._metrics = metrics
+        self._secret = secret
+        self._desk = FeedbackDesk(keeper, secret)
+        self._scrubbing = asyncio.Lock()
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request.
+
+        Raises:
+            Refused: It cannot be served.
+        """
+        if request.path == CAPTURES:
+            return await self._take(request)
+        place = self._keeper.places.get(request.headers.get(WHOSE_HEADER, ""))
+        if place is None:
+            raise Refused(404, "not_captured", "This endpoint captures no answers.")
+        return await self._desk.answer(request, place, request.headers.get(SENDER_HEADER, ""))
+
+    async def _take(self, request: web.BaseRequest) -> web.Response:
+        body = await read_body(request, limit=MAX_BATCH_BYTES)
+        if self._keeper.spool.is_full:
+            raise Refused(503, "full", "Too much waits for object storage.", retry_seconds=1)
+        try:
+            frames = list(read_frames(body))
+        except (ValueError, UnicodeDecodeError):
+            raise Refused(400, "broken_batch", "The batch cannot be read.") from None
+        async with self._scrubbing:
+            rows = await asyncio.to_thread(self._make_rows, frames, self._secret())
+            self._keeper.spool.add(rows, asyncio.get_running_loop().time())
+        return web.Response(status=204)
+
+    def _make_rows(self, frames: Iterable[Frame], secret: Secret) -> list[Exchange]:
+        rows = []
+        for frame in frames:
+            try:
+                rows.append(make_row(frame, secret))
+            except Exception as error:  # one answer that cannot be scrubbed must not stop others
+                log_defect(error)
+                self._metrics.drop(str(frame.head.get("endpoint", "")), "NotScrubbed")
+        return rows

@@ -1,0 +1,153 @@
+"""Rows that are not in object storage yet: files of a folder that outlives the process.
+
+Rows are written to the folder before the front's batch is accepted, so a recorder that is killed
+loses none. Personal data has been removed from them before. A file holds rows of one endpoint and
+hour, and becomes one segment.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from finetune_trainer.traffic.rows import Exchange, parse_exchange, write_exchange
+
+logger = logging.getLogger(__name__)
+
+SEGMENT_BYTES = 1024 * 1024
+MAX_BYTES = 64 * 1024 * 1024
+"""Of all files. With more, the front keeps what it has, and counts what it has to drop."""
+MAX_KNOWN = 50_000
+"""Response ids remembered, so that a batch that is sent twice is stored once."""
+
+
+@dataclass(slots=True)
+class File:
+    """A file of the spool.
+
+    Attributes:
+        begin: Monotonic time of its first row.
+    """
+
+    path: Path
+    endpoint: str
+    hour: str
+    begin: float
+    num_bytes: int = 0
+    is_closed: bool = False
+
+    def read(self) -> list[Exchange]:
+        """Return its rows. The last line may be torn by the end of a process."""
+        rows = []
+        for line in self.path.read_bytes().splitlines():
+            try:
+                rows.append(parse_exchange(line))
+            except ValueError:
+                logger.warning("a torn row of endpoint %s is left out", self.endpoint)
+        return rows
+
+
+@dataclass(slots=True)
+class Spool:
+    """All files. Used by one event loop.
+
+    Attributes:
+        writer: Name of this process in keys of segments.
+    """
+
+    folder: Path
+    writer: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+    files: list[File] = field(default_factory=list)
+    _known: OrderedDict[str, None] = field(default_factory=OrderedDict)
+    _number: int = 0
+
+    def load(self) -> None:
+        """Take over what an earlier process has left."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(self.folder.glob("*/*.jsonl")):
+            hour = path.name[:10]
+            file = File(path, path.parent.name, hour, 0.0, path.stat().st_size, is_closed=True)
+            self.files.append(file)
+            for row in file.read():
+                self._remember(row.id)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(file.num_bytes for file in self.files)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no batch can be accepted."""
+        return self.num_bytes >= MAX_BYTES
+
+    def add(self, rows: Iterable[Exchange], now: float) -> int:
+        """Write rows, and return how many of them were new. ``now`` is monotonic."""
+        num_new = 0
+        for row in rows:
+            if row.id in self._known:
+                continue
+            line = write_exchange(row)
+            file = self._open(row, len(line), now)
+            with file.path.open("ab") as target:
+                target.write(line)
+            file.num_bytes += len(line)
+            self._remember(row.id)
+            num_new += 1
+        return num_new
+
+    def _open(self, row: Exchange, num_bytes: int, now: float) -> File:
+        hour = f"{row.time:%Y%m%d%H}"
+        for file in self.files:
+            if (file.endpoint, file.hour, file.is_closed) == (row.endpoint, hour, False):
+                if file.num_bytes + num_bytes <= SEGMENT_BYTES:
+                    return file
+                file.is_closed = True
+        self._number += 1
+        path = self.folder / row.endpoint / f"{hour}-{self.writer}-{self._number}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = File(path, row.endpoint, hour, now)
+        self.files.append(file)
+        return file
+
+    def close_older(self, before: float) -> None:
+        """Close the files whose first row came before a time."""
+        for file in self.files:
+            file.is_closed = file.is_closed or file.begin <= before
+
+    def drop(self, file: File) -> None:
+        """Remove a file."""
+        file.path.unlink(missing_ok=True)
+        self.files.remove(file)
+
+    def rows_of(self, endpoint: str) -> list[Exchange]:
+        """Return the rows of an endpoint that are here."""
+        return [row for file in self.files if file.endpoint == endpoint for row in file.read()]
+
+    def remove(self, endpoint: str, is_wanted: Callable[[Exchange], bool]) -> int:
+        """Remove rows of an endpoint; return how many there were."""
+        num_removed = 0
+        for file in [each for each in self.files if each.endpoint == endpoint]:
+            rows = file.read()
+            kept = [row for row in rows if not is_wanted(row)]
+            if len(kept) == len(rows):
+                continue
+            num_removed += len(rows) - len(kept)
+            if not kept:
+                self.drop(file)
+                continue
+            data = b"".join(map(write_exchange, kept))
+            fresh = file.path.with_suffix(".new")
+            fresh.write_bytes(data)
+            fresh.replace(file.path)
+            file.num_bytes = len(data)
+        return num_removed
+
+    def _remember(self, response_id: str) -> None:
+        self._known[response_id] = None
+        if len(self._known) > MAX_KNOWN:
+            self._known.popitem(last=False)
