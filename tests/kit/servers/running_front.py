@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 from finetune_trainer.serve.front.server import Process, read_settings
+from finetune_trainer.serve.handover import SOCKET
 
 TOKEN = "inner-token"
 
@@ -125,8 +126,10 @@ class RunningFront:
 
 
 @asynccontextmanager
-async def running_front(folder: Path, *endpoints: dict[str, Any]) -> AsyncIterator[RunningFront]:
-    """Run a front that follows these endpoints."""
+async def running_front(
+    folder: Path, *endpoints: dict[str, Any], recorder: Path | None = None
+) -> AsyncIterator[RunningFront]:
+    """Run a front that follows these endpoints, with the recorder at a socket."""
     file = folder / "endpoints.json"
     file.write_text(json.dumps(endpoints))
     (folder / "token").write_text(TOKEN)
@@ -136,6 +139,7 @@ async def running_front(folder: Path, *endpoints: dict[str, Any]) -> AsyncIterat
         "FINETUNE_KEYS_DIR": str(folder / "keys"),
         "FINETUNE_TOKEN_FILE": str(folder / "token"),
         "FINETUNE_LINGER_SECONDS": "0",
+        **({} if recorder is None else {SOCKET: str(recorder)}),
     }
     arguments = argparse.Namespace(host="127.0.0.1", port=0, report_port=0)
     process = Process(read_settings(arguments, environment))

@@ -17,7 +17,9 @@ from finetune_trainer.serve.bodies import parse_body
 from finetune_trainer.serve.errors import Refused, json_response
 from finetune_trainer.serve.front.answers import Watched, wants_json
 from finetune_trainer.serve.front.calls import Call, call_of
-from finetune_trainer.serve.front.keys import Keys, digest_of
+from finetune_trainer.serve.front.capturing import Capturing, Kept
+from finetune_trainer.serve.front.feedback import FeedbackRoutes
+from finetune_trainer.serve.front.keys import Keys, digest_of, no_key
 from finetune_trainer.serve.front.limits import Limits, Slots
 from finetune_trainer.serve.front.metrics import Metrics
 from finetune_trainer.serve.front.rotation import Failure, choose, failure_of
@@ -32,6 +34,7 @@ from finetune_trainer.serve.proxy import (
     pass_on,
     read_body,
 )
+from finetune_trainer.serve.response_ids import Secret
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class Front:
         keys: Keys,
         metrics: Metrics,
         shadow: Shadow,
+        capturing: Capturing,
         token: Callable[[], str],
         num_fronts: int = 1,
     ) -> None:
@@ -73,12 +77,14 @@ class Front:
         self._keys = keys
         self._metrics = metrics
         self._shadow = shadow
+        self._capturing = capturing
         self._token = token
         self._limits = Limits()
         self._num_fronts = num_fronts
         self._slots = Slots()
         self._reading = Slots()
         self._born = int(time.time())
+        self._desk = FeedbackRoutes(state=state, capturing=capturing, door=self)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request.
@@ -88,6 +94,8 @@ class Front:
         """
         # As it was sent: a path that is only equal once it is decoded is another path.
         path = request.raw_path.partition("?")[0]
+        if self._desk.has(request.method, path):
+            return await self._desk.handle(request, path)
         wanted = "POST" if path in OPERATIONS else "GET" if path == "/v1/models" else None
         if wanted is None:
             raise Refused(404, "unknown_url", "No such URL. Try /v1/models.")
@@ -101,9 +109,9 @@ class Front:
         return await self._complete(request, path, digest)
 
     def _list_models(self, digest: str | None) -> web.StreamResponse:
-        mine = [route for route in self._state.routes.values() if self._opens(route, digest)]
+        mine = [route for route in self._state.routes.values() if self.opens(route, digest)]
         if not mine and self._state.routes:
-            raise _no_key()
+            raise no_key()
         models = [
             {
                 "id": route.name,
@@ -116,7 +124,8 @@ class Front:
         ]
         return json_response({"object": "list", "data": models})
 
-    def _opens(self, route: Route, digest: str | None) -> bool:
+    def opens(self, route: Route, digest: str | None) -> bool:
+        """Tell whether a key opens an endpoint."""
         if route.secret is None:
             return True
         return digest is not None and self._keys.opens(route.secret, digest)
@@ -126,7 +135,8 @@ class Front:
     ) -> web.StreamResponse:
         name = ""
         try:
-            fields = parse_body(await self._read(request, digest))
+            raw = await self.read(request, digest)
+            fields = parse_body(raw)
             model = fields.get("model")
             if not isinstance(model, str):
                 raise Refused(400, "missing_model", "`model` must be a string.", param="model")
@@ -135,8 +145,11 @@ class Front:
                 message = f"The model `{model[:128]}` does not exist."
                 raise Refused(404, "model_not_found", message, param="model")
             name = route.name
-            self._admit(route, digest)
-            call = call_of(request, route, path, OPERATIONS[path], fields, digest, asked)
+            self.admit(route, digest)
+            secret = Secret(self._token())
+            call = call_of(
+                request, route, path, OPERATIONS[path], fields, raw, digest, asked, secret
+            )
             if route.secret is None:
                 slot = self._slots.hold("", MAX_OPEN_WITHOUT_KEY)
             else:
@@ -147,7 +160,7 @@ class Front:
             self._metrics.count(name, "", refused.status)
             raise
 
-    async def _read(self, request: web.BaseRequest, digest: str | None) -> bytes:
+    async def read(self, request: web.BaseRequest, digest: str | None) -> bytes:
         """Return the body. Who has no key can fill neither memory nor the slots of others.
 
         Raises:
@@ -156,18 +169,18 @@ class Front:
         if self._keys.may_open(digest):
             return await read_body(request, limit=MAX_BODY_BYTES)
         if not self._state.has_open:
-            raise _no_key()
+            raise no_key()
         with self._reading.hold("", MAX_OPEN_WITHOUT_KEY):
             return await read_body(request, limit=MAX_BODY_BYTES)
 
-    def _admit(self, route: Route, digest: str | None) -> None:
+    def admit(self, route: Route, digest: str | None) -> None:
         """Check key and rate.
 
         Raises:
             Refused: One of them does not allow the request.
         """
-        if not self._opens(route, digest):
-            raise _no_key()
+        if not self.opens(route, digest):
+            raise no_key()
         limit = route.requests_per_minute
         if limit is None:
             return
@@ -249,18 +262,20 @@ class Front:
         loop = asyncio.get_running_loop()
         first = loop.time()
         watched = Watched(is_stream=opened.is_stream, wants_json=wants_json(call.fields))
+        kept = Kept(watched.take) if call.is_captured else None
         headers = {"x-finetune-version": str(served.version), "x-request-id": call.id}
         try:
-            answer = await pass_on(request, opened, headers, watched.take)
+            watch = watched.take if kept is None else kept.take
+            answer = await pass_on(request, opened, headers, watch)
         except StreamCut as cut:
             logger.warning("request %s of %s: cut (%s)", call.id, call.route.name, cut)
-            self._conclude(call, served, opened, watched, first, loop.time(), is_cut=True)
+            self._conclude(call, served, opened, watched, kept, first, loop.time(), is_cut=True)
             raise ConnectionResetError("the answer was cut") from None
         except (asyncio.CancelledError, ConnectionError):
             self._metrics.count(call.route.name, str(served.version), CLIENT_GONE)
             raise
         # After the answer has left: what is read from it must not delay it.
-        loop.call_soon(self._conclude, call, served, opened, watched, first, loop.time())
+        loop.call_soon(self._conclude, call, served, opened, watched, kept, first, loop.time())
         return answer
 
     def _conclude(
@@ -269,6 +284,7 @@ class Front:
         served: Served,
         opened: Opened,
         watched: Watched,
+        kept: Kept | None,
         first: float,
         end: float,
         is_cut: bool = False,
@@ -297,6 +313,10 @@ class Front:
             series.input.observe(facts.num_input_tokens)
         if facts.num_output_tokens is not None:
             series.output.observe(facts.num_output_tokens)
+        if kept is not None and (status < 400 or is_error):
+            self._capturing.hand_over(
+                call, served, opened, facts, kept, seconds=end - call.begin, is_error=is_error
+            )
         copy_to = None if is_candidate or is_error else self._shadow.wants(route)
         if copy_to is not None:
             self._shadow.send(call, copy_to, self._token())
@@ -334,8 +354,3 @@ class Front:
         if num_keys < NUM_SHARES:
             return -(-route.min_requests // max(1, num_keys))
         return max(1, route.min_requests // (NUM_SHARES * self._num_fronts))
-
-
-def _no_key() -> Refused:
-    message = "Send a valid API key: `Authorization: Bearer KEY`."
-    return Refused(401, "invalid_api_key", message)

@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from finetune_trainer.serve.errors import Refused
+
 logger = logging.getLogger(__name__)
 
 MAX_FILES = 1000
@@ -87,6 +89,12 @@ def digest_of(header: str) -> str | None:
     if scheme.lower() != "bearer" or not key:
         return None
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def no_key() -> Refused:
+    """Return the refusal of a request without a valid key."""
+    message = "Send a valid API key: `Authorization: Bearer KEY`."
+    return Refused(401, "invalid_api_key", message)
 
 
 def _valid(secrets: Iterable[str]) -> set[str]:

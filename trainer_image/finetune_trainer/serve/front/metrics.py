@@ -70,6 +70,12 @@ class Metrics:
             "Copies of requests for the candidate; code is empty for those left out.",
             "code",
         )
+        self._dropped = Counter(
+            "finetune_front_capture_dropped",
+            "Answers that should have been captured and were not, by reason.",
+            ("finetuneendpoint", "reason"),
+            registry=registry,
+        )
         self._weights = Gauge(
             "finetune_front_weight_percent",
             "Share of requests that a version in rotation gets at this front.",
@@ -111,6 +117,10 @@ class Metrics:
         """Count a copy of a request."""
         self._shadows.labels(endpoint, version, code).inc()
 
+    def drop_capture(self, endpoint: str, reason: str, number: int = 1) -> None:
+        """Count answers that are not captured although they should be."""
+        self._dropped.labels(endpoint, reason).inc(number)
+
     def show_weights(self, endpoint: str, weights: Mapping[int, float]) -> None:
         """Show the share of requests of each version in rotation, in percent."""
         # Not by label: that looks at the series of all endpoints.
@@ -139,6 +149,7 @@ class Metrics:
         for counter in (self._requests, self._signals, self._shadows):
             counter.remove_by_labels(by_version)
         if gone is None:
+            self._dropped.remove_by_labels(by_version)
             self.show_weights(endpoint, {})
             del self._shown[endpoint]
         # Others find their series again.

@@ -1,11 +1,12 @@
-"""The routing table: what a FineTuneEndpoint's spec and status ask of the front. Pure."""
+"""The routing table: what a FineTuneEndpoint's spec and status ask of the front."""
 
 from __future__ import annotations
 
 import logging
+import random
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -13,6 +14,8 @@ logger = logging.getLogger(__name__)
 _VERSION = re.compile(r"[0-9]{1,9}\Z")
 MIN_REQUESTS = 200
 """Default of ``rollout.minRequests``."""
+SAMPLE = "0.1"
+"""Default of ``capture.sample``."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,11 +25,31 @@ class Served:
     Attributes:
         adapter: Its immutable name in the engine.
         url: Base URL of its server.
+        sha256: Of its manifest; empty until a server has verified it.
     """
 
     version: int
     adapter: str
     url: str
+    sha256: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CaptureRule:
+    """Which answers are captured: those to requests that say ``store: true``, and a share.
+
+    Attributes:
+        share: Of the requests that do not say; 0 to 1. Those with ``store: false`` are never taken.
+    """
+
+    share: float = 0.0
+
+    def wants(self, fields: Mapping[str, Any]) -> bool:
+        """Tell whether the answer to a request is captured."""
+        store = fields.get("store")
+        if isinstance(store, bool):
+            return store
+        return self.share > 0 and random.random() < self.share  # noqa: S311
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +66,7 @@ class Route:
         shadow_percent: Share of the active version's requests that a verified candidate gets a
             copy of.
         is_behind_gateway: Whether a gateway divides the requests, and names the version.
+        capture: None captures nothing.
     """
 
     name: str
@@ -57,6 +81,12 @@ class Route:
     slow_seconds: float | None = None
     shadow_percent: float = 0.0
     is_behind_gateway: bool = False
+    capture: CaptureRule | None = None
+
+    @property
+    def whose(self) -> str:
+        """Namespace and name, as response ids have them."""
+        return f"{self.namespace}/{self.name}"
 
     def is_slow(self, seconds: float) -> bool:
         """Whether an answer whose first byte took so long counts as slow."""
@@ -117,7 +147,15 @@ def read_route(endpoint: Mapping[str, Any], *, server_url: str) -> Route:
         slow_seconds=None if latency is None else float(latency),
         shadow_percent=percent,
         is_behind_gateway=(spec.get("serve") or {}).get("routing") == "Gateway",
+        capture=_read_capture(spec.get("capture")),
     )
+
+
+def _read_capture(capture: Mapping[str, Any] | None) -> CaptureRule | None:
+    if capture is None:
+        return None
+    is_for_all = capture.get("include") == "All"
+    return CaptureRule(share=float(capture.get("sample") or SAMPLE) if is_for_all else 0.0)
 
 
 def find_route(routes: Mapping[str, Route], model: str) -> tuple[Route | None, int | None]:
@@ -141,4 +179,5 @@ def _read_served(served: Mapping[str, Any] | None, server_url: str) -> Served | 
         version=int(served["version"]),
         adapter=str(served["adapter"]),
         url=server_url.format(server=served["server"]),
+        sha256=str(served.get("sha256") or ""),
     )

@@ -14,10 +14,12 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from finetune_trainer.serve.desired import Endpoint
 from finetune_trainer.serve.front.answering import Front
+from finetune_trainer.serve.front.capturing import Capturing
 from finetune_trainer.serve.front.keys import Keys
 from finetune_trainer.serve.front.metrics import Metrics
 from finetune_trainer.serve.front.shadow import Shadow
 from finetune_trainer.serve.front.state import State
+from finetune_trainer.serve.handover import SOCKET
 from finetune_trainer.serve.process import (
     ProcessSettings,
     ServingProcess,
@@ -35,12 +37,14 @@ class Settings:
         server_url: URL of a server, with ``{server}`` for its name.
         keys_dir: Holds a folder of keys for each Secret.
         num_fronts: Processes that share the traffic.
+        recorder: Unix socket of the recorder; None captures nothing.
     """
 
     process: ProcessSettings
     server_url: str
     keys_dir: Path
     num_fronts: int
+    recorder: str | None = None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -64,6 +68,7 @@ def read_settings(arguments: argparse.Namespace, environment: Mapping[str, str])
         server_url=server_url,
         keys_dir=Path(environment.get("FINETUNE_KEYS_DIR") or "/var/run/finetune/keys"),
         num_fronts=_fronts(environment.get("FINETUNE_FRONTS") or "1"),
+        recorder=environment.get(SOCKET) or None,
     )
 
 
@@ -87,19 +92,22 @@ class Process(ServingProcess):
         """Serve until ``stop`` is set, then drain."""
         async with make_session() as session, make_session() as copies:
             shadow = Shadow(copies, self._metrics)
+            capturing = Capturing(self._settings.recorder, self._metrics, lambda: self.token)
             front = Front(
                 session=session,
                 state=self.state,
                 keys=self._keys,
                 metrics=self._metrics,
                 shadow=shadow,
+                capturing=capturing,
                 token=lambda: self.token,
                 num_fronts=self._settings.num_fronts,
             )
             try:
-                await self.serve(front.handle, self, self.follow, stop)
+                await self.serve(front.handle, self, self.follow, stop, capturing.keep_sending)
             finally:
                 await shadow.close()
+                await capturing.close()
 
     def follow(self, endpoints: Mapping[str, Endpoint]) -> None:
         """Take over the endpoints as they are now, and the keys of Secrets that are new."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from finetune_trainer.serve.front.metrics import Metrics
-from finetune_trainer.serve.front.rotation import Failure, Health
+from finetune_trainer.serve.front.rotation import Failure, Health, number_of
 from finetune_trainer.serve.front.routes import Route, Served, read_routes
 from finetune_trainer.serve.front.tallies import Tallies
 
@@ -81,6 +81,23 @@ class State:
                 failure.value,
             )
         return is_to_blame
+
+    def complain(self, route: Route, *, version: int, user: str, sender: str, time: float) -> None:
+        """Count a thumb down in the rollout in which the answer was given, if that still runs.
+
+        ``time`` is Unix time of the answer.
+        """
+        candidate, tallies = route.candidate, self.tallies.get(route.name)
+        served = {each.version for each in (route.active, candidate) if each is not None}
+        if candidate is None or tallies is None or version not in served:
+            return
+        tallies.complain(
+            rollout=route.rollout,
+            is_candidate=version == candidate.version,
+            number=number_of(route.rollout, user.encode()),
+            sender=sender,
+            time=time,
+        )
 
     def _show_weights(self, route: Route) -> None:
         weights: dict[int, float] = {}

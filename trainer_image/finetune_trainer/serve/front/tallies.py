@@ -7,6 +7,7 @@ one sender who makes up users is evidence. Of a sender's requests, a stream coun
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,10 +24,15 @@ def _zeros() -> dict[str, int]:
 
 @dataclass(slots=True)
 class Stream:
-    """Counts at one weight."""
+    """Counts at one weight.
+
+    Attributes:
+        since: Unix time of its first request.
+    """
 
     active: dict[str, int] = field(default_factory=_zeros)
     candidate: dict[str, int] = field(default_factory=_zeros)
+    since: float = field(default_factory=time.time)
 
 
 @dataclass(slots=True)
@@ -84,6 +90,29 @@ class Tallies:
         if self._asked[asked] < most and len(self._asked) <= MAX_SEEN:
             self._asked[asked] += 1
             counts["requests"] += 1
+        self._note(counts, bad, number, sender)
+
+    def complain(
+        self, *, rollout: str, is_candidate: bool, number: int, sender: str, time: float
+    ) -> None:
+        """Count a thumb down for an answer, in the stream in which that was given.
+
+        Args:
+            rollout: The rollout that runs.
+            is_candidate: Whether the candidate gave the answer.
+            number: Stands for the user who got it.
+            sender: Who complains.
+            time: Unix time of the answer.
+        """
+        # The id of an answer tells whole seconds.
+        given = [stream for stream in self.streams.values() if int(stream.since) <= time]
+        if rollout != self.rollout or not given:
+            return
+        stream = max(given, key=lambda each: each.since)
+        counts = stream.candidate if is_candidate else stream.active
+        self._note(counts, ["thumbsDown"], number, sender)
+
+    def _note(self, counts: dict[str, int], bad: Iterable[str], number: int, sender: str) -> None:
         for signal in bad:
             events: set[tuple[str, int | str]] = {(signal, number), (signal, sender)}
             if not events & self._seen and len(self._seen) < MAX_SEEN:

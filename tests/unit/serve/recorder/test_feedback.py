@@ -1,0 +1,234 @@
+"""Feedback through clients that people have, and who may not give it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from finetune_trainer.serve.response_ids import Secret
+from finetune_trainer.traffic.places import time_of
+from finetune_trainer.traffic.reading import read_exchanges, read_feedback
+from kit.processes.eventually import eventually_async
+from kit.servers.running_front import TOKEN, RunningFront, access, endpoint, running_front, served
+from kit.servers.running_recorder import RunningRecorder, capture, running_recorder
+from kit.servers.streaming_engine import streaming_engine
+
+MAIL = "max.mustermann@example-firma.de"
+
+
+@asynccontextmanager
+async def endpoints(folder: Path) -> AsyncIterator[tuple[RunningFront, RunningRecorder]]:
+    """Two endpoints that capture, each with a key of its own."""
+    async with streaming_engine() as engine:
+        spec = {"capture": capture(folder)}
+        made = [
+            endpoint(served(1, engine.port), access=access("mine"), **spec),
+            endpoint(
+                served(1, engine.port, "other"), name="other", access=access("theirs"), **spec
+            ),
+        ]
+        async with (
+            running_recorder(folder, *made) as recorder,
+            running_front(folder, *made, recorder=recorder.socket) as front,
+        ):
+            await front.set_keys("mine", alice="alice", bob="bob")
+            await front.set_keys("theirs", eve="eve")
+            yield front, recorder
+
+
+def client_of(front: RunningFront, key: str = "alice") -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(base_url=f"{front.url}/v1", api_key=key, max_retries=0)
+
+
+async def ask(
+    front: RunningFront, recorder: RunningRecorder, content: str = "hi", **body: Any
+) -> str:
+    """Ask, wait until the answer is captured, and return the id that a client sees."""
+    async with front.ask(content, key="alice", **body) as answer:
+        assert answer.status == 200
+        found: str = answer.headers["x-request-id"]
+
+    async def is_captured() -> bool:
+        return any(row.id == found for row in recorder.keeper.spool.rows_of("headline"))
+
+    await eventually_async(is_captured)
+    return f"chatcmpl-{found}"
+
+
+@pytest.mark.parametrize("is_stored", [False, True])
+async def test_the_openai_client_updates_retrieves_lists_and_deletes(
+    tmp_path: Path, is_stored: bool
+) -> None:
+    async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
+        ids = [await ask(front, recorder, f"question {number}") for number in range(3)]
+        if is_stored:
+            assert await recorder.keeper.store_all()
+        given = {"rating": "down", "correction": f"Write to {MAIL}", "reason": "tone"}
+        updated = await client.chat.completions.update(ids[0], metadata=given)
+        assert updated.id == ids[0]
+        kept = {"rating": "down", "correction": "Write to <EMAIL_1>", "reason": "tone"}
+        found = await client.chat.completions.retrieve(ids[0])
+        assert found.choices[0].message.content == "Hello from team-a.headline-v1"
+        assert (found.model, found.model_dump()["metadata"]) == ("headline", kept)
+        assert found.created == int(time_of(ids[0].removeprefix("chatcmpl-")).timestamp())
+        messages = await client.chat.completions.messages.list(ids[0])
+        assert [each.content for each in messages.data] == ["question 0"]
+        listed = [each.id async for each in client.chat.completions.list(limit=2)]
+        assert sorted(listed) == sorted(ids)
+        assert [each[:29] for each in listed] == sorted((i[:29] for i in ids), reverse=True)
+        rated = await client.chat.completions.list(metadata={"rating": "down"}, model="headline")
+        assert [each.id for each in rated.data] == [ids[0]]
+        unrated = await client.chat.completions.list(metadata={"rating": "none"})
+        assert sorted(each.id for each in unrated.data) == sorted(ids[1:])
+        gone = await client.chat.completions.delete(ids[0])
+        assert (gone.id, gone.deleted) == (ids[0], True)
+        for call in (client.chat.completions.retrieve, client.chat.completions.delete):
+            with pytest.raises(openai.NotFoundError):
+                await call(ids[0])
+        await recorder.keeper.store_all()
+        assert ids[0].removeprefix("chatcmpl-") not in recorder.at_rest()
+        assert len(list(read_exchanges(recorder.store()))) == 2
+        assert MAIL not in recorder.at_rest()
+
+
+async def test_a_later_entry_replaces_that_of_the_same_person_only(tmp_path: Path) -> None:
+    async with endpoints(tmp_path) as (front, recorder):
+        about = await ask(front, recorder)
+        for key, rating in (("alice", "down"), ("bob", "up"), ("alice", "up")):
+            async with front.session.post(
+                f"{front.url}/v1/feedback",
+                json={"id": about, "rating": rating, "correction": f"by {key}"},
+                headers={"Authorization": f"Bearer {key}"},
+            ) as answer:
+                assert answer.status == 200
+                said = await answer.json()
+                assert (said["object"], said["version"], said["rating"]) == ("feedback", 1, rating)
+        entries = read_feedback(recorder.store())
+        assert [(each.rating, each.correction) for each in entries] == [
+            ("up", "by bob"),
+            ("up", "by alice"),
+        ]
+        assert len({each.who for each in entries}) == 2
+        assert "alice" not in "".join(each.who for each in entries)
+
+
+async def test_nobody_reaches_the_answers_of_another_endpoint(tmp_path: Path) -> None:
+    async with endpoints(tmp_path) as (front, recorder):
+        about = await ask(front, recorder)
+        async with client_of(front, "eve") as eve:
+            for call in (eve.chat.completions.retrieve, eve.chat.completions.delete):
+                with pytest.raises(openai.NotFoundError):
+                    await call(about)
+            with pytest.raises(openai.NotFoundError):
+                await eve.chat.completions.update(about, metadata={"rating": "up"})
+            with pytest.raises(openai.NotFoundError):
+                await eve.chat.completions.list(model="headline")
+            assert (await eve.chat.completions.list()).data == []
+        async with client_of(front, "nobody") as nobody:
+            with pytest.raises(openai.AuthenticationError):
+                await nobody.chat.completions.update(about, metadata={"rating": "up"})
+            with pytest.raises(openai.AuthenticationError):
+                await nobody.chat.completions.retrieve(about)
+            with pytest.raises(openai.AuthenticationError):
+                await nobody.chat.completions.list(model="headline")
+        assert read_feedback(recorder.store()) == []
+        assert len(recorder.keeper.spool.rows_of("headline")) == 1
+
+
+async def test_an_answer_that_was_not_captured_takes_no_feedback(tmp_path: Path) -> None:
+    async with endpoints(tmp_path) as (front, _), client_of(front) as client:
+        async with front.ask(key="alice", store=False) as answer:
+            own = answer.headers["x-request-id"]
+        secret, time = Secret(TOKEN), time_of(own)
+        forged = Secret("other").make_id("team-a/headline", time, is_captured=True)
+        lost = secret.make_id("team-a/headline", time.replace(year=2020), is_captured=True)
+        for about in (own, forged, lost, "chatcmpl-1", "..%2F..", f"{own}/x"):
+            with pytest.raises(openai.NotFoundError):
+                await client.chat.completions.update(about, metadata={"rating": "up"})
+        young = secret.make_id("team-a/headline", time, is_captured=True)
+        with pytest.raises(openai.InternalServerError) as caught:
+            await client.chat.completions.update(young, metadata={"rating": "up"})
+        assert caught.value.status_code == 503
+        assert caught.value.response.headers["Retry-After"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("rating", "sideways"), ("rating", 1), ("correction", 3), ("reason", "x" * 5000)],
+        *[("other", 7), ("x" * 65, "y")],
+    ],
+)
+async def test_a_wrong_field_is_named(tmp_path: Path, field: str, value: Any) -> None:
+    async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
+        about = await ask(front, recorder)
+        with pytest.raises(openai.BadRequestError) as caught:
+            await client.chat.completions.update(about, metadata={field: value})
+        assert caught.value.param == field[:64]
+        assert read_feedback(recorder.store()) == []
+
+
+async def test_all_answers_of_a_user_are_deleted(tmp_path: Path) -> None:
+    async with endpoints(tmp_path) as (front, recorder):
+        old = await ask(front, recorder, user=MAIL)
+        assert await recorder.keeper.store_all()
+        new = await ask(front, recorder, user=MAIL)
+        other = await ask(front, recorder, user="bob")
+        headers = {"Authorization": "Bearer alice"}
+        async with front.session.delete(
+            f"{front.url}/v1/chat/completions",
+            params={"model": "headline", "user": MAIL},
+            headers=headers,
+        ) as answer:
+            assert (await answer.json())["deleted"] is True
+        assert await recorder.keeper.store_all()
+        assert [f"chatcmpl-{row.id}" for row in read_exchanges(recorder.store())] == [other]
+        for about in (old, new):
+            assert about.removeprefix("chatcmpl-") not in recorder.at_rest()
+
+
+async def test_thumbs_down_count_once_per_user_in_the_rollout_that_answered(
+    tmp_path: Path,
+) -> None:
+    async with streaming_engine() as engine:
+        v1, v2 = served(1, engine.port), served(2, engine.port)
+        spec = {"capture": capture(tmp_path)}
+        async with (
+            running_recorder(tmp_path, endpoint(v1, **spec)) as recorder,
+            running_front(tmp_path, endpoint(v1, **spec), recorder=recorder.socket) as front,
+            client_of(front) as client,
+        ):
+            before = await ask(front, recorder, user="u0")
+            front.follow(endpoint(v1, v2, weight=99, **spec))
+            later = [await ask(front, recorder, user=f"u{number}") for number in range(8)]
+            for about in (before, *later, *later):
+                await client.chat.completions.update(about, metadata={"rating": "down"})
+            active, candidate = await front.counts(99)
+            # All come from one address: one sender is no evidence by repetition.
+            assert active["thumbsDown"] + candidate["thumbsDown"] == 1
+            assert active["requests"] + candidate["requests"] == 8
+
+
+async def test_the_page_for_editors_holds_no_answer_and_lets_only_its_own_script_run(
+    tmp_path: Path,
+) -> None:
+    async with endpoints(tmp_path) as (front, recorder):
+        await ask(front, recorder, "a question that only editors see")
+        async with front.session.get(f"{front.url}/feedback/headline") as answer:
+            text = await answer.text()
+            assert answer.status == 200
+        assert "Answers of headline" in text
+        assert "only editors see" not in text
+        assert "default-src 'none'" in text
+        assert "connect-src 'self'" in text
+        assert "script-src 'sha256-" in text
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert "innerHTML" not in text
+        async with front.session.get(f"{front.url}/feedback/%3Cscript%3E") as answer:
+            assert answer.status == 404

@@ -1,0 +1,1 @@
+"""The page on which editors judge and correct answers."""

@@ -1,0 +1,145 @@
+"use strict";
+(() => {
+  const find = (id) => document.getElementById(id);
+  const endpoint = find("endpoint").textContent;
+  const stored = `finetune-key ${endpoint}`;
+  const list = find("answers");
+  let last = "";
+
+  const tell = (text) => { find("status").textContent = text; };
+
+  const ask = async (path, fields) => {
+    const answer = await fetch(path, {
+      method: fields ? "POST" : "GET",
+      headers: { Authorization: `Bearer ${sessionStorage.getItem(stored)}`,
+        "Content-Type": "application/json" },
+      body: fields ? JSON.stringify(fields) : undefined,
+      credentials: "omit", redirect: "error",
+    });
+    const said = await answer.json();
+    if (answer.ok) return said;
+    if (answer.status === 401) leave();
+    throw new Error(said.error.message);
+  };
+
+  // Text is only ever set as text, so nothing in an answer can become a part of the page.
+  const add = (parent, name, text, kind) => {
+    const made = document.createElement(name);
+    if (text) made.textContent = text;
+    if (kind) made.className = kind;
+    parent.append(made);
+    return made;
+  };
+
+  const written = (content) => (typeof content === "string" ? content : JSON.stringify(content));
+
+  const show = (answer) => {
+    const card = add(list, "article");
+    card.tabIndex = -1;
+    const message = answer.choices[0].message;
+    const time = new Date(answer.created * 1000).toLocaleString();
+    add(card, "p", `${time}, version ${answer.version}`, "soft");
+    const turns = answer.request.messages ?? [{ role: "user", content: answer.request.prompt }];
+    for (const turn of turns) {
+      add(card, "span", String(turn.role), "label");
+      add(card, "div", written(turn.content), "text");
+    }
+    add(card, "span", "answer", "label");
+    add(card, "div", written(message.content ?? message.tool_calls ?? ""), "text");
+    const given = answer.metadata;
+    const bar = add(card, "div", "", "bar");
+    const form = add(card, "div");
+    form.hidden = !given.correction && !given.reason;
+    const box = add(add(form, "label", "Correction"), "textarea");
+    box.value = given.correction ?? written(message.content ?? "");
+    const why = add(add(form, "label", "Why "), "input");
+    why.value = given.reason ?? "";
+    why.maxLength = 4000;
+    const buttons = {};
+
+    const save = async (rating) => {
+      const correction = box.value === message.content ? "" : box.value;
+      const fields = { id: answer.id, rating, reason: why.value };
+      if (!form.hidden) fields.correction = correction;
+      try {
+        await ask("/v1/feedback", fields);
+        given.rating = rating;
+        for (const each of ["up", "down"]) {
+          buttons[each].setAttribute("aria-pressed", String(each === rating));
+        }
+        tell("Saved.");
+      } catch (error) {
+        tell(`Not saved: ${error.message}`);
+      }
+    };
+    const button = (text, kind, act) => {
+      buttons[kind] = add(bar, "button", text);
+      buttons[kind].type = "button";
+      buttons[kind].setAttribute("aria-pressed", String(given.rating === kind));
+      buttons[kind].addEventListener("click", act);
+    };
+    const edit = () => { form.hidden = false; box.focus(); };
+    button("👍 Good", "up", () => save("up"));
+    button("👎 Bad", "down", () => save("down"));
+    button("Correct", "edit", edit);
+    buttons.edit.removeAttribute("aria-pressed");
+    const done = add(form, "button", "Save the correction");
+    done.type = "button";
+    done.addEventListener("click", () => save(given.rating ?? "down"));
+    card.act = { u: () => save("up"), d: () => save("down"), e: edit };
+  };
+
+  const load = async () => {
+    const query = new URLSearchParams({ model: endpoint, limit: "20" });
+    if (last) query.set("after", last);
+    if (find("filter").value) query.set("metadata[rating]", find("filter").value);
+    try {
+      const page = await ask(`/v1/chat/completions?${query}`);
+      page.data.forEach(show);
+      last = page.last_id ?? last;
+      find("more").hidden = !page.has_more;
+      tell(list.children.length ? "" : "There are no such answers yet.");
+    } catch (error) {
+      tell(error.message);
+    }
+  };
+
+  const restart = () => {
+    last = "";
+    list.replaceChildren();
+    const isOpen = Boolean(sessionStorage.getItem(stored));
+    find("door").hidden = isOpen;
+    find("bar").hidden = !isOpen;
+    find("more").hidden = true;
+    return isOpen ? load() : undefined;
+  };
+
+  const leave = () => { sessionStorage.removeItem(stored); restart(); };
+
+  find("door").addEventListener("submit", (event) => {
+    event.preventDefault();
+    sessionStorage.setItem(stored, find("key").value.trim());
+    find("key").value = "";
+    restart();
+  });
+  find("leave").addEventListener("click", leave);
+  find("filter").addEventListener("change", restart);
+  find("more").addEventListener("click", load);
+  document.addEventListener("keydown", (event) => {
+    const active = document.activeElement;
+    if (event.key === "Escape") active.closest("article")?.focus();
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (/^(INPUT|TEXTAREA|SELECT)$/.test(active.tagName)) return;
+    const cards = [...list.children];
+    const place = cards.indexOf(active.closest("article"));
+    if (event.key === "j" || event.key === "k") {
+      const next = cards[Math.max(0, place + (event.key === "j" ? 1 : -1))];
+      next?.focus();
+      next?.scrollIntoView({ block: "nearest" });
+    } else if (cards[place]?.act[event.key]) {
+      event.preventDefault();
+      cards[place].act[event.key]();
+    }
+  });
+  restart();
+})();

@@ -1,0 +1,208 @@
+"""Hands answers over to the recorder beside the front, and never waits for it.
+
+Frames wait in a queue that is bounded by number and bytes. What does not fit is counted, and the
+answer itself has already left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+
+import aiohttp
+from yarl import URL
+
+from finetune_trainer.serve.errors import Refused
+from finetune_trainer.serve.front.answers import Facts
+from finetune_trainer.serve.front.calls import Call
+from finetune_trainer.serve.front.metrics import Metrics
+from finetune_trainer.serve.front.routes import Served
+from finetune_trainer.serve.handover import BATCH_BYTES, CAPTURES, MAX_ANSWER_BYTES, write_frame
+from finetune_trainer.serve.proxy import Opened
+from finetune_trainer.serve.response_ids import Secret
+from finetune_trainer.traffic.rows import write_time
+
+logger = logging.getLogger(__name__)
+
+MAX_FRAMES = 4096
+MAX_BYTES = 32 * 1024 * 1024
+SECONDS = 30.0
+"""Time for the recorder to take a batch, or to answer a request."""
+GATHER_SECONDS = 0.05
+"""Frames are gathered for so long before they are sent."""
+FIRST_PAUSE_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 5.0
+LAST_SECONDS = 3.0
+"""At the end, what waits is tried for so long."""
+
+
+class Kept:
+    """The bytes of an answer as it passes.
+
+    Args:
+        watch: Is called with each piece.
+    """
+
+    __slots__ = ("_pieces", "_size", "_watch")
+
+    def __init__(self, watch: Callable[[bytes], None]) -> None:
+        self._watch = watch
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def take(self, piece: bytes) -> None:
+        """Keep a piece, unless the answer is too long."""
+        self._watch(piece)
+        self._size += len(piece)
+        if self._size <= MAX_ANSWER_BYTES:
+            self._pieces.append(piece)
+
+    def answer(self) -> bytes | None:
+        """Return the answer; None if it is too long."""
+        return None if self._size > MAX_ANSWER_BYTES else b"".join(self._pieces)
+
+
+class Capturing:
+    """Sends frames to the recorder.
+
+    Args:
+        socket: Path of its Unix socket; None if there is no recorder.
+        token: Returns the serving token.
+    """
+
+    def __init__(self, socket: str | None, metrics: Metrics, token: Callable[[], str]) -> None:
+        self._socket = socket
+        self._metrics = metrics
+        self._token = token
+        self._queue: deque[tuple[str, bytes]] = deque()
+        self._num_bytes = 0
+        self._filled = asyncio.Event()
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def secret(self) -> Secret:
+        """What response ids and hashes of people are made with."""
+        return Secret(self._token())
+
+    def hand_over(
+        self,
+        call: Call,
+        served: Served,
+        opened: Opened,
+        facts: Facts,
+        kept: Kept,
+        *,
+        seconds: float,
+        is_error: bool,
+    ) -> None:
+        """Queue an answer that has ended."""
+        name = call.route.name
+        answer = kept.answer()
+        if self._socket is None or answer is None:
+            reason = "NoRecorder" if self._socket is None else "TooLarge"
+            self._metrics.drop_capture(name, reason)
+            return
+        head = {
+            "id": call.id,
+            "time": write_time(call.time),
+            "namespace": call.route.namespace,
+            "endpoint": name,
+            "version": served.version,
+            "sha256": served.sha256,
+            "isStream": opened.is_stream,
+            "isError": is_error,
+            "latencySeconds": round(seconds, 6),
+            "numInputTokens": facts.num_input_tokens,
+            "numOutputTokens": facts.num_output_tokens,
+            "isRefusal": facts.is_refusal,
+            "isInvalidJson": facts.is_invalid_json,
+            "sender": self.secret.hash_person(call.route.whose, call.sender),
+        }
+        frame = write_frame(head, call.raw, answer)
+        if len(self._queue) >= MAX_FRAMES or self._num_bytes + len(frame) > MAX_BYTES:
+            self._metrics.drop_capture(name, "QueueFull")
+            return
+        self._queue.append((name, frame))
+        self._num_bytes += len(frame)
+        self._filled.set()
+
+    async def keep_sending(self) -> None:
+        """Send batches until cancelled. A batch that is not taken is sent again."""
+        while True:
+            await self._filled.wait()
+            await asyncio.sleep(GATHER_SECONDS)
+            pause = FIRST_PAUSE_SECONDS
+            while not await self._send():
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+    async def close(self) -> None:
+        """Send what waits, for a short time."""
+        try:
+            async with asyncio.timeout(LAST_SECONDS):
+                while self._queue and await self._send():
+                    pass
+        except TimeoutError:
+            pass
+        for name, _ in self._queue:
+            self._metrics.drop_capture(name, "Stopped")
+        if self._queue:
+            logger.warning("%d answers were not taken by the recorder", len(self._queue))
+        if self._session is not None:
+            await self._session.close()
+
+    async def _send(self) -> bool:
+        """Send the first frames; return whether they are off the queue."""
+        batch: list[bytes] = []
+        size = 0
+        for _, frame in self._queue:
+            batch.append(frame)
+            size += len(frame)
+            if size >= BATCH_BYTES:
+                break
+        try:
+            status, _, _ = await self._ask("POST", CAPTURES, b"".join(batch), {})
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
+        if status >= 500:
+            return False
+        for _ in batch:
+            name, frame = self._queue.popleft()
+            self._num_bytes -= len(frame)
+            if status >= 400:
+                self._metrics.drop_capture(name, "Refused")
+        if not self._queue:
+            self._filled.clear()
+        return True
+
+    async def ask(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Ask the recorder; return status, headers and body of its answer.
+
+        Raises:
+            Refused: It cannot be reached.
+        """
+        if self._socket is None:
+            raise Refused(404, "not_captured", "Answers are not captured here.")
+        try:
+            return await self._ask(method, path, body, headers)
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            message = "The recorder of answers is away. Try again."
+            raise Refused(503, "recorder_away", message, retry_seconds=1) from None
+
+    async def _ask(
+        self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        assert self._socket is not None
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(self._socket, limit=0),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=SECONDS),
+            )
+        url = URL(f"http://recorder{path}", encoded=True)
+        async with self._session.request(method, url, data=body, headers=headers) as answer:
+            return answer.status, answer.headers, await answer.read()
