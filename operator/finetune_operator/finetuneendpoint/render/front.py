@@ -28,6 +28,12 @@ from finetune_operator.finetuneendpoint.render.pods import (
     trainer_policy,
     trusted_volumes,
 )
+from finetune_operator.finetuneendpoint.render.recorder import (
+    SOCKET,
+    Recording,
+    render_recorder,
+    socket_mount,
+)
 
 Manifest = dict[str, Any]
 
@@ -37,7 +43,11 @@ SERVER_PORT = 8000
 
 
 def render_front(
-    namespace: str, owners: Iterable[Owner], secrets: Iterable[str], config: OperatorConfig
+    namespace: str,
+    owners: Iterable[Owner],
+    secrets: Iterable[str],
+    config: OperatorConfig,
+    recording: Recording | None = None,
 ) -> Manifest:
     """Render the front's Deployment.
 
@@ -46,9 +56,18 @@ def render_front(
         owners: All endpoints of the namespace.
         secrets: Secrets with keys of theirs. One that does not exist yet delays no pod.
         config: The administrator's settings.
+        recording: Where endpoints store captured answers; None if none of them captures any.
     """
     labels = labels_of_front()
     volumes, mounts = trusted_volumes()
+    environment = _environment(namespace, config.front_replicas)
+    extra: Manifest = {}
+    if recording is not None:
+        recorder, more = render_recorder(namespace, recording, mounts, config)
+        extra["initContainers"] = [recorder]
+        volumes += more
+        mounts = [*mounts, socket_mount()]
+        environment["FINETUNE_RECORDER_SOCKET"] = SOCKET
     volumes.append({"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}})
     mounts.append({"name": "tmp", "mountPath": HOME})
     for number, secret in enumerate(sorted(set(secrets))):
@@ -60,7 +79,7 @@ def render_front(
         FRONT_CONTAINER,
         config.trainer_image,
         command=["python", "-m", "finetune_trainer.serve", "front"],
-        environment=_environment(namespace, config.front_replicas),
+        environment=environment,
         resources=limited({"cpu": config.front_cpu, "memory": config.front_memory}),
         mounts=mounts,
     )
@@ -79,7 +98,7 @@ def render_front(
         config=config,
         replicas=config.front_replicas,
         without_identity=FRONT_CONTAINER,
-        extra={"topologySpreadConstraints": [spread]},
+        extra={**extra, "topologySpreadConstraints": [spread]},
     )
 
 

@@ -16,6 +16,7 @@ from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.render.front import render_front, render_token
 from finetune_operator.finetuneendpoint.render.metadata import Deployed
+from finetune_operator.finetuneendpoint.render.recorder import Recording
 from finetune_operator.finetuneendpoint.render.server import render_server
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.finetunejob.render.engine import ENGINE_DIR
@@ -23,6 +24,7 @@ from finetune_trainer.serve.agent import server as agent
 from finetune_trainer.serve.agent.asking import AboutEngine
 from finetune_trainer.serve.engine import server as engine
 from finetune_trainer.serve.front import server as front
+from finetune_trainer.serve.recorder import server as recorder
 
 OWNERS = [Owner(namespace="team", name="tickets", uid="uid", kind="FineTuneEndpoint")]
 CONFIG = OperatorConfig(
@@ -87,6 +89,26 @@ def test_the_front_reads_every_setting_that_it_is_given() -> None:
     mounts = {each["mountPath"] for each in container["volumeMounts"]}
     assert f"{settings.keys_dir}/keys" in mounts
     assert str(settings.process.token_file.parent) in mounts
+
+
+def test_the_recorder_reads_every_setting_and_alone_has_the_credentials_of_the_storage() -> None:
+    recording = Recording(uris=("s3://b/x", "pvc://data/traffic"), secrets=("store", "store"))
+    pod = render_front("team", OWNERS, ["keys"], CONFIG, recording)["spec"]["template"]["spec"]
+    (front_container,), (container,) = pod["containers"], pod["initContainers"]
+    assert container["restartPolicy"] == "Always"
+    assert {"startupProbe", "readinessProbe", "lifecycle"} & container.keys() == set()
+    environment = environment_of(container)
+    settings = recorder.read_settings(options_of(recorder, container["command"][4:]), environment)
+    assert own(environment) - environment.names == {"FINETUNE_NAMESPACE"}
+    assert str(settings.socket) == environment_of(front_container)["FINETUNE_RECORDER_SOCKET"]
+    mounts = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+    assert {str(settings.socket.parent), str(settings.spool_dir)} <= mounts.keys()
+    assert mounts[f"{settings.credentials_dir}/store"] == "capture-0"
+    assert set(mounts.values()) <= {each["name"] for each in pod["volumes"]}
+    shared = {each["name"] for each in front_container["volumeMounts"]} & set(mounts.values())
+    assert shared == {"account", "token", "recorder"}
+    without = render_front("team", OWNERS, ["keys"], CONFIG)["spec"]["template"]["spec"]
+    assert "initContainers" not in without
 
 
 def test_the_agent_reads_every_setting_that_it_is_given() -> None:

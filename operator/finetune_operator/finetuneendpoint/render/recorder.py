@@ -1,0 +1,113 @@
+"""The recorder in the front's pods: it stores captured answers. Only it has their credentials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.protocol.serving import REPORT_PORT, REPORT_PORT_NAME
+from finetune_api.protocol.trainer import Environment
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.render.pods import (
+    HOME,
+    TOKEN_FILE,
+    limited,
+    render_container,
+    trainer_policy,
+)
+from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
+from finetune_operator.finetunejob.render.volumes import CREDENTIALS_DIR
+
+Manifest = dict[str, Any]
+
+RECORDER_CONTAINER = "recorder"
+RECORDER_PORT = REPORT_PORT + 1
+SOCKET_DIR = "/var/run/finetune/recorder"
+SOCKET = f"{SOCKET_DIR}/recorder.sock"
+SPOOL_DIR = "/var/run/finetune/spool"
+LAST_SECONDS = 20
+"""Between the end of the front and the kill, for what is not in object storage yet."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    """Where the endpoints of a namespace store captured answers.
+
+    Attributes:
+        uris: Their ``capture.uri``; those of claims are mounted.
+        secrets: Secrets that they are reached with.
+    """
+
+    uris: tuple[str, ...]
+    secrets: tuple[str, ...] = ()
+
+
+def socket_mount() -> Manifest:
+    """Return the mount of the folder that front and recorder share."""
+    return {"name": "recorder", "mountPath": SOCKET_DIR}
+
+
+def render_recorder(
+    namespace: str, recording: Recording, trusted: Sequence[Manifest], config: OperatorConfig
+) -> tuple[Manifest, list[Manifest]]:
+    """Render the recorder's container and the volumes that it needs beside the front's.
+
+    It starts before the front and ends after it, so that it takes the front's last answers. It has
+    no probe of readiness: without a recorder the front still answers.
+
+    Args:
+        namespace: The namespace.
+        recording: Where answers go.
+        trusted: Mounts of a container that follows endpoints and knows the token.
+        config: The administrator's settings.
+    """
+    volumes: list[Manifest] = [
+        {"name": "recorder", "emptyDir": {"sizeLimit": "1Mi"}},
+        {"name": "recorder-spool", "emptyDir": {"sizeLimit": "256Mi"}},
+        {"name": "recorder-tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+    ]
+    mounts = [
+        *trusted,
+        socket_mount(),
+        {"name": "recorder-spool", "mountPath": SPOOL_DIR},
+        {"name": "recorder-tmp", "mountPath": HOME},
+    ]
+    for number, secret in enumerate(sorted(set(recording.secrets))):
+        name = f"capture-{number}"
+        source = {"secretName": secret, "optional": True, "defaultMode": 0o440}
+        volumes.append({"name": name, "secret": source})
+        path = f"{CREDENTIALS_DIR}/{secret}"
+        mounts.append({"name": name, "mountPath": path, "readOnly": True})
+    found = (parse_claim_uri(uri) for uri in recording.uris)
+    for number, claim in enumerate(sorted({each[0] for each in found if each is not None})):
+        name = f"capture-claim-{number}"
+        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": name, "mountPath": f"{CLAIMS_DIR}/{claim}"})
+    container = render_container(
+        RECORDER_CONTAINER,
+        config.trainer_image,
+        command=["python", "-m", "finetune_trainer.serve", "recorder"],
+        environment={
+            "HOME": HOME,
+            "FINETUNE_NAMESPACE": namespace,
+            "FINETUNE_TOKEN_FILE": TOKEN_FILE,
+            "FINETUNE_RECORDER_SOCKET": SOCKET,
+            "FINETUNE_SPOOL_DIR": SPOOL_DIR,
+            Environment.CREDENTIALS_DIR: CREDENTIALS_DIR,
+            Environment.GRACE_SECONDS: str(LAST_SECONDS),
+        },
+        resources=limited({"cpu": config.front_cpu, "memory": config.front_memory}),
+        mounts=mounts,
+    )
+    # The front has ended when it is told to end: there is nothing to wait for.
+    del container["lifecycle"]
+    port = {"name": REPORT_PORT_NAME, "containerPort": RECORDER_PORT, "protocol": "TCP"}
+    probe = {
+        "httpGet": {"path": "/healthz", "port": RECORDER_PORT},
+        "timeoutSeconds": 2,
+        "periodSeconds": 10,
+        "failureThreshold": 6,
+    }
+    sidecar = {"restartPolicy": "Always", "ports": [port], "livenessProbe": probe}
+    return trainer_policy({**container, **sidecar}, config), volumes
