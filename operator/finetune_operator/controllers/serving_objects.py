@@ -125,7 +125,7 @@ class ServingObjects:
     async def _apply_front(self, front: Front, config: OperatorConfig) -> bool:
         namespace = front.namespace
         parts = partial(_front_parts, namespace)
-        manifest = render_front(namespace, front.owners, front.key_secrets, config)
+        manifest = render_front(namespace, front.owners, front.key_secrets, config, front.recording)
         policy = partial(render_front_policy, namespace, config=config)
         return await self._apply(namespace, FRONT, manifest, parts, policy=policy)
 

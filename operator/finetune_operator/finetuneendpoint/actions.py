@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from finetune_api.names import Owner
 from finetune_api.v1alpha1.spec.serving import Replicas
+from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.status.draft import Announce
 from finetune_operator.status.fitting import FittedStatus
@@ -38,11 +39,13 @@ class Front:
     Attributes:
         owners: All endpoints of the namespace, by UID.
         key_secrets: Names of all Secrets with keys of theirs, sorted.
+        recording: Where they store captured answers; None if nobody captures any.
     """
 
     namespace: str
     owners: tuple[Owner, ...]
     key_secrets: tuple[str, ...] = ()
+    recording: Recording | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

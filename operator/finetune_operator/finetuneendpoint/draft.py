@@ -20,6 +20,7 @@ OWNED_FIELDS = (
     "url",
     "model",
     "conditions",
+    "capture",
     *SECTIONS,
 )
 STATUS = StatusSchema(FineTuneEndpointStatus)

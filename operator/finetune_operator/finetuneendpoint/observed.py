@@ -12,6 +12,7 @@ from finetune_api.names import FRONT, SKIP_STEPS_ANNOTATION, Owner
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint, FineTuneEndpointSpec
 from finetune_api.v1alpha1.spec.serving import Replicas
+from finetune_operator.finetuneendpoint.recording import Place, read_place
 from finetune_operator.finetunejob.state.observed import Refusal
 
 Object = dict[str, Any]
@@ -27,11 +28,13 @@ class Neighbour:
     Attributes:
         servers: Servers that its status names.
         key_secret: Secret with its keys; empty if it has none.
+        recorded: Where it stores captured answers; None if it captures none.
     """
 
     owner: Owner
     servers: frozenset[str] = frozenset()
     key_secret: str = ""
+    recorded: Place | None = None
     replicas: Replicas = field(default_factory=Replicas)
 
 
@@ -183,5 +186,6 @@ def read_neighbour(endpoint: Object) -> Neighbour | None:
         owner=owner_of(endpoint),
         servers=servers_of(endpoint),
         key_secret=str(secret or ""),
+        recorded=read_place(endpoint),
         replicas=Replicas(min=replicas.get("min", 1), max=replicas.get("max", 1)),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from finetune_api.v1alpha1.spec.serving import Replicas
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer, Split
 from finetune_operator.finetuneendpoint.observed import Observed
+from finetune_operator.finetuneendpoint.recording import Place, join_places, place_of
 from finetune_operator.finetuneendpoint.rotation import Rotation
 from finetune_operator.finetuneendpoint.servers import Server, server_of
 
@@ -23,7 +24,7 @@ def serving_of(observed: Observed, rotation: Rotation) -> ApplyServing:
         if server.name == version.server and observed.fault is None:
             described[server.name] = server
     return ApplyServing(
-        front=_front(observed),
+        front=_front(observed, rotation),
         servers=tuple(
             _needed(observed, rotation, server) for _, server in sorted(described.items())
         ),
@@ -47,7 +48,7 @@ def _split(observed: Observed, rotation: Rotation) -> Split | None:
     return Split(owner=observed.owner, weights=tuple(each for each in weights if each[1]))
 
 
-def _front(observed: Observed) -> Front:
+def _front(observed: Observed, rotation: Rotation) -> Front:
     access = observed.spec.access
     secrets = {each.key_secret for each in observed.neighbours}
     if access is not None and access.keys_from is not None:
@@ -57,7 +58,16 @@ def _front(observed: Observed) -> Front:
         namespace=observed.namespace,
         owners=tuple(sorted(owners, key=lambda owner: owner.uid)),
         key_secrets=tuple(sorted(secrets - {""})),
+        recording=join_places(
+            [recorded_at(observed, rotation), *(each.recorded for each in observed.neighbours)]
+        ),
     )
+
+
+def recorded_at(observed: Observed, rotation: Rotation) -> Place | None:
+    """Return where captured answers of the endpoint are stored; None if it captures none."""
+    storage = rotation.active.storage if rotation.active is not None else None
+    return place_of(observed.spec.capture, storage)
 
 
 def _needed(observed: Observed, rotation: Rotation, server: Server) -> NeededServer:

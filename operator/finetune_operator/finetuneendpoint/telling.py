@@ -8,6 +8,7 @@ from finetune_operator.finetuneendpoint.canary.rollout import e_text
 from finetune_operator.finetuneendpoint.draft import EndpointDraft
 from finetune_operator.finetuneendpoint.observed import Observed
 from finetune_operator.finetuneendpoint.rotation import Rotation
+from finetune_operator.finetuneendpoint.serving import recorded_at
 from finetune_operator.finetuneendpoint.traffic import is_held
 from finetune_operator.finetuneendpoint.verification import (
     REASONS_OF_THE_VERSION,
@@ -17,13 +18,14 @@ from finetune_operator.finetuneendpoint.verification import (
 )
 from finetune_operator.finetuneendpoint.versions import wanted_version
 from finetune_operator.finetunejob.state.observed import Refusal
-from finetune_operator.status.conditions import ConditionType, Reason
+from finetune_operator.status.conditions import ConditionType, Reason, timestamp
 
 
 def set_conditions(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:
     """Set conditions, phase, URL and model."""
     draft.put("url", front_url(observed.namespace))
     draft.put("model", observed.name)
+    _set_capture(draft, observed, rotation)
     wanted = wanted_version(observed, rotation)
     rejection = None if wanted is None else rotation.rejection_of(wanted)
     if rotation.active is not None and wanted is not None:
@@ -35,6 +37,18 @@ def set_conditions(draft: EndpointDraft, observed: Observed, rotation: Rotation)
     _set_degraded(draft, observed, rotation, rejection)
     _set_stalled(draft, observed, rotation)
     _set_phase(draft, rotation)
+
+
+def _set_capture(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:
+    """Say where captured answers are stored; what was counted there stays."""
+    place, before = recorded_at(observed, rotation), draft.get("capture") or {}
+    if place is None:
+        draft.drop("capture")
+        return
+    if before.get("uri") != place.uri:
+        before = {"uri": place.uri, "since": timestamp(draft.now)}
+    told = {**before, "credentialsSecret": place.secret}
+    draft.put("capture", {name: value for name, value in told.items() if value is not None})
 
 
 def _set_available(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:

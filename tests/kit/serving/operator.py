@@ -167,7 +167,9 @@ class LocalOperator:
         if self.front is not None or not self.servers:
             return
         (server,) = self.servers.values()
-        manifest = render_front(front.namespace, front.owners, front.key_secrets, self._config)
+        manifest = render_front(
+            front.namespace, front.owners, front.key_secrets, self._config, front.recording
+        )
         self.front = Pod(self._machine, manifest)
         self.front.start(server_url=f"http://{HOST}:{server.port}")
 

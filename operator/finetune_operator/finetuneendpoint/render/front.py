@@ -8,6 +8,7 @@ from typing import Any
 from finetune_api.meta import ENDPOINT_PLURAL, GROUP
 from finetune_api.names import FRONT, FRONT_CONTAINER, SERVING, SERVING_TOKEN_SECRET, Owner
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.render.metadata import (
     Deployed,
     labels_of_front,
@@ -30,7 +31,6 @@ from finetune_operator.finetuneendpoint.render.pods import (
 )
 from finetune_operator.finetuneendpoint.render.recorder import (
     SOCKET,
-    Recording,
     render_recorder,
     socket_mount,
 )

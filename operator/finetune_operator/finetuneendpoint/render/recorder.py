@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.protocol.serving import REPORT_PORT, REPORT_PORT_NAME
 from finetune_api.protocol.trainer import Environment
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.render.pods import (
     HOME,
     TOKEN_FILE,
@@ -28,19 +28,6 @@ SOCKET = f"{SOCKET_DIR}/recorder.sock"
 SPOOL_DIR = "/var/run/finetune/spool"
 LAST_SECONDS = 20
 """Between the end of the front and the kill, for what is not in object storage yet."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recording:
-    """Where the endpoints of a namespace store captured answers.
-
-    Attributes:
-        uris: Their ``capture.uri``; those of claims are mounted.
-        secrets: Secrets that they are reached with.
-    """
-
-    uris: tuple[str, ...]
-    secrets: tuple[str, ...] = ()
 
 
 def socket_mount() -> Manifest:

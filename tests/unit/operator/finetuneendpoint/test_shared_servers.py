@@ -62,6 +62,29 @@ def test_the_front_has_the_keys_of_all_endpoints():
     assert asked(world).front.key_secrets == ("own", "theirs")
 
 
+def test_the_front_records_for_all_endpoints_that_capture():
+    assert asked(serving()).front.recording is None
+    world = serving(capture={})
+    storage = world.status["active"]["storage"]
+    other = endpoint("zebra", capture={"uri": "s3://b/t", "secretRef": {"name": "theirs"}})
+    found = read_neighbour(other)
+    world.facts = {"neighbours": (found, neighbour("ant"))}
+    recording = asked(world).front.recording
+    assert recording.uris == tuple(sorted({"s3://b/t", storage["uri"]}))
+    assert set(recording.secrets) == {"theirs", storage.get("credentialsSecret")} - {None}
+
+
+def test_the_status_tells_where_answers_are_stored_and_keeps_what_was_counted():
+    world = serving(capture={})
+    told = world.status["capture"]
+    assert told["uri"] == world.status["active"]["storage"]["uri"]
+    assert told["since"]
+    world.status["capture"] = {**told, "rows": 7}
+    world.run()
+    assert world.status["capture"] == {**told, "rows": 7}
+    assert "capture" not in serving().status
+
+
 def test_a_server_that_no_version_needs_any_more_is_released():
     world = serving()
     server = world.status["active"]["server"]

@@ -93,9 +93,9 @@ class Keeper:
         Raises:
             Refused: There is none, or another front's recorder has not stored it yet.
         """
-        for row in self.spool.rows_of(place.endpoint):
-            if row.id == response_id:
-                return row
+        pending = self.spool.find(place.endpoint, response_id)
+        if pending is not None:
+            return pending
         found = await self.ask(lambda store: find_exchange(store, response_id), place)
         if found is not None:
             return found

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 SEGMENT_BYTES = 1024 * 1024
 MAX_BYTES = 64 * 1024 * 1024
 """Of all files. With more, the front keeps what it has, and counts what it has to drop."""
-MAX_KNOWN = 50_000
-"""Response ids remembered, so that a batch that is sent twice is stored once."""
+MAX_KNOWN = 100_000
+"""Response ids remembered, so that a batch that is sent twice is stored once. Fewer fit in."""
 
 
 @dataclass(slots=True)
@@ -123,6 +123,12 @@ class Spool:
         """Remove a file."""
         file.path.unlink(missing_ok=True)
         self.files.remove(file)
+
+    def find(self, endpoint: str, response_id: str) -> Exchange | None:
+        """Return a row of an endpoint, if it is here."""
+        if response_id not in self._known:
+            return None
+        return next((row for row in self.rows_of(endpoint) if row.id == response_id), None)
 
     def rows_of(self, endpoint: str) -> list[Exchange]:
         """Return the rows of an endpoint that are here."""

@@ -14,9 +14,9 @@ from finetune_api.names import SERVING_ENGINE_CONTAINER, Owner
 from finetune_api.v1alpha1.spec.serving import Serve
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.render.front import render_front, render_token
 from finetune_operator.finetuneendpoint.render.metadata import Deployed
-from finetune_operator.finetuneendpoint.render.recorder import Recording
 from finetune_operator.finetuneendpoint.render.server import render_server
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.finetunejob.render.engine import ENGINE_DIR

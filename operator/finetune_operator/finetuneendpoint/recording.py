@@ -1,0 +1,72 @@
+"""Where the endpoints of a namespace store captured answers. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune_api.v1alpha1.status.endpoint import ServedStorage
+from finetune_api.v1alpha1.traffic import Capture
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where one endpoint stores them.
+
+    Attributes:
+        uri: Folder below which they are stored.
+        secret: Secret that it is reached with; None for the pod's own identity.
+    """
+
+    uri: str
+    secret: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recording:
+    """Where all endpoints of a namespace store them.
+
+    Attributes:
+        uris: Folders; those of claims are mounted.
+        secrets: Secrets that they are reached with.
+    """
+
+    uris: tuple[str, ...]
+    secrets: tuple[str, ...] = ()
+
+
+def place_of(capture: Capture | None, storage: ServedStorage | None) -> Place | None:
+    """Return where an endpoint stores them; None if it captures none, or serves nothing yet.
+
+    ``storage`` is that of the version that answers.
+    """
+    if capture is None:
+        return None
+    uri = capture.uri or (storage.uri if storage is not None else None)
+    secret = capture.secret_ref.name if capture.secret_ref is not None else None
+    if secret is None and storage is not None:
+        secret = storage.credentials_secret
+    return None if uri is None else Place(uri=uri, secret=secret)
+
+
+def read_place(endpoint: Mapping[str, Any]) -> Place | None:
+    """Return where another endpoint stores them. Its spec is not validated."""
+    capture = (endpoint.get("spec") or {}).get("capture")
+    if not isinstance(capture, dict):
+        return None
+    storage = ((endpoint.get("status") or {}).get("active") or {}).get("storage") or {}
+    uri = capture.get("uri") or storage.get("uri")
+    secret = (capture.get("secretRef") or {}).get("name") or storage.get("credentialsSecret")
+    return Place(uri=str(uri), secret=secret) if uri else None
+
+
+def join_places(places: Iterable[Place | None]) -> Recording | None:
+    """Return what the front's pods need for all of them; None if there is nothing to store."""
+    found = [place for place in places if place is not None]
+    if not found:
+        return None
+    return Recording(
+        uris=tuple(sorted({place.uri for place in found})),
+        secrets=tuple(sorted({place.secret for place in found if place.secret})),
+    )
