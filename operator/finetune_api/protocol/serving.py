@@ -46,6 +46,13 @@ class ReportedStream(_Reported):
     candidate: StreamCounts
 
 
+class CapturedCounts(_Reported):
+    """Captured answers and feedback of an endpoint, since the beginning."""
+
+    rows: Count = 0
+    feedback: Count = 0
+
+
 class FrontEndpoint(_Reported):
     """What a front process routes for one endpoint, and what it has counted.
 
@@ -54,6 +61,7 @@ class FrontEndpoint(_Reported):
         rollout_id: Rollout that the streams are counted in.
         tripped: Adapters that failed hard and get no requests.
         requests: All requests since the process started.
+        captured: What its recorder has counted in object storage.
     """
 
     name: Annotated[str, Field(min_length=1, max_length=52)]
@@ -63,6 +71,7 @@ class FrontEndpoint(_Reported):
     streams: Annotated[list[ReportedStream], Field(max_length=MAX_STREAMS)] = []
     tripped: Annotated[list[AdapterName], Field(max_length=8)] = []
     requests: Count = 0
+    captured: CapturedCounts | None = None
 
 
 class FrontReport(_Reported):

@@ -48,6 +48,12 @@ def _set_capture(draft: EndpointDraft, observed: Observed, rotation: Rotation) -
     if before.get("uri") != place.uri:
         before = {"uri": place.uri, "since": timestamp(draft.now)}
     told = {**before, "credentialsSecret": place.secret}
+    named = [each for front in observed.fronts for each in front.endpoints]
+    counts = [each.captured for each in named if each.name == observed.name and each.captured]
+    rows = max([told.get("rows", 0), *(each.rows for each in counts)])
+    feedback = max([told.get("feedback", 0), *(each.feedback for each in counts)])
+    if (rows, feedback) != (told.get("rows", 0), told.get("feedback", 0)):
+        told |= {"rows": rows, "feedback": feedback, "countedTime": timestamp(draft.now)}
     draft.put("capture", {name: value for name, value in told.items() if value is not None})
 
 

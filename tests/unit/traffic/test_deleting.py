@@ -11,6 +11,7 @@ import pytest
 
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage import ObjectStore
+from finetune_trainer.traffic.counting import Counts, count_traffic
 from finetune_trainer.traffic.deleting import (
     delete_answer,
     delete_older,
@@ -182,11 +183,14 @@ def test_days_before_the_retention_go_with_their_feedback(store: ObjectStore) ->
     put(store, old)
     put(store, new)
     put_entries(store, [entry(old), entry(new)])
+    put_entries(store, [entry(new, who="cd"), entry(new, time=TIME + timedelta(seconds=1))])
+    assert count_traffic(store) == Counts(rows=2, feedback=3)
     assert delete_older(store, TIME - timedelta(days=30)) == 2
     assert delete_older(store, TIME - timedelta(days=30)) == 0
     assert old.id not in at_rest(store)
     assert find_exchange(store, new.id) == new
-    assert [each.id for each in read_feedback(store)] == [new.id]
+    assert {each.id for each in read_feedback(store)} == {new.id}
+    assert count_traffic(store) == Counts(rows=2, feedback=3)
 
 
 def test_a_damaged_segment_is_named(store: ObjectStore) -> None:

@@ -19,6 +19,7 @@ BATCH_BYTES = 1024 * 1024
 SOCKET = "FINETUNE_RECORDER_SOCKET"
 """Environment variable with the path of the recorder's Unix socket. Unset: nothing is captured."""
 CAPTURES = "/captures"
+COUNTS = "/counts"
 WHOSE_HEADER = "x-finetune-endpoint"
 SENDER_HEADER = "x-finetune-sender"
 _LENGTHS = struct.Struct("!III")

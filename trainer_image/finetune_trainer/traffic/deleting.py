@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage import ObjectStore, join_uri
+from finetune_trainer.traffic.counting import keep_counts
 from finetune_trainer.traffic.places import (
     Segment,
     feedback_prefix,
@@ -86,12 +87,13 @@ def _delete_feedback(store: ObjectStore, ids: Iterable[str]) -> None:
 
 
 def delete_older(store: ObjectStore, before: datetime) -> int:
-    """Delete the days that lie wholly before a time, with their feedback.
+    """Delete the days that lie wholly before a time, with their feedback; their counts stay.
 
     Returns:
         The number of deleted objects.
     """
     day = before.replace(hour=0, minute=0, second=0, microsecond=0)
+    keep_counts(store, day)
     old: list[str] = []
     for info in store.list("segments/"):
         segment = read_segment_key(info.key)

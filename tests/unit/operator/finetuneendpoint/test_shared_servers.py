@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from finetune_api.protocol.serving import FrontReport
 from finetune_operator.finetuneendpoint.observed import read_neighbour
 from kit.builders.endpoints import EndpointWorld, endpoint, published_job
 
@@ -83,6 +84,23 @@ def test_the_status_tells_where_answers_are_stored_and_keeps_what_was_counted():
     world.run()
     assert world.status["capture"] == {**told, "rows": 7}
     assert "capture" not in serving().status
+
+
+def test_counts_of_fronts_reach_the_status_and_never_fall():
+    world = serving(capture={})
+
+    def report(rows, feedback):
+        captured = {"rows": rows, "feedback": feedback}
+        front = {"id": "f", "endpoints": [{"name": "headlines", "captured": captured}]}
+        world.facts = {"fronts": (FrontReport.model_validate(front),)}
+        world.look()
+        told = world.status["capture"]
+        return told["rows"], told["feedback"]
+
+    assert report(5, 2) == (5, 2)
+    counted = world.status["capture"]["countedTime"]
+    assert report(4, 3) == (5, 3)
+    assert world.status["capture"]["countedTime"] > counted
 
 
 def test_a_server_that_no_version_needs_any_more_is_released():

@@ -173,6 +173,22 @@ async def test_a_wrong_field_is_named(tmp_path: Path, field: str, value: Any) ->
         assert read_feedback(recorder.store()) == []
 
 
+async def test_the_front_reports_what_the_recorder_has_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.front.capturing.COUNT_SECONDS", 0.05)
+    async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
+        about = await ask(front, recorder)
+        await client.chat.completions.update(about, metadata={"rating": "up"})
+        assert await recorder.keeper.store_all()
+        await recorder.keeper.count(recorder.keeper.places["headline"])
+
+        async def is_reported() -> bool:
+            return (await front.report())["captured"] == {"rows": 1, "feedback": 1}
+
+        await eventually_async(is_reported)
+
+
 async def test_all_answers_of_a_user_are_deleted(tmp_path: Path) -> None:
     async with endpoints(tmp_path) as (front, recorder):
         old = await ask(front, recorder, user=MAIL)

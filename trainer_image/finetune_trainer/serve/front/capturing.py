@@ -7,11 +7,13 @@ answer itself has already left.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 
 import aiohttp
+import orjson
 from yarl import URL
 
 from finetune_trainer.serve.errors import Refused
@@ -19,7 +21,13 @@ from finetune_trainer.serve.front.answers import Facts
 from finetune_trainer.serve.front.calls import Call
 from finetune_trainer.serve.front.metrics import Metrics
 from finetune_trainer.serve.front.routes import Served
-from finetune_trainer.serve.handover import BATCH_BYTES, CAPTURES, MAX_ANSWER_BYTES, write_frame
+from finetune_trainer.serve.handover import (
+    BATCH_BYTES,
+    CAPTURES,
+    COUNTS,
+    MAX_ANSWER_BYTES,
+    write_frame,
+)
 from finetune_trainer.serve.proxy import Opened
 from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.traffic.rows import write_time
@@ -34,6 +42,7 @@ GATHER_SECONDS = 0.05
 """Frames are gathered for so long before they are sent."""
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 5.0
+COUNT_SECONDS = 60.0
 LAST_SECONDS = 3.0
 """At the end, what waits is tried for so long."""
 
@@ -137,6 +146,15 @@ class Capturing:
             while not await self._send():
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
+
+    async def keep_counting(self, show: Callable[[dict[str, object]], None]) -> None:
+        """Show what the recorder has counted, each minute, until cancelled."""
+        while True:
+            await asyncio.sleep(COUNT_SECONDS)
+            with contextlib.suppress(Refused, ValueError):
+                status, _, body = await self.ask("GET", COUNTS, None, {})
+                if status == 200:
+                    show(orjson.loads(body))
 
     async def close(self) -> None:
         """Send what waits, for a short time."""

@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import orjson
@@ -104,10 +105,20 @@ class Process(ServingProcess):
                 num_fronts=self._settings.num_fronts,
             )
             try:
-                await self.serve(front.handle, self, self.follow, stop, capturing.keep_sending)
+                await self.serve(
+                    front.handle,
+                    self,
+                    self.follow,
+                    stop,
+                    capturing.keep_sending,
+                    partial(capturing.keep_counting, self._show_counts),
+                )
             finally:
                 await shadow.close()
                 await capturing.close()
+
+    def _show_counts(self, counts: dict[str, object]) -> None:
+        self.state.captured = counts
 
     def follow(self, endpoints: Mapping[str, Endpoint]) -> None:
         """Take over the endpoints as they are now, and the keys of Secrets that are new."""

@@ -25,6 +25,7 @@ class State:
         routes: By public model name. Replaced at each change.
         is_known: Whether the endpoints have been read once.
         has_open: Whether an endpoint asks for no key.
+        captured: What the recorder has counted of each endpoint.
     """
 
     def __init__(self, metrics: Metrics, *, server_url: str) -> None:
@@ -37,6 +38,7 @@ class State:
         self.healths: dict[str, Health] = {}
         self.tallies: dict[str, Tallies] = {}
         self._gone: dict[str, set[Served]] = {}
+        self.captured: dict[str, object] = {}
 
     def follow(self, endpoints: Mapping[str, Mapping[str, Any]]) -> None:
         """Take over the endpoints as they are now."""
@@ -123,6 +125,7 @@ class State:
             "active": None if route.active is None else route.active.adapter,
             "candidate": candidate,
             "rolloutId": route.rollout or None,
+            "captured": self.captured.get(name),
             "streams": tallies.report(),
             "tripped": [candidate] if is_tripped else [],
             "requests": tallies.num_requests,

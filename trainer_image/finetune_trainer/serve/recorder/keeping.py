@@ -16,6 +16,7 @@ from finetune_trainer.serve.recorder.metrics import Metrics
 from finetune_trainer.serve.recorder.places import Place
 from finetune_trainer.serve.recorder.spool import File, Spool
 from finetune_trainer.storage import ObjectStore
+from finetune_trainer.traffic.counting import Counts, count_traffic
 from finetune_trainer.traffic.deleting import (
     delete_answer,
     delete_older,
@@ -33,6 +34,7 @@ SEGMENT_SECONDS = 15.0
 LOOK_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
 SWEEP_SECONDS = 3600.0
+COUNT_SECONDS = 60.0
 ASKING_SECONDS = 20.0
 """A client waits so long for the store."""
 
@@ -44,6 +46,7 @@ class Keeper:
 
     Attributes:
         places: Of the endpoints that capture, by name.
+        counts: What has been stored of each, as it was last counted.
     """
 
     def __init__(self, spool: Spool, metrics: Metrics, credentials_dir: Path | None) -> None:
@@ -54,7 +57,7 @@ class Keeper:
         self.is_known = False
         self._stores: dict[Place, ObjectStore] = {}
         self._lock = asyncio.Lock()
-        self._numbers = 0
+        self.counts: dict[str, Counts] = {}
 
     def follow(self, places: dict[str, Place]) -> None:
         """Take over the places as they are now."""
@@ -188,6 +191,22 @@ class Keeper:
                 for place in list(self.places.values()):
                     await self.sweep(place)
             await asyncio.sleep(SWEEP_SECONDS if self.is_known else LOOK_SECONDS)
+
+    async def keep_counting(self) -> None:
+        """Count what is stored, each minute."""
+        while True:
+            for place in list(self.places.values()):
+                await self.count(place)
+            await asyncio.sleep(COUNT_SECONDS if self.is_known else LOOK_SECONDS)
+
+    async def count(self, place: Place) -> None:
+        """Count what is stored of an endpoint; a failure leaves the last counts."""
+        try:
+            counts = await asyncio.to_thread(lambda: count_traffic(self.store_of(place)))
+        except TrainerError as error:
+            self._metrics.fail(place.endpoint, error.reason)
+        else:
+            self.counts[place.endpoint] = counts
 
     async def sweep(self, place: Place) -> None:
         """Delete what is older than the retention, and deleted answers that came late."""

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
-from finetune_trainer.serve.errors import Refused
+from finetune_trainer.serve.errors import Refused, json_response
 from finetune_trainer.serve.handover import (
     BATCH_BYTES,
     CAPTURES,
+    COUNTS,
     MAX_ANSWER_BYTES,
     SENDER_HEADER,
     WHOSE_HEADER,
@@ -54,6 +55,11 @@ class Recorder:
         """
         if request.path == CAPTURES:
             return await self._take(request)
+        if request.path == COUNTS:
+            counts = self._keeper.counts.items()
+            return json_response(
+                {name: {"rows": each.rows, "feedback": each.feedback} for name, each in counts}
+            )
         place = self._keeper.places.get(request.headers.get(WHOSE_HEADER, ""))
         if place is None:
             raise Refused(404, "not_captured", "This endpoint captures no answers.")

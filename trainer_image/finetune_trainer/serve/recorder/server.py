@@ -95,6 +95,7 @@ class Process(ServingProcess):
                 stop,
                 self.keeper.keep_storing,
                 self.keeper.keep_sweeping,
+                self.keeper.keep_counting,
             )
         finally:
             try:
