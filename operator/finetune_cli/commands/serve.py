@@ -35,6 +35,14 @@ def serve(
         typer.Option(help="What computes the answers. vllm must be installed."),
     ] = "Transformers",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 8080,
+    capture: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Store all answers in this folder, without personal data and secrets, and take "
+            "feedback on them.",
+        ),
+    ] = None,
     output_dir: OutputDir = None,
     overrides: Overrides = None,
     endpoint: Annotated[
@@ -64,6 +72,7 @@ def serve(
                     engine=engine,
                     port=port,
                     folder=Path(folder),
+                    capture=capture,
                     tell=lambda words: print(f"  {words}", file=sys.stderr, flush=True),
                 ) as serving,
             ):

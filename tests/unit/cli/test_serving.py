@@ -13,7 +13,8 @@ import pytest
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
 from finetune_cli.commands.serve import describe
 from finetune_cli.errors import CliError
-from finetune_cli.local.serving.processes import Serving, check_port, endpoint_of, engine_command
+from finetune_cli.local.serving.engines import engine_command
+from finetune_cli.local.serving.processes import Serving, check_port, endpoint_of
 from finetune_cli.local.serving.version import PublishedVersion, find_version, read_first_prompt
 from finetune_trainer.storage import StorageAccess, open_store, publish_folder
 
@@ -108,6 +109,14 @@ def test_front_and_agent_follow_a_valid_endpoint(root: Path) -> None:
     assert after.active is not None
     assert after.active.base_model == "file:///models/base"
     assert after.active.storage.uri == f"file://{root}"
+
+
+def test_captured_answers_go_to_the_named_folder(root: Path, tmp_path: Path) -> None:
+    made = endpoint_of(version_of(root), is_verified=True, capture=tmp_path / "kept")
+    capture = FineTuneEndpoint.from_stored(made).spec.capture
+    assert capture is not None
+    assert (capture.share, capture.uri) == ("1", (tmp_path / "kept").as_uri())
+    assert "capture" not in endpoint_of(version_of(root), is_verified=True)["spec"]
 
 
 def test_the_engine_gets_the_base_in_the_type_of_training(root: Path, tmp_path: Path) -> None:

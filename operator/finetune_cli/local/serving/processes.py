@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -27,17 +26,15 @@ from finetune_api.protocol.trainer import Environment, ExitCode
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.local.job import cache_root
+from finetune_cli.local.serving.engines import HOST, base_of, engine_command, serve_command
 from finetune_cli.local.serving.version import PublishedVersion
 from finetune_cli.local.stages import die_with_parent, read_tail
 
-HOST = "127.0.0.1"
 SERVER = "local"
 """Name of the one server, where a cluster would have a Deployment's."""
 LOOK_SECONDS = 0.3
-STOP_SECONDS = {"front": 15.0, "agent": 3.0, "engine": 3.0}
-"""Time to end by itself. The front ends first, so nobody waits for the others any more."""
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM makes room for. Source: vllm.config.lora.MaxLoRARanks."""
+STOP_SECONDS = {"front": 15.0, "recorder": 15.0, "agent": 3.0, "engine": 3.0}
+"""Time to end by itself. The front ends first; the recorder then stores what is left."""
 
 Tell = Callable[[str], None]
 
@@ -132,7 +129,13 @@ class LocalProcess:
 
 @contextmanager
 def serve_version(
-    version: PublishedVersion, *, engine: str, port: int, folder: Path, tell: Tell
+    version: PublishedVersion,
+    *,
+    engine: str,
+    port: int,
+    folder: Path,
+    tell: Tell,
+    capture: Path | None = None,
 ) -> Iterator[Serving]:
     """Serve a version until the end of the block.
 
@@ -142,6 +145,7 @@ def serve_version(
         port: Port for users.
         folder: Scratch folder of the processes; it has their logs.
         tell: Called with each line of progress.
+        capture: Folder for all answers and the feedback on them; None stores nothing.
 
     Raises:
         CliError: The port is in use, a process ended, or the version is not what was evaluated.
@@ -152,21 +156,24 @@ def serve_version(
             f"{version.manifest_uri} has whole weights and no adapter: serve the folder of its "
             "weights with an engine of your own, or on a cluster with a FineTuneEndpoint"
         )
-    free = [_free_port() for _ in range(4)]
+    free = [_free_port() for _ in range(5)]
     ports = Ports(
         front=port, front_report=free[0], agent=free[1], agent_report=free[2], engine=free[3]
     )
     endpoints = folder / "endpoints.json"
-    _write(endpoints, endpoint_of(version, is_verified=False))
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_urlsafe(32))
+    _write(endpoints, endpoint_of(version, is_verified=False, capture=capture))
+    token = _token_file(capture or folder)
     commands = {
         "engine": engine_command(version, engine, ports.engine, folder),
         "agent": _listening("agent", ports.agent, ports.agent_report),
         "front": _listening("front", ports.front, ports.front_report),
     }
-    environment = _environment(version, ports, folder)
+    environment = {**_environment(version, ports, folder), "FINETUNE_TOKEN_FILE": str(token)}
+    if capture is not None:
+        recorder = serve_command("recorder", "--host", HOST, "--report-port", str(free[4]))
+        commands = {"recorder": recorder, **commands}
+        environment["FINETUNE_RECORDER_SOCKET"] = str(folder / "recorder.sock")
+        environment["FINETUNE_SPOOL_DIR"] = str(capture / "spool")
     with ExitStack() as stack:
         processes: dict[str, LocalProcess] = {}
         for name, command in commands.items():
@@ -177,7 +184,7 @@ def serve_version(
             stack.callback(process.stop)
             processes[name] = process
         verification = _wait_until_verified(version, ports, processes, tell)
-        _write(endpoints, endpoint_of(version, is_verified=True))
+        _write(endpoints, endpoint_of(version, is_verified=True, capture=capture))
         _wait_until_active(version, ports, processes)
         url = f"http://{HOST}:{port}/v1"
         yield Serving(url=url, model=version.job, verification=verification, processes=processes)
@@ -205,15 +212,30 @@ def check_port(port: int) -> None:
             ) from error
 
 
-def endpoint_of(version: PublishedVersion, *, is_verified: bool) -> dict[str, Any]:
-    """Return the FineTuneEndpoint that front and agent follow."""
+def _token_file(folder: Path) -> Path:
+    """Return a file with a token; one that is there stays, or earlier ids were worth nothing."""
+    token = folder / "token"
+    if not token.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_urlsafe(32))
+    return token
+
+
+def endpoint_of(
+    version: PublishedVersion, *, is_verified: bool, capture: Path | None = None
+) -> dict[str, Any]:
+    """Return the FineTuneEndpoint that front, recorder and agent follow."""
+    spec: dict[str, Any] = {"jobRef": {"name": version.job}}
+    if capture is not None:
+        spec["capture"] = {"include": "All", "sample": "1", "uri": capture.absolute().as_uri()}
     served: dict[str, Any] = {
         "version": version.number,
         "adapter": adapter_name(version.namespace, version.job, version.number),
         "manifestUri": version.manifest_uri,
         "sha256": version.sha256,
         "server": SERVER,
-        "baseModel": _base_of(version),
+        "baseModel": base_of(version),
         "format": "Adapter",
         "storage": {
             "uri": version.root,
@@ -227,68 +249,9 @@ def endpoint_of(version: PublishedVersion, *, is_verified: bool) -> dict[str, An
         "apiVersion": "finetune.dev/v1alpha1",
         "kind": "FineTuneEndpoint",
         "metadata": {"name": version.job, "namespace": version.namespace},
-        "spec": {"jobRef": {"name": version.job}},
+        "spec": spec,
         "status": status,
     }
-
-
-def serve_command(name: str, *options: str) -> list[str]:
-    """Return the command line of one of the trainer's serving processes."""
-    return [sys.executable, "-m", "finetune_trainer.serve", name, *options]
-
-
-def engine_command(
-    version: PublishedVersion, engine: str, port: int, folder: Path
-) -> Sequence[str]:
-    """Return the command line of the engine, with the base model in the type of training."""
-    record = version.record
-    dtype = "bfloat16" if record["recipe"]["bfloat16"] else "float32"
-    address = ("--host", HOST, "--port", str(port), "--dtype", dtype)
-    if record.get("trustRemoteCode"):
-        raise CliError(
-            f"{record['model']} runs code that ships with it; finetune serve does not run it: "
-            "serve the version on a cluster, with an image that you trust"
-        )
-    if engine == "Transformers":
-        pinned = ("--model", _base_of(version), "--revision", str(record["revision"]))
-        quantized = ("--quantize",) if record.get("quantization") else ()
-        return serve_command("engine", *pinned, *address, *quantized)
-    if shutil.which("vllm") is None:
-        raise CliError(
-            "--engine vllm: there is no program vllm on the PATH; install vLLM, or use "
-            "--engine Transformers"
-        )
-    return _vllm_command(version, address, folder)
-
-
-def _vllm_command(version: PublishedVersion, address: Sequence[str], folder: Path) -> Sequence[str]:
-    from finetune_trainer.errors import TrainerError
-    from finetune_trainer.storage import open_store
-    from finetune_trainer.storage.models.cache import fetch_model
-
-    record = version.record
-    try:
-        base, _ = fetch_model(
-            _base_of(version), str(record["revision"]), version.access, cache_root()
-        )
-        store = open_store(version.root, version.access)
-        for name in ("adapter_config.json", "chat_template.jinja"):
-            with suppress(KeyError):
-                (folder / name).write_bytes(store.read_bytes(f"{version.run}/adapter/{name}"))
-    except TrainerError as error:
-        raise CliError(error.message, exit_code=error.exit_code) from error
-    rank = int(json.loads((folder / "adapter_config.json").read_text())["r"])
-    return [
-        *("vllm", "serve", str(base), "--served-model-name", _base_of(version), *address),
-        *("--enable-lora", "--max-lora-rank", str(next(r for r in VLLM_RANKS if r >= rank))),
-        *("--generation-config", "vllm"),
-        *("--chat-template", str(folder / "chat_template.jinja")),
-    ]
-
-
-def _base_of(version: PublishedVersion) -> str:
-    record = version.record
-    return str(record.get("modelUri") or f"hf://{record['model']}")
 
 
 def _environment(version: PublishedVersion, ports: Ports, folder: Path) -> dict[str, str]:
@@ -300,7 +263,6 @@ def _environment(version: PublishedVersion, ports: Ports, folder: Path) -> dict[
         "FINETUNE_SERVER_URL": f"http://{HOST}:{ports.agent}",
         "FINETUNE_ENGINE_URL": f"http://{HOST}:{ports.engine}",
         "FINETUNE_ENDPOINTS": (folder / "endpoints.json").as_uri(),
-        "FINETUNE_TOKEN_FILE": str(folder / "token"),
         "FINETUNE_ADAPTERS_DIR": str(folder / "adapters"),
         "FINETUNE_KEYS_DIR": str(folder / "keys"),
         "FINETUNE_LINGER_SECONDS": "0",
