@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ async def captured(
             yield engine, front, recorder
 
 
-async def ask(front: RunningFront, content: str = "hi", **body: object) -> str:
+async def ask(front: RunningFront, content: str = "hi", **body: Any) -> str:
     """Ask, and return the response id without its prefix."""
     async with front.ask(content, **body) as answer:
         assert answer.status == 200
@@ -96,7 +97,7 @@ async def test_what_is_captured_is_what_the_rule_and_the_request_say(
     tmp_path: Path, include: str, sample: str, store: bool | None, is_captured: bool
 ) -> None:
     async with captured(tmp_path, include=include, sample=sample) as (_, front, recorder):
-        wanted = {} if store is None else {"store": store}
+        wanted: dict[str, Any] = {} if store is None else {"store": store}
         first = await ask(front, **wanted)
         last = await ask(front, store=True)
         rows = await spooled(recorder, 1 + is_captured)

@@ -25,7 +25,7 @@ MAIL = "max.mustermann@example-firma.de"
 async def endpoints(folder: Path) -> AsyncIterator[tuple[RunningFront, RunningRecorder]]:
     """Two endpoints that capture, each with a key of its own."""
     async with streaming_engine() as engine:
-        spec = {"capture": capture(folder)}
+        spec: dict[str, Any] = {"capture": capture(folder)}
         made = [
             endpoint(served(1, engine.port), access=access("mine"), **spec),
             endpoint(
@@ -184,7 +184,8 @@ async def test_the_front_reports_what_the_recorder_has_counted(
         await recorder.keeper.count(recorder.keeper.places["headline"])
 
         async def is_reported() -> bool:
-            return (await front.report())["captured"] == {"rows": 1, "feedback": 1}
+            captured = (await front.report())["captured"]
+            return bool(captured == {"rows": 1, "feedback": 1})
 
         await eventually_async(is_reported)
 
@@ -213,7 +214,7 @@ async def test_thumbs_down_count_once_per_user_in_the_rollout_that_answered(
 ) -> None:
     async with streaming_engine() as engine:
         v1, v2 = served(1, engine.port), served(2, engine.port)
-        spec = {"capture": capture(tmp_path)}
+        spec: dict[str, Any] = {"capture": capture(tmp_path)}
         async with (
             running_recorder(tmp_path, endpoint(v1, **spec)) as recorder,
             running_front(tmp_path, endpoint(v1, **spec), recorder=recorder.socket) as front,

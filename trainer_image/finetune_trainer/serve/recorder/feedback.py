@@ -70,9 +70,9 @@ class FeedbackDesk:
             case ("GET", "messages"):
                 return json_response(messages_of(await self._find(place, about)))
             case ("POST", ""):
-                fields = _metadata(parse_body(await read_body(request)))
+                metadata = _metadata(parse_body(await read_body(request)))
                 row = await self._find(place, about)
-                entry = await self._write(place, row, sender, fields)
+                entry = await self._write(place, row, sender, metadata)
                 return _with_facts(json_response(await self._show(place, row)), row, entry)
             case ("DELETE", ""):
                 row = await self._find(place, about)

@@ -62,7 +62,7 @@ def _read_place(endpoint: Mapping[str, Any]) -> Place | None:
     """Return the place of an endpoint; None if it captures nothing, or nothing is served yet."""
     spec, status = endpoint.get("spec") or {}, endpoint.get("status") or {}
     capture = spec.get("capture")
-    served = next((status[each] for each in ("active", "candidate") if status.get(each)), {})
+    served: Mapping[str, Any] = status.get("active") or status.get("candidate") or {}
     storage = dict(served.get("storage") or {})
     told = status.get("capture") or {}
     uri = told.get("uri") or (capture or {}).get("uri") or storage.get("uri")
