@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_api.meta import ENDPOINT_PLURAL, GROUP
 from finetune_api.names import FRONT, FRONT_CONTAINER, SERVING, SERVING_TOKEN_SECRET, Owner
+from finetune_api.protocol.serving import REPORT_PORT
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.render.metadata import (
@@ -30,6 +31,7 @@ from finetune_operator.finetuneendpoint.render.pods import (
     trusted_volumes,
 )
 from finetune_operator.finetuneendpoint.render.recorder import (
+    RECORDER_PORT,
     SOCKET,
     render_recorder,
     socket_mount,
@@ -161,7 +163,14 @@ def render_front_policy(namespace: str, front: Deployed, config: OperatorConfig)
     """Render who reaches the front: everybody for answers, few for its report."""
     labels = labels_of_front()
     metadata = metadata_of(FRONT, namespace, labels, [front.reference()])
-    return render_policy(metadata, selector=labels, port=FRONT_PORT, clients=[], config=config)
+    return render_policy(
+        metadata,
+        selector=labels,
+        port=FRONT_PORT,
+        clients=[],
+        config=config,
+        report_ports=(REPORT_PORT, RECORDER_PORT),
+    )
 
 
 def render_token(namespace: str, front: Deployed, token: str) -> Manifest:

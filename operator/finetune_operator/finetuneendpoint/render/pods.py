@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.names import SERVING, SERVING_TOKEN_SECRET
@@ -173,6 +174,7 @@ def render_policy(
     port: int,
     clients: list[Manifest],
     config: OperatorConfig,
+    report_ports: Sequence[int] = (REPORT_PORT,),
 ) -> Manifest | None:
     """Render who reaches a Deployment's pods; None if nobody has said who reads their reports.
 
@@ -184,11 +186,12 @@ def render_policy(
         port: Port of the pods that answers requests.
         clients: Peers that may ask there; all if there are none.
         config: The administrator's settings.
+        report_ports: Ports of the pods that have reports and metrics.
     """
     if not config.serving_report_peers:
         return None
     asked = [{"port": port, "protocol": "TCP"}]
-    reported = [{"port": REPORT_PORT, "protocol": "TCP"}]
+    reported = [{"port": each, "protocol": "TCP"} for each in report_ports]
     ingress = [
         {"ports": asked, **({"from": clients} if clients else {})},
         {"ports": reported, "from": config.serving_report_peers},
