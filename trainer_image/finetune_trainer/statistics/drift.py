@@ -28,7 +28,7 @@ distribution that the stream has while nothing changes, the bounds of all signal
 ``certainty``. Given that they hold, the rate above holds. They fail for ``1 - certainty`` of the
 references, and such a reference may cause alarms again and again. The mean time to an alarm over
 all references is ``certainty * c`` at least, so ``c`` is divided by ``certainty``. Bounds of shares
-of hits are exact; those of other numbers are so in simulations (``benchmarks/results/evidence.md``).
+of hits are exact. Those of other numbers held in simulations (``benchmarks/results/evidence.md``).
 
 **Loud users.** ``num_loud`` users of a look may give any number, at every look. They move a look's
 mean by their share of its users at most, and the limits of the look are that much wider. So they
