@@ -1,0 +1,93 @@
+"""Signals: each is a number from 0 to 1 that moves with what it is named for."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finetune_trainer.monitor.signals import Answered, Signal, fit_signals, is_json, length
+from finetune_trainer.monitor.vocabulary import count_words
+
+COPY = ["a red coat of wool", "a blue coat of cotton", "warm gloves of wool", "a red hat"]
+
+
+def row(prompt: str = "a red coat", answer: str | None = "Warm and red.") -> Answered:
+    return Answered(prompt=prompt, answer=answer)
+
+
+def named(rows: list[Answered]) -> dict[str, Signal]:
+    return {signal.name: signal for signal in fit_signals(rows)}
+
+
+TEXTS = [row(prompt, f"This is copy number {number}.") for number, prompt in enumerate(COPY)]
+LABELS = [
+    row(prompt, label) for prompt, label in zip(COPY, ["Good", "bad", "good.", "bad"], strict=True)
+]
+
+SIGNALS = [*fit_signals([row(answer="{}"), *TEXTS]), *fit_signals(LABELS)]
+
+
+@given(prompt=st.text(max_size=60), answer=st.none() | st.text(max_size=60))
+def test_every_signal_of_any_text_is_on_the_scale_or_does_not_apply(
+    prompt: str, answer: str | None
+) -> None:
+    for signal in SIGNALS:
+        found = signal.measure(row(prompt, answer))
+        assert found is None or 0 <= found <= 1, signal.name
+
+
+def test_length_grows_with_the_text_and_ends_at_one() -> None:
+    lengths = [length("a" * number) for number in (0, 1, 10, 100, 65_535, 200_000)]
+    assert lengths == sorted(lengths)
+    assert (lengths[0], lengths[-2], lengths[-1]) == (0.0, 1.0, 1.0)
+    assert length("a" * 2047) - length("a" * 1023) == pytest.approx(1 / 16)
+
+
+def test_refusals_and_json_are_hits() -> None:
+    signals = named([row(answer='{"a": 1}'), *TEXTS])
+    assert signals["Refusals"].measure(row(answer="I'm sorry, but I can't help with that.")) == 1.0
+    assert signals["Refusals"].measure(row(answer="Of course.")) == 0.0
+    assert signals["Json"].measure(row(answer='[{"a": 1}]')) == 1.0
+    assert signals["Json"].measure(row(answer='{"a": 1')) == 0.0
+    assert not is_json("3")
+
+
+def test_json_is_not_watched_where_the_reference_has_none() -> None:
+    assert "Json" not in named(TEXTS)
+
+
+def test_labels_are_watched_where_answers_are_labels() -> None:
+    signals = named(LABELS)
+    assert {"Label/good", "Label/bad"} <= set(signals)
+    assert signals["Label/good"].measure(row(answer=" GOOD. ")) == 1.0
+    assert signals["Label/good"].measure(row(answer="bad")) == 0.0
+    assert not any(name.startswith("Label/") for name in named(TEXTS))
+
+
+def test_answers_without_text_are_no_answers() -> None:
+    signals = named(LABELS)
+    for name in ("AnswerLength", "Refusals", "Label/good"):
+        assert signals[name].measure(row(answer=None)) is None
+    assert {signal.name for signal in fit_signals([row(answer=None)])} == {
+        "PromptLength",
+        "Vocabulary",
+    }
+
+
+def test_words_that_the_reference_lacks_surprise() -> None:
+    vocabulary = count_words(COPY)
+    usual, mixed, new = (
+        vocabulary.surprise(text)
+        for text in ("a red coat", "a red wallet", "crypto wallet airdrop")
+    )
+    assert usual is not None
+    assert mixed is not None
+    assert usual < mixed < 1.0
+    assert new == pytest.approx(1.0)
+    assert vocabulary.surprise("?! ") is None
+
+
+def test_another_language_surprises_as_new_words_do() -> None:
+    vocabulary = count_words(COPY)
+    assert vocabulary.surprise("ein roter Mantel aus Wolle") == pytest.approx(1.0)
