@@ -78,6 +78,10 @@ sweeps: setup ## How a sweep searches, stops and chooses, beside Optuna, simulat
 rollouts: setup ## How often a canary is rolled back wrongly, and how soon harm is found, simulated, as tables (about 2 minutes of one core; TABLES="rates")
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.rollouts $(TABLES)
 
+.PHONY: loop-evidence
+loop-evidence: setup ## False alarms in 1,000 simulated years, how soon drift is found, and live quality's intervals, as tables (TABLES="quiet delays quality", SCALE=0.02 for a glance)
+	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.loop_evidence $(TABLES) $(if $(SCALE),--scale $(SCALE))
+
 .PHONY: probe-evidence
 probe-evidence: setup ## Models done harm on purpose, and who is caught, as a table (about 2 hours on two cores; goes on after a stop)
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.probe_evidence $(CASES) $(if $(SEEDS),--seeds $(SEEDS))

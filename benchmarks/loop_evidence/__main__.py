@@ -1,0 +1,94 @@
+"""Print the tables of ``benchmarks/results/loop.md``.
+
+``python -m benchmarks.loop_evidence`` prints every table; names of tables print these alone. All is
+drawn by seed, so that a figure changes only when the code does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+
+from benchmarks.loop_evidence import alarms, quality
+
+NUM_YEARS = 1000
+NUM_CASES = 200
+NUM_TRIES = 4000
+
+
+def print_quiet(scale: float) -> None:
+    """Print how often alarms ring in years without change."""
+    print(
+        "| years without change | alarms per year | years with one | most in a year |\n"
+        "|---|---|---|---|"
+    )
+    for line in alarms.quiet_years(_at_least_two(NUM_YEARS * scale)):
+        print(
+            f"| {line.words} | {line.per_year:.3f} ± {2 * line.error:.3f} | {line.rang:.1%} "
+            f"| {line.most} |",
+            flush=True,
+        )
+
+
+def print_delays(scale: float) -> None:
+    """Print after how many answers a change is found."""
+    print(
+        "| change | rows of the reference | found | answers until then: half of the cases "
+        "| nine of ten | the alarm names it |\n|---|---|---|---|---|---|"
+    )
+    for line in alarms.delays(_at_least_two(NUM_CASES * scale)):
+        print(
+            f"| {line.words} | {line.num_reference:,} | {line.found:.0%} "
+            f"| {_answers(line.median)} | {_answers(line.late)} | {line.blamed:.0%} |",
+            flush=True,
+        )
+
+
+def print_quality(scale: float) -> None:
+    """Print how often the interval of live quality holds the truth."""
+    print(
+        "| judge | rows scored by people | held the truth | upper end below it "
+        "| lower end above it | mean width | of people alone |\n|---|---|---|---|---|---|---|"
+    )
+    for line in quality.coverages(_at_least_two(NUM_TRIES * scale)):
+        print(
+            f"| {line.words} | {line.num_people} | {line.held:.1%} | {line.high_wrong:.1%} "
+            f"| {line.low_wrong:.1%} | {line.width:.3f} | {line.width_alone:.3f} |",
+            flush=True,
+        )
+
+
+def _answers(number: float) -> str:
+    return f"{number:,.0f}" if math.isfinite(number) else "not found"
+
+
+def _at_least_two(number: float) -> int:
+    return max(2, round(number))
+
+
+TABLES: dict[str, Callable[[float], None]] = {
+    "quiet": print_quiet,
+    "delays": print_delays,
+    "quality": print_quality,
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the tables that were asked for."""
+    parser = argparse.ArgumentParser(prog="loop_evidence", description=__doc__)
+    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], help="default: all")
+    parser.add_argument(
+        "--scale", type=float, default=1.0, help="share of the simulations to run (default: all)"
+    )
+    given = parser.parse_args(arguments)
+    for name in given.tables or TABLES:
+        start = time.process_time()
+        TABLES[name](given.scale)
+        print(f"\n({name}: {time.process_time() - start:.0f} s of one core)\n", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,37 @@
+"""What `make loop-evidence` measures, on few simulations: rates hold, and changes are found."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from benchmarks.loop_evidence import alarms, quality
+
+pytestmark = pytest.mark.slow
+NUM_LOOKS = 200
+
+
+def test_alarms_are_rare_where_the_monitor_counts_what_it_does_not_know() -> None:
+    lines = list(alarms.quiet_years(30, NUM_LOOKS))
+    promised = [line for line in lines if not line.words.startswith("beside it")]
+    beside = [line for line in lines if line.words.startswith("beside it")]
+    assert len(promised) == 4
+    for line in promised:
+        assert line.per_year <= alarms.FALSE_ALARMS_PER_YEAR + 2 * line.error, line.words
+    for line in beside:
+        assert line.per_year > 3 * alarms.FALSE_ALARMS_PER_YEAR, line.words
+
+
+def test_planted_changes_are_found_and_named() -> None:
+    lines = {line.words: line for line in alarms.delays(6, sizes=(3000,))}
+    assert set(lines) == set(alarms.CHANGES)
+    for line in lines.values():
+        assert line.found == 1.0, line.words
+        assert line.blamed >= 0.8, line.words
+        assert 0 < line.median <= line.late < math.inf
+
+
+def test_the_interval_of_live_quality_holds_the_truth() -> None:
+    for line in quality.coverages(100):
+        assert line.held >= 0.89, line.words  # 95 %, less what 100 tries vary
+        assert line.high_wrong <= 0.06, line.words
