@@ -54,10 +54,12 @@ def look(rows: list[UserRow], before: Evidence | None = None, number: int = 0) -
 
 def test_the_reference_watches_what_its_rows_have() -> None:
     assert set(REFERENCE.watched) == {
-        "PromptLength", "Vocabulary", "AnswerLength", "Refusals", "Label/good", "Label/bad",
+        "Errors", "PromptLength", "Vocabulary", "AnswerLength",
+        "Refusals", "Labels/good", "Labels/bad",
     }  # fmt: skip
-    for each in REFERENCE.watched.values():
-        assert each.limits.low <= each.mean <= each.limits.high
+    for name, each in REFERENCE.watched.items():
+        assert (each.mean is None) == (name == "Errors")
+        assert each.mean is None or each.limits.low <= each.mean <= each.limits.high
     assert REFERENCE.watched["Vocabulary"].num_rows < 400 < REFERENCE.watched["Refusals"].num_rows
 
 
@@ -88,7 +90,7 @@ def test_quiet_traffic_and_one_loud_user_cause_no_alarm() -> None:
 
 @pytest.mark.parametrize(
     ("things", "share_bad", "signal"),
-    [(NEW_THINGS, 0.4, "Vocabulary"), (THINGS, 0.9, "Label/bad"), (THINGS, 0.0, "Label/bad")],
+    [(NEW_THINGS, 0.4, "Vocabulary"), (THINGS, 0.9, "Labels/bad"), (THINGS, 0.0, "Labels/bad")],
 )
 def test_a_change_is_found_with_its_signal_and_its_beginning(
     things: list[str], share_bad: float, signal: str
@@ -101,12 +103,24 @@ def test_a_change_is_found_with_its_signal_and_its_beginning(
         number += 1
         assert number < 40
     (alarm,) = before.alarms
-    assert alarm.signal == signal or {alarm.signal, signal} == {"Label/good", "Label/bad"}
+    assert "Labels" in before.log_e_by_signal
+    assert alarm.signal == signal or {alarm.signal, signal} == {"Labels/good", "Labels/bad"}
     assert START + 9 * HOUR <= alarm.since <= alarm.time <= START + 16 * HOUR
     assert alarm.log_e >= SETTINGS.log_bound
     if alarm.signal == "Vocabulary":
         assert alarm.is_higher
     assert before.log_e == -np.inf  # evidence begins again
+
+
+def test_errors_of_many_users_are_found() -> None:
+    rng = random.Random(6)
+    failed = Answered(prompt="a red coat", answer=None, is_error=True)
+    before = None
+    for number in range(5):
+        rows = traffic(rng, 80) + [UserRow(answered=failed, user=f"e{i}") for i in range(20)]
+        before = look(rows, before, number).evidence
+    assert before is not None
+    assert before.alarms[0].signal == "Errors"
 
 
 def test_few_answers_wait_and_count_as_no_look() -> None:

@@ -48,31 +48,45 @@ def test_refusals_and_json_are_hits() -> None:
     signals = named([row(answer='{"a": 1}'), *TEXTS])
     assert signals["Refusals"].measure(row(answer="I'm sorry, but I can't help with that.")) == 1.0
     assert signals["Refusals"].measure(row(answer="Of course.")) == 0.0
-    assert signals["Json"].measure(row(answer='[{"a": 1}]')) == 1.0
-    assert signals["Json"].measure(row(answer='{"a": 1')) == 0.0
+    assert signals["InvalidJson"].measure(row(answer='[{"a": 1}]')) == 0.0
+    assert signals["InvalidJson"].measure(row(answer='{"a": 1')) == 1.0
     assert not is_json("3")
 
 
 def test_json_is_not_watched_where_the_reference_has_none() -> None:
-    assert "Json" not in named(TEXTS)
+    assert "InvalidJson" not in named(TEXTS)
 
 
 def test_labels_are_watched_where_answers_are_labels() -> None:
     signals = named(LABELS)
-    assert {"Label/good", "Label/bad"} <= set(signals)
-    assert signals["Label/good"].measure(row(answer=" GOOD. ")) == 1.0
-    assert signals["Label/good"].measure(row(answer="bad")) == 0.0
-    assert not any(name.startswith("Label/") for name in named(TEXTS))
+    assert {"Labels/good", "Labels/bad"} <= set(signals)
+    assert signals["Labels/good"].measure(row(answer=" GOOD. ")) == 1.0
+    assert signals["Labels/good"].measure(row(answer="bad")) == 0.0
+    assert not any(name.startswith("Labels/") for name in named(TEXTS))
 
 
 def test_answers_without_text_are_no_answers() -> None:
     signals = named(LABELS)
-    for name in ("AnswerLength", "Refusals", "Label/good"):
+    for name in ("AnswerLength", "Refusals", "Labels/good"):
         assert signals[name].measure(row(answer=None)) is None
-    assert {signal.name for signal in fit_signals([row(answer=None)])} == {
-        "PromptLength",
-        "Vocabulary",
-    }
+    prompts_alone = {signal.name for signal in fit_signals([row(answer=None)])}
+    assert prompts_alone == {"Errors", "PromptLength", "Vocabulary"}
+
+
+def test_prompts_that_are_not_to_be_compared_are_not() -> None:
+    unknown = Answered(prompt=None, answer="Good")
+    assert {signal.name for signal in fit_signals([unknown] * 2)} == {
+        "Errors", "AnswerLength", "Refusals", "Labels/good",
+    }  # fmt: skip
+    for name in ("PromptLength", "Vocabulary"):
+        assert named(TEXTS)[name].measure(unknown) is None
+
+
+def test_errors_have_limits_of_their_own() -> None:
+    errors = named(TEXTS)["Errors"]
+    assert errors.limits is not None
+    assert errors.measure(Answered(prompt="a", answer=None, is_error=True)) == 1.0
+    assert errors.measure(row()) == 0.0
 
 
 def test_words_that_the_reference_lacks_surprise() -> None:

@@ -60,5 +60,6 @@ def test_what_a_user_wrote_is_the_prompt() -> None:
 
 def test_an_error_and_a_call_of_tools_have_no_answer() -> None:
     assert read_exchange(exchange("hello")).answered == Answered(prompt="hello", answer="yes")
-    assert read_exchange(exchange("hello", is_error=True)).answered.answer is None
+    broken = read_exchange(exchange("hello", is_error=True)).answered
+    assert broken == Answered(prompt="hello", answer=None, is_error=True)
     assert read_exchange(exchange("hello", answer="")).answered.answer is None

@@ -114,6 +114,17 @@ class Evidence:
         """Logarithm of the evidence of all signals together."""
         return float(log_mean_of_signals(np.array([each.log_e for each in self.signals.values()])))
 
+    @property
+    def log_e_by_signal(self) -> dict[str, float]:
+        """Logarithm of the evidence of each signal, the mean over its parts."""
+        parts: dict[str, list[float]] = {}
+        for name, each in self.signals.items():
+            parts.setdefault(name.partition("/")[0], []).append(each.log_e)
+        return {
+            name: float(log_mean_of_signals(np.array(logarithms)))
+            for name, logarithms in parts.items()
+        }
+
     def after_look(
         self,
         log_growths: Mapping[str, Floats],

@@ -41,14 +41,14 @@ class Watched:
     """A signal with its limits.
 
     Attributes:
-        mean: Of the reference.
+        mean: Of the reference; None where it says nothing of the signal.
         num_rows: Of the reference that the limits are from.
     """
 
     signal: Signal
     limits: Limits
-    mean: float
-    num_rows: int
+    mean: float | None = None
+    num_rows: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,9 +80,15 @@ def make_reference(
     fitting = [row for row in ordered if _is_fitting(row.group)]
     others = [row for row in ordered if not _is_fitting(row.group)]
     signals = fit_signals([row.answered for row in fitting])
+    given = {
+        signal.name: Watched(signal=signal, limits=signal.limits)
+        for signal in signals
+        if signal.limits is not None
+    }
     measured = {
         signal.name: (signal, _measure(signal, others if signal.is_fitted else ordered))
         for signal in signals
+        if signal.limits is None
     }
     enough = {name: found for name, found in measured.items() if len(found[1]) >= MIN_ROWS}
     if not enough:
@@ -92,7 +98,8 @@ def make_reference(
         )
     return Reference(
         digest=_digest(ordered),
-        watched={
+        watched=given
+        | {
             name: _watch(signal, found, num_signals=len(enough), certainty=certainty)
             for name, (signal, found) in enough.items()
         },
@@ -122,7 +129,7 @@ def _measure(signal: Signal, rows: Sequence[ReferenceRow]) -> list[tuple[str, fl
 
 def _place(row: ReferenceRow) -> tuple[bytes, str, str]:
     """Return where a row stands among all: a group that is taken is so by chance."""
-    return _hash(row.group), row.answered.prompt, row.answered.answer or ""
+    return _hash(row.group), row.answered.prompt or "", row.answered.answer or ""
 
 
 def _is_fitting(group: str) -> bool:
@@ -136,7 +143,7 @@ def _hash(text: str) -> bytes:
 def _digest(rows: Sequence[ReferenceRow]) -> str:
     digest = hashlib.sha256()
     for row in rows:
-        for text in (row.group, row.answered.prompt, row.answered.answer or ""):
+        for text in (row.group, row.answered.prompt or "", row.answered.answer or ""):
             raw = text.encode("utf-8", "surrogatepass")
             digest.update(len(raw).to_bytes(8) + raw)
     return digest.hexdigest()

@@ -12,6 +12,7 @@ import orjson
 from finetune_trainer.data.answers.label_text import is_short_label, normalize_label
 from finetune_trainer.evaluate.metrics.refusal import is_refusal
 from finetune_trainer.monitor.vocabulary import count_words
+from finetune_trainer.statistics.drift import Limits
 
 LONGEST_LOG2 = 16.0
 """Texts of 65,536 characters and more are equally long."""
@@ -23,6 +24,8 @@ LENGTH_TOLERANCE = 0.02
 SHARE_TOLERANCE = 0.02
 RARE_TOLERANCE = 0.005
 """Of a share that is to be near 0."""
+MOST_ERRORS = 0.02
+"""Share of users with an error, on average, that is no drift. Evaluations have no errors."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,12 +33,14 @@ class Answered:
     """A prompt and its answer, of the reference or of the traffic.
 
     Attributes:
-        prompt: All texts of the user, a line each.
-        answer: None if there is no text: an error, or calls of tools alone.
+        prompt: All texts of the user, a line each; None where it is not to be compared.
+        answer: The model's; None if it has no text: an error, or calls of tools alone.
+        is_error: The model gave no whole answer.
     """
 
-    prompt: str
+    prompt: str | None
     answer: str | None
+    is_error: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,48 +48,32 @@ class Signal:
     """Something that is watched.
 
     Attributes:
-        name: As the endpoint's status has it.
+        name: As the endpoint's status has it; behind a slash, which part of it.
         measure: Returns a number from 0 to 1, or None where the signal does not apply.
         tolerance: Change of the mean that is no drift.
         is_fitted: It was made from a part of the reference, which says nothing about its mean.
+        limits: Those of a signal that the reference says nothing of.
     """
 
     name: str
     measure: Callable[[Answered], float | None]
     tolerance: float
     is_fitted: bool = False
+    limits: Limits | None = None
 
 
 def fit_signals(rows: Sequence[Answered]) -> list[Signal]:
     """Return the signals to watch, made from a part of the reference."""
-    signals = [
-        Signal(name="PromptLength", measure=lambda a: length(a.prompt), tolerance=LENGTH_TOLERANCE),
-        _vocabulary(rows),
-    ]
+    prompts = [row.prompt for row in rows if row.prompt is not None]
     answers = [row.answer for row in rows if row.answer is not None]
-    if not answers:
-        return signals
-    signals += [
-        Signal(
-            name="AnswerLength",
-            measure=lambda a: None if a.answer is None else length(a.answer),
-            tolerance=LENGTH_TOLERANCE,
-        ),
-        Signal(
-            name="Refusals",
-            measure=lambda a: None if a.answer is None else float(is_refusal(a.answer)),
-            tolerance=RARE_TOLERANCE,
-        ),
-    ]
+    signals = [_ERRORS]
+    if prompts:
+        signals += [_PROMPT_LENGTH, _vocabulary(prompts)]
+    if answers:
+        signals += [_ANSWER_LENGTH, _REFUSALS, *_labels(answers)]
     if any(map(is_json, answers)):
-        signals.append(
-            Signal(
-                name="Json",
-                measure=lambda a: None if a.answer is None else float(is_json(a.answer)),
-                tolerance=RARE_TOLERANCE,
-            )
-        )
-    return signals + _labels(answers)
+        signals.append(_INVALID_JSON)
+    return signals
 
 
 def length(text: str) -> float:
@@ -100,11 +89,38 @@ def is_json(text: str) -> bool:
         return False
 
 
-def _vocabulary(rows: Sequence[Answered]) -> Signal:
-    vocabulary = count_words(row.prompt for row in rows)
+def _of_answer(
+    name: str, measure: Callable[[str], float], tolerance: float, *, is_fitted: bool = False
+) -> Signal:
+    return Signal(
+        name=name,
+        measure=lambda a: None if a.answer is None else measure(a.answer),
+        tolerance=tolerance,
+        is_fitted=is_fitted,
+    )
+
+
+_PROMPT_LENGTH = Signal(
+    name="PromptLength",
+    measure=lambda a: None if a.prompt is None else length(a.prompt),
+    tolerance=LENGTH_TOLERANCE,
+)
+_ANSWER_LENGTH = _of_answer("AnswerLength", length, LENGTH_TOLERANCE)
+_REFUSALS = _of_answer("Refusals", lambda text: float(is_refusal(text)), RARE_TOLERANCE)
+_INVALID_JSON = _of_answer("InvalidJson", lambda text: float(not is_json(text)), RARE_TOLERANCE)
+_ERRORS = Signal(
+    name="Errors",
+    measure=lambda a: float(a.is_error),
+    tolerance=0.0,
+    limits=Limits(low=0.0, high=MOST_ERRORS),
+)
+
+
+def _vocabulary(prompts: Sequence[str]) -> Signal:
+    vocabulary = count_words(prompts)
     return Signal(
         name="Vocabulary",
-        measure=lambda a: vocabulary.surprise(a.prompt),
+        measure=lambda a: None if a.prompt is None else vocabulary.surprise(a.prompt),
         tolerance=SHARE_TOLERANCE,
         is_fitted=True,
     )
@@ -121,9 +137,9 @@ def _labels(answers: Sequence[str]) -> list[Signal]:
 
 
 def _label(label: str) -> Signal:
-    return Signal(
-        name=f"Label/{label}",
-        measure=lambda a: None if a.answer is None else float(normalize_label(a.answer) == label),
-        tolerance=SHARE_TOLERANCE,
+    return _of_answer(
+        f"Labels/{label}",
+        lambda text: float(normalize_label(text) == label),
+        SHARE_TOLERANCE,
         is_fitted=True,
     )

@@ -36,7 +36,9 @@ def read_exchange(row: Exchange) -> UserRow:
         user = hashlib.sha256(begin.encode("utf-8", "surrogatepass")).hexdigest()
     return UserRow(
         answered=Answered(
-            prompt="\n".join(texts), answer=row.text if row.text and not row.is_error else None
+            prompt="\n".join(texts),
+            answer=row.text if row.text and not row.is_error else None,
+            is_error=row.is_error,
         ),
         user=user,
     )
