@@ -74,7 +74,19 @@ def test_the_order_of_a_reference_changes_nothing() -> None:
 
 def test_a_reference_of_few_rows_is_refused() -> None:
     with pytest.raises(ValueError, match="more rows"):
-        make_reference(reference_rows(20))
+        make_reference(reference_rows(20), names=["Vocabulary"])
+
+
+def test_only_the_signals_that_are_named_are_watched() -> None:
+    named = make_reference(reference_rows(), names=["Labels", "Refusals"])
+    assert set(named.watched) == {"Labels/good", "Labels/bad", "Refusals"}
+    # Fewer bounds must hold together, so each is nearer.
+    alone, among = named.watched["Refusals"].limits, REFERENCE.watched["Refusals"].limits
+    assert alone.high < among.high
+
+
+def test_errors_are_watched_without_a_reference() -> None:
+    assert set(make_reference(reference_rows(20)).watched) == {"Errors"}
 
 
 def test_quiet_traffic_and_one_loud_user_cause_no_alarm() -> None:

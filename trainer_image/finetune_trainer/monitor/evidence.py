@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from finetune_trainer.monitor.signals import signal_of
 from finetune_trainer.statistics.confidence import Floats
 from finetune_trainer.statistics.drift import (
     NUM_SIDES,
@@ -119,7 +120,7 @@ class Evidence:
         """Logarithm of the evidence of each signal, the mean over its parts."""
         parts: dict[str, list[float]] = {}
         for name, each in self.signals.items():
-            parts.setdefault(name.partition("/")[0], []).append(each.log_e)
+            parts.setdefault(signal_of(name), []).append(each.log_e)
         return {
             name: float(log_mean_of_signals(np.array(logarithms)))
             for name, logarithms in parts.items()

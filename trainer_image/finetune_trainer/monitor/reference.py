@@ -8,12 +8,12 @@ that was counted over it. All rows say what the means of the other signals are.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_trainer.monitor.signals import Answered, Signal, fit_signals
+from finetune_trainer.monitor.signals import Answered, Signal, fit_signals, signal_of
 from finetune_trainer.statistics.bounded import confidence_of_mean
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY
 from finetune_trainer.statistics.drift import Limits, limits_of
@@ -65,12 +65,16 @@ class Reference:
 
 
 def make_reference(
-    rows: Sequence[ReferenceRow], *, certainty: float = DEFAULT_CERTAINTY
+    rows: Sequence[ReferenceRow],
+    *,
+    names: Collection[str] | None = None,
+    certainty: float = DEFAULT_CERTAINTY,
 ) -> Reference:
     """Return the reference of some rows. The order of the rows does not matter.
 
     Args:
         rows: Drawn at random.
+        names: Signals to watch, as the endpoint's status names them; by default all.
         certainty: Least probability that all limits hold the means that the rows stand for.
 
     Raises:
@@ -79,7 +83,11 @@ def make_reference(
     ordered = sorted(rows, key=_place)[:MAX_ROWS]
     fitting = [row for row in ordered if _is_fitting(row.group)]
     others = [row for row in ordered if not _is_fitting(row.group)]
-    signals = fit_signals([row.answered for row in fitting])
+    signals = [
+        signal
+        for signal in fit_signals([row.answered for row in fitting])
+        if names is None or signal_of(signal.name) in names
+    ]
     given = {
         signal.name: Watched(signal=signal, limits=signal.limits)
         for signal in signals
@@ -91,7 +99,7 @@ def make_reference(
         if signal.limits is None
     }
     enough = {name: found for name, found in measured.items() if len(found[1]) >= MIN_ROWS}
-    if not enough:
+    if not enough and not given:
         raise ValueError(
             f"the reference has {len(rows)} rows, and no signal applies to {MIN_ROWS} of them; "
             "train on more rows before you monitor"

@@ -62,6 +62,11 @@ class Signal:
     limits: Limits | None = None
 
 
+def signal_of(name: str) -> str:
+    """Return the signal that a part belongs to: ``Labels`` for ``Labels/good``."""
+    return name.partition("/")[0]
+
+
 def fit_signals(rows: Sequence[Answered]) -> list[Signal]:
     """Return the signals to watch, made from a part of the reference."""
     prompts = [row.prompt for row in rows if row.prompt is not None]

@@ -1,0 +1,75 @@
+"""What a look says, as JSON for the operator and for the page. Pure."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from typing import Any
+
+from finetune_trainer.monitor.evidence import Evidence
+from finetune_trainer.monitor.looking import Look, Seen, Settings
+from finetune_trainer.monitor.reference import Reference
+from finetune_trainer.monitor.signals import signal_of
+from finetune_trainer.traffic.rows import write_time
+
+
+def report_of(
+    look: Look, reference: Reference, settings: Settings, *, begin: datetime, end: datetime
+) -> dict[str, Any]:
+    """Return the report of a look.
+
+    ``logE`` is null where there is no evidence at all. ``signals`` are those of the endpoint's
+    status, ``parts`` what they consist of.
+    """
+    evidence = look.evidence
+    return {
+        "begin": write_time(begin),
+        "end": write_time(end),
+        "numLooks": evidence.num_looks,
+        "numAnswers": evidence.num_answers,
+        "numWaiting": look.num_waiting,
+        "logE": _finite(evidence.log_e),
+        "logBound": settings.log_bound,
+        "falseAlarmsPerYear": settings.false_alarms_per_year,
+        "signals": [
+            {"name": name, "logE": _finite(log_e)}
+            for name, log_e in evidence.log_e_by_signal.items()
+        ],
+        "parts": [_part(name, look, reference) for name in evidence.signals],
+        "alarms": [
+            {
+                "time": write_time(alarm.time),
+                "signal": signal_of(alarm.signal),
+                "part": alarm.signal,
+                "since": write_time(alarm.since),
+                "isHigher": alarm.is_higher,
+                "logE": alarm.log_e,
+            }
+            for alarm in evidence.alarms
+        ],
+    }
+
+
+def _part(name: str, look: Look, reference: Reference) -> dict[str, Any]:
+    watched = reference.watched[name]
+    seen = look.seen.get(name, Seen(mean=None, num_users=0))
+    return {
+        "name": name,
+        "logE": _finite(look.evidence.signals[name].log_e),
+        "since": _began(look.evidence, name),
+        "mean": seen.mean,
+        "numUsers": seen.num_users,
+        "referenceMean": watched.mean,
+        "low": watched.limits.low,
+        "high": watched.limits.high,
+        "numReferenceRows": watched.num_rows,
+    }
+
+
+def _began(evidence: Evidence, name: str) -> str | None:
+    began = evidence.signals[name].began
+    return None if began is None else write_time(began)
+
+
+def _finite(logarithm: float) -> float | None:
+    return logarithm if math.isfinite(logarithm) else None
