@@ -1,4 +1,4 @@
-"""Whether a stream still has the means of a reference, looked at for ever. Pure.
+"""Whether a stream still has the means of a reference, at any number of looks. Pure.
 
 **What is compared.** At each look every user gives one number from 0 to 1, the mean over the
 answers to this user. The null hypothesis of a signal is: at each look, given all looks before it
@@ -88,7 +88,7 @@ def limits_of(
     Args:
         reference: Bounds of the mean of the reference.
         num_signals: Signals whose bounds must hold together.
-        tolerance: Change of the mean that nobody wants to be told of.
+        tolerance: Change of the mean that causes no alarm.
         certainty: Least probability that the bounds of all signals hold.
     """
     interval = reference.interval(1 - (1 - certainty) / num_signals)
