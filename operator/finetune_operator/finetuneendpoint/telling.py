@@ -178,12 +178,10 @@ def _set_degraded(
 
 def _unsupported(observed: Observed) -> Refusal | None:
     """Return the part of the spec that nothing carries out yet; versions are served meanwhile."""
-    asked = {"capture": observed.spec.capture, "monitor": observed.spec.monitor}
-    for field, value in asked.items():
-        if value is not None:
-            message = f"spec.{field}: this operator does not carry it out yet; remove it."
-            return Refusal(reason=Reason.NOT_SUPPORTED, message=message, is_final=True)
-    return None
+    if observed.spec.monitor is None:
+        return None
+    message = "spec.monitor: this operator does not carry it out yet; remove it."
+    return Refusal(reason=Reason.NOT_SUPPORTED, message=message, is_final=True)
 
 
 def _set_stalled(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:

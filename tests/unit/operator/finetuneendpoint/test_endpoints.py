@@ -714,10 +714,8 @@ def test_a_job_of_another_name_publishes_under_the_name_that_is_followed():
     assert active["adapter"] == adapter_name(NAMESPACE, JOB, 2)
 
 
-@pytest.mark.parametrize("field", ["capture", "monitor"])
-def test_what_is_not_carried_out_stalls_and_versions_go_on(field: str):
-    spec = {"capture": {}, "monitor": {}} if field == "monitor" else {"capture": {}}
-    world = serving(**spec)
+def test_what_is_not_carried_out_stalls_and_versions_go_on():
+    world = serving(capture={}, monitor={})
     world.job = published_job(2)
     world.run()
     assert world.condition("Stalled") == ("True", "NotSupported")
