@@ -16,9 +16,9 @@ from finetune_api.meta import (
     Unique,
     decimal_of,
 )
-from finetune_api.patterns import LABEL_RULE, STORED, SUBDOMAIN_RULE, Texts
+from finetune_api.patterns import LABEL_RULE, STORED, Texts
 from finetune_api.rule import Rule, check_rules
-from finetune_api.v1alpha1.spec.serving import SERVE_RULES, Serve
+from finetune_api.v1alpha1.spec.serving import SERVE_RULES, KeysSource, Serve
 from finetune_api.v1alpha1.status.endpoint import FineTuneEndpointStatus
 from finetune_api.v1alpha1.traffic import TRAFFIC_RULES, Capture, Monitor
 
@@ -60,21 +60,6 @@ class Shadow(APIModel):
 
     percent: Annotated[Integer, Field(ge=1, le=100)]
     """Share of requests that are copied, in percent."""
-
-
-class KeysSecret(APIModel):
-    """A Secret in the same namespace."""
-
-    name: Annotated[str, Field(min_length=1, max_length=253), Texts(SUBDOMAIN_RULE)]
-    """Name of the Secret."""
-
-
-class KeysSource(APIModel):
-    """Where the keys of an endpoint are."""
-
-    secret_ref: KeysSecret
-    """Secret with one entry per key: a name of your choice, and `sha256:` and the key's SHA-256 in
-    hex digits. An edit counts within a minute or two, without a restart."""
 
 
 class Access(APIModel):

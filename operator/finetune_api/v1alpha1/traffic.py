@@ -18,6 +18,7 @@ from finetune_api.meta import (
     decimal_of,
 )
 from finetune_api.rule import Rule
+from finetune_api.v1alpha1.spec.serving import KeysSource
 from finetune_api.v1alpha1.status.traffic import DriftSignal
 
 MAX_RETENTION_DAYS = 3650
@@ -42,6 +43,10 @@ class Capture(APIModel):
     of the job whose version answers."""
     secret_ref: LocalObjectReference | None = None
     """Secret to write there with. Default: that of the job's output."""
+    editors_from: KeysSource | None = None
+    """Keys of editors. They see, correct and delete all answers, and ask none. With other keys
+    somebody sees the answers that were given to the same key. Endpoints without keys and without
+    editors show their answers to everyone who reaches them."""
 
     @property
     def share(self) -> str:

@@ -27,13 +27,13 @@ class Neighbour:
 
     Attributes:
         servers: Servers that its status names.
-        key_secret: Secret with its keys; empty if it has none.
+        key_secrets: Secrets with its keys and those of its editors.
         recorded: Where it stores captured answers; None if it captures none.
     """
 
     owner: Owner
     servers: frozenset[str] = frozenset()
-    key_secret: str = ""
+    key_secrets: frozenset[str] = frozenset()
     recorded: Place | None = None
     replicas: Replicas = field(default_factory=Replicas)
 
@@ -179,13 +179,16 @@ def read_neighbour(endpoint: Object) -> Neighbour | None:
     if endpoint["metadata"].get("deletionTimestamp"):
         return None
     spec = endpoint.get("spec") or {}
-    access = spec.get("access") or {}
-    secret = ((access.get("keysFrom") or {}).get("secretRef") or {}).get("name")
+    sources = (
+        (spec.get("access") or {}).get("keysFrom"),
+        (spec.get("capture") or {}).get("editorsFrom"),
+    )
+    secrets = (((each or {}).get("secretRef") or {}).get("name") for each in sources)
     replicas = (spec.get("serve") or {}).get("replicas") or {}
     return Neighbour(
         owner=owner_of(endpoint),
         servers=servers_of(endpoint),
-        key_secret=str(secret or ""),
+        key_secrets=frozenset(str(each) for each in secrets if each),
         recorded=read_place(endpoint),
         replicas=Replicas(min=replicas.get("min", 1), max=replicas.get("max", 1)),
     )

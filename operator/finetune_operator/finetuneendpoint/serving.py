@@ -49,15 +49,17 @@ def _split(observed: Observed, rotation: Rotation) -> Split | None:
 
 
 def _front(observed: Observed, rotation: Rotation) -> Front:
-    access = observed.spec.access
-    secrets = {each.key_secret for each in observed.neighbours}
+    access, capture = observed.spec.access, observed.spec.capture
+    secrets = set[str]().union(*(each.key_secrets for each in observed.neighbours))
     if access is not None and access.keys_from is not None:
         secrets.add(access.keys_from.secret_ref.name)
+    if capture is not None and capture.editors_from is not None:
+        secrets.add(capture.editors_from.secret_ref.name)
     owners = (observed.owner, *(each.owner for each in observed.neighbours))
     return Front(
         namespace=observed.namespace,
         owners=tuple(sorted(owners, key=lambda owner: owner.uid)),
-        key_secrets=tuple(sorted(secrets - {""})),
+        key_secrets=tuple(sorted(secrets)),
         recording=join_places(
             [recorded_at(observed, rotation), *(each.recorded for each in observed.neighbours)]
         ),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import orjson
@@ -22,6 +23,19 @@ CAPTURES = "/captures"
 COUNTS = "/counts"
 WHOSE_HEADER = "x-finetune-endpoint"
 SENDER_HEADER = "x-finetune-sender"
+REACH_HEADER = "x-finetune-reach"
+
+
+class Reach(StrEnum):
+    """Which captured answers of an endpoint a sender reaches."""
+
+    ALL = "All"
+    OWN = "Own"
+    """Those that were given to the same key."""
+    OWN_AND_USERS = "OwnAndUsers"
+    """Those as well, and all answers of a user can be deleted."""
+
+
 _LENGTHS = struct.Struct("!III")
 
 

@@ -7,7 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, StrictBool
 
 from finetune_api.meta import ATOMIC_LIST, APIModel, CpuQuantity, Integer, Quantity
-from finetune_api.patterns import EXTENDED_RESOURCE_RULE, LABEL_RULE, TextRule, Texts
+from finetune_api.patterns import (
+    EXTENDED_RESOURCE_RULE,
+    LABEL_RULE,
+    SUBDOMAIN_RULE,
+    TextRule,
+    Texts,
+)
 from finetune_api.rule import Rule
 from finetune_api.v1alpha1.spec.affinity import LabelKey
 from finetune_api.v1alpha1.spec.podtemplate import ShortText, Toleration
@@ -98,6 +104,21 @@ class ServerResources(APIModel):
     """Memory request and limit. Default: the operator's."""
     shared_memory: Quantity | None = None
     """Size of `/dev/shm`, which several GPUs of one pod use. Default: the operator's."""
+
+
+class KeysSecret(APIModel):
+    """A Secret in the same namespace."""
+
+    name: Annotated[str, Field(min_length=1, max_length=253), Texts(SUBDOMAIN_RULE)]
+    """Name of the Secret."""
+
+
+class KeysSource(APIModel):
+    """Where API keys are."""
+
+    secret_ref: KeysSecret
+    """Secret with one entry per key: a name of your choice, and `sha256:` and the key's SHA-256 in
+    hex digits. An edit counts within a minute or two, without a restart."""
 
 
 class Serve(APIModel):

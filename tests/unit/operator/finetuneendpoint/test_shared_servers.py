@@ -56,11 +56,15 @@ def test_a_server_scaled_to_zero_has_a_pod_while_a_version_waits_for_it():
     assert asked(world).servers[0].replicas.min == 1
 
 
-def test_the_front_has_the_keys_of_all_endpoints():
-    world = serving(access={"keysFrom": {"secretRef": {"name": "own"}}})
-    access = {"access": {"keysFrom": {"secretRef": {"name": "theirs"}}}}
-    world.facts = {"neighbours": (neighbour("zebra", **access), neighbour("ant"))}
-    assert asked(world).front.key_secrets == ("own", "theirs")
+def test_the_front_has_the_keys_of_all_endpoints_and_editors():
+    def named(name: str) -> dict[str, dict[str, str]]:
+        return {"secretRef": {"name": name}}
+
+    own = {"access": {"keysFrom": named("own")}, "capture": {"editorsFrom": named("own-editors")}}
+    theirs = {"access": {"keysFrom": named("theirs")}, "capture": {"editorsFrom": named("editors")}}
+    world = serving(**own)
+    world.facts = {"neighbours": (neighbour("zebra", **theirs), neighbour("ant"))}
+    assert asked(world).front.key_secrets == ("editors", "own", "own-editors", "theirs")
 
 
 def test_the_front_records_for_all_endpoints_that_capture():

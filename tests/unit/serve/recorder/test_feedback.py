@@ -22,10 +22,14 @@ MAIL = "max.mustermann@example-firma.de"
 
 
 @asynccontextmanager
-async def endpoints(folder: Path) -> AsyncIterator[tuple[RunningFront, RunningRecorder]]:
-    """Two endpoints that capture, each with a key of its own."""
+async def endpoints(
+    folder: Path, *, has_editors: bool = False
+) -> AsyncIterator[tuple[RunningFront, RunningRecorder]]:
+    """Two endpoints that capture, each with keys of its own, and editors of both."""
     async with streaming_engine() as engine:
         spec: dict[str, Any] = {"capture": capture(folder)}
+        if has_editors:
+            spec["capture"]["editorsFrom"] = {"secretRef": {"name": "editors"}}
         made = [
             endpoint(served(1, engine.port), access=access("mine"), **spec),
             endpoint(
@@ -38,6 +42,8 @@ async def endpoints(folder: Path) -> AsyncIterator[tuple[RunningFront, RunningRe
         ):
             await front.set_keys("mine", alice="alice", bob="bob")
             await front.set_keys("theirs", eve="eve")
+            if has_editors:
+                await front.set_keys("editors", ed="ed")
             yield front, recorder
 
 
@@ -97,9 +103,9 @@ async def test_the_openai_client_updates_retrieves_lists_and_deletes(
 
 
 async def test_a_later_entry_replaces_that_of_the_same_person_only(tmp_path: Path) -> None:
-    async with endpoints(tmp_path) as (front, recorder):
+    async with endpoints(tmp_path, has_editors=True) as (front, recorder):
         about = await ask(front, recorder)
-        for key, rating in (("alice", "down"), ("bob", "up"), ("alice", "up")):
+        for key, rating in (("alice", "down"), ("ed", "up"), ("alice", "up")):
             async with front.session.post(
                 f"{front.url}/v1/feedback",
                 json={"id": about, "rating": rating, "correction": f"by {key}"},
@@ -110,11 +116,48 @@ async def test_a_later_entry_replaces_that_of_the_same_person_only(tmp_path: Pat
                 assert (said["object"], said["version"], said["rating"]) == ("feedback", 1, rating)
         entries = read_feedback(recorder.store())
         assert [(each.rating, each.correction) for each in entries] == [
-            ("up", "by bob"),
+            ("up", "by ed"),
             ("up", "by alice"),
         ]
         assert len({each.who for each in entries}) == 2
         assert "alice" not in "".join(each.who for each in entries)
+
+
+@pytest.mark.parametrize("has_editors", [False, True])
+async def test_a_key_reaches_no_answer_that_another_key_was_given(
+    tmp_path: Path, has_editors: bool
+) -> None:
+    async with endpoints(tmp_path, has_editors=has_editors) as (front, recorder):
+        about = await ask(front, recorder, user="u-7")
+        async with client_of(front, "bob") as bob:
+            for call in (bob.chat.completions.retrieve, bob.chat.completions.delete):
+                with pytest.raises(openai.NotFoundError):
+                    await call(about)
+            with pytest.raises(openai.NotFoundError):
+                await bob.chat.completions.update(about, metadata={"correction": "poison"})
+            assert (await bob.chat.completions.list()).data == []
+        async with client_of(front) as alice:
+            assert [each.id for each in (await alice.chat.completions.list()).data] == [about]
+        assert read_feedback(recorder.store()) == []
+
+
+async def test_an_editor_reaches_all_answers_and_asks_for_none(tmp_path: Path) -> None:
+    async with endpoints(tmp_path, has_editors=True) as (front, recorder):
+        about = await ask(front, recorder, user="u-7")
+        async with client_of(front, "ed") as editor:
+            listed = await editor.chat.completions.list(model="headline")
+            assert [each.id for each in listed.data] == [about]
+            await editor.chat.completions.update(about, metadata={"rating": "up"})
+            with pytest.raises(openai.AuthenticationError):
+                await editor.chat.completions.create(
+                    model="headline", messages=[{"role": "user", "content": "hi"}]
+                )
+        url = f"{front.url}/v1/chat/completions?model=headline&user=u-7"
+        for key, status in (("alice", 403), ("ed", 200)):
+            headers = {"Authorization": f"Bearer {key}"}
+            async with front.session.delete(url, headers=headers) as answer:
+                assert answer.status == status
+        assert list(read_exchanges(recorder.store())) == []
 
 
 async def test_nobody_reaches_the_answers_of_another_endpoint(tmp_path: Path) -> None:

@@ -126,9 +126,11 @@ class Front:
 
     def opens(self, route: Route, digest: str | None) -> bool:
         """Tell whether a key opens an endpoint."""
-        if route.secret is None:
-            return True
-        return digest is not None and self._keys.opens(route.secret, digest)
+        return route.secret is None or self.is_in(route.secret, digest)
+
+    def is_in(self, secret: str, digest: str | None) -> bool:
+        """Tell whether a key is in a Secret."""
+        return digest is not None and self._keys.opens(secret, digest)
 
     async def _complete(
         self, request: web.BaseRequest, path: str, digest: str | None
@@ -145,7 +147,9 @@ class Front:
                 message = f"The model `{model[:128]}` does not exist."
                 raise Refused(404, "model_not_found", message, param="model")
             name = route.name
-            self.admit(route, digest)
+            if not self.opens(route, digest):
+                raise no_key()
+            self.limit(route, digest)
             secret = Secret(self._token())
             call = call_of(
                 request, route, path, OPERATIONS[path], fields, raw, digest, asked, secret
@@ -173,14 +177,12 @@ class Front:
         with self._reading.hold("", MAX_OPEN_WITHOUT_KEY):
             return await read_body(request, limit=MAX_BODY_BYTES)
 
-    def admit(self, route: Route, digest: str | None) -> None:
-        """Check key and rate.
+    def limit(self, route: Route, digest: str | None) -> None:
+        """Count a request.
 
         Raises:
-            Refused: One of them does not allow the request.
+            Refused: The key has asked too often.
         """
-        if not self.opens(route, digest):
-            raise no_key()
         limit = route.requests_per_minute
         if limit is None:
             return

@@ -1,7 +1,8 @@
 """Routes about captured answers: the front checks who asks, and the recorder answers.
 
 Of an answer, the id names the endpoint. So the key must open that endpoint, and an id of another
-namespace or endpoint is nobody's.
+namespace or endpoint is nobody's. Editors' keys reach all answers of an endpoint. Other keys reach
+the answers that were given to them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from finetune_trainer.serve.front.capturing import Capturing
 from finetune_trainer.serve.front.keys import digest_of, no_key
 from finetune_trainer.serve.front.routes import Route
 from finetune_trainer.serve.front.state import State
-from finetune_trainer.serve.handover import SENDER_HEADER, WHOSE_HEADER
+from finetune_trainer.serve.handover import REACH_HEADER, SENDER_HEADER, WHOSE_HEADER, Reach
 from finetune_trainer.traffic.places import read_id, time_of
 
 COMPLETIONS = "/v1/chat/completions"
@@ -32,8 +33,11 @@ class Door(Protocol):
     def opens(self, route: Route, digest: str | None) -> bool:
         """Tell whether a key opens an endpoint."""
 
-    def admit(self, route: Route, digest: str | None) -> None:
-        """Check key and rate; raise Refused."""
+    def is_in(self, secret: str, digest: str | None) -> bool:
+        """Tell whether a key is in a Secret."""
+
+    def limit(self, route: Route, digest: str | None) -> None:
+        """Count a request; raise Refused if there are too many."""
 
     async def read(self, request: web.BaseRequest, digest: str | None) -> bytes:
         """Return the body; raise Refused."""
@@ -78,14 +82,18 @@ class FeedbackRoutes:
         else:
             response_id = self._id_of(path, body)
             route = self._route_of_id(response_id, digest)
-        self._door.admit(route, digest)
+        self._door.limit(route, digest)
         sender = request.remote if route.secret is None else digest
         who = self._capturing.secret.hash_person(route.whose, sender or "")
         status, headers, answer = await self._capturing.ask(
             request.method,
             f"{path}?{query}" if query else path,
             body,
-            {WHOSE_HEADER: route.name, SENDER_HEADER: who},
+            {
+                WHOSE_HEADER: route.name,
+                SENDER_HEADER: who,
+                REACH_HEADER: self._reach_of(route, digest),
+            },
         )
         if status == 200 and headers.get("x-finetune-rating") == "down" and response_id:
             self._state.complain(
@@ -99,6 +107,19 @@ class FeedbackRoutes:
         return web.Response(
             status=status, body=answer, content_type="application/json", headers=kept
         )
+
+    def _is_editor(self, route: Route, digest: str | None) -> bool:
+        editors = route.capture.editors if route.capture is not None else None
+        return editors is not None and self._door.is_in(editors, digest)
+
+    def _reach_of(self, route: Route, digest: str | None) -> Reach:
+        """Return whose answers a sender reaches."""
+        if self._is_editor(route, digest):
+            return Reach.ALL
+        has_editors = route.capture is not None and route.capture.editors is not None
+        if has_editors:
+            return Reach.OWN
+        return Reach.ALL if route.secret is None else Reach.OWN_AND_USERS
 
     def _route_of_model(self, model: str, digest: str | None) -> Route:
         """Return the endpoint that a list is about; the only one if it names none."""
@@ -128,7 +149,11 @@ class FeedbackRoutes:
 
     def _mine(self, digest: str | None) -> list[Route]:
         routes = self._state.routes.values()
-        mine = [route for route in routes if self._door.opens(route, digest)]
+        mine = [
+            route
+            for route in routes
+            if self._door.opens(route, digest) or self._is_editor(route, digest)
+        ]
         if not mine and routes:
             raise no_key()
         return mine

@@ -40,9 +40,11 @@ class CaptureRule:
 
     Attributes:
         share: Of the requests that do not say; 0 to 1. Those with ``store: false`` are never taken.
+        editors: Name of the Secret with the keys of editors; None if there is none.
     """
 
     share: float = 0.0
+    editors: str | None = None
 
     def wants(self, fields: Mapping[str, Any]) -> bool:
         """Tell whether the answer to a request is captured."""
@@ -140,8 +142,7 @@ def read_route(endpoint: Mapping[str, Any], *, server_url: str) -> Route:
         candidate=_read_served(candidate, server_url),
         weight=weight,
         rollout=rollout,
-        # A reference without a name opens nothing: no Secret is called "".
-        secret=None if keys is None else str((keys.get("secretRef") or {}).get("name") or ""),
+        secret=_secret_of(keys),
         requests_per_minute=None if limit is None else int(limit),
         min_requests=int(rules.get("minRequests") or MIN_REQUESTS),
         slow_seconds=None if latency is None else float(latency),
@@ -155,7 +156,15 @@ def _read_capture(capture: Mapping[str, Any] | None) -> CaptureRule | None:
     if capture is None:
         return None
     is_for_all = capture.get("include") == "All"
-    return CaptureRule(share=float(capture.get("sample") or SAMPLE) if is_for_all else 0.0)
+    return CaptureRule(
+        share=float(capture.get("sample") or SAMPLE) if is_for_all else 0.0,
+        editors=_secret_of(capture.get("editorsFrom")),
+    )
+
+
+def _secret_of(source: Mapping[str, Any] | None) -> str | None:
+    """Return a Secret's name. A reference without a name opens nothing: none is called ""."""
+    return None if source is None else str((source.get("secretRef") or {}).get("name") or "")
 
 
 def find_route(routes: Mapping[str, Route], model: str) -> tuple[Route | None, int | None]:

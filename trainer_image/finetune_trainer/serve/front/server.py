@@ -128,7 +128,9 @@ class Process(ServingProcess):
             self._keys.refresh(self._secrets)
 
     def _secrets(self) -> set[str]:
-        return {route.secret for route in self.state.routes.values() if route.secret}
+        routes = self.state.routes.values()
+        editors = (route.capture.editors for route in routes if route.capture is not None)
+        return {secret for secret in (*editors, *(each.secret for each in routes)) if secret}
 
     async def look(self) -> None:
         """Read keys and token again if they have changed."""

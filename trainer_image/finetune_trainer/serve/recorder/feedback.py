@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,9 +12,10 @@ from aiohttp import web
 
 from finetune_trainer.serve.bodies import parse_body
 from finetune_trainer.serve.errors import Refused, json_response
+from finetune_trainer.serve.handover import Reach
 from finetune_trainer.serve.proxy import read_body
 from finetune_trainer.serve.recorder.keeping import Keeper, no_answer
-from finetune_trainer.serve.recorder.listing import list_page
+from finetune_trainer.serve.recorder.listing import Choice, list_page
 from finetune_trainer.serve.recorder.places import Place
 from finetune_trainer.serve.recorder.scrubbing import scrub_text
 from finetune_trainer.serve.recorder.shapes import completion_of, entry_of, messages_of
@@ -36,6 +38,23 @@ _FIELDS = frozenset(("rating", "correction", "reason"))
 _FILTER = re.compile(r"metadata\[([^\]]{1,64})\]\Z")
 
 
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Somebody who asks about the captured answers of an endpoint.
+
+    Attributes:
+        sender: Keyed hash of the key, or of the address where no key is asked for.
+    """
+
+    place: Place
+    sender: str
+    reach: Reach
+
+    def reaches(self, row: Exchange) -> bool:
+        """Whether an answer is one that the asker may see."""
+        return self.reach is Reach.ALL or row.sender == self.sender
+
+
 class FeedbackDesk:
     """Answers requests about the captured answers of an endpoint."""
 
@@ -43,59 +62,58 @@ class FeedbackDesk:
         self._keeper = keeper
         self._secret = secret
 
-    async def answer(
-        self, request: web.BaseRequest, place: Place, sender: str
-    ) -> web.StreamResponse:
+    async def answer(self, request: web.BaseRequest, asker: Asker) -> web.StreamResponse:
         """Answer a request of somebody who may use the endpoint.
 
         Raises:
             Refused: There is no such answer, a field is wrong, or the storage is away.
         """
-        path, method = request.path, request.method
+        path, method, place = request.path, request.method, asker.place
         if (method, path) == ("GET", COMPLETIONS):
-            return json_response(await self._list(place, request.query))
+            return json_response(await self._list(asker, request.query))
         if (method, path) == ("DELETE", COMPLETIONS):
-            return json_response(await self._delete_user(place, request.query.get("user", "")))
+            return json_response(await self._delete_user(asker, request.query.get("user", "")))
         if (method, path) == ("POST", FEEDBACK):
             fields = parse_body(await read_body(request))
             given = fields.get("id")
-            row = await self._find(place, given if isinstance(given, str) else "")
-            entry = await self._write(place, row, sender, fields)
+            row = await self._find(asker, given if isinstance(given, str) else "")
+            entry = await self._write(asker, row, fields)
             return _with_facts(json_response(entry_of(entry)), row, entry)
         about, _, rest = path.removeprefix(f"{COMPLETIONS}/").partition("/")
         match (method, rest):
             case ("GET", ""):
-                row = await self._find(place, about)
+                row = await self._find(asker, about)
                 return json_response(await self._show(place, row))
             case ("GET", "messages"):
-                return json_response(messages_of(await self._find(place, about)))
+                return json_response(messages_of(await self._find(asker, about)))
             case ("POST", ""):
                 metadata = _metadata(parse_body(await read_body(request)))
-                row = await self._find(place, about)
-                entry = await self._write(place, row, sender, metadata)
+                row = await self._find(asker, about)
+                entry = await self._write(asker, row, metadata)
                 return _with_facts(json_response(await self._show(place, row)), row, entry)
             case ("DELETE", ""):
-                row = await self._find(place, about)
+                row = await self._find(asker, about)
                 await self._keeper.delete_answer(place, row.id)
                 gone = {"object": "chat.completion.deleted", "id": about, "deleted": True}
                 return json_response(gone)
         raise Refused(404, "unknown_url", "No such URL.")
 
-    async def _find(self, place: Place, given: str) -> Exchange:
-        response_id = read_id(given)
+    async def _find(self, asker: Asker, given: str) -> Exchange:
+        response_id, place = read_id(given), asker.place
         whose = self._secret().has_captured(place.whose, response_id) if response_id else None
         if response_id is None or not whose:
             raise no_answer()
-        return await self._keeper.find(place, response_id)
+        row = await self._keeper.find(place, response_id)
+        if not asker.reaches(row):
+            raise no_answer()
+        return row
 
     async def _show(self, place: Place, row: Exchange) -> dict[str, Any]:
         entries = await self._keeper.ask(lambda store: read_feedback(store, row.id), place)
         return completion_of(row, entries)
 
-    async def _write(
-        self, place: Place, row: Exchange, sender: str, fields: Mapping[str, Any]
-    ) -> Feedback:
-        entry = read_entry(fields, row, sender, datetime.now(UTC))
+    async def _write(self, asker: Asker, row: Exchange, fields: Mapping[str, Any]) -> Feedback:
+        entry = read_entry(fields, row, asker.sender, datetime.now(UTC))
 
         def work(store: ObjectStore) -> bool:
             store.write_bytes(feedback_key(entry), write_feedback(entry))
@@ -104,11 +122,11 @@ class FeedbackDesk:
             store.delete(feedback_key(entry))  # the answer was deleted in between
             return False
 
-        if not await self._keeper.ask(work, place):
+        if not await self._keeper.ask(work, asker.place):
             raise no_answer()
         return entry
 
-    async def _list(self, place: Place, query: Mapping[str, str]) -> dict[str, Any]:
+    async def _list(self, asker: Asker, query: Mapping[str, str]) -> dict[str, Any]:
         limit = query.get("limit") or "20"
         if not limit.isdecimal() or not 1 <= int(limit) <= MAX_LISTED:
             raise _wrong("limit", f"a number from 1 to {MAX_LISTED}")
@@ -120,10 +138,10 @@ class FeedbackDesk:
         wanted = {
             found.group(1): value for name, value in query.items() if (found := _FILTER.match(name))
         }
-        pending = self._keeper.spool.rows_of(place.endpoint)
+        pending = self._keeper.spool.rows_of(asker.place.endpoint)
+        choice = Choice(after=after, wanted=wanted, reaches=asker.reaches)
         page = await self._keeper.ask(
-            lambda store: list_page(store, pending, after=after, limit=int(limit), wanted=wanted),
-            place,
+            lambda store: list_page(store, pending, choice, limit=int(limit)), asker.place
         )
         shown = [completion_of(row, entries) for row, entries in page.rows]
         return {
@@ -134,11 +152,14 @@ class FeedbackDesk:
             "has_more": page.has_more,
         }
 
-    async def _delete_user(self, place: Place, user: str) -> dict[str, Any]:
+    async def _delete_user(self, asker: Asker, user: str) -> dict[str, Any]:
+        if asker.reach is Reach.OWN:
+            message = "Only editors' keys delete all answers of a user."
+            raise Refused(403, "not_an_editor", message)
         if not user:
             raise _wrong("user", "the user whose answers are to be deleted")
-        hashed = self._secret().hash_person(place.whose, user)
-        await self._keeper.delete_user(place, hashed)
+        hashed = self._secret().hash_person(asker.place.whose, user)
+        await self._keeper.delete_user(asker.place, hashed)
         return {"object": "user.deleted", "user": user, "deleted": True}
 
 

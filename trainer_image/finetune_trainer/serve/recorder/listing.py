@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -35,26 +35,39 @@ class Page:
     has_more: bool
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """Which answers a list holds.
+
+    Attributes:
+        after: A response id; only older answers. None begins with the newest answer.
+        wanted: Metadata that the answers' feedback must have. The rating ``none`` stands for
+            answers that nobody has rated.
+        reaches: Tells whether the asker may see an answer.
+    """
+
+    after: str | None
+    wanted: Mapping[str, str]
+    reaches: Callable[[Exchange], bool]
+
+    def takes(self, row: Exchange) -> bool:
+        """Whether the list may hold an answer, whatever its feedback is."""
+        return (self.after is None or row.id < self.after) and self.reaches(row)
+
+
 def list_page(
-    store: ObjectStore,
-    pending: Iterable[Exchange],
-    *,
-    after: str | None,
-    limit: int,
-    wanted: Mapping[str, str],
+    store: ObjectStore, pending: Iterable[Exchange], choice: Choice, *, limit: int
 ) -> Page:
-    """Return the newest answers that are older than ``after``.
+    """Return the newest answers of a choice.
 
     Args:
         store: The endpoint's traffic.
         pending: Answers that are not in the store yet.
-        after: A response id; None begins with the newest answer.
+        choice: Which answers.
         limit: Most answers of a page.
-        wanted: Metadata that the answers' feedback must have. The rating ``none`` stands for
-            answers that nobody has rated.
     """
-    until = None if after is None else time_of(after) + timedelta(seconds=1)
-    chosen = _Chosen(store, after, wanted, read_deleted(store))
+    until = None if choice.after is None else time_of(choice.after) + timedelta(seconds=1)
+    chosen = _Chosen(store, choice, read_deleted(store))
     chosen.take(pending)
     segments = sorted(list_segments(store, until=until), key=lambda each: each.last, reverse=True)
     for segment in segments[:MAX_SEGMENTS]:
@@ -67,19 +80,16 @@ def list_page(
 
 
 class _Chosen:
-    def __init__(
-        self, store: ObjectStore, after: str | None, wanted: Mapping[str, str], deleted: Deleted
-    ) -> None:
+    def __init__(self, store: ObjectStore, choice: Choice, deleted: Deleted) -> None:
         self._store = store
-        self._after = after
-        self._wanted = wanted
+        self._choice = choice
         self._deleted = deleted
         self._entries: dict[str, list[Feedback]] = {}
         self.rows: dict[str, tuple[Exchange, Sequence[Feedback]]] = {}
 
     def take(self, rows: Iterable[Exchange]) -> None:
         for row in rows:
-            if (self._after is None or row.id < self._after) and not self._deleted.has(row):
+            if self._choice.takes(row) and not self._deleted.has(row):
                 entries = self._entries_of(row)
                 if self._has_wanted(entries):
                     self.rows[row.id] = (row, entries)
@@ -95,7 +105,7 @@ class _Chosen:
 
     def _has_wanted(self, entries: Sequence[Feedback]) -> bool:
         last = entries[-1] if entries else None
-        for name, value in self._wanted.items():
+        for name, value in self._choice.wanted.items():
             if name == "rating":
                 found = (None if last is None else last.rating) or UNRATED
             else:

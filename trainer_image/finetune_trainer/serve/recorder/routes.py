@@ -16,14 +16,16 @@ from finetune_trainer.serve.handover import (
     CAPTURES,
     COUNTS,
     MAX_ANSWER_BYTES,
+    REACH_HEADER,
     SENDER_HEADER,
     WHOSE_HEADER,
     Frame,
+    Reach,
     read_frames,
 )
 from finetune_trainer.serve.logs import log_defect
 from finetune_trainer.serve.proxy import MAX_BODY_BYTES, read_body
-from finetune_trainer.serve.recorder.feedback import FeedbackDesk
+from finetune_trainer.serve.recorder.feedback import Asker, FeedbackDesk
 from finetune_trainer.serve.recorder.keeping import Keeper
 from finetune_trainer.serve.recorder.metrics import Metrics
 from finetune_trainer.serve.recorder.scrubbing import make_row
@@ -63,7 +65,9 @@ class Recorder:
         place = self._keeper.places.get(request.headers.get(WHOSE_HEADER, ""))
         if place is None:
             raise Refused(404, "not_captured", "This endpoint captures no answers.")
-        return await self._desk.answer(request, place, request.headers.get(SENDER_HEADER, ""))
+        sender = request.headers.get(SENDER_HEADER, "")
+        reach = Reach(request.headers.get(REACH_HEADER, Reach.OWN))
+        return await self._desk.answer(request, Asker(place, sender, reach))
 
     async def _take(self, request: web.BaseRequest) -> web.Response:
         body = await read_body(request, limit=MAX_BATCH_BYTES)
