@@ -107,7 +107,7 @@ pages: setup ## The pages for people in a real Chromium, if there is one (AXE=ax
 	@AXE=$(AXE) $(PYTEST) tests/pages -s
 
 .PHONY: serving-bench
-serving-bench: setup ## What the serving front costs beside its engine, and requests over switches of versions (about 5 minutes; PARTS="overhead switches")
+serving-bench: setup ## What the serving front costs beside its engine, what capture adds, and requests over switches (about 6 minutes; PARTS="overhead switches")
 	@PYTHONPATH=operator:trainer_image:. $(PYTHON) -m benchmarks.serving.front $(PARTS)
 
 .PHONY: vllm-test

@@ -1,6 +1,7 @@
 """The front's cost beside asking the engine directly, its memory, and requests over switches.
 
-``python -m benchmarks.serving.front [overhead|throughput|memory|switches ...]``, all by default.
+``python -m benchmarks.serving.front [overhead|capture|throughput|memory|switches ...]``; all by
+default.
 Front, engine and client are three processes. CPU time of the front is read from the kernel, so that
 requests per second of one core do not depend on what else runs.
 """
@@ -11,6 +12,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,9 +27,14 @@ from typing import Any
 import aiohttp
 from benchmarks.serving.client import Answered, Pool, request
 
+from finetune_trainer.serve.handover import SOCKET
+
 NAME = "headline"
+KEPT = "kept"
+"""The endpoint whose answers are captured."""
 RATE = 200.0
 TICKS = os.sysconf("SC_CLK_TCK")
+_LISTENING = re.compile(r"listening on ports (\d+) and (\d+)")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -40,6 +47,8 @@ class Bench:
     pid: int
     port: int
     report_port: int
+    recorder_pid: int = 0
+    """0 without a recorder. With one, all answers of a second endpoint are captured."""
 
     def follow(
         self, active: int, candidate: int | None = None, *, weight: int = 0, rollout: str = ""
@@ -52,6 +61,10 @@ class Bench:
         metadata = {"name": NAME, "namespace": "team-a", "uid": "1"}
         spec = {"jobRef": {"name": NAME}}
         endpoints = [{"metadata": metadata, "spec": spec, "status": status}]
+        if self.recorder_pid:
+            kept = {"include": "All", "sample": "1", "uri": (self.folder / "storage").as_uri()}
+            more = {"metadata": {**metadata, "name": KEPT}, "spec": {**spec, "capture": kept}}
+            endpoints.append({**endpoints[0], **more})
         (self.folder / "new.json").write_text(json.dumps(endpoints))
         (self.folder / "new.json").rename(self.folder / "endpoints.json")
 
@@ -77,9 +90,17 @@ class Bench:
             endpoints = (await answer.json())["endpoints"]
         return endpoints[0] if endpoints else {}
 
-    def cpu_seconds(self) -> float:
-        """CPU time of the front's process so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+    async def num_dropped(self) -> int:
+        """Return how many answers the front could not hand over."""
+        url = f"http://127.0.0.1:{self.report_port}/metrics"
+        async with aiohttp.ClientSession() as session, session.get(url) as answer:
+            text = await answer.text()
+        found = re.findall(r"finetune_front_capture_dropped_total{.*} (.*)", text)
+        return int(sum(map(float, found)))
+
+    def cpu_seconds(self, pid: int | None = None) -> float:
+        """CPU time so far of a process; by default the front's."""
+        fields = Path(f"/proc/{pid or self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / TICKS
 
     def resident_mib(self) -> float:
@@ -93,8 +114,8 @@ def _adapter(version: int) -> str:
 
 
 @contextmanager
-def bench(num_engines: int = 1) -> Iterator[Bench]:
-    """Run engines and a front."""
+def bench(num_engines: int = 1, *, records: bool = False) -> Iterator[Bench]:
+    """Run engines, a front and, if asked, a recorder beside it."""
     engines = [
         subprocess.Popen(
             [sys.executable, "-m", "benchmarks.serving.upstream"], stdout=subprocess.PIPE, text=True
@@ -107,16 +128,16 @@ def bench(num_engines: int = 1) -> Iterator[Bench]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "endpoints.json").write_text("[]")
-            front = _start_front(folder)
+            (folder / "token").write_text("token-of-the-benchmark")
+            recorder = _start("recorder", folder) if records else None
+            if recorder is not None:
+                processes.append(recorder)
+                _ports_of(recorder, folder / "recorder.log")
+            front = _start("front", folder)
             processes.append(front)
-            assert front.stderr is not None
-            lines = []
-            while "listening on ports" not in (line := front.stderr.readline()):
-                lines.append(line)
-                if not line:
-                    raise RuntimeError("the front ended: " + "".join(lines))
-            public, private = (int(word) for word in line.split() if word.isdigit())
-            yield Bench(folder, ports, front.pid, public, private)
+            public, private = _ports_of(front, folder / "front.log")
+            pid = 0 if recorder is None else recorder.pid
+            yield Bench(folder, ports, front.pid, public, private, recorder_pid=pid)
     finally:
         for process in processes:
             process.kill()
@@ -128,19 +149,34 @@ def _port_of(engine: subprocess.Popen[str]) -> int:
     return int(engine.stdout.readline())
 
 
-def _start_front(folder: Path) -> subprocess.Popen[str]:
+def _start(command: str, folder: Path) -> subprocess.Popen[str]:
     environment = {
         **os.environ,
         "FINETUNE_ENDPOINTS": (folder / "endpoints.json").as_uri(),
         "FINETUNE_SERVER_URL": "http://127.0.0.1:{server}",
+        "FINETUNE_TOKEN_FILE": str(folder / "token"),
+        "FINETUNE_SPOOL_DIR": str(folder / "spool"),
+        SOCKET: str(folder / "recorder.sock"),
     }
-    command = [sys.executable, "-m", "finetune_trainer.serve", "front", "--host", "127.0.0.1"]
-    return subprocess.Popen(
-        [*command, "--port", "0", "--report-port", "0"],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    # What it says goes to a file: a pipe that nobody reads would stop it.
+    with (folder / f"{command}.log").open("w") as log:
+        return subprocess.Popen(
+            [*(sys.executable, "-m", "finetune_trainer.serve", command), "--host", "127.0.0.1"]
+            + ([] if command == "recorder" else ["--port", "0"])
+            + ["--report-port", "0"],
+            env=environment,
+            stderr=log,
+            text=True,
+        )
+
+
+def _ports_of(process: subprocess.Popen[str], log: Path) -> tuple[int, int]:
+    """Wait until a process listens, and return its ports."""
+    while (found := _LISTENING.search(log.read_text())) is None:
+        if process.poll() is not None:
+            raise RuntimeError("it ended: " + log.read_text())
+        time.sleep(0.05)
+    return int(found.group(1)), int(found.group(2))
 
 
 async def paced(count: int, rate: float, ask: Callable[[int, float], Awaitable[Any]]) -> list[Any]:
@@ -182,16 +218,53 @@ async def overhead(count: int) -> None:
         found = await paced(2 * count, 2 * RATE, ask)
         for pool in pools:
             pool.close()
+    _compare(found, "engine", "front")
+
+
+def _compare(found: list[Answered], first: str, second: str) -> None:
+    """Print quantiles of answers that came by turns from two places."""
     print("| answers | asked | p50 ms | p90 ms | p99 ms |\n|---|---|---|---|---|")
     for kind, remainder in (("plain", 0), ("streamed", 2)):
-        direct = [each for number, each in enumerate(found) if number % 4 == remainder]
-        fronted = [each for number, each in enumerate(found) if number % 4 == remainder + 1]
-        assert all(each.is_whole for each in direct + fronted)
-        lines = [[1e3 * _quantile(each, q) for q in (0.5, 0.9, 0.99)] for each in (direct, fronted)]
-        for name, line in zip(("engine", "front"), lines, strict=True):
+        sides = [found[remainder::4], found[remainder + 1 :: 4]]
+        assert all(each.is_whole for side in sides for each in side)
+        lines = [[1e3 * _quantile(side, q) for q in (0.5, 0.9, 0.99)] for side in sides]
+        for name, line in zip((first, second), lines, strict=True):
             print(f"| {kind} | {name} | " + " | ".join(f"{value:.2f}" for value in line) + " |")
         more = [after - before for before, after in zip(*lines, strict=True)]
         print(f"| {kind} | overhead | " + " | ".join(f"{value:.2f}" for value in more) + " |")
+
+
+async def capture(count: int) -> None:
+    """Ask two endpoints by turns at a steady rate each, of which one captures all answers."""
+    with bench(records=True) as made:
+        made.follow(1)
+        await made.settle(1)
+        pool = Pool(made.port)
+
+        async def ask(number: int, due: float = 0.0) -> Answered:
+            name = KEPT if number % 2 else NAME
+            sent = request(name, user=f"u{number}", is_stream=number % 4 >= 2)
+            return await pool.ask(sent, due)
+
+        await paced(400, 2 * RATE, ask)
+        _compare(await paced(2 * count, 2 * RATE, ask), "not captured", "captured")
+        spent: list[float] = []
+        for place in (0, 1):
+            cpu = made.cpu_seconds()
+
+            async def ask_one(number: int, place: int = place) -> Answered:
+                return await ask(2 * number + place)
+
+            await closed(count, 8, ask_one)
+            await asyncio.sleep(1.0)  # what waits is handed over
+            spent.append(made.cpu_seconds() - cpu)
+        pool.close()
+        dropped = await made.num_dropped()
+        recorder = made.cpu_seconds(made.recorder_pid)
+    print(f"CPU of the front for {count} requests: {spent[0]:.2f} s, captured {spent[1]:.2f} s")
+    print(f"that is {100 * (spent[1] / spent[0] - 1):.1f} % more")
+    print(f"CPU of the recorder for {2 * count + 200 - dropped} answers: {recorder:.1f} s")
+    print(f"dropped, because they came faster than the recorder takes them: {dropped}")
 
 
 def _quantile(answers: list[Answered], share: float) -> float:
@@ -298,6 +371,7 @@ async def switches(count: int) -> None:
 
 PARTS: dict[str, tuple[Callable[[int], Awaitable[None]], int]] = {
     "overhead": (overhead, 6000),
+    "capture": (capture, 6000),
     "throughput": (throughput, 5000),
     "memory": (memory, 100_000),
     "switches": (switches, 20_000),
