@@ -22,6 +22,7 @@ from finetune_api.protocol.publication import Publication, publication_of
 from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.v1alpha1.rules.batches import world_size_of
+from finetune_api.v1alpha1.status.traffic import TrafficPlace
 
 PROGRESS_AUDIENCE = "finetune.dev"
 """Audience of the projected service-account token that authenticates progress pushes."""
@@ -182,6 +183,8 @@ class ResolvedJob(APIModel):
     required_approvals: Annotated[list[Subject], Field(max_length=2)] | None = None
     """What the administrator's policy has a person decide on, whatever the spec says. With
     `Publication` the evaluation leaves the candidate unpublished. None: nothing."""
+    traffic: Annotated[list[TrafficPlace], Field(max_length=16)] | None = None
+    """Where the answers of sources `traffic://` lie; None without such sources."""
     spec: FineTuneJobSpec
 
     @classmethod
@@ -235,6 +238,7 @@ def resolve_job(
     namespace: str,
     uid: str,
     required_approvals: Sequence[Subject] = (),
+    traffic: Sequence[TrafficPlace] = (),
 ) -> ResolvedJob:
     """Return the effective job for the user's object.
 
@@ -246,6 +250,7 @@ def resolve_job(
         namespace: Its namespace.
         uid: UID of the run.
         required_approvals: Subjects that need an approval by the administrator's policy.
+        traffic: Where the answers of sources `traffic://` lie.
     """
     spec = job.spec.model_copy(
         update={
@@ -271,6 +276,7 @@ def resolve_job(
         "uid": uid,
         "sweep": sweep or None,
         "required_approvals": list(required_approvals) or None,
+        "traffic": list(traffic) or None,
     }
     # New rules apply only to new objects.
     return ResolvedJob.model_validate({**fields, "spec": spec}, context=STORED)

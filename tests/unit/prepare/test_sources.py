@@ -21,10 +21,12 @@ from finetune_trainer.prepare.reading.sources import (
     fetch_source,
     find_files,
     find_skipped,
+    is_captured,
     locate,
 )
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.storage import ObjectInfo, StorageAccess, open_store
+from kit.serving.traffic import Recorded
 
 
 @pytest.mark.parametrize(
@@ -313,3 +315,57 @@ def test_folders_of_programs_are_not_looked_into_and_named(tmp_path: Path) -> No
     assert list(find_files("file:///x", open_store(named.root), named)) == ["a.jsonl"]
     matched = locate(f"file://{tmp_path}/cache/*.jsonl")
     assert list(find_files("file:///x", open_store(matched.root), matched)) == ["a.jsonl"]
+
+
+@pytest.fixture
+def captured(tmp_path: Path) -> Path:
+    recorded = Recorded(folder=tmp_path / "shared", namespace="victim")
+    recorded.say(recorded.answer("A secret?", "Yes"), rating="up")
+    (tmp_path / "shared" / "rows.jsonl").write_text("{}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "shared/traffic",
+        "shared/traffic/victim",
+        "shared/traffic/victim/headlines/segments",
+        "shared/traffic/victim/headlines/segments/2026-11-30/04/*",
+        "shared/t*c/**/*.jsonl",
+        "shared/%74raffic/victim",
+        "shared/traffic/victim/headlines/feedback",
+        "link",
+        "link/headlines/segments/2026-11-30",
+    ],
+)
+def test_captured_traffic_is_read_by_no_path(captured: Path, path: str) -> None:
+    (captured / "link").symlink_to(captured / "shared" / "traffic" / "victim")
+    uri = f"file://{captured}/{path}"
+    location = locate(uri)
+    with pytest.raises(UserError) as caught:
+        find_files(uri, open_store(location.root, StorageAccess()), location)
+    assert caught.value.reason == "CapturedTraffic"
+
+
+def test_one_captured_segment_is_not_read_by_its_name(captured: Path) -> None:
+    (segment,) = (captured / "shared").rglob("segments/**/*.jsonl")
+    location = locate(segment.as_uri())
+    with pytest.raises(UserError) as caught:
+        find_files(segment.as_uri(), open_store(location.root, StorageAccess()), location)
+    assert caught.value.reason == "CapturedTraffic"
+
+
+def test_rows_beside_captured_traffic_are_read(captured: Path) -> None:
+    uri = f"file://{captured}/shared"
+    location = locate(uri)
+    found = find_files(uri, open_store(location.root, StorageAccess()), location)
+    assert list(found) == ["rows.jsonl"]
+
+
+def test_buckets_are_held_to_the_same_rule() -> None:
+    key = "ab/headlines/segments/2026-11-30/04/0029-0044-17-w-1.jsonl"
+    assert is_captured("s3://bucket/out/traffic", key)
+    assert is_captured("s3://bucket/out/%74raffic/ab", key.removeprefix("ab/"))
+    assert is_captured("s3://bucket/", f"traffic/{key}")
+    assert not is_captured("s3://bucket/traffic/2026/eu", "segments/rows.jsonl")

@@ -25,6 +25,10 @@ GROUP_DIGITS = 16
 """Digits of a group's digest that a prepared row names."""
 
 
+RESPONSE_ID = "responseId"
+"""In the metadata of a row from a captured answer: the id of the answer."""
+
+
 class Side(StrEnum):
     """The sides of a data set; the value is the stem of the side's file."""
 
@@ -122,6 +126,7 @@ class Example:
         time: Microseconds since 1970; None where not needed.
         personal: Kinds of personal data in it, one bit each.
         slices: The user's columns for slices, and digests of their values.
+        response_id: Of the captured answer that it comes from; None for rows of files.
     """
 
     row: dict[str, Any]
@@ -133,12 +138,15 @@ class Example:
     time: int | None = None
     personal: int = 0
     slices: tuple[tuple[str, str], ...] = ()
+    response_id: str | None = None
 
     def to_json(self) -> str:
         """Serialise as one line of the prepared data set, without the line break."""
         metadata: dict[str, Any] = {"source": self.file, "line": self.line}
         if self.slices:
             metadata["slices"] = dict(self.slices)
+        if self.response_id is not None:
+            metadata[RESPONSE_ID] = self.response_id
         metadata["group"] = self.group[:GROUP_DIGITS]  # last: it may be replaced in the text
         return _dump({**self.row, "metadata": metadata})
 
@@ -187,6 +195,7 @@ def make_example(
     group_value: str | None,
     time: int | None = None,
     slices: tuple[tuple[str, str], ...] = (),
+    response_id: str | None = None,
 ) -> Example:
     """Wrap a canonical row and derive its digests.
 
@@ -206,6 +215,7 @@ def make_example(
         content=_digest(row),
         time=time,
         slices=slices,
+        response_id=response_id,
     )
 
 

@@ -10,7 +10,8 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.spec.dataset import Dataset
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
 from finetune_trainer.data.report import DatasetReport
-from finetune_trainer.data.rows import RowFile, Side
+from finetune_trainer.data.responses import write_responses
+from finetune_trainer.data.rows import RowErrors, RowFile, Side, join_errors
 from finetune_trainer.data.token_files import TokenFiles, TokenTotals
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import own_template, write_format
@@ -22,6 +23,7 @@ from finetune_trainer.prepare.checks.checks import (
     check_dropped_rows,
     check_reasoning,
     check_size,
+    describe_responses,
 )
 from finetune_trainer.prepare.checks.conversations import choose_format
 from finetune_trainer.prepare.checks.invalid_rows import InvalidRowFile
@@ -29,7 +31,7 @@ from finetune_trainer.prepare.checks.labels import check_labels, count_labels
 from finetune_trainer.prepare.checks.screening import Screening
 from finetune_trainer.prepare.checks.weighing import check_weights, count_repeats
 from finetune_trainer.prepare.duplicates.comparing import Compared, compare_rows
-from finetune_trainer.prepare.fetching import fetch_benchmarks, raw_folder
+from finetune_trainer.prepare.fetching import fetch_benchmarks, raw_folder, read_all_origins
 from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.privacy.sides import count_by_split
 from finetune_trainer.prepare.privacy.step import make_shield
@@ -42,6 +44,7 @@ from finetune_trainer.prepare.reading.examples import (
     refuse_wrong_column,
 )
 from finetune_trainer.prepare.reading.sources import SourceFile
+from finetune_trainer.prepare.reading.traffic import settle_traffic
 from finetune_trainer.prepare.refusals.refusals import require_splits, require_valid_rows
 from finetune_trainer.prepare.report.documents import make_decode, write_documents
 from finetune_trainer.prepare.report.summary import (
@@ -105,6 +108,9 @@ def build(
             job, sides, encoder, settings, staging, workers, emit
         )
         findings += more
+    if any(source.is_traffic for source in job.spec.dataset.sources):
+        origins = read_all_origins(job, workspace)
+        findings.append(describe_responses(*write_responses(staging, sides, origins)))
     shield = make_shield(job.spec.dataset.privacy)
     labels = count_labels(sides, show=shield.shield_text)
     findings += check_labels(labels)
@@ -159,8 +165,9 @@ def divide_sources(
         read = Input(files=files, rows=rows)
         invalid_rows.close()
         require_valid_rows(
-            storage.output, job, read.errors, num_valid=len(spool), all_rows=invalid_rows.path
-        )
+            storage.output, job, _errors_of_files(job, rows),
+            num_valid=len(spool), all_rows=invalid_rows.path,
+        )  # fmt: skip
         columns, empty = _check_columns(job, rows), check_empty_files(job, read)
         findings = [*screening.summarise(), *columns, *empty]
         _require_rows(job, spool, read)
@@ -204,7 +211,7 @@ def _take_in_all(
     for index, source in enumerate(job.spec.dataset.sources):
         with shield.guard():
             opened = open_source(
-                source,
+                settle_traffic(source),
                 files[index],
                 index=index,
                 label=source_label(job, index),
@@ -226,6 +233,17 @@ def _take_in_all(
         rows.append(taken)
         ends.append(len(spool))
     return rows, ends
+
+
+def _errors_of_files(job: ResolvedJob, rows: Sequence[SourceRows]) -> RowErrors:
+    """Return the errors that count against ``dataset.maxInvalidRows``.
+
+    Whoever may correct an answer must not be able to stop a job: such rows are only left out.
+    """
+    sources = job.spec.dataset.sources
+    return join_errors(
+        one.errors for source, one in zip(sources, rows, strict=True) if not source.is_traffic
+    )
 
 
 def _write_sides(
@@ -276,7 +294,7 @@ def _count_tokens(
         )
     left = {side: rows.leave_out(dropped[side]) for side, rows in sides.items()}
     require_splits(count_rows(left))
-    finding = check_dropped_rows(sum(map(len, dropped.values())))
+    finding = check_dropped_rows(sum(map(len, dropped.values())), job.spec.dataset.on_too_long)
     thoughts = check_reasoning(
         sum(side.num_thoughtless for side in tokens.values()),
         sum(side.num_rows for side in tokens.values()),

@@ -7,6 +7,7 @@ and are prepared once.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -19,9 +20,15 @@ from finetune_trainer.data.keys import dataset_prefix, pointer_key
 from finetune_trainer.data.prepared import fetch_prepared
 from finetune_trainer.data.report import DatasetPointer, DatasetReport, place_row
 from finetune_trainer.data.rows import Side
+from finetune_trainer.errors import RetryableError
 from finetune_trainer.prepare.building import build, staging_of
 from finetune_trainer.prepare.checks.conversations import fetch_template
-from finetune_trainer.prepare.fetching import fetch_benchmarks, fetch_sources, removing_raw_copies
+from finetune_trainer.prepare.fetching import (
+    fetch_benchmarks,
+    fetch_sources,
+    refuse_deleted,
+    removing_raw_copies,
+)
 from finetune_trainer.prepare.licence import require_licence
 from finetune_trainer.prepare.refusals.metric_checks import require_metrics
 from finetune_trainer.prepare.refusals.refusals import (
@@ -77,10 +84,17 @@ def _prepare(context: StageContext) -> PrepareResult:
     else:
         emit = context.emit
         report = build(job, files, digest, template, model, workspace, emit, benchmarks=benchmarks)
-        questions = _require_askable(model, staging_of(workspace, digest))
+        staging = staging_of(workspace, digest)
+        questions = _require_askable(model, staging)
+        try:
+            refuse_deleted(storage, workspace)
+        except RetryableError:
+            shutil.rmtree(staging)
+            raise
         manifest, reused = _publish(storage, workspace, digest)
         if reused:  # another job prepared the same data at the same time
             _, manifest, report = fetch_prepared(storage.output, job, work_dir, digest)
+    refuse_deleted(storage, workspace)  # also during the upload, and of an earlier job's data set
     require_splits(report.rows)
     _write_pointer(storage, report, manifest, revision, questions)
     report_sentences(storage.say, job, report, reused=reused, questions=questions)

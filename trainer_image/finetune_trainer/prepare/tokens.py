@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.data.rows import RowFile, Side, other_answer
+from finetune_trainer.data.rows import RESPONSE_ID, RowFile, Side, other_answer
 from finetune_trainer.data.token_files import TRAINED_SPLITS, PackedTokens
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.chat_format import ChatFormat
@@ -176,7 +176,9 @@ def measure_tokens(
         max_sequence_length: Its length limit in tokens.
         on_too_long: ``dataset.onTooLong``.
         keep: Called with the examples to train on, in the order of the rows.
-        drop: Called with each row that ``Drop`` leaves out of the statistics.
+        drop: Called with each row that is left out of the statistics: by ``Drop`` all, by
+            ``Refuse`` those from captured answers, because whoever may correct an answer must not
+            be able to stop a job.
         on_progress: Called now and then with rows done and rows in all.
         workers: Encode; None encodes here.
         settings: How several workers make the encoder.
@@ -192,22 +194,22 @@ def measure_tokens(
     refused: list[tuple[str, DataError]] = []
     long = LongRows()
     num_refused = done = 0
-    drops = on_too_long == "Drop"
     for piece in (workers or Workers(1)).map_in_order(
         prepare_work,
-        (settings, drops),
+        (settings, on_too_long),
         _cut_pieces(sides),
         num_alone=total if total <= NUM_ROWS_ALONE else 0,  # in pieces, which are no more than rows
-        work_here=_make_work(encoder, drops),
+        work_here=_make_work(encoder, on_too_long),
     ):
         counted[piece.side].add(piece.counted)
         left_out[piece.side].add(piece.left_out)
         refused += piece.refused[: NUM_PLACES_SHOWN - len(refused)]
         num_refused += len(piece.refused)
         for row in piece.long:
-            long.add(row)
-            if drops:
+            if row.is_left_out:
                 drop(row)
+            else:
+                long.add(row)
         if piece.examples:
             keep(piece.side, piece.examples)
         before, done = done, done + piece.num_rows
@@ -238,15 +240,15 @@ def _check_splits(
 
 
 def prepare_work(
-    settings: tuple[ChatTokenizerSettings | None, bool],
+    settings: tuple[ChatTokenizerSettings | None, str],
 ) -> Callable[[_Piece], _EncodedPiece]:
     """Return the function that encodes a piece, in a process of its own."""
-    encoder_settings, drops = settings
+    encoder_settings, on_too_long = settings
     assert encoder_settings is not None
-    return _make_work(encoder_settings.build(), drops)
+    return _make_work(encoder_settings.build(), on_too_long)
 
 
-def _make_work(encoder: ChatTokenizer, drops: bool) -> Callable[[_Piece], _EncodedPiece]:
+def _make_work(encoder: ChatTokenizer, on_too_long: str) -> Callable[[_Piece], _EncodedPiece]:
     def work(piece: _Piece) -> _EncodedPiece:
         result = _EncodedPiece(side=piece.side, num_rows=len(piece.rows))
         for position, given in enumerate(piece.rows, start=piece.start):
@@ -260,6 +262,8 @@ def _make_work(encoder: ChatTokenizer, drops: bool) -> Callable[[_Piece], _Encod
             length = max(map(_length_of, (*examples, *beside)))
             # Plain text has no answer: it may be cut anywhere.
             is_long = "text" not in row and any(one.num_cut for one in (*examples, *beside))
+            is_captured = RESPONSE_ID in row.get("metadata", ())
+            goes = is_long and (on_too_long == "Drop" or (is_captured and on_too_long == "Refuse"))
             if is_long:
                 result.long.append(
                     LongRow(
@@ -268,9 +272,9 @@ def _make_work(encoder: ChatTokenizer, drops: bool) -> Callable[[_Piece], _Encod
                         side=piece.side,
                         position=position,
                         num_tokens=length,
+                        is_left_out=goes,
                     )
                 )
-            goes = is_long and drops
             _count(result.left_out if goes else result.counted, length, examples, beside)
             if piece.side in TRAINED_SPLITS and not goes:
                 for one in examples:

@@ -18,6 +18,10 @@ to 200 different short answers are labels in the report.
 """
 
 
+_NOT_CONTENT = ("uri", "credentialsRef", "provenance", "since", "until", "feedback")
+"""Fields of a source that change nothing beyond the bytes that are read."""
+
+
 def compute_version(
     spec: FineTuneJobSpec,
     files: Sequence[Sequence[SourceFile]],
@@ -66,7 +70,7 @@ def _by_content(
 ) -> list[dict[str, Any]]:
     described = []
     for source, fetched in zip(sources, files, strict=True):
-        for name in ("uri", "credentialsRef", "provenance"):
+        for name in _NOT_CONTENT:
             source.pop(name, None)
         described.append({**source, "files": [_identify(file) for file in fetched]})
     return described

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from finetune_trainer.storage import join_key
 from finetune_trainer.traffic.rows import Feedback
@@ -26,7 +26,7 @@ _ID = re.compile(r"(?:chatcmpl-|cmpl-)?(\d{14}-[A-Za-z0-9_]{22}-[0-9a-f]{10})(?:
 _SEGMENT = re.compile(
     r"segments/(\d{4}-\d\d-\d\d)/(\d\d)/(\d\d)(\d\d)-(\d\d)(\d\d)-(\d+)-[0-9a-z]+-\d+\.jsonl\Z"
 )
-_ENTRY = re.compile(r"feedback/([^/]+)/(\d+)-([0-9a-f]+)\.json\Z")
+_ENTRY = re.compile(r"feedback/([^/]+)/(\d{1,14})-([0-9a-f]+)\.json\Z")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,6 +131,13 @@ def who_of_entry(key: str) -> str:
     """Return who wrote an entry, by its key; empty for another object."""
     found = _ENTRY.match(key)
     return "" if found is None else found.group(3)
+
+
+def time_of_entry(key: str) -> datetime:
+    """Return when an entry was written, by its key; the year 1970 for another object."""
+    found = _ENTRY.match(key)
+    milliseconds = 0 if found is None else int(found.group(2))
+    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds)
 
 
 DELETED = "deleted/"

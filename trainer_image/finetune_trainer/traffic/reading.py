@@ -6,7 +6,8 @@ Every function takes a store rooted at ``<uri>/traffic/<namespace>/<endpoint>``;
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -26,6 +27,7 @@ from finetune_trainer.traffic.places import (
     id_of_entry,
     read_segment_key,
     time_of,
+    time_of_entry,
     tombstone_of_id,
     tombstone_of_user,
     traffic_prefix,
@@ -64,10 +66,14 @@ class Deleted:
 
     def has(self, row: Exchange) -> bool:
         """Whether an answer has been deleted, by itself or with its user."""
-        if tombstone_of_id(row.id) in self.tombstones:
+        return self.covers(row.id, row.user, row.time)
+
+    def covers(self, response_id: str, user: str | None, time: datetime) -> bool:
+        """Whether an answer has been deleted that a user got at a time."""
+        if self.has_id(response_id):
             return True
-        until = None if row.user is None else self.tombstones.get(tombstone_of_user(row.user))
-        return until is not None and row.time <= until
+        until = None if user is None else self.tombstones.get(tombstone_of_user(user))
+        return until is not None and time <= until
 
     def has_id(self, response_id: str) -> bool:
         """Whether an answer has been deleted by itself."""
@@ -151,17 +157,51 @@ def find_exchange(store: ObjectStore, response_id: str) -> Exchange | None:
     return None
 
 
-def read_feedback(store: ObjectStore, ids: str = "") -> list[Feedback]:
+def find_exchanges(store: ObjectStore, ids: Collection[str]) -> list[Exchange]:
+    """Return the answers with these ids, in order of time.
+
+    Those that were never captured, or have been deleted by the time of the return, are left out.
+    Only segments that may hold one of them are read.
+    """
+    found: dict[str, Exchange] = {}
+    times = sorted({time_of(each) for each in ids})
+    if not times:
+        return []
+    for segment in list_segments(store, since=times[0], until=times[-1] + timedelta(seconds=1)):
+        at = bisect_left(times, segment.first)
+        if at < len(times) and times[at] <= segment.last:
+            rows = read_segment(store, segment.key)
+            found |= {row.id: row for row in rows if row.id in ids}
+    deleted = read_deleted(store)
+    kept = [row for row in found.values() if not deleted.has(row)]
+    return sorted(kept, key=lambda row: (row.time, row.id))
+
+
+def read_feedback(
+    store: ObjectStore,
+    ids: str = "",
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+) -> list[Feedback]:
     """Return the last entry of each person for each answer, oldest first.
 
-    ``ids`` is a whole response id, or how the ids of the wanted answers begin. Entries for deleted
-    answers are left out.
+    Args:
+        store: As above.
+        ids: A whole response id, or how the ids of the wanted answers begin. Entries for deleted
+            answers are left out.
+        since: Leave out answers before this time.
+        until: Leave out answers and entries from this time on. Such an entry replaces none.
     """
     entries: list[Feedback] = []
     deleted = read_deleted(store)
     for info in store.list(feedback_prefix() + ids):
         whose = id_of_entry(info.key)
         if whose is None or deleted.has_id(whose):
+            continue
+        if since is not None and time_of(whose) < since:
+            continue
+        if until is not None and max(time_of(whose), time_of_entry(info.key)) >= until:
             continue
         try:
             entries.append(parse_feedback(store.read_bytes(info.key)))

@@ -11,12 +11,19 @@ DATA = {
     "AnswerNotReproduced": _Help(
         "The tokens of an answer decode to other text.", "Give a template that keeps the text."
     ),
+    "AnswersDeleted": _Help(
+        "Captured answers were deleted while a data set was made of them.",
+        "Nothing: it is made again. If it happens again and again, wait with deletions.",
+    ),
     "AnswersRepeatPrompts": _Help(
         "Nearly all answers are their own prompt.", "Correct the columns of `dataset.sources`."
     ),
     "BrokenEncoding": _Help(
         "An answer holds U+FFFD, or UTF-8 that was read in another encoding.",
         "Write the file anew from its source, in UTF-8.",
+    ),
+    "CapturedTraffic": _Help(
+        "A source names files of captured answers.", "Name the endpoint: `traffic://ENDPOINT`."
     ),
     "ControlCharacter": _Help(
         "An answer holds a control character.", "Remove it, or the model learns to write it."
@@ -180,6 +187,10 @@ DATA = {
     "ToolMessage": _Help(
         "A row has a tool call in a shape that is not known.",
         "Write it as `tool_calls`, answers as role `tool`.",
+    ),
+    "TrafficNotResolved": _Help(
+        "Nothing says where the answers of a `traffic://` source are stored.",
+        "On one machine give `--capture DIR`.",
     ),
     "TwoSystemMessages": _Help(
         "A row has two system messages that differ, or one of its own beside its source's.",

@@ -95,7 +95,7 @@ SPEC_RULES: tuple[Rule, ...] = (
     Rule(
         rule=(
             "self.dataset.split.by != 'Time' || self.dataset.sources.all(s, s.side != 'Split' || "
-            "(has(s.columns) && has(s.columns.time)))"
+            "s.uri.startsWith('traffic://') || (has(s.columns) && has(s.columns.time)))"
         ),
         message=(
             "dataset.split.by Time needs columns.time in every source with side: Split: name the "
@@ -105,7 +105,9 @@ SPEC_RULES: tuple[Rule, ...] = (
         check=lambda s: (
             s.dataset.split.by != "Time"
             or all(
-                source.side != "Split" or (source.columns is not None and source.columns.time)
+                source.side != "Split"
+                or source.is_traffic
+                or (source.columns is not None and source.columns.time)
                 for source in s.dataset.sources
             )
         ),

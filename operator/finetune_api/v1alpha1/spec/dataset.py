@@ -132,7 +132,8 @@ class Source(APIModel):
     ) = None
     """For `traffic://`: which feedback becomes rows. `Corrections`: the corrected text as the
     wanted answer, and for preferences the given answer as the worse one. `Ratings`: the answer,
-    wanted or not. The method of the job decides which form it takes. Default: both."""
+    wanted or not, for `KTO`; for `SFT` the wanted ones; none for `DPO` and `ORPO`. Default:
+    `Corrections`, and for `KTO` both."""
     format: DatasetFormat = "Auto"
     """How a row is read. `Auto` recognises the format from the first rows' fields. `Csv` maps
     columns through `columns` and `template`."""

@@ -41,6 +41,20 @@ class CaptureStatus(APIModel):
     """When they were counted."""
 
 
+class TrafficPlace(APIModel):
+    """Where a job reads the captured answers of an endpoint.
+
+    Below ``uri`` they lie at ``traffic/<namespace of the job>/<endpoint>``.
+    """
+
+    endpoint: Annotated[str, Field(max_length=63)]
+    """Name of the FineTuneEndpoint."""
+    uri: StoredURI
+    """Folder below which its answers are stored."""
+    credentials_secret: ShortText | None = None
+    """Secret that the folder is reached with. Absent: the pod's own identity."""
+
+
 class SignalStatus(APIModel):
     """What one signal says."""
 

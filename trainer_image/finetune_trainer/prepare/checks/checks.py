@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from finetune_trainer.data.responses import RESPONSES_NAME
 from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.splits.dividing import Division
 
@@ -123,16 +124,33 @@ def check_reasoning(num_rows: int, num_all: int) -> list[Finding]:
     return [Finding(name="reasoningNotWritten", num_flagged=num_rows, message=message)]
 
 
-def check_dropped_rows(num_rows: int) -> Finding | None:
-    """Say how many rows ``dataset.onTooLong: Drop`` left out; None for none."""
+def describe_responses(num_rows: int, num_answers: int) -> Finding:
+    """Say which rows come from captured answers."""
+    return Finding(
+        name="feedback",
+        num_flagged=num_rows,
+        message=(
+            f"{num_rows} rows come from what people said of {num_answers} captured answers; "
+            f"{RESPONSES_NAME} names the answer of each"
+        ),
+        counts={"answers": num_answers},
+    )
+
+
+def check_dropped_rows(num_rows: int, on_too_long: str = "Drop") -> Finding | None:
+    """Say how many rows are too long and left out; None for none.
+
+    ``dataset.onTooLong: Drop`` leaves out all, ``Refuse`` those of captured answers.
+    """
     if not num_rows:
         return None
+    whose = "" if on_too_long == "Drop" else ", and they come from captured answers"
     return Finding(
         name="tooLongRows",
         num_flagged=num_rows,
         num_removed=num_rows,
         message=(
             f"left out {num_rows} rows that are longer than hyperparameters.maxSequenceLength "
-            "(dataset.onTooLong is Drop)"
+            f"(dataset.onTooLong is {on_too_long}{whose})"
         ),
     )

@@ -15,13 +15,17 @@ NUM_PLACES_SHOWN = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LongRow:
-    """A row whose answer exceeds the limit; ``position`` counts from 0 on its side."""
+    """A row whose answer exceeds the limit; ``position`` counts from 0 on its side.
+
+    ``is_left_out`` says that it is not used.
+    """
 
     file: str
     line: int
     side: Side
     position: int
     num_tokens: int
+    is_left_out: bool = False
 
 
 @dataclass(kw_only=True, slots=True)

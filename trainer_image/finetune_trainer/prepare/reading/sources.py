@@ -29,7 +29,13 @@ from finetune_trainer.prepare.reading.files.file_types import (
     is_plain,
     is_text,
 )
-from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore, local_path
+from finetune_trainer.storage import (
+    MANIFEST_NAME,
+    ObjectNotFound,
+    ObjectStore,
+    is_local,
+    local_path,
+)
 
 NUM_NAMES_SHOWN = 5
 
@@ -42,6 +48,12 @@ _PROGRAMS = frozenset({"node_modules", "__pycache__", "venv", "site-packages"})
 """Folders that hold programs and no data, as hidden ones do. A URI that names one reads it."""
 _LOCAL_CACHES = frozenset({"cache", "caches"})
 """On a machine, unlike a bucket, these hold caches of programs."""
+
+_CAPTURED = re.compile(
+    r"/traffic/+[^/]+/+[^/]+/+"
+    r"(segments/+\d{4}-\d\d-\d\d/|feedback/+\d{14}-|monitor/+(evidence|report)\.)"
+)
+"""What a recorder and a monitor write, below any folder."""
 
 _DOCUMENTS = re.compile(r"(README|LICEN[SC]E|NOTICE|USE_POLICY|requirements)\b", re.IGNORECASE)
 
@@ -103,10 +115,13 @@ def find_files(uri: str, store: ObjectStore, location: Location) -> dict[str, st
 
     Raises:
         UserError: ``DatasetNotFound``: nothing readable lies there; says what does.
+            ``CapturedTraffic``: nothing but captured traffic lies there.
         StorageError: The storage could not be read.
     """
     key = location.key
     if key and store.exists(key):
+        if is_captured(location.root, key):
+            raise _refuse_captured(uri)
         return {key: key}
     prefix = f"{key}/" if key else _fixed_start(location.pattern)
     if location.root.startswith("file://") and not location.pattern:
@@ -114,6 +129,10 @@ def find_files(uri: str, store: ObjectStore, location: Location) -> dict[str, st
         found = [f"{prefix}{name}" for name in found]
     else:
         found = [info.key for info in store.list(prefix)]
+    num_found = len(found)
+    found = [one for one in found if not is_captured(location.root, one)]
+    if num_found and not found:
+        raise _refuse_captured(uri)
     cut = f"{key}/" if key else ""  # a folder may have a name like a file's
     is_wanted = _matcher(location.pattern)
     names = {one: one.removeprefix(cut) for one in sorted(found) if is_wanted(one)}
@@ -123,6 +142,24 @@ def find_files(uri: str, store: ObjectStore, location: Location) -> dict[str, st
     if not names:
         raise UserError("DatasetNotFound", _explain_missing(uri, store, found))
     return names
+
+
+def is_captured(root: str, key: str) -> bool:
+    """Whether an object is captured traffic, which only ``traffic://`` reads.
+
+    That leaves out deleted answers, and reads those of the job's own namespace alone. Links in a
+    local path do not hide it.
+    """
+    path = (local_path(root) / key).resolve().as_posix() if is_local(root) else f"{root}/{key}"
+    return _CAPTURED.search(unquote(path)) is not None
+
+
+def _refuse_captured(uri: str) -> UserError:
+    return UserError(
+        "CapturedTraffic",
+        f"dataset.sources: {uri} holds answers that endpoints have captured, some of which may be "
+        "deleted; name the endpoint instead: traffic://ENDPOINT",
+    )
 
 
 def find_skipped(location: Location) -> list[str]:
