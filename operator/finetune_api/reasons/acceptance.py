@@ -17,6 +17,11 @@ ACCEPTANCE = {
         "A `file://` path outside the allowed folders, or a malformed `pvc://`.",
         "Use `s3://` or `pvc://claim/path`.",
     ),
+    "TrafficNotCaptured": ReasonHelp(
+        "A `traffic://` source names no FineTuneEndpoint of the namespace, or one that captures"
+        " nothing.",
+        "Correct the name, or set `spec.capture` of the endpoint. A new job waits a minute for it.",
+    ),
     "EndpointNotAllowed": ReasonHelp(
         "`s3.endpoint` is not on the cluster's list.",
         "Have it added to `config.allowedEndpoints`.",

@@ -13,6 +13,8 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from finetune_api.protocol.trainer import Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.spec.dataset import TRAFFIC
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.changes import RefusedChanges, change_of
 from finetune_operator.controllers.children import Children
@@ -225,9 +227,22 @@ class FineTuneJobReconciler:
             queue=queue,
             ledger=self._count(job, [pod for found in pods.values() for pod in found]),
             decisions=None if approvals is None else read_decisions(approvals),
+            endpoints=self._named_endpoints(key[0], parsed),
             has_kueue=has_kueue,
             refused_change=self._changes.told(uid),
         )
+
+    def _named_endpoints(
+        self, namespace: str, parsed: FineTuneJob | None
+    ) -> dict[str, Object] | None:
+        """Return the endpoints of the job's namespace that its sources name."""
+        sources = parsed.spec.dataset.sources if parsed is not None else ()
+        names = {each.uri.removeprefix(TRAFFIC) for each in sources if each.is_traffic}
+        endpoints = self._caches.endpoints
+        if names and not endpoints.informer.scopes.serves(namespace):
+            return None
+        found = {name: endpoints.store.get(namespace, name) for name in names}
+        return {name: each for name, each in found.items() if each is not None}
 
     def _queue_state(self, workload: TrimmedWorkload) -> QueueState:
         state = queue_state(workload)

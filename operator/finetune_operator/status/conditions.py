@@ -71,6 +71,7 @@ class Reason(StrEnum):
     PRICE_NOT_SET = "PriceNotSet"
     LICENCE_NOT_ALLOWED = "LicenceNotAllowed"
     REQUESTER_NOT_NAMED = "RequesterNotNamed"
+    TRAFFIC_NOT_CAPTURED = "TrafficNotCaptured"
     # stages
     PREPARING = "Preparing"
     PREPARED = "Prepared"

@@ -1138,6 +1138,10 @@ CASES: tuple[Case, ...] = (
         "a split by time",
         {"spec.dataset.split.by": "Time", f"{SOURCE}.columns": {"time": "created"}},
     ),
+    good(
+        "a split of answers by time",
+        {"spec.dataset.split.by": "Time", f"{SOURCE}.uri": "traffic://headlines"},
+    ),
     bad(
         "a split by time without a column",
         {"spec.dataset.split.by": "Time", f"{SOURCE}.columns": {"prompt": "q"}},

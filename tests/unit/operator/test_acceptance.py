@@ -200,16 +200,6 @@ def test_no_place_for_a_uri_reaches_past_the_administrators_folders_or_a_claim(f
     assert uri in violation.message
 
 
-def test_answers_of_an_endpoint_are_refused_until_they_can_be_read():
-    sources = [{"uri": "traffic://headlines"}]
-    spec = FineTuneJob.from_wire(job(dataset={"sources": sources})).spec
-    (violation,) = find_violations(spec, CONFIG)
-    assert (violation.reason, violation.field) == (
-        "URINotAllowed",
-        "spec.dataset.sources[0].uri",
-    )
-
-
 def test_a_fixed_variable_is_refused_with_what_to_do_instead():
     env = [{"name": "OMP_NUM_THREADS", "value": "8"}]
     made = plan(observe(job(podTemplate={"env": env})), NOW, CONFIG)

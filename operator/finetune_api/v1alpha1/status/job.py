@@ -21,6 +21,7 @@ from finetune_api.v1alpha1.status.evaluation import (
 from finetune_api.v1alpha1.status.fields import Condition, Count, Reason, Timestamp
 from finetune_api.v1alpha1.status.plan import PlanStatus
 from finetune_api.v1alpha1.status.progress import Metric, Progress, ValidationStatus
+from finetune_api.v1alpha1.status.traffic import TrafficPlace
 
 Phase = Literal[
     "Pending",
@@ -114,6 +115,9 @@ class FineTuneJobStatus(APIModel):
     approval_policy: ApprovalPolicyStatus | None = None
     """What the administrator's policy asked about approvals when the job was accepted. It stays so;
     absent where nothing was asked."""
+    traffic: Annotated[list[TrafficPlace], Field(max_length=4, json_schema_extra=ATOMIC_LIST)] = []
+    """Where the answers of its sources `traffic://` lie, as the endpoints said when the job was
+    accepted. It stays so."""
     data_approval: DataApprovalStatus | None = None
     """Who approved or rejected the data set, where `dataset.approval` is `Required` or the policy
     asks for it. It stays as it was when training began, whatever becomes of the

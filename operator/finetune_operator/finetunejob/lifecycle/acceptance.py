@@ -5,6 +5,7 @@ from __future__ import annotations
 from finetune_api.protocol.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.holds.pruning import run_uri
+from finetune_operator.finetunejob.lifecycle.traffic import settle_traffic
 from finetune_operator.finetunejob.pods.admission import find_violations
 from finetune_operator.finetunejob.pods.podbounds import find_fixed_violations
 from finetune_operator.finetunejob.publication.endings import fail
@@ -30,6 +31,11 @@ def accept(step: Step) -> FineTuneJobSpec | None:
     spec = observed.parsed.spec
     # Settings that changed since do not reach back to jobs that were accepted.
     violations = [] if was_accepted else find_violations(spec, step.config)
+    if not (was_accepted or violations):
+        settled = settle_traffic(step, spec)
+        if settled is None:
+            return None
+        violations = settled
     if violations:
         _refuse(step, violations[0].reason, "; ".join(str(item) for item in violations))
         return None

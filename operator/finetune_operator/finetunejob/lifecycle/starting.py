@@ -235,6 +235,7 @@ def create_stage(
             stage, step.draft.get(publishing.SECTION), step.draft.get("evaluation")
         ),
         has_kueue=observed.has_kueue,
+        traffic=step.traffic,
     )
     if past_seconds:
         job["metadata"]["annotations"] = {ACTIVE_SECONDS_ANNOTATION: str(past_seconds)}

@@ -18,7 +18,6 @@ from finetune_api.rule import find_broken
 from finetune_api.uris import find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.rules.spec import SPEC_RULES
-from finetune_api.v1alpha1.spec.dataset import TRAFFIC
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_operator.allowlists import matches_image, matches_name, matches_pair, matches_url
 from finetune_operator.config import OperatorConfig
@@ -100,8 +99,6 @@ def uri_problem(uri: str, config: OperatorConfig) -> str:
         if parse_claim_uri(uri) is None:
             return f"{uri!r} is not of the form pvc://<claim>/<path> with a path inside the claim"
         return ""
-    if uri.startswith(TRAFFIC):
-        return f"{uri!r} cannot be read yet: this operator does not resolve traffic:// sources"
     if not uri.startswith("file://"):
         return ""
     text = uri.removeprefix("file://")

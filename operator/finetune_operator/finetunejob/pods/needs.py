@@ -11,9 +11,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.render.config import digest_of, render_config_map
 from finetune_operator.finetunejob.render.service import render_service
 from finetune_operator.finetunejob.state.actions import RestoreNeeds
-from finetune_operator.finetunejob.state.decisions import ApprovalPolicy
 from finetune_operator.finetunejob.state.draft import JobDraft
-from finetune_operator.finetunejob.state.observed import Observed
 from finetune_operator.finetunejob.state.stages import StageView
 from finetune_operator.finetunejob.state.step import Step
 
@@ -22,9 +20,7 @@ Object = dict[str, Any]
 
 def needs_of(step: Step, spec: FineTuneJobSpec, stage: Stage) -> tuple[Object, ...]:
     """Return what is created before the Job of a stage."""
-    needs: list[Object] = (
-        [_config_map(step.observed, step.approval_policy)] if stage is Stage.PREPARE else []
-    )
+    needs: list[Object] = [_config_map(step)] if stage is Stage.PREPARE else []
     if _has_rendezvous(spec, stage):
         needs.append(render_service(step.observed.owner, step.config))
     return tuple(needs)
@@ -37,7 +33,7 @@ def settle_job_digest(step: Step) -> None:
     counts for nothing: somebody else may have made it.
     """
     if Stage.PREPARE in step.observed.jobs and _is_unsettled(step.draft, step.observed.job):
-        step.draft.put("jobDigest", digest_of(_config_map(step.observed, step.approval_policy)))
+        step.draft.put("jobDigest", digest_of(_config_map(step)))
 
 
 def job_digest_of(step: Step, stage: Stage, run: int, needs: tuple[Object, ...]) -> str | None:
@@ -70,9 +66,7 @@ def restore_lost(step: Step, view: StageView) -> None:
     told = [observed.warnings.get(pod["metadata"]["name"]) for pod in view.pods]
     if not any(missed.search(warning.message) for warning in told if warning is not None):
         return
-    _restore(
-        step, _config_map(step.observed, step.approval_policy), "Pods of the job start with it."
-    )
+    _restore(step, _config_map(step), "Pods of the job start with it.")
 
 
 def restore_rendezvous(step: Step, spec: FineTuneJobSpec, stage: Stage) -> None:
@@ -101,7 +95,12 @@ def _restore(step: Step, obj: Object, use: str) -> None:
         step.draft.announce("Restored", message, warning=True)
 
 
-def _config_map(observed: Observed, policy: ApprovalPolicy) -> Object:
+def _config_map(step: Step) -> Object:
+    observed = step.observed
     assert observed.parsed is not None
-    required = policy.required
-    return render_config_map(observed.parsed, observed.owner, required_approvals=required)
+    return render_config_map(
+        observed.parsed,
+        observed.owner,
+        required_approvals=step.approval_policy.required,
+        traffic=step.traffic,
+    )

@@ -7,11 +7,13 @@ folder. Results are reported the other way round, so that nobody reads a pod's p
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from urllib.parse import unquote
 
 from finetune_api.paths import normal_path
 from finetune_api.uris import OUTPUT_FIELD, find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.status.traffic import TrafficPlace
 
 CLAIMS_DIR = "/var/lib/finetune/claims"
 _CLAIM_URI = re.compile(r"^pvc://([a-z0-9]([-a-z0-9.]*[a-z0-9])?)(/.*)?$", re.DOTALL)
@@ -49,9 +51,10 @@ def to_claim_uri(uri: str) -> str:
     return f"pvc://{uri[len(prefix) :]}" if uri.startswith(prefix) else uri
 
 
-def claims_of(spec: FineTuneJobSpec) -> dict[str, bool]:
-    """Return the claims a spec names, each with whether it is only read."""
-    claims: dict[str, bool] = {}
+def claims_of(spec: FineTuneJobSpec, traffic: Sequence[TrafficPlace] = ()) -> dict[str, bool]:
+    """Return the claims that a spec and its traffic name, each with whether it is only read."""
+    places = (parse_claim_uri(each.uri) for each in traffic)
+    claims = {place[0]: True for place in places if place is not None}
     for place, uri in find_uris(spec.to_wire()):
         parsed = parse_claim_uri(uri)
         if parsed is not None:

@@ -11,13 +11,18 @@ from finetune_api.protocol.trainer import resolve_job, to_canonical_json
 from finetune_api.uris import replace_uris
 from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.status.traffic import TrafficPlace
 from finetune_operator.finetunejob.render.claims import to_file_uri
 
 JOB_FILE = "job.json"
 
 
 def render_config_map(
-    job: FineTuneJob, owner: Owner, *, required_approvals: Sequence[Subject] = ()
+    job: FineTuneJob,
+    owner: Owner,
+    *,
+    required_approvals: Sequence[Subject] = (),
+    traffic: Sequence[TrafficPlace] = (),
 ) -> dict[str, Any]:
     """Render the ConfigMap ``<job>-job``; each claim goes by the folder it is mounted at.
 
@@ -25,9 +30,14 @@ def render_config_map(
         job: The FineTuneJob.
         owner: The same as the owner of its children.
         required_approvals: What the administrator's policy has a person decide on.
+        traffic: Where the answers of its sources ``traffic://`` lie.
     """
     resolved = resolve_job(
-        job, namespace=owner.namespace, uid=owner.uid, required_approvals=required_approvals
+        job,
+        namespace=owner.namespace,
+        uid=owner.uid,
+        required_approvals=required_approvals,
+        traffic=[each.model_copy(update={"uri": to_file_uri(each.uri)}) for each in traffic],
     ).to_wire()
     replace_uris(resolved["spec"], to_file_uri)
     return {

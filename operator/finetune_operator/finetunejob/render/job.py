@@ -17,6 +17,7 @@ from finetune_api.names import (
 )
 from finetune_api.protocol.trainer import CPU_STAGES, NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.status.traffic import TrafficPlace
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.pod import render_pod_template
 
@@ -44,6 +45,7 @@ def render_job(
     data_digest: str | None = None,
     arguments: Sequence[str] = (),
     has_kueue: bool = False,
+    traffic: Sequence[TrafficPlace] = (),
 ) -> dict[str, Any]:
     """Render the Job of a stage.
 
@@ -61,6 +63,7 @@ def render_job(
             it is.
         arguments: What else the stage is told on its command line.
         has_kueue: Whether Kueue may take the Job, also one that names no queue.
+        traffic: Where the answers of sources ``traffic://`` lie, which stage ``prepare`` reads.
     """
     nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
     metadata = owner.metadata_of(child_job_name(owner.name, stage, run), stage)
@@ -81,6 +84,7 @@ def render_job(
             data_digest=data_digest,
             arguments=arguments,
             has_kueue=has_kueue,
+            traffic=traffic if stage is Stage.PREPARE else (),
         ),
     }
     if stage is Stage.TRAIN:

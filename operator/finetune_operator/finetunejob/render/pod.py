@@ -13,6 +13,7 @@ from finetune_api.names import CONTAINER, Owner, labels_of, service_name
 from finetune_api.protocol.trainer import CPU_STAGES, JOB_DIGEST_ARGUMENT, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
+from finetune_api.v1alpha1.status.traffic import TrafficPlace
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.config import JOB_FILE
 from finetune_operator.finetunejob.render.engine import (
@@ -54,10 +55,11 @@ def render_pod_template(
     data_digest: str | None = None,
     arguments: Sequence[str] = (),
     has_kueue: bool = False,
+    traffic: Sequence[TrafficPlace] = (),
 ) -> dict[str, Any]:
     """Render the pod template of a stage; for the keywords see ``render_job``."""
     extra = spec.pod_template or PodTemplate()
-    volumes, mounts = render_volumes(spec, extra, owner.name, config)
+    volumes, mounts = render_volumes(spec, extra, owner.name, config, traffic)
     if has_engine(spec, stage, config):
         share_engine_folder(volumes, mounts, config)
     if has_red_team(spec, stage, config):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.names import config_map_name
 from finetune_api.protocol.trainer import PROGRESS_AUDIENCE
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
+from finetune_api.v1alpha1.status.traffic import TrafficPlace
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, claims_of
 
@@ -24,7 +26,7 @@ OWN_VOLUMES = frozenset({"job", "work", "cache", "tmp", "shm", "token", "ca", "e
 Manifests = list[dict[str, Any]]
 
 
-def credentials_of(spec: FineTuneJobSpec) -> dict[str, bool]:
+def credentials_of(spec: FineTuneJobSpec, traffic: Sequence[TrafficPlace] = ()) -> dict[str, bool]:
     """Return the Secrets a job reads, sorted by name: whether its pods cannot do without.
 
     A tracker's alone may be missing: nothing waits for a tracker.
@@ -38,13 +40,18 @@ def credentials_of(spec: FineTuneJobSpec) -> dict[str, bool]:
         *(benchmark.credentials_ref for benchmark in spec.dataset.benchmarks),
     ]
     needed = {reference.name: True for reference in references if reference is not None}
+    needed |= {each.credentials_secret: True for each in traffic if each.credentials_secret}
     servers = spec.tracking.servers.values() if spec.tracking else ()
     others = {s.credentials_ref.name: False for s in servers if s.credentials_ref is not None}
     return dict(sorted({**others, **needed}.items()))
 
 
 def render_volumes(
-    spec: FineTuneJobSpec, extra: PodTemplate, name: str, config: OperatorConfig
+    spec: FineTuneJobSpec,
+    extra: PodTemplate,
+    name: str,
+    config: OperatorConfig,
+    traffic: Sequence[TrafficPlace] = (),
 ) -> tuple[Manifests, Manifests]:
     """Return the pod's volumes and the container's mounts of them."""
     volumes, mounts = _folders(spec, name, config)
@@ -61,11 +68,11 @@ def render_volumes(
         if config.progress_ca_config_map:
             source: dict[str, Any] = {"configMap": {"name": config.progress_ca_config_map}}
             add("ca", source, CA_FILE.rsplit("/", 1)[0])
-    for index, (secret, is_needed) in enumerate(credentials_of(spec).items()):
+    for index, (secret, is_needed) in enumerate(credentials_of(spec, traffic).items()):
         optional = {} if is_needed else {"optional": True}
         source = {"secret": {"secretName": secret, "defaultMode": 0o440, **optional}}
         add(f"credentials-{index}", source, f"{CREDENTIALS_DIR}/{secret}")
-    for index, (claim, read_only) in enumerate(sorted(claims_of(spec).items())):
+    for index, (claim, read_only) in enumerate(sorted(claims_of(spec, traffic).items())):
         source = {"persistentVolumeClaim": {"claimName": claim}}
         add(f"claim-{index}", source, f"{CLAIMS_DIR}/{claim}", read_only=read_only)
     volumes += [volume.to_wire() for volume in extra.volumes]

@@ -34,6 +34,7 @@ OWNED_FIELDS = (
     "stages",
     "dataset",
     "approvalPolicy",
+    "traffic",
     "dataApproval",
     "publication",
     "selection",

@@ -76,6 +76,7 @@ class Observed:
         warnings: Latest warning event of a pod that does not start, or of a Job that gets no pods,
             by name; None where there is none.
         decisions: What people have decided on the job's data; None if that cannot be read.
+        endpoints: The FineTuneEndpoints that its sources name, by name; None if none can be read.
         has_kueue: Whether Kueue is there to be used.
         restored: By the name of what may be gone, whether it was and has just been made again; only
             what was tried.
@@ -94,6 +95,7 @@ class Observed:
     refusals: Mapping[Stage, Refusal] = field(default_factory=_empty)
     warnings: Mapping[str, WarningEvent | None] = field(default_factory=_empty)
     decisions: tuple[Decision, ...] | None = ()
+    endpoints: Mapping[str, Object] | None = field(default_factory=_empty)
     has_kueue: bool = False
     restored: Mapping[str, bool] = field(default_factory=_empty)
     refused_change: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TypeVar
 
+from finetune_api.v1alpha1.status.traffic import TrafficPlace
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.state.actions import CreateStage, Plan, Read, Write
 from finetune_operator.finetunejob.state.decisions import POLICY, ApprovalPolicy
@@ -13,6 +14,9 @@ from finetune_operator.finetunejob.state.observed import Observed
 from finetune_operator.finetunejob.state.results import AnyResult
 from finetune_operator.finetunejob.state.stages import STAGES, StageView, view_stage
 from finetune_operator.status.conditions import ConditionType
+
+TRAFFIC_SECTION = "traffic"
+"""Where the status keeps the places of ``traffic://`` sources."""
 
 _R = TypeVar("_R", bound=AnyResult)
 
@@ -53,6 +57,11 @@ class Step:
     def approval_policy(self) -> ApprovalPolicy:
         """What the administrator asked about approvals when the job was accepted."""
         return ApprovalPolicy.of_status(self.draft.get(POLICY))
+
+    @property
+    def traffic(self) -> list[TrafficPlace]:
+        """Where the answers of the job's sources ``traffic://`` lie, fixed when it was accepted."""
+        return [TrafficPlace.model_validate(each) for each in self.draft.get(TRAFFIC_SECTION) or ()]
 
     def look_again(self, seconds: float) -> None:
         """Plan again after so many seconds, or earlier if that was asked for before."""

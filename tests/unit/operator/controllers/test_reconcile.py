@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from types import SimpleNamespace
 
@@ -93,6 +94,27 @@ async def test_a_defect_of_the_operator_is_told_on_the_job(monkeypatch):
     ((name, kind, reason, message),) = world.events
     assert (name, kind, reason) == ("headlines", "Warning", "ReconcileError")
     assert "ZeroDivisionError: division by zero" in message
+
+
+async def test_the_endpoint_of_a_source_is_that_of_the_jobs_own_namespace():
+    world = world_of(job(dataset={"sources": [{"uri": "traffic://live"}]}))
+    for namespace in ("team-b", "team-a"):
+        endpoint = {
+            "metadata": {
+                "namespace": namespace,
+                "name": "live",
+                "uid": namespace,
+                "resourceVersion": "1",
+            },
+            "spec": {"capture": {"include": "All"}},
+            "status": {"capture": {"uri": f"s3://{namespace}"}},
+        }
+        world.caches.endpoints.store.observe("ADDED", endpoint)
+    for _ in range(3):
+        await world.reconciler.reconcile(KEY)
+    stored = world.client.cluster.objects["configmaps", "team-a", "headlines-job"]
+    resolved = json.loads(stored["data"]["job.json"])
+    assert resolved["traffic"] == [{"endpoint": "live", "uri": "s3://team-a"}]
 
 
 async def test_fields_of_a_newer_crd_are_ignored_in_stored_objects():
