@@ -25,7 +25,7 @@ from finetune_cli.commands.serve import serve
 from finetune_cli.commands.sweep import promote, sweep_app
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, USER_ERROR
-from finetune_cli.options import Format, OutputDir, Overrides
+from finetune_cli.options import CapturePlace, Format, OutputDir, Overrides
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -172,6 +172,7 @@ def run(
         str | None,
         typer.Option(metavar="DIGEST", help="Train on this data set only: you have looked at it."),
     ] = None,
+    capture: CapturePlace = None,
 ) -> None:
     """Run a job on this machine. Ctrl-C saves; the same command resumes.
 
@@ -189,6 +190,7 @@ def run(
         overrides=overrides,
         work_dir=work_dir,
         is_fresh=fresh,
+        capture=capture,
     )
     note_run(file, planned, namespace=namespace, output=output, overrides=overrides, is_fresh=fresh)
     command = ["finetune", *(part for part in sys.argv[1:] if part != "--fresh")]

@@ -71,6 +71,15 @@ OutputDir = Annotated[
         help="URI or folder for the results. Of a job file: instead of its output.uri, as in run.",
     ),
 ]
+CapturePlace = Annotated[
+    str | None,
+    typer.Option(
+        "--capture",
+        metavar="DIR",
+        help="Folder or URI in which the endpoints of traffic:// sources store answers, as in "
+        "serve.",
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from finetune_cli.options import Format, OutputDir, Overrides
+from finetune_cli.options import CapturePlace, Format, OutputDir, Overrides
 
 data_app = typer.Typer(
     name="data",
@@ -60,6 +60,7 @@ def prepare(
     overrides: Overrides = None,
     format_: Format = "text",
     work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
+    capture: CapturePlace = None,
 ) -> None:
     """Prepare a job's data set on this machine and stop there; a run of the job finds it."""
     from finetune_cli.commands.running import run_planned
@@ -72,6 +73,7 @@ def prepare(
         output=output,
         overrides=overrides,
         work_dir=work_dir,
+        capture=capture,
     )
     run_planned(
         planned,

@@ -11,6 +11,9 @@ from typing import Any
 
 from finetune_api.protocol.trainer import ResolvedJob, local_uid, resolve_job
 from finetune_api.uris import find_uris, replace_uris
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.spec.dataset import TRAFFIC
+from finetune_api.v1alpha1.status.traffic import TrafficPlace
 from finetune_cli.errors import CliError
 from finetune_cli.files.documents import (
     Document,
@@ -59,6 +62,7 @@ def plan_run(
     overrides: list[str] | None = None,
     work_dir: Path | None = None,
     is_fresh: bool = False,
+    capture: str | None = None,
 ) -> LocalRun:
     """Resolve a document to a local run.
 
@@ -69,6 +73,7 @@ def plan_run(
         overrides: ``path=value`` texts applied to the job first.
         work_dir: Scratch folder; default: one of the run's own in the user's cache.
         is_fresh: Start anew instead of resuming or reusing an earlier run of the same job.
+        capture: URI or folder in which the endpoints of its ``traffic://`` sources store answers.
 
     Raises:
         CliError: The job is invalid, or needs a cluster.
@@ -87,12 +92,33 @@ def plan_run(
     uid = local_uid(job, namespace=namespace)
     if is_fresh:
         uid = f"{uid}-{secrets.token_hex(3)}"
-    resolved = resolve_job(job, namespace=namespace, uid=uid)
+    traffic = [] if capture is None else places_of(job, capture)
+    resolved = resolve_job(job, namespace=namespace, uid=uid, traffic=traffic)
     return LocalRun(
         job=resolved,
         work_dir=(work_dir or cache_root() / "runs" / uid).absolute(),
         needs_approval=job.spec.dataset.approval == "Required",
     )
+
+
+def places_of(job: FineTuneJob, capture: str) -> list[TrafficPlace]:
+    """Return where each endpoint that the job's sources name stores answers: all in one place.
+
+    Raises:
+        CliError: No source names an endpoint.
+    """
+    sources = [source for source in job.spec.dataset.sources if source.is_traffic]
+    if not sources:
+        raise CliError(
+            "--capture is for sources traffic://ENDPOINT, and the job has none; leave it out, or "
+            "name the endpoint in dataset.sources"
+        )
+    if "://" in capture:
+        uri = absolute_uri(capture, Path.cwd())
+    else:
+        uri = Path(capture).absolute().as_uri()
+    names = {source.uri.removeprefix(TRAFFIC) for source in sources}
+    return [TrafficPlace(endpoint=name, uri=uri) for name in sorted(names)]
 
 
 def set_output(spec: dict[str, Any], output: str | None, folder: Path) -> None:

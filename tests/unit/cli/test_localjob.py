@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -135,3 +136,28 @@ def test_bad_overrides_are_explained(write, override: str, message: str) -> None
     with pytest.raises(CliError) as caught:
         plan(write(), overrides=[override])
     assert message in caught.value.message
+
+
+def test_answers_are_read_where_serve_has_stored_them(
+    write: Callable[..., Document], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    document = write({"spec.dataset.sources": [{"uri": "traffic://b"}, {"uri": "traffic://a"}]})
+    for capture, uri in {
+        "kept here": f"file://{tmp_path}/kept%20here",
+        "file://./kept": f"file://{tmp_path}/kept",
+        "s3://bucket/kept": "s3://bucket/kept",
+    }.items():
+        run = plan(document, capture=capture)
+        assert run.job.traffic is not None
+        assert [each.to_wire() for each in run.job.traffic] == [
+            {"endpoint": "a", "uri": uri},
+            {"endpoint": "b", "uri": uri},
+        ]
+        assert run.job.uid == plan(document).job.uid
+    assert plan(document).job.traffic is None
+
+
+def test_a_place_of_answers_is_for_jobs_that_read_some(write: Callable[..., Document]) -> None:
+    with pytest.raises(CliError, match="the job has none"):
+        plan(write(), capture="kept")

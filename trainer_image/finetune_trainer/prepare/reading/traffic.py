@@ -82,11 +82,12 @@ def fetch_traffic(
     path = folder / f"{endpoint_of(source)}.jsonl"
     path.touch(mode=0o600)  # it holds what prepare has not searched for personal data yet
     path.write_bytes(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
+    num_ratings = sum(each.num_ratings for each in judged)
     words = (
         f"{len(judged)} answers with {sum(each.correction is not None for each in judged)} "
-        f"corrections and {sum(each.num_ratings for each in judged)} ratings make {len(rows)} rows"
+        f"corrections and {num_ratings} ratings make {len(rows)} rows"
     )
-    if RATING not in kinds:
+    if num_ratings and RATING not in kinds:
         words += f"; ratings make none here (method.objective {objective})"
     return describe_file(path, name=path.name, wanted_encoding="UTF-8"), words
 
