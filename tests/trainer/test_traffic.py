@@ -15,10 +15,12 @@ from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.responses import read_responses
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, RetryableError, UserError
+from finetune_trainer.evaluate.report.lineage import feedback_fact
 from finetune_trainer.prepare.building import build
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.traffic.deleting import delete_answer, delete_user
+from finetune_trainer.train.deleted import refuse_deleted
 from kit.models.tiny_tokenizer import TinyContext
 from kit.serving.traffic import BEGIN, Recorded
 
@@ -178,6 +180,39 @@ def test_a_deletion_while_the_data_set_is_made_stops_it(
     assert not (tmp_path / "out" / "datasets").exists()
     monkeypatch.setattr(place, build)
     assert gone not in rows_of(context_of())
+
+
+def test_nothing_is_trained_on_answers_that_were_deleted_meanwhile(
+    recorded: Recorded, context_of: Run
+) -> None:
+    corrected(recorded, 14)
+    context = context_of()
+    found = rows_of(context)
+    folder = read_prepared(context.storage.output, context.job, context.work_dir).folder
+    refuse_deleted(context.storage, folder)
+    first, second = recorded.answers[:2]
+    delete_answer(recorded.store, first.id)
+    assert second.user is not None
+    delete_user(recorded.store, second.user, until=BEGIN.replace(hour=5))
+    with pytest.raises(DataError) as caught:
+        refuse_deleted(context.storage, folder)
+    assert caught.value.reason == "AnswersDeletedSince"
+    assert caught.value.message.startswith("2 rows ")
+    context.storage.output.write_bytes(f"{context.job.run_prefix}/checkpoints/1/x", b"")
+    refuse_deleted(context.storage, folder)  # it has learned from them already
+    assert set(rows_of(context)) == set(found) - {first.id, second.id}
+
+
+def test_a_report_names_the_list_of_answers(recorded: Recorded, context_of: Run) -> None:
+    corrected(recorded, 14)
+    context = context_of()
+    prepare(context)
+    prepared = read_prepared(context.storage.output, context.job, context.work_dir)
+    assert feedback_fact(prepared.report, uri=prepared.uri) == {
+        "Rows from feedback": f"14 from 14 captured answers, listed in {prepared.uri}/"
+        "responses.jsonl"
+    }
+    assert feedback_fact(None, uri="") == {}
 
 
 def test_nobody_stops_a_job_by_a_correction(recorded: Recorded, context_of: Run) -> None:

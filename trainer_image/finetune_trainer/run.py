@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +19,13 @@ from finetune_trainer.errors import DataError, Stopped, TrainerError, UserError
 from finetune_trainer.storage import (
     ObjectStore,
     StorageAccess,
+    join_uri,
     open_patiently,
     open_store,
     read_json,
 )
 from finetune_trainer.storage.patience import EARLIER_STAGES
+from finetune_trainer.traffic.places import traffic_prefix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -85,6 +87,24 @@ class RunStorage:
                 self.job.spec.output.uri, self.access(), self.say, known=known
             )
         return self._output
+
+    def open_traffic(self, endpoint: str) -> ObjectStore:
+        """Open what an endpoint of the job's own namespace has captured.
+
+        Raises:
+            UserError: ``TrafficNotResolved``: the job file does not say where it lies.
+        """
+        place = next((each for each in self.job.traffic or () if each.endpoint == endpoint), None)
+        if place is None:
+            raise UserError(
+                "TrafficNotResolved",
+                f"dataset.sources: nothing says where the answers of traffic://{endpoint} are "
+                "stored; on this machine give the folder of finetune serve --capture: "
+                "finetune run --capture DIR",
+            )
+        uri = join_uri(place.uri, traffic_prefix(self.job.namespace, endpoint))
+        access = replace(self.access(), credentials_name=place.credentials_secret)
+        return open_patiently(uri, access, self.say)
 
     def open_direct(self) -> ObjectStore:
         """Return the same storage without patience: its calls fail at once in an outage."""

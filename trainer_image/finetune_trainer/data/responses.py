@@ -13,6 +13,8 @@ from pathlib import Path
 from finetune_trainer.data.rows import RESPONSE_ID, RowFile, Side
 
 RESPONSES_NAME = "responses.jsonl"
+FEEDBACK_CHECK = "feedback"
+"""Name of the check in a data set's report that counts these rows."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

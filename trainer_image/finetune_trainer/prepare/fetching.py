@@ -5,13 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from finetune_api.protocol.trainer import RAW_COPIES, ResolvedJob
 from finetune_api.v1alpha1.spec.dataset import Source
-from finetune_trainer.errors import RetryableError, UserError
+from finetune_trainer.errors import RetryableError
 from finetune_trainer.prepare.benchmarks import as_source
 from finetune_trainer.prepare.reading.sources import (
     NUM_NAMES_SHOWN,
@@ -28,8 +27,7 @@ from finetune_trainer.prepare.reading.traffic import (
 )
 from finetune_trainer.prepare.report.summary import report_encodings
 from finetune_trainer.run import RunStorage, Workspace
-from finetune_trainer.storage import ObjectStore, join_uri, open_patiently
-from finetune_trainer.traffic.places import traffic_prefix
+from finetune_trainer.storage import open_patiently
 from finetune_trainer.traffic.reading import read_deleted
 
 
@@ -86,31 +84,12 @@ def _fetch_traffic(
     folder = raw_folder(workspace, f"sources/{index}", fresh=True)
     file, words = fetch_traffic(
         source,
-        _open_traffic(storage, source),
+        storage.open_traffic(endpoint_of(source)),
         folder,
         objective=storage.job.spec.method.objective,
     )
     storage.say(f"read {source.uri}: {words}")
     return file
-
-
-def _open_traffic(storage: RunStorage, source: Source) -> ObjectStore:
-    """Open what an endpoint of the job's own namespace has captured.
-
-    Raises:
-        UserError: ``TrafficNotResolved``: the job file does not say where it lies.
-    """
-    job, endpoint = storage.job, endpoint_of(source)
-    place = next((each for each in job.traffic or () if each.endpoint == endpoint), None)
-    if place is None:
-        raise UserError(
-            "TrafficNotResolved",
-            f"dataset.sources: nothing says where the answers of {source.uri} are stored; on this "
-            "machine give the folder of finetune serve --capture: finetune run --capture DIR",
-        )
-    uri = join_uri(place.uri, traffic_prefix(job.namespace, endpoint))
-    access = replace(storage.access(), credentials_name=place.credentials_secret)
-    return open_patiently(uri, access, storage.say)
 
 
 def read_all_origins(job: ResolvedJob, workspace: Workspace) -> dict[str, dict[str, Any]]:
@@ -132,7 +111,9 @@ def refuse_deleted(storage: RunStorage, workspace: Workspace) -> None:
         if not source.is_traffic:
             continue
         origins = read_origins(_rows_of_traffic(workspace, source, index))
-        if number := count_deleted(origins, read_deleted(_open_traffic(storage, source))):
+        if number := count_deleted(
+            origins, read_deleted(storage.open_traffic(endpoint_of(source)))
+        ):
             raise RetryableError(
                 "AnswersDeleted",
                 f"{number} captured answers of {source.uri} were deleted while the data set was "

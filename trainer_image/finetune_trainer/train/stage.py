@@ -33,6 +33,7 @@ from finetune_trainer.run import BaseModel, RunStorage, Workspace
 from finetune_trainer.stopping import on_stop
 from finetune_trainer.train.adopted import adopt, describe_idle, idle_recipe
 from finetune_trainer.train.checkpoint import LocalCheckpoint, fetch_newest
+from finetune_trainer.train.deleted import refuse_deleted
 from finetune_trainer.train.origin import fetch_origin
 from finetune_trainer.train.parent.attempts import noting_end, read_ends
 from finetune_trainer.train.parent.launch import Topology, run_ranks
@@ -69,6 +70,7 @@ def train(context: StageContext) -> TrainResult:
     hardware = detect_hardware()
     use_gpu = _require_device(storage, hardware)
     prepared = read_tokens(storage.output, job, workspace.folder, approved=context.approved_data)
+    refuse_deleted(storage, prepared.folder)
     check_settings(job, hardware, num_rows=prepared.report.rows.train, use_gpu=use_gpu)
     model_dir, _ = model.fetch()
     lesson = learn(job, read_ends(storage.output, job.run_prefix))

@@ -15,6 +15,10 @@ DATA = {
         "Captured answers were deleted while a data set was made of them.",
         "Nothing: it is made again. If it happens again and again, wait with deletions.",
     ),
+    "AnswersDeletedSince": _Help(
+        "Captured answers behind a data set were deleted before it was trained on.",
+        "Start the job again under a new name.",
+    ),
     "AnswersRepeatPrompts": _Help(
         "Nearly all answers are their own prompt.", "Correct the columns of `dataset.sources`."
     ),

@@ -63,7 +63,8 @@ def render_job(
             it is.
         arguments: What else the stage is told on its command line.
         has_kueue: Whether Kueue may take the Job, also one that names no queue.
-        traffic: Where the answers of sources ``traffic://`` lie, which stage ``prepare`` reads.
+        traffic: Where the answers of sources ``traffic://`` lie. Stage ``prepare`` reads them,
+            and ``train`` which of them have been deleted.
     """
     nodes = spec.resources.nodes if stage is Stage.TRAIN else 1
     metadata = owner.metadata_of(child_job_name(owner.name, stage, run), stage)
@@ -84,7 +85,7 @@ def render_job(
             data_digest=data_digest,
             arguments=arguments,
             has_kueue=has_kueue,
-            traffic=traffic if stage is Stage.PREPARE else (),
+            traffic=traffic if stage in (Stage.PREPARE, Stage.TRAIN) else (),
         ),
     }
     if stage is Stage.TRAIN:

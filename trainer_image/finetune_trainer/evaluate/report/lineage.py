@@ -9,6 +9,7 @@ from typing import Any
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.report import DatasetReport
+from finetune_trainer.data.responses import FEEDBACK_CHECK, RESPONSES_NAME
 from finetune_trainer.publish.card import recipe_facts
 from finetune_trainer.publish.generation import generation_words
 from finetune_trainer.storage import is_local, local_path
@@ -185,6 +186,16 @@ def describe_data(job: ResolvedJob, report: DatasetReport, *, uri: str) -> DataS
         page="../" * len(run.parts) + f"datasets/{report.digest}/report.html",
         command=f"finetune data report {uri}" if is_readable(uri) else "",
     )
+
+
+def feedback_fact(report: DatasetReport | None, *, uri: str) -> dict[str, str]:
+    """Return how many rows come from captured answers, and what lists them; nothing for none."""
+    checks = report.checks if report is not None else ()
+    found = next((check for check in checks if check.name == FEEDBACK_CHECK), None)
+    if found is None or not found.flagged:
+        return {}
+    words = f"{found.flagged:,} from {found.counts['answers']:,} captured answers"
+    return {"Rows from feedback": f"{words}, listed in {uri}/{RESPONSES_NAME}"}
 
 
 def data_findings(report: DatasetReport) -> list[str]:

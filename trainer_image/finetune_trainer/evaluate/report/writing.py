@@ -30,6 +30,7 @@ from finetune_trainer.evaluate.report.lineage import (
     asking_words,
     data_findings,
     describe_data,
+    feedback_fact,
     licence_words,
     lineage_facts,
     serving_commands,
@@ -182,6 +183,7 @@ def _name_files(evidence: Evidence) -> dict[str, str]:
     return {
         **({"Trainer image": image} if image else {}),
         **({"Answers computed by": evidence.engine} if evidence.engine else {}),
+        **feedback_fact(evidence.data, uri=evidence.data_uri),
         "Adapter files": evidence.adapter_uri,
         "Adapter sha256": evidence.adapter_sha256,
         **({"Merged model": merged} if merged else {}),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from finetune_trainer.data.responses import RESPONSES_NAME
+from finetune_trainer.data.responses import FEEDBACK_CHECK, RESPONSES_NAME
 from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.splits.dividing import Division
 
@@ -127,7 +127,7 @@ def check_reasoning(num_rows: int, num_all: int) -> list[Finding]:
 def describe_responses(num_rows: int, num_answers: int) -> Finding:
     """Say which rows come from captured answers."""
     return Finding(
-        name="feedback",
+        name=FEEDBACK_CHECK,
         num_flagged=num_rows,
         message=(
             f"{num_rows} rows come from what people said of {num_answers} captured answers; "

@@ -78,7 +78,7 @@ def volumes_of(action: CreateStage) -> str:
     return str(action.job["spec"]["template"]["spec"]["volumes"])
 
 
-def test_the_place_is_recorded_and_handed_to_prepare_alone() -> None:
+def test_the_place_is_recorded_and_handed_to_who_reads_it() -> None:
     first = plan(observe(asking(), endpoints={"live": endpoint()}), at(1), CONFIG)
     assert first.first == ()
     assert first.status is not None
@@ -90,8 +90,11 @@ def test_the_place_is_recorded_and_handed_to_prepare_alone() -> None:
     (source,) = resolved.spec.dataset.sources
     assert (source.uri, source.until) == ("traffic://live", "2026-11-30T00:00:00Z")
     assert "'secretName': 'answers'" in volumes_of(created(made))
-    later, _ = settle(body, {"live": endpoint()}, **stages_done(Stage.PREPARE))
+    later, body = settle(body, {"live": endpoint()}, **stages_done(Stage.PREPARE))
     assert created(later).stage is Stage.TRAIN
+    assert "'secretName': 'answers'" in volumes_of(created(later))
+    later, _ = settle(body, {"live": endpoint()}, **stages_done(Stage.PREPARE, Stage.TRAIN))
+    assert created(later).stage is Stage.EVALUATE
     assert "answers" not in volumes_of(created(later))
 
 
