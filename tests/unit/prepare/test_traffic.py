@@ -11,7 +11,9 @@ import pytest
 from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.traffic import CORRECTION, RATING, fetch_traffic
+from finetune_trainer.traffic.places import tombstone_of_id, tombstone_of_user
 from finetune_trainer.traffic.reading import find_exchanges
+from finetune_trainer.traffic.rows import write_time
 from kit.serving.traffic import BEGIN, Recorded
 
 CALL = {"id": "c", "type": "function", "function": {"name": "find", "arguments": '{"n": 1}'}}
@@ -144,3 +146,26 @@ def test_only_segments_with_a_wanted_answer_are_read(
     assert find_exchanges(store, {row.id for row in wanted}) == wanted
     assert len(read) == 2
     assert find_exchanges(store, set()) == []
+
+
+def test_a_deletion_while_segments_are_read_counts(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the tombstone is there yet: the segments still hold the answers."""
+    for number in range(3):
+        row = recorded.answer(f"Q{number}", "A", user=f"u{number}")
+        recorded.say(row, correction="B")
+    first, second, third = recorded.answers
+    assert second.user is not None
+    until = write_time(second.time).encode()
+    kind = type(recorded.store)
+    read_bytes = kind.read_bytes
+
+    def delete_meanwhile(self: Any, key: str) -> bytes:
+        if key.startswith("segments/"):
+            self.write_bytes(tombstone_of_id(first.id), b"{}")
+            self.write_bytes(tombstone_of_user(str(second.user)), until)
+        return read_bytes(self, key)
+
+    monkeypatch.setattr(kind, "read_bytes", delete_meanwhile)
+    assert [row["responseId"] for row in rows_of(recorded)] == [third.id]
