@@ -25,9 +25,20 @@ STORAGE = {
     "CredentialsExpired": _Help("The session of the key is over.", "Renew it in the Secret."),
     "CredentialsMissing": _Help("No key was found.", "Name a Secret in `credentialsRef`."),
     "CredentialsUnreadable": _Help("A key of the Secret is no text.", "Write the Secret anew."),
+    "DamagedEvidence": _Help(
+        "What a monitor keeps of earlier looks cannot be read.",
+        "Delete the object that the message names; the monitor begins anew.",
+    ),
+    "DamagedFeedback": _Help(
+        "Feedback on a captured answer cannot be read.",
+        "Delete the object that the message names.",
+    ),
     "DamagedInTransit": _Help(
         "What was written arrived damaged, several times.",
         "Look at the network, its proxies and the store.",
+    ),
+    "DamagedSegment": _Help(
+        "A file of captured answers cannot be read.", "Delete the object that the message names."
     ),
     "DiskFull": _Help(
         "The pod's disk is full.", "Have `config.scratchSize` raised, or free the volume."
@@ -80,6 +91,10 @@ STORAGE = {
     ),
     "RevisionNotFound": _Help(
         "There is no such branch, tag or commit.", "Correct `model.revision`."
+    ),
+    "SegmentChanging": _Help(
+        "A file of captured answers is written by somebody else again and again.",
+        "Find the other writer and delete again.",
     ),
     "StorageFailed": _Help(
         "The store answered with an error.", "Read the message; look at the store."
