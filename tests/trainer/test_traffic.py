@@ -20,6 +20,7 @@ from finetune_trainer.prepare.building import build
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.traffic.deleting import delete_answer, delete_user
+from finetune_trainer.storage import StorageAccess
 from finetune_trainer.train.deleted import refuse_deleted
 from kit.models.tiny_tokenizer import TinyContext
 from kit.serving.traffic import BEGIN, Recorded
@@ -72,7 +73,7 @@ def rows_of(context: TinyContext) -> dict[str, tuple[str, dict[str, Any]]]:
     prepared = read_prepared(context.storage.output, context.job, context.work_dir)
     rows = [(side, row) for side, rows in prepared.rows.items() for row in rows]
     found = {row["metadata"]["responseId"]: (str(side), row) for side, row in rows}
-    listed = {origin.response_id: origin.side for origin in read_responses(prepared.folder)}
+    listed = {entry["responseId"]: entry["side"] for entry in read_responses(prepared.folder)}
     assert listed == {name: side for name, (side, _) in found.items()}
     return found
 
@@ -95,14 +96,14 @@ def test_corrections_become_rows_that_name_their_answer(
     assert (result.rows.train, result.rows.validation, result.rows.test) == (15, 1, 4)
     by_id = {row.id: n for n, row in enumerate(recorded.answers[:20])}
     for side, rows in prepared.rows.items():
-        listed = [each for each in read_responses(prepared.folder) if each.side is side]
-        assert [each.row for each in listed] == list(range(len(rows)))
+        listed = [each for each in read_responses(prepared.folder) if each["side"] == side]
+        assert [each["row"] for each in listed] == list(range(len(rows)))
         for each, row in zip(listed, rows, strict=True):
-            n = by_id[each.response_id]
-            assert row["metadata"]["responseId"] == each.response_id
+            n = by_id[each["responseId"]]
+            assert row["metadata"]["responseId"] == each["responseId"]
             assert row["prompt"][-1]["content"] == f"Label headline {n} about {n * n} things"
             assert row["completion"] == [{"role": "assistant", "content": f"Sports {n}"}]
-            assert each.user == recorded.answers[n].user
+            assert each["user"] == recorded.answers[n].user
     (told,) = [check for check in prepared.report.checks if check.name == "feedback"]
     assert (told.flagged, told.counts) == (20, {"answers": 20})
     manifest = json.loads(
@@ -271,6 +272,22 @@ def test_a_job_of_another_namespace_reads_nothing_of_it(
     with pytest.raises(DataError) as caught:
         prepare(context_of(namespace="team-b"))
     assert caught.value.reason == "EmptyDataset"
+
+
+@pytest.mark.parametrize("secret", ["answers", None])
+def test_the_answers_are_read_with_the_secret_of_their_place(
+    context_of: Run, monkeypatch: pytest.MonkeyPatch, secret: str | None
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def open_it(uri: str, access: StorageAccess, *_: object) -> None:
+        asked.append((uri, access.credentials_name))
+
+    monkeypatch.setattr("finetune_trainer.run.open_patiently", open_it)
+    place = {"endpoint": "headlines", "uri": "s3://kept/", "credentialsSecret": secret}
+    output = {"uri": "s3://out", "credentialsRef": {"name": "bucket"}}
+    context_of(traffic=[place], spec={"output": output}).storage.open_traffic("headlines")
+    assert asked == [("s3://kept/traffic/team-a/headlines", secret)]
 
 
 @pytest.mark.parametrize("objective", ["DPO", "KTO"])

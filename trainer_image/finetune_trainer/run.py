@@ -9,12 +9,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.meta import LocalObjectReference
 from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_trainer.data.keys import pointer_key, uri_of
+from finetune_trainer.data.responses import read_responses
+from finetune_trainer.data.rows import RESPONSE_ID
 from finetune_trainer.errors import DataError, Stopped, TrainerError, UserError
 from finetune_trainer.storage import (
     ObjectStore,
@@ -26,6 +29,7 @@ from finetune_trainer.storage import (
 )
 from finetune_trainer.storage.patience import EARLIER_STAGES
 from finetune_trainer.traffic.places import traffic_prefix
+from finetune_trainer.traffic.reading import read_deleted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -105,6 +109,16 @@ class RunStorage:
         uri = join_uri(place.uri, traffic_prefix(self.job.namespace, endpoint))
         access = replace(self.access(), credentials_name=place.credentials_secret)
         return open_patiently(uri, access, self.say)
+
+    def count_deleted(self, folder: Path) -> int:
+        """Return how many rows of a data set's folder come from answers that have been deleted."""
+        places = self.job.traffic or ()
+        deleted = [read_deleted(self.open_traffic(place.endpoint)) for place in places]
+        number = 0
+        for entry in read_responses(folder) if deleted else ():
+            time = datetime.fromisoformat(entry["time"])
+            number += any(each.covers(entry[RESPONSE_ID], entry["user"], time) for each in deleted)
+        return number
 
     def open_direct(self) -> ObjectStore:
         """Return the same storage without patience: its calls fail at once in an outage."""

@@ -7,67 +7,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from finetune_trainer.data.rows import RESPONSE_ID, RowFile, Side
+from finetune_trainer.data.rows import ORIGIN, RESPONSE_ID, RowFile, Side
 
 RESPONSES_NAME = "responses.jsonl"
 FEEDBACK_CHECK = "feedback"
 """Name of the check in a data set's report that counts these rows."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Origin:
-    """A row of a prepared data set, and the captured answer that it comes from.
-
-    Attributes:
-        side: The row's side.
-        row: Its position in the side's file, from 0.
-        response_id: Of the answer.
-        user: Keyed hash of the user who got the answer; None if the request named none.
-        time: When the answer was asked for.
-    """
-
-    side: Side
-    row: int
-    response_id: str
-    user: str | None
-    time: str
-
-
-def write_responses(
-    folder: Path, sides: Mapping[Side, RowFile], answers: Mapping[str, Mapping[str, str | None]]
-) -> tuple[int, int]:
-    """Write the list; return the numbers of rows and of answers in it.
-
-    ``answers`` has ``user`` and ``time`` of each answer by its response id.
-    """
-    num_rows, seen = 0, set()
+def write_responses(folder: Path, sides: Mapping[Side, RowFile]) -> tuple[int, int]:
+    """Write the list; return the numbers of rows and of answers in it."""
+    num_rows, answers = 0, set()
     with (folder / RESPONSES_NAME).open("w", encoding="utf-8") as stream:
         for side, rows in sides.items():
             for position, row in enumerate(rows):
-                response_id = row["metadata"].get(RESPONSE_ID)
-                if response_id is not None:
-                    entry = {"side": side, "row": position, RESPONSE_ID: response_id}
-                    stream.write(json.dumps({**entry, **answers[response_id]}) + "\n")
+                metadata = row["metadata"]
+                if RESPONSE_ID in metadata:
+                    place = {"side": side, "row": position}
+                    origin = {name: metadata[name] for name in ORIGIN}
+                    stream.write(json.dumps({**place, **origin}) + "\n")
                     num_rows += 1
-                    seen.add(response_id)
-    return num_rows, len(seen)
+                    answers.add(metadata[RESPONSE_ID])
+    return num_rows, len(answers)
 
 
-def read_responses(folder: Path) -> Iterator[Origin]:
-    """Yield the list of a data set's folder; nothing for one without captured answers."""
+def read_responses(folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield the list of a data set's folder; nothing for one without captured answers.
+
+    An entry has ``side``, ``row`` (its position in the side's file, from 0), and :data:`ORIGIN`.
+    """
     path = folder / RESPONSES_NAME
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as stream:
-        for line in stream:
-            entry = json.loads(line)
-            yield Origin(
-                side=Side(entry["side"]),
-                row=entry["row"],
-                response_id=entry[RESPONSE_ID],
-                user=entry["user"],
-                time=entry["time"],
-            )
+    if path.exists():
+        with path.open(encoding="utf-8") as stream:
+            yield from map(json.loads, stream)

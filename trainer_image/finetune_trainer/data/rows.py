@@ -26,7 +26,8 @@ GROUP_DIGITS = 16
 
 
 RESPONSE_ID = "responseId"
-"""In the metadata of a row from a captured answer: the id of the answer."""
+ORIGIN = (RESPONSE_ID, "user", "time")
+"""Metadata of a row from a captured answer: its id, the keyed hash of who got it, and when."""
 
 
 class Side(StrEnum):
@@ -126,7 +127,7 @@ class Example:
         time: Microseconds since 1970; None where not needed.
         personal: Kinds of personal data in it, one bit each.
         slices: The user's columns for slices, and digests of their values.
-        response_id: Of the captured answer that it comes from; None for rows of files.
+        origin: The captured answer that it comes from, by :data:`ORIGIN`; empty for rows of files.
     """
 
     row: dict[str, Any]
@@ -138,15 +139,14 @@ class Example:
     time: int | None = None
     personal: int = 0
     slices: tuple[tuple[str, str], ...] = ()
-    response_id: str | None = None
+    origin: Mapping[str, str | None] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Serialise as one line of the prepared data set, without the line break."""
         metadata: dict[str, Any] = {"source": self.file, "line": self.line}
         if self.slices:
             metadata["slices"] = dict(self.slices)
-        if self.response_id is not None:
-            metadata[RESPONSE_ID] = self.response_id
+        metadata |= self.origin
         metadata["group"] = self.group[:GROUP_DIGITS]  # last: it may be replaced in the text
         return _dump({**self.row, "metadata": metadata})
 
@@ -195,7 +195,7 @@ def make_example(
     group_value: str | None,
     time: int | None = None,
     slices: tuple[tuple[str, str], ...] = (),
-    response_id: str | None = None,
+    origin: Mapping[str, str | None] | None = None,
 ) -> Example:
     """Wrap a canonical row and derive its digests.
 
@@ -215,7 +215,7 @@ def make_example(
         content=_digest(row),
         time=time,
         slices=slices,
-        response_id=response_id,
+        origin=origin or {},
     )
 
 

@@ -31,7 +31,7 @@ from finetune_trainer.prepare.checks.labels import check_labels, count_labels
 from finetune_trainer.prepare.checks.screening import Screening
 from finetune_trainer.prepare.checks.weighing import check_weights, count_repeats
 from finetune_trainer.prepare.duplicates.comparing import Compared, compare_rows
-from finetune_trainer.prepare.fetching import fetch_benchmarks, raw_folder, read_all_origins
+from finetune_trainer.prepare.fetching import fetch_benchmarks, raw_folder
 from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.privacy.sides import count_by_split
 from finetune_trainer.prepare.privacy.step import make_shield
@@ -109,8 +109,7 @@ def build(
         )
         findings += more
     if any(source.is_traffic for source in job.spec.dataset.sources):
-        origins = read_all_origins(job, workspace)
-        findings.append(describe_responses(*write_responses(staging, sides, origins)))
+        findings.append(describe_responses(*write_responses(staging, sides)))
     shield = make_shield(job.spec.dataset.privacy)
     labels = count_labels(sides, show=shield.shield_text)
     findings += check_labels(labels)

@@ -6,11 +6,9 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from finetune_api.protocol.trainer import RAW_COPIES, ResolvedJob
+from finetune_api.protocol.trainer import RAW_COPIES
 from finetune_api.v1alpha1.spec.dataset import Source
-from finetune_trainer.errors import RetryableError
 from finetune_trainer.prepare.benchmarks import as_source
 from finetune_trainer.prepare.reading.sources import (
     NUM_NAMES_SHOWN,
@@ -19,16 +17,10 @@ from finetune_trainer.prepare.reading.sources import (
     find_skipped,
     locate,
 )
-from finetune_trainer.prepare.reading.traffic import (
-    count_deleted,
-    endpoint_of,
-    fetch_traffic,
-    read_origins,
-)
+from finetune_trainer.prepare.reading.traffic import endpoint_of, fetch_traffic
 from finetune_trainer.prepare.report.summary import report_encodings
 from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import open_patiently
-from finetune_trainer.traffic.reading import read_deleted
 
 
 @contextmanager
@@ -90,36 +82,3 @@ def _fetch_traffic(
     )
     storage.say(f"read {source.uri}: {words}")
     return file
-
-
-def read_all_origins(job: ResolvedJob, workspace: Workspace) -> dict[str, dict[str, Any]]:
-    """Return ``user`` and ``time`` of each captured answer that fetched rows come from."""
-    origins: dict[str, dict[str, Any]] = {}
-    for index, source in enumerate(job.spec.dataset.sources):
-        if source.is_traffic:
-            origins |= read_origins(_rows_of_traffic(workspace, source, index))
-    return origins
-
-
-def refuse_deleted(storage: RunStorage, workspace: Workspace) -> None:
-    """Refuse a data set with a captured answer that has been deleted since it was fetched.
-
-    Raises:
-        RetryableError: ``AnswersDeleted``.
-    """
-    for index, source in enumerate(storage.job.spec.dataset.sources):
-        if not source.is_traffic:
-            continue
-        origins = read_origins(_rows_of_traffic(workspace, source, index))
-        if number := count_deleted(
-            origins, read_deleted(storage.open_traffic(endpoint_of(source)))
-        ):
-            raise RetryableError(
-                "AnswersDeleted",
-                f"{number} captured answers of {source.uri} were deleted while the data set was "
-                "being made; nothing of it is kept. Prepare it again",
-            )
-
-
-def _rows_of_traffic(workspace: Workspace, source: Source, index: int) -> Path:
-    return raw_folder(workspace, f"sources/{index}") / f"{endpoint_of(source)}.jsonl"

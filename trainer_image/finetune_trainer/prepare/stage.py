@@ -26,7 +26,6 @@ from finetune_trainer.prepare.checks.conversations import fetch_template
 from finetune_trainer.prepare.fetching import (
     fetch_benchmarks,
     fetch_sources,
-    refuse_deleted,
     removing_raw_copies,
 )
 from finetune_trainer.prepare.licence import require_licence
@@ -84,23 +83,30 @@ def _prepare(context: StageContext) -> PrepareResult:
     else:
         emit = context.emit
         report = build(job, files, digest, template, model, workspace, emit, benchmarks=benchmarks)
-        staging = staging_of(workspace, digest)
-        questions = _require_askable(model, staging)
-        try:
-            refuse_deleted(storage, workspace)
-        except RetryableError:
-            shutil.rmtree(staging)
-            raise
+        folder = staging_of(workspace, digest)
+        questions = _require_askable(model, folder)
+        _refuse_deleted(storage, folder)
         manifest, reused = _publish(storage, workspace, digest)
         if reused:  # another job prepared the same data at the same time
             _, manifest, report = fetch_prepared(storage.output, job, work_dir, digest)
-    refuse_deleted(storage, workspace)  # also during the upload, and of an earlier job's data set
+    _refuse_deleted(storage, folder)  # during the upload, or of an earlier job's data set
     require_splits(report.rows)
     _write_pointer(storage, report, manifest, revision, questions)
     report_sentences(storage.say, job, report, reused=reused, questions=questions)
     if context.cache_is_shared:
         _fetch_weights(model)
     return _result_of(storage, report, questions, reused=reused)
+
+
+def _refuse_deleted(storage: RunStorage, folder: Path) -> None:
+    """Remove the local copy of a data set with an answer that was deleted since it was fetched."""
+    if number := storage.count_deleted(folder):
+        shutil.rmtree(folder)
+        raise RetryableError(
+            "AnswersDeleted",
+            f"{number} rows come from captured answers that were deleted while the data set was "
+            "being made. Prepare it again",
+        )
 
 
 def _result_of(

@@ -7,8 +7,7 @@ endpoint does not move what the job reads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -16,7 +15,6 @@ from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.spec.dataset import TRAFFIC
 from finetune_api.v1alpha1.status.traffic import CaptureStatus, TrafficPlace
-from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.pods.admission import uri_problem
 from finetune_operator.finetunejob.pods.podbounds import Violation
 from finetune_operator.finetunejob.state.step import TRAFFIC_SECTION, Step
@@ -26,6 +24,11 @@ PATIENCE_SECONDS = 60.0
 """How long a job waits for an endpoint that was made together with it."""
 RETRY_SECONDS = 5.0
 MAX_ENDPOINTS = 4
+
+
+class _Problem(NamedTuple):
+    message: str
+    reason: Reason = Reason.TRAFFIC_NOT_CAPTURED
 
 
 def settle_traffic(step: Step, spec: FineTuneJobSpec) -> list[Violation] | None:
@@ -43,22 +46,23 @@ def settle_traffic(step: Step, spec: FineTuneJobSpec) -> list[Violation] | None:
         return []  # job.json was rendered from what is stored
     if len(named) > MAX_ENDPOINTS:
         message = f"{len(named)} endpoints are named; name at most {MAX_ENDPOINTS}"
-        return [_violation("spec.dataset.sources", message, Reason.INVALID_SPEC)]
+        field = "spec.dataset.sources"
+        return [Violation(reason=Reason.INVALID_SPEC, field=field, message=message)]
     found = {uri: _find(step, uri.removeprefix(TRAFFIC)) for uri in named}
-    problems = {uri: each for uri, each in found.items() if isinstance(each, str)}
-    if problems and _may_wait(step):
-        uri, problem = next(iter(problems.items()))
-        message = f"{named[uri]}: {uri!r} {problem}."
-        step.draft.conditions.set(
-            ConditionType.ACCEPTED, False, Reason.TRAFFIC_NOT_CAPTURED, message
-        )
+    violations = [
+        Violation(reason=each.reason, field=named[uri], message=f"{uri!r} {each.message}")
+        for uri, each in found.items()
+        if isinstance(each, _Problem)
+    ]
+    if violations:
+        is_forbidden = any(each.reason is Reason.URI_NOT_ALLOWED for each in violations)
+        if is_forbidden or not _may_wait(step):
+            return violations
+        first = violations[0]
+        step.draft.conditions.set(ConditionType.ACCEPTED, False, first.reason, f"{first}.")
         step.look_again(RETRY_SECONDS)
         return None
-    violations = [_violation(named[uri], f"{uri!r} {each}") for uri, each in problems.items()]
     places = [each for each in found.values() if isinstance(each, TrafficPlace)]
-    violations += _forbidden(places, named, step.config)
-    if violations:
-        return violations
     wire = [place.to_wire() for place in places]
     if stored == wire:
         return []
@@ -67,62 +71,40 @@ def settle_traffic(step: Step, spec: FineTuneJobSpec) -> list[Violation] | None:
     return None
 
 
-def _find(step: Step, name: str) -> TrafficPlace | str:
-    """Return where an endpoint stores its answers, or why nobody can tell."""
-    endpoints = step.observed.endpoints
-    if endpoints is None:
-        return (
+def _find(step: Step, name: str) -> TrafficPlace | _Problem:
+    """Return where an endpoint stores its answers, or why the job cannot read them."""
+    if step.observed.endpoints is None:
+        return _Problem(
             "cannot be looked up: the operator may not read FineTuneEndpoints here; ask the"
             " administrator to turn endpoints on"
         )
-    endpoint = endpoints.get(name)
+    endpoint = step.observed.endpoints.get(name)
     if endpoint is None:
-        return (
+        return _Problem(
             f"names no FineTuneEndpoint of namespace {step.observed.namespace!r}; correct the name,"
             " or create the endpoint first"
         )
     if not (endpoint.get("spec") or {}).get("capture"):
-        return (
+        return _Problem(
             "names a FineTuneEndpoint that captures nothing; set spec.capture there, and come back"
             " when people have said something of its answers"
         )
-    return _read_place(name, endpoint) or (
-        "names a FineTuneEndpoint that has captured nothing yet; wait until its status.capture"
-        " names a place"
-    )
-
-
-def _read_place(name: str, endpoint: Mapping[str, Any]) -> TrafficPlace | None:
     try:
         capture = CaptureStatus.model_validate((endpoint.get("status") or {})["capture"])
     except (KeyError, ValidationError):
-        return None
-    return TrafficPlace(
-        endpoint=name, uri=capture.uri, credentials_secret=capture.credentials_secret
-    )
-
-
-def _forbidden(
-    places: list[TrafficPlace], fields: Mapping[str, str], config: OperatorConfig
-) -> list[Violation]:
-    """Hold the folders of endpoints to what the job itself may name."""
-    return [
-        _violation(
-            fields[f"{TRAFFIC}{place.endpoint}"],
-            f"FineTuneEndpoint {place.endpoint!r} stores its answers where this job may not read:"
-            f" {problem}",
-            Reason.URI_NOT_ALLOWED,
+        return _Problem(
+            "names a FineTuneEndpoint that has captured nothing yet; wait until its status.capture"
+            " names a place"
         )
-        for place in places
-        if (problem := uri_problem(place.uri, config))
-    ]
+    if problem := uri_problem(capture.uri, step.config):
+        return _Problem(
+            f"stores its answers where this job may not read: {problem}", Reason.URI_NOT_ALLOWED
+        )
+    secret = capture.credentials_secret
+    return TrafficPlace(endpoint=name, uri=capture.uri, credentials_secret=secret)
 
 
 def _may_wait(step: Step) -> bool:
     created = parse_timestamp(step.observed.job["metadata"].get("creationTimestamp"))
     age = 0.0 if created is None else (step.now - created).total_seconds()
     return step.observed.endpoints is None or age < PATIENCE_SECONDS
-
-
-def _violation(field: str, message: str, reason: Reason = Reason.TRAFFIC_NOT_CAPTURED) -> Violation:
-    return Violation(reason=reason, field=field, message=message)

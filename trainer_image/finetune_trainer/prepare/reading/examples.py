@@ -8,7 +8,7 @@ from itertools import chain
 
 from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import (
-    RESPONSE_ID,
+    ORIGIN,
     BadRow,
     Example,
     RawRow,
@@ -260,7 +260,7 @@ def _convert(source: Source, convert: Convert, file: str, row: RawRow) -> Exampl
             group_value=read_group(row.fields, group_column),
             time=read_time(row.fields, time_column),
             slices=read_slices(row.fields, slice_columns),
-            response_id=row.fields[RESPONSE_ID] if source.is_traffic else None,
+            origin={name: row.fields[name] for name in ORIGIN} if source.is_traffic else None,
         )
     except BadRow as error:
         return RowError(

@@ -17,16 +17,16 @@ from typing import Any
 import orjson
 
 from finetune_api.v1alpha1.spec.dataset import TRAFFIC, Columns, Source
-from finetune_trainer.data.rows import RESPONSE_ID
+from finetune_trainer.data.rows import ORIGIN
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.sources import SourceFile, describe_file
 from finetune_trainer.storage import ObjectStore
-from finetune_trainer.traffic.reading import Deleted, find_exchanges, read_feedback
+from finetune_trainer.traffic.reading import find_exchanges, read_feedback
 from finetune_trainer.traffic.rows import Exchange, Feedback, write_time
 
 CORRECTION, RATING = "Correction", "Rating"
 _OF_PAIRS = frozenset({"DPO", "ORPO"})
-_GROUP, _TIME, _USER = "group", "time", "user"
+_GROUP = "group"
 
 Row = dict[str, Any]
 
@@ -55,7 +55,7 @@ def settle_traffic(source: Source) -> Source:
     """Return the source with the columns of the rows that are made here."""
     if not source.is_traffic:
         return source
-    return source.model_copy(update={"columns": Columns(group=_GROUP, time=_TIME)})
+    return source.model_copy(update={"columns": Columns(group=_GROUP, time="time")})
 
 
 def fetch_traffic(
@@ -143,24 +143,6 @@ def make_rows(judged: Judged, objective: str, kinds: Collection[str]) -> Iterato
             yield _row(row, RATING, completion=given)
 
 
-def read_origins(path: Path) -> dict[str, Row]:
-    """Return of each response id in a file of rows its ``user`` and ``time``."""
-    origins = {}
-    with path.open("rb") as stream:
-        for line in stream:
-            row = orjson.loads(line)
-            origins[row[RESPONSE_ID]] = {name: row.get(name) for name in (_USER, _TIME)}
-    return origins
-
-
-def count_deleted(origins: dict[str, Row], deleted: Deleted) -> int:
-    """Return how many answers have been deleted of those that rows come from."""
-    return sum(
-        deleted.covers(response_id, each[_USER], datetime.fromisoformat(each[_TIME]))
-        for response_id, each in origins.items()
-    )
-
-
 def _kinds_of(source: Source, objective: str) -> set[str]:
     asked = {each.removesuffix("s") for each in source.feedback or ()}
     if objective in _OF_PAIRS:
@@ -191,10 +173,8 @@ def _row(row: Exchange, kind: str, **answers: Any) -> Row:
     return {
         **made,
         _GROUP: _group_of(row),
-        _TIME: write_time(row.time),
-        _USER: row.user,
+        **dict(zip(ORIGIN, (row.id, row.user, write_time(row.time)), strict=True)),
         "kind": kind,
-        RESPONSE_ID: row.id,
     }
 
 

@@ -174,7 +174,7 @@ def test_endpoints_that_cannot_be_read_are_waited_for() -> None:
 
 def test_an_endpoints_folder_is_held_to_the_administrators_list() -> None:
     for uri in ("file:///etc", "file:///data/../etc", "pvc://claim/../other"):
-        told = refusal({"live": endpoint({"uri": uri})})
+        told = refusal({"live": endpoint({"uri": uri})}, seconds=1)
         assert told["reason"] == "URINotAllowed"
         assert f"{uri!r}" in told["message"]
     allowed = OperatorConfig(allowed_file_paths=["/data"])
