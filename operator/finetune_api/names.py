@@ -33,6 +33,8 @@ MANAGED_BY = "finetune-operator"
 
 SKIP_STEPS_ANNOTATION = "finetune.dev/skip-steps"
 """On a FineTuneEndpoint: the number of a version whose rollout takes no more steps."""
+TRIGGER_ANNOTATION = "finetune.dev/trigger"
+"""On a FineTuneSchedule: each new value begins one cycle, at most 63 characters."""
 PAUSED_ANNOTATION = "finetune.dev/paused"
 """On a child Job that the operator (not Kueue, not a person) suspended."""
 ACTIVE_SECONDS_ANNOTATION = "finetune.dev/active-seconds"

@@ -16,6 +16,7 @@ SECTIONS = (
     "lastTriggerTime",
     "lastScheduleTime",
     "nextTriggerTime",
+    "handledTrigger",
     "active",
     "history",
     "counted",

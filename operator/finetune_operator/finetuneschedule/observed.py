@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from finetune_api.meta import GROUP, SCHEDULE_KIND
-from finetune_api.names import Owner
+from finetune_api.names import TRIGGER_ANNOTATION, Owner
 from finetune_api.v1alpha1.finetuneschedule import FineTuneSchedule, FineTuneScheduleSpec
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.status.conditions import parse_timestamp
@@ -49,6 +49,12 @@ class Observed:
     def uid(self) -> str:
         """Its UID."""
         return str(self.schedule["metadata"]["uid"])
+
+    @property
+    def asked(self) -> str:
+        """What a person has written to the annotation that begins a cycle; empty if nothing."""
+        annotations = self.schedule["metadata"].get("annotations") or {}
+        return str(annotations.get(TRIGGER_ANNOTATION) or "")
 
     @property
     def created_at(self) -> datetime | None:

@@ -30,6 +30,7 @@ from finetune_operator.finetuneschedule.triggers import (
     count,
     find_due,
     find_missed,
+    is_asked,
     times_of,
 )
 from finetune_operator.status.conditions import Reason, timestamp
@@ -141,7 +142,7 @@ def _why_not(observed: Observed, state: FineTuneScheduleStatus, now: datetime) -
         )
         return _Wait(reason=Reason.BUDGET_SPENT, message=text, is_ready=False, until=end)
     cooled = cooled_at(observed, state)
-    if cooled is not None and now < cooled:
+    if cooled is not None and now < cooled and not is_asked(observed, state):
         text = f"The last cycle began at {state.last_trigger_time}. The next may at"
         return _Wait(
             reason=Reason.COOLING_DOWN, message=f"{text} {timestamp(cooled)}.", until=cooled
@@ -183,6 +184,8 @@ def _begin(
     }
     if due.scheduled is not None:
         update["last_schedule_time"] = timestamp(due.scheduled)
+    if due.trigger == "Manual":
+        update["handled_trigger"] = observed.asked
     if observed.endpoint is not None:
         update["counted"] = count(observed.endpoint, state.counted or CountedStatus())
     if observed.spec.budget is not None:

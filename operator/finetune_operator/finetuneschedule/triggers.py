@@ -25,7 +25,12 @@ from finetune_operator.status.conditions import (
 )
 
 Object = dict[str, Any]
-_LETTERS: dict[TriggerName, str] = {"NewRows": "r", "NewFeedback": "f", "Drift": "d"}
+_LETTERS: dict[TriggerName, str] = {
+    "NewRows": "r",
+    "NewFeedback": "f",
+    "Drift": "d",
+    "Manual": "m",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,6 +75,10 @@ def find_due(
     observed: Observed, state: FineTuneScheduleStatus, missed: Missed | None, now: datetime
 ) -> Due | TooLate | None:
     """Return the first cause to begin a cycle; None if there is none."""
+    if is_asked(observed, state):
+        # With the time of the last trigger, a value that comes again has another name.
+        identity = [observed.asked, state.last_trigger_time]
+        return _named(observed, "Manual", identity, "the annotation finetune.dev/trigger")
     if missed is not None:
         deadline = observed.spec.starting_deadline_seconds
         if deadline is None or now - missed.last <= timedelta(seconds=deadline):
@@ -103,6 +112,11 @@ def _find_in_traffic(observed: Observed, state: FineTuneScheduleStatus) -> Due |
             words = f"{total - base} new {what}, of {wanted} that are waited for"
             return _named(observed, trigger, [counted.since, base], words)  # type: ignore[arg-type]
     return None
+
+
+def is_asked(observed: Observed, state: FineTuneScheduleStatus) -> bool:
+    """Return whether a person has asked for a cycle that has not begun."""
+    return observed.asked not in ("", state.handled_trigger)
 
 
 def count(endpoint: Object, known: CountedStatus) -> CountedStatus:

@@ -121,6 +121,11 @@ class ScheduleWorld:
         self.schedule["metadata"]["generation"] += 1
         self.version += 1
 
+    def ask(self, value: str) -> None:
+        """Ask for a cycle by annotation."""
+        self.schedule["metadata"]["annotations"] = {"finetune.dev/trigger": value}
+        self.version += 1
+
     def tell(self, **status: Any) -> None:
         """Change the status of the endpoint."""
         assert self.endpoint is not None

@@ -19,7 +19,7 @@ from finetune_api.v1alpha1.status.fields import (
 
 MAX_HISTORY = 50
 
-TriggerName = Literal["Cron", "NewRows", "NewFeedback", "Drift"]
+TriggerName = Literal["Cron", "NewRows", "NewFeedback", "Drift", "Manual"]
 Outcome = Literal[
     "Promoted",
     "Published",
@@ -121,6 +121,8 @@ class FineTuneScheduleStatus(APIModel):
     was too late."""
     next_trigger_time: Timestamp | None = None
     """The next time of `triggers.cron`."""
+    handled_trigger: ShortText | None = None
+    """Value of the annotation `finetune.dev/trigger` that a cycle was begun for last."""
     active: ActiveCycle | None = None
     """The cycle under way."""
     history: Annotated[

@@ -14,6 +14,7 @@ from finetune_api.names import (
     SKIP_STEPS_ANNOTATION,
     SWEEP_LABEL,
     TRIAL_LABEL,
+    TRIGGER_ANNOTATION,
     Owner,
 )
 from finetune_api.protocol.trainer import Stage
@@ -140,7 +141,7 @@ _METADATA = (
     "creationTimestamp",
     "deletionTimestamp",
 )
-_ANNOTATIONS = (SKIP_STEPS_ANNOTATION,)
+_ANNOTATIONS = (SKIP_STEPS_ANNOTATION, TRIGGER_ANNOTATION)
 _LABELS = (SWEEP_LABEL, TRIAL_LABEL, REPLICATE_LABEL, MANAGED_BY_LABEL)
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 """Finalizers that tell the garbage collector what becomes of the children."""
@@ -148,7 +149,7 @@ _OWNER = ("apiVersion", "kind", "name", "uid")
 
 
 def trim_finetunejob(obj: Object) -> Object:
-    """Keep of a FineTuneJob, a sweep or an endpoint the metadata that is read.
+    """Keep of a FineTuneJob, a sweep, an endpoint or a schedule the metadata that is read.
 
     Nothing but the API server's 1.5 MB bounds the rest: other annotations, labels, field ownership,
     and owners that are none. An annotation longer than a label's value is no request. Of finalizers

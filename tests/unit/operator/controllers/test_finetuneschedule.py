@@ -209,6 +209,21 @@ async def test_a_schedule_is_woken_by_its_endpoint_alone(change: str) -> None:
     assert bool(world.jobs) is (change == "endpoint")
 
 
+async def test_a_schedule_is_woken_by_what_a_person_asks_for_and_by_no_other_annotation() -> None:
+    world = World(triggers={"cron": "0 3 1 1 *"})
+    found = world.cluster.objects["finetuneschedules", *KEY]
+    world.first.woken.clear()
+    found["metadata"]["annotations"] = {"other": "now"}
+    world.put("finetuneschedules", found)
+    assert world.first.woken == []
+    found["metadata"]["annotations"] = {"finetune.dev/trigger": "now"}
+    world.put("finetuneschedules", found)
+    assert world.first.woken == [KEY]
+    await world.look()
+    (job,) = world.jobs
+    assert job.startswith(f"{NAME}-m")
+
+
 async def test_the_end_of_a_job_ends_its_cycle_and_wakes_the_schedule() -> None:
     world = World()
     await world.look()

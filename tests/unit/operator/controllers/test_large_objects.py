@@ -159,9 +159,9 @@ def test_metadata_that_nobody_reads_is_not_kept():
     assert sys.getsizeof(json.dumps(kept["metadata"])) < 1024
 
 
-def test_an_annotation_that_asks_for_something_is_kept_unless_it_is_long():
+@pytest.mark.parametrize("name", ["finetune.dev/skip-steps", "finetune.dev/trigger"])
+def test_annotations_that_ask_for_something_are_kept_unless_they_are_long(name):
     body = job()
-    name = "finetune.dev/skip-steps"
     body["metadata"]["annotations"] = {name: "4", "other": "x"}
     assert trim_finetunejob(body)["metadata"]["annotations"] == {name: "4"}
     body["metadata"]["annotations"] = {name: "4" * 64}

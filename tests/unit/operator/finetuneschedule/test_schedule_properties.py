@@ -34,6 +34,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.latest = NOW
         self.rows = 0
         self.num_drifts = 0
+        self.num_asked = 0
         self.version = 1
 
     @rule(seconds=SECONDS)
@@ -98,6 +99,11 @@ class ScheduleMachine(RuleBasedStateMachine):
             conditions=[{"type": "Drifted", "status": "True", "lastTransitionTime": began}]
         )
 
+    @rule(value=st.sampled_from(["a", "b"]))
+    def ask(self, value: str) -> None:
+        self.num_asked += 1
+        self.world.ask(value)
+
     @rule(suspend=st.booleans())
     def suspend(self, suspend: bool) -> None:
         self.world.edit(suspend=suspend)
@@ -131,6 +137,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         suffixes = Counter(_cause_of(name) for name in world.created)
         assert suffixes["r"] <= self.rows // ROWS
         assert suffixes["d"] <= self.num_drifts
+        assert suffixes["m"] <= self.num_asked
         assert suffixes["cron"] <= num_times
 
     @invariant()
@@ -144,7 +151,7 @@ class ScheduleMachine(RuleBasedStateMachine):
 
 def _cause_of(job: str) -> str:
     suffix = job.rpartition("-")[2]
-    return suffix[0] if suffix[0] in "rfd" else "cron"
+    return suffix[0] if suffix[0] in "rfdm" else "cron"
 
 
 ScheduleMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)

@@ -162,6 +162,48 @@ def test_the_same_drift_is_reacted_to_once() -> None:
     assert len(world.created) == 2
 
 
+def test_a_person_begins_one_cycle_with_each_new_value() -> None:
+    world = ScheduleWorld(cooldown="24h")
+    for number, value in enumerate(("a", "b", "a"), start=1):
+        world.ask(value)
+        world.look(60)
+        assert world.active["trigger"] == "Manual"
+        assert world.status["handledTrigger"] == value
+        world.end_job(published(number))
+        world.look(60)
+        world.look(3600)
+        assert len(set(world.created)) == number
+    assert [each["version"] for each in world.status["history"]] == [1, 2, 3]
+
+
+def test_what_a_person_asks_for_waits_for_the_cycle_under_way_and_for_the_end_of_a_suspension() -> (
+    None
+):
+    world = ScheduleWorld()
+    world.look_at(NIGHT)
+    world.ask("now")
+    world.look(60)
+    assert world.active["trigger"] == "Cron"
+    world.edit(suspend=True)
+    world.end_job(published(2))
+    world.look(60)
+    assert world.condition() == ("False", "SuspendedByUser")
+    world.edit(suspend=False)
+    world.look(60)
+    assert world.active["trigger"] == "Manual"
+    assert len(world.created) == 2
+
+
+def test_a_budget_binds_a_person_too() -> None:
+    world = ScheduleWorld(budget={"jobs": 1, "per": "30d"})
+    world.look_at(NIGHT)
+    world.end_job(published(2))
+    world.ask("now")
+    world.look(60)
+    assert world.condition() == ("False", "BudgetSpent")
+    assert len(world.created) == 1
+
+
 def test_cooldown_delays_a_trigger_and_does_not_lose_it() -> None:
     world = ScheduleWorld(endpoint(), triggers={"newRows": 10}, cooldown="24h")
     world.capture(rows=10)
