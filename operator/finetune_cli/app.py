@@ -21,6 +21,7 @@ from finetune_cli.commands.endpoint import endpoint_app
 from finetune_cli.commands.evaluate import evaluate
 from finetune_cli.commands.report import report
 from finetune_cli.commands.review import review_app
+from finetune_cli.commands.schedule import schedule_app
 from finetune_cli.commands.serve import serve
 from finetune_cli.commands.sweep import promote, sweep_app
 from finetune_cli.errors import CliError
@@ -124,7 +125,7 @@ def validate(
         typer.Option("--with-model", help="With --data: count tokens with the job's model."),
     ] = False,
 ) -> None:
-    """Check jobs, sweeps, endpoints and approvals in files as the API server would.
+    """Check jobs, sweeps, endpoints, schedules and approvals in files as the API server would.
 
     Exit code 1 if one is invalid. A file that cannot be read, or is not YAML, makes it 64.
     """
@@ -363,5 +364,6 @@ decisions.register(app)
 app.command()(promote)
 app.add_typer(sweep_app)
 app.add_typer(endpoint_app)
+app.add_typer(schedule_app)
 app.command()(checkpoints)
 app.command()(evaluate)

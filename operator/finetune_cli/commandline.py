@@ -22,6 +22,7 @@ HEADINGS = {
     "Decide on data and candidates": ("approve", "publish"),
     "Try several settings on a cluster": ("sweep", "promote"),
     "Serve published versions": ("endpoint",),
+    "Train again": ("schedule",),
 }  # fmt: skip
 """The commands in the order of the help. A test keeps this list complete."""
 
@@ -41,6 +42,7 @@ SYNONYMS = {
     **dict.fromkeys(("pause", "stop"), "suspend"),
     **dict.fromkeys(("cancel", "rm", "remove"), "delete"),
     **dict.fromkeys(("endpoints",), "endpoint list"),
+    **dict.fromkeys(("schedules", "cron"), "schedule list"),
     **dict.fromkeys(("rollback", "undo"), "endpoint rollback"),
     **dict.fromkeys(("download", "fetch", "export"), "cp"),
 }

@@ -1,4 +1,4 @@
-"""Jobs, sweeps and endpoints on a cluster: one method for each request."""
+"""Jobs, sweeps, endpoints and schedules on a cluster: one method for each request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from urllib.parse import quote
 from finetune_cli.cluster.connection import READ_TIMEOUT_SECONDS, Body, Connection
 from finetune_cli.cluster.errors import FIELD_MANAGER, GROUP_PATH, ApiError, UnknownTypeError
 
-JOBS, SWEEPS, ENDPOINTS = "finetunejobs", "finetunesweeps", "finetuneendpoints"
+JOBS, SWEEPS = "finetunejobs", "finetunesweeps"
+ENDPOINTS, SCHEDULES = "finetuneendpoints", "finetuneschedules"
 JOB_LABEL = "finetune.dev/job"
 STAGE_LABEL = "finetune.dev/stage"
 VISIBILITY_PATH = "/apis/visibility.kueue.x-k8s.io"
@@ -140,6 +141,27 @@ class Cluster(Connection):
         """Change single fields of an endpoint."""
         what = f"change FineTuneEndpoint {self.namespace}/{name}"
         return self._patch(self._path(ENDPOINTS, name), patch, what=what)
+
+    # FineTuneSchedules
+
+    def get_schedule(self, name: str) -> Body:
+        """Return one FineTuneSchedule.
+
+        Raises:
+            ApiError: There is none, or the API server refused.
+        """
+        what = f"read FineTuneSchedule {self.namespace}/{name}"
+        return self._json("GET", self._path(SCHEDULES, name), what=what)
+
+    def list_schedules(self, *, all_namespaces: bool = False) -> Body:
+        """Return a list object of FineTuneSchedules."""
+        path = self._path(SCHEDULES, everywhere=all_namespaces)
+        return self._json("GET", path, what="list FineTuneSchedules")
+
+    def patch_schedule(self, name: str, patch: Body) -> Body:
+        """Change single fields of a schedule."""
+        what = f"change FineTuneSchedule {self.namespace}/{name}"
+        return self._patch(self._path(SCHEDULES, name), patch, what=what)
 
     # FineTuneApprovals
 

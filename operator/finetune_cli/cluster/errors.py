@@ -18,6 +18,7 @@ _KINDS = {
     "finetuneapprovals": "FineTuneApprovals",
     "finetuneendpoints": "FineTuneEndpoints",
     "finetunejobs": "FineTuneJobs",
+    "finetuneschedules": "FineTuneSchedules",
     "finetunesweeps": "FineTuneSweeps",
 }
 

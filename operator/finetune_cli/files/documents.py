@@ -277,7 +277,7 @@ def read_single(source: str) -> Document:
     Raises:
         CliError: There are several; names them. Or it is of another of our kinds.
     """
-    from finetune_api.meta import APPROVAL_KIND, ENDPOINT_KIND, KIND, SWEEP_KIND
+    from finetune_api.meta import APPROVAL_KIND, ENDPOINT_KIND, KIND, SCHEDULE_KIND, SWEEP_KIND
 
     documents = read_documents(source)
     if len(documents) > 1:
@@ -287,7 +287,7 @@ def read_single(source: str) -> Document:
             "each into a file of its own"
         )
     kind = kind_of(documents[0].body)
-    if kind in (SWEEP_KIND, APPROVAL_KIND, ENDPOINT_KIND):
+    if kind in (SWEEP_KIND, APPROVAL_KIND, ENDPOINT_KIND, SCHEDULE_KIND):
         raise CliError(
             f"{source} is a {kind}, not a {KIND}: kubectl apply -f {source} sends it to a cluster;"
             f" finetune validate {source} checks it"

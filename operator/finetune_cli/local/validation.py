@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from finetune_api.messages.messages import Problem, path_of
-from finetune_api.meta import APPROVAL_KIND, ENDPOINT_KIND, SWEEP_KIND
+from finetune_api.meta import SWEEP_KIND
 from finetune_cli.errors import CliError
 from finetune_cli.extras import POWER_MODULES, has_modules
-from finetune_cli.files.approval import find_approval_problems
 from finetune_cli.files.documents import (
     Document,
     find_problems,
@@ -18,13 +17,12 @@ from finetune_cli.files.documents import (
     parse_documents,
     read_text,
 )
-from finetune_cli.files.endpoint import find_endpoint_problems
+from finetune_cli.files.kinds import PARSERS, find_problems_of_kind
 from finetune_cli.files.sweep import find_sweep_problems
 
 OTHER_KINDS: dict[str | None, Callable[[Document], list[Problem]]] = {
     SWEEP_KIND: find_sweep_problems,
-    APPROVAL_KIND: find_approval_problems,
-    ENDPOINT_KIND: find_endpoint_problems,
+    **dict.fromkeys(PARSERS, find_problems_of_kind),
 }
 """What judges the kinds beside FineTuneJob."""
 

@@ -15,7 +15,7 @@ from finetune_cli.reference import render_cli
 
 
 def test_every_command_is_named_once_where_it_works() -> None:
-    introduction = render_cli().partition("\n## ")[0]
+    introduction = " ".join(render_cli().partition("\n## ")[0].split())
     told = introduction[introduction.index("too. ") : introduction.index("A cluster is asked")]
     commands = list(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     assert sorted(re.findall(r"`(\w+)`", told)) == sorted(commands)

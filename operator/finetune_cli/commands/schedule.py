@@ -1,0 +1,163 @@
+"""``finetune schedule``: what trains again by itself, and a cycle at once."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from finetune_cli.commandline import Timeout
+from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
+from finetune_cli.commands.objects import list_text, print_object, watch_object
+from finetune_cli.errors import CliError
+from finetune_cli.exits import NOT_MET
+from finetune_cli.options import ObjectFormat
+
+schedule_app = typer.Typer(
+    name="schedule",
+    help="Training that begins by itself, and what came of it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+ScheduleName = Annotated[str, typer.Argument(help="Name of the FineTuneSchedule.")]
+POLL_SECONDS = 2.0
+KIND = "finetuneschedule"
+
+
+@schedule_app.command("list")
+@with_cluster_options
+def list_(
+    all_namespaces: Annotated[
+        bool, typer.Option("--all-namespaces", "-A", help="Schedules of all namespaces.")
+    ] = False,
+    output: ObjectFormat = "text",
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """List schedules, their triggers, the cycle under way and the last outcome."""
+    from finetune_cli.views.layout import current_time
+    from finetune_cli.views.schedule import COLUMNS, row
+
+    cluster = where.connect()
+    found = cluster.list_schedules(all_namespaces=all_namespaces)
+    rows = [row(schedule, current_time()) for schedule in found["items"]]
+    words = list_text(cluster, found, COLUMNS, rows, "FineTuneSchedules", everywhere=all_namespaces)
+    print_object(found, output, words, kind=KIND)
+
+
+@schedule_app.command()
+@with_cluster_options
+def describe(
+    name: ScheduleName,
+    output: ObjectFormat = "text",
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Show one schedule, with the way of each cycle from its trigger to its outcome."""
+    from finetune_cli.views import schedule as scheduleview
+    from finetune_cli.views.layout import current_time
+
+    schedule = where.connect().get_schedule(name)
+    words = "\n".join(scheduleview.describe(schedule, current_time()))
+    print_object(schedule, output, words, kind=KIND)
+
+
+@schedule_app.command()
+@with_cluster_options
+def watch(
+    name: ScheduleName,
+    timeout: Timeout = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Tell what becomes of the cycle under way, or of the one that was asked for, until its end.
+
+    Exit code 1 if the schedule cannot go on, the last cycle has brought no version, or time is up.
+    """
+    from finetune_cli.views.schedule import changes, has_gone_wrong, is_settled, state_text
+
+    cluster = where.connect()
+    schedule = watch_object(
+        lambda: cluster.get_schedule(name),
+        changes=changes,
+        is_done=is_settled,
+        timeout_seconds=timeout,
+        poll_seconds=POLL_SECONDS,
+        overdue=lambda last: (
+            f"the cycle of FineTuneSchedule {name} has not ended after {timeout:g} s, it is "
+            f"{state_text(last)}"
+        ),
+    )
+    if has_gone_wrong(schedule):
+        raise typer.Exit(NOT_MET)
+
+
+@schedule_app.command()
+@with_cluster_options
+def trigger(
+    name: ScheduleName,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")] = False,
+    output: ObjectFormat = "text",
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Begin one cycle now, whatever the triggers and the cooldown say. The budget holds."""
+    import secrets
+
+    from finetune_api.names import TRIGGER_ANNOTATION
+    from finetune_cli.views.schedule import awaits, state_text
+
+    cluster = where.connect()
+    schedule = cluster.get_schedule(name)
+    active = (schedule.get("status") or {}).get("active") or {}
+    if schedule["spec"].get("suspend"):
+        raise CliError(
+            f"FineTuneSchedule {name} is suspended: finetune schedule resume {name} comes first",
+            exit_code=NOT_MET,
+        )
+    if active or awaits(schedule):
+        what = f"cycle {active['job']} is under way" if active else "a cycle is asked for already"
+        raise CliError(
+            f"FineTuneSchedule {name}: {what}; finetune schedule watch {name} shows its end",
+            exit_code=NOT_MET,
+        )
+    print(
+        f"schedule  {cluster.namespace}/{name}\nnow       {state_text(schedule)}", file=sys.stderr
+    )
+    if not yes:
+        typer.confirm(f"begin a cycle of {name}?", abort=True, err=True)
+    annotations = {TRIGGER_ANNOTATION: secrets.token_hex(8)}
+    stored = cluster.patch_schedule(name, {"metadata": {"annotations": annotations}})
+    words = f"{KIND}.finetune.dev/{name} is to begin a cycle; finetune schedule watch {name} shows"
+    print_object(stored, output, f"{words} its way", kind=KIND)
+
+
+@schedule_app.command()
+@with_cluster_options
+def suspend(
+    name: ScheduleName,
+    output: ObjectFormat = "text",
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Begin no more cycles. The present one goes on."""
+    _set_suspend(where, name, "begins no more cycles", output, suspend=True)
+
+
+@schedule_app.command()
+@with_cluster_options
+def resume(
+    name: ScheduleName,
+    output: ObjectFormat = "text",
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Begin cycles again. What a trigger waited for meanwhile begins at once."""
+    _set_suspend(where, name, "begins cycles again", output, suspend=False)
+
+
+def _set_suspend(
+    where: ClusterOptions, name: str, what: str, output: str, *, suspend: bool
+) -> None:
+    change: dict[str, Any] = {"spec": {"suspend": suspend}}
+    stored = where.connect().patch_schedule(name, change)
+    words = f"{KIND}.finetune.dev/{name} {what}"
+    if suspend and (active := (stored.get("status") or {}).get("active")):
+        words += f"; cycle {active['job']} goes on: finetune suspend {active['job']} stops its job"
+    print_object(stored, output, words, kind=KIND)

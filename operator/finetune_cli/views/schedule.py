@@ -1,0 +1,167 @@
+"""How a FineTuneSchedule is shown: triggers, the cycle under way, and ended ones; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from finetune_api.names import TRIGGER_ANNOTATION
+from finetune_cli.views.layout import age, conditions, facts, section, table
+from finetune_cli.views.state import condition, is_true
+
+Body = Mapping[str, Any]
+
+COLUMNS = ("NAME", "TRIGGERS", "SUSPEND", "ACTIVE", "LAST", "OUTCOME", "ENDPOINT", "AGE")
+HISTORY = ("SINCE", "TRIGGER", "DATA", "JOB", "VERSION", "VERDICT", "OUTCOME", "MESSAGE")
+GOOD = ("Promoted", "Published")
+"""Outcomes of cycles whose version is there to be used."""
+_DIGEST_CHARACTERS = 12
+
+
+def _status(schedule: Body) -> Body:
+    found: Body = schedule.get("status") or {}
+    return found
+
+
+def history(schedule: Body) -> list[Body]:
+    """Return the ended cycles, newest first."""
+    return [*reversed(_status(schedule).get("history", []))]
+
+
+def row(schedule: Body, now: datetime) -> list[str]:
+    """Return the cells of one line of ``finetune schedule list``."""
+    spec, status = schedule["spec"], _status(schedule)
+    ended = history(schedule)
+    return [
+        schedule["metadata"]["name"],
+        triggers_text(spec["triggers"]),
+        "yes" if spec.get("suspend") else "no",
+        status.get("active", {}).get("job", ""),
+        age(status.get("lastTriggerTime"), now),
+        ended[0]["outcome"] if ended else "",
+        spec.get("endpointRef", {}).get("name", ""),
+        age(schedule["metadata"].get("creationTimestamp"), now),
+    ]
+
+
+def triggers_text(triggers: Body) -> str:
+    """Return what makes a schedule train, in one line."""
+    zone = f" {triggers['timeZone']}" if triggers.get("timeZone") else ""
+    told = {
+        f"{triggers.get('cron')}{zone}": triggers.get("cron"),
+        f"{triggers.get('newRows')} answers": triggers.get("newRows"),
+        f"{triggers.get('newFeedback')} corrections or ratings": triggers.get("newFeedback"),
+        "drift": triggers.get("drift"),
+    }
+    return ", ".join(text for text, is_asked in told.items() if is_asked)
+
+
+def state_text(schedule: Body) -> str:
+    """Return what a schedule does or waits for, in one line."""
+    status = _status(schedule)
+    if not status:
+        return "Pending: no operator has looked at it yet"
+    found = condition(schedule, "Stalled" if is_true(schedule, "Stalled") else "Ready")
+    return ": ".join(text for text in (status.get("reason"), found.get("message")) if text)
+
+
+def awaits(schedule: Body) -> str:
+    """Return the value of the annotation that no cycle has begun for; empty if there is none."""
+    asked = (schedule["metadata"].get("annotations") or {}).get(TRIGGER_ANNOTATION, "")
+    return "" if asked == _status(schedule).get("handledTrigger") else str(asked)
+
+
+def is_settled(schedule: Body) -> bool:
+    """Whether no cycle is under way or asked for, or the operator cannot go on by itself.
+
+    An edit that the operator has not seen is under way.
+    """
+    status = _status(schedule)
+    if status.get("observedGeneration") != schedule["metadata"].get("generation"):
+        return False
+    if is_true(schedule, "Stalled"):
+        return True
+    return not status.get("active") and not (
+        awaits(schedule) and not schedule["spec"].get("suspend")
+    )
+
+
+def has_gone_wrong(schedule: Body) -> bool:
+    """Whether a settled schedule cannot go on, or its last cycle has brought no version."""
+    ended = history(schedule)
+    return is_true(schedule, "Stalled") or bool(ended and ended[0]["outcome"] not in GOOD)
+
+
+def changes(before: Body | None, after: Body) -> list[str]:
+    """Return a line for each cycle that has ended, and one for a new state."""
+    old = {} if before is None else before
+    known = {(each["time"], each["job"]) for each in _status(old).get("history", [])}
+    ended = _status(after).get("history", []) if before is not None else []
+    lines = [_end(each) for each in ended if (each["time"], each["job"]) not in known]
+    if before is None or state_text(before) != state_text(after):
+        lines.append(state_text(after))
+    return lines
+
+
+def _end(cycle: Body) -> str:
+    return f"{cycle['job']}, because of {cycle['trigger']}: {cycle['outcome']}" + (
+        f": {cycle['message']}" if cycle.get("message") else ""
+    )
+
+
+def describe(schedule: Body, now: datetime) -> list[str]:
+    """Return the lines of ``finetune schedule describe``."""
+    metadata, spec, status = schedule["metadata"], schedule["spec"], _status(schedule)
+    lines = facts(
+        {
+            "Name": f"{metadata.get('namespace', 'default')}/{metadata['name']}",
+            "State": state_text(schedule),
+            "Age": age(metadata.get("creationTimestamp"), now),
+            "Endpoint": spec.get("endpointRef", {}).get("name"),
+            "Triggers": triggers_text(spec["triggers"]),
+            "Suspended": "yes" if spec.get("suspend") else None,
+            "Promote": spec.get("promote", "Approval"),
+            "Cooldown": spec.get("cooldown"),
+            "Budget": _budget(spec.get("budget"), status.get("used") or {}),
+            "Requested by": spec.get("requestedBy"),
+            "Last trigger": status.get("lastTriggerTime"),
+            "Next time": status.get("nextTriggerTime"),
+            "Asked for": awaits(schedule),
+        }
+    )
+    lines += section("Conditions", conditions(schedule, now))
+    active = status.get("active")
+    cycles = [{**active, "message": f"waits for {active['waitsFor']}"}] if active else []
+    lines += section("Cycle under way", _cycles(cycles, now))
+    return lines + section("History, newest first", _cycles(history(schedule), now))
+
+
+def _budget(budget: Body | None, used: Body) -> str | None:
+    if budget is None:
+        return None
+    told = [
+        f"{used.get(key, 0)} of {budget[key]} {words}"
+        for key, words in (("jobs", "jobs"), ("gpuHours", "GPU hours"))
+        if key in budget
+    ]
+    since = f" since {used['since']}" if used else ""
+    return f"{', '.join(told)} per {budget.get('per', '30d')}{since}"
+
+
+def _cycles(cycles: list[Body], now: datetime) -> list[str]:
+    """Return a line for each cycle: what began it, its data, job, version, and what came of it."""
+    rows = [
+        [
+            age(each["time"], now),
+            each["trigger"],
+            each.get("dataDigest", "")[:_DIGEST_CHARACTERS],
+            each["job"],
+            str(each.get("version", "")),
+            each.get("verdict", ""),
+            each.get("outcome", ""),
+            each.get("message", ""),
+        ]
+        for each in cycles
+    ]
+    return table(rows, HISTORY) if rows else []
