@@ -19,6 +19,7 @@ from finetune_cli.commands.compare import compare
 from finetune_cli.commands.data import data_app
 from finetune_cli.commands.endpoint import endpoint_app
 from finetune_cli.commands.evaluate import evaluate
+from finetune_cli.commands.feedback import feedback_app
 from finetune_cli.commands.report import report
 from finetune_cli.commands.review import review_app
 from finetune_cli.commands.schedule import schedule_app
@@ -365,5 +366,6 @@ app.command()(promote)
 app.add_typer(sweep_app)
 app.add_typer(endpoint_app)
 app.add_typer(schedule_app)
+app.add_typer(feedback_app)
 app.command()(checkpoints)
 app.command()(evaluate)

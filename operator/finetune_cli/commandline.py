@@ -21,7 +21,7 @@ HEADINGS = {
     "Look at results": ("report", "compare", "checkpoints", "evaluate", "review", "verify"),
     "Decide on data and candidates": ("approve", "publish"),
     "Try several settings on a cluster": ("sweep", "promote"),
-    "Serve published versions": ("endpoint",),
+    "Serve published versions": ("endpoint", "feedback"),
     "Train again": ("schedule",),
 }  # fmt: skip
 """The commands in the order of the help. A test keeps this list complete."""
@@ -43,6 +43,7 @@ SYNONYMS = {
     **dict.fromkeys(("cancel", "rm", "remove"), "delete"),
     **dict.fromkeys(("endpoints",), "endpoint list"),
     **dict.fromkeys(("schedules", "cron"), "schedule list"),
+    **dict.fromkeys(("answers", "captures"), "feedback list"),
     **dict.fromkeys(("rollback", "undo"), "endpoint rollback"),
     **dict.fromkeys(("download", "fetch", "export"), "cp"),
 }

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +12,16 @@ from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.traffic.places import time_of
 from finetune_trainer.traffic.reading import read_exchanges, read_feedback
 from kit.processes.eventually import eventually_async
-from kit.servers.running_front import TOKEN, RunningFront, access, endpoint, running_front, served
-from kit.servers.running_recorder import RunningRecorder, capture, running_recorder
+from kit.servers.captured_endpoints import ask, endpoints
+from kit.servers.running_front import TOKEN, RunningFront, endpoint, running_front, served
+from kit.servers.running_recorder import capture, running_recorder
 from kit.servers.streaming_engine import streaming_engine
 
 MAIL = "max.mustermann@example-firma.de"
 
 
-@asynccontextmanager
-async def endpoints(
-    folder: Path, *, has_editors: bool = False
-) -> AsyncIterator[tuple[RunningFront, RunningRecorder]]:
-    """Two endpoints that capture, each with keys of its own, and editors of both."""
-    async with streaming_engine() as engine:
-        spec: dict[str, Any] = {"capture": capture(folder)}
-        if has_editors:
-            spec["capture"]["editorsFrom"] = {"secretRef": {"name": "editors"}}
-        made = [
-            endpoint(served(1, engine.port), access=access("mine"), **spec),
-            endpoint(
-                served(1, engine.port, "other"), name="other", access=access("theirs"), **spec
-            ),
-        ]
-        async with (
-            running_recorder(folder, *made) as recorder,
-            running_front(folder, *made, recorder=recorder.socket) as front,
-        ):
-            await front.set_keys("mine", alice="alice", bob="bob")
-            await front.set_keys("theirs", eve="eve")
-            if has_editors:
-                await front.set_keys("editors", ed="ed")
-            yield front, recorder
-
-
 def client_of(front: RunningFront, key: str = "alice") -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(base_url=f"{front.url}/v1", api_key=key, max_retries=0)
-
-
-async def ask(
-    front: RunningFront, recorder: RunningRecorder, content: str = "hi", **body: Any
-) -> str:
-    """Ask, wait until the answer is captured, and return the id that a client sees."""
-    async with front.ask(content, key="alice", **body) as answer:
-        assert answer.status == 200
-        found: str = answer.headers["x-request-id"]
-
-    async def is_captured() -> bool:
-        return any(row.id == found for row in recorder.keeper.spool.rows_of("headline"))
-
-    await eventually_async(is_captured)
-    return f"chatcmpl-{found}"
 
 
 @pytest.mark.parametrize("is_stored", [False, True])
