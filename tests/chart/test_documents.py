@@ -146,7 +146,7 @@ def test_the_chart_holds_the_only_copy_of_the_crds() -> None:
     """Flux leaves links out of what it packages, so the chart has the files themselves."""
     files = sorted((CHART / "crds").iterdir())
     links = sorted((CHART.parent.parent / "crds").glob("*.yaml"))
-    assert len(files) == 4
+    assert len(files) == 5
     assert not any(path.is_symlink() for path in files)
     assert [link.is_symlink() and link.resolve() for link in links] == files
 

@@ -14,6 +14,7 @@ from control_plane.test_lifecycle import phase_is
 from finetune_operator.controllers.memory.approvals import FINETUNEAPPROVALS
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.cache import informer as informer_module
+from kit.cases.schedule_cases import minimal_schedule
 from kit.cases.sweep_cases import minimal_sweep
 from kit.cluster.chart import NAMESPACE, chart_objects, install_crd, is_of_people
 from kit.cluster.kubelet import Kubelet
@@ -244,7 +245,7 @@ async def test_an_approver_who_asks_for_a_job_does_not_approve_it(
 
 
 @pytest.mark.parametrize("settings", [SELF_APPROVAL_IS_OFF])
-@pytest.mark.parametrize("kind", ["FineTuneJob", "FineTuneSweep"])
+@pytest.mark.parametrize("kind", ["FineTuneJob", "FineTuneSweep", "FineTuneSchedule"])
 def test_nobody_asks_in_anothers_name_and_the_name_stays(control_plane, namespace, people, kind):
     _, developer, robot = people
     name = f"{namespace}-finetune-operator"
@@ -253,7 +254,8 @@ def test_nobody_asks_in_anothers_name_and_the_name_stays(control_plane, namespac
         bind(control_plane, namespace, user, f"{name}-edit")
 
     def body(of: str, **spec) -> dict:
-        made = finetunejob(of, namespace) if kind == "FineTuneJob" else minimal_sweep(of)
+        minimal = {"FineTuneSweep": minimal_sweep, "FineTuneSchedule": minimal_schedule}
+        made = minimal[kind](of) if kind in minimal else finetunejob(of, namespace)
         return {**made, "spec": {**made["spec"], **spec}}
 
     for other in ("bob@example.org", DEVELOPER.upper(), f"{DEVELOPER} "):
@@ -272,6 +274,27 @@ def test_nobody_asks_in_anothers_name_and_the_name_stays(control_plane, namespac
         done, said = developer.kubectl("patch", kind, "mine", "--type=merge", "-p", patch)
         assert not done
         assert "requestedBy is fixed once the" in said
+
+
+def test_only_the_requester_changes_a_schedule_or_asks_for_a_cycle(
+    control_plane, namespace, people
+):
+    _, developer, _ = people
+    bind(control_plane, namespace, "bob@example.org", f"{namespace}-finetune-operator-edit")
+    bob = User(control_plane, namespace, "bob@example.org")
+    mine = minimal_schedule("mine")
+    assert developer.create({**mine, "spec": {**mine["spec"], "requestedBy": DEVELOPER}})[0]
+    spec = (
+        '{"spec":{"jobTemplate":{"spec":{"dataset":{"sources":[{"uri":"s3://b/other.jsonl"}]}}}}}'
+    )
+    asked = '{"metadata":{"annotations":{"finetune.dev/trigger":"now"}}}'
+    noted = '{"metadata":{"annotations":{"team":"news"}}}'
+    for patch in (spec, asked, '{"spec":{"suspend":true}}'):
+        done, said = bob.kubectl("patch", "ftsch", "mine", "--type=merge", "-p", patch)
+        assert not done
+        assert "nobody asks in another's name" in said
+        assert developer.kubectl("patch", "ftsch", "mine", "--type=merge", "-p", patch)[0]
+    assert bob.kubectl("patch", "ftsch", "mine", "--type=merge", "-p", noted)[0]
 
 
 async def _jobs(control_plane, namespace):

@@ -174,6 +174,17 @@ def sweep(name: str, namespace: str, spec: dict) -> dict:
     }
 
 
+def schedule(name: str, namespace: str, spec: dict, **own) -> dict:
+    job = finetunejob(name, namespace, **spec)
+    triggers = {"cron": "0 3 1 */3 *"}
+    template = {"spec": job["spec"]}
+    return {
+        **job,
+        "kind": "FineTuneSchedule",
+        "spec": {"jobTemplate": template, "triggers": triggers, **own},
+    }
+
+
 class Server:
     """The API server with the chart's policy for one namespace."""
 
@@ -202,6 +213,19 @@ class Server:
                 found[named[1]] = line
         assert bool(found) == bool(done.returncode), done.stderr
         return found
+
+
+OLD = {"podTemplate": PODS[3], **OWN_METRIC}
+"""What was allowed before the policy came."""
+
+
+@pytest.fixture
+def older(control_plane, namespace):
+    """A schedule from before the policy."""
+    install_crd(control_plane)
+    made = schedule("old", namespace, OLD)
+    assert Server(control_plane, namespace).try_out([made], dry_run="none") == {}
+    return made
 
 
 def is_of_tenants(obj: dict) -> bool:
@@ -275,6 +299,30 @@ def test_the_same_holds_for_the_jobs_of_a_sweep(server):
     assert "spec.template.podTemplate.volumeMounts: '/opt/venv'" in refused["sweep-0"]
     assert "spec.template.trainer.image" in refused["sweep-2"]
     assert "spec.template.evaluation.customMetric" in refused["sweep-3"]
+
+
+def test_the_same_holds_for_the_jobs_of_a_schedule(server):
+    specs = [{"podTemplate": PODS[3]}, {"podTemplate": PODS[0]}, {"trainer": {"image": IMAGES[2]}}]
+    specs += [OWN_METRIC]
+    bodies = [schedule(f"fts-{n}", server.namespace, spec) for n, spec in enumerate(specs)]
+    refused = server.try_out(bodies)
+    assert sorted(refused) == ["fts-0", "fts-2", "fts-3"]
+    assert "spec.jobTemplate.spec.podTemplate.volumeMounts: '/opt/venv'" in refused["fts-0"]
+    assert "spec.jobTemplate.spec.trainer.image" in refused["fts-2"]
+    assert "spec.jobTemplate.spec.evaluation.customMetric" in refused["fts-3"]
+
+
+def test_an_edit_of_what_a_schedule_trains_is_judged_and_a_suspension_is_not(older, server):
+    again = {**older, "metadata": {**older["metadata"], "name": "again"}}
+    assert sorted(server.try_out([again])) == ["again"]
+
+    def applied(spec, **own):
+        return server.try_out([schedule("old", server.namespace, spec, **own)], verb="apply")
+
+    assert applied(OLD, suspend=True) == {}
+    said = applied({**OLD, "trainer": {"image": IMAGES[2]}})["old"]
+    assert "spec.jobTemplate.spec" in said
+    assert applied({"podTemplate": PODS[0]}) == {}
 
 
 def test_a_mount_over_the_job_file_is_refused_at_apply_by_its_field(server):
