@@ -109,7 +109,7 @@ async def test_the_key_of_another_endpoint_reaches_nothing(tmp_path: Path) -> No
 
 
 async def test_a_file_has_the_key_and_another_one_the_correction(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text("bob\n")
+    (tmp_path / "key").write_text("alice\n")
     (tmp_path / "better.txt").write_text("A better answer.\n")
     async with endpoints(tmp_path) as (front, recorder):
         about = await ask(front, recorder)
