@@ -38,6 +38,7 @@ from finetune_operator.listeners import Listeners
 from finetune_operator.loops import loop_of_schedules, loop_of_sweeps
 from finetune_operator.metrics.endpoints import EndpointMetrics
 from finetune_operator.metrics.jobs import JobMetrics
+from finetune_operator.metrics.schedules import ScheduleMetrics
 from finetune_operator.metrics.sweeps import SweepMetrics
 from finetune_operator.probes import metrics_application, probes_application
 from finetune_operator.progress.certificate import ServingCertificate
@@ -184,7 +185,7 @@ class Manager:
         self._spawn(throttle.run(), "progress")
 
     def _count(self) -> None:
-        """Have scrapes count jobs and sweeps."""
+        """Have scrapes count jobs, sweeps, endpoints and schedules."""
         JobMetrics(
             self.caches,
             self.registry,
@@ -194,6 +195,7 @@ class Manager:
         )
         SweepMetrics(self.caches.sweeps, self.registry, clock=self._clock)
         EndpointMetrics(self.caches.endpoints.store, self.registry, clock=self._clock)
+        ScheduleMetrics(self.caches.schedules.store, self.registry, clock=self._clock)
 
     def observe(self, kind: str | None, body: Object) -> None:
         """Take in one of kopf's events of a FineTuneJob."""

@@ -13,6 +13,7 @@ from finetune_operator.kube.clock import SystemClock
 from finetune_operator.kube.metrics import KubeMetrics
 from finetune_operator.metrics.endpoints import EndpointMetrics
 from finetune_operator.metrics.jobs import JobMetrics
+from finetune_operator.metrics.schedules import ScheduleMetrics
 from finetune_operator.metrics.sweeps import SweepMetrics
 from finetune_operator.progress.endpoint import ProgressEndpoint
 from finetune_trainer.serve.agent.report import PASSED_METRICS, Reporter
@@ -88,6 +89,7 @@ def _operators() -> CollectorRegistry:
     JobMetrics(MagicMock(), registry, clock=clock, is_leader=lambda: False, expects_progress=True)
     SweepMetrics(MagicMock(), registry, clock=clock)
     EndpointMetrics(MagicMock(), registry, clock=clock)
+    ScheduleMetrics(MagicMock(), registry, clock=clock)
     ProgressEndpoint(MagicMock(), MagicMock(), MagicMock(), clock=clock, registry=registry)
     return registry
 
