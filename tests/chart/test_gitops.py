@@ -292,6 +292,43 @@ def test_health_of_an_endpoint_follows_its_conditions(
     assert health_of(scripts[f"{HEALTH}FineTuneEndpoint"], lua, ENDPOINT_CASES[name])
 
 
+READY = condition("Ready", "True", "WaitingForTrigger", "It waits for drift.")
+REFUSED = condition("Stalled", "True", "Forbidden", "exceeded quota")
+
+
+def waits(reason: str) -> dict[str, Any]:
+    message = f"{reason} it is"
+    return {"observedGeneration": 1, "conditions": [condition("Ready", "False", reason, message)]}
+
+
+SCHEDULE_CASES: dict[str, Case] = {
+    "just created": (None, 1, "Progressing", "waiting for the operator"),
+    "an edit that was not seen yet": (
+        {"observedGeneration": 1, "conditions": [READY]},
+        2,
+        "Progressing",
+        "waiting",
+    ),
+    "waiting": ({"observedGeneration": 1, "conditions": [READY]}, 1, "Healthy", "for drift"),
+    "a spent budget": (waits("BudgetSpent"), 1, "Healthy", "BudgetSpent it is"),
+    "suspended": (waits("SuspendedByUser"), 1, "Suspended", "SuspendedByUser it is"),
+    "no endpoint yet": (waits("EndpointNotFound"), 1, "Progressing", "EndpointNotFound it is"),
+    "a job that is refused": (
+        {"observedGeneration": 1, "conditions": [{**READY, "status": "False"}, REFUSED]},
+        1,
+        "Degraded",
+        "exceeded quota",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULE_CASES)
+def test_health_of_a_schedule_follows_its_conditions(
+    name: str, scripts: dict[str, str], lua: Lua
+) -> None:
+    assert health_of(scripts[f"{HEALTH}FineTuneSchedule"], lua, SCHEDULE_CASES[name])
+
+
 def test_script_uses_reasons_and_types_that_the_operator_sets(script: str) -> None:
     from finetune_operator.status.conditions import ConditionType, Reason
 
