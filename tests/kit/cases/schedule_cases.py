@@ -106,5 +106,6 @@ SCHEDULE_CASES: tuple[ScheduleCase, ...] = (
     _bad("rules of a job hold", {f"{SPEC}.dataset.sources": [
          {"uri": "s3://data/x.jsonl", "since": "2026-01-01T00:00:00Z"}]}, "are for traffic://"),
     _bad("another policy", {"spec.concurrencyPolicy": "Allow"}, "Forbid"),
+    _bad("a long name", {"metadata.name": "x" * 44}, "43"),
     _bad("51 cycles", {"spec.historyLimit": 51}, "50"),
 )  # fmt: skip

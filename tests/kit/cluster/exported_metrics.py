@@ -1,4 +1,4 @@
-"""Every metric that operator, front and agent export, with its labels, from the code itself."""
+"""Every metric that operator, front, recorder and agent export, with its labels, from the code itself."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from finetune_operator.metrics.sweeps import SweepMetrics
 from finetune_operator.progress.endpoint import ProgressEndpoint
 from finetune_trainer.serve.agent.report import PASSED_METRICS, Reporter
 from finetune_trainer.serve.front.metrics import Metrics
+from finetune_trainer.serve.recorder.metrics import Metrics as RecorderMetrics
 
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
 TARGET = frozenset({"namespace", "service", "pod", "container", "job"})
@@ -35,7 +36,7 @@ def exported_metrics() -> dict[str, frozenset[str]]:
     """Return the labels of each metric, those of its target included, by the name in queries."""
     found = {name: labels | TARGET for name, labels in OTHERS.items()}
     found |= {name: TARGET | {"model_name"} for name in PASSED_METRICS}
-    for registry in (_operators(), _fronts(), _agents()):
+    for registry in (_operators(), _fronts(), _recorders(), _agents()):
         for family in _families(registry):
             kind, name = family._type, family._name
             labels = TARGET | set(family._labelnames)
@@ -92,6 +93,10 @@ def _operators() -> CollectorRegistry:
     ScheduleMetrics(MagicMock(), registry, clock=clock)
     ProgressEndpoint(MagicMock(), MagicMock(), MagicMock(), clock=clock, registry=registry)
     return registry
+
+
+def _recorders() -> CollectorRegistry:
+    return RecorderMetrics(CollectorRegistry()).registry
 
 
 def _fronts() -> CollectorRegistry:
