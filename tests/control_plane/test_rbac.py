@@ -13,7 +13,7 @@ from control_plane.test_lifecycle import pod_is_stuck_in_deletion
 from control_plane.test_progress import push, token_of
 from control_plane.test_sweeps import script as sweep_script
 from control_plane.test_sweeps import sweep
-from finetune_api.names import Owner
+from finetune_api.names import TRIGGER_ANNOTATION, Owner
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.config import OperatorConfig
@@ -147,7 +147,7 @@ async def live_through_everything(client, connection, port) -> None:
         await client.create(FINETUNEJOBS, finetunejob(name, "tenant", **spec))
     trials = {"parallelism": 4, "ttlSecondsAfterFinished": 1}
     await client.create(FINETUNESWEEPS, sweep("tenant", **trials))
-    await client.create(FINETUNESCHEDULES, once_a_minute())
+    await client.create(FINETUNESCHEDULES, asked_schedule())
     await an_earlier_attempt_has_created_the_needs(client)
     await a_pod_pushes_and_its_job_is_paused_and_resumed(client, connection, port)
     await eventually_async(lambda: a_pod_is_bound(client, "stuck"), timeout=60)
@@ -177,15 +177,19 @@ async def live_through_everything(client, connection, port) -> None:
     await an_endpoint_is_scaled_and_moves_to_another_server(client)
 
 
-def once_a_minute() -> dict[str, Any]:
-    """A schedule that begins one cycle within a minute."""
+def asked_schedule() -> dict[str, Any]:
+    """A schedule of which one cycle is asked for."""
     return {
         "apiVersion": FINETUNESCHEDULES.api_version,
         "kind": FINETUNESCHEDULES.kind,
-        "metadata": {"name": "minutely", "namespace": "tenant"},
+        "metadata": {
+            "name": "yearly",
+            "namespace": "tenant",
+            "annotations": {TRIGGER_ANNOTATION: "now"},
+        },
         "spec": {
             "jobTemplate": {"spec": finetunejob("any", "tenant")["spec"]},
-            "triggers": {"cron": "* * * * *"},
+            "triggers": {"cron": "0 0 1 1 *"},
             "budget": {"jobs": 1},
             "promote": "Auto",
         },
@@ -193,7 +197,7 @@ def once_a_minute() -> dict[str, Any]:
 
 
 async def has_begun_a_cycle(client) -> bool:
-    schedule = await client.get(FINETUNESCHEDULES, "tenant", "minutely")
+    schedule = await client.get(FINETUNESCHEDULES, "tenant", "yearly")
     status = schedule.get("status") or {}
     return bool(status.get("history") or (status.get("active") or {}).get("jobUid"))
 

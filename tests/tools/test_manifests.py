@@ -104,6 +104,7 @@ def test_operators_account_may_do_its_work_and_nothing_near_it(control_plane: An
         ("patch", "finetunejobs.finetune.dev/status"),
         ("create", "finetunejobs.finetune.dev"),  # trials
         ("patch", "finetunesweeps.finetune.dev/status"),
+        ("watch", "finetuneschedules.finetune.dev"),
         ("patch", "finetuneschedules.finetune.dev/status"),
         ("create", "jobs.batch"),
         ("patch", "finetuneendpoints.finetune.dev/status"),

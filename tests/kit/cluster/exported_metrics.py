@@ -1,4 +1,4 @@
-"""Every metric that operator, front, recorder and agent export, with its labels, from the code itself."""
+"""Every metric that operator, front, recorder and agent export, with its labels, from the code."""
 
 from __future__ import annotations
 
