@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -149,7 +149,7 @@ def _budget(budget: Body | None, used: Body) -> str | None:
     return f"{', '.join(told)} per {budget.get('per', '30d')}{since}"
 
 
-def _cycles(cycles: list[Body], now: datetime) -> list[str]:
+def _cycles(cycles: Sequence[Body], now: datetime) -> list[str]:
     """Return a line for each cycle: what began it, its data, job, version, and what came of it."""
     rows = [
         [
