@@ -73,7 +73,7 @@ class Front:
         query = {"model": endpoint, "metadata[rating]": rating}
         found: list[Body] = []
         for answer in self._pages(query, PAGE if version is not None else min(PAGE, limit)):
-            if version in (None, answer["version"]):
+            if version in (None, answer.get("version")):
                 found.append(answer)
             if len(found) == limit:
                 break

@@ -27,7 +27,7 @@ def _row(answer: Body, now: datetime) -> list[str]:
         _short(answer["id"], len(answer["id"])),
         age(datetime.fromtimestamp(answer["created"], UTC).isoformat(), now),
         _short(answer["model"]),
-        str(answer["version"]),
+        str(answer.get("version", "")),
         _short(given.get("rating", "")),
         _short(_question(answer.get("request") or {})),
         _short((choices[0].get("message") or {}).get("content")),
