@@ -313,6 +313,25 @@ def test_traffic_decides_on_a_version(told: dict[str, Any], outcome: str) -> Non
     assert f"Cycle{outcome}" in [reason for reason, _ in world.events]
 
 
+def test_two_schedules_of_one_endpoint_train_once_each_and_the_later_version_wins() -> None:
+    first, second = (ScheduleWorld(endpoint(), triggers={"newRows": 10}) for _ in range(2))
+    second.schedule["metadata"] |= {"name": "other", "uid": "uid-of-other"}
+    for number, world in enumerate((first, second), start=2):
+        world.capture(rows=10)
+        world.look()
+        world.end_job(published(number))
+        world.look(3600)
+    assert (len(first.created), len(second.created)) == (1, 1)
+    assert first.created != second.created
+    for world in (first, second):
+        world.tell(active={"version": 1}, candidate={"version": 3})
+        world.look(60)
+    assert (first.outcomes, second.outcomes) == (["Superseded"], [])
+    second.tell(active={"version": 3}, candidate=None)
+    second.look(60)
+    assert second.outcomes == ["Promoted"]
+
+
 def test_a_pinned_endpoint_takes_no_version_and_the_history_says_so() -> None:
     pinned = endpoint()
     pinned["spec"]["version"] = 1
