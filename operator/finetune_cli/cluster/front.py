@@ -169,7 +169,7 @@ def _base_url(url: str) -> str:
 
 
 def _read_answer(status: int, data: bytes, what: str) -> Body:
-    """Return the body of an answer; a refusal in OpenAI's shape is told in its own words."""
+    """Return the body of an answer; the message of a refusal is the server's."""
     try:
         answer = json.loads(data)
     except ValueError:

@@ -138,9 +138,9 @@ def delete(
     if not yes:
         typer.confirm(f"delete {what} at {front.url} for good?", abort=True, err=True)
     if user is not None:
-        _tell_deleted(front.delete_user(user, endpoint), f"deleted {what}", output)
+        _print_deleted(front.delete_user(user, endpoint), f"deleted {what}", output)
     for each in response_ids or ():
-        _tell_deleted(front.delete_answer(each), f"deleted {each}", output)
+        _print_deleted(front.delete_answer(each), f"deleted {each}", output)
 
 
 def _connect(url: str | None, key_file: Path | None) -> Front:
@@ -156,7 +156,7 @@ def _give(front: Front, response_id: str, given: dict[str, str | None], output: 
     print(json.dumps(entry, indent=2) if output == "json" else entry_text(entry))
 
 
-def _tell_deleted(answer: dict[str, Any], words: str, output: str) -> None:
+def _print_deleted(answer: dict[str, Any], words: str, output: str) -> None:
     if answer.get("deleted") is not True:
         raise CliError(f"the server does not say that it has {words}", exit_code=NOT_MET)
     print(json.dumps(answer) if output == "json" else words)

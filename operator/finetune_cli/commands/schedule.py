@@ -1,4 +1,4 @@
-"""``finetune schedule``: what trains again by itself, and a cycle at once."""
+"""``finetune schedule``: schedules, their history, and a cycle at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finetune_cli.options import ObjectFormat
 
 schedule_app = typer.Typer(
     name="schedule",
-    help="Training that begins by itself, and what came of it.",
+    help="Training that begins by itself, and the outcome of each cycle.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

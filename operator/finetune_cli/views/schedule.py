@@ -150,7 +150,7 @@ def _budget(budget: Body | None, used: Body) -> str | None:
 
 
 def _cycles(cycles: Sequence[Body], now: datetime) -> list[str]:
-    """Return a line for each cycle: what began it, its data, job, version, and what came of it."""
+    """Return a line for each cycle: trigger, data, job, version, verdict and outcome."""
     rows = [
         [
             age(each["time"], now),

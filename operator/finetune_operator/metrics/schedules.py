@@ -27,7 +27,7 @@ from finetune_operator.status.conditions import (
 _IN_VAIN = ("Failed", "NotPublished", "Refused", "RolledBack")
 """Outcomes of cycles that have trained, and brought no version."""
 MIN_IN_VAIN = 2
-"""So many cycles in a row are told; of those that failed the last one alone."""
+"""Cycles in a row that count as a delay. A failed job counts at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
