@@ -83,7 +83,7 @@ def find_trouble(endpoint: Object, now: datetime) -> Trouble | None:
     return trouble("Verifying", verified, candidate.get("version"))
 
 
-def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
     return (
         GaugeMetricFamily(
             "finetune_endpoints", "FineTuneEndpoints by phase.", labels=["namespace", "phase"]
@@ -93,12 +93,6 @@ def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
             "How long single endpoints have not answered with the version that is wanted, by state"
             " and version. At most 100 endpoints in each state.",
             labels=_LABELS,
-        ),
-        GaugeMetricFamily(
-            "finetune_endpoint_drifted_seconds",
-            "How long the traffic of single endpoints has differed from what their version was made"
-            " for, by signal. At most 100 endpoints of each signal.",
-            labels=["namespace", "finetuneendpoint", "reason"],
         ),
     )
 
@@ -118,7 +112,7 @@ class EndpointMetrics(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Count all endpoints by what their statuses say."""
         found = self._endpoints.objects()
-        by_phase, waiting, drifted = _gauges()
+        by_phase, waiting = _gauges()
         phases = Counter(
             (
                 each["metadata"]["namespace"],
@@ -130,22 +124,7 @@ class EndpointMetrics(Collector):
             by_phase.add_metric(phase, number)
         for seconds, labels in self._longest(found):
             waiting.add_metric(labels, seconds)
-        for seconds, labels in self._drifted(found):
-            drifted.add_metric(labels, seconds)
-        yield from (by_phase, waiting, drifted)
-
-    def _drifted(self, endpoints: Iterable[Object]) -> list[tuple[float, tuple[str, ...]]]:
-        """Return seconds and labels of endpoints whose traffic has changed."""
-        now = self._clock.now()
-        found = []
-        for endpoint in endpoints:
-            conditions = (endpoint.get("status") or {}).get("conditions")
-            each = find_condition(conditions, ConditionType.DRIFTED) or {}
-            if each.get("status") == "True":
-                since = parse_timestamp(str(each.get("lastTransitionTime"))) or now
-                seconds = max(0.0, (now - since).total_seconds())
-                found.append((seconds, (*key_of(endpoint), bounded_reason(each))))
-        return keep_longest(found, state=lambda each: each[1][2], seconds=lambda each: each[0])
+        yield from (by_phase, waiting)
 
     def _longest(self, endpoints: Iterable[Object]) -> list[tuple[float, tuple[str, ...]]]:
         """Return seconds and labels of endpoints in trouble."""

@@ -144,22 +144,6 @@ def test_a_step_of_a_rollout_begins_its_wait_anew() -> None:
     assert waits(world, after=0) == [("2", "RollingOut", "RollingOut", 0.0)]
 
 
-def test_drift_is_told_with_its_age_and_no_word_of_a_stranger() -> None:
-    world = serving()
-    drift = {"type": "Drifted", "status": "True", "reason": "Held"}
-    since = (world.now - timedelta(hours=2)).isoformat()
-    world.endpoint["status"]["conditions"].append({**drift, "lastTransitionTime": since})
-    labels = {"namespace": NAMESPACE, "finetuneendpoint": NAME}
-    for reason, told in (("Held", "Held"), ("some words", "Other")):
-        world.endpoint["status"]["conditions"][-1]["reason"] = reason
-        registry = tell([world.endpoint], FakeClock(world.now))
-        found = {**labels, "reason": told}
-        assert registry.get_sample_value("finetune_endpoint_drifted_seconds", found) == 7200
-    world.endpoint["status"]["conditions"][-1]["status"] = "False"
-    registry = tell([world.endpoint], FakeClock(world.now))
-    assert registry.get_sample_value("finetune_endpoint_drifted_seconds", found) is None
-
-
 def test_endpoints_are_counted_by_phase_and_few_of_them_have_series() -> None:
     world = serving()
     away(world)
