@@ -11,7 +11,8 @@ from pathlib import Path
 import openai
 import pytest
 
-from finetune_trainer.storage import ObjectStore, open_store
+from finetune_trainer.data.responses import RESPONSES_NAME
+from finetune_trainer.storage import ObjectStore, open_store, read_manifest
 from kit.endpoints.endpoint import Endpoint, serves
 from kit.endpoints.versions import Versions
 from kit.models.tiny_models import make_eager_model
@@ -192,8 +193,7 @@ def test_corrections_are_trained_on_promoted_and_traced(
             assert ask(asker, f"{each.prompt} I am <EMAIL_1>.", "user-0")[1] == WANTED
     # From the adapter back to the answers behind it.
     versions = Versions(tenant=tenant, job=NAME)
-    manifest = versions.read(2)
-    origins = read_origins(versions.store, manifest.inputs["dataset"])
+    origins = read_origins(versions.store, versions.read(2).inputs["dataset"])
     assert origins <= {each.id.removeprefix("chatcmpl-") for each in corrected}
     assert len(origins) > NUM_ANSWERS / 2
     at_rest = read_all(versions.store, "traffic/")
@@ -201,11 +201,14 @@ def test_corrections_are_trained_on_promoted_and_traced(
     assert "<EMAIL_1>" in at_rest
 
 
-def read_origins(store: ObjectStore, uri: str) -> set[str]:
+def read_origins(store: ObjectStore, digest: str) -> set[str]:
     """Return the response ids that rows of a data set come from."""
-    _, _, prefix = uri.rpartition("/out/")
-    lines = store.read_bytes(f"{prefix}/responses.jsonl").decode().splitlines()
-    return {json.loads(line)["responseId"] for line in lines}
+    for each in store.list(""):
+        folder, _, name = each.key.rpartition("/")
+        if name == RESPONSES_NAME and read_manifest(store, folder).digest == digest:
+            lines = store.read_bytes(each.key).decode().splitlines()
+            return {json.loads(line)["responseId"] for line in lines}
+    return set()
 
 
 def read_all(store: ObjectStore, prefix: str) -> str:
@@ -213,9 +216,7 @@ def read_all(store: ObjectStore, prefix: str) -> str:
     return "\n".join(store.read_bytes(each.key).decode() for each in store.list(prefix))
 
 
-def test_a_deletion_reaches_what_is_at_rest(
-    endpoint: Endpoint, corrected: list[Corrected], change: Body
-) -> None:
+def test_a_deletion_reaches_what_is_at_rest(endpoint: Endpoint, corrected: list[Corrected]) -> None:
     tenant, gone = endpoint.tenant, corrected[-1]
     with client_of(endpoint, "editor") as editor:
         editor.chat.completions.delete(gone.id)
