@@ -176,6 +176,15 @@ TIME_RULE = TextRule(
 )
 """A moment. Texts of this form are in the order of time."""
 
+SHA256_RULE = TextRule(
+    patterns={"": "[0-9a-f]{64}"},
+    message=(
+        "must be a whole digest, 64 hex digits in lower case, as status.dataset of the job that "
+        "prepared the rows has it"
+    ),
+)
+"""A digest of a data set or a file."""
+
 DURATION_RULE = TextRule(
     patterns={"": "[1-9][0-9]{0,4}[mhd]"},
     message="must be a whole number from 1 to 99999 and a unit: m, h or d, such as 24h or 30d",

@@ -26,6 +26,11 @@ def decimal_text(value: float) -> str:
     return str(int(value)) if is_count else f"{value:.6g}"
 
 
+def is_empty(text: str) -> bool:
+    """Leave out of a message what says nothing: its room is small."""
+    return not text
+
+
 class MetricValue(APIModel):
     """One named number; the value is a decimal string."""
 
@@ -95,6 +100,8 @@ class PrepareResult(APIModel):
     """Content digest of the prepared data set, its version."""
     uri: StoredURI
     """Folder of the prepared data set, with its manifest."""
+    test_sha256: Annotated[ShortText, Field(exclude_if=is_empty)] = ""
+    """SHA-256 of the file of its test side."""
     rows: RowCounts
     num_tokens: Count
     """Tokens of the training side after the chat template, before truncation."""
@@ -117,11 +124,6 @@ class TrackingResult(APIModel):
     """Page of the run in each tracker that has one."""
     problem: Annotated[str, Field(max_length=300)] = ""
     """Why a tracker does not have everything; empty if all have."""
-
-
-def is_empty(text: str) -> bool:
-    """Leave out of a message what says nothing: its room is small."""
-    return not text
 
 
 def _check_number_if_any(text: str) -> str:

@@ -279,6 +279,7 @@ HYPER = "spec.hyperparameters"
 METHOD = "spec.method"
 ADAPTER = "spec.method.adapter"
 SOURCE = "spec.dataset.sources.0"
+ANCHOR = {"digest": "0" * 64, "testSha256": "1" * 64}
 SOURCE_PATH = "spec.dataset.sources[0]"
 POD = "spec.podTemplate"
 _EXPRESSION = {"key": "gpu", "operator": "In", "values": ["h100", "h200"]}
@@ -644,6 +645,23 @@ CASES: tuple[Case, ...] = (
         {"spec.output.publishAs": "headlines", "spec.output.approval": "Required"},
     ),
     bad("a name with a slash", {"spec.output.publishAs": "a/b"}, "must be lower-case letters"),
+    good(
+        "rows that are held out again",
+        {"spec.dataset.anchor": ANCHOR, "spec.evaluation": {"looks": "Correct"}},
+    ),
+    bad(
+        "rows that are held out again at no cost",
+        {"spec.dataset.anchor": ANCHOR},
+        "set evaluation.looks to Correct",
+    ),
+    bad(
+        "an anchor by half of its digest",
+        {
+            "spec.dataset.anchor": {**ANCHOR, "digest": "0" * 12},
+            "spec.evaluation": {"looks": "Correct"},
+        },
+        "must be a whole digest",
+    ),
     good("a source seen half as often", {f"{SOURCE}.weight": "0.5"}),
     bad("a weight of nothing", {f"{SOURCE}.weight": "0"}, "weight must be greater than 0"),
     bad("a weight over 100", {f"{SOURCE}.weight": "101"}, "at most 100"),

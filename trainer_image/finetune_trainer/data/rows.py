@@ -128,6 +128,7 @@ class Example:
         personal: Kinds of personal data in it, one bit each.
         slices: The user's columns for slices, and digests of their values.
         origin: The captured answer that it comes from, by :data:`ORIGIN`; empty for rows of files.
+        is_sealed: It is a row of ``dataset.anchor``.
     """
 
     row: dict[str, Any]
@@ -140,6 +141,7 @@ class Example:
     personal: int = 0
     slices: tuple[tuple[str, str], ...] = ()
     origin: Mapping[str, str | None] = field(default_factory=dict)
+    is_sealed: bool = False
 
     def to_json(self) -> str:
         """Serialise as one line of the prepared data set, without the line break."""
@@ -147,6 +149,8 @@ class Example:
         if self.slices:
             metadata["slices"] = dict(self.slices)
         metadata |= self.origin
+        if self.is_sealed:
+            metadata["sealed"] = True
         metadata["group"] = self.group[:GROUP_DIGITS]  # last: it may be replaced in the text
         return _dump({**self.row, "metadata": metadata})
 
@@ -230,11 +234,42 @@ def is_in_slice(row: Mapping[str, Any], column: str, value: str) -> bool:
     return bool(kept.get(column) == slice_digest(value))
 
 
-def replace_group(line: bytes, group: str) -> bytes:
-    """Return a line as :meth:`Example.to_json` writes it, and its break, with another group."""
-    end = b'"}}\n'
+def replace_group(line: bytes, group: str, *, keep_own: bool = False) -> bytes:
+    """Return a line as :meth:`Example.to_json` writes it, and its break, with another group.
+
+    ``keep_own`` writes the row's own group beside it, where that is another one.
+    """
+    name, end = b'"group": "', b'"}}\n'
     start = len(line) - len(end) - GROUP_DIGITS
-    return line[:start] + group[:GROUP_DIGITS].encode() + end
+    own, new = line[start : start + GROUP_DIGITS], group[:GROUP_DIGITS].encode()
+    kept = b'"ownGroup": "' + own + b'", ' if keep_own and own != new else b""
+    return line[: start - len(name)] + kept + name + new + end
+
+
+def is_sealed(row: Mapping[str, Any]) -> bool:
+    """Return whether a prepared row is one of ``dataset.anchor``."""
+    return bool(row.get("metadata", {}).get("sealed"))
+
+
+def open_sealed(row: dict[str, Any]) -> Example:
+    """Return a row of a prepared test side as one that stays on it.
+
+    Of its own group only the stored digits are known; the others are 0.
+
+    Raises:
+        KeyError: It has no source, line or group.
+    """
+    metadata = row["metadata"]
+    own = str(metadata.get("ownGroup") or metadata["group"])
+    example = make_example(
+        {name: value for name, value in row.items() if name != "metadata"},
+        file=metadata["source"],
+        line=metadata["line"],
+        side=Side.TEST,
+        group_value=None,
+        slices=tuple(metadata.get("slices", {}).items()),
+    )
+    return replace(example, group=own.ljust(len(example.group), "0"), is_sealed=True)
 
 
 def replace_row(example: Example, row: dict[str, Any]) -> Example:

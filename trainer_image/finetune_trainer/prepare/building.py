@@ -43,6 +43,11 @@ from finetune_trainer.prepare.reading.examples import (
     open_source,
     refuse_wrong_column,
 )
+from finetune_trainer.prepare.reading.sealed import (
+    add_sealed,
+    fetch_sealed,
+    require_all_sealed,
+)
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.reading.traffic import settle_traffic
 from finetune_trainer.prepare.refusals.refusals import require_splits, require_valid_rows
@@ -81,6 +86,7 @@ def build(
     Benchmarks are fetched if they are None.
     """
     tokenizer = model.load_tokenizer()
+    sealed = fetch_sealed(model.storage, workspace)
     conversational = template is not None or own_template(tokenizer) is not None
     staging = staging_of(workspace, digest, fresh=True)
     with Workers(num_processes_granted()) as workers:
@@ -95,6 +101,7 @@ def build(
             emit=emit,
             conversational=conversational,
             benchmarks=benchmarks,
+            sealed=sealed,
         )
         model_dir, _ = model.fetch(include_weights=False)
         chat_format = choose_format(
@@ -110,6 +117,8 @@ def build(
         findings += more
     if any(source.is_traffic for source in job.spec.dataset.sources):
         findings.append(describe_responses(*write_responses(staging, sides)))
+    if sealed is not None:
+        require_all_sealed(sides[Side.TEST], sealed)
     shield = make_shield(job.spec.dataset.privacy)
     labels = count_labels(sides, show=shield.shield_text)
     findings += check_labels(labels)
@@ -142,6 +151,7 @@ def divide_sources(
     emit: EventEmitter,
     conversational: bool,
     benchmarks: list[list[SourceFile]] | None = None,
+    sealed: RowFile | None = None,
 ) -> tuple[Input, Division, list[Finding], Mapping[Side, RowFile]]:
     """Read all rows, check them, and write the sides."""
     dataset = job.spec.dataset
@@ -170,6 +180,9 @@ def divide_sources(
         columns, empty = _check_columns(job, rows), check_empty_files(job, read)
         findings = [*screening.summarise(), *columns, *empty]
         _require_rows(job, spool, read)
+        sealed_from = None if sealed is None else len(spool)
+        if sealed is not None:
+            add_sealed(sealed, spool, job.spec.method.objective, conversational=conversational)
         with make_shield(dataset.privacy).guard():
             read_benchmarks(
                 dataset.benchmarks,
@@ -182,6 +195,7 @@ def divide_sources(
             spool,
             dataset,
             workers,
+            sealed_from=sealed_from,
             on_progress=lambda done, total: emit.progress(
                 step=done, total_steps=total, message="comparing near prompts", unit="pairs"
             ),
@@ -249,7 +263,7 @@ def _write_sides(
     spool: Spool, compared: Compared, dataset: Dataset, ends: list[int], staging: Path
 ) -> tuple[Division, list[Finding], Mapping[Side, RowFile]]:
     """Divide the rows, weigh their sources, and write each side."""
-    division = divide_compared(compared, dataset.split)
+    division = divide_compared(compared, dataset.split, is_anchored=dataset.anchor is not None)
     findings = [*compared.findings, *check_division(division)]
     require_splits(count_divided(division))
     weights = [source.weight for source in dataset.sources]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from finetune_api.v1alpha1.spec.dataset import Split
 from finetune_trainer.data.prepared import CONFLICTS_NAME, REMOVED_NAME
@@ -15,12 +15,12 @@ from finetune_trainer.prepare.rows.spool import SIDES
 from finetune_trainer.prepare.splits.dividing import Division, divide_rows
 from finetune_trainer.prepare.splits.strata import find_strata, largest_deviation
 
-if TYPE_CHECKING:
-    pass
 
-
-def divide_compared(compared: Compared, split: Split) -> Division:
+def divide_compared(compared: Compared, split: Split, *, is_anchored: bool = False) -> Division:
     """Put every row on a side: by content with equal label shares, or by time, the latest held out.
+
+    With an anchor later jobs divide more rows, and none may hold out what an earlier one trained
+    on: there the side of a row depends on its own content alone.
 
     Raises:
         DataError: There are fewer groups than sides.
@@ -34,6 +34,7 @@ def divide_compared(compared: Compared, split: Split) -> Division:
         seed=split.seed,
         strata=strata,
         times=compared.marks.times[compared.keys.positions] if by_time else None,
+        by_threshold=is_anchored,
     )
     if strata is None:
         return division

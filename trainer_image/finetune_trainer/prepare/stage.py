@@ -95,7 +95,7 @@ def _prepare(context: StageContext) -> PrepareResult:
     report_sentences(storage.say, job, report, reused=reused, questions=questions)
     if context.cache_is_shared:
         _fetch_weights(model)
-    return _result_of(storage, report, questions, reused=reused)
+    return _result_of(storage, report, manifest, questions, reused=reused)
 
 
 def _refuse_deleted(storage: RunStorage, folder: Path) -> None:
@@ -110,12 +110,20 @@ def _refuse_deleted(storage: RunStorage, folder: Path) -> None:
 
 
 def _result_of(
-    storage: RunStorage, report: DatasetReport, questions: QuestionCount | None, *, reused: bool
+    storage: RunStorage,
+    report: DatasetReport,
+    manifest: Manifest,
+    questions: QuestionCount | None,
+    *,
+    reused: bool,
 ) -> PrepareResult:
     train = report.tokens_of(storage.job.spec.model)[Side.TRAIN]
     return PrepareResult(
         digest=report.digest,
         uri=storage.uri_of(dataset_prefix(report.digest)),
+        test_sha256=next(
+            (file.sha256 for file in manifest.files if file.path == f"{Side.TEST}.jsonl"), ""
+        ),
         rows=report.rows,
         num_tokens=train.tokens,
         num_invalid_rows=report.invalid_rows.total,

@@ -10,11 +10,10 @@ from typing import Any
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.prepare.reading.sources import SourceFile
 
-RECIPE_VERSION = 25
+RECIPE_VERSION = 26
 """Raised by every change of this package that changes what is written for the same input.
 
-25: Train rows of another task on the texts of the test side stay, unless their answers are near. Up
-to 200 different short answers are labels in the report.
+26: A test row names its own group where near prompts joined it to another one.
 """
 
 

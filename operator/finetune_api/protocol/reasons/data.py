@@ -8,6 +8,19 @@ DATA = {
     "AllRowsTooLong": _Help(
         "All rows are cut before their answer begins.", "Raise `maxSequenceLength`."
     ),
+    "AnchorChanged": _Help(
+        "The test side that `dataset.anchor` names is not the file that was sealed.",
+        "Put the file back, or begin with another FineTuneSchedule.",
+    ),
+    "AnchorNotFound": _Help(
+        "The test side that `dataset.anchor` names is not below `output.uri`.",
+        "Put the folder of that data set back, or begin with another FineTuneSchedule.",
+    ),
+    "AnchorUnfit": _Help(
+        "The job cannot use the rows of `dataset.anchor`: its objective, its model's chat template "
+        "or its `maxSequenceLength` is another one than when they were sealed.",
+        "Set back what the message names, or begin with another FineTuneSchedule.",
+    ),
     "AnswerNotReproduced": _Help(
         "The tokens of an answer decode to other text.", "Give a template that keeps the text."
     ),

@@ -9,6 +9,15 @@ MAX_WEIGHT = 100
 
 SOURCE_RULES: tuple[Rule, ...] = (
     Rule(
+        rule="!has(self.dataset.anchor) || self.evaluation.looks == 'Correct'",
+        message=(
+            "dataset.anchor is looked at by every job that names it: set evaluation.looks to "
+            "Correct, so that their verdicts together are as sure as one"
+        ),
+        field="evaluation.looks",
+        check=lambda s: s.dataset.anchor is None or s.evaluation.looks == "Correct",
+    ),
+    Rule(
         rule=(
             "self.dataset.sources.all(s, double(s.weight) > 0.0 && "
             f"double(s.weight) <= {MAX_WEIGHT}.0)"

@@ -18,6 +18,7 @@ from finetune_api.meta import (
     Time,
     Unique,
 )
+from finetune_api.patterns import SHA256_RULE, Texts
 from finetune_api.v1alpha1.spec.privacy import Privacy
 
 TRAFFIC = "traffic://"
@@ -237,6 +238,15 @@ class Contamination(APIModel):
     """`Drop` leaves such rows out and tells how many; `Refuse` fails the job."""
 
 
+class Anchor(APIModel):
+    """A test side that an earlier job has prepared, and that stays held out."""
+
+    digest: Annotated[str, Field(max_length=64), Texts(SHA256_RULE)]
+    """Digest of that job's data set (`status.dataset.digest`), below the same `output.uri`."""
+    test_sha256: Annotated[str, Field(max_length=64), Texts(SHA256_RULE)]
+    """SHA-256 of its `test.jsonl` (`status.dataset.testSha256`). Another file is refused."""
+
+
 class Dataset(APIModel):
     """The examples and how they are checked and divided."""
 
@@ -272,6 +282,11 @@ class Dataset(APIModel):
     source bound to the test side; `Refuse` fails the job."""
     contamination: Contamination | None = None
     """Benchmarks that the examples must not hold. Default: none."""
+    anchor: Anchor | None = None
+    """Test rows that are held out again, as they are. Rows of the sources whose prompt is equal or
+    near to one of theirs are left out. The other rows are divided by `split`, and those on the test
+    side stand beside the anchor. A FineTuneSchedule sets it from its second job on. Needs
+    `evaluation.looks: Correct`. Default: none."""
 
     @property
     def benchmarks(self) -> list[Benchmark]:

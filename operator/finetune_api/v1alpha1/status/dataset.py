@@ -55,6 +55,8 @@ class DatasetStatus(APIModel):
     """Content digest, the version of the data."""
     uri: StoredURI | None = None
     """Folder of the prepared data set."""
+    test_sha256: ShortText | None = None
+    """SHA-256 of its `test.jsonl`: what `dataset.anchor` of a later job names."""
     rows: Rows | None = None
     """Rows per side."""
     num_tokens: Count | None = None

@@ -47,6 +47,8 @@ def dataset_section(result: PrepareResult) -> Section:
         "numInvalidRows": result.num_invalid_rows,
         "numTruncatedRows": result.num_truncated_rows,
     }
+    if result.test_sha256:
+        section["testSha256"] = result.test_sha256
     if result.invalid_rows:
         section["invalidRows"] = [place.to_wire() for place in result.invalid_rows]
     if result.questions is not None:
@@ -259,6 +261,7 @@ def _prepare_result(dataset: Section) -> PrepareResult:
     return PrepareResult(
         digest=dataset["digest"],
         uri=dataset["uri"],
+        test_sha256=dataset.get("testSha256") or "",
         rows=RowCounts.model_validate(dataset["rows"]),
         num_tokens=dataset["numTokens"],
         num_invalid_rows=dataset["numInvalidRows"],

@@ -40,8 +40,14 @@ from finetune_trainer.prepare.duplicates.removal import (
     remove_near,
 )
 from finetune_trainer.prepare.duplicates.rows import Comparison, Removed, start_comparison
+from finetune_trainer.prepare.duplicates.sealed import (
+    SEALED,
+    count_corrections,
+    draw_beside_sealed,
+    remove_equal_to_sealed,
+    remove_near_sealed,
+)
 from finetune_trainer.prepare.rows.spool import RowKeys, RowMarks, Spool
-from finetune_trainer.prepare.splits.dividing import draw_rows
 from finetune_trainer.prepare.workers import Workers
 
 if TYPE_CHECKING:
@@ -89,6 +95,7 @@ def compare_rows(
     dataset: Dataset,
     workers: Workers | None = None,
     *,
+    sealed_from: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Compared:
     """Compare all rows of a spool with each other and apply the job's settings.
@@ -97,14 +104,16 @@ def compare_rows(
         spool: The rows, with those of benchmarks.
         dataset: The job's ``spec.dataset``.
         workers: Search near prompts; None searches here.
+        sealed_from: Position of the first row of ``dataset.anchor``; None without any.
         on_progress: Called with the number of judged pairs and of all pairs.
 
     Raises:
         DataError: ``ContradictoryLabels`` or ``Contaminated``, where the job refuses such rows.
     """
-    rows = start_comparison(spool.keys(), spool.marks())
+    rows = start_comparison(spool.keys(), spool.marks(), sealed_from)
+    equal = None if sealed_from is None else remove_equal_to_sealed(rows)
     findings = [_drop_copies(rows, dataset)]
-    rows.keys = draw_rows(rows.keys, dataset.max_rows, seed=dataset.split.seed)
+    draw_beside_sealed(rows, dataset.max_rows, seed=dataset.split.seed)
     near = dataset.duplicates.near
     threshold = float(decimal_of(dataset.duplicates.threshold))
     wants_near = near != "Keep" or len(rows.benchmarks) > 0 or bool(rows.is_held_out.any())
@@ -117,6 +126,8 @@ def compare_rows(
     )
     if len(rows.benchmarks):
         findings.append(_drop_contaminated(rows, prompts, dataset))
+    if equal is not None:
+        findings.append(_sealed_finding(rows, equal, remove_near_sealed(rows, prompts)))
     findings.append(_judge_leaks(rows, prompts, dataset))
     if near == "Drop":
         answers = NearAnswers(rows, spool, threshold=threshold)
@@ -187,6 +198,31 @@ def _drop_contaminated(rows: Comparison, prompts: Prompts, dataset: Dataset) -> 
         f"dataset.contamination.against and are left out{shown}"
     )
     return _removal(rows, removed, message, name=CONTAMINATED)
+
+
+def _sealed_finding(rows: Comparison, equal: Removed, near: Removed) -> Finding:
+    number = len(equal) + len(near)
+    message = (
+        f"{int(rows.is_sealed.sum())} rows are held out again (dataset.anchor). {number} rows of "
+        "the sources have an equal or near prompt and are left out"
+    )
+    corrected = count_corrections(rows, equal)
+    if corrected:
+        message += (
+            f". {corrected} of them have the prompt of a sealed row and another answer: the sealed "
+            "answer counts. Where the new ones are right, seal another data set"
+        )
+    return Finding(
+        name=SEALED,
+        num_flagged=number,
+        num_removed=number,
+        message=message,
+        counts={"otherAnswers": corrected} if corrected else {},
+        pairs=(
+            *_pairs(rows.marks, equal.positions, equal.because_of),
+            *_pairs(rows.marks, near.positions, near.because_of),
+        )[:NUM_PAIRS_SHOWN],
+    )
 
 
 def _judge_leaks(rows: Comparison, prompts: Prompts, dataset: Dataset) -> Finding:

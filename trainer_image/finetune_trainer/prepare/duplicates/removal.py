@@ -130,6 +130,14 @@ def remove_near(rows: Comparison, prompts: Prompts, answers: NearAnswers) -> Rem
     return rows.remove(NEAR, np.array(out, dtype=np.int64), np.array(because, dtype=np.int64))
 
 
+def witness_of(
+    prompts: Prompts, found: NDArray[np.int64], positions: NDArray[np.int64]
+) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Return for each prompt whether one of the given rows leaks it, and the first that does."""
+    because = _witness(prompts, found, positions)
+    return because < _NONE, because
+
+
 def _witness(
     prompts: Prompts, found: NDArray[np.int64], positions: NDArray[np.int64]
 ) -> NDArray[np.int64]:

@@ -41,12 +41,14 @@ class Comparison:
         marks: Digests of the rows, by position.
         benchmarks: Positions of the rows of ``dataset.contamination.against``.
         removed: The rows left out, in order.
+        sealed_from: Position from which on rows are those of ``dataset.anchor``; None without any.
     """
 
     keys: RowKeys
     marks: RowMarks
     benchmarks: NDArray[np.int64]
     removed: list[Removed] = field(default_factory=list)
+    sealed_from: int | None = None
 
     def remove(
         self, check: str, indexes: NDArray[np.int64], because_of: NDArray[np.int64]
@@ -70,8 +72,17 @@ class Comparison:
 
         return np.isin(self.keys.sides, (TEST, VALIDATION))
 
+    @property
+    def is_sealed(self) -> NDArray[np.bool_]:
+        """Which rows are those of ``dataset.anchor``."""
+        import numpy as np
 
-def start_comparison(keys: RowKeys, marks: RowMarks) -> Comparison:
+        if self.sealed_from is None:
+            return np.zeros(len(self.keys), dtype=bool)
+        return np.asarray(self.keys.positions >= self.sealed_from)
+
+
+def start_comparison(keys: RowKeys, marks: RowMarks, sealed_from: int | None = None) -> Comparison:
     """Set the rows of benchmarks apart from those of the data set."""
     import numpy as np
 
@@ -80,4 +91,5 @@ def start_comparison(keys: RowKeys, marks: RowMarks) -> Comparison:
         keys=keys.take(np.flatnonzero(~is_benchmark)) if is_benchmark.any() else keys,
         marks=marks,
         benchmarks=keys.positions[is_benchmark],
+        sealed_from=sealed_from,
     )

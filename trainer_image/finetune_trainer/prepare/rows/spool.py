@@ -29,6 +29,7 @@ DIGEST_BYTES = 32
 SIDES = tuple(Side)
 LOOSE = len(SIDES)
 """Code of a row whose side the split decides; other codes are positions in :data:`SIDES`."""
+_TEST = SIDES.index(Side.TEST)
 _BLOCK_BYTES = 1 << 24
 BENCHMARK = LOOSE + 1
 """Code of a row of ``dataset.contamination.against``: compared with, never written."""
@@ -309,7 +310,9 @@ class Spool:
                     continue
                 if groups is not None:
                     start = next(starts)
-                    line = replace_group(line, raw[start : start + DIGEST_BYTES].hex())
+                    group = raw[start : start + DIGEST_BYTES].hex()
+                    # A later job that seals these rows has to know their own groups.
+                    line = replace_group(line, group, keep_own=code == _TEST)
                 outputs[code].write(line * number)
         counts = np.bincount(sides, weights=repeats, minlength=len(SIDES)).astype(int).tolist()
         return {

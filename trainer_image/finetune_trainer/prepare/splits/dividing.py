@@ -83,6 +83,7 @@ def divide_rows(
     seed: int,
     strata: NDArray[np.int64] | None = None,
     times: NDArray[np.int64] | None = None,
+    by_threshold: bool = False,
 ) -> Division:
     """Put every row on a side.
 
@@ -98,6 +99,8 @@ def divide_rows(
             most of its rows.
         times: Time of each row, to hold out the latest; a group counts as its latest row. Not
             together with ``strata``.
+        by_threshold: The side of a free group depends on its own hash alone, not on the others: the
+            shares are met on average. There are rows bound to the test side. Without ``times``.
 
     Raises:
         DataError: There are fewer groups than sides.
@@ -113,7 +116,12 @@ def divide_rows(
     for side in reversed(_PURITY):
         side_of[is_bound[side]] = SIDES.index(side)
     free = np.flatnonzero(num_bound == 0)
-    if len(free):
+    if len(free) and by_threshold and times is None:
+        hashes = _hash_all(seed, _hex_digests(groups[free]))
+        side_of[free] = _divide_by_threshold(
+            hashes, test_percent=test_percent, validation_percent=validation_percent
+        )
+    elif len(free):
         free = _order_groups(groups, free, group_of, times, seed=seed)
         sizes = np.bincount(group_of, minlength=len(groups))[free]
         stratum_of = None
@@ -237,6 +245,24 @@ def _divide_groups(
             stratum: [group for group in groups if group not in taken]
             for stratum, groups in strata.items()
         }
+    return side_of
+
+
+def _divide_by_threshold(
+    hashes: NDArray[np.bytes_], *, test_percent: int, validation_percent: int
+) -> NDArray[np.uint8]:
+    """Return the code of each group's side, by where its hash lies between 0 and 100 percent."""
+    import numpy as np
+
+    raw = np.frombuffer(hashes.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES)
+    number = np.ascontiguousarray(raw[:, :8]).view(">u8").ravel()
+    percent = number.astype(np.float64) / 2**64 * 100
+    side_of = np.full(len(percent), SIDES.index(Side.TRAIN), dtype=np.uint8)
+    side_of[percent < test_percent + validation_percent] = SIDES.index(Side.VALIDATION)
+    side_of[percent < test_percent] = SIDES.index(Side.TEST)
+    train = np.flatnonzero(side_of == SIDES.index(Side.TRAIN))
+    if validation_percent and len(train) > 1 and SIDES.index(Side.VALIDATION) not in side_of:
+        side_of[train[np.argmin(percent[train])]] = SIDES.index(Side.VALIDATION)
     return side_of
 
 

@@ -94,6 +94,7 @@ def test_places_of_rows_left_out_and_questions_go_into_the_status_and_back():
     result = PrepareResult(
         digest="d",
         uri="s3://models/datasets/d",
+        test_sha256="0" * 64,
         rows=RowCounts(train=1, validation=1, test=1),
         num_tokens=1,
         num_invalid_rows=1,
