@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from finetune_api.protocol.evaluation_result import LookResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate import looks
@@ -16,9 +18,11 @@ from finetune_trainer.evaluate.looks import (
     digest_rows,
     look_words,
     name_look,
+    take_look,
 )
+from finetune_trainer.statistics.claims import share_of_look
 from finetune_trainer.storage import AlreadyExists, Manifest, ManifestFile, open_store
-from kit.cases.spec_cases import changed, minimal_job
+from kit.cases.spec_cases import ANCHOR, changed, minimal_job
 
 GOAL = {"metric": "exactMatch", "atLeast": "0.8"}
 
@@ -131,3 +135,35 @@ def test_words_tell_the_number_and_what_follows() -> None:
     raised = look_words(2, "0.992", is_corrected=True)
     assert "certainty was raised to 99.2 %" in raised
     assert len(look_words(2**53, "0.99999999", is_corrected=True)) <= 300
+
+
+def look_at(store: Any, weights: str, test: list[dict[str, Any]]) -> tuple[LookResult, ResolvedJob]:
+    job = job_with(
+        **{"spec.evaluation": {"looks": "Correct"}, "spec.dataset.anchor": ANCHOR}
+        if any("sealed" in row["metadata"] for row in test)
+        else {"spec.evaluation": {"looks": "Correct"}}
+    )
+    task = SimpleNamespace(
+        job=job,
+        adapter=adapter(weights),
+        prepared=SimpleNamespace(test=test),
+        settings=SimpleNamespace(scorer_digest=""),
+    )
+    storage = SimpleNamespace(output=store, say=lambda _: None)
+    return take_look(task, storage, base="base")  # type: ignore[arg-type]
+
+
+def test_rows_added_beside_sealed_ones_do_not_begin_the_count_anew(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    rows = [{"prompt": str(i), "completion": "a", "metadata": {}} for i in range(3)]
+    sealed = [{**row, "metadata": {"sealed": True, "line": 9}} for row in reversed(rows)]
+    told, _ = look_at(store, "a", rows)
+    assert told.number == 1
+    for number, weights in ((2, "b"), (3, "c")):
+        new = {"prompt": f"new {number}", "completion": "a", "metadata": {}}
+        told, judged = look_at(store, weights, [*sealed, new])
+        assert told.number == number
+        assert "against the 3 sealed of 4 held-out rows" in told.message
+        assert judged.spec.goal is not None
+        doubt = 1 - float(judged.spec.goal.certainty)
+        assert doubt == pytest.approx(0.05 * share_of_look(number), abs=1e-7)

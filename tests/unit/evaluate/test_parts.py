@@ -41,6 +41,21 @@ def test_rows_are_divided_by_source_length_and_turns() -> None:
     ]
 
 
+def test_sealed_rows_and_those_that_came_since_are_told_apart() -> None:
+    sealed = Question(
+        prompt="q",
+        references=("yes",),
+        rows=({"metadata": {"source": "a.csv", "sealed": True}},),
+        group="q",
+    )
+    parts = divide([sealed, sealed, question("r")])
+    assert [(part.by, part.name, part.inside) for part in parts] == [
+        ("held out", "new since it was sealed", [False, False, True]),
+        ("held out", "sealed (dataset.anchor)", [True, True, False]),
+    ]
+    assert divide([sealed, sealed]) == []
+
+
 def test_many_small_sources_are_one_part_together() -> None:
     names = [f"{i}.csv" for i in range(30)] + ["large.csv"] * 5
     parts = divide([question("q", name) for name in names])

@@ -3,7 +3,8 @@
 A held-out side that many candidates are held against lets one of them pass by luck. A look is one
 candidate against one goal and one ``spec.evaluation``. Each has an object of its own,
 ``looks/<held-out side>/<number>.json``, which is written once and never changed. The side is named
-by what its rows say: their order, file and line do not count.
+by what its rows say: their order, file and line do not count. With ``dataset.anchor`` it is named
+by the sealed rows alone, so that rows added since do not begin the count anew.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.protocol.evaluation_result import LookResult
 from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.data.rows import is_sealed
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.run import RunStorage
 from finetune_trainer.storage import AlreadyExists, Manifest, ObjectStore
@@ -107,11 +109,13 @@ def take_look(task: Task, storage: RunStorage, *, base: str) -> tuple[LookResult
     """
     job = task.job
     is_corrected = job.spec.evaluation.looks == "Correct"
+    test = task.prepared.test
+    sealed = [row for row in test if is_sealed(row)]
     about = {"job": f"{job.namespace}/{job.name}", "uid": job.uid, "base": base}
     try:
         number = count_look(
             storage.output,
-            digest_rows(task.prepared.test),
+            digest_rows(sealed or test),
             name_look(job, task.adapter, base=base, rules=(task.settings.scorer_digest,)),
             about,
         )
@@ -128,20 +132,24 @@ def take_look(task: Task, storage: RunStorage, *, base: str) -> tuple[LookResult
     if is_corrected:
         judged = job.model_copy(update={"spec": raise_certainty(job.spec, number)})
     certainty = judged.spec.goal.certainty if is_corrected and judged.spec.goal else ""
-    words = look_words(number, certainty, is_corrected=is_corrected)
+    rows = f"the {len(sealed):,} sealed of {len(test):,} held-out rows" if sealed else ""
+    words = look_words(number, certainty, rows or "this held-out side", is_corrected=is_corrected)
     storage.say(words)
     return LookResult(number=number, message=words, certainty=certainty), judged
 
 
-def look_words(number: int, certainty: str = "", *, is_corrected: bool) -> str:
+def look_words(
+    number: int, certainty: str = "", side: str = "this held-out side", *, is_corrected: bool
+) -> str:
     """Say which evaluation it is, and what follows from that.
 
     Args:
         number: Its number, from 1.
         certainty: What the goal asks for at this look; empty without a goal.
+        side: What it is held against, in words.
         is_corrected: Whether the doubt was divided.
     """
-    words = f"This is the {_ordinal(number)} evaluation against this held-out side"
+    words = f"This is the {_ordinal(number)} evaluation against {side}"
     if is_corrected:
         raised = f" to {float(certainty) * 100:g} %" if certainty else ""
         return f"{words}, and certainty was raised{raised} for that (evaluation.looks: Correct)"

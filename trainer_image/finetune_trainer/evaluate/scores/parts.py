@@ -1,8 +1,8 @@
 """How the held-out rows are divided to see where a model is weak, and its score on each part. Pure.
 
-Parts are those that any data has: where a row comes from, how long its question is, how many turns
-it has. Their intervals hold for all parts together (Bonferroni): who looks at eight parts must not
-find a weak one by chance.
+Parts are those that any data has: whether a row was sealed by ``dataset.anchor`` or came since,
+where it comes from, how long its question is, how many turns it has. Their intervals hold for all
+parts together (Bonferroni): who looks at eight parts must not find a weak one by chance.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from finetune_api.protocol.evaluation_result import Score
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.scoring import JUDGE_METRICS, LIKELIHOOD_METRICS
+from finetune_trainer.data.rows import is_sealed
 from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
 from finetune_trainer.evaluate.questions import Question
@@ -57,6 +58,7 @@ def divide(questions: Sequence[Question]) -> list[Part]:
         questions: The questions.
     """
     return [
+        *_label("held out", [_name_sealed(each) for each in questions]),
         *_label("source", _name_sources(questions)),
         *_label("length of the question", _name_lengths(questions)),
         *_label("turns before the answer", _name_turns(questions)),
@@ -112,6 +114,10 @@ def _natural(name: str) -> tuple[float, str]:
     """Sort names that begin with a number by it, all others by the alphabet."""
     first = name.split(" ", 1)[0].replace(",", "")
     return (float(first) if first.isdecimal() else float("inf"), name)
+
+
+def _name_sealed(question: Question) -> str:
+    return "sealed (dataset.anchor)" if is_sealed(question.rows[0]) else "new since it was sealed"
 
 
 def _name_sources(questions: Sequence[Question]) -> list[str]:
