@@ -230,7 +230,9 @@ class FineTuneScheduleSpec(APIModel):
     """When to train again, on what, and who decides on the result."""
 
     job_template: JobTemplate
-    """What each trigger trains. May be changed; jobs that exist stay as they are."""
+    """What each trigger trains. May be changed; jobs that exist stay as they are. Each job has
+    `evaluation.looks: Correct`, and from the first that was evaluated on `dataset.anchor`: its test
+    rows are held out in all further cycles. An anchor in the template counts instead."""
     endpoint_ref: EndpointReference | None = None
     """Endpoint whose traffic is counted, and which serves the result: each job publishes a further
     version of the endpoint's `jobRef`, which then becomes its candidate. Default: none, the jobs

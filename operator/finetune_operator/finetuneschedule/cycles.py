@@ -7,7 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from finetune_api.v1alpha1.status.schedule import ActiveCycle, EndedCycle, Outcome
+from finetune_api.v1alpha1.status.schedule import (
+    ActiveCycle,
+    AnchorStatus,
+    EndedCycle,
+    Outcome,
+)
 from finetune_operator.finetuneschedule.observed import Observed
 from finetune_operator.status.conditions import (
     ConditionType,
@@ -49,6 +54,22 @@ def look_at(observed: Observed, cycle: ActiveCycle, now: datetime) -> ActiveCycl
     known = cycle.model_dump(exclude={"waits_for"})
     message = shorten(end.message, MESSAGE_CHARACTERS)
     return EndedCycle(**known, outcome=end.outcome, message=message, end_time=timestamp(now))
+
+
+def seal(job: Object | None, known: AnchorStatus | None) -> AnchorStatus | None:
+    """Return the anchor of a schedule: the test rows of the first job that was evaluated.
+
+    Nobody has looked at those of an earlier job, which failed or whose data was rejected.
+    """
+    status = {} if job is None else job.get("status") or {}
+    dataset = status.get("dataset") or {}
+    if known is not None or job is None or not status.get("evaluation"):
+        return known
+    if not (dataset.get("digest") and dataset.get("testSha256")):
+        return None
+    return AnchorStatus(
+        job=job["metadata"]["name"], digest=dataset["digest"], test_sha256=dataset["testSha256"]
+    )
 
 
 def _with_job(observed: Observed, cycle: ActiveCycle) -> ActiveCycle:

@@ -19,6 +19,7 @@ SECTIONS = (
     "handledTrigger",
     "active",
     "history",
+    "anchor",
     "counted",
     "used",
 )

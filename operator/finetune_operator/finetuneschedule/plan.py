@@ -19,7 +19,7 @@ from finetune_api.v1alpha1.status.schedule import (
 )
 from finetune_operator.finetuneschedule import budget
 from finetune_operator.finetuneschedule.actions import Object, Plan
-from finetune_operator.finetuneschedule.cycles import look_at
+from finetune_operator.finetuneschedule.cycles import look_at, seal
 from finetune_operator.finetuneschedule.draft import SECTIONS, ScheduleDraft
 from finetune_operator.finetuneschedule.observed import Observed
 from finetune_operator.finetuneschedule.rendering import render_job
@@ -105,7 +105,10 @@ def _go_on(
     if (before := state.active) is None:
         return state
     cycle = look_at(observed, before, now)
-    update: dict[str, object] = {"active": cycle}
+    update: dict[str, object] = {
+        "active": cycle,
+        "anchor": seal(observed.job, state.anchor),
+    }
     if before.waits_for == "Job" and getattr(cycle, "waits_for", "") != "Job":
         used = budget.present(state, observed.spec.budget, now)
         update["used"] = budget.with_hours(used, observed.gpu_hours)
@@ -256,6 +259,7 @@ def _job_to_create(
         spec,
         cycle,
         published_name=name,
+        anchor=state.anchor,
         gpu_hours_left=budget.hours_left(used, spec.budget),
     )
 

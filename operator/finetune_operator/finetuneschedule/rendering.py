@@ -10,7 +10,7 @@ from finetune_api.meta import API_VERSION, KIND, decimal_of
 from finetune_api.names import MANAGED_BY, MANAGED_BY_LABEL, SCHEDULE_LABEL, Owner
 from finetune_api.v1alpha1.finetuneschedule import FineTuneScheduleSpec
 from finetune_api.v1alpha1.spec.dataset import TRAFFIC
-from finetune_api.v1alpha1.status.schedule import Cycle
+from finetune_api.v1alpha1.status.schedule import AnchorStatus, Cycle
 
 Object = dict[str, Any]
 
@@ -22,6 +22,7 @@ def render_job(
     cycle: Cycle,
     *,
     published_name: str,
+    anchor: AnchorStatus | None = None,
     gpu_hours_left: Decimal | None = None,
 ) -> Object:
     """Render the FineTuneJob of a cycle. The same arguments give the same job.
@@ -32,12 +33,18 @@ def render_job(
         spec: The schedule's spec.
         cycle: The cycle, whose time pins traffic sources.
         published_name: Name that its version is published under.
+        anchor: The test rows that were sealed; those that the template names count instead.
         gpu_hours_left: What is left of the budget; None without one.
     """
     job = copy.deepcopy(template["spec"])
     for source in job["dataset"]["sources"]:
         if str(source["uri"]).startswith(TRAFFIC):
             source.setdefault("until", cycle.time)
+    if anchor is not None:
+        pinned = {"digest": anchor.digest, "testSha256": anchor.test_sha256}
+        job["dataset"].setdefault("anchor", pinned)
+    # From the first cycle on: the verdicts of all cycles together are as sure as one.
+    job.setdefault("evaluation", {})["looks"] = "Correct"
     job["output"] |= {"publishAs": published_name}
     if spec.promote == "Approval":
         job["output"]["approval"] = "Required"

@@ -58,6 +58,17 @@ class Cycle(APIModel):
     """What goal and gates said: `GoalMet` or another reason of the job."""
 
 
+class AnchorStatus(APIModel):
+    """The test rows that were sealed: those of the first cycle that was evaluated."""
+
+    job: ShortText
+    """Name of its FineTuneJob."""
+    digest: Annotated[str, Field(max_length=64)]
+    """Digest of its data set."""
+    test_sha256: Annotated[str, Field(max_length=64)]
+    """SHA-256 of its `test.jsonl`."""
+
+
 class ActiveCycle(Cycle):
     """The cycle under way."""
 
@@ -129,6 +140,9 @@ class FineTuneScheduleStatus(APIModel):
         list[EndedCycle], Field(max_length=MAX_HISTORY, json_schema_extra=ATOMIC_LIST)
     ] = []
     """Ended cycles, newest last."""
+    anchor: AnchorStatus | None = None
+    """What each further job holds out again, as `dataset.anchor`. Absent until a cycle was
+    evaluated."""
     counted: CountedStatus | None = None
     """What triggers count from."""
     used: UsedStatus | None = None

@@ -436,3 +436,71 @@ def test_a_schedule_that_is_being_deleted_is_left_alone() -> None:
     world.schedule["metadata"]["deletionTimestamp"] = "2026-11-25T02:00:00Z"
     made = plan(world.observe(), NIGHT)
     assert (made.status, made.create) == (None, None)
+
+
+SEALED = {"digest": "a" * 64, "testSha256": "b" * 64}
+REPORT = {"reportUri": "s3://models/report.json"}
+EVALUATED = ended("Failed", "GoalNotMet", dataset=SEALED, evaluation=REPORT)
+
+
+def next_job(world: ScheduleWorld, night: int, status: dict[str, Any]) -> dict[str, Any]:
+    """Let a cycle begin, end its job, and return the job's spec."""
+    world.look_at(NIGHT + night * DAY)
+    spec: dict[str, Any] = world.jobs[world.active["job"]]["spec"]
+    world.end_job(status)
+    world.look()
+    return spec
+
+
+def test_the_test_rows_of_the_first_evaluated_cycle_are_held_out_in_all_further_ones() -> None:
+    world = ScheduleWorld()
+    other = {"digest": "c" * 64, "testSha256": "d" * 64}
+    first = next_job(world, 0, EVALUATED)
+    assert "anchor" not in first["dataset"]
+    assert first["evaluation"]["looks"] == "Correct"
+    assert world.status["anchor"] == {**SEALED, "job": world.created[0]}
+    second = next_job(world, 1, ended("Failed", "GoalNotMet", dataset=other, evaluation=REPORT))
+    third = next_job(world, 2, ended("Failed", "Internal"))
+    for spec in (second, third):
+        assert spec["dataset"]["anchor"] == SEALED
+        assert spec["evaluation"]["looks"] == "Correct"
+    assert world.status["anchor"]["digest"] == SEALED["digest"]
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        ended("Failed", "TooFewRows", dataset={}),
+        ended("Failed", "DataRejected", dataset=SEALED),
+        ended("Failed", "OutOfMemory", dataset=SEALED),
+        ended("Failed", "GoalNotMet", dataset={"digest": "a" * 64}, evaluation=REPORT),
+    ],
+    ids=["no data set", "data rejected", "not evaluated", "prepared by an older trainer"],
+)
+def test_nothing_is_sealed_by_a_cycle_that_was_not_evaluated(status: dict[str, Any]) -> None:
+    world = ScheduleWorld()
+    next_job(world, 0, status)
+    assert "anchor" not in world.status
+    second = next_job(world, 1, EVALUATED)
+    assert "anchor" not in second["dataset"]
+    assert world.status["anchor"]["job"] == world.created[1]
+
+
+def test_an_anchor_of_the_template_counts_instead_of_the_sealed_one() -> None:
+    template = schedule()["spec"]["jobTemplate"]
+    chosen = {"digest": "e" * 64, "testSha256": "f" * 64}
+    template["spec"]["dataset"]["anchor"] = chosen
+    template["spec"]["evaluation"]["looks"] = "Correct"
+    world = ScheduleWorld(jobTemplate=template)
+    next_job(world, 0, EVALUATED)
+    assert next_job(world, 1, published(2))["dataset"]["anchor"] == chosen
+
+
+def test_the_anchor_outlives_its_job_and_the_history() -> None:
+    world = ScheduleWorld(historyLimit=1)
+    next_job(world, 0, EVALUATED)
+    for night in (1, 2):
+        world.jobs.clear()
+        spec = next_job(world, night, ended("Failed", "Internal"))
+    assert len(world.status["history"]) == 1
+    assert spec["dataset"]["anchor"] == SEALED
