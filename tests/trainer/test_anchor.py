@@ -106,13 +106,16 @@ def test_the_anchor_stays_whole_and_new_rows_join_it_on_the_test_side(cycle: Cyc
     assert len(later.train) + len(later.validation) + len(later.test) == 300
 
 
-def test_later_cycles_train_on_nothing_that_was_held_out_before(cycle: Cycle) -> None:
+def test_later_cycles_move_no_row_from_one_side_to_the_other(cycle: Cycle) -> None:
     first, data = cycle(rows_from(0, 60))
-    held_out = prompts(data.test)
-    for number in range(2, 5):
+    held_out, trained = prompts(data.test), set[str]()
+    for number in range(2, 6):
         _, data = cycle(rows_from(0, 60 * number), first)
-        assert held_out.isdisjoint(prompts([*data.train, *data.validation])), number
+        now = prompts([*data.train, *data.validation])
+        assert held_out.isdisjoint(now), number
+        assert trained.isdisjoint(prompts(data.test)), number
         held_out |= prompts(data.test)
+        trained |= now
 
 
 def test_rows_of_a_held_out_user_are_never_trained_on(cycle: Cycle) -> None:
