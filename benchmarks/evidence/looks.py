@@ -61,7 +61,7 @@ def published_once(num_sides: int) -> Iterator[Published]:
 
 def _verdicts(is_corrected: bool) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
     """Return by look and number of hits whether the goal is met, as the evaluation says."""
-    job = _job()
+    job = make_job()
     scores = [confidence_of_share(hits, NUM_ROWS) for hits in range(NUM_ROWS + 1)]
     met = np.zeros((max(LOOKS), NUM_ROWS + 1), dtype=bool)
     for look in range(max(LOOKS)):
@@ -76,7 +76,8 @@ def _verdicts(is_corrected: bool) -> np.ndarray[tuple[int, int], np.dtype[np.boo
     return met
 
 
-def _job() -> ResolvedJob:
+def make_job() -> ResolvedJob:
+    """Return a job whose goal is ``TRUTH``."""
     spec = {
         "model": {"uri": "hf://example/model"},
         "dataset": {"sources": [{"uri": "s3://data/rows.jsonl"}]},

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 
-from benchmarks.loop_evidence import alarms, quality
+from benchmarks.loop_evidence import alarms, quality, sealing
 
 NUM_YEARS = 1000
 NUM_CASES = 200
@@ -60,6 +60,31 @@ def print_quality(scale: float) -> None:
         )
 
 
+def print_sealing(scale: float) -> None:
+    """Print how much too good held-out rows are after some cycles, and what passes by luck."""
+    print(
+        "| held out | after cycle | score less truth | on new rows alone "
+        "| better by 0.05 and refused |\n|---|---|---|---|---|"
+    )
+    for line in sealing.optimisms(_at_least_two(NUM_TRIES * scale)):
+        new = "" if line.on_new is None else f"{line.on_new:+.4f}"
+        print(
+            f"| {line.words} | {line.cycle} | {line.bias:+.4f} ± {2 * line.error:.4f} | {new} "
+            f"| {line.refused:.0%} |",
+            flush=True,
+        )
+    print(
+        "\n| cycles | held-out rows in the last | published by luck | if looks were not counted "
+        "| better by 0.05 and published | if looks were not counted |\n|---|---|---|---|---|---|"
+    )
+    for each in sealing.passed(_at_least_two(NUM_TRIES * scale)):
+        print(
+            f"| {each.num_cycles} | {each.num_rows} | {each.by_luck:.1%} "
+            f"| {each.by_luck_uncounted:.1%} | {each.better:.0%} | {each.better_uncounted:.0%} |",
+            flush=True,
+        )
+
+
 def _answers(number: float) -> str:
     return f"{number:,.0f}" if math.isfinite(number) else "not found"
 
@@ -72,6 +97,7 @@ TABLES: dict[str, Callable[[float], None]] = {
     "quiet": print_quiet,
     "delays": print_delays,
     "quality": print_quality,
+    "sealing": print_sealing,
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from benchmarks.loop_evidence import alarms, quality
+from benchmarks.loop_evidence import alarms, quality, sealing
 
 pytestmark = pytest.mark.slow
 NUM_LOOKS = 200
@@ -35,3 +35,13 @@ def test_the_interval_of_live_quality_holds_the_truth() -> None:
     for line in quality.coverages(100):
         assert line.held >= 0.89, line.words  # 95 %, less what 100 tries vary
         assert line.high_wrong <= 0.06, line.words
+
+
+def test_sealed_rows_wear_less_than_others_and_pass_no_more_by_luck() -> None:
+    lines = {(line.words, line.cycle): line for line in sealing.optimisms(300)}
+    sealed, alone, repeated, divided = (lines[arm.words, 10] for arm in sealing.ARMS)
+    assert sealed.bias + 2 * sealed.error < alone.bias < repeated.bias < divided.bias
+    assert sealed.refused < min(alone.refused, repeated.refused, divided.refused)
+    for each in sealing.passed(1000):
+        assert each.by_luck <= 0.025 + 0.01, each.num_cycles  # 1,000 loops vary by that
+    assert each.by_luck_uncounted > 0.1
