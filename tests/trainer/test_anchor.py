@@ -181,3 +181,15 @@ def test_rows_that_the_job_cannot_use_are_refused(cycle: Cycle) -> None:
         with pytest.raises(TrainerError, match=words) as caught:
             cycle(rows, first, **change)
         assert caught.value.reason == "AnchorUnfit"
+
+
+def test_other_columns_and_files_after_the_sealing_change_no_anchor_row(cycle: Cycle) -> None:
+    first, begun = cycle(rows_from(0, 60))
+    renamed = [{"q": row["prompt"], "a": row["completion"]} for row in rows_from(0, 120)]
+    columns = {
+        "columns": {"prompt": "q", "completion": "a"},
+        "system": "Answer briefly, in English, and never make anything up.",
+    }
+    _, later = cycle(renamed, first, source=columns)
+    assert digest_rows(sealed_of(later)) == digest_rows(begun.test)
+    assert prompts(begun.test).isdisjoint(prompts([*later.train, *later.validation]))
