@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import re
+import runpy
 import sys
 from collections import Counter
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 
@@ -13,7 +16,13 @@ import pytest
 import yaml
 
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.finetuneschedule import FineTuneSchedule
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
+from finetune_trainer.monitor.looking import Settings, look_at
+from finetune_trainer.monitor.reference import ReferenceRow, make_reference
+from finetune_trainer.monitor.signals import Answered
+from finetune_trainer.monitor.users import UserRow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -111,3 +120,61 @@ def test_the_endpoint_is_valid_and_asks_as_the_job_trains() -> None:
     assert parsed.spec.job_ref.name == job["metadata"]["name"]
     template = job["spec"]["dataset"]["sources"][0]["template"].replace("{{ headline }}", "{}")
     assert f'QUESTION = "{template}"' in (EXAMPLES / "05-endpoint" / "ask.py").read_text()
+
+
+LOOP = EXAMPLES / "06-closed-loop"
+
+
+def test_the_schedule_trains_what_its_first_job_trains_and_readers_ask() -> None:
+    job = yaml.safe_load((LOOP / "job.yaml").read_text())
+    schedule = yaml.safe_load((LOOP / "schedule.yaml").read_text())
+    FineTuneJob.from_wire(job)
+    parsed = FineTuneSchedule.from_wire(schedule)
+    assert parsed.spec.endpoint_ref is not None
+    name = job["metadata"]["name"]
+    template = schedule["spec"]["jobTemplate"]["spec"]
+    assert parsed.spec.endpoint_ref.name == name
+    assert template["dataset"]["sources"][0] == job["spec"]["dataset"]["sources"][0]
+    assert template["dataset"]["sources"][1]["uri"] == f"traffic://{name}"
+    for field in ("model", "hyperparameters", "output"):
+        assert template[field] == job["spec"][field]
+    question = job["spec"]["dataset"]["sources"][0]["template"].replace("{{ headline }}", "{}")
+    play = (LOOP / "play.py").read_text()
+    assert f'QUESTION = "{question}"' in play
+    assert f'MODEL = "{name}"' in play
+
+
+def test_the_monitor_finds_the_new_vocabulary_of_the_year_and_nothing_before() -> None:
+    one = runpy.run_path(str(EXAMPLES / "01-headline-sentiment" / "generate.py"))
+    rng = random.Random(11)
+    names = one["companies"](one["TRAIN_FIRST"])
+    january = one["generate_side"](one["TRAIN_PATTERNS"], names, 600, rng)
+    year = list(load("06-closed-loop").year(one, rng))
+    reference = make_reference(
+        [
+            ReferenceRow(
+                answered=Answered(prompt=f"Sentiment of: {row.text}", answer=row.label),
+                group=row.text,
+            )
+            for row in january
+        ]
+    )
+    settings = Settings(every=timedelta(minutes=1), min_answers=100)
+    begin, evidence = datetime(2026, 1, 1, tzinfo=UTC), None
+    for month in range(1, 13):
+        rows = [
+            UserRow(
+                answered=Answered(prompt=f"Sentiment of: {row['headline']}", answer=row["label"]),
+                user=row["user"],
+            )
+            for row in year
+            if row["month"] == month
+        ]
+        end = begin + settings.every
+        evidence = look_at(rows, reference, evidence, settings, begin=begin, end=end).evidence
+        begin = end
+        if evidence.alarms:
+            break
+    assert evidence is not None
+    assert [alarm.signal for alarm in evidence.alarms] == ["Vocabulary"]
+    assert 8 <= month <= 10
