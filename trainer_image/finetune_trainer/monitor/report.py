@@ -3,14 +3,52 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from finetune_api.protocol.monitoring import LookReport
+from finetune_api.v1alpha1.status.traffic import SignalStatus
 from finetune_trainer.monitor.evidence import Evidence
 from finetune_trainer.monitor.looking import Look, Seen, Settings
 from finetune_trainer.monitor.reference import Reference
 from finetune_trainer.monitor.signals import signal_of
 from finetune_trainer.traffic.rows import write_time
+
+ALARM_HOLDS = timedelta(days=30)
+"""How long an alarm holds without another one of the same signal."""
+
+
+def words_of(
+    evidence: Evidence, version: int, *, now: datetime, num_waiting: int = 0
+) -> LookReport:
+    """Return what the operator is told of the evidence after a look."""
+    drifted = drifted_since(evidence, now)
+    return LookReport(
+        version=version,
+        num_looks=evidence.num_looks,
+        num_answers=evidence.num_answers,
+        num_waiting=num_waiting,
+        signals=[
+            SignalStatus.model_validate(
+                {
+                    "name": name,
+                    "log_e": f"{log_e:.4g}",
+                    "since": write_time(drifted[name]) if name in drifted else None,
+                }
+            )
+            for name, log_e in evidence.log_e_by_signal.items()
+        ],
+    )
+
+
+def drifted_since(evidence: Evidence, now: datetime) -> dict[str, datetime]:
+    """Return the signals whose alarm holds, and since when each has changed."""
+    found: dict[str, datetime] = {}
+    for alarm in evidence.alarms:
+        if now - alarm.time <= ALARM_HOLDS:
+            name = signal_of(alarm.signal)
+            found[name] = min(alarm.since, found.get(name, alarm.since))
+    return found
 
 
 def report_of(

@@ -7,23 +7,94 @@ again over the same answers.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import orjson
 
-from finetune_trainer.errors import StorageError
-from finetune_trainer.monitor.evidence import Evidence, parse_evidence, write_evidence
+from finetune_api.meta import decimal_of, seconds_of
+from finetune_api.protocol.monitoring import LookReport, LookTask
+from finetune_api.v1alpha1.traffic import Monitor
+from finetune_trainer.errors import StorageError, UserError
+from finetune_trainer.monitor.evidence import (
+    Evidence,
+    begin_evidence,
+    parse_evidence,
+    write_evidence,
+)
+from finetune_trainer.monitor.gathering import fetch_reference_rows
 from finetune_trainer.monitor.looking import Look, Settings, look_at
-from finetune_trainer.monitor.reference import Reference
-from finetune_trainer.monitor.report import report_of
+from finetune_trainer.monitor.reference import Reference, make_reference
+from finetune_trainer.monitor.report import report_of, words_of
 from finetune_trainer.monitor.users import read_exchange
-from finetune_trainer.storage import ObjectNotFound, ObjectStore, join_uri
-from finetune_trainer.traffic.reading import read_exchanges
+from finetune_trainer.serve.agent.fetching import access_of, to_file_uri
+from finetune_trainer.storage import ObjectNotFound, ObjectStore, join_uri, open_store
+from finetune_trainer.traffic.reading import open_traffic, read_exchanges
 
 EVIDENCE_KEY = "monitor/evidence.json"
 REPORT_KEY = "monitor/report.json"
 SETTLING = timedelta(minutes=5)
 """Time that answers get to be given and stored: those that are stored later are not looked at."""
+MOST_AHEAD = timedelta(days=1)
+"""By so much a clock may go back before somebody has to decide what becomes of the evidence."""
+
+
+def run_look(task: LookTask, *, folder: Path, credentials_dir: Path | None = None) -> LookReport:
+    """Fetch the reference, look once, and keep report and evidence beside the traffic.
+
+    Args:
+        task: What to look at.
+        folder: Scratch folder.
+        credentials_dir: Folder with a folder for each Secret; None for the own identity.
+
+    Raises:
+        TrainerError: Storage fails, or the reference is too small.
+    """
+    active, access = task.active, access_of(task.active.storage, credentials_dir)
+    output = open_store(to_file_uri(active.storage.uri), access)
+    prefix = f"versions/{task.namespace}/{task.job}/{active.version}"
+    with TemporaryDirectory(prefix="reference-", dir=folder) as scratch:
+        rows = fetch_reference_rows(output, prefix, Path(scratch), sha256=active.sha256)
+    try:
+        reference = make_reference(rows, names=task.monitor.signals)
+    except ValueError as error:
+        raise UserError("ReferenceTooSmall", f"{error}.") from None
+    traffic = open_traffic(
+        to_file_uri(task.traffic.uri),
+        task.namespace,
+        task.endpoint,
+        access_of(task.traffic, credentials_dir),
+    )
+    until = _time(task.until)
+    look = look_once(
+        traffic,
+        reference,
+        settings_of(task.monitor),
+        version=active.version,
+        since=_time(active.since or task.until),
+        now=until + SETTLING,
+    )
+    if look is not None:
+        return words_of(look.evidence, active.version, now=until, num_waiting=look.num_waiting)
+    known = _read_evidence(traffic)
+    if known is None or known.reference != reference.digest:
+        known = begin_evidence(reference.digest, reference.watched)
+    return words_of(known, active.version, now=until)
+
+
+def settings_of(monitor: Monitor) -> Settings:
+    """Return ``spec.monitor`` as looks take it."""
+    return Settings(
+        every=timedelta(seconds=seconds_of(monitor.every)),
+        false_alarms_per_year=float(decimal_of(monitor.false_alarms_per_year)),
+        min_answers=monitor.min_answers,
+    )
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def look_once(
@@ -49,13 +120,21 @@ def look_once(
         None if it is too early for another look.
 
     Raises:
-        StorageError: The store fails, or ``DamagedEvidence``: the evidence there cannot be read.
+        StorageError: The store fails. ``DamagedEvidence``: the evidence there cannot be read.
+            ``ClockMovedBack``: it is of a time to come.
     """
     before = _read_evidence(store)
     begin = since
     if before is not None and before.until is not None:
         begin = max(since, before.until)
     end = now - SETTLING
+    if begin - end > MOST_AHEAD:
+        raise StorageError(
+            "ClockMovedBack",
+            f"answers until {begin:%Y-%m-%d %H:%M} have been looked at, and now it is "
+            f"{now:%Y-%m-%d %H:%M}: a clock was wrong. Set it right, or delete "
+            f"{join_uri(store.uri, EVIDENCE_KEY)} to begin without evidence.",
+        )
     if end - begin < settings.every:
         return None
     rows = [

@@ -1,0 +1,60 @@
+"""What the operator asks of a look at captured answers, and what the look reports."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+from pydantic import Field
+
+from finetune_api.meta import APIModel
+from finetune_api.protocol.termination import TERMINATION_MESSAGE_BYTES
+from finetune_api.v1alpha1.status.endpoint import Served, ServedStorage
+from finetune_api.v1alpha1.status.fields import Count, Timestamp
+from finetune_api.v1alpha1.status.traffic import SignalStatus
+from finetune_api.v1alpha1.traffic import Monitor
+
+TASK = "FINETUNE_MONITOR_TASK"
+"""Environment variable with a :class:`LookTask` as JSON."""
+REPORT_PAGE = "monitor/report.html"
+"""Page with plots, below the endpoint's traffic."""
+
+
+class LookTask(APIModel):
+    """What is looked at, until when, and with what it is compared."""
+
+    namespace: str
+    endpoint: str
+    job: str
+    """Name that the active version is published under."""
+    active: Served
+    """The version whose answers are looked at."""
+    traffic: ServedStorage
+    """Where answers are stored: ``capture.uri``, and how it is reached."""
+    monitor: Monitor
+    """``spec.monitor``."""
+    until: Timestamp
+    """Answers from this time on wait for the next look."""
+
+
+class LookReport(APIModel):
+    """The termination message of a look. Without a reason it has succeeded."""
+
+    version: Count = 0
+    num_looks: Count = 0
+    """Looks with enough answers, since the version answers."""
+    num_answers: Count = 0
+    """Answers in them."""
+    num_waiting: Count = 0
+    """Answers that are too few for a look, and wait for the next one."""
+    signals: Annotated[list[SignalStatus], Field(max_length=10)] = []
+    reason: Annotated[str, Field(max_length=63)] = ""
+    """Why it failed, CamelCase."""
+    message: str = ""
+    """What failed, and what to do."""
+
+    def to_text(self) -> str:
+        """Serialise within what the kubelet keeps; a long message is cut."""
+        wire = self.to_wire()
+        wire["message"] = str(wire.get("message", ""))[: TERMINATION_MESSAGE_BYTES // 8]
+        return json.dumps(wire, separators=(",", ":"))
