@@ -28,6 +28,8 @@ SERVING_LABEL = "finetune.dev/serving"
 """``front`` or ``server``, on Deployments, Services and pods that serve a namespace's endpoints."""
 SERVER_LABEL = "finetune.dev/server"
 """Name of the server Deployment, on what belongs to it."""
+MONITOR_LABEL = "finetune.dev/monitor"
+"""Name of the FineTuneEndpoint, on Jobs and pods that look at its captured answers."""
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGED_BY = "finetune-operator"
 
@@ -90,6 +92,21 @@ def run_of(job_name: str) -> int:
     """Return which run of its stage a batch/v1 Job is; the reverse of :func:`child_job_name`."""
     text = job_name.rpartition("-")[2]
     return int(text) if text.isdecimal() else 1
+
+
+def traffic_uri(uri: str, namespace: str, endpoint: str) -> str:
+    """Return where the captured answers of an endpoint are, below ``capture.uri``."""
+    return f"{uri.rstrip('/')}/traffic/{namespace}/{endpoint}"
+
+
+def look_name(endpoint: str, until_seconds: float) -> str:
+    """Return the name of the Job that looks at an endpoint's answers until a time.
+
+    Args:
+        endpoint: Name of the FineTuneEndpoint, with at most 52 characters.
+        until_seconds: Unix time.
+    """
+    return f"{endpoint}-m{int(until_seconds) // 60}"
 
 
 def trial_name(sweep: str, number: int) -> str:

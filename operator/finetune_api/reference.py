@@ -15,6 +15,7 @@ from finetune_api.protocol.reasons.model import MODEL
 from finetune_api.protocol.reasons.program import PROGRAM
 from finetune_api.protocol.reasons.results import RESULTS
 from finetune_api.protocol.reasons.storage import STORAGE
+from finetune_api.protocol.reasons.traffic import TRAFFIC
 from finetune_api.protocol.reasons.train import TRAIN
 from finetune_api.protocol.trainer import CLASS_OF_EXIT_CODE, NON_RETRYABLE_EXIT_CODES, ExitCode
 from finetune_api.reason_help import ReasonHelp
@@ -125,6 +126,7 @@ _REASON_SECTIONS: tuple[tuple[str, dict[str, ReasonHelp]], ...] = (
     ("Stage `prepare`: sources, rows and split", DATA),
     ("Stage `train`", TRAIN),
     ("Stage `evaluate` and publishing", RESULTS),
+    ("Captured traffic, and looks at it", TRAFFIC),
     ("The program itself", PROGRAM),
 )
 

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from finetune_api.reason_help import ReasonHelp
+from finetune_api.v1alpha1.status.traffic import DriftSignal
 
 _WAIT = "Nothing: the endpoint goes on by itself."
 _REPUBLISH = "Publish another version: run the job again under the same name. The active one stays."
+
+_DRIFTED = (
+    "Look at the page that the message names. Train on what is asked now, or change what is asked"
+    " ([guide](../how-to/monitoring.md))."
+)
+
+_SIGNALS = {
+    "PromptLength": "Requests are longer or shorter than the training prompts.",
+    "Language": "The languages of requests are others than those of the training prompts.",
+    "Vocabulary": "The words of requests are others than those of the training prompts.",
+    "AnswerLength": "Answers are longer or shorter than those of the evaluation.",
+    "Refusals": "The model refuses more or fewer answers than in its evaluation.",
+    "InvalidJson": "More or fewer answers are no JSON than in the evaluation.",
+    "Labels": "The shares of the labels that are answered are others than in the evaluation.",
+    "Format": "The form of the answers is another than in the evaluation.",
+    "ThumbsDown": "More people than before mark answers as bad.",
+    "Errors": "The engine fails for more users than 2 %.",
+}
 
 ENDPOINTS = {
     "Serving": ReasonHelp("The active version answers.", "Nothing."),
@@ -102,5 +123,17 @@ ENDPOINTS = {
         "The candidate was taken out of rotation; the active version has all requests.",
         "Read the message of the Event, which has the numbers.",
     ),
+    "NoDrift": ReasonHelp("Answers and requests are what the version was made for.", "Nothing."),
+    "TooFewAnswers": ReasonHelp(
+        "Fewer answers have been captured than `monitor.minAnswers`.",
+        "Nothing; or capture a larger share (`capture.sample`).",
+    ),
+    "LookFailed": ReasonHelp(
+        "The last look at captured answers failed.",
+        "Read the message. The next look makes up for it.",
+    ),
+    "NotMonitored": ReasonHelp("`spec.monitor` was taken out.", "Nothing."),
+    "Drifted": ReasonHelp("Traffic has changed; the message says in which signal.", _DRIFTED),
+    **{name: ReasonHelp(_SIGNALS[name], _DRIFTED) for name in get_args(DriftSignal)},
 }
 """Reasons of FineTuneEndpoints."""

@@ -47,9 +47,5 @@ SCHEDULES = {
     "CycleNotPublished": ReasonHelp("Goal, gates or a person said no to the result.", _READ),
     "CycleFailed": ReasonHelp("The FineTuneJob of a cycle failed.", _READ),
     "CycleDeleted": ReasonHelp("Somebody deleted the FineTuneJob of a cycle.", "Nothing."),
-    "NotSupported": ReasonHelp(
-        "The spec asks for a part of the API that this operator does not carry out.",
-        "Remove the field that the message names, or upgrade the operator.",
-    ),
 }
 """Reasons of FineTuneSchedules."""

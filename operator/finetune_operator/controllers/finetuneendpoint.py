@@ -13,12 +13,13 @@ from datetime import datetime
 
 from finetune_api.meta import ENDPOINT_KIND
 from finetune_api.names import FRONT, SERVER_PREFIX
+from finetune_api.protocol.monitoring import LookTask
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint, FineTuneEndpointSpec
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.gateway_objects import GatewayObjects
-from finetune_operator.controllers.guarding import Guard
+from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.endpoints import (
     BY_PUBLISHED_NAME,
@@ -38,15 +39,17 @@ from finetune_operator.finetuneendpoint.observed import (
     Observed,
     ServerPod,
     Workload,
+    owner_of,
     read_neighbour,
 )
 from finetune_operator.finetuneendpoint.plan import plan
+from finetune_operator.finetuneendpoint.render.look import render_look
 from finetune_operator.finetuneendpoint.trimming import workload_of
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.kube.api.client import KubeClient
-from finetune_operator.kube.api.errors import KubeError
-from finetune_operator.kube.api.resource import Object, ObjectKey, key_of
+from finetune_operator.kube.api.errors import AlreadyExists, KubeError
+from finetune_operator.kube.api.resource import JOBS, Object, ObjectKey, key_of
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result
@@ -63,6 +66,8 @@ class _Memory:
         generation: Generation of the spec in ``parsed`` and ``problem``.
         refusal: Cause for which the API server did not take what was asked for.
         refused_until: Monotonic time of the next try.
+        look_refusal: Cause for which it did not take the Job of a look.
+        look_refused_until: Monotonic time of the next try.
         written_at: When its status was last written.
     """
 
@@ -71,6 +76,8 @@ class _Memory:
     problem: str = ""
     refusal: Refusal | None = None
     refused_until: float = 0.0
+    look_refusal: Refusal | None = None
+    look_refused_until: float = 0.0
     written_at: datetime | None = None
 
 
@@ -124,6 +131,7 @@ class FineTuneEndpointReconciler:
         self._memories.pop(uid, None)
         self._read.pop(uid, None)
         self._refusals.forget(uid)
+        self._refusals.forget(_look_key(uid))
         self._guard.forget(uid)
 
     async def reconcile(self, key: ObjectKey) -> Result:
@@ -148,7 +156,8 @@ class FineTuneEndpointReconciler:
                 # The status says why the servers do not come, or no longer says it.
                 endpoint = self._endpoints.store.get(*key) or endpoint
                 step = await self._look(endpoint, memory, config)
-        waits = [each for each in (step.requeue_after, wait) if each is not None]
+        look_wait = await self._begin_look(endpoint, step.look, memory, config)
+        waits = [each for each in (step.requeue_after, wait, look_wait) if each is not None]
         return RequeueAfter(min(waits)) if waits else Done()
 
     async def _look(self, endpoint: Object, memory: _Memory, config: OperatorConfig) -> Plan:
@@ -163,6 +172,51 @@ class FineTuneEndpointReconciler:
         self._guard.announce(endpoint, step.events)
         self._endpoints.set_urgent(answer or endpoint, is_urgent=step.report_interval_seconds < 5)
         return step
+
+    async def _begin_look(
+        self, endpoint: Object, task: LookTask | None, memory: _Memory, config: OperatorConfig
+    ) -> float | None:
+        """Create the Job of a look, or find that an earlier attempt did.
+
+        Serving does not wait for it.
+
+        Returns:
+            Seconds until the next try; None if it is there.
+        """
+        uid = endpoint["metadata"]["uid"]
+        if task is None or not self._guard.is_written(uid):
+            return None
+        wait = memory.look_refused_until - self._clock.monotonic()
+        if memory.look_refusal is not None and wait > 0:
+            return wait
+        manifest = render_look(task, owner_of(endpoint), config)
+        try:
+            answer = await self._create_look(manifest, uid)
+        except (KubeError, NameTaken) as error:
+            refusal = self._refusals.explain(_look_key(uid), Stage.PREPARE, error)
+            if refusal is None:
+                raise
+            memory.look_refusal = refusal
+            memory.look_refused_until = self._clock.monotonic() + refusal.retry_seconds
+            return refusal.retry_seconds
+        self._refusals.forget(_look_key(uid))
+        memory.look_refusal = None
+        self._endpoints.looks_informer.store.absorb(answer)
+        return None
+
+    async def _create_look(self, manifest: Object, uid: str) -> Object:
+        metadata = manifest["metadata"]
+        try:
+            return await self._client.create(JOBS, manifest, field_manager=FIELD_MANAGER)
+        except AlreadyExists as error:
+            live = await self._client.get(JOBS, metadata["namespace"], metadata["name"])
+            owners = live["metadata"].get("ownerReferences") or ()
+            if not any(each.get("controller") and each.get("uid") == uid for each in owners):
+                raise NameTaken(
+                    f"Job {metadata['name']} exists and is none of this endpoint's; the look waits"
+                    " until it is gone"
+                ) from error
+            return live
 
     def _is_refused(self, memory: _Memory) -> bool:
         return memory.refusal is not None and self._clock.monotonic() < memory.refused_until
@@ -234,6 +288,8 @@ class FineTuneEndpointReconciler:
                 and each["metadata"]["name"].startswith(SERVER_PREFIX)
                 and any(o.get("uid") == uid for o in each["metadata"]["ownerReferences"])
             ),
+            looks=self._endpoints.looks_of(key_of(endpoint), uid),
+            look_refusal=memory.look_refusal,
             refusal=memory.refusal,
             written_at=memory.written_at,
         )
@@ -271,6 +327,11 @@ class FineTuneEndpointReconciler:
         if job is None or is_whole(job) or not _version_of(job):
             return job
         return await find_live(self._client, FINETUNEJOBS, key_of(job))
+
+
+def _look_key(uid: str) -> str:
+    """Return the key of pauses after refused looks, beside those of servers."""
+    return f"{uid}/look"
 
 
 def _version_of(job: Object) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from finetune_api.names import Owner
+from finetune_api.protocol.monitoring import LookTask
 from finetune_api.v1alpha1.spec.serving import Replicas
 from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.servers import Server
@@ -91,6 +92,7 @@ class Plan:
         status: The status, complete; None to leave it as it is.
         events: Events of changes, recorded after the status is written.
         serving: What must exist; None to touch nothing.
+        look: Look at captured answers to create a Job for; None for none now.
         requeue_after: Look again after this many seconds, or None.
         report_interval_seconds: How often to ask the pods for reports meanwhile.
     """
@@ -98,5 +100,6 @@ class Plan:
     status: FittedStatus | None = None
     events: tuple[Announce, ...] = ()
     serving: ApplyServing | None = None
+    look: LookTask | None = None
     requeue_after: float | None = None
     report_interval_seconds: float = 30.0

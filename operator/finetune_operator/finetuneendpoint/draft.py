@@ -21,6 +21,7 @@ OWNED_FIELDS = (
     "model",
     "conditions",
     "capture",
+    "monitor",
     *SECTIONS,
 )
 STATUS = StatusSchema(FineTuneEndpointStatus)

@@ -12,6 +12,7 @@ from finetune_api.names import FRONT, SKIP_STEPS_ANNOTATION, Owner
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint, FineTuneEndpointSpec
 from finetune_api.v1alpha1.spec.serving import Replicas
+from finetune_operator.finetuneendpoint.monitoring.looks import Look
 from finetune_operator.finetuneendpoint.recording import Place, read_place
 from finetune_operator.finetunejob.state.observed import Refusal
 
@@ -87,6 +88,8 @@ class Observed:
         servers: Pods of the servers of the namespace.
         workloads: The front's and the servers' Deployments by name.
         owned: Servers that have this endpoint among their owners.
+        looks: Looks at its captured answers that exist.
+        look_refusal: Cause for which the API server does not take the Job of one.
         refusal: Cause for which the API server does not take what was asked for.
         written_at: When this process last wrote the status; None if it has not.
     """
@@ -101,6 +104,8 @@ class Observed:
     servers: tuple[ServerPod, ...] = ()
     workloads: Mapping[str, Workload] = field(default_factory=dict)
     owned: frozenset[str] = frozenset()
+    looks: tuple[Look, ...] = ()
+    look_refusal: Refusal | None = None
     refusal: Refusal | None = None
     written_at: datetime | None = None
 

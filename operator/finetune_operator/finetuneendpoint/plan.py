@@ -19,7 +19,7 @@ from finetune_operator.finetuneendpoint.rotation import (
     is_same_version,
     read_rotation,
 )
-from finetune_operator.finetuneendpoint.serving import serving_of
+from finetune_operator.finetuneendpoint.serving import next_look, serving_of
 from finetune_operator.finetuneendpoint.telling import set_conditions
 from finetune_operator.finetuneendpoint.traffic import enter, is_tripped, judge, rules_of
 from finetune_operator.finetuneendpoint.verification import Outcome, Verdict, look_at
@@ -63,12 +63,16 @@ def plan(observed: Observed, now: datetime) -> Plan:
     waits = [] if counts_wait is None else [counts_wait]
     if observed.refusal is not None:
         waits.append(observed.refusal.retry_seconds)
+    look, wait = next_look(observed, rotation, now)
+    if wait is not None:
+        waits.append(wait)
     if rotation.candidate is not None:
         waits.append(SELDOM_SECONDS if not _is_resting(rotation) else FREQUENT_SECONDS)
     return Plan(
         status=status,
         events=tuple(draft.events),
         serving=serving_of(observed, rotation),
+        look=look,
         requeue_after=min(waits, default=None),
         report_interval_seconds=FREQUENT_SECONDS if rotation.candidate else SELDOM_SECONDS,
     )

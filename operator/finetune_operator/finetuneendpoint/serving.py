@@ -1,13 +1,18 @@
-"""Which servers and which front must exist for the versions of an endpoint."""
+"""Which servers and which front must exist for the versions of an endpoint, and which look."""
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from finetune_api.protocol.monitoring import LookTask
 from finetune_api.v1alpha1.spec.serving import Replicas
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer, Split
+from finetune_operator.finetuneendpoint.monitoring.looks import find_due
 from finetune_operator.finetuneendpoint.observed import Observed
 from finetune_operator.finetuneendpoint.recording import Place, join_places, place_of
 from finetune_operator.finetuneendpoint.rotation import Rotation
 from finetune_operator.finetuneendpoint.servers import Server, server_of
+from finetune_operator.status.conditions import parse_timestamp, timestamp
 
 
 def serving_of(observed: Observed, rotation: Rotation) -> ApplyServing:
@@ -70,6 +75,31 @@ def recorded_at(observed: Observed, rotation: Rotation) -> Place | None:
     """Return where captured answers of the endpoint are stored; None if it captures none."""
     storage = rotation.active.storage if rotation.active is not None else None
     return place_of(observed.spec.capture, storage)
+
+
+def next_look(
+    observed: Observed, rotation: Rotation, now: datetime
+) -> tuple[LookTask | None, float | None]:
+    """Return the look that is due now, and in how many seconds the next one is."""
+    monitor, active = observed.spec.monitor, rotation.active
+    place = recorded_at(observed, rotation)
+    since = parse_timestamp(active.since) if active is not None else None
+    if monitor is None or active is None or place is None or since is None:
+        return None, None
+    due = find_due(monitor, since, observed.name, observed.looks, now)
+    if due.wait_seconds is None or due.wait_seconds > 0:
+        return None, due.wait_seconds
+    traffic = {"uri": place.uri, "credentials_secret": place.secret}
+    task = LookTask(
+        namespace=observed.namespace,
+        endpoint=observed.name,
+        job=observed.spec.job_ref.name,
+        active=active,
+        traffic=active.storage.model_copy(update=traffic),
+        monitor=monitor,
+        until=timestamp(due.until),
+    )
+    return task, None
 
 
 def _needed(observed: Observed, rotation: Rotation, server: Server) -> NeededServer:

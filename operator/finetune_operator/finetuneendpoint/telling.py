@@ -6,6 +6,11 @@ from finetune_api.names import front_url
 from finetune_api.v1alpha1.status.endpoint import Candidate, RejectedVersion, Served
 from finetune_operator.finetuneendpoint.canary.rollout import e_text
 from finetune_operator.finetuneendpoint.draft import EndpointDraft
+from finetune_operator.finetuneendpoint.monitoring.drift import (
+    find_drift,
+    monitor_status,
+    page_of,
+)
 from finetune_operator.finetuneendpoint.observed import Observed
 from finetune_operator.finetuneendpoint.rotation import Rotation
 from finetune_operator.finetuneendpoint.serving import recorded_at
@@ -17,8 +22,10 @@ from finetune_operator.finetuneendpoint.verification import (
     look_at,
 )
 from finetune_operator.finetuneendpoint.versions import wanted_version
-from finetune_operator.finetunejob.state.observed import Refusal
-from finetune_operator.status.conditions import ConditionType, Reason, timestamp
+from finetune_operator.status.conditions import ConditionType, Reason, shorten, timestamp
+
+SENTENCE_CHARACTERS = 300
+"""Bound of a short sentence in the schema."""
 
 
 def set_conditions(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:
@@ -31,6 +38,7 @@ def set_conditions(draft: EndpointDraft, observed: Observed, rotation: Rotation)
     if rotation.active is not None and wanted is not None:
         is_active = rotation.active.version == wanted.version
         rejection = None if is_active else rejection
+    _set_drift(draft, observed, rotation)
     _set_available(draft, observed, rotation)
     _set_verified(draft, observed, rotation, rejection)
     _set_progressing(draft, observed, rotation)
@@ -176,17 +184,34 @@ def _set_degraded(
         conditions.set(ConditionType.DEGRADED, False, Reason.AS_WANTED)
 
 
-def _unsupported(observed: Observed) -> Refusal | None:
-    """Return the part of the spec that nothing carries out yet; versions are served meanwhile."""
-    if observed.spec.monitor is None:
-        return None
-    message = "spec.monitor: this operator does not carry it out yet; remove it."
-    return Refusal(reason=Reason.NOT_SUPPORTED, message=message, is_final=True)
+def _set_drift(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:
+    """Tell what the looks at captured answers have found, and announce what is new of it."""
+    conditions, active, monitor = draft.conditions, rotation.active, observed.spec.monitor
+    before = draft.get("monitor") or {}
+    place = recorded_at(observed, rotation)
+    if monitor is None or active is None or place is None:
+        draft.drop("monitor")
+        if conditions.get(ConditionType.DRIFTED) is not None:
+            reason = Reason.NOT_MONITORED if monitor is None else Reason.TOO_FEW_ANSWERS
+            conditions.set(ConditionType.DRIFTED, "Unknown", reason)
+        return
+    page = page_of(place.uri, observed.namespace, observed.name)
+    told = monitor_status(before, active, observed.looks, page)
+    if (refusal := observed.look_refusal) is not None:
+        told["failure"] = shorten(f"{refusal.reason}: {refusal.message}", SENTENCE_CHARACTERS)
+    draft.put("monitor", told)
+    was_drifted = draft.is_true(ConditionType.DRIFTED)
+    found = find_drift(told, active, monitor)
+    conditions.set(ConditionType.DRIFTED, found.status, found.reason, found.message)
+    if found.status == "True" and not was_drifted:
+        draft.announce("Drifted", found.message, warning=True)
+    elif (failure := told.get("failure")) and failure != before.get("failure"):
+        draft.announce("LookFailed", failure, warning=True)
 
 
 def _set_stalled(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:
     conditions = draft.conditions
-    blocker = observed.fault or observed.refusal or _unsupported(observed)
+    blocker = observed.fault or observed.refusal
     if blocker is not None:
         conditions.set(ConditionType.STALLED, True, blocker.reason, blocker.message)
         return

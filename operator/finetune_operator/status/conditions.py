@@ -162,6 +162,10 @@ class Reason(StrEnum):
     AS_WANTED = "AsWanted"
     WORSE = "Worse"
     TRIPPED = "Tripped"
+    NO_DRIFT = "NoDrift"
+    TOO_FEW_ANSWERS = "TooFewAnswers"
+    LOOK_FAILED = "LookFailed"
+    NOT_MONITORED = "NotMonitored"
     # schedules
     WAITING_FOR_TRIGGER = "WaitingForTrigger"
     CYCLE_RUNNING = "CycleRunning"
@@ -169,8 +173,6 @@ class Reason(StrEnum):
     BUDGET_SPENT = "BudgetSpent"
     ENDPOINT_NOT_FOUND = "EndpointNotFound"
     INVALID_SCHEDULE = "InvalidSchedule"
-    # parts of the API that this operator does not carry out
-    NOT_SUPPORTED = "NotSupported"
 
 
 MIN_YEAR, MAX_YEAR = 1970, 2999

@@ -11,6 +11,7 @@ from finetune_api.protocol.reasons.model import MODEL
 from finetune_api.protocol.reasons.program import PROGRAM
 from finetune_api.protocol.reasons.results import RESULTS
 from finetune_api.protocol.reasons.storage import STORAGE
+from finetune_api.protocol.reasons.traffic import TRAFFIC
 from finetune_api.protocol.reasons.train import TRAIN
 from finetune_api.reason_help import ReasonHelp as _Help
 
@@ -21,5 +22,6 @@ TRAINER_REASONS: dict[str, _Help] = {
     **TRAIN,
     **RESULTS,
     **PROGRAM,
+    **TRAFFIC,
 }
 """All of them."""

@@ -7,7 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import MAP_BY_NAME, APIModel
-from finetune_api.v1alpha1.status.fields import Count, Number, ShortText, StoredURI, Timestamp
+from finetune_api.v1alpha1.status.fields import (
+    Count,
+    Number,
+    Sentence,
+    ShortText,
+    StoredURI,
+    Timestamp,
+)
 
 DriftSignal = Literal[
     "PromptLength",
@@ -61,9 +68,9 @@ class SignalStatus(APIModel):
     name: DriftSignal
     """The signal."""
     log_e: Number
-    """Natural logarithm of the e-value. Above 0 it speaks for a change."""
+    """Natural logarithm of the evidence for a change. After an alarm it begins anew."""
     since: Timestamp | None = None
-    """Since when it is over the bound. Absent while it is not."""
+    """Since when it has changed. Absent without an alarm; one holds for 30 days."""
 
 
 class MonitorStatus(APIModel):
@@ -71,9 +78,15 @@ class MonitorStatus(APIModel):
 
     last_run_time: Timestamp | None = None
     """When the last look ended."""
+    num_looks: Count = 0
+    """Looks with enough answers, since the active version answers."""
     num_answers: Count = 0
-    """Answers that it has compared, since the active version answers."""
+    """Answers that they have compared."""
+    num_waiting: Count = 0
+    """Answers that are too few for a look, and wait for the next one."""
     signals: Annotated[list[SignalStatus], Field(max_length=10, json_schema_extra=MAP_BY_NAME)] = []
     """What each signal says."""
     report_uri: StoredURI | None = None
     """Page with the plots of the last look."""
+    failure: Sentence | None = None
+    """Why the last look failed. Absent if it did not."""

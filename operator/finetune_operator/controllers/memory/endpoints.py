@@ -9,12 +9,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
+from typing import cast
 
 from finetune_api.meta import ENDPOINT_KIND, ENDPOINT_PLURAL, GROUP, VERSION
 from finetune_api.names import (
     FRONT,
     MANAGED_BY,
     MANAGED_BY_LABEL,
+    MONITOR_LABEL,
     SERVING_LABEL,
     published_name,
 )
@@ -22,6 +24,7 @@ from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_operator.controllers.memory.approvals import Wake
 from finetune_operator.controllers.memory.reading import is_edited, warn_unreadable
 from finetune_operator.controllers.memory.serving_reports import Report, ServingReports, Target
+from finetune_operator.finetuneendpoint.monitoring.looks import Look, read_look
 from finetune_operator.finetuneendpoint.observed import servers_of, versions_of
 from finetune_operator.finetuneendpoint.render.gateway import kind_of
 from finetune_operator.finetuneendpoint.trimming import (
@@ -30,10 +33,13 @@ from finetune_operator.finetuneendpoint.trimming import (
     trim_split,
 )
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
+from finetune_operator.finetunejob.state.trimmed import TrimmedJob, TrimmedPod, owner_uid
+from finetune_operator.finetunejob.state.trimming import trim_job, trim_pod
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.resource import (
     AI_GATEWAY_ROUTES,
     DEPLOYMENTS,
+    JOBS,
     MODEL_REWRITES,
     PODS,
     Object,
@@ -54,6 +60,8 @@ BY_JOB = "job"
 """Index of endpoints by the FineTuneJob that they follow."""
 BY_PUBLISHED_NAME = "published-name"
 """Index of FineTuneJobs by the name that they publish under."""
+BY_MONITORED = "monitored"
+"""Index of Jobs and pods by the endpoint whose answers they look at."""
 BY_SERVER = "server"
 """Index of endpoints by the servers that their status names."""
 REST_SECONDS = 0.05
@@ -73,6 +81,11 @@ def index_by_published_name(job: Object) -> Iterable[str]:
 def _by_job(endpoint: Object) -> Iterable[str]:
     name = ((endpoint.get("spec") or {}).get("jobRef") or {}).get("name")
     return (f"{endpoint['metadata']['namespace']}/{name}",) if name else ()
+
+
+def _by_monitored(child: Object) -> Iterable[str]:
+    metadata = child["metadata"]
+    return (f"{metadata['namespace']}/{metadata['labels'].get(MONITOR_LABEL)}",)
 
 
 def _by_server(endpoint: Object) -> Iterable[str]:
@@ -139,6 +152,14 @@ class Endpoints:
             indexers={BY_NAMESPACE: _by_namespace},
             on_served=partial(warn_unreadable, "Deployments", ENDPOINT_KIND),
         )
+        look = partial(
+            informer,
+            label_selector=MONITOR_LABEL,
+            indexers={BY_MONITORED: _by_monitored},
+            on_served=partial(warn_unreadable, "Looks at captured answers", ENDPOINT_KIND),
+        )
+        self.looks_informer = look(JOBS, transform=trim_job)
+        self.look_pods_informer = look(PODS, transform=trim_pod)
         self.splits = {
             kind: informer(
                 SPLITS[kind],
@@ -150,6 +171,7 @@ class Endpoints:
         }
         self.informers = [
             *(self.informer, self.pods_informer, self.deployments_informer),
+            *(self.looks_informer, self.look_pods_informer),
             *self.splits.values(),
         ]
         self.store = self.informer.store
@@ -158,6 +180,8 @@ class Endpoints:
         self.store.add_handler(self._on_endpoint)
         self.pods.add_handler(self._on_workload)
         self.deployments.add_handler(self._on_workload)
+        self.looks_informer.store.add_handler(self._on_look)
+        self.look_pods_informer.store.add_handler(self._on_look)
         for each in self.splits.values():
             each.store.add_handler(self._on_split)
         jobs.add_handler(self._on_job)
@@ -191,6 +215,15 @@ class Endpoints:
     def deployments_in(self, namespace: str) -> list[Object]:
         """Return the trimmed Deployments of the front and the servers of a namespace."""
         return self.deployments.by_index(BY_NAMESPACE, namespace)
+
+    def looks_of(self, key: ObjectKey, uid: str) -> tuple[Look, ...]:
+        """Return the looks whose Jobs an endpoint of this UID controls."""
+        jobs = cast("list[TrimmedJob]", self._monitored(self.looks_informer.store, key))
+        pods = cast("list[TrimmedPod]", self._monitored(self.look_pods_informer.store, key))
+        return tuple(read_look(job, pods) for job in jobs if owner_uid(job) == uid)
+
+    def _monitored(self, store: Store, key: ObjectKey) -> list[Object]:
+        return store.by_index(BY_MONITORED, "/".join(key))
 
     def targets(self) -> set[Target]:
         """Return the Deployments whose reports a decision waits for."""
@@ -270,6 +303,16 @@ class Endpoints:
             assert found is not None
             namespace, name = key_of(found)
             self._wake_users(namespace, found.get("deployment", name))
+
+    def _on_look(self, kind: EventType, old: Object | None, new: Object | None) -> None:
+        """Wake the endpoint of a look that has begun or ended, or is gone."""
+        if old is None or new is None or old["status"] != new["status"]:
+            found = old if new is None else new
+            assert found is not None
+            metadata = found["metadata"]
+            key = (metadata["namespace"], metadata["labels"].get(MONITOR_LABEL, ""))
+            if key in self.store:
+                self._wake(key, PRIORITY_CHILD)
 
     def _on_split(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         """Wake the endpoint whose object was changed or deleted."""

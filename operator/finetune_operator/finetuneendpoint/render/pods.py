@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from finetune_api.names import SERVING, SERVING_TOKEN_SECRET
 from finetune_api.protocol.serving import REPORT_PORT, REPORT_PORT_NAME
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.beside import environment_of
+from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
 from finetune_operator.finetunejob.render.security import (
     container_security,
     pod_security,
     without_cloud_identity,
 )
+from finetune_operator.finetunejob.render.volumes import CREDENTIALS_DIR
 
 Manifest = dict[str, Any]
 
@@ -54,6 +56,32 @@ def trusted_volumes() -> tuple[list[Manifest], list[Manifest]]:
         {"name": "account", "mountPath": ACCOUNT_DIR, "readOnly": True},
         {"name": "token", "mountPath": TOKEN_DIR, "readOnly": True},
     ]
+    return volumes, mounts
+
+
+def storage_volumes(
+    prefix: str, uris: Iterable[str], secrets: Iterable[str]
+) -> tuple[list[Manifest], list[Manifest]]:
+    """Return volumes and mounts of a container that opens storage: Secrets and claims.
+
+    Args:
+        prefix: Of the volumes' names.
+        uris: Places that it opens; those of claims are mounted.
+        secrets: Secrets that they are reached with. One that does not exist delays no pod.
+    """
+    volumes: list[Manifest] = []
+    mounts: list[Manifest] = []
+    for number, secret in enumerate(sorted(set(secrets))):
+        name = f"{prefix}-{number}"
+        source = {"secretName": secret, "optional": True, "defaultMode": 0o440}
+        volumes.append({"name": name, "secret": source})
+        path = f"{CREDENTIALS_DIR}/{secret}"
+        mounts.append({"name": name, "mountPath": path, "readOnly": True})
+    found = (parse_claim_uri(uri) for uri in uris)
+    for number, claim in enumerate(sorted({each[0] for each in found if each is not None})):
+        name = f"{prefix}-claim-{number}"
+        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
+        mounts.append({"name": name, "mountPath": f"{CLAIMS_DIR}/{claim}"})
     return volumes, mounts
 
 

@@ -14,9 +14,9 @@ from finetune_operator.finetuneendpoint.render.pods import (
     TOKEN_FILE,
     limited,
     render_container,
+    storage_volumes,
     trainer_policy,
 )
-from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
 from finetune_operator.finetunejob.render.volumes import CREDENTIALS_DIR
 
 Manifest = dict[str, Any]
@@ -60,17 +60,9 @@ def render_recorder(
         {"name": "recorder-spool", "mountPath": SPOOL_DIR},
         {"name": "recorder-tmp", "mountPath": HOME},
     ]
-    for number, secret in enumerate(sorted(set(recording.secrets))):
-        name = f"capture-{number}"
-        source = {"secretName": secret, "optional": True, "defaultMode": 0o440}
-        volumes.append({"name": name, "secret": source})
-        path = f"{CREDENTIALS_DIR}/{secret}"
-        mounts.append({"name": name, "mountPath": path, "readOnly": True})
-    found = (parse_claim_uri(uri) for uri in recording.uris)
-    for number, claim in enumerate(sorted({each[0] for each in found if each is not None})):
-        name = f"capture-claim-{number}"
-        volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
-        mounts.append({"name": name, "mountPath": f"{CLAIMS_DIR}/{claim}"})
+    stores, opened = storage_volumes("capture", recording.uris, recording.secrets)
+    volumes += stores
+    mounts += opened
     container = render_container(
         RECORDER_CONTAINER,
         config.trainer_image,

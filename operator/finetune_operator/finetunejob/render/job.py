@@ -74,7 +74,7 @@ def render_job(
         "completionMode": "Indexed" if stage is Stage.TRAIN else "NonIndexed",
         "backoffLimit": PUBLISH_RETRIES if stage is Stage.PUBLISH else UNLIMITED,
         "podReplacementPolicy": "Failed",
-        "podFailurePolicy": _failure_policy(),
+        "podFailurePolicy": failure_policy(),
         "template": render_pod_template(
             spec,
             stage,
@@ -102,7 +102,9 @@ def render_job(
     return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": job_spec}
 
 
-def _failure_policy() -> dict[str, Any]:
+def failure_policy() -> dict[str, Any]:
+    """Return what ends a Job at once, and what does not count: whoever takes a pod's node away."""
+
     def on_exit(action: str, codes: tuple[ExitCode, ...]) -> dict[str, Any]:
         values = sorted(int(code) for code in codes)
         return {

@@ -15,6 +15,7 @@ from finetune_api.names import (
     ACTIVE_START_ANNOTATION,
     CONTAINER,
     JOB_LABEL,
+    MONITOR_LABEL,
     PAUSED_ANNOTATION,
     PRIORITY_LABEL,
     QUEUE_LABEL,
@@ -43,7 +44,14 @@ from finetune_operator.status.conditions import find_condition
 Object = dict[str, Any]
 T = TypeVar("T")
 
-_KEPT_LABELS = (JOB_LABEL, STAGE_LABEL, INDEX_LABEL, QUEUE_LABEL, PRIORITY_LABEL)
+_KEPT_LABELS = (
+    JOB_LABEL,
+    STAGE_LABEL,
+    MONITOR_LABEL,
+    INDEX_LABEL,
+    QUEUE_LABEL,
+    PRIORITY_LABEL,
+)
 _KEPT_ANNOTATIONS = (PAUSED_ANNOTATION, ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION)
 _POD_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
 _JOB_CONDITIONS = frozenset({"Complete", "Failed", "Suspended"})

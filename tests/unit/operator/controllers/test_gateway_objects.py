@@ -139,7 +139,7 @@ async def test_an_object_of_somebody_else_is_left_alone(world: World) -> None:
 async def test_without_a_gateway_in_the_settings_nothing_is_watched_or_written() -> None:
     world = World()
     assert world.endpoints.splits == {}
-    assert len(world.endpoints.informers) == 3
+    assert len(world.endpoints.informers) == 5
     assert await world.apply("", (1, 100)) == []
 
 

@@ -712,14 +712,3 @@ def test_a_job_of_another_name_publishes_under_the_name_that_is_followed():
     active = world.status["active"]
     assert active["version"] == 2
     assert active["adapter"] == adapter_name(NAMESPACE, JOB, 2)
-
-
-def test_what_is_not_carried_out_stalls_and_versions_go_on():
-    world = serving(capture={}, monitor={})
-    world.job = published_job(2)
-    world.run()
-    assert world.condition("Stalled") == ("True", "NotSupported")
-    assert world.versions()[0] == 2
-    world.edit(capture=None, monitor=None)
-    world.run()
-    assert world.condition("Stalled") == ("False", "AsWanted")

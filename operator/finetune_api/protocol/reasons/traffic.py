@@ -1,0 +1,36 @@
+"""Reasons of captured traffic, and of looks at it."""
+
+from __future__ import annotations
+
+from finetune_api.reason_help import ReasonHelp as _Help
+
+TRAFFIC = {
+    "ClockMovedBack": _Help(
+        "Answers of a time to come have been looked at: a clock was wrong.",
+        "Set it right and wait until then, or delete the file that the message names.",
+    ),
+    "DamagedEvidence": _Help(
+        "What a monitor has kept cannot be read.",
+        "Delete the file that the message names; the monitor begins anew.",
+    ),
+    "DamagedFeedback": _Help("An entry of feedback cannot be read.", "Delete the object."),
+    "DamagedSegment": _Help("A file of captured answers cannot be read.", "Delete the object."),
+    "EvaluationUnreadable": _Help(
+        "The answers of a version's evaluation cannot be read.", "Publish another version."
+    ),
+    "OtherEvaluation": _Help(
+        "The evaluation in storage is not the one that the version was published with.",
+        "Publish another version.",
+    ),
+    "OtherVersion": _Help(
+        "The version in storage is not the one that answers.", "Publish another version."
+    ),
+    "ReferenceTooSmall": _Help(
+        "The training has too few rows for the signals that are to be watched.",
+        "Take them out of `monitor.signals`, or train on more rows.",
+    ),
+    "SegmentChanging": _Help(
+        "A file of captured answers goes on changing while answers are deleted from it.",
+        "Find the other writer, and delete again.",
+    ),
+}

@@ -1,0 +1,110 @@
+"""What looks say of an endpoint: its ``status.monitor`` and its condition ``Drifted``. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from finetune_api.names import traffic_uri
+from finetune_api.protocol.monitoring import REPORT_PAGE, LookReport
+from finetune_api.v1alpha1.status.endpoint import Served
+from finetune_api.v1alpha1.traffic import Monitor
+from finetune_operator.finetuneendpoint.monitoring.looks import Look, last_of
+from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A condition: is what is asked of the version still what it was made for?"""
+
+    status: str
+    reason: str
+    message: str
+
+
+def monitor_status(
+    before: Mapping[str, Any] | None, active: Served, looks: Sequence[Look], page: str
+) -> Object:
+    """Return ``status.monitor``: what the last look with a report has said, and why none has since.
+
+    What was said of an earlier version counts no more.
+
+    Args:
+        before: As it is stored.
+        active: The version that answers.
+        looks: Those that exist.
+        page: Where their page is.
+    """
+    since = parse_timestamp(active.since)
+    told = dict(before or {})
+    told_time = parse_timestamp(told.get("lastRunTime"))
+    if since is not None and told_time is not None and told_time <= since:
+        told, told_time = {}, None
+    ended = [each for each in looks if since is None or each.created >= since]
+    newest = last_of(ended)
+    if newest is None or newest.ended is None:
+        return told
+    found = last_of(each for each in ended if _is_about(each, active))
+    if found is not None and (told_time is None or (found.ended or told_time) >= told_time):
+        assert found.report is not None
+        assert found.ended is not None
+        told = _read(found.report, found.ended, page)
+    told.pop("failure", None)
+    told["lastRunTime"] = timestamp(newest.ended)
+    return {**told, "failure": newest.failure} if newest.failure else told
+
+
+def _is_about(look: Look, active: Served) -> bool:
+    return look.report is not None and look.report.version == active.version
+
+
+def _read(report: LookReport, ended: datetime, page: str) -> Object:
+    """Return a report as a status: no time that is none or yet to come, and each signal once."""
+    signals: dict[str, Object] = {}
+    for signal in report.signals:
+        since = parse_timestamp(signal.since)
+        wire: Object = {"name": signal.name, "logE": signal.log_e}
+        if since is not None and since <= ended:
+            wire["since"] = timestamp(since)
+        signals[signal.name] = wire
+    return {
+        "numLooks": report.num_looks,
+        "numAnswers": report.num_answers,
+        "numWaiting": report.num_waiting,
+        "signals": list(signals.values()),
+        "reportUri": page,
+    }
+
+
+def page_of(uri: str, namespace: str, endpoint: str) -> str:
+    """Return where the page of an endpoint's looks is, below ``capture.uri``."""
+    return f"{traffic_uri(uri, namespace, endpoint)}/{REPORT_PAGE}"
+
+
+def find_drift(told: Mapping[str, Any], active: Served, monitor: Monitor) -> Finding:
+    """Return the condition that a ``status.monitor`` stands for."""
+    drifted = [each for each in told.get("signals", ()) if each.get("since")]
+    failure = f" The last look failed: {told['failure']}" if told.get("failure") else ""
+    if drifted:
+        # The newest: what began earlier has been told already.
+        signal = max(drifted, key=lambda each: (each["since"], each["name"]))
+        others = ", ".join(sorted(each["name"] for each in drifted if each is not signal))
+        text = (
+            f"{signal['name']} has changed since {signal['since']}: version {active.version} was"
+            f" made for other traffic.{f' So have {others}.' if others else ''} Plots:"
+            f" {told.get('reportUri')}{failure}"
+        )
+        return Finding(status="True", reason=signal["name"], message=text)
+    if failure:
+        text = f"{failure.strip()}. The next one is tried after {monitor.every}."
+        return Finding(status="Unknown", reason=Reason.LOOK_FAILED, message=text)
+    if not told.get("numLooks"):
+        waiting = int(told.get("numWaiting") or 0)
+        text = f"{waiting} of {monitor.min_answers} answers of version {active.version} are there."
+        return Finding(status="Unknown", reason=Reason.TOO_FEW_ANSWERS, message=text)
+    text = f"{told['numAnswers']} answers of version {active.version} are what it was made for."
+    return Finding(status="False", reason=Reason.NO_DRIFT, message=text)

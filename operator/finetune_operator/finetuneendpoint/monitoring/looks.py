@@ -1,0 +1,136 @@
+"""Looks as their Jobs and pods show them, and when the next one is due. Pure.
+
+A look is named by the time until which it looks. So nobody makes it twice, and one look makes up
+for all that were missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.meta import seconds_of
+from finetune_api.names import look_name
+from finetune_api.protocol.monitoring import LookReport
+from finetune_api.v1alpha1.traffic import Monitor
+from finetune_operator.finetunejob.state.trimmed import (
+    TrimmedJob,
+    TrimmedPod,
+    container_of,
+    owner_uid,
+)
+from finetune_operator.status.conditions import find_condition, parse_timestamp, shorten
+
+SETTLING = timedelta(minutes=5)
+"""Time that answers get to be given and stored before they are looked at."""
+LEAST_SECONDS = 60
+"""Between two looks: their names have minutes."""
+MESSAGE_CHARACTERS = 300
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """A look, as its Job and pods show it.
+
+    Attributes:
+        created: When its Job was created.
+        ended: When it ended; None while it runs.
+        failure: Why it failed; empty if it did not.
+        report: What it said; None if it failed, or nobody knows what it said.
+    """
+
+    name: str
+    created: datetime
+    ended: datetime | None = None
+    failure: str = ""
+    report: LookReport | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Due:
+    """The next look.
+
+    Attributes:
+        until: It looks at answers before this time.
+        wait_seconds: Until it may begin; 0 for now, None while another one runs.
+    """
+
+    until: datetime
+    wait_seconds: float | None
+
+
+def find_due(
+    monitor: Monitor, since: datetime, endpoint: str, looks: Sequence[Look], now: datetime
+) -> Due:
+    """Return the next look: at the last whole ``every`` that has passed, if it is not there yet.
+
+    Args:
+        monitor: ``spec.monitor``.
+        since: Since when the active version answers.
+        endpoint: Name of the endpoint.
+        looks: Those that exist.
+        now: The present.
+    """
+    every = max(LEAST_SECONDS, seconds_of(monitor.every))
+    slot = int((now - SETTLING).timestamp()) // every
+    first = -(-int(since.timestamp()) // every) + 1
+    names = {look.name for look in looks}
+    is_made = look_name(endpoint, slot * every) in names
+    slot = max(first, slot + is_made)
+    until = datetime.fromtimestamp(slot * every, UTC)
+    if any(look.ended is None for look in looks):
+        return Due(until=until, wait_seconds=None)
+    return Due(until=until, wait_seconds=max(0.0, (until + SETTLING - now).total_seconds()))
+
+
+def last_of(looks: Iterable[Look]) -> Look | None:
+    """Return the look that ended last."""
+    ended = [(look.ended, look.name, look) for look in looks if look.ended is not None]
+    return max(ended, key=lambda each: each[:2])[2] if ended else None
+
+
+def read_look(job: TrimmedJob, pods: Iterable[TrimmedPod]) -> Look:
+    """Return a look from its trimmed Job and all pods of the endpoint's looks.
+
+    Anybody who may create Jobs and pods of this namespace may have written them. So no more is
+    taken of them than the schema of the status has, and no place.
+    """
+    metadata, conditions = job["metadata"], job["status"].get("conditions")
+    name = metadata["name"]
+    created = parse_timestamp(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC)
+    own = [pod for pod in pods if owner_uid(pod) == metadata["uid"]]
+    ends = [(kind, find_condition(conditions, kind) or {}) for kind in ("Complete", "Failed")]
+    kind, end = next((each for each in ends if each[1].get("status") == "True"), ("", {}))
+    if not kind:
+        return Look(name=name, created=created)
+    ended = parse_timestamp(end.get("lastTransitionTime")) or created
+    words = [found for pod in own if (found := _words_of(pod)) is not None]
+    if kind == "Complete":
+        told = next((each for each in words if not each.reason), None)
+        return Look(name=name, created=created, ended=ended, report=told)
+    failed = next((each for each in words if each.reason), None)
+    text = f"{failed.reason}: {failed.message}" if failed is not None else _problem(own, end)
+    return Look(name=name, created=created, ended=ended, failure=shorten(text, MESSAGE_CHARACTERS))
+
+
+def _words_of(pod: TrimmedPod) -> LookReport | None:
+    text = (container_of(pod).get("terminated") or {}).get("message") or ""
+    try:
+        return LookReport.model_validate_json(text, extra="ignore")
+    except ValidationError:
+        return None
+
+
+def _problem(pods: Iterable[TrimmedPod], end: Mapping[str, Any]) -> str:
+    """Return why a look failed that said nothing."""
+    for pod in pods:
+        ended = container_of(pod).get("terminated") or {}
+        if ended.get("reason") == "OOMKilled":
+            return "OOMKilled: it went over its memory limit; have prepareMemory raised"
+        if ended:
+            return f"{ended.get('reason')}: exit code {ended.get('exitCode')}; see its log"
+    return f"{end.get('reason') or 'Failed'}: {end.get('message') or 'its Job says no more'}"

@@ -1,0 +1,364 @@
+"""Looks at captured answers: when one is due, what the status says, what a forged one can do."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from finetune_api.names import MONITOR_LABEL, look_name
+from finetune_api.v1alpha1.status.endpoint import FineTuneEndpointStatus
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.monitoring.looks import SETTLING, Look, read_look
+from finetune_operator.finetuneendpoint.observed import owner_of
+from finetune_operator.finetuneendpoint.render.look import render_look
+from finetune_operator.finetunejob.state.trimming import trim_job, trim_pod
+from finetune_operator.status.conditions import timestamp
+from kit.builders.endpoints import NAME, NAMESPACE, OUTPUT, EndpointWorld, published_job
+
+HOUR = timedelta(hours=1)
+PAGE = f"{OUTPUT}/traffic/{NAMESPACE}/{NAME}/monitor/report.html"
+CONFIG = OperatorConfig(trainer_image="trainer:1")
+
+
+class World(EndpointWorld):
+    """An endpoint that is monitored, whose looks a test makes and ends."""
+
+    def __init__(self, **monitor: Any) -> None:
+        super().__init__(published_job(1), capture={}, monitor=monitor)
+        self.run()
+        self.jobs: dict[str, tuple[Any, Any]] = {}
+
+    def look(self, seconds: float = 1.0) -> Any:
+        made = super().look(seconds)
+        if made.look is not None:
+            self.begin(render_look(made.look, owner_of(self.endpoint), CONFIG))
+        return made
+
+    def begin(self, job: Any) -> None:
+        name = job["metadata"]["name"]
+        assert name not in self.jobs
+        metadata = {"uid": f"uid-{name}", "creationTimestamp": timestamp(self.now)}
+        self.jobs[name] = ({**job, "metadata": {**job["metadata"], **metadata}, "status": {}}, None)
+        self._see()
+
+    def end(self, words: Any, *, kind: str = "Complete", **state: Any) -> None:
+        """End the newest look; ``words`` are its termination message."""
+        name, (job, _) = list(self.jobs.items())[-1]
+        text = words if isinstance(words, str) else json.dumps(words)
+        owner = {"kind": "Job", "name": name, "uid": f"uid-{name}", "controller": True}
+        ended = {"exitCode": int(kind == "Failed"), "message": text, **state}
+        pod = {
+            "metadata": {"name": f"{name}-x", "namespace": NAMESPACE, "uid": "p",
+                         "labels": {MONITOR_LABEL: NAME}, "ownerReferences": [owner]},
+            "status": {"phase": "Succeeded", "containerStatuses": [
+                {"name": "trainer", "state": {"terminated": ended}}]},
+        }  # fmt: skip
+        end = {"type": kind, "status": "True", "lastTransitionTime": timestamp(self.now)}
+        job["status"] = {"conditions": [end]}
+        self.jobs[name] = (job, pod)
+        self._see()
+        super().look(0)
+
+    def _see(self) -> None:
+        pods = [trim_pod(pod) for _, pod in self.jobs.values() if pod is not None]
+        looks = [read_look(trim_job(job), pods) for job, _ in self.jobs.values()]
+        self.facts = {"looks": tuple(looks)}
+
+    def pass_time(self, hours: float) -> None:
+        """Look every ten minutes."""
+        for _ in range(round(hours * 6)):
+            self.look(600)
+
+    def until_look(self) -> None:
+        """Let time pass until there is one look more."""
+        before = len(self.jobs)
+        while len(self.jobs) == before:
+            self.look(300)
+
+    def ends(self) -> list[datetime]:
+        """Return until when the looks look."""
+        tasks = [job["spec"]["template"]["spec"]["containers"][0]["env"] for job, _ in
+                 self.jobs.values()]  # fmt: skip
+        found = ({each["name"]: each["value"] for each in env} for env in tasks)
+        return [
+            datetime.fromisoformat(json.loads(each["FINETUNE_MONITOR_TASK"])["until"])
+            for each in found
+        ]
+
+
+def report(num_looks: int = 1, version: int = 1, **since: str) -> dict[str, Any]:
+    signals = [{"name": name, "logE": "0.5"} for name in ("Vocabulary", "Errors")]
+    signals = [{**each, **({"since": since[each["name"]]} if each["name"] in since else {})}
+               for each in signals]  # fmt: skip
+    numbers = {"numLooks": num_looks, "numAnswers": 400 * num_looks, "numWaiting": 7}
+    return {"version": version, "signals": signals, **numbers}
+
+
+def message(world: EndpointWorld) -> str:
+    (found,) = (each for each in world.status["conditions"] if each["type"] == "Drifted")
+    return str(found["message"])
+
+
+# ---- when ----------------------------------------------------------------------------------------
+
+
+def test_there_is_one_look_for_each_hour_and_none_before_the_first_is_over() -> None:
+    world = World()
+    begin = world.now
+    world.pass_time(1)
+    assert world.jobs == {}
+    for _ in range(30):
+        world.pass_time(1 / 6)
+        if world.jobs and world.facts["looks"][-1].ended is None:
+            world.end(report())
+    ends = world.ends()
+    assert len(ends) in (4, 5)
+    assert all(later - before == HOUR for before, later in pairwise(ends))
+    assert ends[0] - begin >= HOUR - timedelta(seconds=5)
+    assert {(each.minute, each.second) for each in ends} == {(0, 0)}
+    assert [*world.jobs] == [look_name(NAME, each.timestamp()) for each in ends]
+
+
+def test_the_plan_wakes_itself_when_the_next_look_is_due() -> None:
+    world = World()
+    made = world.look(10)
+    world.look((made.requeue_after or 0) - 1)
+    assert world.jobs == {}
+    world.look(1)
+    assert len(world.jobs) == 1
+    assert world.ends()[0] + SETTLING <= world.now
+
+
+def test_a_slow_look_is_waited_for_and_the_next_makes_up_for_what_was_missed() -> None:
+    world = World(every="10m")
+    world.pass_time(1)
+    assert len(world.jobs) == 1
+    world.end(report())
+    world.look()
+    assert len(world.jobs) == 2
+
+
+def test_an_operator_that_was_away_for_three_looks_makes_one() -> None:
+    world = World()
+    world.until_look()
+    world.end(report())
+    world.look(3 * 3600 + 600)
+    world.look()
+    assert len(world.jobs) == 2
+    assert world.now - world.ends()[-1] < HOUR + SETTLING
+
+
+def test_a_clock_that_goes_back_makes_no_look_twice() -> None:
+    world = World()
+    world.until_look()
+    world.end(report())
+    world.now -= timedelta(minutes=50)
+    world.pass_time(0.5)
+    assert len(world.jobs) == 1
+    world.until_look()
+    assert len(set(world.ends())) == 2
+
+
+def test_two_operators_name_the_look_alike() -> None:
+    world = World()
+    world.until_look()
+    (name,) = world.jobs
+    world.facts, world.jobs = {}, {}
+    world.look(90)
+    assert [*world.jobs] == [name]
+
+
+@pytest.mark.parametrize("left_out", [{"monitor": None}, {"monitor": None, "capture": None}])
+def test_nobody_looks_where_nothing_is_to_be_monitored(left_out: dict[str, None]) -> None:
+    world = World()
+    world.until_look()
+    world.end(report(Vocabulary="2026-01-01T00:00:00Z"))
+    assert world.condition("Drifted")[0] == "True"
+    world.edit(**left_out)
+    world.pass_time(3)
+    assert len(world.jobs) == 1
+    assert world.condition("Drifted") == ("Unknown", "NotMonitored")
+    assert "monitor" not in world.status
+
+
+def test_nobody_looks_before_a_version_answers() -> None:
+    world = EndpointWorld(published_job(None), capture={}, monitor={})
+    for _ in range(20):
+        assert world.look(600).look is None
+    assert all(each["type"] != "Drifted" for each in world.status["conditions"])
+
+
+# ---- what is told --------------------------------------------------------------------------------
+
+
+def test_too_few_answers_are_told_and_then_that_nothing_has_changed() -> None:
+    world = World()
+    assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
+    world.until_look()
+    world.end(report(0))
+    assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
+    assert message(world).startswith("7 of 200 answers")
+    world.until_look()
+    world.end(report(1))
+    assert world.condition("Drifted") == ("False", "NoDrift")
+    assert world.status["monitor"] == {
+        "lastRunTime": timestamp(world.now), "numLooks": 1, "numAnswers": 400, "numWaiting": 7,
+        "signals": [{"name": "Vocabulary", "logE": "0.5"}, {"name": "Errors", "logE": "0.5"}],
+        "reportUri": PAGE,
+    }  # fmt: skip
+    assert world.condition("Stalled") == ("False", "AsWanted")
+
+
+def test_drift_is_told_once_with_signal_begin_and_page() -> None:
+    world = World()
+    world.until_look()
+    since = "2026-01-01T00:00:00Z"
+    for _ in range(3):
+        world.end(report(Vocabulary=since))
+        world.until_look()
+    assert world.condition("Drifted") == ("True", "Vocabulary")
+    assert since in message(world)
+    assert PAGE in message(world)
+    assert [reason for reason, _ in world.events if reason == "Drifted"] == ["Drifted"]
+    world.end(report())
+    assert world.condition("Drifted") == ("False", "NoDrift")
+
+
+def test_drift_of_a_version_is_over_when_another_one_answers() -> None:
+    world = World()
+    world.until_look()
+    world.end(report(Vocabulary="2026-01-01T00:00:00Z"))
+    world.job = published_job(2)
+    world.run()
+    assert world.versions()[0] == 2
+    assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
+    world.until_look()
+    world.end(report(version=1, Vocabulary="2026-01-01T00:00:00Z"))
+    assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
+
+
+def test_a_failed_look_is_told_once_and_tried_at_the_next_hour() -> None:
+    world = World()
+    world.until_look()
+    words = {"reason": "StorageUnavailable", "message": "s3://b does not answer"}
+    world.end(words, kind="Failed")
+    assert world.condition("Drifted") == ("Unknown", "LookFailed")
+    world.pass_time(1)
+    assert len(world.jobs) == 2
+    world.end(words, kind="Failed")
+    told = [(reason, text) for reason, text in world.events if reason == "LookFailed"]
+    assert told == [("LookFailed", "StorageUnavailable: s3://b does not answer")]
+    world.until_look()
+    world.end(report())
+    assert world.condition("Drifted") == ("False", "NoDrift")
+    assert "failure" not in world.status["monitor"]
+
+
+def test_a_look_that_failed_takes_no_drift_back() -> None:
+    world = World()
+    world.until_look()
+    world.end(report(Vocabulary="2026-01-01T00:00:00Z"))
+    world.until_look()
+    world.end("", kind="Failed", reason="OOMKilled")
+    assert world.condition("Drifted") == ("True", "Vocabulary")
+    assert "memory" in message(world)
+    assert [reason for reason, _ in world.events if reason == "LookFailed"] == ["LookFailed"]
+
+
+def test_a_look_whose_pod_is_gone_leaves_what_is_known() -> None:
+    world = World()
+    world.until_look()
+    world.end(report(Vocabulary="2026-01-01T00:00:00Z"))
+    world.until_look()
+    world.end("")
+    assert world.condition("Drifted") == ("True", "Vocabulary")
+
+
+# ---- what somebody who may create pods can forge -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        "x" * 4096,
+        "[]",
+        report() | {"version": "one"},
+        report() | {"signals": [{"name": "Moon", "logE": "1"}]},
+        report() | {"signals": [{"name": "Errors", "logE": "much"}]},
+        report() | {"signals": [{"name": "Errors", "logE": "1"}] * 11},
+        report() | {"numAnswers": -1},
+        report() | {"numAnswers": 1e300},
+    ],
+)
+def test_a_report_that_is_none_changes_nothing(forged: Any) -> None:
+    world = World()
+    world.until_look()
+    world.end(forged)
+    assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
+    assert set(world.status["monitor"]) == {"lastRunTime"}
+
+
+def test_a_forged_report_stays_within_the_schema_and_names_no_place() -> None:
+    world = World()
+    world.until_look()
+    forged = report(Vocabulary="tomorrow", Errors="2999-01-01T00:00:00Z")
+    forged["signals"] = forged["signals"] * 3
+    world.end({**forged, "reportUri": "http://elsewhere/", "lastRunTime": "never"})
+    told = world.status["monitor"]
+    assert told["reportUri"] == PAGE
+    assert told["signals"] == [
+        {"name": "Vocabulary", "logE": "0.5"}, {"name": "Errors", "logE": "0.5"}
+    ]  # fmt: skip
+    assert world.condition("Drifted") == ("False", "NoDrift")
+    FineTuneEndpointStatus.model_validate(world.status)
+
+
+def test_a_pod_of_another_job_says_nothing_of_a_look() -> None:
+    world = World()
+    world.until_look()
+    (job, _) = next(iter(world.jobs.values()))
+    foreign = {"metadata": {"name": "p", "namespace": NAMESPACE, "uid": "p",
+                            "labels": {MONITOR_LABEL: NAME}},
+               "status": {"containerStatuses": [{"name": "trainer", "state": {
+                   "terminated": {"exitCode": 0, "message": json.dumps(report())}}}]}}  # fmt: skip
+    job["status"] = {"conditions": [{"type": "Complete", "status": "True",
+                                     "lastTransitionTime": timestamp(world.now)}]}  # fmt: skip
+    assert isinstance(found := read_look(trim_job(job), [trim_pod(foreign)]), Look)
+    assert (found.report, found.failure) == (None, "")
+
+
+# ---- its pod -------------------------------------------------------------------------------------
+
+
+def test_the_pod_of_a_look_has_no_rights_and_only_its_own_storage() -> None:
+    world = World()
+    world.edit(capture={"uri": "pvc://answers/kept", "secretRef": {"name": "kept"}})
+    world.until_look()
+    ((name, (job, _)),) = world.jobs.items()
+    pod = job["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    mounts = {each["mountPath"] for each in container["volumeMounts"]}
+    assert mounts == {
+        "/work", "/tmp", "/var/lib/finetune/claims/answers",
+        "/var/run/secrets/finetune.dev/credentials/kept",
+        "/var/run/secrets/finetune.dev/credentials/store",
+    }  # fmt: skip
+    assert "serviceAccountToken" not in json.dumps(pod["volumes"])
+    (owner,) = job["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"], owner["controller"]) == (
+        "FineTuneEndpoint", f"uid-of-{NAME}", True
+    )  # fmt: skip
+    assert job["spec"]["activeDeadlineSeconds"] == 1800
+    assert job["spec"]["ttlSecondsAfterFinished"] == 3 * 3600
+    assert len(name) <= len(NAME) + 11
