@@ -83,7 +83,16 @@ def find_trouble(endpoint: Object, now: datetime) -> Trouble | None:
     return trouble("Verifying", verified, candidate.get("version"))
 
 
-def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+def find_drift(endpoint: Object, now: datetime) -> tuple[str, datetime] | None:
+    """Return the signal that has changed, and since when that is known; None if none has. Pure."""
+    conditions = (endpoint.get("status") or {}).get("conditions")
+    found = find_condition(conditions, ConditionType.DRIFTED) or {}
+    if found.get("status") != "True":
+        return None
+    return bounded_reason(found), parse_timestamp(found.get("lastTransitionTime")) or now
+
+
+def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
     return (
         GaugeMetricFamily(
             "finetune_endpoints", "FineTuneEndpoints by phase.", labels=["namespace", "phase"]
@@ -93,6 +102,12 @@ def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
             "How long single endpoints have not answered with the version that is wanted, by state"
             " and version. At most 100 endpoints in each state.",
             labels=_LABELS,
+        ),
+        GaugeMetricFamily(
+            "finetune_endpoint_drifted_seconds",
+            "Since when an endpoint's traffic is known to have changed, by the signal that has. At"
+            " most 100 endpoints of each signal.",
+            labels=("namespace", "finetuneendpoint", "signal"),
         ),
     )
 
@@ -112,7 +127,7 @@ class EndpointMetrics(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Count all endpoints by what their statuses say."""
         found = self._endpoints.objects()
-        by_phase, waiting = _gauges()
+        by_phase, waiting, drifted = _gauges()
         phases = Counter(
             (
                 each["metadata"]["namespace"],
@@ -124,7 +139,19 @@ class EndpointMetrics(Collector):
             by_phase.add_metric(phase, number)
         for seconds, labels in self._longest(found):
             waiting.add_metric(labels, seconds)
-        yield from (by_phase, waiting)
+        for seconds, labels in self._drifted(found):
+            drifted.add_metric(labels, seconds)
+        yield from (by_phase, waiting, drifted)
+
+    def _drifted(self, endpoints: Iterable[Object]) -> list[tuple[float, tuple[str, ...]]]:
+        """Return seconds and labels of endpoints whose traffic has changed."""
+        now = self._clock.now()
+        found = []
+        for endpoint in endpoints:
+            if (each := find_drift(endpoint, now)) is not None:
+                labels = (*key_of(endpoint), each[0])
+                found.append((max(0.0, (now - each[1]).total_seconds()), labels))
+        return keep_longest(found, state=lambda each: each[1][2], seconds=lambda each: each[0])
 
     def _longest(self, endpoints: Iterable[Object]) -> list[tuple[float, tuple[str, ...]]]:
         """Return seconds and labels of endpoints in trouble."""

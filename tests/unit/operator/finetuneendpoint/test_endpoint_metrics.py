@@ -159,3 +159,28 @@ def test_endpoints_are_counted_by_phase_and_few_of_them_have_series() -> None:
     told = [s for f in registry.collect() for s in f.samples if "finetuneendpoint" in s.labels]
     assert len(told) == 100
     assert NAME not in {each.labels["finetuneendpoint"] for each in told}
+
+
+def drifted(*endpoints: Any, clock: FakeClock) -> dict[tuple[str, str], float]:
+    (family,) = (
+        each
+        for each in tell(list(endpoints), clock).collect()
+        if each.name == "finetune_endpoint_drifted_seconds"
+    )
+    return {
+        (sample.labels["finetuneendpoint"], sample.labels["signal"]): sample.value
+        for sample in family.samples
+    }
+
+
+def test_changed_traffic_is_told_with_its_signal_and_nothing_that_anybody_else_may_write() -> None:
+    world = serving()
+    clock = FakeClock(world.now + timedelta(seconds=600))
+    assert drifted(world.endpoint, clock=clock) == {}
+    since = world.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    condition = {"type": "Drifted", "status": "True", "lastTransitionTime": since}
+    for reason, told in (("Vocabulary", "Vocabulary"), ("x" * 63, "Other")):
+        world.endpoint["status"]["conditions"] = [{**condition, "reason": reason}]
+        assert drifted(world.endpoint, clock=clock) == {(NAME, told): 600}
+    world.endpoint["status"]["conditions"][0]["status"] = "Unknown"
+    assert drifted(world.endpoint, clock=clock) == {}
