@@ -17,7 +17,7 @@ from finetune_cli.commands import decisions
 from finetune_cli.commands.checkpoints import checkpoints
 from finetune_cli.commands.compare import compare
 from finetune_cli.commands.data import data_app
-from finetune_cli.commands.endpoint import endpoint_app
+from finetune_cli.commands.endpoint import endpoint_app, monitor
 from finetune_cli.commands.evaluate import evaluate
 from finetune_cli.commands.feedback import feedback_app
 from finetune_cli.commands.report import report
@@ -367,5 +367,6 @@ app.add_typer(sweep_app)
 app.add_typer(endpoint_app)
 app.add_typer(schedule_app)
 app.add_typer(feedback_app)
+app.command()(monitor)
 app.command()(checkpoints)
 app.command()(evaluate)

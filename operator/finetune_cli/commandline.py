@@ -21,7 +21,7 @@ HEADINGS = {
     "Look at results": ("report", "compare", "checkpoints", "evaluate", "review", "verify"),
     "Decide on data and candidates": ("approve", "publish"),
     "Try several settings on a cluster": ("sweep", "promote"),
-    "Serve published versions": ("endpoint", "feedback"),
+    "Serve published versions": ("endpoint", "feedback", "monitor"),
     "Train again": ("schedule",),
 }  # fmt: skip
 """The commands in the order of the help. A test keeps this list complete."""

@@ -10,8 +10,8 @@ import typer.main
 
 from finetune_cli.app import app
 
-EITHER = ("compare", "report", "publish", "checkpoints", "evaluate", "review")
-"""Commands that take a job of a cluster by its name, or files, folders and URIs without one."""
+EITHER = ("compare", "report", "publish", "checkpoints", "evaluate", "review", "monitor")
+"""Commands that take an object of a cluster by its name, or files, folders and URIs without one."""
 
 
 def render_cli() -> str:
@@ -44,8 +44,8 @@ def _places(commands: dict[str, Any]) -> str:
     remote = [name for name in commands if name in asking and name not in EITHER]
     return (
         "`kubectl-finetune` is the same program, so `kubectl finetune list` works too."
-        f" {_listed(local)} need no cluster. {_listed(EITHER)} take a job of a cluster by its name,"
-        f" or without a cluster the file, folder or URI of a run. {_listed(remote)} work on a"
+        f" {_listed(local)} need no cluster. {_listed(EITHER)} take an object of a cluster by its"
+        f" name, or without a cluster the file, folder or URI of a run. {_listed(remote)} work on a"
         " cluster. A cluster is asked with the kubeconfig that `kubectl` would use."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,7 @@ from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, wi
 from finetune_cli.commands.objects import list_text, print_object, watch_object
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.options import ObjectFormat
+from finetune_cli.options import Format, ObjectFormat
 
 if TYPE_CHECKING:
     from finetune_cli.cluster.client import Cluster
@@ -152,6 +153,55 @@ def rollback(
     cluster = where.connect()
     endpoint = cluster.get_endpoint(name)
     _change(cluster, endpoint, to or version_to_restore(endpoint), yes=yes, output=output)
+
+
+@with_cluster_options
+def monitor(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="DIR_OR_ENDPOINT",
+            help="Folder of finetune serve --capture, or name of a FineTuneEndpoint.",
+        ),
+    ],
+    every: Annotated[str, typer.Option(help="Shortest time between two looks at a folder.")] = "1h",
+    false_alarms: Annotated[
+        str,
+        typer.Option("--false-alarms-per-year", help="False alarms to expect in a year."),
+    ] = "1",
+    min_answers: Annotated[int, typer.Option(help="Answers that make a look at a folder.")] = 200,
+    output: Format = "text",
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Compare captured answers with training and evaluation: is the traffic still what it was?
+
+    Answers of the last five minutes wait for the next look. Exit code 1 if a signal has changed.
+    """
+    from finetune_cli.views.layout import current_time
+    from finetune_cli.views.monitor import describe_report, describe_status
+
+    if not Path(target).is_dir():
+        status = where.connect().get_endpoint(target).get("status", {}).get("monitor")
+        if status is None:
+            raise CliError(f"nobody has looked at FineTuneEndpoint {target}: set spec.monitor")
+        print_object(status, output, "\n".join(describe_status(status, current_time())))
+        if any(each.get("since") for each in status.get("signals", [])):
+            raise typer.Exit(NOT_MET)
+        return
+    from finetune_cli.extras import require_trainer
+    from finetune_cli.local.serving.monitoring import monitor_folder
+
+    require_trainer(("finetune_trainer", "numpy"), to="looking at captured answers")
+    settings = {"every": every, "falseAlarmsPerYear": false_alarms, "minAnswers": min_answers}
+    found = monitor_folder(Path(target), settings)
+    if found.report is None:
+        print(f"no look yet: one begins {every} after the version began to answer", file=sys.stderr)
+        return
+    lines = describe_report(found.report, found.drifted)
+    lines += [f"page: {found.page}"] if found.page is not None else []
+    print_object(dict(found.report), output, "\n".join(lines))
+    if found.drifted:
+        raise typer.Exit(NOT_MET)
 
 
 def _change(

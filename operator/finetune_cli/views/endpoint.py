@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from finetune_cli.views.layout import age, conditions, facts, section, table
+from finetune_cli.views.monitor import describe_status
 from finetune_cli.views.state import condition, is_true, state_text
 
 Body = Mapping[str, Any]
@@ -137,6 +138,8 @@ def describe(endpoint: Body, now: datetime) -> list[str]:
     )
     lines += section("Conditions", conditions(endpoint, now))
     lines += section("Rollout", _traffic(status))
+    monitor = status.get("monitor")
+    lines += section("Captured answers", describe_status(monitor, now) if monitor else [])
     lines += section("Rejected", _rejected(status, now))
     lines += section("Decisions", _decisions(status, now))
     return lines + section("Ask it, inside the cluster", _question(endpoint))

@@ -137,7 +137,7 @@ class World:
                     name=each["adapter"],
                     version=each["version"],
                     sha256=digest_of(each["version"]),
-                    state="Failed" if reason and each is versions[1] else state,  # type: ignore[arg-type]
+                    state="Failed" if reason and each is versions[1] else state,
                     reason=reason if each is versions[1] else None,
                     verification=Verification(num_asked=50, num_equal=50),
                 )

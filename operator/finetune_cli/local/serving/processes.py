@@ -27,6 +27,7 @@ from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.local.job import cache_root
 from finetune_cli.local.serving.engines import HOST, base_of, engine_command, serve_command
+from finetune_cli.local.serving.monitoring import note_active
 from finetune_cli.local.serving.version import PublishedVersion
 from finetune_cli.local.stages import die_with_parent, read_tail
 
@@ -184,7 +185,10 @@ def serve_version(
             stack.callback(process.stop)
             processes[name] = process
         verification = _wait_until_verified(version, ports, processes, tell)
-        _write(endpoints, endpoint_of(version, is_verified=True, capture=capture))
+        active = endpoint_of(version, is_verified=True, capture=capture)
+        _write(endpoints, active)
+        if capture is not None:
+            note_active(capture, active)
         _wait_until_active(version, ports, processes)
         url = f"http://{HOST}:{port}/v1"
         yield Serving(url=url, model=version.job, verification=verification, processes=processes)

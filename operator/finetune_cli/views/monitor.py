@@ -1,0 +1,58 @@
+"""How looks at captured answers are shown; pure functions over dicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from finetune_cli.views.layout import age, table
+
+Body = Mapping[str, Any]
+
+
+def describe_status(monitor: Body, now: datetime) -> list[str]:
+    """Return the lines of a ``status.monitor``."""
+    lines = [
+        f"{monitor.get('numAnswers', 0):,} answers in {monitor.get('numLooks', 0)} looks, the last"
+        f" {age(monitor.get('lastRunTime'), now)} ago; {monitor.get('numWaiting', 0)} wait"
+    ]
+    if monitor.get("failure"):
+        lines.append(f"the last look failed: {monitor['failure']}")
+    rows = [
+        [each["name"], _evidence(each.get("logE")), each.get("since", "")]
+        for each in monitor.get("signals", [])
+    ]
+    lines += table(rows, ("SIGNAL", "EVIDENCE", "CHANGED SINCE")) if rows else []
+    if monitor.get("reportUri"):
+        lines.append(f"page: {monitor['reportUri']}")
+    return lines
+
+
+def describe_report(report: Body, drifted: Mapping[str, str]) -> list[str]:
+    """Return the lines of a look's report, part by part, then and now."""
+    rows = [
+        [
+            part["name"],
+            _mean(part["referenceMean"]),
+            _mean(part["mean"]),
+            str(part["numUsers"]),
+            _evidence(part["logE"]),
+            drifted.get(part["name"].partition("/")[0], ""),
+        ]
+        for part in report["parts"]
+    ]
+    return [
+        f"{report['numAnswers']:,} answers in {report['numLooks']} looks until {report['end']};"
+        f" {report['numWaiting']} wait; alarm at evidence {report['logBound']:.1f}",
+        *table(rows, ("SIGNAL", "THEN", "NOW", "USERS", "EVIDENCE", "CHANGED SINCE")),
+    ]
+
+
+def _mean(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _evidence(log_e: str | float | None) -> str:
+    number = float("-inf") if log_e is None else float(log_e)
+    return f"{number:+.1f}" if abs(number) < float("inf") else ""

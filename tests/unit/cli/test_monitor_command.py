@@ -1,0 +1,160 @@
+"""`finetune monitor` as a person runs it: over a folder, and over an endpoint of a cluster."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from finetune_cli.app import app
+from finetune_cli.cluster.client import Cluster
+from finetune_cli.local.serving import monitoring
+from finetune_cli.local.serving.monitoring import note_active
+from finetune_cli.views.endpoint import describe
+from kit.cases.endpoint_cases import minimal_endpoint
+from kit.serving.monitored import START, MonitoredVersion
+
+STATUS: dict[str, Any] = {
+    "lastRunTime": "2026-11-29T11:00:00Z",
+    "numLooks": 3,
+    "numAnswers": 1200,
+    "numWaiting": 7,
+    "signals": [
+        {"name": "Vocabulary", "logE": "-inf", "since": "2026-11-29T08:00:00Z"},
+        {"name": "Errors", "logE": "1.25"},
+    ],
+    "reportUri": "s3://b/traffic/default/headlines/monitor/report.html",
+}
+
+
+def run(*words: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["monitor", *words])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    body = minimal_endpoint("headlines")
+    body["status"] = {"monitor": copy.deepcopy(STATUS)}
+
+    class OneEndpoint:
+        def get_endpoint(self, name: str) -> dict[str, Any]:
+            assert name == "headlines"
+            return copy.deepcopy(body)
+
+    monkeypatch.setattr(Cluster, "connect", lambda **_: OneEndpoint())
+    return body
+
+
+def test_an_endpoint_shows_its_last_look(cluster: dict[str, Any]) -> None:
+    code, text = run("headlines")
+    assert code == 1
+    lines = [line.split() for line in text.splitlines()]
+    assert ["Vocabulary", "2026-11-29T08:00:00Z"] in lines
+    assert ["Errors", "+1.2"] in lines
+    assert text.startswith("1,200 answers in 3 looks")
+    assert STATUS["reportUri"] in text
+    assert json.loads(run("headlines", "-o", "json")[1]) == STATUS
+    del cluster["status"]["monitor"]["signals"][0]["since"]
+    assert run("headlines")[0] == 0
+
+
+def test_an_endpoint_that_nobody_watches_says_what_to_set(cluster: dict[str, Any]) -> None:
+    del cluster["status"]["monitor"]
+    result = CliRunner().invoke(app, ["monitor", "headlines"])
+    assert "spec.monitor" in str(result.exception)
+
+
+def test_describe_shows_the_look_and_why_the_last_one_failed(cluster: dict[str, Any]) -> None:
+    cluster["status"]["monitor"]["failure"] = "AccessDenied: no"
+    lines = describe(cluster, datetime(2026, 11, 29, 12, tzinfo=UTC))
+    begin = lines.index("Captured answers:")
+    assert lines[begin + 2] == "  the last look failed: AccessDenied: no"
+    del cluster["status"]["monitor"]
+    assert "Captured answers:" not in describe(cluster, datetime.now(UTC))
+
+
+def folder_of(world: MonitoredVersion) -> Path:
+    """Return the folder of ``finetune serve --capture``, as that leaves it."""
+    task = world.task(0)
+    active = task.active.to_wire()
+    endpoint = {
+        "metadata": {"name": "copy", "namespace": "shop"},
+        "spec": {"jobRef": {"name": "copy"}},
+        "status": {"active": {**active, "since": None}},
+    }
+    note_active(world.output, endpoint)
+    return world.output
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MonitoredVersion:
+    made = MonitoredVersion(tmp_path)
+    folder_of(made)
+    note = world_note(made)
+    note["status"]["active"]["since"] = START.isoformat()
+    (made.output / monitoring.ACTIVE).write_text(json.dumps(note))
+    return made
+
+
+def world_note(world: MonitoredVersion) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((world.output / monitoring.ACTIVE).read_text())
+    return found
+
+
+def test_a_folder_is_looked_at_and_shown_then_and_now(world: MonitoredVersion) -> None:
+    for hour in range(8):
+        world.capture(hour, answer="bad")
+    code, text = run(str(world.output), "--min-answers", "30")
+    lines = {line.split()[0]: line.split() for line in text.splitlines()}
+    assert code == 1
+    assert lines["320"][:5] == ["320", "answers", "in", "1", "looks"]
+    assert lines["Labels/bad"][2:4] == ["1.000", "320"]
+    assert lines["Labels/bad"][-1] == "2026-01-01T00:00:00.000Z"
+    again = run(str(world.output), "--min-answers", "30")
+    assert (again[0], "320 answers" in again[1]) == (1, True)
+
+
+def test_a_folder_that_was_served_a_moment_ago_has_no_look_yet(world: MonitoredVersion) -> None:
+    note = world_note(world)
+    note["status"]["active"]["since"] = datetime.now(UTC).isoformat()
+    (world.output / monitoring.ACTIVE).write_text(json.dumps(note))
+    assert run(str(world.output)) == (0, "no look yet: one begins 1h after the version began to"
+                                         " answer\n")  # fmt: skip
+
+
+def test_a_version_that_is_served_again_goes_on_and_another_begins(world: MonitoredVersion) -> None:
+    folder_of(world)
+    note = world_note(world)
+    assert note["status"]["active"]["since"] == START.isoformat()
+    note["status"]["active"]["sha256"] = "another"
+    (world.output / monitoring.ACTIVE).write_text(json.dumps(note))
+    folder_of(world)
+    since = datetime.fromisoformat(world_note(world)["status"]["active"]["since"])
+    assert datetime.now(UTC) - since < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--every", "soon"], "monitor.every"),
+        (["--false-alarms-per-year", "x"], "monitor.falseAlarmsPerYear"),
+        (["--min-answers", "3"], "monitor.minAnswers"),
+    ],
+)
+def test_a_setting_that_is_none_is_named(
+    world: MonitoredVersion, words: list[str], told: str
+) -> None:
+    result = CliRunner().invoke(app, ["monitor", str(world.output), *words])
+    assert told in str(result.exception)
+
+
+def test_another_folder_is_told_what_is_missing(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["monitor", str(tmp_path)])
+    assert "finetune serve --capture" in str(result.exception)
