@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import orjson
 import pytest
 
-from finetune_api.protocol.monitoring import TASK, LookReport
+from finetune_api.protocol.monitoring import REPORT_PAGE, TASK, LookReport
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.monitor.__main__ import main
-from finetune_trainer.monitor.running import EVIDENCE_KEY, run_look
+from finetune_trainer.monitor.running import EVIDENCE_KEY, HISTORY_KEY, REPORT_KEY, run_look
 from kit.serving.monitored import MonitoredVersion
 
 
@@ -111,3 +112,32 @@ def test_the_process_leaves_its_report_or_why_there_is_none(
     told = LookReport.model_validate_json(log.read_text())
     assert (told.reason, told.num_looks) == ("ObjectNotFound", 0)
     assert str(world.manifest) in told.message
+
+
+def test_the_page_shows_each_signal_then_and_now_and_over_time(world: MonitoredVersion) -> None:
+    for hour in range(8):
+        world.capture(hour, answer="" if hour < 3 else "bad")
+        world.look(hour + 1)
+    page = world.traffic.read_bytes(REPORT_PAGE).decode()
+    assert "Labels has changed since 2026-01-01T03:00:00.000Z" in page
+    assert "Traffic of shop/copy" in page
+    assert 'aria-label="Labels/bad over time, from 2026-01-01 01:00 to 2026-01-01 08:00"' in page
+    assert 'aria-label="PromptLength then and now' in page
+    assert page.index("<h3>Labels/bad</h3>") < page.index("<h3>Errors</h3>")
+    assert "<script" not in page
+    assert "example.com" not in page
+    history = orjson.loads(world.traffic.read_bytes(HISTORY_KEY))["looks"]
+    assert [round(look["means"]["Labels/bad"], 1) for look in history][3:] == [1.0] * 5
+    world.traffic.write_bytes(HISTORY_KEY, b"{")
+    world.look(9)
+    assert world.traffic.read_bytes(REPORT_PAGE)
+
+
+def test_the_page_names_the_answers_that_moved_most(world: MonitoredVersion) -> None:
+    for hour in range(8):
+        world.capture(hour, answer="bad")
+        world.look(hour + 1, signals=["Labels"])
+    report = orjson.loads(world.traffic.read_bytes(REPORT_KEY))
+    assert report["exampleOf"].startswith("Labels/")
+    assert len(report["examples"]) == 5
+    assert report["examples"][0] in world.traffic.read_bytes(REPORT_PAGE).decode()

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_trainer.monitor.evidence import Evidence, begin_evidence
-from finetune_trainer.monitor.reference import Reference
-from finetune_trainer.monitor.users import UserRow, numbers_by_user
+from finetune_trainer.monitor.reference import Reference, count_bins
+from finetune_trainer.monitor.users import UserRow, find_extremes, numbers_by_user
 from finetune_trainer.statistics.confidence import Floats
 from finetune_trainer.statistics.drift import log_alarm_bound, log_growth_of_look
 
 YEAR = timedelta(days=365)
+NUM_EXAMPLES = 5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,10 +45,12 @@ class Seen:
     Attributes:
         mean: Over users; None if the signal applies to nobody.
         num_users: To whom it applies.
+        bins: How many users have which number.
     """
 
     mean: float | None
     num_users: int
+    bins: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,11 +60,15 @@ class Look:
     Attributes:
         seen: By signal; empty if there were too few answers.
         num_waiting: Answers that wait for the next look.
+        part: The part of a signal with the most evidence; empty if none has any.
+        examples: Response ids of the answers that are furthest from the reference in it.
     """
 
     evidence: Evidence
     seen: Mapping[str, Seen]
     num_waiting: int = 0
+    part: str = ""
+    examples: tuple[str, ...] = ()
 
 
 def look_at(
@@ -104,13 +111,31 @@ def look_at(
     after = before.after_look(
         growths, begin=begin, end=end, num_answers=len(rows), log_bound=settings.log_bound
     )
+    part, is_higher = _strongest(after)
     return Look(
         evidence=after,
+        part=part,
+        examples=find_extremes(rows, watched[part].signal, is_higher=is_higher, number=NUM_EXAMPLES)
+        if part
+        else (),
         seen={
-            name: Seen(mean=float(each.mean()) if len(each) else None, num_users=len(each))
+            name: Seen(
+                mean=float(each.mean()) if len(each) else None,
+                num_users=len(each),
+                bins=count_bins(each),
+            )
             for name, each in numbers.items()
         },
     )
+
+
+def _strongest(evidence: Evidence) -> tuple[str, bool]:
+    """Return the part with the most evidence and its side: after an alarm that which rang."""
+    if evidence.alarms and evidence.alarms[-1].time == evidence.until:
+        return evidence.alarms[-1].signal, evidence.alarms[-1].is_higher
+    known = {name: each for name, each in evidence.signals.items() if each.log_e > 0}
+    name = max(known, key=lambda each: known[each].log_e, default="")
+    return name, bool(name) and known[name].is_higher
 
 
 def _require_time(

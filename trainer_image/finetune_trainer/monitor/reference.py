@@ -15,11 +15,12 @@ import numpy as np
 
 from finetune_trainer.monitor.signals import Answered, Signal, fit_signals, signal_of
 from finetune_trainer.statistics.bounded import confidence_of_mean
-from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY
+from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, Floats
 from finetune_trainer.statistics.drift import Limits, limits_of
 
 MIN_ROWS = 50
 """Rows that say something of a signal; with fewer it is not watched."""
+NUM_BINS = 32
 MAX_ROWS = 10_000
 """Rows that are taken: more make the limits hardly nearer."""
 
@@ -43,12 +44,14 @@ class Watched:
     Attributes:
         mean: Of the reference; None where it says nothing of the signal.
         num_rows: Of the reference that the limits are from.
+        bins: How many rows have which number; see :func:`count_bins`.
     """
 
     signal: Signal
     limits: Limits
     mean: float | None = None
     num_rows: int = 0
+    bins: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,6 +117,11 @@ def make_reference(
     )
 
 
+def count_bins(numbers: Floats) -> tuple[int, ...]:
+    """Return how many numbers lie in each of :data:`NUM_BINS` equal parts of 0 to 1."""
+    return tuple(np.histogram(numbers, bins=NUM_BINS, range=(0.0, 1.0))[0].tolist())
+
+
 def _watch(
     signal: Signal, measured: Sequence[tuple[str, float]], *, num_signals: int, certainty: float
 ) -> Watched:
@@ -127,6 +135,7 @@ def _watch(
         ),
         mean=confidence.value,
         num_rows=len(numbers),
+        bins=count_bins(numbers),
     )
 
 

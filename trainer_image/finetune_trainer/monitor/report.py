@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,8 @@ from finetune_trainer.monitor.reference import Reference
 from finetune_trainer.monitor.signals import signal_of
 from finetune_trainer.traffic.rows import write_time
 
+MAX_HISTORY = 1500
+"""Looks that the page shows: two months of one an hour."""
 ALARM_HOLDS = timedelta(days=30)
 """How long an alarm holds without another one of the same signal."""
 
@@ -69,6 +72,9 @@ def report_of(
         "logE": _finite(evidence.log_e),
         "logBound": settings.log_bound,
         "falseAlarmsPerYear": settings.false_alarms_per_year,
+        "drifted": {name: write_time(at) for name, at in drifted_since(evidence, end).items()},
+        "exampleOf": look.part,
+        "examples": list(look.examples),
         "signals": [
             {"name": name, "logE": _finite(log_e)}
             for name, log_e in evidence.log_e_by_signal.items()
@@ -88,6 +94,25 @@ def report_of(
     }
 
 
+def add_to_history(history: Mapping[str, Any], reference: str, look: Look) -> dict[str, Any]:
+    """Return the history with one more look; one of another reference begins anew.
+
+    A look that is made again replaces itself.
+    """
+    until = look.evidence.until
+    if not look.seen or until is None:
+        return dict(history) if history.get("reference") == reference else _begin(reference)
+    end = write_time(until)
+    before = history.get("looks") if history.get("reference") == reference else None
+    looks = [each for each in before or () if each["end"] < end]
+    entry = {"end": end, "means": {name: seen.mean for name, seen in look.seen.items()}}
+    return {"reference": reference, "looks": [*looks, entry][-MAX_HISTORY:]}
+
+
+def _begin(reference: str) -> dict[str, Any]:
+    return {"reference": reference, "looks": []}
+
+
 def _part(name: str, look: Look, reference: Reference) -> dict[str, Any]:
     watched = reference.watched[name]
     seen = look.seen.get(name, Seen(mean=None, num_users=0))
@@ -101,6 +126,8 @@ def _part(name: str, look: Look, reference: Reference) -> dict[str, Any]:
         "low": watched.limits.low,
         "high": watched.limits.high,
         "numReferenceRows": watched.num_rows,
+        "referenceBins": list(watched.bins),
+        "bins": list(seen.bins),
     }
 
 

@@ -1,8 +1,8 @@
 """Looks at the traffic that an endpoint has captured since the look before, and keeps the evidence.
 
-Below the endpoint's traffic lie ``monitor/evidence.json`` and ``monitor/report.json``. The evidence
-is written last, and says until when answers have been looked at. So a look that is cut off is made
-again over the same answers.
+Below the endpoint's traffic lie ``monitor/evidence.json``, ``history.json``, ``report.json`` and
+``report.html``. The evidence is written last, and says until when answers have been looked at. So a
+look that is cut off is made again over the same answers.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import orjson
 
 from finetune_api.meta import decimal_of, seconds_of
-from finetune_api.protocol.monitoring import LookReport, LookTask
+from finetune_api.protocol.monitoring import REPORT_PAGE, LookReport, LookTask
 from finetune_api.v1alpha1.traffic import Monitor
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.monitor.evidence import (
@@ -25,14 +26,16 @@ from finetune_trainer.monitor.evidence import (
 )
 from finetune_trainer.monitor.gathering import fetch_reference_rows
 from finetune_trainer.monitor.looking import Look, Settings, look_at
+from finetune_trainer.monitor.page import render_page
 from finetune_trainer.monitor.reference import Reference, make_reference
-from finetune_trainer.monitor.report import report_of, words_of
+from finetune_trainer.monitor.report import add_to_history, report_of, words_of
 from finetune_trainer.monitor.users import read_exchange
 from finetune_trainer.serve.agent.fetching import access_of, to_file_uri
 from finetune_trainer.storage import ObjectNotFound, ObjectStore, join_uri, open_store
 from finetune_trainer.traffic.reading import open_traffic, read_exchanges
 
 EVIDENCE_KEY = "monitor/evidence.json"
+HISTORY_KEY = "monitor/history.json"
 REPORT_KEY = "monitor/report.json"
 SETTLING = timedelta(minutes=5)
 """Time that answers get to be given and stored: those that are stored later are not looked at."""
@@ -74,6 +77,7 @@ def run_look(task: LookTask, *, folder: Path, credentials_dir: Path | None = Non
         version=active.version,
         since=_time(active.since or task.until),
         now=until + SETTLING,
+        title=f"{task.namespace}/{task.endpoint}",
     )
     if look is not None:
         return words_of(look.evidence, active.version, now=until, num_waiting=look.num_waiting)
@@ -105,6 +109,7 @@ def look_once(
     version: int,
     since: datetime,
     now: datetime,
+    title: str = "",
 ) -> Look | None:
     """Look at what has been captured since the look before.
 
@@ -115,6 +120,7 @@ def look_once(
         version: The version whose answers are looked at.
         since: When it became the active one.
         now: The time.
+        title: Namespace and name of the endpoint, for the page.
 
     Returns:
         None if it is too early for another look.
@@ -144,9 +150,22 @@ def look_once(
     ]
     look = look_at(rows, reference, before, settings, begin=begin, end=end)
     report = report_of(look, reference, settings, begin=begin, end=end)
+    history = add_to_history(_read_history(store), reference.digest, look)
+    page = render_page(title, report, history["looks"])
+    store.write_bytes(HISTORY_KEY, orjson.dumps(history))
+    store.write_bytes(REPORT_PAGE, page.encode("utf-8", "replace"))
     store.write_bytes(REPORT_KEY, orjson.dumps(report, option=orjson.OPT_INDENT_2))
     store.write_bytes(EVIDENCE_KEY, write_evidence(look.evidence))
     return look
+
+
+def _read_history(store: ObjectStore) -> dict[str, Any]:
+    """Return the history of looks: without it, or where it is damaged, it begins anew."""
+    try:
+        found = orjson.loads(store.read_bytes(HISTORY_KEY))
+    except (ObjectNotFound, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _read_evidence(store: ObjectStore) -> Evidence | None:

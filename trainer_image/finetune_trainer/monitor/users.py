@@ -20,6 +20,7 @@ class UserRow:
 
     answered: Answered
     user: str
+    id: str = ""
 
 
 def read_exchange(row: Exchange) -> UserRow:
@@ -41,6 +42,7 @@ def read_exchange(row: Exchange) -> UserRow:
             is_error=row.is_error,
         ),
         user=user,
+        id=row.id,
     )
 
 
@@ -61,6 +63,20 @@ def numbers_by_user(rows: Sequence[UserRow], signal: Signal) -> Floats:
         if number is not None:
             found.setdefault(row.user, []).append(number)
     return np.array([sum(numbers) / len(numbers) for numbers in found.values()])
+
+
+def find_extremes(
+    rows: Sequence[UserRow], signal: Signal, *, is_higher: bool, number: int
+) -> tuple[str, ...]:
+    """Return response ids of the rows with the most extreme numbers, at most one of each user."""
+    measured = [(signal.measure(row.answered), row) for row in rows]
+    found = [(value if is_higher else -value, row) for value, row in measured if value is not None]
+    ids: dict[str, str] = {}
+    for _, row in sorted(found, key=lambda each: (-each[0], each[1].id)):
+        ids.setdefault(row.user, row.id)
+        if len(ids) == number:
+            break
+    return tuple(ids.values())
 
 
 def _text(content: object) -> str:
