@@ -24,7 +24,7 @@ _SIGNALS = {
     "InvalidJson": "More or fewer answers are no JSON than in the evaluation.",
     "Labels": "The shares of the labels that are answered are others than in the evaluation.",
     "Format": "The form of the answers is another than in the evaluation.",
-    "ThumbsDown": "More people than before mark answers as bad.",
+    "ThumbsDown": "More than 5 % of users mark an answer as bad.",
     "Errors": "The engine fails for more users than 2 %.",
 }
 

@@ -13,9 +13,15 @@ from finetune_api.protocol.monitoring import LookReport, LookTask
 from finetune_trainer.monitor.running import run_look
 from finetune_trainer.serve.recorder.scrubbing import scrub_text
 from finetune_trainer.storage import open_store, publish_folder
-from finetune_trainer.traffic.places import segment_key
+from finetune_trainer.traffic.places import feedback_key, id_time, segment_key
 from finetune_trainer.traffic.reading import open_traffic
-from finetune_trainer.traffic.rows import Exchange, write_exchange
+from finetune_trainer.traffic.rows import (
+    Exchange,
+    Feedback,
+    Rating,
+    write_exchange,
+    write_feedback,
+)
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -25,6 +31,12 @@ THINGS = ["coat", "hat", "glove", "scarf"]
 def question(rng: random.Random, number: int) -> str:
     thing = rng.choice(THINGS)
     return f"a {thing} of number {rng.randrange(50)} to anna.lindgren.the.third{number}@example.com"
+
+
+def id_of(hour: int, number: int) -> str:
+    """Return the id of an answer of an hour."""
+    time = START + hour * HOUR + timedelta(seconds=number)
+    return f"{id_time(time)}-{number:022}-0123456789"
 
 
 class MonitoredVersion:
@@ -58,7 +70,7 @@ class MonitoredVersion:
         rng, begin = random.Random(hour), START + hour * HOUR
         rows = [
             Exchange(
-                id=f"{hour}-{number}",
+                id=id_of(hour, number),
                 time=begin + timedelta(seconds=number),
                 endpoint="copy",
                 version=3,
@@ -74,6 +86,19 @@ class MonitoredVersion:
         ]  # fmt: skip
         key = segment_key(rows[0].time, rows[-1].time, num_rows=40, writer="w", number=1)
         self.traffic.write_bytes(key, b"".join(map(write_exchange, rows)))
+
+    def rate(self, hour: int, number: int, rating: Rating) -> None:
+        """Let a person rate an answer."""
+        entry = Feedback(
+            id=id_of(hour, number),
+            time=START + (hour + 1) * HOUR,
+            endpoint="copy",
+            version=3,
+            sha256="",
+            who="ab12",
+            rating=rating,
+        )
+        self.traffic.write_bytes(feedback_key(entry), write_feedback(entry))
 
     def task(self, hours: int, **monitor: object) -> LookTask:
         active = {

@@ -54,11 +54,11 @@ def look(rows: list[UserRow], before: Evidence | None = None, number: int = 0) -
 
 def test_the_reference_watches_what_its_rows_have() -> None:
     assert set(REFERENCE.watched) == {
-        "Errors", "PromptLength", "Vocabulary", "AnswerLength",
+        "Errors", "ThumbsDown", "PromptLength", "Vocabulary", "Language/English", "AnswerLength",
         "Refusals", "Labels/good", "Labels/bad",
     }  # fmt: skip
     for name, each in REFERENCE.watched.items():
-        assert (each.mean is None) == (name == "Errors")
+        assert (each.mean is None) == (name in ("Errors", "ThumbsDown"))
         assert each.mean is None or each.limits.low <= each.mean <= each.limits.high
     assert REFERENCE.watched["Vocabulary"].num_rows < 400 < REFERENCE.watched["Refusals"].num_rows
 
@@ -86,7 +86,7 @@ def test_only_the_signals_that_are_named_are_watched() -> None:
 
 
 def test_errors_are_watched_without_a_reference() -> None:
-    assert set(make_reference(reference_rows(20)).watched) == {"Errors"}
+    assert set(make_reference(reference_rows(20)).watched) == {"Errors", "ThumbsDown"}
 
 
 def test_quiet_traffic_and_one_loud_user_cause_no_alarm() -> None:

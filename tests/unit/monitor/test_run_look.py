@@ -70,7 +70,7 @@ def test_a_look_that_comes_too_early_tells_what_is_known(world: MonitoredVersion
 def test_a_small_reference_leaves_errors_to_watch_or_says_so(tmp_path: Path) -> None:
     world = MonitoredVersion(tmp_path, num_rows=30, num_answers=30)
     world.capture(0)
-    assert [each.name for each in world.look(1).signals] == ["Errors"]
+    assert [each.name for each in world.look(1).signals] == ["Errors", "ThumbsDown"]
     with pytest.raises(UserError) as error:
         world.look(1, signals=["Vocabulary"])
     assert error.value.reason == "ReferenceTooSmall"
@@ -141,3 +141,30 @@ def test_the_page_names_the_answers_that_moved_most(world: MonitoredVersion) -> 
     assert report["exampleOf"].startswith("Labels/")
     assert len(report["examples"]) == 5
     assert report["examples"][0] in world.traffic.read_bytes(REPORT_PAGE).decode()
+
+
+def test_answers_that_people_mark_as_bad_are_counted_by_the_users_who_got_them(
+    world: MonitoredVersion,
+) -> None:
+    for hour in range(4):
+        world.capture(hour)
+        for number in range(20):
+            world.rate(hour, number, "down" if number < 12 else "up")
+        report = world.look(hour + 1, signals=["ThumbsDown", "Errors"])
+    assert signal(report, "ThumbsDown") == "2026-01-01T00:00:00.000Z"
+    part = orjson.loads(world.traffic.read_bytes(REPORT_KEY))["parts"][1]
+    assert (part["name"], part["mean"], part["high"]) == ("ThumbsDown", 0.3, 0.05)
+
+
+def test_signals_that_are_added_or_left_out_later_keep_the_others_and_the_alarms(
+    world: MonitoredVersion,
+) -> None:
+    for hour in range(4):
+        world.capture(hour, answer="bad")
+        report = world.look(hour + 1, signals=["Labels", "Errors"])
+    assert signal(report, "Labels")
+    world.capture(4)
+    report = world.look(5, signals=["Labels", "Refusals"])
+    assert [each.name for each in report.signals] == ["Refusals", "Labels"]
+    assert signal(report, "Labels")
+    assert report.num_looks == 5

@@ -125,7 +125,8 @@ def test_the_report_says_what_moved(store: ObjectStore, reference: Reference) ->
     assert alarm["since"] == "2026-01-01T00:00:00.000Z"
     assert alarm["logE"] >= report["logBound"]
     assert {each["name"] for each in report["signals"]} == {
-        "Errors", "PromptLength", "Vocabulary", "AnswerLength", "Refusals", "Labels",
+        "Errors", "ThumbsDown", "PromptLength", "Vocabulary", "Language", "AnswerLength",
+        "Refusals", "Labels",
     }  # fmt: skip
     parts = {each["name"]: each for each in report["parts"]}
     assert parts["Labels/bad"]["mean"] == 1.0 > parts["Labels/bad"]["high"]

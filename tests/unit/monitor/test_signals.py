@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_trainer.monitor.kinds import format_of, language_of
 from finetune_trainer.monitor.signals import Answered, Signal, fit_signals, is_json, length
 from finetune_trainer.monitor.vocabulary import count_words
 
@@ -70,13 +71,15 @@ def test_answers_without_text_are_no_answers() -> None:
     for name in ("AnswerLength", "Refusals", "Labels/good"):
         assert signals[name].measure(row(answer=None)) is None
     prompts_alone = {signal.name for signal in fit_signals([row(answer=None)])}
-    assert prompts_alone == {"Errors", "PromptLength", "Vocabulary"}
+    assert prompts_alone == {
+        "Errors", "ThumbsDown", "PromptLength", "Vocabulary", "Language/LATIN",
+    }  # fmt: skip
 
 
 def test_prompts_that_are_not_to_be_compared_are_not() -> None:
     unknown = Answered(prompt=None, answer="Good")
     assert {signal.name for signal in fit_signals([unknown] * 2)} == {
-        "Errors", "AnswerLength", "Refusals", "Labels/good",
+        "Errors", "ThumbsDown", "AnswerLength", "Refusals", "Labels/good",
     }  # fmt: skip
     for name in ("PromptLength", "Vocabulary"):
         assert named(TEXTS)[name].measure(unknown) is None
@@ -105,3 +108,54 @@ def test_words_that_the_reference_lacks_surprise() -> None:
 def test_another_language_surprises_as_new_words_do() -> None:
     vocabulary = count_words(COPY)
     assert vocabulary.surprise("ein roter Mantel aus Wolle") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [
+        ("Where is the parcel that I have ordered?", "English"),
+        ("Wo ist das Paket, das ich bestellt habe?", "German"),
+        ("Où est le colis que je vous ai commandé ?", "French"),
+        ("¿Dónde está el paquete que le pedí para mi casa?", "Spanish"),
+        ("Dov'è il pacco che ho ordinato per la casa?", "Italian"),
+        ("Onde está o pacote que eu não recebi?", "Portuguese"),
+        ("Waar is het pakket dat ik heb besteld?", "Dutch"),
+        ("Gdzie jest paczka, że jej nie ma?", "Polish"),
+        ("Var är paketet jag har beställt?", "Swedish"),
+        ("Paket ne zaman gelir ve neden gelmedi?", "Turkish"),
+        ("Где моя посылка?", "CYRILLIC"),
+        ("我的包裹在哪里", "CJK"),
+        ("red coat wool", "LATIN"),
+        ("12 - 34!", None),
+    ],
+)
+def test_languages_are_told_apart_by_frequent_words_and_letters(
+    text: str, language: str | None
+) -> None:
+    assert language_of(text) == language
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        (' {"a": 1} ', "json"), ("Do:\n```\nx = 1\n```", "code"), ("| a | b |\n| - | - |", "table"),
+        ("Two:\n- one\n- two", "list"), ("1. one\n2) two", "list"), ("- one", "line"),
+        ("One.\nTwo.", "lines"), ("One.", "line"), ("", "line"),
+    ],
+)  # fmt: skip
+def test_forms_of_answers_are_told_apart(text: str, form: str) -> None:
+    assert format_of(text) == form
+
+
+def test_shares_of_languages_and_forms_are_watched_where_the_reference_has_them() -> None:
+    signals = named([row("where is the red coat", f"This is\ncopy {n}.") for n in range(4)])
+    assert signals["Language/English"].measure(row("wo ist der rote Mantel und das Hemd")) == 0.0
+    assert signals["Language/English"].measure(row("where is the hat")) == 1.0
+    assert signals["Format/lines"].measure(row(answer="One line.")) == 0.0
+    assert not any(name.startswith("Format/") for name in named(LABELS))
+
+
+def test_a_thumb_down_is_a_hit_and_no_thumb_is_none() -> None:
+    thumbs = named(TEXTS)["ThumbsDown"]
+    assert thumbs.measure(Answered(prompt="a", answer="b", is_down=True)) == 1.0
+    assert thumbs.measure(row()) == 0.0

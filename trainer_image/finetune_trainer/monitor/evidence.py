@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -125,6 +125,11 @@ class Evidence:
             name: float(log_mean_of_signals(np.array(logarithms)))
             for name, logarithms in parts.items()
         }
+
+    def watching(self, names: Iterable[str]) -> Evidence:
+        """Return the evidence with these signals alone: new ones begin without any."""
+        signals = {name: self.signals.get(name, NOTHING) for name in names}
+        return replace(self, signals=signals)
 
     def after_look(
         self,

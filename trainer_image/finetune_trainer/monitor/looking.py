@@ -100,6 +100,7 @@ def look_at(
     if before is None or before.reference != reference.digest:
         until = None if before is None else before.until
         before = replace(begin_evidence(reference.digest, watched), until=until)
+    before = before.watching(watched)
     if len(rows) < settings.min_answers:
         return Look(evidence=before, seen={}, num_waiting=len(rows))
     numbers = {name: numbers_by_user(rows, each.signal) for name, each in watched.items()}

@@ -32,13 +32,16 @@ from finetune_trainer.monitor.report import add_to_history, report_of, words_of
 from finetune_trainer.monitor.users import read_exchange
 from finetune_trainer.serve.agent.fetching import access_of, to_file_uri
 from finetune_trainer.storage import ObjectNotFound, ObjectStore, join_uri, open_store
-from finetune_trainer.traffic.reading import open_traffic, read_exchanges
+from finetune_trainer.traffic.places import id_time
+from finetune_trainer.traffic.reading import open_traffic, read_exchanges, read_feedback
 
 EVIDENCE_KEY = "monitor/evidence.json"
 HISTORY_KEY = "monitor/history.json"
 REPORT_KEY = "monitor/report.json"
 SETTLING = timedelta(minutes=5)
 """Time that answers get to be given and stored: those that are stored later are not looked at."""
+MOST_HOURS = 48
+"""Hours whose feedback is listed hour by hour; of more it is cheaper to list all."""
 MOST_AHEAD = timedelta(days=1)
 """By so much a clock may go back before somebody has to decide what becomes of the evidence."""
 
@@ -143,8 +146,9 @@ def look_once(
         )
     if end - begin < settings.every:
         return None
+    down = _marked_as_bad(store, begin, end)
     rows = [
-        read_exchange(row)
+        read_exchange(row, down)
         for row in read_exchanges(store, since=begin, until=end)
         if row.version == version
     ]
@@ -157,6 +161,15 @@ def look_once(
     store.write_bytes(REPORT_KEY, orjson.dumps(report, option=orjson.OPT_INDENT_2))
     store.write_bytes(EVIDENCE_KEY, write_evidence(look.evidence))
     return look
+
+
+def _marked_as_bad(store: ObjectStore, begin: datetime, end: datetime) -> set[str]:
+    """Return the ids of answers of some time that anybody has marked as bad by now."""
+    hours = int((end - begin) / timedelta(hours=1)) + 2
+    times = [begin + number * timedelta(hours=1) for number in range(hours)]
+    prefixes = [id_time(time)[:10] for time in times] if hours <= MOST_HOURS else [""]
+    listed = (read_feedback(store, prefix) for prefix in dict.fromkeys(prefixes))
+    return {entry.id for entries in listed for entry in entries if entry.rating == "down"}
 
 
 def _read_history(store: ObjectStore) -> dict[str, Any]:

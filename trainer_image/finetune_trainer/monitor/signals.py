@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
 
 from finetune_trainer.data.answers.label_text import is_short_label, normalize_label
 from finetune_trainer.evaluate.metrics.refusal import is_refusal
+from finetune_trainer.monitor.kinds import format_of, language_of
 from finetune_trainer.monitor.vocabulary import count_words
 from finetune_trainer.statistics.drift import Limits
 
 LONGEST_LOG2 = 16.0
 """Texts of 65,536 characters and more are equally long."""
 MAX_LABELS = 10
+MAX_KINDS = 3
+"""Languages and forms of answers that are watched: with others, shares of these fall."""
 LEAST_LABELLED = 0.9
 """Share of a reference's answers that are labels, from which on shares of labels are watched."""
 LENGTH_TOLERANCE = 0.02
@@ -26,6 +29,8 @@ RARE_TOLERANCE = 0.005
 """Of a share that is to be near 0."""
 MOST_ERRORS = 0.02
 """Share of users with an error, on average, that is no drift. Evaluations have no errors."""
+MOST_THUMBS_DOWN = 0.05
+"""Share of users with an answer that is marked as bad, on average, that is no drift."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +41,13 @@ class Answered:
         prompt: All texts of the user, a line each; None where it is not to be compared.
         answer: The model's; None if it has no text: an error, or calls of tools alone.
         is_error: The model gave no whole answer.
+        is_down: Somebody has marked it as bad.
     """
 
     prompt: str | None
     answer: str | None
     is_error: bool = False
+    is_down: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,11 +78,12 @@ def fit_signals(rows: Sequence[Answered]) -> list[Signal]:
     """Return the signals to watch, made from a part of the reference."""
     prompts = [row.prompt for row in rows if row.prompt is not None]
     answers = [row.answer for row in rows if row.answer is not None]
-    signals = [_ERRORS]
+    signals = [_ERRORS, _THUMBS_DOWN]
     if prompts:
-        signals += [_PROMPT_LENGTH, _vocabulary(prompts)]
+        signals += [_PROMPT_LENGTH, _vocabulary(prompts), *_languages(prompts)]
     if answers:
-        signals += [_ANSWER_LENGTH, _REFUSALS, *_labels(answers)]
+        labels = _labels(answers)
+        signals += [_ANSWER_LENGTH, _REFUSALS, *(labels or _formats(answers))]
     if any(map(is_json, answers)):
         signals.append(_INVALID_JSON)
     return signals
@@ -121,6 +129,14 @@ _ERRORS = Signal(
 )
 
 
+_THUMBS_DOWN = Signal(
+    name="ThumbsDown",
+    measure=lambda a: float(a.is_down),
+    tolerance=0.0,
+    limits=Limits(low=0.0, high=MOST_THUMBS_DOWN),
+)
+
+
 def _vocabulary(prompts: Sequence[str]) -> Signal:
     vocabulary = count_words(prompts)
     return Signal(
@@ -131,14 +147,46 @@ def _vocabulary(prompts: Sequence[str]) -> Signal:
     )
 
 
+def _languages(prompts: Sequence[str]) -> list[Signal]:
+    def share(language: str) -> Signal:
+        def measure(answered: Answered) -> float | None:
+            found = None if answered.prompt is None else language_of(answered.prompt)
+            return None if found is None else float(found == language)
+
+        return Signal(
+            name=f"Language/{language}",
+            measure=measure,
+            tolerance=SHARE_TOLERANCE,
+            is_fitted=True,
+        )
+
+    return [share(kind) for kind in _most_common(map(language_of, prompts), MAX_KINDS)]
+
+
+def _formats(answers: Sequence[str]) -> list[Signal]:
+    def share(form: str) -> Signal:
+        return _of_answer(
+            f"Format/{form}",
+            lambda text: float(format_of(text) == form),
+            SHARE_TOLERANCE,
+            is_fitted=True,
+        )
+
+    return [share(kind) for kind in _most_common(map(format_of, answers), MAX_KINDS)]
+
+
+def _most_common(kinds: Iterable[str | None], number: int) -> list[str]:
+    counts = Counter(kind for kind in kinds if kind is not None)
+    # Sorted first, so that kinds that are equally frequent have an order.
+    return sorted(sorted(counts), key=lambda kind: -counts[kind])[:number]
+
+
 def _labels(answers: Sequence[str]) -> list[Signal]:
     counts = Counter(normalize_label(answer) for answer in answers if is_short_label(answer))
     repeated = {label: number for label, number in counts.items() if number > 1}
     if sum(repeated.values()) < LEAST_LABELLED * len(answers):
         return []
-    # Sorted first, so that labels that are equally frequent have an order.
-    common = sorted(sorted(repeated), key=lambda label: -repeated[label])[:MAX_LABELS]
-    return [_label(label) for label in common]
+    return [_label(label) for label in _most_common(Counter(repeated).elements(), MAX_LABELS)]
 
 
 def _label(label: str) -> Signal:

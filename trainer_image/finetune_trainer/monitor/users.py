@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +23,8 @@ class UserRow:
     id: str = ""
 
 
-def read_exchange(row: Exchange) -> UserRow:
-    """Return what is watched of a captured answer.
+def read_exchange(row: Exchange, down: Container[str] = ()) -> UserRow:
+    """Return what is watched of a captured answer; ``down`` has ids of those marked as bad.
 
     Without ``user`` in the request its conversation stands for a user: the sender with the first
     text. So a script that repeats itself counts once, and one that does not counts as often as it
@@ -40,6 +40,7 @@ def read_exchange(row: Exchange) -> UserRow:
             prompt="\n".join(texts),
             answer=row.text if row.text and not row.is_error else None,
             is_error=row.is_error,
+            is_down=row.id in down,
         ),
         user=user,
         id=row.id,
