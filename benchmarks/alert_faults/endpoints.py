@@ -22,12 +22,12 @@ from benchmarks.alert_faults.replica import INTERVAL_SECONDS, Replica, end, scra
 from benchmarks.alert_faults.samples import Samples
 from benchmarks.alert_faults.world import PATIENCE_SECONDS, Seen, World
 
-from finetune_api.names import SERVER_LABEL
+from finetune_api.names import MONITOR_LABEL, SERVER_LABEL
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS
 from finetune_operator.kube.api.resource import PODS
 from kit.cluster.serving_pods import Behaviour, ServingPods
-from kit.cluster.simulation import finetunejob
+from kit.cluster.simulation import ended_status, finetunejob
 from kit.processes.eventually import eventually_async
 from kit.servers.ports import free_port
 from kit.servers.running_front import endpoint, served
@@ -36,7 +36,7 @@ from kit.servers.streaming_engine import StreamingEngine, answer, fail, streamin
 Body = dict[str, Any]
 
 SERVING, FRONT = "alerts-serving", "alerts-front"
-AWAY, REFUSED, WORSE, HELD = "away", "refused", "worse", "held"
+AWAY, REFUSED, WORSE, HELD, DRIFTED = "away", "refused", "worse", "held", "drifted"
 LIKE_BASE, FAILING = 2, 3
 """Versions that are refused, and that fail at half of their requests."""
 ROLLOUT = {"steps": [50, 100], "minRequests": 150}
@@ -47,7 +47,7 @@ PAUSE_SECONDS = 0.05
 
 
 async def troubled_endpoints(world: World) -> list[Seen]:
-    """Four endpoints in trouble, no scrape of their pods, and a front whose engine fails."""
+    """Five endpoints in trouble, no scrape of their pods, and a front whose engine fails."""
     told, front = await asyncio.gather(_troubled_operator(world), _troubled_front(world))
     return [*told, *front]
 
@@ -61,6 +61,7 @@ async def _troubled_operator(world: World) -> list[Seen]:
         REFUSED: {},
         WORSE: {"rollout": ROLLOUT},
         HELD: {"rollout": {**ROLLOUT, "onWorse": "Hold"}},
+        DRIFTED: {"capture": {}, "monitor": {"every": "10m"}},
     }
     settings = {"namespaces": [SERVING], "vllmImage": "vllm/vllm-openai:v0.32.0"}
     async with world.replica("serving", **settings) as replica, pods.running():
@@ -75,10 +76,12 @@ async def _troubled_operator(world: World) -> list[Seen]:
             "FineTuneEndpointVersionRefused",
             "FineTuneEndpointRolledBack",
             "FineTuneEndpointStalled",
+            "FineTuneEndpointDrifted",
         )
         for name, version in ((REFUSED, LIKE_BASE), (WORSE, FAILING), (HELD, FAILING)):
             await _publish(world, name, version)
         await _lose_pods(world, AWAY)
+        await _tell_drift(world, DRIFTED)
         await replica.reach(replica.minute + 75)
 
     def seen(alert: str, name: str, fault: str, **labels: str) -> Seen:
@@ -113,6 +116,12 @@ async def _troubled_operator(world: World) -> list[Seen]:
             "the same with `onWorse: Hold`, and nobody decides",
             version=str(FAILING),
             state="Stalled",
+        ),
+        seen(
+            "FineTuneEndpointDrifted",
+            DRIFTED,
+            "a look at captured answers reports that their words have changed",
+            signal="Vocabulary",
         ),
         Seen(
             alert="FineTuneServingNotScraped",
@@ -169,6 +178,23 @@ async def _lose_pods(world: World, name: str) -> None:
             {"status": {"conditions": conditions}},
             subresource="status",
         )
+
+
+async def _tell_drift(world: World, name: str) -> None:
+    """Let the next look at an endpoint's answers report that their words have changed."""
+
+    async def pod_of_look() -> Any:
+        selector = f"{MONITOR_LABEL}={name}"
+        found = await world.client.list(PODS, SERVING, label_selector=selector)
+        return next(iter(found.items), None)
+
+    pod = await eventually_async(pod_of_look, timeout=PATIENCE_SECONDS)
+    signal = {"name": "Vocabulary", "logE": "9.3", "since": pod["metadata"]["creationTimestamp"]}
+    report = {"version": 1, "numLooks": 1, "numAnswers": 400, "signals": [signal]}
+    ended = {"status": ended_status(0, json.dumps(report))}
+    await world.client.merge_patch(
+        PODS, SERVING, pod["metadata"]["name"], ended, subresource="status"
+    )
 
 
 # ---- a front whose engine fails ------------------------------------------------------------------

@@ -199,7 +199,10 @@ def _set_drift(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> 
     told = monitor_status(before, active, observed.looks, page)
     if (refusal := observed.look_refusal) is not None:
         told["failure"] = shorten(f"{refusal.reason}: {refusal.message}", SENTENCE_CHARACTERS)
-    draft.put("monitor", told)
+    if told:
+        draft.put("monitor", told)
+    else:
+        draft.drop("monitor")
     was_drifted = draft.is_true(ConditionType.DRIFTED)
     found = find_drift(told, active, monitor)
     conditions.set(ConditionType.DRIFTED, found.status, found.reason, found.message)

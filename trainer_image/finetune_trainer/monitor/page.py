@@ -123,7 +123,7 @@ def _over_time(
     ]
     if not seen:
         return None
-    numbers = [part["low"], part["high"], *(number for _, number in seen)]
+    numbers: list[float] = [part["low"], part["high"], *(number for _, number in seen)]
     low, high = min(numbers), max(numbers)
     room = (high - low) * 0.1 or 0.01
     low, high = low - room, high + room

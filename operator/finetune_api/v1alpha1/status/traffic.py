@@ -76,6 +76,8 @@ class SignalStatus(APIModel):
 class MonitorStatus(APIModel):
     """The last look at captured answers."""
 
+    version: Count = 0
+    """The version whose answers are looked at."""
     last_run_time: Timestamp | None = None
     """When the last look ended."""
     num_looks: Count = 0

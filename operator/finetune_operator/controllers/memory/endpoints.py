@@ -220,7 +220,8 @@ class Endpoints:
         """Return the looks whose Jobs an endpoint of this UID controls."""
         jobs = cast("list[TrimmedJob]", self._monitored(self.looks_informer.store, key))
         pods = cast("list[TrimmedPod]", self._monitored(self.look_pods_informer.store, key))
-        return tuple(read_look(job, pods) for job in jobs if owner_uid(job) == uid)
+        found = (read_look(key[1], job, pods) for job in jobs if owner_uid(job) == uid)
+        return tuple(look for look in found if look is not None)
 
     def _monitored(self, store: Store, key: ObjectKey) -> list[Object]:
         return store.by_index(BY_MONITORED, "/".join(key))

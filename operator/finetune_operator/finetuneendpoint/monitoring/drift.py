@@ -40,11 +40,9 @@ def monitor_status(
         page: Where their page is.
     """
     since = parse_timestamp(active.since)
-    told = dict(before or {})
+    told = dict(before or {}) if (before or {}).get("version") == active.version else {}
     told_time = parse_timestamp(told.get("lastRunTime"))
-    if since is not None and told_time is not None and told_time <= since:
-        told, told_time = {}, None
-    ended = [each for each in looks if since is None or each.created >= since]
+    ended = [each for each in looks if since is None or each.until > since]
     newest = last_of(ended)
     if newest is None or newest.ended is None:
         return told
@@ -54,7 +52,7 @@ def monitor_status(
         assert found.ended is not None
         told = _read(found.report, found.ended, page)
     told.pop("failure", None)
-    told["lastRunTime"] = timestamp(newest.ended)
+    told |= {"version": active.version, "lastRunTime": timestamp(newest.ended)}
     return {**told, "failure": newest.failure} if newest.failure else told
 
 

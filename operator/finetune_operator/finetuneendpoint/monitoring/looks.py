@@ -30,6 +30,8 @@ SETTLING = timedelta(minutes=5)
 LEAST_SECONDS = 60
 """Between two looks: their names have minutes."""
 MESSAGE_CHARACTERS = 300
+MINUTE_DIGITS = 9
+"""A Unix time in minutes has 8 until 2160."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,14 +39,14 @@ class Look:
     """A look, as its Job and pods show it.
 
     Attributes:
-        created: When its Job was created.
+        until: It looks at answers before this time.
         ended: When it ended; None while it runs.
         failure: Why it failed; empty if it did not.
         report: What it said; None if it failed, or nobody knows what it said.
     """
 
     name: str
-    created: datetime
+    until: datetime
     ended: datetime | None = None
     failure: str = ""
     report: LookReport | None = None
@@ -93,28 +95,42 @@ def last_of(looks: Iterable[Look]) -> Look | None:
     return max(ended, key=lambda each: each[:2])[2] if ended else None
 
 
-def read_look(job: TrimmedJob, pods: Iterable[TrimmedPod]) -> Look:
+def read_look(endpoint: str, job: TrimmedJob, pods: Iterable[TrimmedPod]) -> Look | None:
     """Return a look from its trimmed Job and all pods of the endpoint's looks.
+
+    None for a Job without the name of a look.
 
     Anybody who may create Jobs and pods of this namespace may have written them. So no more is
     taken of them than the schema of the status has, and no place.
     """
     metadata, conditions = job["metadata"], job["status"].get("conditions")
     name = metadata["name"]
-    created = parse_timestamp(metadata.get("creationTimestamp")) or datetime.fromtimestamp(0, UTC)
+    until = until_of_look(endpoint, name)
+    if until is None:
+        return None
     own = [pod for pod in pods if owner_uid(pod) == metadata["uid"]]
     ends = [(kind, find_condition(conditions, kind) or {}) for kind in ("Complete", "Failed")]
     kind, end = next((each for each in ends if each[1].get("status") == "True"), ("", {}))
     if not kind:
-        return Look(name=name, created=created)
-    ended = parse_timestamp(end.get("lastTransitionTime")) or created
+        return Look(name=name, until=until)
+    ended = parse_timestamp(end.get("lastTransitionTime")) or until
     words = [found for pod in own if (found := _words_of(pod)) is not None]
     if kind == "Complete":
         told = next((each for each in words if not each.reason), None)
-        return Look(name=name, created=created, ended=ended, report=told)
+        return Look(name=name, until=until, ended=ended, report=told)
     failed = next((each for each in words if each.reason), None)
     text = f"{failed.reason}: {failed.message}" if failed is not None else _problem(own, end)
-    return Look(name=name, created=created, ended=ended, failure=shorten(text, MESSAGE_CHARACTERS))
+    failure = shorten(text, MESSAGE_CHARACTERS)
+    return Look(name=name, until=until, ended=ended, failure=failure)
+
+
+def until_of_look(endpoint: str, name: str) -> datetime | None:
+    """Return until when a look looks, by the name of its Job; None for another Job."""
+    minutes = name.removeprefix(f"{endpoint}-m")
+    if not minutes.isdecimal() or len(minutes) > MINUTE_DIGITS:
+        return None
+    until = datetime.fromtimestamp(int(minutes) * 60, UTC)
+    return until if look_name(endpoint, until.timestamp()) == name else None
 
 
 def _words_of(pod: TrimmedPod) -> LookReport | None:

@@ -43,7 +43,6 @@ class LookWorld(World):
     def end(self, name: str, report: Object) -> None:
         """Let a look succeed."""
         job = copy.deepcopy(self.client.cluster.objects["jobs", NAMESPACE, name])
-        job["metadata"]["creationTimestamp"] = timestamp(self.clock.now())
         end = {"type": "Complete", "status": "True",
                "lastTransitionTime": timestamp(self.clock.now())}  # fmt: skip
         owner = {"kind": "Job", "name": name, "uid": job["metadata"]["uid"], "controller": True}

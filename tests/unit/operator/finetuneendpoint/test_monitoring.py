@@ -65,8 +65,8 @@ class World(EndpointWorld):
 
     def _see(self) -> None:
         pods = [trim_pod(pod) for _, pod in self.jobs.values() if pod is not None]
-        looks = [read_look(trim_job(job), pods) for job, _ in self.jobs.values()]
-        self.facts = {"looks": tuple(looks)}
+        looks = [read_look(NAME, trim_job(job), pods) for job, _ in self.jobs.values()]
+        self.facts = {"looks": tuple(each for each in looks if each is not None)}
 
     def pass_time(self, hours: float) -> None:
         """Look every ten minutes."""
@@ -206,7 +206,8 @@ def test_too_few_answers_are_told_and_then_that_nothing_has_changed() -> None:
     world.end(report(1))
     assert world.condition("Drifted") == ("False", "NoDrift")
     assert world.status["monitor"] == {
-        "lastRunTime": timestamp(world.now), "numLooks": 1, "numAnswers": 400, "numWaiting": 7,
+        "version": 1, "lastRunTime": timestamp(world.now),
+        "numLooks": 1, "numAnswers": 400, "numWaiting": 7,
         "signals": [{"name": "Vocabulary", "logE": "0.5"}, {"name": "Errors", "logE": "0.5"}],
         "reportUri": PAGE,
     }  # fmt: skip
@@ -299,7 +300,7 @@ def test_a_report_that_is_none_changes_nothing(forged: Any) -> None:
     world.until_look()
     world.end(forged)
     assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
-    assert set(world.status["monitor"]) == {"lastRunTime"}
+    assert set(world.status["monitor"]) == {"version", "lastRunTime"}
 
 
 def test_a_forged_report_stays_within_the_schema_and_names_no_place() -> None:
@@ -327,8 +328,16 @@ def test_a_pod_of_another_job_says_nothing_of_a_look() -> None:
                    "terminated": {"exitCode": 0, "message": json.dumps(report())}}}]}}  # fmt: skip
     job["status"] = {"conditions": [{"type": "Complete", "status": "True",
                                      "lastTransitionTime": timestamp(world.now)}]}  # fmt: skip
-    assert isinstance(found := read_look(trim_job(job), [trim_pod(foreign)]), Look)
+    assert isinstance(found := read_look(NAME, trim_job(job), [trim_pod(foreign)]), Look)
     assert (found.report, found.failure) == (None, "")
+
+
+@pytest.mark.parametrize(
+    "name", [f"{NAME}-m", f"{NAME}-m1x", f"{NAME}-m007", f"{NAME}-m{10**12}", "m29", f"x{NAME}-m29"]
+)
+def test_a_job_without_the_name_of_a_look_is_none(name: str) -> None:
+    job = {"metadata": {"name": name, "namespace": NAMESPACE, "uid": "j", "labels": {}}}
+    assert read_look(NAME, trim_job(job), []) is None
 
 
 # ---- its pod -------------------------------------------------------------------------------------
