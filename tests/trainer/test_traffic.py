@@ -13,14 +13,14 @@ import pytest
 from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.responses import read_responses
-from finetune_trainer.data.rows import Side
+from finetune_trainer.data.rows import Side, is_sealed
 from finetune_trainer.errors import DataError, RetryableError, UserError
 from finetune_trainer.evaluate.report.lineage import feedback_fact
 from finetune_trainer.prepare.building import build
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
-from finetune_trainer.traffic.deleting import delete_answer, delete_user
 from finetune_trainer.storage import StorageAccess
+from finetune_trainer.traffic.deleting import delete_answer, delete_user
 from finetune_trainer.train.deleted import refuse_deleted
 from kit.models.tiny_tokenizer import TinyContext
 from kit.serving.traffic import BEGIN, Recorded
@@ -110,6 +110,26 @@ def test_corrections_become_rows_that_name_their_answer(
         context.storage.output.read_bytes(f"datasets/{result.digest}/manifest.json")
     )
     assert "responses.jsonl" in {file["path"] for file in manifest["files"]}
+
+
+def test_a_deleted_answer_leaves_the_anchor_and_the_others_keep_their_origin(
+    recorded: Recorded, context_of: Run
+) -> None:
+    corrected(recorded, 20)
+    context = context_of()
+    first = prepare(context)
+    test_rows = read_prepared(context.storage.output, context.job, context.work_dir).test
+    gone, *kept = [row["metadata"]["responseId"] for row in test_rows]
+    delete_answer(recorded.store, gone)
+    corrected(recorded, 4)
+    anchor = {"digest": first.digest, "testSha256": first.test_sha256}
+    corrected_looks = {"evaluation": {"minPrompts": 1, "looks": "Correct"}}
+    found = rows_of(
+        context_of(dataset={"anchor": anchor}, spec=corrected_looks, name="once-more", uid="uid-2")
+    )
+    assert gone not in found
+    assert {found[each][0] for each in kept} == {"test"}
+    assert all(is_sealed(found[each][1]) for each in kept)
 
 
 def test_the_same_feedback_is_the_same_data_set_whenever_it_is_cut(

@@ -6,12 +6,12 @@ A step takes the parts that it needs. Only the modules ``stage.py`` know all of 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.meta import LocalObjectReference
 from finetune_api.protocol.trainer import ResolvedJob, Stage
@@ -112,13 +112,23 @@ class RunStorage:
 
     def count_deleted(self, folder: Path) -> int:
         """Return how many rows of a data set's folder come from answers that have been deleted."""
+        return len(self.find_deleted(read_responses(folder)))
+
+    def find_deleted(self, origins: Iterable[Mapping[str, Any]]) -> list[int]:
+        """Return the positions of the rows that come from deleted answers.
+
+        Args:
+            origins: Of each row what :data:`ORIGIN` names; without a response id it is of a file.
+        """
         places = self.job.traffic or ()
         deleted = [read_deleted(self.open_traffic(place.endpoint)) for place in places]
-        number = 0
-        for entry in read_responses(folder) if deleted else ():
-            time = datetime.fromisoformat(entry["time"])
-            number += any(each.covers(entry[RESPONSE_ID], entry["user"], time) for each in deleted)
-        return number
+        found = []
+        for position, origin in enumerate(origins) if deleted else ():
+            if RESPONSE_ID in origin:
+                time = datetime.fromisoformat(origin["time"])
+                if any(each.covers(origin[RESPONSE_ID], origin["user"], time) for each in deleted):
+                    found.append(position)
+        return found
 
     def open_direct(self) -> ObjectStore:
         """Return the same storage without patience: its calls fail at once in an outage."""

@@ -269,7 +269,9 @@ def open_sealed(row: dict[str, Any]) -> Example:
         group_value=None,
         slices=tuple(metadata.get("slices", {}).items()),
     )
-    return replace(example, group=own.ljust(len(example.group), "0"), is_sealed=True)
+    origin = {name: metadata[name] for name in ORIGIN if name in metadata}
+    group = own.ljust(len(example.group), "0")
+    return replace(example, group=group, origin=origin, is_sealed=True)
 
 
 def replace_row(example: Example, row: dict[str, Any]) -> Example:

@@ -24,6 +24,8 @@ _NEW_ANCHOR = (
 def fetch_sealed(storage: RunStorage, workspace: Workspace) -> RowFile | None:
     """Fetch the test side that ``dataset.anchor`` names; None where the job has no anchor.
 
+    Rows whose captured answer has been deleted are left out.
+
     Raises:
         UserError: ``AnchorNotFound`` or ``AnchorChanged``.
         StorageError: Storage failed.
@@ -52,7 +54,14 @@ def fetch_sealed(storage: RunStorage, workspace: Workspace) -> RowFile | None:
             f"{_NEW_ANCHOR}",
         )
     with path.open("rb") as stream:
-        return RowFile(path=path, num_rows=sum(1 for _ in stream))
+        sealed = RowFile(path=path, num_rows=sum(1 for _ in stream))
+    deleted = storage.find_deleted(row["metadata"] for row in sealed)
+    if deleted:
+        storage.say(
+            f"{len(deleted)} of the {len(sealed)} rows of dataset.anchor come from captured "
+            "answers that were deleted, and are left out"
+        )
+    return sealed.leave_out(deleted)
 
 
 def add_sealed(sealed: RowFile, spool: Spool, objective: str, *, conversational: bool) -> None:
