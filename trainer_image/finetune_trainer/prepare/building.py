@@ -28,6 +28,7 @@ from finetune_trainer.prepare.checks.checks import (
 from finetune_trainer.prepare.checks.conversations import choose_format
 from finetune_trainer.prepare.checks.invalid_rows import InvalidRowFile
 from finetune_trainer.prepare.checks.labels import check_labels, count_labels
+from finetune_trainer.prepare.checks.long_rows import LongRow
 from finetune_trainer.prepare.checks.screening import Screening
 from finetune_trainer.prepare.checks.weighing import check_weights, count_repeats
 from finetune_trainer.prepare.duplicates.comparing import Compared, compare_rows
@@ -292,7 +293,7 @@ def _count_tokens(
     list[Finding],
 ]:
     """Find tokens and labels, and leave out the rows that are too long where the job says so."""
-    dropped: dict[Side, list[int]] = {side: [] for side in sides}
+    dropped: list[LongRow] = []
     with TokenFiles(staging) as token_files:
         tokens = measure_tokens(
             sides,
@@ -300,19 +301,24 @@ def _count_tokens(
             max_sequence_length=job.spec.hyperparameters.max_sequence_length,
             on_too_long=job.spec.dataset.on_too_long,
             keep=token_files.add,
-            drop=lambda row: dropped[row.side].append(row.position),
+            drop=dropped.append,
             on_progress=RowProgress(emit, "finding tokens and labels").tell,
             workers=workers,
             settings=settings,
         )
-    left = {side: rows.leave_out(dropped[side]) for side, rows in sides.items()}
+    left = {
+        side: rows.leave_out([row.position for row in dropped if row.side is side])
+        for side, rows in sides.items()
+    }
     require_splits(count_rows(left))
-    finding = check_dropped_rows(sum(map(len, dropped.values())), job.spec.dataset.on_too_long)
+    findings = check_dropped_rows(
+        Counter(row.reason for row in dropped), job.spec.dataset.on_too_long
+    )
     thoughts = check_reasoning(
         sum(side.num_thoughtless for side in tokens.values()),
         sum(side.num_rows for side in tokens.values()),
     )
-    return left, tokens, token_files.totals, [*([finding] if finding else []), *thoughts]
+    return left, tokens, token_files.totals, [*findings, *thoughts]
 
 
 def _check_columns(job: ResolvedJob, rows: Sequence[SourceRows]) -> list[Finding]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -177,8 +177,8 @@ def measure_tokens(
         on_too_long: ``dataset.onTooLong``.
         keep: Called with the examples to train on, in the order of the rows.
         drop: Called with each row that is left out of the statistics: by ``Drop`` all, by
-            ``Refuse`` those from captured answers, because whoever may correct an answer must not
-            be able to stop a job.
+            ``Refuse`` those from captured answers, and of these always what the encoder refuses:
+            whoever may ask or correct must not be able to stop a job.
         on_progress: Called now and then with rows done and rows in all.
         workers: Encode; None encodes here.
         settings: How several workers make the encoder.
@@ -253,28 +253,23 @@ def _make_work(encoder: ChatTokenizer, on_too_long: str) -> Callable[[_Piece], _
         result = _EncodedPiece(side=piece.side, num_rows=len(piece.rows))
         for position, given in enumerate(piece.rows, start=piece.start):
             row = json.loads(given) if isinstance(given, bytes) else given
+            is_captured = RESPONSE_ID in row.get("metadata", ())
             try:
                 examples = encoder.encode_row(row)
                 beside = encoder.encode_row(other_answer(row)) if "rejected" in row else ()
             except DataError as error:
-                result.refused.append((_place_of(row), error))
+                if is_captured:
+                    result.long.append(_leave_out(row, piece.side, position, reason=error.reason))
+                else:
+                    result.refused.append((_place_of(row), error))
                 continue
             length = max(map(_length_of, (*examples, *beside)))
             # Plain text has no answer: it may be cut anywhere.
             is_long = "text" not in row and any(one.num_cut for one in (*examples, *beside))
-            is_captured = RESPONSE_ID in row.get("metadata", ())
             goes = is_long and (on_too_long == "Drop" or (is_captured and on_too_long == "Refuse"))
             if is_long:
-                result.long.append(
-                    LongRow(
-                        file=row["metadata"]["source"],
-                        line=row["metadata"]["line"],
-                        side=piece.side,
-                        position=position,
-                        num_tokens=length,
-                        is_left_out=goes,
-                    )
-                )
+                long = _leave_out(row, piece.side, position, num_tokens=length)
+                result.long.append(replace(long, is_left_out=goes))
             _count(result.left_out if goes else result.counted, length, examples, beside)
             if piece.side in TRAINED_SPLITS and not goes:
                 for one in examples:
@@ -283,6 +278,20 @@ def _make_work(encoder: ChatTokenizer, on_too_long: str) -> Callable[[_Piece], _
         return result
 
     return work
+
+
+def _leave_out(
+    row: Row, side: Side, position: int, *, num_tokens: int = 0, reason: str = "TooLong"
+) -> LongRow:
+    return LongRow(
+        file=row["metadata"]["source"],
+        line=row["metadata"]["line"],
+        side=side,
+        position=position,
+        num_tokens=num_tokens,
+        is_left_out=True,
+        reason=reason,
+    )
 
 
 def _cut_pieces(sides: Mapping[Side, Rows]) -> Iterator[_Piece]:

@@ -8,6 +8,7 @@ then against each other (:mod:`finetune_trainer.prepare.duplicates`), then by si
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -137,20 +138,30 @@ def describe_responses(num_rows: int, num_answers: int) -> Finding:
     )
 
 
-def check_dropped_rows(num_rows: int, on_too_long: str = "Drop") -> Finding | None:
-    """Say how many rows are too long and left out; None for none.
+def check_dropped_rows(reasons: Counter[str], on_too_long: str) -> list[Finding]:
+    """Say how many rows are left out because they are too long, or cannot be encoded.
 
-    ``dataset.onTooLong: Drop`` leaves out all, ``Refuse`` those of captured answers.
+    ``dataset.onTooLong: Drop`` leaves out all that are too long. ``Refuse`` leaves out those of
+    captured answers. Only of these the encoder leaves out any.
     """
-    if not num_rows:
-        return None
+    num_long = reasons["TooLong"]
     whose = "" if on_too_long == "Drop" else ", and they come from captured answers"
-    return Finding(
-        name="tooLongRows",
-        num_flagged=num_rows,
-        num_removed=num_rows,
-        message=(
-            f"left out {num_rows} rows that are longer than hyperparameters.maxSequenceLength "
-            f"(dataset.onTooLong is {on_too_long}{whose})"
+    refused = {name: number for name, number in reasons.items() if name != "TooLong"}
+    shown = ", ".join(f"{name} {number}" for name, number in refused.items())
+    messages = {
+        "tooLongRows": (
+            num_long,
+            f"left out {num_long} rows that are longer than hyperparameters.maxSequenceLength "
+            f"(dataset.onTooLong is {on_too_long}{whose})",
         ),
-    )
+        "untrainableRows": (
+            sum(refused.values()),
+            f"left out {sum(refused.values())} rows of captured answers that the model's chat "
+            f"template cannot write ({shown})",
+        ),
+    }
+    return [
+        Finding(name=name, num_flagged=number, num_removed=number, message=message)
+        for name, (number, message) in messages.items()
+        if number
+    ]

@@ -17,7 +17,7 @@ NUM_PLACES_SHOWN = 5
 class LongRow:
     """A row whose answer exceeds the limit; ``position`` counts from 0 on its side.
 
-    ``is_left_out`` says that it is not used.
+    ``is_left_out`` says that it is not used, also for another ``reason`` than its length.
     """
 
     file: str
@@ -26,6 +26,7 @@ class LongRow:
     position: int
     num_tokens: int
     is_left_out: bool = False
+    reason: str = "TooLong"
 
 
 @dataclass(kw_only=True, slots=True)
