@@ -252,7 +252,7 @@ def _take_in_all(
 def _errors_of_files(job: ResolvedJob, rows: Sequence[SourceRows]) -> RowErrors:
     """Return the errors that count against ``dataset.maxInvalidRows``.
 
-    Whoever may correct an answer must not be able to stop a job: such rows are only left out.
+    Unusable rows of captured answers are only left out: no user of an endpoint may stop a job.
     """
     sources = job.spec.dataset.sources
     return join_errors(

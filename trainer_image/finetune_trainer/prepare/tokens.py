@@ -178,7 +178,7 @@ def measure_tokens(
         keep: Called with the examples to train on, in the order of the rows.
         drop: Called with each row that is left out of the statistics: by ``Drop`` all, by
             ``Refuse`` those from captured answers, and of these always what the encoder refuses:
-            whoever may ask or correct must not be able to stop a job.
+            no user of an endpoint may stop a job.
         on_progress: Called now and then with rows done and rows in all.
         workers: Encode; None encodes here.
         settings: How several workers make the encoder.

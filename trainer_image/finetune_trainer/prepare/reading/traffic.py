@@ -1,8 +1,8 @@
 """Turn captured answers that people corrected or rated into rows of a source.
 
-The rows go through the same steps as rows of files. The last correction of an answer counts,
-whoever wrote it. Of its ratings the majority counts, and a correction without a rating counts as
-one thumb down.
+The rows go through the same steps as rows of files. If several people correct an answer, the last
+correction counts. Of its ratings the majority counts. A correction without a rating counts as one
+thumb down.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def settle_traffic(source: Source) -> Source:
 def fetch_traffic(
     source: Source, store: ObjectStore, folder: Path, *, objective: str
 ) -> tuple[SourceFile, str]:
-    """Write the rows of a source to a file, and say what became of the feedback.
+    """Write the rows of a source to a file, and count the feedback in words.
 
     Args:
         source: The source.
