@@ -268,6 +268,7 @@ def test_a_correction_is_text_on_the_page_and_holds_no_personal_data(
     prepared = read_prepared(context.storage.output, context.job, context.work_dir)
     page = (prepared.folder / "report.html").read_text()
     assert "<script>alert" not in page
+    assert "Of long lists" not in page
     assert not any(
         "max.mustermann" in path.read_text(errors="replace") for path in prepared.folder.iterdir()
     )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from finetune_api.v1alpha1.spec.dataset import Dataset
 from finetune_trainer.data.prepared import REPORT_NAME
 from finetune_trainer.data.report import DatasetReport
+from finetune_trainer.data.responses import RESPONSES_NAME
 from finetune_trainer.data.rows import Side
 from finetune_trainer.prepare.report.card import CARD_NAME, render_card
 from finetune_trainer.prepare.report.page import PAGE_NAME, render_page
@@ -42,11 +43,11 @@ def write_documents(folder: Path, dataset: Dataset, report: DatasetReport, decod
 
 def find_lists(folder: Path) -> list[str]:
     """Return the names of the files beside the sides that list rows in full, of those with any."""
-    sides = {f"{side}.jsonl" for side in Side}
+    others = {RESPONSES_NAME, *(f"{side}.jsonl" for side in Side)}
     return sorted(
         path.name
         for path in folder.glob("*.jsonl")
-        if path.name not in sides and path.stat().st_size
+        if path.name not in others and path.stat().st_size
     )
 
 
