@@ -322,6 +322,13 @@ def test_an_answer_that_called_a_tool_is_corrected(
     call = {"id": "c", "type": "function", "function": {"name": "find", "arguments": '{"n": 1}'}}
     row = recorded.answer("Where is parcel 1?", tool_calls=[call], tools=[TOOL])
     recorded.say(row, correction="Please ask the office")
+    asked = [
+        {"role": "user", "content": "Where is parcel 2?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c", "content": "Rome"},
+    ]
+    told = recorded.answer(asked, "It is in Rom", tools=[TOOL])
+    recorded.say(told, correction="It is in Rome")
     template = (
         "{% if tools %}{{ tools | tojson }}{% endif %}{% for message in messages %}"
         "<|im_start|>{{ message.role }}\n{{ message.content }}"
@@ -330,8 +337,10 @@ def test_an_answer_that_called_a_tool_is_corrected(
     )
     model = {"uri": "hf://example/tiny", "chatTemplate": {"text": template}}
     context = context_of(spec={"method": {"objective": objective}, "model": model})
-    _, made = rows_of(context)[row.id]
+    found = rows_of(context)
+    _, made = found[row.id]
     assert made["tools"] == [TOOL]
+    assert found[told.id][1]["prompt"][-1]["content"] == "Rome"
     if objective == "DPO":
         (message,) = made["rejected"]
         assert message["tool_calls"][0]["function"] == {"name": "find", "arguments": {"n": 1}}

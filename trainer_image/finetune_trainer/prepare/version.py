@@ -13,7 +13,8 @@ from finetune_trainer.prepare.reading.sources import SourceFile
 RECIPE_VERSION = 26
 """Raised by every change of this package that changes what is written for the same input.
 
-26: A test row names its own group where near prompts joined it to another one.
+26: A test row names its own group where near prompts joined it to another one. The
+prompt of a pair may end with a tool's result.
 """
 
 

@@ -101,10 +101,11 @@ def _make_pair_of_messages(
     question = preamble.put_before(without_weights(question))
     if preamble.turns:
         check_conversation([*question, *answer], "history + prompt + completion")
-    if question[-1]["role"] != "user":
+    if question[-1]["role"] not in ("user", "tool"):
         raise BadRow(
             "WrongRoleOrder",
-            f"the prompt ends with {question[-1]['role']}; it must end with the user",
+            f"the prompt ends with {question[-1]['role']}; it must end with the user or a "
+            "tool's result",
         )
     return {
         "prompt": question,
