@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import pytest
 
 from finetune_api.protocol.stage_results import PrepareResult
 from finetune_api.protocol.trainer import ResolvedJob, Stage
+from finetune_trainer.data.looks import digest_rows
 from finetune_trainer.data.prepared import Prepared, read_prepared
 from finetune_trainer.data.rows import is_sealed
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.evaluate.looks import digest_rows
 from finetune_trainer.prepare.stage import prepare
 from finetune_trainer.report.events import EventEmitter
 from kit.models.tiny_tokenizer import CHATML, TinyContext
@@ -193,3 +194,32 @@ def test_other_columns_and_files_after_the_sealing_change_no_anchor_row(cycle: C
     _, later = cycle(renamed, first, source=columns)
     assert digest_rows(sealed_of(later)) == digest_rows(begun.test)
     assert prompts(begun.test).isdisjoint(prompts([*later.train, *later.validation]))
+
+
+def test_each_look_at_the_anchor_takes_more_questions_until_none_can_decide(
+    cycle: Cycle, tmp_path: Path
+) -> None:
+    rows = [row | {"completion": f"label {n % 3}"} for n, row in enumerate(rows_from(0, 400))]
+    asked = {
+        "spec": {
+            "goal": {"metric": "exactMatch", "atLeast": "0.80"},
+            "evaluation": {"maxSamples": "auto", "minPrompts": 1, "looks": "Correct"},
+        }
+    }
+    first, begun = cycle(rows[:300], **asked)
+    looks = tmp_path / "out" / "looks" / digest_rows(begun.test)
+    looks.mkdir(parents=True)
+    numbers = []
+    for look in range(1, 4):
+        (looks / f"{look}.json").write_text("{}")
+        prepared, _ = cycle(rows, first, **asked)
+        assert prepared.questions is not None
+        taken = re.search(r"takes ([0-9,]+) independent", prepared.questions.message)
+        assert taken is not None
+        numbers.append(int(taken[1].replace(",", "")))
+    assert numbers == sorted(set(numbers))
+    (looks / "17.json").write_text("{}")
+    with pytest.raises(TrainerError, match="so many evaluations") as caught:
+        cycle(rows, first, **asked)
+    assert caught.value.reason == "GoalUndecidable"
+    assert "hold out new rows" in caught.value.message

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from finetune_api.patterns import URI_RULES, broken_message
+from finetune_api.patterns import SOURCE_RULES, URI_RULES, broken_message
 from finetune_api.schema.structural import Schema
 from finetune_api.v1alpha1.evaluation.scoring import METRIC_SYNONYMS
 
@@ -102,7 +102,7 @@ def uri_remedy(value: str, location: tuple[str | int, ...], message: str) -> str
         location: The field.
         message: Message of the broken rule.
     """
-    if message != URI_RULES[0].message or not value.strip():
+    if message not in (URI_RULES[0].message, SOURCE_RULES[0].message) or not value.strip():
         return ""
     field = str(location[1]) if len(location) > 1 else ""
     written = place_of(value, field)

@@ -157,7 +157,7 @@ SCHEDULE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         rule=(
-            "!has(self.jobTemplate.metadata) || !has(self.jobTemplate.metadata.labels) || "
+            "!has(self.jobTemplate.metadata.labels) || "
             "!self.jobTemplate.metadata.labels.exists(k, k.startsWith('finetune.dev/') || "
             "k.startsWith('kueue.x-k8s.io/'))"
         ),
@@ -204,7 +204,8 @@ SCHEDULE_RULES: tuple[Rule, ...] = (
     Rule(
         rule=(
             "!has(self.endpointRef) || self.promote == 'Approval' || "
-            f"{_SPEC}.evaluation.gates.exists(g, has(g.overPublished))"
+            f"(has({_SPEC}.evaluation.gates) && "
+            f"{_SPEC}.evaluation.gates.exists(g, has(g.overPublished)))"
         ),
         message=(
             "promote: Auto needs a gate that compares with the version that answers: add one with "

@@ -34,7 +34,7 @@ from finetune_api.v1alpha1.rules.sizes import (
 )
 from kit.cases.spec_cases import CASES, FULL_SPEC, changed, minimal_job
 
-STATUS_LENGTHS = {JOBS.kind: 96 * 1024, SWEEPS.kind: 112 * 1024, ENDPOINTS.kind: 64 * 1024}
+STATUS_LENGTHS = {JOBS.kind: 96 * 1024, SWEEPS.kind: 112 * 1024, ENDPOINTS.kind: 72 * 1024}
 
 
 def schemas_of(custom: CustomKind) -> dict[str, Schema]:

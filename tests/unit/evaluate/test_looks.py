@@ -11,11 +11,11 @@ import pytest
 
 from finetune_api.protocol.evaluation_result import LookResult
 from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.data.looks import digest_rows
 from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate import looks
 from finetune_trainer.evaluate.looks import (
     count_look,
-    digest_rows,
     look_words,
     name_look,
     take_look,

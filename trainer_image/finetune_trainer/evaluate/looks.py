@@ -1,22 +1,18 @@
 """Counts the looks at a held-out side over all jobs of an output, and what each may doubt.
 
 A held-out side that many candidates are held against lets one of them pass by luck. A look is one
-candidate against one goal and one ``spec.evaluation``. Each has an object of its own,
-``looks/<held-out side>/<number>.json``, which is written once and never changed. The side is named
-by what its rows say: their order, file and line do not count. With ``dataset.anchor`` it is named
-by the sealed rows alone, so that rows added since do not begin the count anew.
+candidate against one goal and one ``spec.evaluation``. ``data/looks.py`` says where they lie.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from finetune_api.protocol.evaluation_result import LookResult
 from finetune_api.protocol.trainer import ResolvedJob
+from finetune_trainer.data.looks import digest_rows, list_looks, looks_prefix, to_digest
 from finetune_trainer.data.rows import is_sealed
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.run import RunStorage
@@ -26,14 +22,7 @@ from finetune_trainer.verdict.certainty import raise_certainty
 if TYPE_CHECKING:
     from finetune_trainer.evaluate.sources.source import Task
 
-PREFIX = "looks"
 MAX_TRIES = 50
-
-
-def digest_rows(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Return the digest of what the rows of a side say, in whatever order they stand."""
-    said = sorted(_to_digest({k: v for k, v in row.items() if k != "metadata"}) for row in rows)
-    return _to_digest(said)
 
 
 def name_look(job: ResolvedJob, adapter: Manifest, *, base: str, rules: Sequence[str] = ()) -> str:
@@ -51,7 +40,7 @@ def name_look(job: ResolvedJob, adapter: Manifest, *, base: str, rules: Sequence
     goal = job.spec.goal.to_wire() if job.spec.goal else None
     # The seed draws the questions that are asked.
     seed = job.spec.dataset.split.seed
-    return _to_digest([sorted(weights), base, goal, evaluation, list(rules), seed])
+    return to_digest([sorted(weights), base, goal, evaluation, list(rules), seed])
 
 
 def count_look(store: ObjectStore, held_out: str, name: str, about: Mapping[str, str]) -> int:
@@ -66,14 +55,11 @@ def count_look(store: ObjectStore, held_out: str, name: str, about: Mapping[str,
     Raises:
         StorageError: Storage failed, or others took every number tried.
     """
-    prefix = f"{PREFIX}/{held_out}/"
+    prefix = looks_prefix(held_out)
     body = json.dumps({**about, "look": name}, indent=1, sort_keys=True) + "\n"
     known: dict[int, str] = {}
     for _ in range(MAX_TRIES):
-        listed = (
-            re.fullmatch(r"(\d{1,9})\.json", i.key[len(prefix) :]) for i in store.list(prefix)
-        )
-        for number in sorted(int(found[1]) for found in listed if found):
+        for number in list_looks(store, held_out):
             if number not in known:
                 known[number] = _read_name(store, f"{prefix}{number}.json")
             if known[number] == name:
@@ -167,11 +153,6 @@ def _read_name(store: ObjectStore, key: str) -> str:
         return str(record["look"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return ""  # damaged, and a look all the same
-
-
-def _to_digest(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _ordinal(number: int) -> str:

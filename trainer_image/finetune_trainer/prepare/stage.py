@@ -12,15 +12,17 @@ import time
 from pathlib import Path
 
 from finetune_api.protocol.stage_results import PrepareResult, QuestionCount, limit_places
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import most_asked
-from finetune_trainer.data.held_out import read_held_out
+from finetune_trainer.data.held_out import read_held_out, read_rows
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
+from finetune_trainer.data.looks import digest_rows, list_looks
 from finetune_trainer.data.prepared import fetch_prepared
 from finetune_trainer.data.report import DatasetPointer, DatasetReport, place_row
-from finetune_trainer.data.rows import Side
-from finetune_trainer.errors import RetryableError
+from finetune_trainer.data.rows import Side, is_sealed
+from finetune_trainer.errors import DataError, RetryableError
 from finetune_trainer.prepare.building import build, staging_of
 from finetune_trainer.prepare.checks.conversations import fetch_template
 from finetune_trainer.prepare.fetching import (
@@ -42,7 +44,7 @@ from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.publish.versions import newest_version
 from finetune_trainer.run import BaseModel, RunStorage, Workspace
 from finetune_trainer.storage import MANIFEST_NAME, Manifest, OtherWriterWon, publish_folder
-from finetune_trainer.verdict.certainty import at_first_look
+from finetune_trainer.verdict.certainty import at_first_look, raise_certainty, withhold_unshown
 from finetune_trainer.verdict.decidable import require_decidable_goal, require_gates
 from finetune_trainer.verdict.sample_size import count_questions
 
@@ -178,7 +180,7 @@ def require_evidence(
         UserError: The references cannot be used, or a judge's key is missing.
         DataError: Says what is missing, and the remedy.
     """
-    spec = at_first_look(storage.job.spec)
+    spec = _at_next_look(storage, folder)
     require_validation(spec, folder)
     require_metrics(spec, folder, storage.access())
     judge = spec.evaluation.judge
@@ -192,6 +194,24 @@ def require_evidence(
     require_decidable_goal(spec, side, num_questions=most)
     require_gates(spec, side, num_questions=most)
     return questions
+
+
+def _at_next_look(storage: RunStorage, folder: Path) -> FineTuneJobSpec:
+    """Return the spec with the certainty of the first look, or of the next one at sealed rows.
+
+    Raises:
+        DataError: ``GoalUndecidable``: so many looks were taken that nothing could show the goal.
+    """
+    job = storage.job
+    if job.spec.dataset.anchor is None:
+        return at_first_look(job.spec)
+    sealed = filter(is_sealed, read_rows(folder))
+    number = max(list_looks(storage.output, digest_rows(sealed)), default=0) + 1
+    spec = raise_certainty(job.spec, number)
+    can_meet, words = withhold_unshown(job.model_copy(update={"spec": spec}), True, "")
+    if not can_meet:
+        raise DataError("GoalUndecidable", words.removeprefix("MISSED ").removesuffix("; "))
+    return spec
 
 
 def _publish(storage: RunStorage, workspace: Workspace, digest: str) -> tuple[Manifest, bool]:

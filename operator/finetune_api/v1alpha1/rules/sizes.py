@@ -20,7 +20,7 @@ from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 
 MAX_SPEC_LENGTH = 88 * 1024
 """Characters of a FineTuneJob's spec, written as JSON."""
-MAX_SWEEP_SPEC_LENGTH = 116 * 1024
+MAX_SWEEP_SPEC_LENGTH = 117 * 1024
 """Characters of a FineTuneSweep's spec: a job's, and the parameters."""
 MAX_PART_LENGTHS = {
     "model": 20 * 1024,
