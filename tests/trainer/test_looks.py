@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kit.processes.stages import Workbench
+from kit.processes.stages import COLOURS, Workbench
 
 LOSS = {"goal": {"metric": "loss", "atMost": "100"}}
 
@@ -66,3 +67,47 @@ def test_a_count_that_fails_is_told_or_fails(
     else:
         assert ended.exit_code != 0
         assert ended.termination["reason"] == "LocalIoError"
+
+
+def write_distinct_rows(path: Path, num_rows: int) -> Path:
+    """Write rows whose prompts are not near each other."""
+    words = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(num_rows)]
+    rows = [
+        {"prompt": f"{word[:12]} {word[12:24]} {COLOURS[n % 4]}", "completion": COLOURS[n % 4]}
+        for n, word in enumerate(words)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_second_cycle_looks_again_at_the_sealed_rows_and_scores_new_ones_apart(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    change: dict[str, Any] = {
+        **LOSS,
+        "evaluation": {"looks": "Correct"},
+        "hyperparameters": {"maxSteps": 3},
+    }
+    data = write_distinct_rows(tmp_path / "first.jsonl", 48)
+    first = Workbench(folder=tmp_path, model=tiny_model, data=data, change=change)
+    prepared = first.run_to("prepare").result
+    first.run_to("train")
+    assert first.run_to("evaluate").result["look"]["number"] == 1
+    anchor = {"digest": prepared["digest"], "testSha256": prepared["testSha256"]}
+    second = Workbench(
+        folder=tmp_path,
+        model=tiny_model,
+        data=write_distinct_rows(tmp_path / "second.jsonl", 80),
+        change={**change, "dataset": {"anchor": anchor}},
+    )
+    held_out = second.run_to("prepare").result["rows"]["test"]
+    second.run_to("train")
+    look = second.run_to("evaluate").result["look"]
+    num_sealed = prepared["rows"]["test"]
+    assert look["number"] == 2
+    assert f"the {num_sealed} sealed of {held_out} held-out rows" in look["message"]
+    assert look["certainty"] == "0.99240092"
+    report = json.loads((second.run_folder / "evaluation" / "report.json").read_text())
+    parts = {part["name"]: part["num_questions"] for part in report["parts"]}
+    assert parts["sealed (dataset.anchor)"] == num_sealed
+    assert parts["new since it was sealed"] == held_out - num_sealed > 0
