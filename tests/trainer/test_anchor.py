@@ -99,6 +99,7 @@ def test_the_anchor_stays_whole_and_new_rows_join_it_on_the_test_side(cycle: Cyc
     first, begun = cycle(rows_from(0, 100))
     _, later = cycle(rows_from(0, 300), first)
     assert digest_rows(sealed_of(later)) == digest_rows(begun.test)
+    assert later.report.anchor_digest == digest_rows(begun.test)
     assert prompts(begun.test).isdisjoint(prompts([*later.train, *later.validation]))
     fresh = [row for row in later.test if not is_sealed(row)]
     assert 20 <= len(fresh) <= 70  # a fifth of 200 new rows

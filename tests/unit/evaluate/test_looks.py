@@ -137,16 +137,17 @@ def test_words_tell_the_number_and_what_follows() -> None:
     assert len(look_words(2**53, "0.99999999", is_corrected=True)) <= 300
 
 
-def look_at(store: Any, weights: str, test: list[dict[str, Any]]) -> tuple[LookResult, ResolvedJob]:
+def look_at(
+    store: Any, weights: str, test: list[dict[str, Any]], anchor: str = ""
+) -> tuple[LookResult, ResolvedJob]:
     job = job_with(
-        **{"spec.evaluation": {"looks": "Correct"}, "spec.dataset.anchor": ANCHOR}
-        if any("sealed" in row["metadata"] for row in test)
-        else {"spec.evaluation": {"looks": "Correct"}}
+        **{"spec.evaluation": {"looks": "Correct"}},
+        **({"spec.dataset.anchor": ANCHOR} if anchor else {}),
     )
     task = SimpleNamespace(
         job=job,
         adapter=adapter(weights),
-        prepared=SimpleNamespace(test=test),
+        prepared=SimpleNamespace(test=test, report=SimpleNamespace(anchor_digest=anchor)),
         settings=SimpleNamespace(scorer_digest=""),
     )
     storage = SimpleNamespace(output=store, say=lambda _: None)
@@ -159,11 +160,13 @@ def test_rows_added_beside_sealed_ones_do_not_begin_the_count_anew(tmp_path: Pat
     sealed = [{**row, "metadata": {"sealed": True, "line": 9}} for row in reversed(rows)]
     told, _ = look_at(store, "a", rows)
     assert told.number == 1
-    for number, weights in ((2, "b"), (3, "c")):
+    # In the third cycle one of the sealed rows is gone: somebody had it deleted.
+    for number, weights, left in ((2, "b", sealed), (3, "c", sealed[1:])):
         new = {"prompt": f"new {number}", "completion": "a", "metadata": {}}
-        told, judged = look_at(store, weights, [*sealed, new])
+        told, judged = look_at(store, weights, [*left, new], digest_rows(rows))
         assert told.number == number
-        assert "against the 3 sealed of 4 held-out rows" in told.message
+        words = f"against the {len(left)} sealed of {len(left) + 1} held-out rows"
+        assert words in told.message
         assert judged.spec.goal is not None
         doubt = 1 - float(judged.spec.goal.certainty)
         assert doubt == pytest.approx(0.05 * share_of_look(number), abs=1e-7)

@@ -2,8 +2,8 @@
 
 Each look has an object of its own, ``looks/<held-out side>/<number>.json``, which is written once
 and never changed. The side is named by what its rows say: their order, file and line do not count.
-With ``dataset.anchor`` it is named by the sealed rows alone, so that rows added since do not begin
-the count anew.
+With ``dataset.anchor`` it is named by the rows that were sealed, so that neither rows added since
+nor deleted ones begin the count anew.
 """
 
 from __future__ import annotations

@@ -195,6 +195,8 @@ class DatasetReport(APIModel):
     """Content of the token files, by side."""
     labels: list[LabelReport] = Field(default_factory=list)
     """Where the answers are labels (at most 200, short): the most frequent first."""
+    anchor_digest: str = ""
+    """What looks at the rows of ``dataset.anchor`` are counted by; empty without them."""
 
     @property
     def num_leaked_prompts(self) -> int:

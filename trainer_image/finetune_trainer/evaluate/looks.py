@@ -96,12 +96,12 @@ def take_look(task: Task, storage: RunStorage, *, base: str) -> tuple[LookResult
     job = task.job
     is_corrected = job.spec.evaluation.looks == "Correct"
     test = task.prepared.test
-    sealed = [row for row in test if is_sealed(row)]
+    num_sealed = sum(map(is_sealed, test))
     about = {"job": f"{job.namespace}/{job.name}", "uid": job.uid, "base": base}
     try:
         number = count_look(
             storage.output,
-            digest_rows(sealed or test),
+            task.prepared.report.anchor_digest or digest_rows(test),
             name_look(job, task.adapter, base=base, rules=(task.settings.scorer_digest,)),
             about,
         )
@@ -118,7 +118,7 @@ def take_look(task: Task, storage: RunStorage, *, base: str) -> tuple[LookResult
     if is_corrected:
         judged = job.model_copy(update={"spec": raise_certainty(job.spec, number)})
     certainty = judged.spec.goal.certainty if is_corrected and judged.spec.goal else ""
-    rows = f"the {len(sealed):,} sealed of {len(test):,} held-out rows" if sealed else ""
+    rows = f"the {num_sealed:,} sealed of {len(test):,} held-out rows" if num_sealed else ""
     words = look_words(number, certainty, rows or "this held-out side", is_corrected=is_corrected)
     storage.say(words)
     return LookResult(number=number, message=words, certainty=certainty), judged

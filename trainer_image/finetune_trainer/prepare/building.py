@@ -102,7 +102,7 @@ def build(
             emit=emit,
             conversational=conversational,
             benchmarks=benchmarks,
-            sealed=sealed,
+            sealed=None if sealed is None else sealed.rows,
         )
         model_dir, _ = model.fetch(include_weights=False)
         chat_format = choose_format(
@@ -119,7 +119,7 @@ def build(
     if any(source.is_traffic for source in job.spec.dataset.sources):
         findings.append(describe_responses(*write_responses(staging, sides)))
     if sealed is not None:
-        require_all_sealed(sides[Side.TEST], sealed)
+        require_all_sealed(sides[Side.TEST], sealed.rows)
     shield = make_shield(job.spec.dataset.privacy)
     labels = count_labels(sides, show=shield.shield_text)
     findings += check_labels(labels)
@@ -135,6 +135,8 @@ def build(
         remedies=chat_format.notes,
         labels=labels.counts,
     )
+    if sealed is not None:
+        report = report.model_copy(update={"anchor_digest": sealed.digest})
     write_format(chat_format, staging)
     write_documents(staging, job.spec.dataset, report, make_decode(tokenizer))
     return report

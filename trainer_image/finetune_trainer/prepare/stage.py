@@ -15,13 +15,13 @@ from finetune_api.protocol.stage_results import PrepareResult, QuestionCount, li
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import most_asked
-from finetune_trainer.data.held_out import read_held_out, read_rows
+from finetune_trainer.data.held_out import read_held_out
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
-from finetune_trainer.data.looks import digest_rows, list_looks
-from finetune_trainer.data.prepared import fetch_prepared
+from finetune_trainer.data.looks import list_looks
+from finetune_trainer.data.prepared import REPORT_NAME, fetch_prepared
 from finetune_trainer.data.report import DatasetPointer, DatasetReport, place_row
-from finetune_trainer.data.rows import Side, is_sealed
+from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import DataError, RetryableError
 from finetune_trainer.prepare.building import build, staging_of
 from finetune_trainer.prepare.checks.conversations import fetch_template
@@ -205,8 +205,8 @@ def _at_next_look(storage: RunStorage, folder: Path) -> FineTuneJobSpec:
     job = storage.job
     if job.spec.dataset.anchor is None:
         return at_first_look(job.spec)
-    sealed = filter(is_sealed, read_rows(folder))
-    number = max(list_looks(storage.output, digest_rows(sealed)), default=0) + 1
+    report = DatasetReport.model_validate_json((folder / REPORT_NAME).read_bytes())
+    number = max(list_looks(storage.output, report.anchor_digest), default=0) + 1
     spec = raise_certainty(job.spec, number)
     can_meet, words = withhold_unshown(job.model_copy(update={"spec": spec}), True, "")
     if not can_meet:

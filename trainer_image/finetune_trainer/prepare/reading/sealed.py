@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 from finetune_trainer.data.keys import dataset_prefix
+from finetune_trainer.data.looks import digest_rows
 from finetune_trainer.data.rows import RowFile, Side, is_sealed, open_sealed
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.prepare.rows.spool import Spool, pack_rows
@@ -21,7 +23,20 @@ _NEW_ANCHOR = (
 )
 
 
-def fetch_sealed(storage: RunStorage, workspace: Workspace) -> RowFile | None:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sealed:
+    """The test side that ``dataset.anchor`` names.
+
+    Attributes:
+        rows: Its rows.
+        digest: What looks at it are counted by: that of all rows that were sealed.
+    """
+
+    rows: RowFile
+    digest: str
+
+
+def fetch_sealed(storage: RunStorage, workspace: Workspace) -> Sealed | None:
     """Fetch the test side that ``dataset.anchor`` names; None where the job has no anchor.
 
     Rows whose captured answer has been deleted are left out.
@@ -55,13 +70,14 @@ def fetch_sealed(storage: RunStorage, workspace: Workspace) -> RowFile | None:
         )
     with path.open("rb") as stream:
         sealed = RowFile(path=path, num_rows=sum(1 for _ in stream))
+    digest = digest_rows(sealed)
     deleted = storage.find_deleted(row["metadata"] for row in sealed)
     if deleted:
         storage.say(
             f"{len(deleted)} of the {len(sealed)} rows of dataset.anchor come from captured "
             "answers that were deleted, and are left out"
         )
-    return sealed.leave_out(deleted)
+    return Sealed(rows=sealed.leave_out(deleted), digest=digest)
 
 
 def add_sealed(sealed: RowFile, spool: Spool, objective: str, *, conversational: bool) -> None:
