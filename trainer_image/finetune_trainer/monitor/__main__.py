@@ -16,12 +16,11 @@ from finetune_api.protocol.trainer import Environment, ExitCode
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import classify
 from finetune_trainer.monitor.running import run_look
-from finetune_trainer.process import hide_torch, write_last_words
+from finetune_trainer.process import write_last_words
 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """Look once; return the exit code."""
-    hide_torch()
     credentials = environment.get(Environment.CREDENTIALS_DIR)
     try:
         report = run_look(
