@@ -21,7 +21,7 @@ REPORT_PAGE = "monitor/report.html"
 
 
 class LookTask(APIModel):
-    """What is looked at, until when, and with what it is compared."""
+    """The answers of one look, and the version that they are compared with."""
 
     namespace: str
     endpoint: str

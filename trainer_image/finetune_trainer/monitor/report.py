@@ -24,7 +24,7 @@ ALARM_HOLDS = timedelta(days=30)
 def words_of(
     evidence: Evidence, version: int, *, now: datetime, num_waiting: int = 0
 ) -> LookReport:
-    """Return what the operator is told of the evidence after a look."""
+    """Return the report on a look for the operator."""
     drifted = drifted_since(evidence, now)
     return LookReport(
         version=version,

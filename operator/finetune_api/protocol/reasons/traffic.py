@@ -10,7 +10,7 @@ TRAFFIC = {
         "Set it right and wait until then, or delete the file that the message names.",
     ),
     "DamagedEvidence": _Help(
-        "What a monitor has kept cannot be read.",
+        "The evidence of a monitor cannot be read.",
         "Delete the file that the message names; the monitor begins anew.",
     ),
     "DamagedFeedback": _Help("An entry of feedback cannot be read.", "Delete the object."),

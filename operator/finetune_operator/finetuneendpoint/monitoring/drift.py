@@ -19,7 +19,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """A condition: is what is asked of the version still what it was made for?"""
+    """Status, reason and message of the condition ``Drifted``."""
 
     status: str
     reason: str
@@ -31,7 +31,7 @@ def monitor_status(
 ) -> Object:
     """Return ``status.monitor``: what the last look with a report has said, and why none has since.
 
-    What was said of an earlier version counts no more.
+    Reports on an earlier version count no more.
 
     Args:
         before: As it is stored.
@@ -88,12 +88,12 @@ def find_drift(told: Mapping[str, Any], active: Served, monitor: Monitor) -> Fin
     drifted = [each for each in told.get("signals", ()) if each.get("since")]
     failure = f" The last look failed: {told['failure']}" if told.get("failure") else ""
     if drifted:
-        # The newest: what began earlier has been told already.
+        # The newest change: an earlier condition has named the others.
         signal = max(drifted, key=lambda each: (each["since"], each["name"]))
         others = ", ".join(sorted(each["name"] for each in drifted if each is not signal))
         text = (
             f"{signal['name']} has changed since {signal['since']}: version {active.version} was"
-            f" made for other traffic.{f' So have {others}.' if others else ''} Plots:"
+            f" made for other traffic.{f' {others} changed too.' if others else ''} Plots:"
             f" {told.get('reportUri')}{failure}"
         )
         return Finding(status="True", reason=signal["name"], message=text)
