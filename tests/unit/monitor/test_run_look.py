@@ -168,3 +168,19 @@ def test_signals_that_are_added_or_left_out_later_keep_the_others_and_the_alarms
     assert [each.name for each in report.signals] == ["Refusals", "Labels"]
     assert signal(report, "Labels")
     assert report.num_looks == 5
+
+
+def test_storage_that_is_away_is_told_and_the_next_look_makes_up_for_it(
+    world: MonitoredVersion, tmp_path: Path
+) -> None:
+    world.capture(0)
+    world.capture(1)
+    task = world.task(1)
+    away = tmp_path / "away"
+    away.write_text("no folder")
+    traffic = task.traffic.model_copy(update={"uri": away.as_uri()})
+    with pytest.raises(StorageError):
+        run_look(task.model_copy(update={"traffic": traffic}), folder=world.scratch)
+    assert list(world.scratch.iterdir()) == []
+    report = world.look(2)
+    assert (report.num_looks, report.num_answers) == (1, 80)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_api.names import MONITOR_LABEL, look_name
+from finetune_api.protocol.monitoring import TASK, LookTask
 from finetune_api.v1alpha1.status.endpoint import FineTuneEndpointStatus
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.monitoring.looks import SETTLING, Look, read_look
@@ -371,3 +372,15 @@ def test_the_pod_of_a_look_has_no_rights_and_only_its_own_storage() -> None:
     assert job["spec"]["activeDeadlineSeconds"] == 1800
     assert job["spec"]["ttlSecondsAfterFinished"] == 3 * 3600
     assert len(name) <= len(NAME) + 11
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    task = LookTask.model_validate_json(environment.pop(TASK))
+    assert (task.namespace, task.endpoint, task.active.version) == (NAMESPACE, NAME, 1)
+    assert (task.active.storage.uri, task.active.storage.credentials_secret) == (OUTPUT, "store")
+    assert (task.traffic.uri, task.traffic.credentials_secret) == ("pvc://answers/kept", "kept")
+    assert environment == {
+        "HOME": "/tmp",
+        "PYTHONHASHSEED": "0",
+        "FINETUNE_CREDENTIALS_DIR": "/var/run/secrets/finetune.dev/credentials",
+        "FINETUNE_WORK_DIR": "/work",
+    }
+    assert container["command"] == ["python", "-m", "finetune_trainer.monitor"]
