@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Annotated
 
 from pydantic import Field
@@ -16,6 +17,8 @@ from finetune_api.v1alpha1.traffic import Monitor
 
 TASK = "FINETUNE_MONITOR_TASK"
 """Environment variable with a :class:`LookTask` as JSON."""
+SETTLING = timedelta(minutes=5)
+"""Time that answers get to be given and stored: later ones are not looked at."""
 REPORT_PAGE = "monitor/report.html"
 """Page with plots, below the endpoint's traffic."""
 

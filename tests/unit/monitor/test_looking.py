@@ -9,7 +9,14 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from finetune_trainer.monitor.evidence import Evidence, parse_evidence, write_evidence
+from finetune_trainer.monitor.evidence import (
+    NUM_ALARMS_KEPT,
+    SHAPE,
+    Evidence,
+    begin_evidence,
+    parse_evidence,
+    write_evidence,
+)
 from finetune_trainer.monitor.looking import Look, Settings, look_at
 from finetune_trainer.monitor.reference import ReferenceRow, make_reference
 from finetune_trainer.monitor.signals import Answered
@@ -203,3 +210,21 @@ def test_evidence_of_other_bets_is_refused() -> None:
     fewer = data.replace(b'"logBest": [', b'"logBest": [[0.0], ', 1)
     with pytest.raises(ValueError, match="Delete it"):
         parse_evidence(fewer)
+
+
+def test_a_change_that_goes_on_began_when_its_first_alarm_says() -> None:
+    evidence = begin_evidence("digest", dict.fromkeys(["Labels/good", "Labels/bad", "Errors"]))
+    growth = np.full(SHAPE, 50.0)
+    for number in range(2 * NUM_ALARMS_KEPT):
+        part = "Labels/good" if number % 2 else "Labels/bad"
+        begin = START + number * HOUR
+        evidence = evidence.after_look(
+            {part: growth}, begin=begin, end=begin + HOUR, num_answers=1, log_bound=9.0
+        )
+    assert len(evidence.alarms) == NUM_ALARMS_KEPT
+    assert {alarm.since for alarm in evidence.alarms} == {START}
+    much_later = START + timedelta(days=60)
+    evidence = evidence.after_look(
+        {"Labels/bad": growth}, begin=much_later, end=much_later, num_answers=1, log_bound=9.0
+    )
+    assert evidence.alarms[-1].since == much_later

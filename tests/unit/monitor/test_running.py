@@ -9,11 +9,12 @@ from pathlib import Path
 import orjson
 import pytest
 
+from finetune_api.protocol.monitoring import SETTLING
 from finetune_trainer.errors import StorageError
 from finetune_trainer.monitor.looking import Settings
 from finetune_trainer.monitor.material import rows_of_evaluation, rows_of_training
 from finetune_trainer.monitor.reference import Reference, make_reference
-from finetune_trainer.monitor.running import EVIDENCE_KEY, REPORT_KEY, SETTLING, look_once
+from finetune_trainer.monitor.running import EVIDENCE_KEY, REPORT_KEY, look_once
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.places import segment_key
 from finetune_trainer.traffic.reading import open_traffic

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from finetune_trainer.traffic.rows import write_time
 
 SHAPE = (NUM_SIDES, len(STAKES))
 NUM_ALARMS_KEPT = 20
+ALARM_HOLDS = timedelta(days=30)
+"""How long an alarm holds without another one of the same signal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -126,6 +128,14 @@ class Evidence:
             for name, logarithms in parts.items()
         }
 
+    def holding(self, name: str, now: datetime) -> list[datetime]:
+        """Return since when a signal has changed, for each of its alarms that holds."""
+        return [
+            alarm.since
+            for alarm in self.alarms
+            if signal_of(alarm.signal) == signal_of(name) and now - alarm.time <= ALARM_HOLDS
+        ]
+
     def watching(self, names: Iterable[str]) -> Evidence:
         """Return the evidence with these signals alone: new ones begin without any."""
         signals = {name: self.signals.get(name, NOTHING) for name in names}
@@ -166,7 +176,7 @@ class Evidence:
         alarm = Alarm(
             time=end,
             signal=name,
-            since=found.began or begin,
+            since=min([found.began or begin, *looked.holding(name, end)]),
             is_higher=found.is_higher,
             log_e=looked.log_e,
         )

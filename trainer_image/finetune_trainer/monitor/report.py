@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from finetune_api.protocol.monitoring import LookReport
@@ -17,8 +17,6 @@ from finetune_trainer.traffic.rows import write_time
 
 MAX_HISTORY = 1500
 """Looks that the page shows: two months of one an hour."""
-ALARM_HOLDS = timedelta(days=30)
-"""How long an alarm holds without another one of the same signal."""
 
 
 def words_of(
@@ -46,12 +44,9 @@ def words_of(
 
 def drifted_since(evidence: Evidence, now: datetime) -> dict[str, datetime]:
     """Return the signals whose alarm holds, and since when each has changed."""
-    found: dict[str, datetime] = {}
-    for alarm in evidence.alarms:
-        if now - alarm.time <= ALARM_HOLDS:
-            name = signal_of(alarm.signal)
-            found[name] = min(alarm.since, found.get(name, alarm.since))
-    return found
+    names = dict.fromkeys(signal_of(alarm.signal) for alarm in evidence.alarms)
+    held = {name: evidence.holding(name, now) for name in names}
+    return {name: min(times) for name, times in held.items() if times}
 
 
 def report_of(

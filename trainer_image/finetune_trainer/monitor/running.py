@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from finetune_api.meta import decimal_of, seconds_of
-from finetune_api.protocol.monitoring import REPORT_PAGE, LookReport, LookTask
+from finetune_api.protocol.monitoring import REPORT_PAGE, SETTLING, LookReport, LookTask
 from finetune_api.v1alpha1.traffic import Monitor
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.monitor.evidence import (
@@ -38,8 +38,6 @@ from finetune_trainer.traffic.reading import open_traffic, read_exchanges, read_
 EVIDENCE_KEY = "monitor/evidence.json"
 HISTORY_KEY = "monitor/history.json"
 REPORT_KEY = "monitor/report.json"
-SETTLING = timedelta(minutes=5)
-"""Time that answers get to be given and stored: those that are stored later are not looked at."""
 MOST_HOURS = 48
 """Hours whose feedback is listed hour by hour; of more it is cheaper to list all."""
 MOST_AHEAD = timedelta(days=1)

@@ -61,9 +61,9 @@ def monitor_folder(folder: Path, settings: Mapping[str, Any]) -> Monitored:
         )
     from pydantic import ValidationError
 
-    from finetune_api.protocol.monitoring import REPORT_PAGE, LookTask
+    from finetune_api.protocol.monitoring import REPORT_PAGE, SETTLING, LookTask
     from finetune_trainer.errors import TrainerError
-    from finetune_trainer.monitor.running import REPORT_KEY, SETTLING, run_look
+    from finetune_trainer.monitor.running import REPORT_KEY, run_look
 
     namespace, name = endpoint["metadata"]["namespace"], endpoint["metadata"]["name"]
     active, uri = endpoint["status"]["active"], folder.absolute().as_uri()

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from finetune_api.meta import seconds_of
 from finetune_api.names import look_name
-from finetune_api.protocol.monitoring import LookReport
+from finetune_api.protocol.monitoring import SETTLING, LookReport
 from finetune_api.v1alpha1.traffic import Monitor
 from finetune_operator.finetunejob.state.trimmed import (
     TrimmedJob,
@@ -25,8 +25,6 @@ from finetune_operator.finetunejob.state.trimmed import (
 )
 from finetune_operator.status.conditions import find_condition, parse_timestamp, shorten
 
-SETTLING = timedelta(minutes=5)
-"""Time that answers get to be given and stored before they are looked at."""
 LEAST_SECONDS = 60
 """Between two looks: their names have minutes."""
 MESSAGE_CHARACTERS = 300

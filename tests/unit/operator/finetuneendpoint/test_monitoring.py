@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from finetune_api.names import MONITOR_LABEL, look_name
-from finetune_api.protocol.monitoring import TASK, LookTask
+from finetune_api.protocol.monitoring import SETTLING, TASK, LookTask
 from finetune_api.v1alpha1.status.endpoint import FineTuneEndpointStatus
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetuneendpoint.monitoring.looks import SETTLING, Look, read_look
+from finetune_operator.finetuneendpoint.monitoring.looks import Look, read_look
 from finetune_operator.finetuneendpoint.observed import owner_of
 from finetune_operator.finetuneendpoint.render.look import render_look
 from finetune_operator.finetunejob.state.trimming import trim_job, trim_pod
