@@ -94,9 +94,9 @@ def run_of(job_name: str) -> int:
     return int(text) if text.isdecimal() else 1
 
 
-def traffic_uri(uri: str, namespace: str, endpoint: str) -> str:
-    """Return where the captured answers of an endpoint are, below ``capture.uri``."""
-    return f"{uri.rstrip('/')}/traffic/{namespace}/{endpoint}"
+def traffic_prefix(namespace: str, endpoint: str) -> str:
+    """Return where the captured answers of an endpoint lie below ``capture.uri``."""
+    return f"traffic/{namespace}/{endpoint}"
 
 
 def look_name(endpoint: str, until_seconds: float) -> str:

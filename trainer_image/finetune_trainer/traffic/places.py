@@ -18,7 +18,6 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from finetune_trainer.storage import join_key
 from finetune_trainer.traffic.rows import Feedback
 
 _ID_TIME = "%Y%m%d%H%M%S"
@@ -43,11 +42,6 @@ class Segment:
     first: datetime
     last: datetime
     num_rows: int
-
-
-def traffic_prefix(namespace: str, endpoint: str) -> str:
-    """Return where the traffic of an endpoint lies below ``capture.uri``."""
-    return join_key("traffic", namespace, endpoint)
 
 
 def read_id(given: str) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from finetune_api.names import traffic_prefix
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage import (
     ObjectNotFound,
@@ -30,7 +31,6 @@ from finetune_trainer.traffic.places import (
     time_of_entry,
     tombstone_of_id,
     tombstone_of_user,
-    traffic_prefix,
 )
 from finetune_trainer.traffic.rows import (
     Exchange,

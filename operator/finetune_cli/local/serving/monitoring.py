@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from finetune_api.names import traffic_uri
+from finetune_api.names import traffic_prefix
 from finetune_cli.errors import CliError
 
 ACTIVE = "endpoint.json"
@@ -86,7 +86,7 @@ def monitor_folder(folder: Path, settings: Mapping[str, Any]) -> Monitored:
         raise CliError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
     except (TrainerError, ValueError) as error:
         raise CliError(f"{folder} cannot be looked at: {error}") from error
-    place = folder / traffic_uri("", namespace, name).lstrip("/")
+    place = folder / traffic_prefix(namespace, name)
     page = place / REPORT_PAGE
     return Monitored(
         report=_read(place / REPORT_KEY),

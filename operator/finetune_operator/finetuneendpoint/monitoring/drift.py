@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from finetune_api.names import traffic_uri
+from finetune_api.names import traffic_prefix
 from finetune_api.protocol.monitoring import REPORT_PAGE, LookReport
 from finetune_api.v1alpha1.status.endpoint import Served
 from finetune_api.v1alpha1.traffic import Monitor
@@ -80,7 +80,7 @@ def _read(report: LookReport, ended: datetime, page: str) -> Object:
 
 def page_of(uri: str, namespace: str, endpoint: str) -> str:
     """Return where the page of an endpoint's looks is, below ``capture.uri``."""
-    return f"{traffic_uri(uri, namespace, endpoint)}/{REPORT_PAGE}"
+    return f"{uri.rstrip('/')}/{traffic_prefix(namespace, endpoint)}/{REPORT_PAGE}"
 
 
 def find_drift(told: Mapping[str, Any], active: Served, monitor: Monitor) -> Finding:
