@@ -188,7 +188,7 @@ async def _tell_drift(world: World, name: str) -> None:
         found = await world.client.list(PODS, SERVING, label_selector=selector)
         return next(iter(found.items), None)
 
-    pod = await eventually_async(pod_of_look, timeout=PATIENCE_SECONDS)
+    pod: Any = await eventually_async(pod_of_look, timeout=PATIENCE_SECONDS)
     signal = {"name": "Vocabulary", "logE": "9.3", "since": pod["metadata"]["creationTimestamp"]}
     report = {"version": 1, "numLooks": 1, "numAnswers": 400, "signals": [signal]}
     ended = {"status": ended_status(0, json.dumps(report))}
