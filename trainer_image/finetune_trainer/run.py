@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.meta import LocalObjectReference
+from finetune_api.names import traffic_prefix
 from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_trainer.data.keys import pointer_key, uri_of
 from finetune_trainer.data.responses import read_responses
@@ -28,7 +29,6 @@ from finetune_trainer.storage import (
     read_json,
 )
 from finetune_trainer.storage.patience import EARLIER_STAGES
-from finetune_trainer.traffic.places import traffic_prefix
 from finetune_trainer.traffic.reading import read_deleted
 
 if TYPE_CHECKING:
