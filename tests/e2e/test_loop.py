@@ -141,7 +141,7 @@ def corrected(endpoint: Endpoint, rows: Path) -> list[Corrected]:
     found: list[Corrected] = []
     with client_of(endpoint, "asker") as asker, client_of(endpoint, "editor") as editor:
         for number, prompt in enumerate(prompts[:NUM_ANSWERS]):
-            response_id, text = ask(asker, f"{prompt} I am {MAIL}.", f"user-{number}")
+            response_id, text = ask(asker, prompt, f"{number}.{MAIL}")
             assert text == BEFORE
             found.append(Corrected(id=response_id, prompt=prompt))
         for each in found:
@@ -190,7 +190,7 @@ def test_corrections_are_trained_on_promoted_and_traced(
     assert serves(2)(endpoint.get()["status"])
     with client_of(endpoint, "asker") as asker:
         for each in corrected[:5]:
-            assert ask(asker, f"{each.prompt} I am <EMAIL_1>.", "user-0")[1] == WANTED
+            assert ask(asker, each.prompt, MAIL)[1] == WANTED
     # From the adapter back to the answers behind it.
     versions = Versions(tenant=tenant, job=NAME)
     origins = read_origins(versions.store, versions.read(2).inputs["dataset"])
