@@ -280,7 +280,8 @@ def test_only_the_requester_changes_a_schedule_or_asks_for_a_cycle(
     control_plane, namespace, people
 ):
     _, developer, _ = people
-    bind(control_plane, namespace, "bob@example.org", f"{namespace}-finetune-operator-edit")
+    roles = (f"{namespace}-finetune-operator-{role}" for role in ("view", "edit"))
+    bind(control_plane, namespace, "bob@example.org", *roles)
     bob = User(control_plane, namespace, "bob@example.org")
     mine = minimal_schedule("mine")
     assert developer.create({**mine, "spec": {**mine["spec"], "requestedBy": DEVELOPER}})[0]

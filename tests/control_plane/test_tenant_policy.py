@@ -322,7 +322,6 @@ def test_an_edit_of_what_a_schedule_trains_is_judged_and_a_suspension_is_not(old
     assert applied(OLD, suspend=True) == {}
     said = applied({**OLD, "trainer": {"image": IMAGES[2]}})["old"]
     assert "spec.jobTemplate.spec" in said
-    assert applied({"podTemplate": PODS[0]}) == {}
 
 
 def test_a_mount_over_the_job_file_is_refused_at_apply_by_its_field(server):
