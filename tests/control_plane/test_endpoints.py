@@ -7,12 +7,20 @@ operator polls.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from finetune_api.names import FRONT, SERVING, SERVING_TOKEN_SECRET, SKIP_STEPS_ANNOTATION
+from finetune_api.names import (
+    FRONT,
+    MONITOR_LABEL,
+    SERVING,
+    SERVING_TOKEN_SECRET,
+    SKIP_STEPS_ANNOTATION,
+)
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ExitCode, Stage
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
@@ -21,6 +29,7 @@ from finetune_operator.kube.api.errors import NotFound
 from finetune_operator.kube.api.resource import (
     DEPLOYMENTS,
     DISRUPTION_BUDGETS,
+    PODS,
     ROLE_BINDINGS,
     ROLES,
     SECRETS,
@@ -28,6 +37,7 @@ from finetune_operator.kube.api.resource import (
     SERVICES,
 )
 from finetune_operator.kube.cache import informer as informer_module
+from finetune_operator.status.conditions import timestamp
 from kit.cluster.chart import install_crd
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.serving_pods import Behaviour, ServingPods
@@ -304,6 +314,43 @@ async def test_an_idle_endpoint_costs_no_writes(control_plane: Any, world: World
             await eventually_async(is_quiet, timeout=30)
         events = [each for each in writes[written:] if "events" not in each]
         assert events == []
+
+
+async def test_a_job_looks_at_captured_answers_and_its_report_becomes_a_condition(
+    control_plane: Any, world: World
+) -> None:
+    client, namespace = world.client, world.namespace
+
+    async def pod_of_look() -> Any:
+        pods = await client.list(PODS, namespace, label_selector=MONITOR_LABEL)
+        return next(iter(pods.items), None)
+
+    async with running_operator(control_plane, namespace):
+        monitored = endpoint(namespace, capture={}, monitor={"every": "1h"})
+        await client.create(FINETUNEENDPOINTS, monitored)
+        await world.publish(1)
+        status = await world.until(serves(1))
+        assert condition({"status": status}, "Drifted")["reason"] == "TooFewAnswers"
+        # As if it had answered for a day, and somebody edits the spec.
+        since = timestamp(datetime.now(UTC) - timedelta(days=1))
+        for patch, subresource in (
+            ({"status": {"active": {"since": since}}}, "status"),
+            ({"spec": {"monitor": {"minAnswers": 300}}}, ""),
+        ):
+            await client.merge_patch(
+                FINETUNEENDPOINTS, namespace, NAME, patch, subresource=subresource
+            )
+        pod: Any = await eventually_async(pod_of_look, timeout=60)
+        signal = {"name": "Vocabulary", "logE": "9", "since": since}
+        report = {"version": 1, "numLooks": 1, "numAnswers": 400, "signals": [signal]}
+        ended = {"status": ended_status(ExitCode.OK, json.dumps(report))}
+        await client.merge_patch(
+            PODS, namespace, pod["metadata"]["name"], ended, subresource="status"
+        )
+        told = await world.until(lambda status: holds({"status": status}, "Drifted"))
+        assert condition({"status": told}, "Drifted")["reason"] == "Vocabulary"
+        assert told["monitor"]["signals"] == [{**signal, "since": since}]
+        assert told["monitor"]["reportUri"].endswith(f"/{namespace}/{NAME}/monitor/report.html")
 
 
 async def test_what_this_cluster_does_not_allow_is_told_and_nothing_is_created(
