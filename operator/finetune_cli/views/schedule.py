@@ -128,6 +128,7 @@ def describe(schedule: Body, now: datetime) -> list[str]:
             "Last trigger": status.get("lastTriggerTime"),
             "Next time": status.get("nextTriggerTime"),
             "Asked for": awaits(schedule),
+            "Held out": _anchor(status.get("anchor")),
         }
     )
     lines += section("Conditions", conditions(schedule, now))
@@ -135,6 +136,13 @@ def describe(schedule: Body, now: datetime) -> list[str]:
     cycles = [{**active, "message": f"waits for {active['waitsFor']}"}] if active else []
     lines += section("Cycle under way", _cycles(cycles, now))
     return lines + section("History, newest first", _cycles(history(schedule), now))
+
+
+def _anchor(anchor: Body | None) -> str | None:
+    if anchor is None:
+        return None
+    digest = str(anchor["digest"])[:_DIGEST_CHARACTERS]
+    return f"the test rows of {anchor['job']} (data set {digest}), in each cycle again"
 
 
 def _budget(budget: Body | None, used: Body) -> str | None:

@@ -60,6 +60,7 @@ def made_schedule() -> dict[str, Any]:
         "lastTriggerTime": AT,
         "history": [{**ENDED, "job": "quarterly-1", "outcome": "Deleted"}, ENDED],
         "used": {"since": AT, "jobs": 1, "gpuHours": "2.5"},
+        "anchor": {"job": "quarterly-1", "digest": "ab" * 32, "testSha256": "cd" * 32},
     }
     return body
 
@@ -127,6 +128,7 @@ def test_the_way_of_each_cycle_is_described_with_a_job_that_is_gone(cluster: Fak
     assert "Deleted" in ended[2]
     assert "waits for Job" in told
     assert f"1 of 4 jobs, 2.5 of 40 GPU hours per 30d since {AT}" in told
+    assert "the test rows of quarterly-1 (data set abababababab), in each cycle again" in told
     assert json.loads(run("describe", "quarterly", "-o", "json")[1])["spec"]
 
 
