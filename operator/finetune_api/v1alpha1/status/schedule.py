@@ -55,7 +55,7 @@ class Cycle(APIModel):
     version: Count | None = None
     """Version that it has published."""
     verdict: Reason | None = None
-    """What goal and gates said: `GoalMet` or another reason of the job."""
+    """What goal and gates said: `GoalReached` or another reason of the job."""
 
 
 class AnchorStatus(APIModel):
