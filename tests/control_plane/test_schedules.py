@@ -13,6 +13,7 @@ from finetune_operator.kube.api.errors import NotFound
 from kit.cases.schedule_cases import minimal_schedule
 from kit.cluster.chart import install_crd
 from kit.cluster.kubelet import Fate, Kubelet, success
+from kit.cluster.simulation import finetunejob
 from kit.processes.cli import Cli, Finished
 from kit.processes.eventually import eventually_async
 from kit.processes.operators import connection_of, open_client, running_manager, test_config
@@ -37,7 +38,11 @@ async def test_a_cycle_that_a_person_asks_for_goes_to_its_version_and_dies_with_
     async with open_client(connection_of(control_plane)) as client:
         body = minimal_schedule("yearly")
         body["metadata"]["namespace"] = namespace
-        body["spec"] |= {"triggers": {"cron": "0 0 1 1 *"}, "promote": "Auto"}
+        body["spec"] = {
+            "jobTemplate": {"spec": finetunejob("any", namespace)["spec"]},
+            "triggers": {"cron": "0 0 1 1 *"},
+            "promote": "Auto",
+        }
         await client.create(FINETUNESCHEDULES, body)
         kubelet = Kubelet(client, namespaces=(namespace,), script=script)
         async with kubelet.running(), running_manager(client, test_config(namespace)):
@@ -45,12 +50,11 @@ async def test_a_cycle_that_a_person_asks_for_goes_to_its_version_and_dies_with_
             assert (await run("trigger", "yearly", "--yes")).code == 0
             ended = await run("watch", "yearly", "--timeout", "90s")
             assert ended.code == 0, ended.out + ended.err
-            assert "because of Manual: Published" in ended.out
             (job,) = (await client.list(FINETUNEJOBS, namespace)).items
             name = job["metadata"]["name"]
             await client.delete(FINETUNEJOBS, namespace, name)
             history = (await run("describe", "yearly")).out.partition("History")[2]
-            cells = ["Manual", DIGEST[:12], name, "1", "GoalMet", "Published"]
+            cells = ["Manual", DIGEST[:12], name, "1", "GoalReached", "Published"]
             assert history.splitlines()[2].split()[1:7] == cells
             columns = control_plane.kubectl("-n", namespace, "get", "ftsch").splitlines()
             assert columns[0].split() == [
