@@ -37,9 +37,9 @@ class Recording:
 
 
 def place_of(capture: Capture | None, storage: ServedStorage | None) -> Place | None:
-    """Return where an endpoint stores them; None if it captures none, or serves nothing yet.
+    """Return where an endpoint stores them; None if it captures none, or has no version yet.
 
-    ``storage`` is that of the version that answers.
+    ``storage`` is that of the version that answers, or of the first one, which is to answer.
     """
     if capture is None:
         return None
@@ -55,7 +55,8 @@ def read_place(endpoint: Mapping[str, Any]) -> Place | None:
     capture = (endpoint.get("spec") or {}).get("capture")
     if not isinstance(capture, dict):
         return None
-    storage = ((endpoint.get("status") or {}).get("active") or {}).get("storage") or {}
+    status = endpoint.get("status") or {}
+    storage = (status.get("active") or status.get("candidate") or {}).get("storage") or {}
     uri = capture.get("uri") or storage.get("uri")
     secret = (capture.get("secretRef") or {}).get("name") or storage.get("credentialsSecret")
     return Place(uri=str(uri), secret=secret) if uri else None

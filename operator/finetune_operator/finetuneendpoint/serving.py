@@ -72,9 +72,13 @@ def _front(observed: Observed, rotation: Rotation) -> Front:
 
 
 def recorded_at(observed: Observed, rotation: Rotation) -> Place | None:
-    """Return where captured answers of the endpoint are stored; None if it captures none."""
-    storage = rotation.active.storage if rotation.active is not None else None
-    return place_of(observed.spec.capture, storage)
+    """Return where captured answers of the endpoint are stored; None if it captures none.
+
+    It is known while the first version is verified. So the front has its recorder by the time that
+    version answers.
+    """
+    served = rotation.active or rotation.candidate
+    return place_of(observed.spec.capture, served.storage if served is not None else None)
 
 
 def next_look(

@@ -79,6 +79,16 @@ def test_the_front_records_for_all_endpoints_that_capture():
     assert set(recording.secrets) == {"theirs", storage.get("credentialsSecret")} - {None}
 
 
+def test_the_front_has_its_recorder_while_the_first_version_is_verified():
+    world = EndpointWorld(published_job(1), capture={})
+    world.answers[1] = ("Verifying", "")
+    world.run()
+    assert world.versions() == (None, 1, None)
+    storage = world.status["candidate"]["storage"]
+    assert asked(world).front.recording.uris == (storage["uri"],)
+    assert read_neighbour(endpoint("zebra", capture={})).recorded is None
+
+
 def test_the_status_tells_where_answers_are_stored_and_keeps_what_was_counted():
     world = serving(capture={})
     told = world.status["capture"]
