@@ -84,7 +84,7 @@ class Front:
         self._slots = Slots()
         self._reading = Slots()
         self._born = int(time.time())
-        self._desk = FeedbackRoutes(state=state, capturing=capturing, door=self)
+        self._desk = FeedbackRoutes(state=state, capturing=capturing, gatekeeper=self)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request.

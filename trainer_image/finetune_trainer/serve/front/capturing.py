@@ -1,7 +1,7 @@
 """Hands answers over to the recorder beside the front, and never waits for it.
 
-Frames wait in a queue that is bounded by number and bytes. What does not fit is counted, and the
-answer itself has already left.
+Frames wait in a queue that is bounded by number and bytes. A frame that does not fit is counted and
+dropped; its answer has already left.
 """
 
 from __future__ import annotations

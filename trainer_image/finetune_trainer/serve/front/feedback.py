@@ -27,7 +27,7 @@ FEEDBACK = "/v1/feedback"
 PAGES = "/feedback/"
 
 
-class Door(Protocol):
+class Gatekeeper(Protocol):
     """Checks who may use an endpoint."""
 
     def opens(self, route: Route, digest: str | None) -> bool:
@@ -46,10 +46,10 @@ class Door(Protocol):
 class FeedbackRoutes:
     """Passes requests about captured answers to the recorder."""
 
-    def __init__(self, *, state: State, capturing: Capturing, door: Door) -> None:
+    def __init__(self, *, state: State, capturing: Capturing, gatekeeper: Gatekeeper) -> None:
         self._state = state
         self._capturing = capturing
-        self._door = door
+        self._gatekeeper = gatekeeper
 
     def has(self, method: str, path: str) -> bool:
         """Tell whether a request is about captured answers. Without any, there is no such route."""
@@ -74,7 +74,7 @@ class FeedbackRoutes:
         if path == FEEDBACK and request.method != "POST":
             raise Refused(405, "method_not_allowed", "Use POST.")
         digest = digest_of(request.headers.get("Authorization", ""))
-        body = await self._door.read(request, digest) if request.method == "POST" else None
+        body = await self._gatekeeper.read(request, digest) if request.method == "POST" else None
         query = request.raw_path.partition("?")[2]
         if path == COMPLETIONS:
             route = self._route_of_model(parse_qs(query).get("model", [""])[0], digest)
@@ -82,7 +82,7 @@ class FeedbackRoutes:
         else:
             response_id = self._id_of(path, body)
             route = self._route_of_id(response_id, digest)
-        self._door.limit(route, digest)
+        self._gatekeeper.limit(route, digest)
         sender = request.remote if route.secret is None else digest
         who = self._capturing.secret.hash_person(route.whose, sender or "")
         status, headers, answer = await self._capturing.ask(
@@ -110,7 +110,7 @@ class FeedbackRoutes:
 
     def _is_editor(self, route: Route, digest: str | None) -> bool:
         editors = route.capture.editors if route.capture is not None else None
-        return editors is not None and self._door.is_in(editors, digest)
+        return editors is not None and self._gatekeeper.is_in(editors, digest)
 
     def _reach_of(self, route: Route, digest: str | None) -> Reach:
         """Return whose answers a sender reaches."""
@@ -152,7 +152,7 @@ class FeedbackRoutes:
         mine = [
             route
             for route in routes
-            if self._door.opens(route, digest) or self._is_editor(route, digest)
+            if self._gatekeeper.opens(route, digest) or self._is_editor(route, digest)
         ]
         if not mine and routes:
             raise no_key()

@@ -46,7 +46,7 @@ class Keeper:
 
     Attributes:
         places: Of the endpoints that capture, by name.
-        counts: What has been stored of each, as it was last counted.
+        counts: Stored answers and feedback of each, as they were last counted.
     """
 
     def __init__(self, spool: Spool, metrics: Metrics, credentials_dir: Path | None) -> None:

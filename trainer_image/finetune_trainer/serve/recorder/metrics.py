@@ -26,7 +26,7 @@ class Metrics:
         )
         self._failures = Counter(
             "finetune_recorder_storage_failures",
-            "Failed writes and sweeps, by reason. What was not written is tried again.",
+            "Failed writes and sweeps, by reason. Rows that were not written are tried again.",
             [_ENDPOINT, "reason"],
             registry=registry,
         )
