@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commandline import Timeout
-from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commands.objects import (
     Endpoint,
     Name,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
+from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commands.objects import (
     Endpoint,
     JobOrFile,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
+from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commands.review import Endpoint, Region, find_anywhere
 from finetune_cli.options import OutputDir, Overrides
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
+from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.options import Format

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commandline import Timeout
-from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commands.objects import list_text, print_object, watch_object
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET

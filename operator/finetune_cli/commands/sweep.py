@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commandline import Timeout
 from finetune_cli.commands.compare import COMPARE_MODULES, check_page, show
-from finetune_cli.commands.connection import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commands.data import Region
 from finetune_cli.commands.objects import list_text, print_object, watch_object
 from finetune_cli.errors import CliError

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from finetune_cli.app import app
-from finetune_cli.commands.connection import ClusterOptions
+from finetune_cli.cluster.options import ClusterOptions
 from finetune_cli.commands.review import find_anywhere
 from finetune_cli.files.documents import read_single
 from finetune_cli.local.job import LocalRun
