@@ -166,6 +166,7 @@ def schedule_of(tenant: Tenant, spec: Body, change: Body) -> Body:
         "spec": {
             "endpointRef": {"name": NAME},
             "triggers": {"newFeedback": NUM_ANSWERS},
+            "promote": "Auto",
             "jobTemplate": {"spec": job},
         },
     }
