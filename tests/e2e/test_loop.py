@@ -11,8 +11,9 @@ from pathlib import Path
 import openai
 import pytest
 
+from finetune_trainer.data.keys import dataset_prefix
 from finetune_trainer.data.responses import RESPONSES_NAME
-from finetune_trainer.storage import ObjectStore, open_store, read_manifest
+from finetune_trainer.storage import ObjectStore, open_store
 from kit.endpoints.endpoint import Endpoint, serves
 from kit.endpoints.versions import Versions
 from kit.models.tiny_models import make_eager_model
@@ -204,12 +205,8 @@ def test_corrections_are_trained_on_promoted_and_traced(
 
 def read_origins(store: ObjectStore, digest: str) -> set[str]:
     """Return the response ids that rows of a data set come from."""
-    for each in store.list(""):
-        folder, _, name = each.key.rpartition("/")
-        if name == RESPONSES_NAME and read_manifest(store, folder).digest == digest:
-            lines = store.read_bytes(each.key).decode().splitlines()
-            return {json.loads(line)["responseId"] for line in lines}
-    return set()
+    lines = store.read_bytes(f"{dataset_prefix(digest)}/{RESPONSES_NAME}").decode().splitlines()
+    return {json.loads(line)["responseId"] for line in lines}
 
 
 def read_all(store: ObjectStore, prefix: str) -> str:
