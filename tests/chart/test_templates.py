@@ -485,7 +485,8 @@ def test_a_requester_is_asked_for_where_none_may_approve(
     config: dict[str, Any], expression: str, render: Render
 ) -> None:
     _, rule = requester_rules(render({"config": config}))
-    assert rule["expression"] == f"has(object.spec.requestedBy) || {expression}"
+    asked = "variables.isUnchanged || has(object.spec.requestedBy)"
+    assert rule["expression"] == f"{asked} || {expression}"
 
 
 def test_policies_that_all_let_requesters_approve_ask_for_none(render: Render) -> None:
