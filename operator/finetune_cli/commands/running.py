@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import typer
@@ -37,6 +38,7 @@ def run_planned(
     as_json: bool = False,
     result_file: Path | None = None,
     command: list[str],
+    on_end: Callable[[RunOutcome], None] | None = None,
 ) -> None:
     """Run the stages of a job up to the end, or to one of them.
 
@@ -47,6 +49,8 @@ def run_planned(
         as_json: Print the result as JSON to stdout, and progress to stderr.
         result_file: Also write the result there.
         command: The command line that runs the job again, for messages.
+        on_end: Called with the outcome, in place of printing it to stdout; the summary then goes to
+            stderr.
 
     Raises:
         CliError: There is no such stage, libraries are missing, or a stage failed.
@@ -56,13 +60,15 @@ def run_planned(
     if result_file is not None and (obstacle := find_obstacle(result_file)):
         raise CliError(f"--result {result_file}: {obstacle}; name a file that can be written")
     _require_what_it_needs(planned, last)
-    console = Console(stderr=as_json)
+    console = Console(stderr=as_json or on_end is not None)
     outcome = _run(planned, console, approved_data=approved_data, until=last)
     result = json.dumps(to_json(outcome), indent=1)
     if as_json:
         print(result, flush=True)
     else:
         print_summary(outcome, console)
+    if on_end is not None:
+        on_end(outcome)
     problems = []
     if outcome.unapproved:
         problems.append(explain_hold(outcome, approved_data, _without_approval(command)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -128,6 +129,81 @@ def trigger(
     stored = cluster.patch_schedule(name, {"metadata": {"annotations": annotations}})
     words = f"{KIND}.finetune.dev/{name} is to begin a cycle; finetune schedule watch {name} shows"
     print_object(stored, output, f"{words} its way", kind=KIND)
+
+
+@schedule_app.command()
+def run(
+    file: Annotated[str, typer.Argument(help="File of a FineTuneSchedule.")],
+    capture: Annotated[
+        Path, typer.Option(metavar="DIR", help="Folder of finetune serve --capture.")
+    ],
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where its history is kept. Default: schedules/NAME.json in that folder."
+        ),
+    ] = None,
+    approve_data: Annotated[
+        str | None,
+        typer.Option(metavar="DIGEST", help="Train on this data set only: you have looked at it."),
+    ] = None,
+    output: ObjectFormat = "text",
+) -> None:
+    """Look at the triggers on this machine, and run the cycle that is due. Ctrl-C saves.
+
+    The same command goes on with a cycle that was stopped. Exit code 1 if the schedule cannot go
+    on, or its cycle missed goal or gates; else as of run.
+    """
+    from datetime import UTC, datetime
+
+    from finetune_api.meta import SCHEDULE_KIND
+    from finetune_cli.commands.running import run_planned
+    from finetune_cli.extras import require_trainer
+    from finetune_cli.files.documents import read_single
+    from finetune_cli.local.job import plan_run
+    from finetune_cli.local.lock import locked_state
+    from finetune_cli.local.record import note_run
+    from finetune_cli.local.runner import RunOutcome
+    from finetune_cli.local.serving.schedule import next_step, open_schedule
+    from finetune_cli.views.schedule import describe as describe_schedule
+    from finetune_cli.views.state import is_true
+
+    require_trainer(("finetune_trainer", "numpy", "cronsim"), to="a schedule on this machine")
+    document = read_single(file, SCHEDULE_KIND)
+    name = str(((document.body or {}).get("metadata") or {}).get("name"))
+    place = state or capture / "schedules" / f"{name}.json"
+
+    def show() -> None:
+        now = datetime.now(UTC)
+        words = [*describe_schedule(schedule.body, now), *next_step(schedule, capture=capture)]
+        print_object(schedule.body, output, "\n".join(words), kind=KIND)
+
+    def note_end(outcome: RunOutcome) -> None:
+        schedule.note_end(outcome, datetime.now(UTC))
+        show()
+
+    with locked_state(place):
+        now = datetime.now(UTC)
+        schedule = open_schedule(document, capture=capture, state=place, now=now, tell=_tell)
+        job = schedule.look(now)
+        if job is None:
+            show()
+            if is_true(schedule.body, "Stalled"):
+                raise typer.Exit(NOT_MET)
+            return
+        has_traffic = "traffic://" in str(job.body["spec"]["dataset"]["sources"])
+        planned = plan_run(job, namespace="default", capture=str(capture) if has_traffic else None)
+        note_run(job.source, planned)
+        run_planned(
+            planned,
+            approved_data=approve_data,
+            command=["finetune", *sys.argv[1:]],
+            on_end=note_end,
+        )
+
+
+def _tell(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
 
 
 @schedule_app.command()

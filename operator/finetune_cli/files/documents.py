@@ -271,8 +271,8 @@ def _refuse_decimal_comma(node: yaml.MappingNode, source: str) -> None:
             )
 
 
-def read_single(source: str) -> Document:
-    """Read a file that must hold exactly one FineTuneJob.
+def read_single(source: str, kind: str = "FineTuneJob") -> Document:
+    """Read a file that must hold exactly one object, a FineTuneJob by default.
 
     Raises:
         CliError: There are several; names them. Or it is of another of our kinds.
@@ -286,10 +286,10 @@ def read_single(source: str) -> Document:
             f"{source} holds {len(documents)} objects ({', '.join(names)}); a run takes one: put "
             "each into a file of its own"
         )
-    kind = kind_of(documents[0].body)
-    if kind in (SWEEP_KIND, APPROVAL_KIND, ENDPOINT_KIND, SCHEDULE_KIND):
+    found = kind_of(documents[0].body)
+    if found != kind and found in (KIND, SWEEP_KIND, APPROVAL_KIND, ENDPOINT_KIND, SCHEDULE_KIND):
         raise CliError(
-            f"{source} is a {kind}, not a {KIND}: kubectl apply -f {source} sends it to a cluster;"
+            f"{source} is a {found}, not a {kind}: kubectl apply -f {source} sends it to a cluster;"
             f" finetune validate {source} checks it"
         )
     return documents[0]

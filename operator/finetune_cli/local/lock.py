@@ -34,6 +34,26 @@ def locked(run: LocalRun) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def locked_state(file: Path) -> Iterator[None]:
+    """Hold the state file of a schedule.
+
+    Raises:
+        CliError: Another process holds it, or its folder cannot be written to.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = _take(file.with_suffix(".lock"), f"{os.getpid()}")
+    except _TakenError as error:
+        raise CliError(
+            f"this schedule is running already (process {error}, state {file}); wait for it"
+        ) from error
+    except OSError as error:
+        raise _no_write(f"cannot write to {file.parent}", "--state", error) from error
+    with lock:
+        yield
+
+
 def output_folder(run: LocalRun) -> Path | None:
     """Return where a run's results go on this machine; None where they go elsewhere."""
     parts = urlsplit(run.job.spec.output.uri)

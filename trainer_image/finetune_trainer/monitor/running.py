@@ -28,7 +28,7 @@ from finetune_trainer.monitor.gathering import fetch_reference_rows
 from finetune_trainer.monitor.looking import Look, Settings, look_at
 from finetune_trainer.monitor.page import render_page
 from finetune_trainer.monitor.reference import Reference, make_reference
-from finetune_trainer.monitor.report import add_to_history, report_of, words_of
+from finetune_trainer.monitor.report import add_to_history, drifted_since, report_of, words_of
 from finetune_trainer.monitor.users import read_exchange
 from finetune_trainer.serve.agent.fetching import access_of, to_file_uri
 from finetune_trainer.storage import ObjectNotFound, ObjectStore, join_uri, open_store
@@ -86,6 +86,16 @@ def run_look(task: LookTask, *, folder: Path, credentials_dir: Path | None = Non
     if known is None or known.reference != reference.digest:
         known = begin_evidence(reference.digest, reference.watched)
     return words_of(known, active.version, now=until)
+
+
+def read_drift(traffic: ObjectStore, *, now: datetime) -> dict[str, datetime]:
+    """Return which signals have changed by the looks so far, and since when each has.
+
+    Raises:
+        StorageError: The store fails, or the evidence there cannot be read.
+    """
+    evidence = _read_evidence(traffic)
+    return {} if evidence is None else drifted_since(evidence, now)
 
 
 def settings_of(monitor: Monitor) -> Settings:

@@ -36,11 +36,23 @@ def note_active(folder: Path, endpoint: Mapping[str, Any]) -> None:
     """Note which version answers, and since when: a version that is served again goes on."""
     place = folder / ACTIVE
     active = dict(endpoint["status"]["active"])
-    before = _read(place) or {}
+    before = read_object(place) or {}
     known = (before.get("status") or {}).get("active") or {}
     since = known.get("since") if known.get("sha256") == active["sha256"] else None
     active["since"] = since or datetime.now(UTC).isoformat(timespec="seconds")
-    place.write_text(json.dumps({**endpoint, "status": {"active": active}}, indent=1))
+    status = {**(before.get("status") or {}), "active": active}
+    place.write_text(json.dumps({**endpoint, "status": status}, indent=1))
+
+
+def note_rejected(folder: Path, version: int, found: Mapping[str, Any]) -> None:
+    """Note a version that does not answer as it was evaluated, beside the one that answers."""
+    endpoint = read_object(folder / ACTIVE)
+    if endpoint is None:
+        return  # no version has answered yet
+    told = {key: found.get(key) or "" for key in ("reason", "message")}
+    others = [each for each in endpoint["status"].get("rejected", []) if each["version"] != version]
+    endpoint["status"]["rejected"] = [*others, {"version": version, **told}]
+    (folder / ACTIVE).write_text(json.dumps(endpoint, indent=1))
 
 
 def monitor_folder(folder: Path, settings: Mapping[str, Any]) -> Monitored:
@@ -53,7 +65,7 @@ def monitor_folder(folder: Path, settings: Mapping[str, Any]) -> Monitored:
     Raises:
         CliError: Nothing was captured there, a setting is not valid, or the look failed.
     """
-    endpoint = _read(folder / ACTIVE)
+    endpoint = read_object(folder / ACTIVE)
     if endpoint is None:
         raise CliError(
             f"{folder} has no {ACTIVE}: give the folder of finetune serve --capture, or the name "
@@ -89,13 +101,18 @@ def monitor_folder(folder: Path, settings: Mapping[str, Any]) -> Monitored:
     place = folder / traffic_prefix(namespace, name)
     page = place / REPORT_PAGE
     return Monitored(
-        report=_read(place / REPORT_KEY),
+        report=read_object(place / REPORT_KEY),
         page=page if page.exists() else None,
         drifted={each.name: each.since for each in told.signals if each.since},
     )
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_object(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file; None if there is no such file.
+
+    Raises:
+        CliError: It cannot be read.
+    """
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -27,7 +27,7 @@ from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.local.job import cache_root
 from finetune_cli.local.serving.engines import HOST, base_of, engine_command, serve_command
-from finetune_cli.local.serving.monitoring import note_active
+from finetune_cli.local.serving.monitoring import note_active, note_rejected
 from finetune_cli.local.serving.version import PublishedVersion
 from finetune_cli.local.stages import die_with_parent, read_tail
 
@@ -184,7 +184,7 @@ def serve_version(
             process.start()
             stack.callback(process.stop)
             processes[name] = process
-        verification = _wait_until_verified(version, ports, processes, tell)
+        verification = _wait_until_verified(version, ports, processes, tell, capture)
         active = endpoint_of(version, is_verified=True, capture=capture)
         _write(endpoints, active)
         if capture is not None:
@@ -284,8 +284,9 @@ def _wait_until_verified(
     ports: Ports,
     processes: Mapping[str, LocalProcess],
     tell: Tell,
+    capture: Path | None,
 ) -> Mapping[str, Any]:
-    """Wait for the agent's verdict and return what it found.
+    """Wait for the agent's verdict and return what it found; a no is noted in ``capture``.
 
     Raises:
         CliError: The version is not what was evaluated, or a process has ended.
@@ -301,6 +302,8 @@ def _wait_until_verified(
         if found is not None and state == "Verified":
             return found.get("verification") or {}
         if found is not None and state == "Failed":
+            if capture is not None:
+                note_rejected(capture, version.number, found)
             raise CliError(_describe_failure(version, found), exit_code=NOT_MET)
         words = f"{state.lower()}: {found['message']}" if found and found.get("message") else state
         if words != told:

@@ -2,7 +2,7 @@
 
 FAKE_TRAINER holds ``{stage: [what to do in attempt 1, 2, ...]}``, the last entry repeats:
 ``ok``, ``fail:<exit code>``, ``crash``, ``hang`` (until SIGTERM, then exit 79), ``late`` (until
-SIGTERM, then ``ok``), ``garbage``, ``kill``, ``missed``.
+SIGTERM, then ``ok``), ``garbage``, ``kill``, ``missed``, ``passed`` (without a version).
 """
 
 from __future__ import annotations
@@ -110,6 +110,8 @@ def play(action: str, stage: str, job: dict) -> int:
     result = dict(RESULTS[stage])
     if action == "missed":
         result |= {"goalMet": False, "goalMessage": "exactMatch 0.5 is below 0.8", "version": None}
+    if action == "passed":
+        result |= {"version": None}
     emit(stage, "result", result=result)
     return 0
 
