@@ -46,7 +46,8 @@ def _places(commands: dict[str, Any]) -> str:
         "`kubectl-finetune` is the same program, so `kubectl finetune list` works too."
         f" {_listed(local)} need no cluster. {_listed(EITHER)} take an object of a cluster by its"
         f" name, or without a cluster the file, folder or URI of a run. {_listed(remote)} work on a"
-        " cluster, and `schedule run` on this machine. A cluster is asked with the kubeconfig that `kubectl` would use."
+        " cluster, and `schedule run` on this machine. A cluster is asked with the kubeconfig that"
+        " `kubectl` would use."
     )
 
 
