@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 EXAMPLE_01 = Path(__file__).parents[1] / "01-headline-sentiment" / "generate.py"
-NUM_PER_MONTH = 150
-NUM_READERS = 400
+NUM_PER_MONTH = 200
+NUM_READERS = 500
 FIRST_MONTH_OF_COINS = 7
 SHARES = (0.5, 0.8, 0.8, 0.8, 0.8, 0.8)
 """Of the headlines of each month from July on, those about coins."""

@@ -144,6 +144,20 @@ def test_the_schedule_trains_what_its_first_job_trains_and_readers_ask() -> None
     assert f'MODEL = "{name}"' in play
 
 
+def settings_of_the_readme() -> Settings:
+    """Return the settings of the monitor that the example's commands give it."""
+    told = re.search(
+        r"finetune monitor captured --every 1m --min-answers (\d+) --false-alarms-per-year (\d+);",
+        (LOOP / "README.md").read_text(),
+    )
+    assert told is not None
+    return Settings(
+        every=timedelta(minutes=1),
+        min_answers=int(told[1]),
+        false_alarms_per_year=float(told[2]),
+    )
+
+
 def test_the_monitor_finds_the_new_vocabulary_of_the_year_and_nothing_before() -> None:
     one = runpy.run_path(str(EXAMPLES / "01-headline-sentiment" / "generate.py"))
     rng = random.Random(11)
@@ -159,7 +173,7 @@ def test_the_monitor_finds_the_new_vocabulary_of_the_year_and_nothing_before() -
             for row in january
         ]
     )
-    settings = Settings(every=timedelta(minutes=1), min_answers=100)
+    settings = settings_of_the_readme()
     begin, evidence = datetime(2026, 1, 1, tzinfo=UTC), None
     for month in range(1, 13):
         rows = [
