@@ -173,14 +173,15 @@ def run(
     name = str(((document.body or {}).get("metadata") or {}).get("name"))
     place = state or capture / "schedules" / f"{name}.json"
 
-    def show() -> None:
-        now = datetime.now(UTC)
-        words = [*describe_schedule(schedule.body, now), *next_step(schedule, capture=capture)]
+    def show(*, has_passed: bool = False) -> None:
+        words = describe_schedule(schedule.body, datetime.now(UTC))
+        words += next_step(schedule, capture=capture, has_passed=has_passed)
         print_object(schedule.body, output, "\n".join(words), kind=KIND)
 
     def note_end(outcome: RunOutcome) -> None:
         schedule.note_end(outcome, datetime.now(UTC))
-        show()
+        found = outcome.evaluation
+        show(has_passed=found is not None and not found.is_missed)
 
     with locked_state(place):
         now = datetime.now(UTC)

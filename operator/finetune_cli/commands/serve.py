@@ -144,4 +144,5 @@ def _find(
         f"{job.spec.output.uri.rstrip('/')}/{job.run_prefix}",
         endpoint=endpoint or job.spec.s3.endpoint,
         region=region or job.spec.s3.region,
+        published_as=job.published_name,
     )

@@ -75,6 +75,15 @@ def test_a_version_is_found_by_its_uri(root: Path) -> None:
     assert version.record == RECORD
 
 
+def test_a_run_that_publishes_under_another_name_is_found_by_that_name(root: Path) -> None:
+    other = "runs/team/example-f0123456/u4"
+    publish(root, number=2, run=other)
+    found = find_version(f"file://{root}/{other}", published_as="example")
+    assert (found.job, found.number) == ("example", 2)
+    with pytest.raises(CliError, match="has published no version"):
+        find_version(f"file://{root}/{other}")
+
+
 def test_a_run_stands_for_the_newest_version_that_it_published(root: Path) -> None:
     publish(root, number=2, run="runs/team/example/u2")
     publish(root, number=10, run="runs/team/example/u3")

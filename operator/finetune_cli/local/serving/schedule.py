@@ -212,8 +212,14 @@ def _true(kind: str, reason: str, message: str = "") -> Object:
     return {"type": kind, "status": "True", "reason": reason, "message": message}
 
 
-def next_step(schedule: LocalSchedule, *, capture: Path) -> list[str]:
-    """Return what the cycle under way waits for a person to do, a line each."""
+def next_step(schedule: LocalSchedule, *, capture: Path, has_passed: bool) -> list[str]:
+    """Return what the cycle under way waits for a person to do, a line each.
+
+    Args:
+        schedule: The schedule after its last look.
+        capture: The folder as the user has named it.
+        has_passed: Whether its job has passed goal and gates in this run.
+    """
     cycle = schedule.body["status"].get("active") or {}
     if cycle.get("waitsFor") == "Traffic" and schedule.endpoint is not None:
         versions = str(schedule.endpoint["status"]["active"]["manifestUri"]).rsplit("/", 2)[0]
@@ -222,7 +228,7 @@ def next_step(schedule: LocalSchedule, *, capture: Path) -> list[str]:
             f"To let version {cycle['version']} answer, stop finetune serve and begin it again:",
             f"  finetune serve {versions}/{cycle['version']} --capture {capture}",
         ]
-    file = schedule.state.parent / f"{cycle.get('job')}.yaml"
-    if cycle and schedule.body["spec"].get("promote", "Approval") == "Approval":
+    if cycle and has_passed:
+        file = schedule.state.parent / f"{cycle['job']}.yaml"
         return ["", f"To publish what has passed: finetune publish {file} --reason WHY"]
     return []

@@ -58,9 +58,19 @@ class PublishedVersion:
 
 
 def find_version(
-    target: str, *, endpoint: str | None = None, region: str | None = None
+    target: str,
+    *,
+    endpoint: str | None = None,
+    region: str | None = None,
+    published_as: str | None = None,
 ) -> PublishedVersion:
     """Return the version that a URI or folder names, or the newest that a run has published.
+
+    Args:
+        target: The URI or folder.
+        endpoint: URL of the S3 server.
+        region: S3 region.
+        published_as: Name that the run publishes under; None for the name of its job.
 
     Raises:
         CliError: It names neither, nothing was published, or storage cannot be read.
@@ -78,7 +88,8 @@ def find_version(
         )
     try:
         store = open_store(match["root"], access)
-        prefix = match.groupdict().get("prefix") or _newest_of(store, match, target)
+        prefix = match.groupdict().get("prefix")
+        prefix = prefix or _newest_of(store, match, target, published_as or match["job"])
         return _read_version(store, access, prefix)
     except TrainerError as error:
         raise storage_error(error) from error
@@ -102,11 +113,11 @@ def _as_uri(target: str) -> str:
     return uri if "://" in uri else f"file://{Path(uri).expanduser().absolute()}"
 
 
-def _newest_of(store: ObjectStore, match: re.Match[str], target: str) -> str:
+def _newest_of(store: ObjectStore, match: re.Match[str], target: str, name: str) -> str:
     """Return the prefix of the newest version that a run has published."""
     from finetune_trainer.storage import find_manifest
 
-    folder = f"versions/{unquote(match['namespace'])}/{match['job']}"
+    folder = f"versions/{unquote(match['namespace'])}/{name}"
     parts = [info.key.removeprefix(f"{folder}/").partition("/")[0] for info in store.list(folder)]
     for number in sorted({int(part) for part in parts if part.isdigit()}, reverse=True):
         manifest = find_manifest(store, f"{folder}/{number}")
