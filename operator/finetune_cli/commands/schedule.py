@@ -185,7 +185,7 @@ def run(
 
     with locked_state(place):
         now = datetime.now(UTC)
-        schedule = open_schedule(document, capture=capture, state=place, now=now, tell=_tell)
+        schedule = open_schedule(document, capture=capture, state=place, now=now, tell=_log)
         job = schedule.look(now)
         if job is None:
             show()
@@ -203,7 +203,7 @@ def run(
         )
 
 
-def _tell(words: str) -> None:
+def _log(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
 
 
