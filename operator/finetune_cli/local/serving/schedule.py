@@ -230,5 +230,5 @@ def next_step(schedule: LocalSchedule, *, capture: Path, has_passed: bool) -> li
         ]
     if cycle and has_passed:
         file = schedule.state.parent / f"{cycle['job']}.yaml"
-        return ["", f"To publish what has passed: finetune publish {file} --reason WHY"]
+        return ["", f"To publish what has passed: finetune publish {file} --override --reason WHY"]
     return []
