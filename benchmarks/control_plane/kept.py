@@ -230,7 +230,7 @@ def count_kept(manager: Manager) -> Kept:
         "equal parts, to be found": caches._shared._known,
         "validated FineTuneJobs": reconciler._validated._known,
         "attempts of FineTuneJobs": reconciler._ledgers,
-        "validated FineTuneSweeps": manager._sweep_reconciler._memories,
+        "validated FineTuneSweeps": manager._sweeps.reconciler._memories,
         "validated parts, to be found": dict(manager._models._known),
         "warnings, refusals": (children._warnings._known, children._refusals._pauses),
         "Events": (recorder._known, recorder._buckets),

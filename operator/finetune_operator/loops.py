@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.controller import Controller
@@ -19,23 +20,20 @@ from finetune_operator.kube.queue.workqueue import WorkQueue
 from finetune_operator.kube.recorder import EventRecorder
 
 NewQueue = Callable[[str, Store], WorkQueue[ObjectKey]]
+_Reconciler = TypeVar("_Reconciler", FineTuneSweepReconciler, FineTuneScheduleReconciler)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Loop:
-    """The controller of a kind, with the memory of its reconciler.
-
-    Attributes:
-        drop: Drops what the reconciler remembers of an object that is gone.
-    """
+class Loop(Generic[_Reconciler]):
+    """The controller of a kind with its reconciler, which remembers objects."""
 
     controller: Controller
-    drop: Callable[[Object], None]
+    reconciler: _Reconciler
 
     def forget(self, obj: Object) -> None:
         """Drop the key and the memory of an object that is gone."""
         self.controller.queue.forget(key_of(obj))
-        self.drop(obj)
+        self.reconciler.forget(obj)
 
 
 def loop_of_sweeps(
@@ -47,7 +45,7 @@ def loop_of_sweeps(
     recorder: EventRecorder,
     models: SharedModels,
     new_queue: NewQueue,
-) -> Loop:
+) -> Loop[FineTuneSweepReconciler]:
     """Return the loop of FineTuneSweeps, for a client that is fenced by the leader election."""
     sweeps = caches.sweeps
     jobs = caches.finetunejobs
@@ -60,7 +58,7 @@ def loop_of_sweeps(
         queue=new_queue("finetunesweep", sweeps.informer.store),
         reconcile=reconciler.reconcile,
     )
-    return Loop(controller=controller, drop=reconciler.forget)
+    return Loop(controller=controller, reconciler=reconciler)
 
 
 def loop_of_schedules(
@@ -70,7 +68,7 @@ def loop_of_schedules(
     clock: Clock,
     recorder: EventRecorder,
     new_queue: NewQueue,
-) -> Loop:
+) -> Loop[FineTuneScheduleReconciler]:
     """Return the loop of FineTuneSchedules, for a client that is fenced by the leader election."""
     schedules = caches.schedules
     reconciler = FineTuneScheduleReconciler(
@@ -83,4 +81,4 @@ def loop_of_schedules(
         queue=new_queue("finetuneschedule", schedules.store),
         reconcile=reconciler.reconcile,
     )
-    return Loop(controller=controller, drop=reconciler.forget)
+    return Loop(controller=controller, reconciler=reconciler)
