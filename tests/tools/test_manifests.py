@@ -37,7 +37,7 @@ def test_no_trace_of_helm_is_left() -> None:
 @pytest.mark.usefixtures("helm")
 def test_order_is_one_that_can_be_applied() -> None:
     kinds = [item["kind"] for item in build_manifests()]
-    assert kinds[:6] == ["Namespace", *["CustomResourceDefinition"] * 4, "ServiceAccount"]
+    assert kinds[:7] == ["Namespace", *["CustomResourceDefinition"] * 5, "ServiceAccount"]
     assert kinds[-1] == "Deployment"
 
 
