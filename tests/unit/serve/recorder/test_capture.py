@@ -133,6 +133,18 @@ async def test_an_answer_that_is_too_long_passes_and_is_counted(tmp_path: Path) 
         assert counted in await front.metrics()
 
 
+async def test_a_request_that_nests_too_deeply_for_a_row_stops_no_other(tmp_path: Path) -> None:
+    nested: dict[str, Any] = {}
+    for _ in range(252):
+        nested = {"a": nested}
+    async with captured(tmp_path) as (_, front, recorder):
+        await ask(front, metadata=nested)
+        other = await ask(front)
+        assert [row.id for row in await spooled(recorder, 1)] == [other]
+        counted = 'recorder_dropped_total{finetuneendpoint="headline",reason="NotScrubbed"} 1.0'
+        assert counted in (await recorder.process.read_metrics()).decode()
+
+
 async def test_without_a_recorder_answers_come_and_drops_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,7 +30,7 @@ from finetune_trainer.serve.recorder.keeping import Keeper
 from finetune_trainer.serve.recorder.metrics import Metrics
 from finetune_trainer.serve.recorder.scrubbing import make_row
 from finetune_trainer.serve.response_ids import Secret
-from finetune_trainer.traffic.rows import Exchange
+from finetune_trainer.traffic.rows import Exchange, write_exchange
 
 MAX_BATCH_BYTES = BATCH_BYTES + 2 * (MAX_BODY_BYTES + MAX_ANSWER_BYTES)
 
@@ -86,8 +86,11 @@ class Recorder:
         rows = []
         for frame in frames:
             try:
-                rows.append(make_row(frame, secret))
-            except Exception as error:  # one answer that cannot be scrubbed must not stop others
+                row = make_row(frame, secret)
+                # It nests a request one level deeper, and JSON has a limit.
+                write_exchange(row)
+                rows.append(row)
+            except Exception as error:  # one answer without a row must not stop others
                 log_defect(error)
                 self._metrics.drop(str(frame.head.get("endpoint", "")), "NotScrubbed")
         return rows
