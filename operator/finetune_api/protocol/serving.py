@@ -18,7 +18,7 @@ from finetune_api.v1alpha1.status.endpoint import (
     Percent,
     StreamCounts,
 )
-from finetune_api.v1alpha1.status.fields import Count, Number, Reason
+from finetune_api.v1alpha1.status.fields import Count, Number, Reason, StoredURI
 
 REPORT_PORT = 8081
 REPORT_PORT_NAME = "report"
@@ -47,8 +47,13 @@ class ReportedStream(_Reported):
 
 
 class CapturedCounts(_Reported):
-    """Captured answers and feedback of an endpoint, since the beginning."""
+    """Captured answers and feedback of an endpoint, since the beginning.
 
+    Attributes:
+        uri: Folder below which they are stored.
+    """
+
+    uri: StoredURI | None = None
     rows: Count = 0
     feedback: Count = 0
 

@@ -57,7 +57,9 @@ def _set_capture(draft: EndpointDraft, observed: Observed, rotation: Rotation) -
         before = {"uri": place.uri, "since": timestamp(draft.now)}
     told = {**before, "credentialsSecret": place.secret}
     named = [each for front in observed.fronts for each in front.endpoints]
-    counts = [each.captured for each in named if each.name == observed.name and each.captured]
+    told_counts = [each.captured for each in named if each.name == observed.name and each.captured]
+    # After a change of the place, fronts go on reporting the counts of the earlier one for a while.
+    counts = [each for each in told_counts if each.uri in (None, place.uri)]
     rows = max([told.get("rows", 0), *(each.rows for each in counts)])
     feedback = max([told.get("feedback", 0), *(each.feedback for each in counts)])
     if (rows, feedback) != (told.get("rows", 0), told.get("feedback", 0)):

@@ -117,6 +117,19 @@ def test_counts_of_fronts_reach_the_status_and_never_fall():
     assert world.status["capture"]["countedTime"] > counted
 
 
+def test_counts_of_an_earlier_place_do_not_count_at_the_present_one():
+    world = serving(capture={"uri": "s3://before/t"})
+    captured = {"rows": 500, "feedback": 50, "uri": "s3://before/t"}
+    front = {"id": "f", "endpoints": [{"name": "headlines", "captured": captured}]}
+    world.facts = {"fronts": (FrontReport.model_validate(front),)}
+    world.look()
+    assert world.status["capture"]["rows"] == 500
+    world.edit(capture={"uri": "s3://after/t"})
+    world.look()
+    told = world.status["capture"]
+    assert (told["uri"], told.get("rows", 0)) == ("s3://after/t", 0)
+
+
 def test_a_server_that_no_version_needs_any_more_is_released():
     world = serving()
     server = world.status["active"]["server"]
