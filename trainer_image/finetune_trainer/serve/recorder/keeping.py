@@ -46,7 +46,7 @@ class Keeper:
 
     Attributes:
         places: Of the endpoints that capture, by name.
-        counts: Stored answers and feedback of each, as they were last counted.
+        counts: Stored answers and feedback at each place, as they were last counted.
     """
 
     def __init__(self, spool: Spool, metrics: Metrics, credentials_dir: Path | None) -> None:
@@ -57,13 +57,14 @@ class Keeper:
         self.is_known = False
         self._stores: dict[Place, ObjectStore] = {}
         self._lock = asyncio.Lock()
-        self.counts: dict[str, Counts] = {}
+        self.counts: dict[Place, Counts] = {}
 
     def follow(self, places: dict[str, Place]) -> None:
         """Take over the places as they are now."""
         self.places, self.is_known = places, True
         kept = set(places.values())
         self._stores = {place: store for place, store in self._stores.items() if place in kept}
+        self.counts = {place: counts for place, counts in self.counts.items() if place in kept}
 
     def store_of(self, place: Place) -> ObjectStore:
         """Return the store of a place.
@@ -89,6 +90,10 @@ class Keeper:
             logger.warning("endpoint %s: storage failed: %s", place.endpoint, reason)
             message = f"The storage of captured answers failed ({reason}). Try again later."
             raise Refused(503, "storage_failed", message, retry_seconds=5) from None
+
+    def has_room(self, endpoint: str) -> bool:
+        """Return whether another row of an endpoint may wait for its storage."""
+        return self.spool.has_room(endpoint, max(1, len(self.places)))
 
     async def find(self, place: Place, response_id: str) -> Exchange:
         """Return an answer.
@@ -129,9 +134,11 @@ class Keeper:
         """Store the closed files; return whether all are stored."""
         if not self.is_known:
             return not self.spool.files
-        is_done = True
+        away: set[str] = set()
         async with self._lock:
             for file in [each for each in self.spool.files if each.is_closed]:
+                if file.endpoint in away:
+                    continue  # each try may take long, and others wait for it
                 place = self.places.get(file.endpoint)
                 if place is None:
                     self._metrics.drop(file.endpoint, "NotCaptured", len(file.read()))
@@ -140,13 +147,13 @@ class Keeper:
                 try:
                     await asyncio.to_thread(self._store, file, place)
                 except TrainerError as error:
-                    is_done = False
+                    away.add(file.endpoint)
                     logger.warning("endpoint %s: not stored: %s", file.endpoint, error.message)
                     self._metrics.fail(file.endpoint, error.reason)
                 else:
                     self.spool.drop(file)
         self._metrics.show_spool(self.spool.num_bytes)
-        return is_done
+        return not away
 
     def _store(self, file: File, place: Place) -> None:
         rows = file.read()
@@ -206,7 +213,8 @@ class Keeper:
         except TrainerError as error:
             self._metrics.fail(place.endpoint, error.reason)
         else:
-            self.counts[place.endpoint] = counts
+            if self.places.get(place.endpoint) == place:
+                self.counts[place] = counts
 
     async def sweep(self, place: Place) -> None:
         """Delete what is older than the retention, and deleted answers that came late."""

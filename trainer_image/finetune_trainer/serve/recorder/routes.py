@@ -58,16 +58,19 @@ class Recorder:
         if request.path == CAPTURES:
             return await self._take(request)
         if request.path == COUNTS:
-            counts = self._keeper.counts.items()
-            return json_response(
-                {name: {"rows": each.rows, "feedback": each.feedback} for name, each in counts}
-            )
+            return json_response(self._counts())
         place = self._keeper.places.get(request.headers.get(WHOSE_HEADER, ""))
         if place is None:
             raise Refused(404, "not_captured", "This endpoint captures no answers.")
         sender = request.headers.get(SENDER_HEADER, "")
         reach = Reach(request.headers.get(REACH_HEADER, Reach.OWN))
         return await self._desk.answer(request, Asker(place, sender, reach))
+
+    def _counts(self) -> dict[str, dict[str, object]]:
+        return {
+            place.endpoint: {"uri": place.storage.uri, "rows": each.rows, "feedback": each.feedback}
+            for place, each in self._keeper.counts.items()
+        }
 
     async def _take(self, request: web.BaseRequest) -> web.Response:
         body = await read_body(request, limit=MAX_BATCH_BYTES)
@@ -79,7 +82,11 @@ class Recorder:
             raise Refused(400, "broken_batch", "The batch cannot be read.") from None
         async with self._scrubbing:
             rows = await asyncio.to_thread(self._make_rows, frames, self._secret())
-            self._keeper.spool.add(rows, asyncio.get_running_loop().time())
+            for row in rows:
+                if self._keeper.has_room(row.endpoint):
+                    self._keeper.spool.add([row], asyncio.get_running_loop().time())
+                else:
+                    self._metrics.drop(row.endpoint, "SpoolFull")
         return web.Response(status=204)
 
     def _make_rows(self, frames: Iterable[Frame], secret: Secret) -> list[Exchange]:

@@ -80,6 +80,14 @@ class Spool:
         """Bytes of all files."""
         return sum(file.num_bytes for file in self.files)
 
+    def has_room(self, endpoint: str, num_endpoints: int) -> bool:
+        """Return whether an endpoint's files are smaller than its share of the bytes.
+
+        So an endpoint whose storage stays away leaves the others their room.
+        """
+        used = sum(file.num_bytes for file in self.files if file.endpoint == endpoint)
+        return used < MAX_BYTES // num_endpoints
+
     @property
     def is_full(self) -> bool:
         """Whether no batch can be accepted."""
