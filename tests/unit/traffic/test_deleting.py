@@ -151,6 +151,21 @@ def test_a_deleted_user_leaves_nothing_but_what_comes_later(store: ObjectStore) 
     assert [each.id for each in read_feedback(store)] == [other.id]
 
 
+class Counting:
+    """A store that counts the objects that are read."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+        self.num_read = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._store, name)
+
+    def read_bytes(self, key: str) -> bytes:
+        self.num_read += 1
+        return self._store.read_bytes(key)
+
+
 class Racing:
     """A store at which another recorder writes its own version of a segment, after the first."""
 
@@ -191,6 +206,20 @@ def test_days_before_the_retention_go_with_their_feedback(store: ObjectStore) ->
     assert find_exchange(store, new.id) == new
     assert {each.id for each in read_feedback(store)} == {new.id}
     assert count_traffic(store) == Counts(rows=2, feedback=3)
+
+
+def test_of_many_entries_of_a_person_only_the_last_is_read(store: ObjectStore) -> None:
+    put_entries(store, [entry(row(1), time=TIME + timedelta(seconds=n)) for n in range(9)])
+    put_entries(store, [entry(row(1), who="cd"), entry(row(2))])
+    counting = Counting(store)
+    entries = read_feedback(counting)  # type: ignore[arg-type]
+    last = TIME + timedelta(seconds=8)
+    assert {(each.id, each.who, each.time) for each in entries} == {
+        (row(1).id, "ab", last),
+        (row(1).id, "cd", TIME),
+        (row(2).id, "ab", TIME),
+    }
+    assert counting.num_read == 3
 
 
 def test_a_damaged_segment_is_named(store: ObjectStore) -> None:

@@ -31,6 +31,7 @@ from finetune_trainer.traffic.places import (
     time_of_entry,
     tombstone_of_id,
     tombstone_of_user,
+    who_of_entry,
 )
 from finetune_trainer.traffic.rows import (
     Exchange,
@@ -193,7 +194,7 @@ def read_feedback(
         since: Leave out answers before this time.
         until: Leave out answers and entries from this time on. Such an entry replaces none.
     """
-    entries: list[Feedback] = []
+    last: dict[tuple[str, str], str] = {}
     deleted = read_deleted(store)
     for info in store.list(feedback_prefix() + ids):
         whose = id_of_entry(info.key)
@@ -203,13 +204,19 @@ def read_feedback(
             continue
         if until is not None and max(time_of(whose), time_of_entry(info.key)) >= until:
             continue
+        # Somebody may have said something a thousand times: only the last entry is read.
+        person = (whose, who_of_entry(info.key))
+        if person not in last or time_of_entry(last[person]) <= time_of_entry(info.key):
+            last[person] = info.key
+    entries: list[Feedback] = []
+    for key in last.values():
         try:
-            entries.append(parse_feedback(store.read_bytes(info.key)))
+            entries.append(parse_feedback(store.read_bytes(key)))
         except ObjectNotFound:
             continue  # deleted since it was listed
         except ValueError as error:
             raise StorageError(
                 "DamagedFeedback",
-                f"{join_uri(store.uri, info.key)} cannot be read: {error}. Delete this object.",
+                f"{join_uri(store.uri, key)} cannot be read: {error}. Delete this object.",
             ) from None
     return latest_of_each(iter(entries))

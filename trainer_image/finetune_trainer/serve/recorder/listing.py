@@ -84,7 +84,7 @@ class _Chosen:
         self._store = store
         self._choice = choice
         self._deleted = deleted
-        self._entries: dict[str, list[Feedback]] = {}
+        self._entries: dict[str, dict[str, list[Feedback]]] = {}
         self.rows: dict[str, tuple[Exchange, Sequence[Feedback]]] = {}
 
     def take(self, rows: Iterable[Exchange]) -> None:
@@ -100,8 +100,11 @@ class _Chosen:
     def _entries_of(self, row: Exchange) -> list[Feedback]:
         hour = row.id[:_HOUR_CHARACTERS]
         if hour not in self._entries:
-            self._entries[hour] = read_feedback(self._store, hour)
-        return [entry for entry in self._entries[hour] if entry.id == row.id]
+            found: dict[str, list[Feedback]] = {}
+            for entry in read_feedback(self._store, hour):
+                found.setdefault(entry.id, []).append(entry)
+            self._entries[hour] = found
+        return self._entries[hour].get(row.id, [])
 
     def _has_wanted(self, entries: Sequence[Feedback]) -> bool:
         last = entries[-1] if entries else None
