@@ -32,7 +32,9 @@ def find_fault(
 
     ``splits`` are the kinds with weights for inference gateways that the cluster serves.
     """
-    serve = spec.serve
+    serve, capture = spec.serve, spec.capture
+    if capture is not None and capture.uri and (problem := uri_problem(capture.uri, config)):
+        return _fault(Reason.URI_NOT_ALLOWED, f"spec.capture.uri: {problem}")
     own = {config.trainer_image, config.vllm_image}
     if serve.image and not (
         serve.image in own or matches_image(serve.image, config.allowed_serving_images)

@@ -12,7 +12,7 @@ from finetune_operator.finetuneendpoint.observed import Observed
 from finetune_operator.finetuneendpoint.recording import Place, join_places, place_of
 from finetune_operator.finetuneendpoint.rotation import Rotation
 from finetune_operator.finetuneendpoint.servers import Server, server_of
-from finetune_operator.status.conditions import parse_timestamp, timestamp
+from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
 
 
 def serving_of(observed: Observed, rotation: Rotation) -> ApplyServing:
@@ -75,8 +75,11 @@ def recorded_at(observed: Observed, rotation: Rotation) -> Place | None:
     """Return where captured answers of the endpoint are stored; None if it captures none.
 
     It is known while the first version is verified. So the front has its recorder by the time that
-    version answers.
+    version answers. Where they may not be stored, none is.
     """
+    fault = observed.fault
+    if fault is not None and fault.reason == Reason.URI_NOT_ALLOWED:
+        return None
     served = rotation.active or rotation.candidate
     return place_of(observed.spec.capture, served.storage if served is not None else None)
 

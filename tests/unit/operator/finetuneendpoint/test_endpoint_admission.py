@@ -103,6 +103,19 @@ def test_what_they_do_not_allow_is_told_with_field_and_remedy(
     assert "; " in fault.message
 
 
+@pytest.mark.parametrize("uri", ["file:///tmp/answers", "pvc://answers/../other"])
+def test_answers_are_stored_only_where_the_cluster_allows_it(uri: str) -> None:
+    spec = FineTuneEndpointSpec.model_validate(
+        {"jobRef": {"name": "headlines"}, "capture": {"uri": uri}}
+    )
+    fault = find_fault(spec, OperatorConfig(**CONFIG))
+    assert fault is not None
+    assert (fault.reason, fault.is_final) == ("URINotAllowed", True)
+    assert fault.message.startswith("spec.capture.uri: ")
+    allowed = OperatorConfig(**CONFIG, allowed_file_paths=["/tmp"])
+    assert (find_fault(spec, allowed) is None) == uri.startswith("file")
+
+
 def source_fault_of(base_model: str = "hf://org/model", **storage: Any) -> Any:
     server = Server(
         namespace="team-a",

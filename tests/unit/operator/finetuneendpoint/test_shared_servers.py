@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from finetune_api.protocol.serving import FrontReport
 from finetune_operator.finetuneendpoint.observed import read_neighbour
+from finetune_operator.finetunejob.state.observed import Refusal
 from kit.builders.endpoints import EndpointWorld, endpoint, published_job
 
 
@@ -77,6 +78,13 @@ def test_the_front_records_for_all_endpoints_that_capture():
     recording = asked(world).front.recording
     assert recording.uris == tuple(sorted({"s3://b/t", storage["uri"]}))
     assert set(recording.secrets) == {"theirs", storage.get("credentialsSecret")} - {None}
+
+
+def test_nothing_is_recorded_where_the_cluster_does_not_allow_it():
+    world = serving(capture={})
+    world.facts = {"fault": Refusal(reason="URINotAllowed", message="no", is_final=True)}
+    assert asked(world).front.recording is None
+    assert "capture" not in world.status
 
 
 def test_the_front_has_its_recorder_while_the_first_version_is_verified():

@@ -65,7 +65,9 @@ def _read_place(endpoint: Mapping[str, Any]) -> Place | None:
     served: Mapping[str, Any] = status.get("active") or status.get("candidate") or {}
     storage = dict(served.get("storage") or {})
     told = status.get("capture") or {}
-    uri = told.get("uri") or (capture or {}).get("uri") or storage.get("uri")
+    uri = told.get("uri")
+    if "observedGeneration" not in status:  # there is no operator, which judges the place
+        uri = uri or (capture or {}).get("uri") or storage.get("uri")
     if capture is None or not uri:
         return None
     storage["uri"] = uri
