@@ -186,7 +186,9 @@ async def test_the_front_reports_what_the_recorder_has_counted(
 
         async def is_reported() -> bool:
             captured = (await front.report())["captured"]
-            return bool(captured == {"rows": 1, "feedback": 1})
+            place = recorder.keeper.places["headline"]
+            told = {"uri": place.storage.uri, "rows": 1, "feedback": 1}
+            return bool(captured == told)
 
         await eventually_async(is_reported)
 
