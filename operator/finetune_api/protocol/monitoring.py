@@ -10,9 +10,10 @@ from pydantic import Field
 
 from finetune_api.meta import APIModel
 from finetune_api.protocol.termination import TERMINATION_MESSAGE_BYTES
+from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_api.v1alpha1.status.endpoint import Served, ServedStorage
 from finetune_api.v1alpha1.status.fields import Count, Timestamp
-from finetune_api.v1alpha1.status.traffic import SignalStatus
+from finetune_api.v1alpha1.status.traffic import QualityStatus, SignalStatus
 from finetune_api.v1alpha1.traffic import Monitor
 
 TASK = "FINETUNE_MONITOR_TASK"
@@ -36,6 +37,8 @@ class LookTask(APIModel):
     """Where answers are stored: ``capture.uri``, and how it is reached."""
     monitor: Monitor
     """``spec.monitor``."""
+    judge: Judge | None = None
+    """The judge of the job's evaluation; None if it has none, or it may not be asked."""
     until: Timestamp
     """Answers from this time on wait for the next look."""
 
@@ -51,6 +54,7 @@ class LookReport(APIModel):
     num_waiting: Count = 0
     """Answers that are too few for a look, and wait for the next one."""
     signals: Annotated[list[SignalStatus], Field(max_length=10)] = []
+    quality: QualityStatus | None = None
     reason: Annotated[str, Field(max_length=63)] = ""
     """Why it failed, CamelCase."""
     message: str = ""

@@ -132,6 +132,11 @@ ENDPOINTS = {
         "The last look at captured answers failed.",
         "Read the message. The next look makes up for it.",
     ),
+    "QualityBelowGoal": ReasonHelp(
+        "People find fewer answers good than the goal asks for: the whole interval is below it.",
+        "Read the answers that people marked as bad, correct them and train on them "
+        "([guide](../how-to/monitoring.md#live-quality)).",
+    ),
     "NotMonitored": ReasonHelp("`spec.monitor` was taken out.", "Nothing."),
     "Drifted": ReasonHelp("Traffic has changed; the message says in which signal.", _DRIFTED),
     **{name: ReasonHelp(_SIGNALS[name], _DRIFTED) for name in get_args(DriftSignal)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -23,6 +24,8 @@ from finetune_api.v1alpha1.status.traffic import DriftSignal
 
 MAX_RETENTION_DAYS = 3650
 DEFAULT_SAMPLE = "0.1"
+LEAST_DAYS = 15
+"""Days that answers have to stay where people are asked about them."""
 
 
 class Capture(APIModel):
@@ -54,6 +57,23 @@ class Capture(APIModel):
         return "0" if self.include == "OptIn" else self.sample or DEFAULT_SAMPLE
 
 
+class LiveQuality(APIModel):
+    """How good people find answers that are drawn at random, and what a judge adds to that.
+
+    The page for editors lists the drawn answers. Where the job's evaluation has a judge, it scores
+    these and ten times as many others.
+    """
+
+    answers_per_week: Annotated[Integer, Field(ge=5, le=300)] = 30
+    """Answers that people are asked about in a week."""
+    at_least: DecimalString | None = None
+    """Least share of good answers. Default: that of the job's goal, where its metric is
+    `exactMatch`, `contains`, `numberClose` or `jsonEqual`. Others are no share of good answers, and
+    `Degraded` then does not look at it."""
+    certainty: DecimalString | None = None
+    """Certainty of the interval, from 0.5 to 0.999. Default: that of the job's goal, else 0.95."""
+
+
 class Monitor(APIModel):
     """Whether traffic and answers are still what the active version was trained and tested on."""
 
@@ -72,6 +92,8 @@ class Monitor(APIModel):
         | None
     ) = None
     """What is watched. Default: everything that the answers of the version allow."""
+    quality: LiveQuality | None = None
+    """Ask people, and the job's judge, about some of the answers. Default: nobody is asked."""
 
 
 def _is_share(capture: Capture | None) -> bool:
@@ -82,6 +104,30 @@ def _is_share(capture: Capture | None) -> bool:
 
 def _is_rate(monitor: Monitor | None) -> bool:
     return monitor is None or 0 < decimal_of(monitor.false_alarms_per_year) <= 50
+
+
+def _lies(monitor: Monitor | None, name: str, low: str, high: str) -> bool:
+    quality = None if monitor is None else monitor.quality
+    given = None if quality is None else getattr(quality, name)
+    return given is None or Decimal(low) <= decimal_of(given) <= Decimal(high)
+
+
+def _has_time(capture: Capture | None, monitor: Monitor | None) -> bool:
+    is_asked = capture is not None and monitor is not None and monitor.quality is not None
+    return not is_asked or capture is None or capture.retention_days >= LEAST_DAYS
+
+
+def _quality_rule(field: str, attribute: str, low: str, high: str, *, such_as: str) -> Rule:
+    given = f"self.monitor.quality.{field}"
+    return Rule(
+        rule=(
+            f"!has(self.monitor) || !has(self.monitor.quality) || !has({given}) || "
+            f"(double({given}) >= {low} && double({given}) <= {high})"
+        ),
+        message=f'monitor.quality.{field} must be from {low} to {high}, such as "{such_as}"',
+        field=f"monitor.quality.{field}",
+        check=lambda s: _lies(s.monitor, attribute, low, high),
+    )
 
 
 def _keeps(capture: Any) -> bool:
@@ -132,6 +178,20 @@ TRAFFIC_RULES: tuple[Rule, ...] = (
         message='monitor.falseAlarmsPerYear must be above 0 and at most 50, such as "1"',
         field="monitor.falseAlarmsPerYear",
         check=lambda s: _is_rate(s.monitor),
+    ),
+    _quality_rule("atLeast", "at_least", "0.0", "1.0", such_as="0.9"),
+    _quality_rule("certainty", "certainty", "0.5", "0.999", such_as="0.95"),
+    Rule(
+        rule=(
+            "!has(self.monitor) || !has(self.monitor.quality) || !has(self.capture) || "
+            f"self.capture.retentionDays >= {LEAST_DAYS}"
+        ),
+        message=(
+            "monitor.quality gives people one week after that of an answer, so"
+            f" capture.retentionDays must be at least {LEAST_DAYS}"
+        ),
+        field="capture.retentionDays",
+        check=lambda s: _has_time(s.capture, s.monitor),
     ),
 )
 """Rules on both, over the spec of an endpoint."""

@@ -17,7 +17,7 @@ from finetune_trainer.monitor.material import rows_of_evaluation, rows_of_traini
 from finetune_trainer.monitor.reference import MAX_ROWS, ReferenceRow
 from finetune_trainer.monitor.signals import Answered
 from finetune_trainer.serve.recorder.scrubbing import scrub_text
-from finetune_trainer.storage import MANIFEST_NAME, ObjectStore, fetch_folder
+from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore, fetch_folder
 from finetune_trainer.storage.manifest import Manifest, parse_manifest
 
 NUM_OF_EACH = MAX_ROWS // 2
@@ -58,6 +58,31 @@ def fetch_reference_rows(
     except ValueError as error:
         raise StorageError("EvaluationUnreadable", f"{store.uri}/{evaluation}: {error}") from None
     return [_scrub(row) for row in [*rows_of_training(rows), *samples[:NUM_OF_EACH]]]
+
+
+def fetch_job(
+    store: ObjectStore, prefix: str, *, sha256: str = ""
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the spec of the job that published a version, and the version's scores by metric.
+
+    The spec is empty where the job has left none that can be read.
+
+    Args:
+        store: As above.
+        prefix: As above.
+        sha256: As above.
+
+    Raises:
+        StorageError: As above.
+    """
+    inputs = _read_manifest(store, prefix, sha256).inputs
+    try:
+        spec = orjson.loads(store.read_bytes(f"{inputs.get('run', '')}/job.json"))["spec"]
+        scores = orjson.loads(inputs.get("scores", "{}"))
+        told = {name: str(tuned) for name, (_, tuned) in scores.items()}
+    except (AttributeError, KeyError, ObjectNotFound, TypeError, ValueError):
+        return {}, {}
+    return (spec if isinstance(spec, dict) else {}), told
 
 
 def _read_manifest(store: ObjectStore, prefix: str, sha256: str) -> Manifest:

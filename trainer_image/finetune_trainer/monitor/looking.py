@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from finetune_api.v1alpha1.status.traffic import QualityStatus
 from finetune_trainer.monitor.evidence import Evidence, begin_evidence
 from finetune_trainer.monitor.reference import Reference, count_bins
 from finetune_trainer.monitor.users import UserRow, find_extremes, numbers_by_user
@@ -62,6 +63,7 @@ class Look:
         num_waiting: Answers that wait for the next look.
         part: The part of a signal with the most evidence; empty if none has any.
         examples: Response ids of the answers that are furthest from the reference in it.
+        quality: What people and the judge say; None if nobody is asked.
     """
 
     evidence: Evidence
@@ -69,6 +71,7 @@ class Look:
     num_waiting: int = 0
     part: str = ""
     examples: tuple[str, ...] = ()
+    quality: QualityStatus | None = None
 
 
 def look_at(

@@ -68,6 +68,9 @@ def report_of(
         "logBound": settings.log_bound,
         "falseAlarmsPerYear": settings.false_alarms_per_year,
         "drifted": {name: write_time(at) for name, at in drifted_since(evidence, end).items()},
+        "quality": None
+        if look.quality is None
+        else look.quality.model_dump(mode="json", by_alias=True),
         "exampleOf": look.part,
         "examples": list(look.examples),
         "signals": [

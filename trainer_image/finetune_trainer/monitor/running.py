@@ -7,6 +7,7 @@ look that is cut off is made again over the same answers.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,16 +25,20 @@ from finetune_trainer.monitor.evidence import (
     parse_evidence,
     write_evidence,
 )
-from finetune_trainer.monitor.gathering import fetch_reference_rows
+from finetune_trainer.monitor.gathering import fetch_job, fetch_reference_rows
 from finetune_trainer.monitor.looking import Look, Settings, look_at
 from finetune_trainer.monitor.page import render_page
+from finetune_trainer.monitor.quality.judging import judge_of, open_judge
+from finetune_trainer.monitor.quality.reviewing import Review, standard_of
 from finetune_trainer.monitor.reference import Reference, make_reference
 from finetune_trainer.monitor.report import add_to_history, drifted_since, report_of, words_of
 from finetune_trainer.monitor.users import read_exchange
 from finetune_trainer.serve.agent.fetching import access_of, to_file_uri
 from finetune_trainer.storage import ObjectNotFound, ObjectStore, join_uri, open_store
+from finetune_trainer.traffic.drawn import is_review
 from finetune_trainer.traffic.places import id_time
 from finetune_trainer.traffic.reading import open_traffic, read_exchanges, read_feedback
+from finetune_trainer.traffic.rows import Feedback
 
 EVIDENCE_KEY = "monitor/evidence.json"
 HISTORY_KEY = "monitor/history.json"
@@ -44,13 +49,20 @@ MOST_AHEAD = timedelta(days=1)
 """By so much a clock may go back before somebody has to decide what becomes of the evidence."""
 
 
-def run_look(task: LookTask, *, folder: Path, credentials_dir: Path | None = None) -> LookReport:
+def run_look(
+    task: LookTask,
+    *,
+    folder: Path,
+    credentials_dir: Path | None = None,
+    trusts_job: bool = False,
+) -> LookReport:
     """Fetch the reference, look once, and keep report and evidence beside the traffic.
 
     Args:
         task: What to look at.
         folder: Scratch folder.
         credentials_dir: Folder with a folder for each Secret; None for the own identity.
+        trusts_job: Ask the judge that the job in storage names. On a cluster the task names it.
 
     Raises:
         TrainerError: Storage fails, or the reference is too small.
@@ -71,6 +83,14 @@ def run_look(task: LookTask, *, folder: Path, credentials_dir: Path | None = Non
         access_of(task.traffic, credentials_dir),
     )
     until = _time(task.until)
+    review = None
+    if (quality := task.monitor.quality) is not None:
+        spec, scores = fetch_job(output, prefix, sha256=active.sha256)
+        review = Review(
+            per_week=quality.answers_per_week,
+            standard=standard_of(quality, spec, scores),
+            judge=open_judge(judge_of(spec) if trusts_job else task.judge, credentials_dir),
+        )
     look = look_once(
         traffic,
         reference,
@@ -79,13 +99,16 @@ def run_look(task: LookTask, *, folder: Path, credentials_dir: Path | None = Non
         since=_time(active.since or task.until),
         now=until + SETTLING,
         title=f"{task.namespace}/{task.endpoint}",
+        review=review,
     )
     if look is not None:
-        return words_of(look.evidence, active.version, now=until, num_waiting=look.num_waiting)
+        said = words_of(look.evidence, active.version, now=until, num_waiting=look.num_waiting)
+        return said.model_copy(update={"quality": look.quality})
     known = _read_evidence(traffic)
     if known is None or known.reference != reference.digest:
         known = begin_evidence(reference.digest, reference.watched)
-    return words_of(known, active.version, now=until)
+    told = None if review is None else review.known(traffic, version=active.version)
+    return words_of(known, active.version, now=until).model_copy(update={"quality": told})
 
 
 def read_drift(traffic: ObjectStore, *, now: datetime) -> dict[str, datetime]:
@@ -121,6 +144,7 @@ def look_once(
     since: datetime,
     now: datetime,
     title: str = "",
+    review: Review | None = None,
 ) -> Look | None:
     """Look at what has been captured since the look before.
 
@@ -132,6 +156,7 @@ def look_once(
         since: When it became the active one.
         now: The time.
         title: Namespace and name of the endpoint, for the page.
+        review: How people and the judge are asked about answers; None if they are not.
 
     Returns:
         None if it is too early for another look.
@@ -161,6 +186,9 @@ def look_once(
         if row.version == version
     ]
     look = look_at(rows, reference, before, settings, begin=begin, end=end)
+    if review is not None:
+        told = review.look(store, rows, version=version, begin=begin, end=end)
+        look = replace(look, quality=told)
     report = report_of(look, reference, settings, begin=begin, end=end)
     history = add_to_history(_read_history(store), reference.digest, look)
     page = render_page(title, report, history["looks"])
@@ -177,7 +205,12 @@ def _marked_as_bad(store: ObjectStore, begin: datetime, end: datetime) -> set[st
     times = [begin + number * timedelta(hours=1) for number in range(hours)]
     prefixes = [id_time(time)[:10] for time in times] if hours <= MOST_HOURS else [""]
     listed = (read_feedback(store, prefix) for prefix in dict.fromkeys(prefixes))
-    return {entry.id for entries in listed for entry in entries if entry.rating == "down"}
+    return {entry.id for entries in listed for entry in entries if _is_complaint(entry)}
+
+
+def _is_complaint(entry: Feedback) -> bool:
+    # Who was asked about an answer has not complained of it.
+    return entry.rating == "down" and not is_review(entry)
 
 
 def _read_history(store: ObjectStore) -> dict[str, Any]:

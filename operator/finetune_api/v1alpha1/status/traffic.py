@@ -73,6 +73,36 @@ class SignalStatus(APIModel):
     """Since when it has changed. Absent without an alarm; one holds for 30 days."""
 
 
+class QualityStatus(APIModel):
+    """How good people find captured answers of the last weeks that were drawn at random."""
+
+    low: Number | None = None
+    """Lower end of the interval of the share of good answers. Absent with too few scores."""
+    estimate: Number | None = None
+    """The share."""
+    high: Number | None = None
+    """Upper end of its interval."""
+    goal: Number | None = None
+    """Least share of good answers. Absent if nobody has set one."""
+    metric: ShortText | None = None
+    """Metric of the job's goal."""
+    published: Number | None = None
+    """Score of the version in its evaluation, by this metric."""
+    num_people: Count = 0
+    """Answers that people have scored, and that count."""
+    num_judged: Count = 0
+    """Answers that the judge has scored. 0 where people's scores alone count."""
+    num_open: Count = 0
+    """Answers that people are still asked about."""
+    failure: Sentence | None = None
+    """Why the judge could not be asked. Absent if it could."""
+
+    @property
+    def is_below_goal(self) -> bool:
+        """Whether the whole interval lies below the goal."""
+        return bool(self.goal and self.high) and float(self.high or 0) < float(self.goal or 0)
+
+
 class MonitorStatus(APIModel):
     """The last look at captured answers."""
 
@@ -88,6 +118,8 @@ class MonitorStatus(APIModel):
     """Answers that are too few for a look, and wait for the next one."""
     signals: Annotated[list[SignalStatus], Field(max_length=10, json_schema_extra=MAP_BY_NAME)] = []
     """What each signal says."""
+    quality: QualityStatus | None = None
+    """What people and the judge say. Absent without `monitor.quality`."""
     report_uri: StoredURI | None = None
     """Page with the plots of the last look."""
     failure: Sentence | None = None

@@ -169,8 +169,8 @@ def count_points(rows: Sequence[Points]) -> PointCount:
     judged = [(row.base, row.tuned) for row in rows if row.base and row.tuned]
     names = judged[0][0] if judged else ()
     return PointCount(
-        base=np.array([_score(row.base) if row.is_judged else np.nan for row in rows]),
-        tuned=np.array([_score(row.tuned) if row.is_judged else np.nan for row in rows]),
+        base=np.array([score_points(row.base) if row.is_judged else np.nan for row in rows]),
+        tuned=np.array([score_points(row.tuned) if row.is_judged else np.nan for row in rows]),
         by_criterion={
             name: (
                 float(np.mean([base[name] for base, _ in judged])),
@@ -181,6 +181,7 @@ def count_points(rows: Sequence[Points]) -> PointCount:
     )
 
 
-def _score(points: dict[str, int] | None) -> float:
+def score_points(points: dict[str, int] | None) -> float:
+    """Return the mean of points, brought to 0 to 1."""
     values = list((points or {}).values())
     return (float(np.mean(values)) - LOWEST) / (HIGHEST - LOWEST)
