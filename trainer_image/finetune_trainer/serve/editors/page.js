@@ -33,7 +33,7 @@
 
   const written = (content) => (typeof content === "string" ? content : JSON.stringify(content));
 
-  const show = (answer) => {
+  const show = (answer, isDrawn) => {
     const card = add(list, "article");
     card.tabIndex = -1;
     const message = answer.choices[0].message;
@@ -61,6 +61,8 @@
       const correction = box.value === message.content ? "" : box.value;
       const fields = { id: answer.id, rating, reason: why.value };
       if (!form.hidden) fields.correction = correction;
+      // The entry counts as an answer to a question only where the answer was drawn for review.
+      if (isDrawn) fields.review = "drawn";
       try {
         await ask("/v1/feedback", fields);
         given.rating = rating;
@@ -92,10 +94,12 @@
   const load = async () => {
     const query = new URLSearchParams({ model: endpoint, limit: "20" });
     if (last) query.set("after", last);
-    if (find("filter").value) query.set("metadata[rating]", find("filter").value);
+    const wanted = find("filter").value;
+    if (wanted === "drawn") query.set("drawn", "true");
+    else if (wanted) query.set("metadata[rating]", wanted);
     try {
       const page = await ask(`/v1/chat/completions?${query}`);
-      page.data.forEach(show);
+      page.data.forEach((answer) => show(answer, wanted === "drawn"));
       last = page.last_id ?? last;
       find("more").hidden = !page.has_more;
       tell(list.children.length ? "" : "There are no such answers yet.");

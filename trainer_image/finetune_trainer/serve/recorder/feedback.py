@@ -15,12 +15,13 @@ from finetune_trainer.serve.errors import Refused, json_response
 from finetune_trainer.serve.handover import Reach
 from finetune_trainer.serve.proxy import read_body
 from finetune_trainer.serve.recorder.keeping import Keeper, no_answer
-from finetune_trainer.serve.recorder.listing import Choice, list_page
+from finetune_trainer.serve.recorder.listing import Choice, list_drawn, list_page
 from finetune_trainer.serve.recorder.places import Place
 from finetune_trainer.serve.recorder.scrubbing import scrub_text
 from finetune_trainer.serve.recorder.shapes import completion_of, entry_of, messages_of
 from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.storage import ObjectStore
+from finetune_trainer.traffic.drawn import REVIEW, is_review
 from finetune_trainer.traffic.places import feedback_key, read_id, tombstone_of_id
 from finetune_trainer.traffic.reading import read_feedback
 from finetune_trainer.traffic.rows import Exchange, Feedback, read_rating, write_feedback
@@ -113,6 +114,9 @@ class FeedbackDesk:
         return completion_of(row, entries)
 
     async def _write(self, asker: Asker, row: Exchange, fields: Mapping[str, Any]) -> Feedback:
+        if asker.reach is not Reach.ALL:
+            # Nobody else was asked about answers.
+            fields = {name: value for name, value in fields.items() if name != REVIEW}
         entry = read_entry(fields, row, asker.sender, datetime.now(UTC))
 
         def work(store: ObjectStore) -> bool:
@@ -132,6 +136,9 @@ class FeedbackDesk:
             raise _wrong("limit", f"a number from 1 to {MAX_LISTED}")
         if query.get("order", "desc") != "desc":
             raise _wrong("order", "desc: the newest answers come first")
+        if query.get("drawn") and asker.reach is not Reach.ALL:
+            message = "Only editors' keys list the answers that were drawn."
+            raise Refused(403, "not_an_editor", message)
         after = read_id(query["after"]) if query.get("after") else None
         if query.get("after") and after is None:
             raise _wrong("after", "the id of an answer")
@@ -140,8 +147,9 @@ class FeedbackDesk:
         }
         pending = self._keeper.spool.rows_of(asker.place.endpoint)
         choice = Choice(after=after, wanted=wanted, reaches=asker.reaches)
+        list_some = list_drawn if query.get("drawn") else list_page
         page = await self._keeper.ask(
-            lambda store: list_page(store, pending, choice, limit=int(limit)), asker.place
+            lambda store: list_some(store, pending, choice, limit=int(limit)), asker.place
         )
         shown = [completion_of(row, entries) for row, entries in page.rows]
         return {
@@ -212,7 +220,7 @@ def _metadata(fields: Mapping[str, Any]) -> Mapping[str, Any]:
 def _with_facts(answer: web.Response, row: Exchange, entry: Feedback) -> web.Response:
     """Tell the front what it counts."""
     answer.headers[VERSION_HEADER] = str(row.version)
-    answer.headers[RATING_HEADER] = entry.rating or ""
+    answer.headers[RATING_HEADER] = "" if is_review(entry) else entry.rating or ""
     answer.headers[USER_HEADER] = row.user or row.id
     return answer
 

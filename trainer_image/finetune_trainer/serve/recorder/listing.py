@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from finetune_trainer.storage import ObjectStore
+from finetune_trainer.traffic.drawn import is_review, read_open
 from finetune_trainer.traffic.places import id_time, time_of
 from finetune_trainer.traffic.reading import (
     Deleted,
+    find_exchanges,
     list_segments,
     read_deleted,
     read_feedback,
@@ -77,6 +79,27 @@ def list_page(
         chosen.take(read_segment(store, segment.key))
     rows = sorted(chosen.rows.values(), key=lambda found: found[0].id, reverse=True)
     return Page(rows[:limit], has_more=len(rows) > limit or len(segments) > MAX_SEGMENTS)
+
+
+def list_drawn(
+    store: ObjectStore, pending: Iterable[Exchange], choice: Choice, *, limit: int
+) -> Page:
+    """Return answers that people are asked about and have not scored, newest first.
+
+    Args:
+        store: As above.
+        pending: Not looked at: no answer is drawn before it is stored.
+        choice: As above.
+        limit: As above.
+    """
+    chosen = _Chosen(store, choice, read_deleted(store))
+    chosen.take(
+        row
+        for row in find_exchanges(store, read_open(store))
+        if not any(map(is_review, read_feedback(store, row.id)))
+    )
+    rows = sorted(chosen.rows.values(), key=lambda found: found[0].id, reverse=True)
+    return Page(rows[:limit], has_more=len(rows) > limit)
 
 
 class _Chosen:
