@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pydantic import ValidationError
+
 from finetune_api.protocol.monitoring import LookTask
+from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_api.v1alpha1.spec.serving import Replicas
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer, Split
 from finetune_operator.finetuneendpoint.monitoring.looks import find_due
@@ -104,9 +107,20 @@ def next_look(
         active=active,
         traffic=active.storage.model_copy(update=traffic),
         monitor=monitor,
+        judge=_judge(observed) if monitor.quality is not None else None,
         until=timestamp(due.until),
     )
     return task, None
+
+
+def _judge(observed: Observed) -> Judge | None:
+    """Return the judge of the job that the endpoint serves; None if it has none."""
+    spec = (observed.job or {}).get("spec") or {}
+    wire = (spec.get("evaluation") or {}).get("judge")
+    try:
+        return None if wire is None else Judge.model_validate(wire)
+    except ValidationError:
+        return None  # of a newer version of the API
 
 
 def _needed(observed: Observed, rotation: Rotation, server: Server) -> NeededServer:

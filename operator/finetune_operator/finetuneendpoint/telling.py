@@ -8,6 +8,7 @@ from finetune_operator.finetuneendpoint.canary.rollout import e_text
 from finetune_operator.finetuneendpoint.draft import EndpointDraft
 from finetune_operator.finetuneendpoint.monitoring.drift import (
     find_drift,
+    find_loss,
     monitor_status,
     page_of,
 )
@@ -182,6 +183,11 @@ def _set_degraded(
         stays = f" Version {active.version} stays." if active is not None else ""
         text = f"Version {rejection.version} was rejected: {rejection.message}{stays}"
         conditions.set(ConditionType.DEGRADED, True, rejection.reason, text)
+    elif active is not None and (loss := find_loss(draft.get("monitor") or {}, active)):
+        was_low = conditions.reason_of(ConditionType.DEGRADED) == loss.reason
+        conditions.set(ConditionType.DEGRADED, True, loss.reason, loss.message)
+        if not was_low:
+            draft.announce(loss.reason, loss.message, warning=True)
     else:
         conditions.set(ConditionType.DEGRADED, False, Reason.AS_WANTED)
 

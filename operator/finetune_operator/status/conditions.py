@@ -166,6 +166,7 @@ class Reason(StrEnum):
     TOO_FEW_ANSWERS = "TooFewAnswers"
     LOOK_FAILED = "LookFailed"
     NOT_MONITORED = "NotMonitored"
+    QUALITY_BELOW_GOAL = "QualityBelowGoal"
     # schedules
     WAITING_FOR_TRIGGER = "WaitingForTrigger"
     CYCLE_RUNNING = "CycleRunning"

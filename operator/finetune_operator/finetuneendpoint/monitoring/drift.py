@@ -10,6 +10,7 @@ from typing import Any
 from finetune_api.names import traffic_prefix
 from finetune_api.protocol.monitoring import REPORT_PAGE, LookReport
 from finetune_api.v1alpha1.status.endpoint import Served
+from finetune_api.v1alpha1.status.traffic import QualityStatus
 from finetune_api.v1alpha1.traffic import Monitor
 from finetune_operator.finetuneendpoint.monitoring.looks import Look, last_of
 from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
@@ -69,7 +70,9 @@ def _read(report: LookReport, ended: datetime, page: str) -> Object:
         if since is not None and since <= ended:
             wire["since"] = timestamp(since)
         signals[signal.name] = wire
+    quality = None if report.quality is None else report.quality.to_wire()
     return {
+        **({"quality": quality} if quality else {}),
         "numLooks": report.num_looks,
         "numAnswers": report.num_answers,
         "numWaiting": report.num_waiting,
@@ -81,6 +84,23 @@ def _read(report: LookReport, ended: datetime, page: str) -> Object:
 def page_of(uri: str, namespace: str, endpoint: str) -> str:
     """Return where the page of an endpoint's looks is, below ``capture.uri``."""
     return f"{uri.rstrip('/')}/{traffic_prefix(namespace, endpoint)}/{REPORT_PAGE}"
+
+
+def find_loss(told: Mapping[str, Any], active: Served) -> Finding | None:
+    """Return why live quality degrades an endpoint; None if it does not."""
+    quality = told.get("quality")
+    if not quality:
+        return None
+    found = QualityStatus.model_validate(quality)
+    if not found.is_below_goal:
+        return None
+    judged = f" and the judge {found.num_judged}" if found.num_judged else ""
+    text = (
+        f"Version {active.version} gives good answers in {found.estimate} of cases"
+        f" [{found.low}, {found.high}], and {found.goal} is wanted. People have scored"
+        f" {found.num_people} answers{judged}. Page: {told.get('reportUri')}"
+    )
+    return Finding(status="True", reason=Reason.QUALITY_BELOW_GOAL, message=text)
 
 
 def find_drift(told: Mapping[str, Any], active: Served, monitor: Monitor) -> Finding:

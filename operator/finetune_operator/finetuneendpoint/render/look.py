@@ -18,6 +18,7 @@ from finetune_api.names import (
 )
 from finetune_api.protocol.monitoring import TASK, LookTask
 from finetune_api.protocol.trainer import Environment
+from finetune_operator.allowlists import matches_url
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.render.pods import (
     HOME,
@@ -47,8 +48,14 @@ def render_look(task: LookTask, owner: Owner, config: OperatorConfig) -> Manifes
         owner: The endpoint.
         config: The administrator's settings.
     """
+    judge = task.judge
+    if judge is not None and not matches_url(judge.endpoint, config.allowed_judge_endpoints):
+        # The list has allowed it when the job began, and may have become narrower since.
+        judge, task = None, task.model_copy(update={"judge": None})
     places = (task.traffic, task.active.storage)
     secrets = [each.credentials_secret for each in places if each.credentials_secret]
+    if judge is not None and judge.credentials_ref is not None:
+        secrets.append(judge.credentials_ref.name)
     volumes, mounts = storage_volumes("store", [each.uri for each in places], secrets)
     for name, path in (("work", WORK_DIR), ("tmp", HOME)):
         volumes.append({"name": name, "emptyDir": {"sizeLimit": config.scratch_size}})
