@@ -170,6 +170,9 @@ def monitor(
         typer.Option("--false-alarms-per-year", help="False alarms to expect in a year."),
     ] = "1",
     min_answers: Annotated[int, typer.Option(help="Answers that make a look at a folder.")] = 200,
+    answers_per_week: Annotated[
+        int | None, typer.Option(help="Answers in a folder that people are asked about.")
+    ] = None,
     output: Format = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
@@ -192,7 +195,11 @@ def monitor(
     from finetune_cli.local.serving.monitoring import monitor_folder
 
     require_trainer(("finetune_trainer", "numpy"), to="looking at captured answers")
-    settings = {"every": every, "falseAlarmsPerYear": false_alarms, "minAnswers": min_answers}
+    settings: dict[str, Any] = {
+        "every": every, "falseAlarmsPerYear": false_alarms, "minAnswers": min_answers
+    }  # fmt: skip
+    if answers_per_week is not None:
+        settings["quality"] = {"answersPerWeek": answers_per_week}
     found = monitor_folder(Path(target), settings)
     if found.report is None:
         print(f"no look yet: one begins {every} after the version began to answer", file=sys.stderr)

@@ -24,6 +24,7 @@ def describe_status(monitor: Body, now: datetime) -> list[str]:
         for each in monitor.get("signals", [])
     ]
     lines += table(rows, ("SIGNAL", "EVIDENCE", "CHANGED SINCE")) if rows else []
+    lines += describe_quality(monitor.get("quality"))
     if monitor.get("reportUri"):
         lines.append(f"page: {monitor['reportUri']}")
     return lines
@@ -46,7 +47,27 @@ def describe_report(report: Body, drifted: Mapping[str, str]) -> list[str]:
         f"{report['numAnswers']:,} answers in {report['numLooks']} looks until {report['end']};"
         f" {report['numWaiting']} wait; alarm at evidence {report['logBound']:.1f}",
         *table(rows, ("SIGNAL", "THEN", "NOW", "USERS", "EVIDENCE", "CHANGED SINCE")),
+        *describe_quality(report.get("quality")),
     ]
+
+
+def describe_quality(quality: Body | None) -> list[str]:
+    """Return the lines on what people and the judge say; none if nobody is asked."""
+    if not quality:
+        return []
+    scores = f"{quality.get('numPeople', 0)} scores of people"
+    scores += f", {quality['numJudged']} of the judge" if quality.get("numJudged") else ""
+    if quality.get("estimate"):
+        words = f"{quality['estimate']} [{quality['low']}, {quality['high']}]"
+    else:
+        words = "too few scores"
+    words += f", goal {quality['goal']}" if quality.get("goal") else ""
+    if quality.get("published"):
+        words += f", published {quality['metric']} {quality['published']}"
+    lines = [
+        f"good answers: {words}; {scores}; {quality.get('numOpen', 0)} answers wait for people"
+    ]
+    return [*lines, *([f"judge: {quality['failure']}"] if quality.get("failure") else [])]
 
 
 def _mean(value: float | None) -> str:

@@ -92,7 +92,7 @@ def monitor_folder(folder: Path, settings: Mapping[str, Any]) -> Monitored:
             }
         )
         with tempfile.TemporaryDirectory(prefix="finetune-monitor-") as scratch:
-            told = run_look(task, folder=Path(scratch))
+            told = run_look(task, folder=Path(scratch), trusts_job=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise CliError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
