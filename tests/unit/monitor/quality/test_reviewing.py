@@ -99,8 +99,8 @@ def test_answers_that_get_worse_fall_below_the_goal_and_good_ones_do_not(tmp_pat
         assert not told.is_below_goal
     assert told.low is not None
     assert float(told.low) > 0.9
-    assert (told.num_people, told.goal, told.published) == (116, "0.9", "0.95")
-    assert told.num_judged > 1000
+    assert (told.num_people, told.goal, told.published) == (90, "0.9", "0.95")
+    assert told.num_judged > 900
     days = 0
     while not told.is_below_goal:
         told, days = life.pass_day(0.7), days + 1
@@ -134,7 +134,7 @@ def test_deleted_answers_leave_the_sample_with_their_scores(tmp_path: Path) -> N
     kept = life.store.read_bytes(QUALITY_KEY).decode()
     assert gone not in kept
     assert other not in kept
-    assert row.user not in kept.replace(f'"{row.user}0', "")
+    assert f'"{row.user}"' not in kept
 
 
 def test_a_judge_who_is_away_costs_nothing_but_its_help(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_judge_who_is_away_costs_nothing_but_its_help(tmp_path: Path) -> None:
         raise JudgeAway("it cannot be reached")
 
     life = Life(tmp_path, away)
-    for _ in range(4):
+    for _ in range(9):
         told = life.pass_day(0.9)
     assert told.failure is not None
     assert "judge.example.org" in told.failure
