@@ -384,3 +384,26 @@ def test_the_pod_of_a_look_has_no_rights_and_only_its_own_storage() -> None:
         "FINETUNE_WORK_DIR": "/work",
     }
     assert container["command"] == ["python", "-m", "finetune_trainer.monitor"]
+
+
+# ---- live quality --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("high", "goal", "expected"),
+    [
+        ("0.85", "0.9", ("True", "QualityBelowGoal")),
+        ("0.93", "0.9", ("False", "AsWanted")),
+        ("0.85", None, ("False", "AsWanted")),
+    ],
+)
+def test_an_interval_below_the_goal_degrades_the_endpoint(
+    high: str, goal: str | None, expected: tuple[str, str]
+) -> None:
+    world = World(quality={})
+    world.until_look()
+    quality = {"low": "0.6", "estimate": "0.7", "high": high, "numPeople": 60}
+    world.end({**report(), "quality": {**quality, **({"goal": goal} if goal else {})}})
+    assert world.status["monitor"]["quality"]["numPeople"] == 60
+    (found,) = (each for each in world.status["conditions"] if each["type"] == "Degraded")
+    assert (found["status"], found["reason"]) == expected
