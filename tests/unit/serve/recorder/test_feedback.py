@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from finetune_trainer.serve.response_ids import Secret
+from finetune_trainer.traffic.drawn import is_review, write_open
 from finetune_trainer.traffic.places import time_of
 from finetune_trainer.traffic.reading import read_exchanges, read_feedback
 from kit.processes.eventually import eventually_async
@@ -252,3 +253,32 @@ async def test_the_page_for_editors_holds_no_answer_and_lets_only_its_own_script
         assert "innerHTML" not in text
         async with front.session.get(f"{front.url}/feedback/%3Cscript%3E") as answer:
             assert answer.status == 404
+
+
+async def test_only_editors_are_asked_about_drawn_answers(tmp_path: Path) -> None:
+    async with endpoints(tmp_path, has_editors=True) as (front, recorder):
+        about = await ask(front, recorder)
+        assert await recorder.keeper.store_all()
+        write_open(recorder.store(), [about.removeprefix("chatcmpl-")])
+        listed = {}
+        for key in ("alice", "ed"):
+            async with front.session.get(
+                f"{front.url}/v1/chat/completions?model=headline&drawn=true",
+                headers={"Authorization": f"Bearer {key}"},
+            ) as answer:
+                listed[key] = answer.status, (await answer.json()).get("data")
+        assert listed["alice"] == (403, None)
+        assert [each["id"] for each in listed["ed"][1]] == [about]
+        for key in ("alice", "ed"):
+            async with front.session.post(
+                f"{front.url}/v1/feedback",
+                json={"id": about, "rating": "down", "review": "drawn"},
+                headers={"Authorization": f"Bearer {key}"},
+            ) as answer:
+                assert answer.status == 200
+        assert [is_review(each) for each in read_feedback(recorder.store())] == [False, True]
+        async with front.session.get(
+            f"{front.url}/v1/chat/completions?model=headline&drawn=true",
+            headers={"Authorization": "Bearer ed"},
+        ) as answer:
+            assert (await answer.json())["data"] == []
