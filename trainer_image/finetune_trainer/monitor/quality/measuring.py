@@ -22,7 +22,7 @@ from finetune_trainer.statistics.confidence import Confidence, Floats
 from finetune_trainer.statistics.prediction_powered import confidence_with_judge
 
 MIN_PEOPLE = 5
-"""Answers with people's scores; with fewer nothing is told."""
+"""Answers with people's scores. With fewer, no interval is stated."""
 MIN_JUDGED = 2
 """Answers with the judge's score alone for each that people are asked about. With fewer the judge
 would make the interval wider."""

@@ -93,7 +93,7 @@ class Review:
         begin: datetime,
         end: datetime,
     ) -> QualityStatus:
-        """Draw from the answers of a look, take what is known of those drawn, and keep all of it.
+        """Draw from the answers of a look, collect the scores of drawn answers, and keep both.
 
         Args:
             store: The endpoint's traffic.
@@ -123,16 +123,16 @@ class Review:
             )
         store.write_bytes(QUALITY_KEY, write_drawn(drawn))
         write_open(store, drawn.open)
-        return self._tell(drawn, failure)
+        return self._describe(drawn, failure)
 
     def known(self, store: ObjectStore, *, version: int) -> QualityStatus:
-        """Return what is known of a version without another look."""
+        """Return the stored quality of a version without another look."""
         drawn = _read(store)
         if drawn is None or drawn.version != version:
             return _words(self.standard, None, 0)
-        return self._tell(drawn)
+        return self._describe(drawn)
 
-    def _tell(self, drawn: Drawn, failure: str = "") -> QualityStatus:
+    def _describe(self, drawn: Drawn, failure: str = "") -> QualityStatus:
         measured = measure(drawn.weeks, drawn.until, self.standard.certainty)
         return _words(self.standard, measured, len(drawn.open), failure)
 
