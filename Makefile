@@ -51,7 +51,7 @@ alert-tests: setup ## Unit tests of the chart's alerts (builds promtool the firs
 	@$(PYTEST) tests/chart/test_alerts.py
 
 .PHONY: alert-faults
-alert-faults: setup ## Every alert fired by a real fault on a real API server, as a table (about 10 minutes; SPEED=1: hours)
+alert-faults: setup ## Every alert fired by a real fault on a real API server, as a table (about 15 minutes; SPEED=1: hours)
 	@PYTHONPATH=tools:tests:. $(PYTHON) -m benchmarks.alert_faults $(if $(SPEED),--speed $(SPEED))
 
 .PHONY: families

@@ -15,6 +15,7 @@ from benchmarks.alert_faults.certificate import write_certificate
 from benchmarks.alert_faults.endpoints import troubled_endpoints
 from benchmarks.alert_faults.operator import DEFECT
 from benchmarks.alert_faults.replica import Replica
+from benchmarks.alert_faults.schedules import troubled_schedules
 from benchmarks.alert_faults.world import Scenario, Seen, World
 
 from finetune_api.protocol.termination import TerminationMessage
@@ -418,6 +419,7 @@ MEANWHILE: tuple[Scenario, ...] = (
     refused_writes,
     blind_leader,
     troubled_endpoints,
+    troubled_schedules,
     slow_then_gone,
 )
 """One after the other."""
