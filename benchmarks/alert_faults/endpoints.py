@@ -36,7 +36,8 @@ from kit.servers.streaming_engine import StreamingEngine, answer, fail, streamin
 Body = dict[str, Any]
 
 SERVING, FRONT = "alerts-serving", "alerts-front"
-AWAY, REFUSED, WORSE, HELD, DRIFTED = "away", "refused", "worse", "held", "drifted"
+AWAY, REFUSED, WORSE, HELD = "away", "refused", "worse", "held"
+DRIFTED, BELOW = "drifted", "below"
 LIKE_BASE, FAILING = 2, 3
 """Versions that are refused, and that fail at half of their requests."""
 ROLLOUT = {"steps": [50, 100], "minRequests": 150}
@@ -44,6 +45,8 @@ JOB = "finetune-system/finetune-operator-serving"
 SLOW_SECONDS, LATE_SECONDS = 1.0, 1.5
 PAUSE_SECONDS = 0.05
 """Between two requests to the front."""
+QUALITY = {"low": "0.7", "estimate": "0.78", "high": "0.85", "goal": "0.9", "numPeople": 90}
+"""What people say of an endpoint whose answers are not good enough."""
 
 
 async def troubled_endpoints(world: World) -> list[Seen]:
@@ -62,6 +65,7 @@ async def _troubled_operator(world: World) -> list[Seen]:
         WORSE: {"rollout": ROLLOUT},
         HELD: {"rollout": {**ROLLOUT, "onWorse": "Hold"}},
         DRIFTED: {"capture": {}, "monitor": {"every": "10m"}},
+        BELOW: {"capture": {}, "monitor": {"every": "10m", "quality": {"atLeast": "0.9"}}},
     }
     settings = {"namespaces": [SERVING], "vllmImage": "vllm/vllm-openai:v0.32.0"}
     async with world.replica("serving", **settings) as replica, pods.running():
@@ -77,11 +81,13 @@ async def _troubled_operator(world: World) -> list[Seen]:
             "FineTuneEndpointRolledBack",
             "FineTuneEndpointStalled",
             "FineTuneEndpointDrifted",
+            "FineTuneEndpointBelowGoal",
         )
         for name, version in ((REFUSED, LIKE_BASE), (WORSE, FAILING), (HELD, FAILING)):
             await _publish(world, name, version)
         await _lose_pods(world, AWAY)
-        await _tell_drift(world, DRIFTED)
+        await _tell_change(world, DRIFTED)
+        await _report(world, await _pod_of_look(world, BELOW), quality=QUALITY)
         await replica.reach(replica.minute + 75)
 
     def seen(alert: str, name: str, fault: str, **labels: str) -> Seen:
@@ -122,6 +128,11 @@ async def _troubled_operator(world: World) -> list[Seen]:
             DRIFTED,
             "a look at captured answers reports that their words have changed",
             signal="Vocabulary",
+        ),
+        seen(
+            "FineTuneEndpointBelowGoal",
+            BELOW,
+            "a look reports that people find at most 85 % of the answers good, and 90 % are wanted",
         ),
         Seen(
             alert="FineTuneServingNotScraped",
@@ -180,17 +191,29 @@ async def _lose_pods(world: World, name: str) -> None:
         )
 
 
-async def _tell_drift(world: World, name: str) -> None:
+async def _tell_change(world: World, name: str) -> None:
     """Let the next look at an endpoint's answers report that their words have changed."""
+    pod = await _pod_of_look(world, name)
+    since = pod["metadata"]["creationTimestamp"]
+    signal = {"name": "Vocabulary", "logE": "9.3", "since": since}
+    await _report(world, pod, signals=[signal])
 
-    async def pod_of_look() -> Any:
+
+async def _pod_of_look(world: World, name: str) -> Body:
+    """Return the pod of the next look at an endpoint's answers."""
+
+    async def find() -> Any:
         selector = f"{MONITOR_LABEL}={name}"
         found = await world.client.list(PODS, SERVING, label_selector=selector)
         return next(iter(found.items), None)
 
-    pod: Any = await eventually_async(pod_of_look, timeout=PATIENCE_SECONDS)
-    signal = {"name": "Vocabulary", "logE": "9.3", "since": pod["metadata"]["creationTimestamp"]}
-    report = {"version": 1, "numLooks": 1, "numAnswers": 400, "signals": [signal]}
+    pod: Body = await eventually_async(find, timeout=PATIENCE_SECONDS)
+    return pod
+
+
+async def _report(world: World, pod: Body, **said: Any) -> None:
+    """Let a look end and say this."""
+    report = {"version": 1, "numLooks": 1, "numAnswers": 400, **said}
     ended = {"status": ended_status(0, json.dumps(report))}
     await world.client.merge_patch(
         PODS, SERVING, pod["metadata"]["name"], ended, subresource="status"

@@ -92,7 +92,16 @@ def find_drift(endpoint: Object, now: datetime) -> tuple[str, datetime] | None:
     return bounded_reason(found), parse_timestamp(found.get("lastTransitionTime")) or now
 
 
-def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
+def find_gap(endpoint: Object) -> float | None:
+    """Return how far the whole interval of live quality is below the goal; None if it is not."""
+    quality = ((endpoint.get("status") or {}).get("monitor") or {}).get("quality") or {}
+    if not (quality.get("goal") and quality.get("high")):
+        return None
+    gap = float(quality["goal"]) - float(quality["high"])
+    return gap if gap > 0 else None
+
+
+def _gauges() -> tuple[GaugeMetricFamily, ...]:
     return (
         GaugeMetricFamily(
             "finetune_endpoints", "FineTuneEndpoints by phase.", labels=["namespace", "phase"]
@@ -108,6 +117,12 @@ def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily, GaugeMetricFamily]:
             "Since when an endpoint's traffic is known to have changed, by the signal that has. At"
             " most 100 endpoints of each signal.",
             labels=("namespace", "finetuneendpoint", "signal"),
+        ),
+        GaugeMetricFamily(
+            "finetune_endpoint_below_goal_ratio",
+            "How far the whole interval of live quality is below the goal. At most 100 endpoints:"
+            " those that are farthest.",
+            labels=("namespace", "finetuneendpoint"),
         ),
     )
 
@@ -127,7 +142,7 @@ class EndpointMetrics(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Count all endpoints by what their statuses say."""
         found = self._endpoints.objects()
-        by_phase, waiting, drifted = _gauges()
+        by_phase, waiting, drifted, below = _gauges()
         phases = Counter(
             (
                 each["metadata"]["namespace"],
@@ -141,7 +156,10 @@ class EndpointMetrics(Collector):
             waiting.add_metric(labels, seconds)
         for seconds, labels in self._drifted(found):
             drifted.add_metric(labels, seconds)
-        yield from (by_phase, waiting, drifted)
+        gaps = [(gap, key_of(each)) for each in found if (gap := find_gap(each)) is not None]
+        for gap, key in keep_longest(gaps, state=lambda _: "", seconds=lambda each: each[0]):
+            below.add_metric(key, gap)
+        yield from (by_phase, waiting, drifted, below)
 
     def _drifted(self, endpoints: Iterable[Object]) -> list[tuple[float, tuple[str, ...]]]:
         """Return seconds and labels of endpoints whose traffic has changed."""

@@ -184,3 +184,24 @@ def test_changed_traffic_is_told_with_its_signal_and_nothing_that_anybody_else_m
         assert drifted(world.endpoint, clock=clock) == {(NAME, told): 600}
     world.endpoint["status"]["conditions"][0]["status"] = "Unknown"
     assert drifted(world.endpoint, clock=clock) == {}
+
+
+@pytest.mark.parametrize(
+    ("quality", "told"),
+    [
+        ({"high": "0.85", "goal": "0.9"}, 0.05),
+        ({"high": "0.9", "goal": "0.9"}, None),
+        ({"high": "0.85"}, None),
+        ({"goal": "0.9", "numPeople": 3}, None),
+    ],
+)
+def test_an_interval_below_the_goal_is_told_whatever_else_the_endpoint_does(quality, told) -> None:
+    world = serving()
+    fail_second(world)
+    world.run()
+    world.endpoint["status"]["monitor"] = {"quality": quality}
+    labels = {"namespace": NAMESPACE, "finetuneendpoint": NAME}
+    found = tell([world.endpoint], FakeClock(world.now)).get_sample_value(
+        "finetune_endpoint_below_goal_ratio", labels
+    )
+    assert found == (None if told is None else pytest.approx(told))
