@@ -1,7 +1,7 @@
 """Faults of endpoints: what an operator tells of them, and what a real front does.
 
 Serving pods of the operator's endpoints are played. The front that fails and is slow is a process
-of its own, before an engine without a model.
+of its own, before an engine without a model. Beside it runs a recorder whose bucket is away.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from finetune_api.names import MONITOR_LABEL, SERVER_LABEL
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS
 from finetune_operator.kube.api.resource import PODS
+from finetune_trainer.serve.handover import SOCKET
 from kit.cluster.serving_pods import Behaviour, ServingPods
 from kit.cluster.simulation import ended_status, finetunejob
 from kit.processes.eventually import eventually_async
 from kit.servers.ports import free_port
-from kit.servers.running_front import endpoint, served
+from kit.servers.running_front import TOKEN, endpoint, served
 from kit.servers.streaming_engine import StreamingEngine, answer, fail, streaming_engine
 
 Body = dict[str, Any]
@@ -50,7 +51,10 @@ QUALITY = {"low": "0.7", "estimate": "0.78", "high": "0.85", "goal": "0.9", "num
 
 
 async def troubled_endpoints(world: World) -> list[Seen]:
-    """Five endpoints in trouble, no scrape of their pods, and a front whose engine fails."""
+    """Six endpoints in trouble, no scrape of their pods, and a front whose engine fails.
+
+    The recorder of that front cannot store anything.
+    """
     told, front = await asyncio.gather(_troubled_operator(world), _troubled_front(world))
     return [*told, *front]
 
@@ -224,7 +228,12 @@ async def _report(world: World, pod: Body, **said: Any) -> None:
 
 
 async def _troubled_front(world: World) -> list[Seen]:
-    async with streaming_engine() as engine, _running_front(world, engine.port) as front:
+    async with (
+        streaming_engine() as engine,
+        _running_recorder(world, engine.port) as recorder,
+        _running_front(world) as front,
+    ):
+        recorder.note("FineTuneCaptureLosing")
         asking = asyncio.create_task(_ask_for_ever(front.ports["public"]))
         try:
             await front.reach(5)
@@ -249,6 +258,12 @@ async def _troubled_front(world: World) -> list[Seen]:
             labels=labels,
             replica=front,
         ),
+        Seen(
+            alert="FineTuneCaptureLosing",
+            fault="a bucket that does not answer, behind a real recorder",
+            labels=labels,
+            replica=recorder,
+        ),
     ]
 
 
@@ -269,23 +284,53 @@ def _fails_and_is_slow() -> Any:
 
 
 @asynccontextmanager
-async def _running_front(world: World, engine_port: int) -> AsyncIterator[Replica]:
-    """Run a front with one endpoint, scraped as the chart's PodMonitor would."""
-    ports = {"metrics": free_port(), "public": free_port()}
+async def _running_recorder(world: World, engine_port: int) -> AsyncIterator[Replica]:
+    """Run a recorder of one endpoint, whose bucket is at a port that nobody listens on."""
     rollout = {"latencySeconds": str(SLOW_SECONDS)}
-    file = world.folder / "front.json"
-    file.write_text(json.dumps([endpoint(served(1, engine_port), rollout=rollout)]))
-    with (world.folder / "front.log").open("wb") as log:
+    capture = {"uri": "s3://traffic", "include": "All", "sample": "1"}
+    active = served(1, engine_port)
+    active["storage"] = {"uri": "s3://models", "endpoint": f"http://127.0.0.1:{free_port()}"}
+    found = [endpoint(active, rollout=rollout, capture=capture)]
+    (world.folder / "endpoints.json").write_text(json.dumps(found))
+    (world.folder / "token").write_text(TOKEN)
+    environment = {
+        "FINETUNE_SPOOL_DIR": str(world.folder / "spool"),
+        "AWS_ACCESS_KEY_ID": "played",
+        "AWS_SECRET_ACCESS_KEY": "played",
+    }
+    async with _running(world, "recorder", environment) as recorder:
+        yield recorder
+
+
+@asynccontextmanager
+async def _running_front(world: World) -> AsyncIterator[Replica]:
+    """Run the front beside that recorder."""
+    public = free_port()
+    environment = {"FINETUNE_SERVER_URL": "http://127.0.0.1:{server}"}
+    async with _running(world, "front", environment, f"--port={public}") as front:
+        front.ports["public"] = public
+        yield front
+
+
+@asynccontextmanager
+async def _running(
+    world: World, container: str, environment: dict[str, str], *arguments: str
+) -> AsyncIterator[Replica]:
+    """Run a container of the front's pod, scraped as the chart's PodMonitor would."""
+    ports = {"metrics": free_port()}
+    with (world.folder / f"{container}.log").open("wb") as log:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "finetune_trainer.serve", "front", "--host=127.0.0.1"),
-                *(f"--port={ports['public']}", f"--report-port={ports['metrics']}"),
+                *(sys.executable, "-m", "finetune_trainer.serve", container, "--host=127.0.0.1"),
+                *(f"--report-port={ports['metrics']}", *arguments),
             ],
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(sys.path),
-                "FINETUNE_ENDPOINTS": file.as_uri(),
-                "FINETUNE_SERVER_URL": "http://127.0.0.1:{server}",
+                "FINETUNE_ENDPOINTS": (world.folder / "endpoints.json").as_uri(),
+                "FINETUNE_TOKEN_FILE": str(world.folder / "token"),
+                SOCKET: str(world.folder / "recorder.sock"),
+                **environment,
             },
             stdout=log,
             stderr=log,
@@ -295,18 +340,18 @@ async def _running_front(world: World, engine_port: int) -> AsyncIterator[Replic
             lambda: _is_ready(ports["metrics"]), timeout=PATIENCE_SECONDS
         )
         assert ready
-        target = {"job": JOB, "namespace": FRONT, "container": "front", "pod": "front-1"}
+        target = {"job": JOB, "namespace": FRONT, "container": container, "pod": "front-1"}
         samples = Samples(
             target=target,
             metrics=world.metrics,
             start=world.clock.timestamp(),
             interval_seconds=INTERVAL_SECONDS,
         )
-        front = Replica(
-            name="front", clock=world.clock, ports=ports, process=process, samples=samples
+        found = Replica(
+            name=container, clock=world.clock, ports=ports, process=process, samples=samples
         )
-        async with scraped(front):
-            yield front
+        async with scraped(found):
+            yield found
     finally:
         end(process)
 

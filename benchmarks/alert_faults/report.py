@@ -21,11 +21,12 @@ it fired with exactly these labels.
 Real: the API server, the Job controller, Kueue, the operator as a process with its endpoints and
 its `/metrics`, scraped every 30 s of its clock; the rules, with their thresholds, windows and
 `for`, as the chart renders them (`queuedSeconds` set to half an hour; a day by default). Not real:
-there is no kubelet, so pods are played (but the front whose engine fails is a process of its own,
-before an engine without a model); and the operators' clock runs faster (the column *speed*),
-samples being stamped by the same clock, so that hours pass in minutes. Back-off and time-outs stay
-as they are, so errors per second seem as much rarer: an alert on a rate is harder to fire here than
-in life. `make alert-faults SPEED=1` takes about two hours and changes no clock.
+there is no kubelet, so pods are played (but the front whose engine fails and its recorder are
+processes of their own, before an engine without a model); and the operators' clock runs faster (the
+column *speed*), samples being stamped by the same clock, so that hours pass in minutes. Back-off
+and time-outs stay as they are, so errors per second seem as much rarer: an alert on a rate is
+harder to fire here than in life. `make alert-faults SPEED=1` takes about two hours and changes no
+clock.
 
 | alert | severity | fault | labels | fired after | speed | run |
 |---|---|---|---|---|---|---|

@@ -14,6 +14,7 @@ import yaml
 from finetune_api.names import SERVING_LABEL
 from finetune_api.protocol.serving import REPORT_PORT
 from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.render.front import render_front
 from kit.cluster.chart import CHART, Objects, Render, RenderError
 
@@ -726,11 +727,14 @@ def test_pod_monitor_finds_fronts_and_servers_and_lets_them_name_no_namespace(
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["team-a"]}
     (selector,) = monitor["spec"]["selector"]["matchExpressions"]
     (scraped,) = monitor["spec"]["podMetricsEndpoints"]
-    front = render_front("team-a", [], [], OperatorConfig())["spec"]["template"]
+    recording = Recording(uris=("s3://traffic",), secrets=())
+    front = render_front("team-a", [], [], OperatorConfig(), recording)["spec"]["template"]
     assert selector == {"key": SERVING_LABEL, "operator": "Exists"}
     assert SERVING_LABEL in front["metadata"]["labels"]
     (port,) = front["spec"]["containers"][0]["ports"]
     assert (port["name"], port["containerPort"]) == (scraped["port"], REPORT_PORT)
+    (recorder,) = front["spec"]["initContainers"]
+    assert [each["name"] for each in recorder["ports"]] == [scraped["port"]]
     # What they say of themselves must not take the place of what Prometheus knows.
     assert not scraped.get("honorLabels")
     job = "/".join(monitor["metadata"][key] for key in ("namespace", "name"))
