@@ -195,7 +195,9 @@ def test_changed_traffic_is_told_with_its_signal_and_nothing_that_anybody_else_m
         ({"goal": "0.9", "numPeople": 3}, None),
     ],
 )
-def test_an_interval_below_the_goal_is_told_whatever_else_the_endpoint_does(quality, told) -> None:
+def test_an_interval_below_the_goal_is_told_whatever_else_the_endpoint_does(
+    quality: dict[str, Any], told: float | None
+) -> None:
     world = serving()
     fail_second(world)
     world.run()
