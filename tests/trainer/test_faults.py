@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from kit.cluster.faults import fault
 from kit.processes.eventually import eventually
@@ -76,6 +79,49 @@ def test_lack_of_memory_halves_the_micro_batch_and_keeps_the_global_batch(
     recipe = json.loads((workbench.run_folder / "adapter" / "run.json").read_text())["recipe"]
     assert (recipe["global_batch_size"], recipe["micro_batch_size"]) == (4, 2)
     assert recipe["out_of_memory_at"] == run.result["outOfMemoryAt"] == 4
+
+
+def test_training_that_is_not_finite_ends_and_keeps_the_checkpoints_before(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    workbench = untrained(undisturbed[0], tmp_path / "run", {"checkpoint": {"everySteps": 2}})
+    workbench.env = fault("not-finite", tmp_path / "mark", rank=0, steps=[5, 6, 7])
+    run = workbench.run("train")
+    assert (run.exit_code, run.termination["failureClass"]) == (64, "UserError"), run.messages
+    assert (run.termination["reason"], run.termination["rank"]) == ("Diverged", 0)
+    assert "at step 6 of 12: the loss of rank 0 is not finite" in run.failure["message"]
+    assert "learning rate 0.01" in run.failure["message"]
+    # That of step 6 itself is not among them, though two steps were yet to come.
+    assert workbench.stored_steps() == [2, 4]
+
+
+def test_a_single_step_that_is_not_finite_changes_no_weight(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    workbench = untrained(undisturbed[0], tmp_path / "run", {})
+    workbench.env = fault("not-finite", tmp_path / "mark", rank=0, steps=[4, 7])
+    run = workbench.run_to("train")
+    assert "step 5 changes no weight: the loss of rank 0 is not finite" in run.messages
+    losses = workbench.losses()
+    assert [i for i, loss in enumerate(losses) if math.isnan(loss)] == [4, 7]
+    saved = load_file(workbench.run_folder / "adapter" / "adapter_model.safetensors")
+    assert all(bool(torch.isfinite(weight).all()) for weight in saved.values())
+    record = json.loads((workbench.run_folder / "adapter" / "run.json").read_text())
+    assert "NaN" not in json.dumps(record)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core runs one rank")
+@pytest.mark.parametrize("strategy", ["DDP", "ZeRO2"])
+def test_all_ranks_end_by_what_one_of_them_finds(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path, strategy: str
+) -> None:
+    change = {**SHORT, "resources": {"gpusPerNode": 2, "strategy": strategy}}
+    workbench = untrained(undisturbed[0], tmp_path / "run", change)
+    workbench.env = fault("not-finite", tmp_path / "mark", rank=1, steps=[1, 2, 3])
+    run = workbench.run("train")
+    assert (run.exit_code, run.termination["reason"]) == (64, "Diverged"), run.messages
+    assert run.termination["rank"] == 1
+    assert "at step 2 of 4: the loss of rank 1 is not finite" in run.failure["message"]
 
 
 def test_a_stop_before_the_first_step_is_not_kept_waiting_by_ranks(

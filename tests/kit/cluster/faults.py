@@ -15,7 +15,8 @@ def fault(kind: str, mark: Path, **details: Any) -> dict[str, str]:
 
     Args:
         kind: ``import`` (``module``), ``loader`` or ``collective`` (``rank``, ``step``), ``memory``
-            (``fits``: examples per forward pass), ``answers`` (``answers``: batches before it
+            (``fits``: examples per forward pass), ``not-finite`` (``rank``, ``steps``: steps done
+            before those whose loss is NaN), ``answers`` (``answers``: batches before it
             hangs).
         mark: File that is written to when it has.
         details: See ``kind``.

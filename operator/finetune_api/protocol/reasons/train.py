@@ -9,6 +9,12 @@ TRAIN = {
         "No rank makes a step; all wait for each other, or for another node.",
         "Read the stacks that the message names; look at the fabric between the nodes.",
     ),
+    "Diverged": _Help(
+        "Loss or gradient was not finite in three steps in a row. The job is not retried: it would "
+        "repeat the same steps. Checkpoints before them are kept.",
+        "Create a job with a lower `learningRate`, or `precision: Float32`; `initFrom` can begin "
+        "at a checkpoint. If the step differs each time, check the rank's GPU.",
+    ),
     "GPUNotVisible": _Help(
         "The pod asked for GPUs and sees fewer.", "Check device plugin, driver and CUDA build."
     ),

@@ -31,7 +31,7 @@ class HangingImport(MetaPathFinder):
 
 
 def break_ranks() -> None:
-    """Have a rank hang, or run out of memory, from some step on."""
+    """Have a rank hang, run out of memory or diverge, at or from some step on."""
     from finetune_trainer.train.ranks import sft
 
     build_trainer = sft.build_trainer
@@ -62,6 +62,11 @@ def break_ranks() -> None:
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
             return compute_loss(*arguments, **named)
 
+        def compute_or_diverge(*arguments: Any, **named: Any) -> Any:
+            loss = compute_loss(*arguments, **named)
+            is_wrong = trainer.model.training and trainer.state.global_step in FAULT["steps"]
+            return loss * float("nan") if is_wrong and rank == FAULT["rank"] else loss
+
         if FAULT["kind"] == "loader":
             # The attributes of its class stay in sight of those who ask for them.
             trainer.data_collator = type(
@@ -74,6 +79,8 @@ def break_ranks() -> None:
             )()
         elif FAULT["kind"] == "collective":
             trainer.compute_loss = compute_or_wait
+        elif FAULT["kind"] == "not-finite":
+            trainer.compute_loss = compute_or_diverge
         else:
             trainer.compute_loss = compute_or_fail
         return trainer
@@ -99,8 +106,9 @@ def break_workers() -> None:
 match FAULT.get("kind"):
     case "import" if "finetune_trainer" in sys.orig_argv:
         sys.meta_path.insert(0, HangingImport())
-    case "loader" | "collective" | "memory" if "--module" not in sys.orig_argv and any(
-        "ranks.worker" in word or "ranks/worker" in word for word in sys.orig_argv
+    case "loader" | "collective" | "memory" | "not-finite" if (
+        "--module" not in sys.orig_argv
+        and any("ranks.worker" in word or "ranks/worker" in word for word in sys.orig_argv)
     ):
         break_ranks()
     case "answers" if "finetune_trainer.evaluate.inference.worker" in sys.orig_argv:

@@ -23,6 +23,7 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.rows import other_answer
 from finetune_trainer.errors import DataError
 from finetune_trainer.model.encoding import IGNORED, ChatTokenizer
+from finetune_trainer.train.ranks.callbacks.divergence import WatchedSteps
 from finetune_trainer.train.ranks.sft import silence, training_arguments
 from finetune_trainer.train.ranks.validation import ExactValidation, LoraPlus
 from finetune_trainer.train.recipe.recipe import Recipe
@@ -139,7 +140,7 @@ def build_trainer(
     return trainer
 
 
-class PairTrainer(ExactValidation, LoraPlus, DPOTrainer):  # type: ignore[misc]
+class PairTrainer(ExactValidation, LoraPlus, WatchedSteps, DPOTrainer):  # type: ignore[misc]
     """DPO over tokenised pairs."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
@@ -204,7 +205,7 @@ class OddsRatioTrainer(PairTrainer):
         self._metrics[mode]["num_tokens"] = [self._total_train_tokens]
 
 
-class KtoTrainer(ExactValidation, LoraPlus, KTOTrainer):  # type: ignore[misc]
+class KtoTrainer(ExactValidation, LoraPlus, WatchedSteps, KTOTrainer):  # type: ignore[misc]
     """KTO over tokenised answers with a verdict."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerControl
 from trl import SFTTrainer
 
+from finetune_trainer.train.ranks.callbacks.divergence import WatchedSteps
 from finetune_trainer.train.recipe.selection import VALIDATION_ERROR, VALIDATION_LOSS
 from finetune_trainer.train.recipe.validation import estimate_standard_error
 
@@ -128,5 +129,5 @@ class LoraPlus(Trainer):  # type: ignore[misc]
         return optimizer
 
 
-class SupervisedTrainer(ExactValidation, LoraPlus, SFTTrainer):  # type: ignore[misc]
-    """TRL's SFTTrainer with exact validation and LoRA+."""
+class SupervisedTrainer(ExactValidation, LoraPlus, WatchedSteps, SFTTrainer):  # type: ignore[misc]
+    """TRL's SFTTrainer with exact validation, LoRA+ and watched steps."""

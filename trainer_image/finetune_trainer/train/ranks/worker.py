@@ -130,6 +130,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
         emit_adapter_warnings(emit, method.adapter, model, lora)
     with suppress(TrainingIsOver):
         train_durably(trainer, plan, watchers)
+    watchers.finite.raise_if_diverged(total_steps=recipe.total_steps)
     watchers.stop.raise_if_stopped(total_steps=recipe.total_steps)
     selection = watchers.chosen.hand_over(Path(plan.final_dir))
     if rank == 0:
@@ -139,7 +140,10 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
 
 
 def _leave_failure(plan: WorkerPlan, rank: int, failure: TrainerError, *, lost_peer: bool) -> None:
-    record = {**failure_record(failure), "rank": rank, "lost_peer": lost_peer}
+    # All ranks may have ended because of one of them.
+    cause = getattr(failure, "rank", None)
+    blamed = rank if cause is None else cause
+    record = {**failure_record(failure), "rank": blamed, "lost_peer": lost_peer}
     leave_record(_record_path(plan, rank), record)
 
 

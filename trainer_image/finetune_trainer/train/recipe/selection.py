@@ -122,9 +122,14 @@ def validation_status(validations: Sequence[Validation]) -> ValidationStatus | N
 def draw_curve(history: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
     """Return the losses over the steps: ``train`` and ``validation``, pairs of step and loss.
 
-    Training losses are averaged to at most :data:`CURVE_POINTS` points.
+    Training losses are averaged to at most :data:`CURVE_POINTS` points; those that are not finite
+    are left out.
     """
-    logged = [(int(e["step"]), float(e["loss"])) for e in history if "loss" in e]
+    logged = [
+        (int(e["step"]), float(e["loss"]))
+        for e in history
+        if "loss" in e and math.isfinite(e["loss"])
+    ]
     width = max(1, math.ceil(len(logged) / CURVE_POINTS))
     groups = [logged[i : i + width] for i in range(0, len(logged), width)]
     return {

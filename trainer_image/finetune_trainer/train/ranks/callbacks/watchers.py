@@ -16,6 +16,7 @@ from finetune_trainer.train.parent.beats import BeatWriter, Phase
 from finetune_trainer.train.parent.launch import STOP_FLAG
 from finetune_trainer.train.parent.outbox import Outbox, decide_budget
 from finetune_trainer.train.ranks.callbacks.chosen import ChosenStep
+from finetune_trainer.train.ranks.callbacks.divergence import FiniteSteps
 from finetune_trainer.train.ranks.callbacks.heartbeat import Heartbeat, SaveClock
 from finetune_trainer.train.ranks.callbacks.progress import CurveWriter, StopRequest, TokenCount
 from finetune_trainer.train.ranks.durable import DurableCheckpoints
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 class Watchers:
     """The callbacks of a rank; only rank 0 writes the curve."""
 
+    finite: FiniteSteps
     heartbeat: Heartbeat
     curve: CurveWriter | None
     clock: SaveClock
@@ -43,11 +45,12 @@ class Watchers:
     def as_callbacks(self) -> list[TrainerCallback]:
         """Return them in the order in which they are to be called."""
         curve = [self.curve] if self.curve else []
-        watching = [self.heartbeat, *curve, self.isolation, self.clock]
+        watching = [self.finite, self.heartbeat, *curve, self.isolation, self.clock]
         return [*watching, self.tokens, self.checkpoints, self.chosen, self.stop]
 
     def attach(self, trainer: Trainer) -> None:
         """Name the trainer to those that look at its model."""
+        self.finite.attach(trainer)
         self.chosen.attach(trainer)
         self.isolation.attach(trainer)
         self.tokens.attach(trainer)
@@ -92,6 +95,7 @@ def make_watchers(
         tell=emit.message if rank == 0 else ignore_message,
     )
     return Watchers(
+        finite=FiniteSteps(emit.message if rank == 0 else ignore_message),
         heartbeat=Heartbeat(beats),
         curve=CurveWriter(curve, emit, resumed_from=plan.resume_step) if rank == 0 else None,
         clock=clock,
