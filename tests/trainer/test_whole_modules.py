@@ -94,3 +94,21 @@ def test_only_narrow_modules_without_other_copies_are_widened(
     model = get_peft_model(base, build_lora_config(adapter, base))
     assert train_in_float32(model, adapter=kind, strategy=strategy) == num_widened
     assert train_in_float32(make_base(dtype), adapter=kind, strategy=strategy) == 0
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_every_weight_beside_a_4_bit_base_moves_at_the_rates_of_adapters(tmp_path: Path) -> None:
+    base = make_base(torch.bfloat16)
+    base.is_loaded_in_4bit = True  # so that TRL makes the adapter bfloat16
+    setup = Setup(use_gpu=False, adapter="QLoRA", rank=4, dropout=False)
+    trainer = make_trainer(Case(family="llama", rows=2, length=8, setup=setup), base, tmp_path)
+    base.is_loaded_in_4bit = False  # else transformers asks bitsandbytes for its size
+    trainer.args.learning_rate, trainer.args.warmup_steps = 2.9e-5, 0
+    weights = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+    for weight in weights.values():
+        torch.nn.init.normal_(weight, std=0.02)  # as after some training: B begins at 0
+    before = {name: weight.detach().clone() for name, weight in weights.items()}
+    trainer.train()
+    unmoved = sum(int((weights[name] == old).sum()) for name, old in before.items())
+    assert unmoved / sum(old.numel() for old in before.values()) < 0.01
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}

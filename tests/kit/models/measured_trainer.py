@@ -87,7 +87,8 @@ def _make_job(setup: Setup) -> Any:
             "model": {"uri": "file:///m"},
             "dataset": {"sources": [{"uri": "file:///d"}]},
             "output": {"uri": "file:///o"},
-            "resources": {"gpusPerNode": 1 if setup.use_gpu else 0},
+            # The API takes QLoRA with GPUs alone; where it trains is the recipe's matter.
+            "resources": {"gpusPerNode": 1 if setup.use_gpu or setup.adapter == "QLoRA" else 0},
             "hyperparameters": {"maxSteps": 2},
             "method": {"adapter": adapter},
         },

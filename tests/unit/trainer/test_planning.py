@@ -123,6 +123,16 @@ def test_modules_that_are_trained_whole_are_counted_with_their_states() -> None:
     assert whole.optimizer - plain.optimizer == 8 * size
 
 
+def test_the_adapter_of_a_4_bit_base_is_cast_where_it_is_float32() -> None:
+    model = architecture(LLAMA_8B)
+    setup = Setup(adapter="QLoRA", world_size=2, strategy="DDP")
+    float32, bfloat16 = (
+        estimate_training(model, replace(setup, strategy=strategy), BATCH).activations
+        for strategy in ("DDP", "FSDP2")
+    )
+    assert float32 - bfloat16 == 2 * count_adapter(model, setup)
+
+
 def test_experts_that_no_adapter_reaches_add_nothing_to_it() -> None:
     stacked = {**MIXTRAL, "model_type": "gpt_oss"}
     bare = Setup(dropout=False)

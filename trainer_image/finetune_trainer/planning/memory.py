@@ -20,7 +20,14 @@ from finetune_trainer.planning.activations import (
     scores_bytes,
 )
 from finetune_trainer.planning.architecture import Architecture
-from finetune_trainer.planning.setup import BFLOAT16, FLOAT32, NF4_BYTES, Batch, Setup
+from finetune_trainer.planning.setup import (
+    BFLOAT16,
+    FLOAT32,
+    NF4_BYTES,
+    Batch,
+    Setup,
+    trains_in_float32,
+)
 
 ADAM_STATES = 2
 """AdamW keeps two float32 values for every trained weight."""
@@ -205,7 +212,9 @@ def _activation_bytes(model: Architecture, setup: Setup, batch: Batch) -> tuple[
     if setup.bfloat16 and setup.is_full:
         linear = sum(each.count * each.width_in * each.width_out for each in model.linears)
         casts = BFLOAT16 * (linear + model.num_expert_parameters)
-    elif setup.bfloat16 and setup.adapter != "QLoRA":
+    elif setup.bfloat16 and (
+        setup.adapter != "QLoRA" or trains_in_float32(setup.adapter, setup.strategy)
+    ):
         casts = BFLOAT16 * count_adapter(model, setup)
     if setup.adapter == "DoRA" and setup.bfloat16 and setup.dropout:
         # PEFT runs the dropped input through float32 copies of the adapted weights.

@@ -80,7 +80,7 @@ class Setup:
     @property
     def whole_bytes(self) -> int:
         """Bytes of a weight of a module that is trained whole beside an adapter."""
-        return FLOAT32 if widens_whole(self.adapter, self.strategy) else self.value_bytes
+        return FLOAT32 if trains_in_float32(self.adapter, self.strategy) else self.value_bytes
 
     @property
     def noise_bytes(self) -> int:
@@ -88,11 +88,11 @@ class Setup:
         return 1 if self.use_gpu else FLOAT32
 
 
-def widens_whole(adapter: str, strategy: str) -> bool:
-    """Whether whole modules beside an adapter are held in float32.
+def trains_in_float32(adapter: str, strategy: str) -> bool:
+    """Whether weights that are trained beside a frozen base are held in float32.
 
-    DeepSpeed keeps its own copies, FSDP2 takes one type, and TRL holds a 4-bit base's adapter in
-    bfloat16.
+    DeepSpeed keeps float32 copies of its own. FSDP2 takes one type, and 4-bit weights that it can
+    shard are stored as bfloat16.
     """
     if strategy in MASTER_STRATEGIES:
         return False

@@ -1,8 +1,9 @@
-"""Trains whole modules beside an adapter in float32.
+"""Holds the weights that are trained beside a frozen base in float32.
 
-PEFT copies ``modulesToSave`` in their own type. A bfloat16 weight cannot move by less than about a
-256th of itself, so a norm's weights would never move at an adapter's rate. Computation stays in
-bfloat16 under autocast.
+A bfloat16 weight cannot move by less than about a 256th of itself. PEFT copies ``modulesToSave`` in
+their own type, and TRL makes the adapter of a 4-bit base bfloat16: at an adapter's rate a norm's
+weights would never move, and half of the adapter's would not. Computation stays in bfloat16 under
+autocast.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ from typing import Any
 import torch
 from peft.utils.other import ModulesToSaveWrapper
 
-from finetune_trainer.planning.setup import widens_whole
+from finetune_trainer.planning.setup import trains_in_float32
 
 NARROW = (torch.bfloat16, torch.float16)
 
 
 def train_in_float32(model: torch.nn.Module, *, adapter: str, strategy: str) -> int:
-    """Hold the trained copies of whole modules in float32, before there is an optimiser.
+    """Hold trained weights beside a base in float32, before there is an optimiser.
 
     Returns:
-        Modules that were of a narrower type.
+        Whole modules that were of a narrower type.
     """
-    if not widens_whole(adapter, strategy):
+    if not trains_in_float32(adapter, strategy):
         return 0
     wrappers = [each for each in model.modules() if isinstance(each, ModulesToSaveWrapper)]
-    return sum(_widen(wrapper) for wrapper in wrappers)
+    num_widened = sum(_widen(wrapper) for wrapper in wrappers)
+    if adapter == "QLoRA":  # PEFT itself holds every other adapter in float32
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.dtype in NARROW:
+                parameter.data = parameter.data.float()
+    return num_widened
 
 
 def _widen(wrapper: ModulesToSaveWrapper) -> bool:
