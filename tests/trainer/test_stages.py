@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -176,6 +177,17 @@ def test_other_adapter_types_train_and_evaluate(bench: Callable[..., Workbench],
             "QLoRANeedsGPU",
             ["QLoRA", "LoRA"],
             id="QLoRA on CPU is refused",
+        ),
+        pytest.param(
+            {"hyperparameters": {"optimizer": "AdamW8bit"}},
+            "train",
+            64,
+            "OptimizerUnavailable",
+            ["hyperparameters.optimizer AdamW8bit", "bitsandbytes", "Adafactor"],
+            id="states in 8 bits without their library are refused",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("bitsandbytes") is not None, reason="it is installed"
+            ),
         ),
         pytest.param(
             {"model": {"uri": "file:///nowhere/model"}},

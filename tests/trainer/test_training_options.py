@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from kit.processes.eventually import eventually
-from kit.processes.stages import Workbench, kill_group
+from kit.processes.stages import Workbench, kill_group, merge
 
 FORMATS = ["Adapter", "Merged"]
 OPTIONS = {
@@ -23,8 +23,12 @@ OPTIONS = {
 }
 
 
-def test_noise_lora_plus_and_whole_modules_survive_a_kill(bench: Callable[..., Workbench]) -> None:
-    whole, killed = bench(OPTIONS), bench({**OPTIONS, "output": {"formats": FORMATS}})
+@pytest.mark.parametrize("optimizer", ["AdamW", "Adafactor"])
+def test_noise_lora_plus_and_whole_modules_survive_a_kill(
+    bench: Callable[..., Workbench], optimizer: str
+) -> None:
+    options = merge(OPTIONS, {"hyperparameters": {"optimizer": optimizer}})
+    whole, killed = bench(options), bench({**options, "output": {"formats": FORMATS}})
     whole.run_to("prepare")
     expected = whole.run_to("train").result["sha256"]
     killed.run_to("prepare")

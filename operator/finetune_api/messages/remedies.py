@@ -22,22 +22,60 @@ SYNONYMS = METRIC_SYNONYMS | {
     **dict.fromkeys(("json", "jsonl"), "Auto"),
     **dict.fromkeys(("txt", "raw", "plain"), "Text"),
     **dict.fromkeys(("pairwise", "comparison"), "Preference"),
+    **dict.fromkeys(
+        (
+            "adam",
+            "adamw_torch",
+            "adamw_torch_fused",
+            "adamw_hf",
+            "adamw_32bit",
+            "paged_adamw_32bit",
+        ),
+        "AdamW",
+    ),
+    **dict.fromkeys(
+        (
+            "adam8bit",
+            "adamw_8bit",
+            "adamw_bnb_8bit",
+            "adamw_torch_8bit",
+            "adamw-8bit",
+            "8bit-adam",
+            "paged_adamw_8bit",
+            "pagedadamw8bit",
+        ),
+        "AdamW8bit",
+    ),
+    **dict.fromkeys(("adafactor_torch", "factored"), "Adafactor"),
 }
 """Words of other tools, in lower case, and the value of ours that they mean."""
 
 REINFORCEMENT = frozenset(("grpo", "ppo", "rlhf", "rloo", "dapo", "gspo", "reinforce", "rl"))
+OTHER_OPTIMIZERS = frozenset(
+    ("lion", "lion_8bit", "lion_32bit", "paged_lion_8bit", "sgd", "muon", "lomo", "adalomo",
+     "sophia", "galore_adamw", "apollo_adamw", "schedule_free_adamw", "ademamix", "rmsprop")
+)  # fmt: skip
+OFFERED_OPTIMIZERS = (
+    "it is not offered; AdamW is the default, AdamW8bit and Adafactor need less memory at the same "
+    "learning rate"
+)
 NO_REINFORCEMENT = (
     "reinforcement learning is not offered; SFT learns from examples, and DPO, KTO and ORPO learn "
     "from preferences"
 )
 
 _FIXED = {
-    "optimizer": "the optimizer is AdamW and cannot be chosen; its settings are learningRate, "
-    "weightDecay and maxGradNorm in spec.hyperparameters",
+    "optimizer": "write hyperparameters: {optimizer: AdamW}, AdamW8bit or Adafactor; its settings "
+    "are learningRate, weightDecay and maxGradNorm beside it",
     "precision": "the precision follows from the hardware and cannot be chosen",
     "loadin4bit": "write method: {adapter: {type: QLoRA}} for a base model in 4 bits",
 }
-_OTHER_NAMES = {"optim": "optimizer", "fp16": "precision", "bf16": "precision"}
+_OTHER_NAMES = {
+    "optim": "optimizer",
+    "optimiser": "optimizer",
+    "fp16": "precision",
+    "bf16": "precision",
+}
 _PLACES = ("path", "file", "files", "uri", "url", "name", "data", "id")
 """Words that people write for the address of a model or a data set."""
 _HUB_PAGE = re.compile(r"https?://huggingface\.co/((datasets/)?[^/?#]+/[^/?#]+)")
@@ -76,6 +114,8 @@ def synonym_of(value: object, allowed: list[str]) -> str:
     word = str(value).lower()
     if word in REINFORCEMENT and "ORPO" in allowed:
         return f"; {NO_REINFORCEMENT}"
+    if word in OTHER_OPTIMIZERS and "Adafactor" in allowed:
+        return f"; {OFFERED_OPTIMIZERS}"
     meant = SYNONYMS.get(word)
     return f"; did you mean {meant}?" if meant in allowed else ""
 

@@ -151,6 +151,7 @@ FULL_SPEC: dict[str, Any] = {
         "scheduler": "Linear",
         "weightDecay": "0.01",
         "maxGradNorm": "1.0",
+        "optimizer": "AdamW",
         "precision": "Float32",
         "activationCheckpointing": "Off",
         "seed": 1,
@@ -1495,6 +1496,13 @@ CASES: tuple[Case, ...] = (
         "neftuneNoiseAlpha does not fit method.packing On",
     ),
     bad("LoRA+ that slows B", {f"{HYPER}.loraPlusRatio": "0.5"}, "loraPlusRatio must be at least"),
+    good("states in 8 bits", {f"{HYPER}.optimizer": "AdamW8bit"}),
+    bad("an optimiser of no library", {f"{HYPER}.optimizer": "Lion"}, "Unsupported value"),
+    bad(
+        "factored states of sharded weights",
+        {f"{HYPER}.optimizer": "Adafactor", "spec.resources.strategy": "FSDP2"},
+        "need whole weights on each GPU",
+    ),
     bad(
         "LoRA+ without an adapter",
         {f"{HYPER}.loraPlusRatio": "16", "spec.method.adapter.type": "Full"},

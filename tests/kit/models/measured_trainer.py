@@ -89,7 +89,7 @@ def _make_job(setup: Setup) -> Any:
             "output": {"uri": "file:///o"},
             # The API takes QLoRA with GPUs alone; where it trains is the recipe's matter.
             "resources": {"gpusPerNode": 1 if setup.use_gpu or setup.adapter == "QLoRA" else 0},
-            "hyperparameters": {"maxSteps": 2},
+            "hyperparameters": {"maxSteps": 2, "optimizer": setup.optimizer},
             "method": {"adapter": adapter},
         },
     }

@@ -123,6 +123,23 @@ def test_modules_that_are_trained_whole_are_counted_with_their_states() -> None:
     assert whole.optimizer - plain.optimizer == 8 * size
 
 
+def test_states_need_what_their_optimizer_keeps() -> None:
+    model, size = architecture(LLAMA_8B), 8_030_261_248
+    embedding = 128256 * 4096
+
+    def states(optimizer: str, adapter: str = "Full") -> int:
+        setup = Setup(adapter=adapter, optimizer=optimizer)
+        return estimate_training(model, setup, BATCH).optimizer
+
+    assert states("AdamW") == 8 * size
+    assert states("AdamW8bit") == int(2.03125 * (size - embedding)) + 8 * embedding
+    assert states("Adafactor") < size / 500
+    assert states("AdamW8bit", "LoRA") == int(2.03125 * 41_943_040)
+    # A step of Adafactor holds two images of the largest matrix beside all gradients.
+    full = Setup(adapter="Full", optimizer="Adafactor", checkpointing=True)
+    assert estimate_training(model, full, BATCH).activations >= 8 * embedding
+
+
 def test_the_adapter_of_a_4_bit_base_is_cast_where_it_is_float32() -> None:
     model = architecture(LLAMA_8B)
     setup = Setup(adapter="QLoRA", world_size=2, strategy="DDP")

@@ -205,7 +205,18 @@ def test_base_too_large_for_one_gpu_is_sharded() -> None:
     ("change", "model", "rows", "remedies"),
     [
         ({}, HUGE, 80, ["QLoRA", "4 such GPUs"]),
-        ({"method": {"adapter": {"type": "Full"}}}, LARGE, 80, ["type LoRA", "4 such GPUs"]),
+        (
+            {"method": {"adapter": {"type": "Full"}}},
+            LARGE,
+            80,
+            ["optimizer: Adafactor", "type LoRA", "4 such GPUs"],
+        ),
+        (
+            {"method": {"adapter": {"type": "Full"}}, "hyperparameters": {"microBatchSize": 1}},
+            LARGE,
+            1024,
+            ["optimizer: Adafactor, and leave microBatchSize"],
+        ),
         ({"hyperparameters": {"maxSequenceLength": 131072}}, LARGE, 131072, ["maxSequenceLength"]),
         (
             {"hyperparameters": {"microBatchSize": 8, "maxSequenceLength": 16384}},
@@ -224,6 +235,20 @@ def test_what_cannot_fit_is_refused_with_what_would_fit(
     assert caught.value.reason == "ModelDoesNotFit"
     for remedy in remedies:
         assert remedy in caught.value.message
+
+
+def test_all_weights_of_8_billion_fit_one_gpu_without_moments() -> None:
+    change = {
+        "method": {"adapter": {"type": "Full"}},
+        "hyperparameters": {"optimizer": "Adafactor"},
+    }
+    rows = DataShape(num_rows=480, num_tokens=480_000, mean_tokens=1000, longest_tokens=1024)
+    h100 = Hardware(num_gpus=1, memory_bytes=79 * GIB, supports_bfloat16=True, num_cpus=16)
+    recipe = decide(change, model=LARGE, data=rows, hardware=h100, use_gpu=True)
+    assert recipe.estimated_memory_bytes < 0.85 * h100.memory_bytes
+    # Gradients that wait for another forward pass would not fit beside its activations.
+    assert recipe.accumulation_steps == 1
+    assert find_warnings(recipe, rows) == []
 
 
 def test_a_higher_rank_needs_more_memory() -> None:

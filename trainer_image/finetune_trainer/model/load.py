@@ -154,17 +154,30 @@ def _quantization(dtype: torch.dtype, *, shardable: bool) -> BitsAndBytesConfig:
     )
 
 
-def require_bitsandbytes(image: str | None = None) -> None:
-    """Raise ``UserError`` if bitsandbytes is missing; ``image`` is the job's trainer image."""
+def require_bitsandbytes(
+    image: str | None = None,
+    *,
+    reason: str = "QuantizationUnavailable",
+    setting: str = "method.adapter.type QLoRA",
+    instead: str = "LoRA",
+) -> None:
+    """Raise ``UserError`` if bitsandbytes is missing.
+
+    Args:
+        image: The job's trainer image.
+        reason: Reason of the error.
+        setting: Field and value that need it.
+        instead: Value that does without.
+    """
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes") is None:
         where = f"trainer.image {image}" if image else "this trainer image or environment"
         raise UserError(
-            "QuantizationUnavailable",
-            f"method.adapter.type QLoRA needs bitsandbytes, which {where} does not have; use the "
-            "operator's own trainer image, add bitsandbytes to yours (locally: pip install "
-            "'finetune-operator[quantization]'), or use LoRA",
+            reason,
+            f"{setting} needs bitsandbytes, which {where} does not have; use the operator's own "
+            "trainer image, add bitsandbytes to yours (locally: pip install "
+            f"'finetune-operator[quantization]'), or use {instead}",
         )
 
 

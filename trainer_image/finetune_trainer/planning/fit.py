@@ -26,6 +26,8 @@ even then is refused."""
 PADDING_FREE_TOKENS = 4096
 """Longest flattened row for which SDPA's block-diagonal mask is cheaper than padding."""
 SIGMAS = 6
+LIGHTER_OPTIMIZERS = ("AdamW8bit", "Adafactor")
+"""Optimisers by the memory that they need, less than AdamW and falling."""
 GIB = 2**30
 
 
@@ -107,9 +109,25 @@ def find_fit(
     Raises:
         UserError: Nothing fits; the message says what would.
     """
+    fit = _choose(model, setup, asked, lengths, per_rank=per_rank, available=available)
+    if fit.memory.total <= DOUBT * available:
+        return fit
+    lighter = _find_lighter_optimizer(model, fit, asked, lengths, per_rank=per_rank)
+    raise UserError("ModelDoesNotFit", _explain(model, fit, asked, lengths, lighter=lighter))
+
+
+def _choose(
+    model: Architecture,
+    setup: Setup,
+    asked: Asked,
+    lengths: Lengths,
+    *,
+    per_rank: int,
+    available: int,
+) -> Fit:
+    """Return the fastest way that leaves room, else the one that needs the least memory."""
     smallest: Fit | None = None
-    for candidate in _candidates(setup, asked, lengths, per_rank):
-        micro, tried = candidate
+    for micro, tried in _candidates(setup, asked, lengths, per_rank):
         memory = estimate_training(model, tried, largest_batch(micro, tried, lengths))
         fit = Fit(micro=micro, setup=tried, memory=memory, available=available)
         if not fit.is_tight:
@@ -117,9 +135,22 @@ def find_fit(
         if smallest is None or memory.total < smallest.memory.total:
             smallest = fit
     assert smallest is not None
-    if smallest.memory.total <= DOUBT * available:
-        return smallest
-    raise UserError("ModelDoesNotFit", _explain(model, smallest, asked, lengths))
+    return smallest
+
+
+def _find_lighter_optimizer(
+    model: Architecture, fit: Fit, asked: Asked, lengths: Lengths, *, per_rank: int
+) -> str:
+    """Return the optimiser by which all weights could be trained; empty if there is none."""
+    if not fit.setup.is_full or asked.strategy not in (None, "DDP"):
+        return ""
+    free = replace(asked, micro=None, checkpointing=None, strategy="DDP")
+    for name in LIGHTER_OPTIMIZERS:
+        tried = replace(fit.setup, optimizer=name)
+        chosen = _choose(model, tried, free, lengths, per_rank=per_rank, available=fit.available)
+        if not chosen.is_tight:
+            return name
+    return ""
 
 
 def largest_batch(micro: int, setup: Setup, lengths: Lengths) -> Batch:
@@ -142,7 +173,8 @@ def _candidates(
     strategies = [asked.strategy] if asked.strategy else ["DDP"]
     if asked.strategy is None and setup.use_gpu and setup.world_size > 1:
         # Weights in 4 bits are placed whole on each GPU when they are loaded.
-        strategies += ["FSDP2"] if setup.adapter != "QLoRA" else []
+        is_shardable = setup.adapter != "QLoRA" and setup.optimizer == "AdamW"
+        strategies += ["FSDP2"] if is_shardable else []
     recomputing = [False, True] if asked.checkpointing is None else [asked.checkpointing]
     for strategy in strategies:
         for checkpointing in recomputing:
@@ -194,7 +226,7 @@ def _is_padding_free(setup: Setup, asked: Asked, lengths: Lengths, micro: int) -
     return setup.attention == "flash" or micro * lengths.mean <= PADDING_FREE_TOKENS
 
 
-def _explain(model: Architecture, fit: Fit, asked: Asked, lengths: Lengths) -> str:
+def _explain(model: Architecture, fit: Fit, asked: Asked, lengths: Lengths, *, lighter: str) -> str:
     memory, setup = fit.memory, fit.setup
     parts = ", ".join(
         f"{name} {value / GIB:.1f}"
@@ -202,16 +234,19 @@ def _explain(model: Architecture, fit: Fit, asked: Asked, lengths: Lengths) -> s
         if name != "total" and value >= 0.05 * GIB
     )
     device = "GPU" if setup.use_gpu else "process"
+    remedies = _remedies(model, fit, asked, lengths, lighter=lighter)
     return (
         f"the model ({model.num_parameters / 1e9:.1f} billion parameters) does not fit: at "
         f"microBatchSize {fit.micro}, rows of {lengths.largest_row} tokens and {setup.strategy} "
         f"with activation checkpointing {'on' if setup.checkpointing else 'off'} one {device} "
         f"needs about {memory.total / GIB:.1f} GiB ({parts}) and has "
-        f"{fit.available / GIB:.1f} GiB; {'; or '.join(_remedies(model, fit, asked, lengths))}"
+        f"{fit.available / GIB:.1f} GiB; {'; or '.join(remedies)}"
     )
 
 
-def _remedies(model: Architecture, fit: Fit, asked: Asked, lengths: Lengths) -> list[str]:
+def _remedies(
+    model: Architecture, fit: Fit, asked: Asked, lengths: Lengths, *, lighter: str
+) -> list[str]:
     """List changes of the job, each tried on the estimate, that would make it fit."""
     setup, found = fit.setup, []
 
@@ -224,6 +259,10 @@ def _remedies(model: Architecture, fit: Fit, asked: Asked, lengths: Lengths) -> 
         found.append("set hyperparameters.microBatchSize: auto")
     if not setup.checkpointing and fits(replace(setup, checkpointing=True)):
         found.append("set hyperparameters.activationCheckpointing: Auto")
+    if lighter:
+        fixes = asked.micro is not None or asked.checkpointing is False
+        rest = ", and leave microBatchSize and activationCheckpointing to us" if fixes else ""
+        found.append(f"set hyperparameters.optimizer: {lighter}{rest}")
     small = replace(setup, checkpointing=True)
     if setup.is_full and fits(replace(small, adapter="LoRA")):
         found.append("train an adapter (method.adapter.type LoRA) instead of all weights")
@@ -234,9 +273,12 @@ def _remedies(model: Architecture, fit: Fit, asked: Asked, lengths: Lengths) -> 
     if setup.use_gpu and setup.adapter != "QLoRA":
         for ranks in (2, 4, 8, 16, 32, 64, 128, 256):
             if ranks > setup.world_size and fits(
-                replace(small, strategy="FSDP2", world_size=ranks)
+                replace(small, strategy="FSDP2", optimizer="AdamW", world_size=ranks)
             ):
-                found.append(f"give it {ranks} such GPUs (resources.gpusPerNode, nodes) with FSDP2")
+                other = "" if setup.optimizer == "AdamW" else " and optimizer AdamW"
+                found.append(
+                    f"give it {ranks} such GPUs (resources.gpusPerNode, nodes) with FSDP2{other}"
+                )
                 break
     row = lengths.largest_row // 2
     while row >= 64 and not fits(small, row=row):

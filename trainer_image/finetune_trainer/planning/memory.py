@@ -20,6 +20,7 @@ from finetune_trainer.planning.activations import (
     scores_bytes,
 )
 from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.optimizers import EMBEDDINGS, state_bytes, step_bytes
 from finetune_trainer.planning.setup import (
     BFLOAT16,
     FLOAT32,
@@ -29,8 +30,6 @@ from finetune_trainer.planning.setup import (
     trains_in_float32,
 )
 
-ADAM_STATES = 2
-"""AdamW keeps two float32 values for every trained weight."""
 HEAD_TOKENS = 4096
 HEAD_COLUMNS = 32768
 """Tile that TRL's fused head computes logits in, allocated in full whatever the vocabulary.
@@ -60,7 +59,7 @@ class Memory:
         weights: Base weights that stay.
         adapter: Adapter weights, and the copies of modules that are trained whole.
         gradients: Of trained weights, with the buckets of the exchange.
-        optimizer: AdamW's states, and the master copies of ZeRO.
+        optimizer: The optimiser's states, and the master copies of ZeRO.
         gathered: Weights that a sharding strategy holds whole for a moment.
         activations: Saved for the backward pass, and its largest temporaries.
         logits: The head's tile and its gradients.
@@ -100,7 +99,11 @@ def estimate_training(model: Architecture, setup: Setup, batch: Batch) -> Memory
     shares = _Shares.of(setup)
     weights = weight_bytes_of(model, setup)
     gradients = int(trained * shares.gradients)
-    optimizer = int(trained * (ADAM_STATES + shares.master) * shares.optimizer)
+    embedded = count_saved(model, setup, among=EMBEDDINGS)
+    if setup.is_full:
+        embedded = model.vocab_size * model.hidden_size
+    states = state_bytes(model, setup, trained=trained, num_embedded=embedded)
+    optimizer = int((states + trained * shares.master) * shares.optimizer)
     activations, logits, gradients = _peak(model, setup, batch, gradients)
     moving = activations + logits
     overhead = CPU_PROCESS
@@ -250,9 +253,9 @@ def _head_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
 
 
 def _peak(model: Architecture, setup: Setup, batch: Batch, gradients: int) -> tuple[int, int, int]:
-    """Return activations, logits and gradients at the worst of three moments.
+    """Return activations, logits and gradients at the worst of four moments.
 
-    They are the head's backward, the last block's, and the end.
+    They are the head's backward, the last block's, the end, and the optimiser's step.
     """
     saved, moment = _activation_bytes(model, setup, batch)
     head = _head_bytes(model, setup, batch)
@@ -266,5 +269,6 @@ def _peak(model: Architecture, setup: Setup, batch: Batch, gradients: int) -> tu
         (saved, head, before),
         (saved + moment, embedding + head_kept, before),
         (0, last, gradients),
+        (step_bytes(model, setup), 0, gradients),
     ]
     return max(moments, key=sum)

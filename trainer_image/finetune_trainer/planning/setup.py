@@ -49,6 +49,7 @@ class Setup:
         padding_free: A micro batch is one row.
         accumulation: More than one backward pass per step.
         strategy: ``DDP``, ``ZeRO2``, ``ZeRO3`` or ``FSDP2``.
+        optimizer: ``AdamW``, ``AdamW8bit`` or ``Adafactor``.
         world_size: Ranks.
         use_gpu: Ranks run on GPUs.
     """
@@ -64,6 +65,7 @@ class Setup:
     padding_free: bool = True
     accumulation: bool = False
     strategy: str = "DDP"
+    optimizer: str = "AdamW"
     world_size: int = 1
     use_gpu: bool = True
 

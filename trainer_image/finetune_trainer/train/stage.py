@@ -134,12 +134,19 @@ def _require_device(storage: RunStorage, hardware: Hardware) -> bool:
     """Return whether ranks run on GPUs.
 
     Raises:
-        UserError: There are too few GPUs, or they cannot train the adapter.
+        UserError: There are too few GPUs, or this image cannot train the adapter.
     """
     spec = storage.job.spec
     use_gpu = require_gpus(spec.resources.gpus_per_node, hardware)
     if spec.method.adapter.type == "QLoRA":
         _check_quantization(storage.job, use_gpu=use_gpu)
+    if spec.hyperparameters.optimizer == "AdamW8bit" and not spec.trains_nothing:
+        require_bitsandbytes(
+            spec.trainer.image,
+            reason="OptimizerUnavailable",
+            setting="hyperparameters.optimizer AdamW8bit",
+            instead="Adafactor",
+        )
     if spec.resources.gpus_per_node and not use_gpu:
         storage.say("no GPU is visible and CPU is allowed: training on CPU")
     return use_gpu

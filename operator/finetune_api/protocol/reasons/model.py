@@ -81,7 +81,8 @@ MODEL = {
     ),
     "ModelDoesNotFit": _Help(
         "No plan fits the model into the GPUs.",
-        "More or larger GPUs, shorter rows, `QLoRA`; the message says what fits.",
+        "More or larger GPUs, shorter rows, `QLoRA`, or for `Full` another "
+        "`hyperparameters.optimizer`; the message says what fits.",
     ),
     "ModelNotFound": _Help("There is no model at the URI.", "Correct `model.uri`."),
     "ModelTooLarge": _Help(

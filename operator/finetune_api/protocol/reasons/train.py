@@ -39,6 +39,10 @@ TRAIN = {
         "Rank 0 did not publish the adapter in time.",
         "Look at the store; the next attempt only publishes.",
     ),
+    "OptimizerUnavailable": _Help(
+        "The image lacks bitsandbytes, which `hyperparameters.optimizer: AdamW8bit` needs.",
+        "Use the operator's trainer image, or `Adafactor`.",
+    ),
     "OriginChanged": _Help(
         "`initFrom` holds other files than at the first attempt.",
         "Name a published version in a new job.",

@@ -1,4 +1,4 @@
-"""Rules on how a model is trained: early stopping, noise, LoRA+, whole modules."""
+"""Rules on how a model is trained: early stopping, noise, LoRA+, whole modules, optimiser."""
 
 from __future__ import annotations
 
@@ -78,5 +78,20 @@ TRAINING_RULES: tuple[Rule, ...] = (
         ),
         field="method.adapter.modulesToSave",
         check=lambda s: not s.method.adapter.modules_to_save or s.method.adapter.type != "Full",
+    ),
+    Rule(
+        rule=(
+            "self.hyperparameters.optimizer == 'AdamW' || "
+            "self.resources.strategy in ['Auto', 'DDP']"
+        ),
+        message=(
+            "hyperparameters.optimizer AdamW8bit and Adafactor need whole weights on each GPU: set "
+            "resources.strategy to Auto or DDP, or take AdamW, whose states the other strategies "
+            "divide among the ranks"
+        ),
+        field="hyperparameters.optimizer",
+        check=lambda s: (
+            s.hyperparameters.optimizer == "AdamW" or s.resources.strategy in ("Auto", "DDP")
+        ),
     ),
 )

@@ -37,13 +37,18 @@ class Hyperparameters(APIModel):
     scheduler: Literal["Cosine", "Linear", "Constant", "WSD"] = "Cosine"
     """Shape of the learning rate after the warm-up. `WSD` (warm-up, stable, decay) keeps it at its
     peak and lets it fall to 0 over the last fifth of the steps."""
+    optimizer: Literal["AdamW", "AdamW8bit", "Adafactor"] = "AdamW"
+    """What turns gradients into updates, and its memory for each trained weight. `AdamW`: 8 bytes.
+    `AdamW8bit`: the same in 2 bytes, embeddings in 8; needs bitsandbytes. `Adafactor`: next to
+    nothing, without momentum; `Full` training of an 8B model then fits one GPU of 80 GB. The last
+    two need `resources.strategy` `Auto` or `DDP`."""
     weight_decay: DecimalString = "0"
-    """AdamW's weight decay."""
+    """Weight decay, apart from the gradient."""
     max_grad_norm: DecimalString = "1"
     """Gradients are scaled down to this norm."""
     precision: Literal["Auto", "BFloat16", "Float32"] = "Auto"
     """Type of the frozen base weights. `Auto`: bfloat16 where the hardware computes in it, else
-    float32. Adapter weights are always float32."""
+    float32. Adapter weights are float32, except those of `QLoRA` under `FSDP2`."""
     activation_checkpointing: Literal["Auto", "On", "Off"] = "Auto"
     """Recompute activations in the backward pass. `Auto`: only when memory would not suffice."""
     attention: Literal["Auto", "Flash", "Flex", "SDPA", "Eager"] = "Auto"

@@ -20,7 +20,7 @@ class PlanMemory(APIModel):
     gradients: Count = 0
     """Gradients that are there at the peak."""
     optimizer: Count = 0
-    """AdamW's states."""
+    """States of `hyperparameters.optimizer`."""
     gathered: Count = 0
     """Weights that a sharding strategy holds whole for a moment."""
     activations: Count = 0

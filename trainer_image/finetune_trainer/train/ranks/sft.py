@@ -37,6 +37,8 @@ SCHEDULERS = {
     "Constant": "constant_with_warmup",
     "WSD": "warmup_stable_decay",
 }
+OPTIMIZERS = {"AdamW8bit": "adamw_bnb_8bit", "Adafactor": "adafactor"}
+"""Names that transformers has for them. AdamW is its default."""
 DECAY_SHARE = 0.2
 """Share of the steps over which WSD lets the learning rate fall."""
 
@@ -64,6 +66,8 @@ def training_arguments(
     if hyper.scheduler == "WSD":
         decay = math.ceil(DECAY_SHARE * recipe.total_steps)
         extra["lr_scheduler_kwargs"] = {"num_decay_steps": decay, "decay_type": "1-sqrt"}
+    if hyper.optimizer in OPTIMIZERS:
+        extra["optim"] = OPTIMIZERS[hyper.optimizer]
     if hyper.neftune_noise_alpha is not None:
         extra["neftune_noise_alpha"] = float(hyper.neftune_noise_alpha)
     if recipe.strategy in ("ZeRO2", "ZeRO3"):

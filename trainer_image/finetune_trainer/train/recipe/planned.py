@@ -55,6 +55,7 @@ def setup_of(job: ResolvedJob, model: Architecture, recipe: Recipe) -> Setup:
         targets=targets,
         saved_modules=tuple(adapter.modules_to_save),
         dropout=drops_inputs(adapter.dropout, targets, model_type=model.model_type),
+        optimizer=job.spec.hyperparameters.optimizer,
         bfloat16=recipe.bfloat16,
         checkpointing=recipe.activation_checkpointing,
         padding_free=recipe.padding_free or recipe.packing,

@@ -256,6 +256,7 @@ def make_setup(
         targets=targets,
         saved_modules=tuple(adapter.modules_to_save),
         dropout=drops_inputs(adapter.dropout, targets, model_type=model.model_type),
+        optimizer=job.spec.hyperparameters.optimizer,
         bfloat16=decide_bfloat16(job, hardware, use_gpu=use_gpu),
         attention=attention_of(model.model_type, attention),
         world_size=job.world_size,
