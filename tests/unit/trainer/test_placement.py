@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.evaluate.inference.workers import choose_placement, count_row_bytes
 from finetune_trainer.evaluate.tokenized import TokenizedQuestions
+from finetune_trainer.model import hardware as hardware_module
 from finetune_trainer.model.encoding import TokenizedExample
 from finetune_trainer.model.hardware import Hardware, require_gpus
 from finetune_trainer.planning.architecture import describe_architecture
@@ -124,6 +127,44 @@ def test_a_pod_is_held_to_the_gpus_that_it_asked_for(
         return
     with pytest.raises(UserError, match=f"asks for {wanted} GPU") as refused:
         require_gpus(wanted, hardware)
+    assert refused.value.reason == "GPUNotVisible"
+
+
+OPEN_DRIVER = (
+    "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  570.133.20  Release Build\n"
+    "GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)\n"
+)
+CLOSED_DRIVER = (
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5 22:23:56 UTC 2024\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "cuda", "message"),
+    [
+        (CLOSED_DRIVER, "13.0", "CUDA 13 needs driver 580 or newer; node has 550"),
+        (OPEN_DRIVER, "13.2", "CUDA 13 needs driver 580 or newer; node has 570"),
+        ("470.256.02\n", "12.8", "CUDA 12 needs driver 525 or newer; node has 470"),
+        (CLOSED_DRIVER, "12.8", ""),
+        ("580.65.06\n", "13.0", ""),
+        (CLOSED_DRIVER, "", ""),  # of AMD, or for the CPU only
+        (CLOSED_DRIVER, "17.0", ""),  # nobody knows yet
+        ("", "13.0", ""),
+    ],
+)
+def test_a_driver_too_old_for_the_images_cuda_is_named(
+    text: str, cuda: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pod(monkeypatch, "2", allow_cpu=False)
+    (tmp_path / "version").write_text(text)
+    monkeypatch.setattr(hardware_module, "DRIVER_FILES", (tmp_path / "none", tmp_path / "version"))
+    monkeypatch.setattr(hardware_module, "_image_cuda", lambda: cuda)
+    with pytest.raises(UserError) as refused:
+        require_gpus(2, NO_GPU)
+    assert refused.value.reason == ("GPUDriverTooOld" if message else "GPUNotVisible")
+    assert refused.value.message.startswith(message)
+    with pytest.raises(UserError) as refused:
+        require_gpus(2, gpus(1))  # it runs: some of the GPUs are missing for another reason
     assert refused.value.reason == "GPUNotVisible"
 
 

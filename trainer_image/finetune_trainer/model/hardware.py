@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.protocol.trainer import Environment
 from finetune_trainer.errors import UserError
 from finetune_trainer.process import num_cores
+
+DRIVER_FILES = (Path("/proc/driver/nvidia/version"), Path("/sys/module/nvidia/version"))
+"""Where the kernel shows the version of NVIDIA's driver, in containers too."""
+OLDEST_DRIVERS = {11: 450, 12: 525, 13: 580}
+"""By CUDA's major version, the first driver that runs all of its minor versions.
+
+Source: NVIDIA's CUDA compatibility guide, minor version compatibility.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +68,8 @@ def require_gpus(wanted: int, hardware: Hardware) -> bool:
     too few fails without devices too. ``wanted`` GPUs are required.
 
     Raises:
-        UserError: There are fewer than that, and CPU is not allowed.
+        UserError: There are fewer than that, and CPU is not allowed; or the driver is too old for
+            the image's CUDA.
     """
     if wanted == 0:
         return False
@@ -70,12 +80,51 @@ def require_gpus(wanted: int, hardware: Hardware) -> bool:
         shown = claimed_gpus(wanted)
         if shown >= wanted:
             return False
+    if hardware.num_gpus == 0 and (problem := find_driver_problem()):
+        raise UserError("GPUDriverTooOld", problem)
     raise UserError(
         "GPUNotVisible",
         f"the job asks for {wanted} GPU(s) per node (resources.gpusPerNode) but this node shows "
         f"{shown}; check the device plugin, the driver and the image's CUDA build, or "
         f"allow CPU training ({Environment.ALLOW_CPU}=1, operator setting allowCPU)",
     )
+
+
+def find_driver_problem() -> str:
+    """Return why this node's driver cannot run the image's CUDA; empty if it can or is unknown.
+
+    CUDA shows no GPU at all then, as if there were none.
+    """
+    driver, cuda = _driver_version(), _image_cuda()
+    needed = OLDEST_DRIVERS.get(int(cuda.partition(".")[0] or 0))
+    if not driver or needed is None or int(driver.partition(".")[0]) >= needed:
+        return ""
+    major, has = cuda.partition(".")[0], driver.partition(".")[0]
+    return (
+        f"CUDA {major} needs driver {needed} or newer; node has {has} (image: CUDA {cuda}, node: "
+        f"driver {driver}); update the driver of the node, choose other nodes with "
+        f"podTemplate.nodeSelector, or name an image with an older CUDA in trainer.image"
+    )
+
+
+def _driver_version() -> str:
+    for path in DRIVER_FILES:
+        try:
+            text = path.read_text()
+        except OSError:
+            continue
+        if found := re.search(r"(?<![\w.])\d{3,4}\.\d+(\.\d+)?(?![\w.])", text):
+            return found[0]
+    return ""
+
+
+def _image_cuda() -> str:
+    """Return the version of CUDA that torch was built for; empty of another build."""
+    if not has_gpu_driver():
+        return ""
+    import torch
+
+    return torch.version.cuda or ""
 
 
 def claimed_gpus(default: int) -> int:

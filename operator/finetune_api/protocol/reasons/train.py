@@ -15,6 +15,10 @@ TRAIN = {
         "Create a job with a lower `learningRate`, or `precision: Float32`; `initFrom` can begin "
         "at a checkpoint. If the step differs each time, check the rank's GPU.",
     ),
+    "GPUDriverTooOld": _Help(
+        "The node's NVIDIA driver is older than the image's CUDA needs, so no GPU is visible.",
+        "Update the driver (580 or newer for CUDA 13), or choose other nodes.",
+    ),
     "GPUNotVisible": _Help(
         "The pod asked for GPUs and sees fewer.", "Check device plugin, driver and CUDA build."
     ),
