@@ -338,6 +338,19 @@ EXTENDED_RESOURCE_RULE = TextRule(
 )
 """A resource beside those that Kubernetes knows itself."""
 
+EXTRA_RESOURCE_RULE = TextRule(
+    patterns={
+        "": f"{EXTENDED_RESOURCE_RULE.patterns['']}|hugepages-[1-9][0-9]*[KMG]i",
+        "kubernetes.io/": "",
+        "requests.": "",
+    },
+    message=(
+        "must be an extended resource that a device plugin advertises, such as "
+        "rdma/hca_shared_devices_a, or huge pages of one size, such as hugepages-2Mi"
+    ),
+)
+"""A resource of a node beside CPU, memory, disk and GPUs."""
+
 VARIABLE_RULE = TextRule(
     patterns={"": "[A-Za-z_][A-Za-z0-9_]*"},
     message="must be letters, digits and underscores, and not begin with a digit",

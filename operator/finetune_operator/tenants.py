@@ -259,6 +259,14 @@ class TenantSettings(BaseModel):
     """RuntimeClasses that `spec.podTemplate.runtimeClassName` may name, as patterns."""
     allowed_schedulers: list[Pattern] = ["default-scheduler"]
     """Schedulers that `spec.podTemplate.schedulerName` may name, as patterns."""
+    allowed_extra_resources: list[Pattern] = []
+    """Resources that `spec.podTemplate.extraResources` may name, as patterns, such as `rdma/*` or
+    `hugepages-2Mi`."""
+    allowed_resource_claim_templates: list[Pattern] = []
+    """ResourceClaimTemplates that `spec.podTemplate.resourceClaims` may name, as patterns."""
+    allowed_capabilities: list[Pattern] = []
+    """Linux capabilities that `spec.podTemplate.capabilities` may name. The only one is
+    `IPC_LOCK`; the Pod Security Standards `baseline` and `restricted` refuse pods with it."""
     allowed_licences: list[str] = ["*"]
     """Licences that base models may have, as patterns without regard to case: `apache-2.0`, `mit`,
     `llama3*`. Unless all are allowed, one that is not stated is refused, too. `model.licence` is

@@ -33,6 +33,8 @@ SETTINGS = {
     "allowedAnnotations": ["*"],
     "allowedTolerations": ["nvidia.com/gpu", "a=b:NoSchedule", "team-*", "*:PreferNoSchedule"],
     "allowedPriorityClasses": ["batch-*"],
+    "allowedExtraResources": ["rdma/*", "hugepages-2Mi"],
+    "allowedResourceClaimTemplates": ["imex-*"],
     "defaultTolerations": [{"key": "pool", "operator": "Exists", "effect": "NoExecute"}],
     "defaultServiceAccount": "bucket-reader",
     "defaultNodeSelector": {"own": "label"},
@@ -120,6 +122,20 @@ PODS = [
     *({"priorityClassName": name} for name in ("batch-low", "system-cluster-critical")),
     *({"runtimeClassName": name} for name in ("nvidia",)),
     *({"schedulerName": name} for name in ("default-scheduler", "mine")),
+    *(
+        {"extraResources": [{"name": name, "quantity": quantity}]}
+        for name, quantity in (
+            ("rdma/hca", "1"),
+            ("rdmax/hca", "1"),
+            ("hugepages-2Mi", "2Gi"),
+            ("hugepages-1Gi", "2Gi"),
+        )
+    ),
+    *(
+        {"resourceClaims": [{"name": "a", "resourceClaimTemplateName": name}]}
+        for name in ("imex-channel", "gpus")
+    ),
+    {"capabilities": ["IPC_LOCK"]},
     *({"serviceAccountName": name} for name in ("trainer-a", "bucket-reader", "root")),
     *(
         {"nodeSelector": {key: value}}

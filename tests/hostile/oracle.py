@@ -54,6 +54,7 @@ _POD_FIELDS = frozenset(
         *("terminationGracePeriodSeconds", "securityContext", "volumes", "initContainers"),
         *("tolerations", "priorityClassName", "serviceAccountName", "schedulerName"),
         *("nodeSelector", "affinity", "runtimeClassName", "subdomain", "imagePullSecrets"),
+        "resourceClaims",
     }
 )
 _LABEL = re.compile("[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -63,6 +64,7 @@ _PATH = re.compile(r"[^\x00-\x1f\x7f\\:]+")
 _RESOURCE = re.compile(
     "[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 )
+_PAGES = re.compile("hugepages-[1-9][0-9]*[KMG]i")
 _COMPONENT = "[a-z0-9]+((?:[.]|__?|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(
     f"([A-Za-z0-9.-]+(:[0-9]+)?/)?{_COMPONENT}(/{_COMPONENT})*(:[A-Za-z0-9_][A-Za-z0-9._-]*)?"
@@ -150,9 +152,17 @@ def _job(case: Case, obj: Object) -> Iterator[str]:
     if names != ["trainer"] or any(SIDECARS.get(c["name"]) != c["image"] for c in beside):
         yield f"containers: {names} and {[c['name'] for c in beside]}"
     for container in (*pod["containers"], *beside):
-        yield from _security(pod, container)
+        is_training = stage == "train" and container["name"] == "trainer"
+        allowed = policy.capabilities if is_training else ()
+        yield from _security(pod, container, allowed)
         yield from _mounts(case, container)
         yield from _resources(case, container)
+    for claim in pod.get("resourceClaims") or ():
+        template_name = claim.get("resourceClaimTemplateName") or ""
+        if set(claim) != {"name", "resourceClaimTemplateName"} or not (
+            stage == "train" and matches(template_name, policy.claim_templates)
+        ):
+            yield f"resourceClaims: {claim}"
     yield from _trainer(case, pod["containers"][0], stage)
 
 
@@ -163,13 +173,18 @@ def _stored(field: str, key: str) -> Iterator[str]:
         yield f"{field}: {key}"
 
 
-def _security(pod: Object, container: Object) -> Iterator[str]:
-    """Hold a container to the restricted Pod Security Standard, and to a read-only root."""
+def _security(pod: Object, container: Object, capabilities: tuple[str, ...]) -> Iterator[str]:
+    """Hold a container to the restricted Pod Security Standard, and to a read-only root.
+
+    ``capabilities`` are those that the administrator allows beyond it.
+    """
     context, of_pod = container.get("securityContext") or {}, pod.get("securityContext") or {}
     good = (
         context.get("allowPrivilegeEscalation") is False
         and context.get("readOnlyRootFilesystem") is True
-        and context.get("capabilities") == {"drop": ["ALL"]}
+        and (context.get("capabilities") or {}).get("drop") == ["ALL"]
+        and set(context["capabilities"]) <= {"drop", "add"}
+        and set(context["capabilities"].get("add", ())) <= set(capabilities)
         and set(context) == {"allowPrivilegeEscalation", "readOnlyRootFilesystem", "capabilities"}
         and of_pod.get("runAsNonRoot") is True
         and of_pod.get("runAsUser") == of_pod.get("runAsGroup") == of_pod.get("fsGroup") == 65532
@@ -270,6 +285,10 @@ def _resources(case: Case, container: Object) -> Iterator[str]:
     for name in (resources.get("limits") or {}).keys() | (resources.get("requests") or {}).keys():
         asked = (case.body["spec"].get("resources") or {}).get("gpuResource")
         if name in ("cpu", "memory", "ephemeral-storage") and name != asked:
+            continue
+        if name != (asked or "nvidia.com/gpu") and not matches(name, case.policy.extra_resources):
+            yield f"resources: {name!r} beside GPUs"
+        if _PAGES.fullmatch(name) and name != asked:
             continue
         domain = name.partition("/")[0]
         is_native = domain.endswith("kubernetes.io") or domain.startswith("requests.")

@@ -38,6 +38,9 @@ class Policy:
         judges: Judges.
         file_paths: Folders that ``file://`` may lie in.
         custom_metrics: Whether files of the tenant's may be run as metrics.
+        extra_resources: Names, as patterns, of what training may request beside GPUs.
+        claim_templates: Names, as patterns, of templates of device claims.
+        capabilities: Linux capabilities of the training container.
     """
 
     mount_roots: tuple[str, ...] = ("/data", "/mnt")
@@ -56,6 +59,9 @@ class Policy:
     judges: tuple[Endpoint, ...] = ()
     file_paths: tuple[str, ...] = ()
     custom_metrics: bool = True
+    extra_resources: tuple[str, ...] = ()
+    claim_templates: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +140,9 @@ OPENED = Place(
         "allowedPriorityClasses": ["batch-*"],
         "allowedRuntimeClasses": ["nvidia"],
         "allowedSchedulers": ["batch-scheduler"],
+        "allowedExtraResources": ["rdma/*", "hugepages-2Mi"],
+        "allowedResourceClaimTemplates": ["imex-*"],
+        "allowedCapabilities": ["IPC_LOCK"],
         "allowedServiceAccounts": ["train-*"],
         "allowedNodeSelectors": ["pool=shared-*"],
         "allowedImages": ["registry.corp/finetune/*", "registry.corp:5000/team/**"],
@@ -165,6 +174,9 @@ OPENED = Place(
         ),
         file_paths=("/data/shared", "/mnt/models"),
         custom_metrics=False,
+        extra_resources=("rdma/*", "hugepages-2Mi"),
+        claim_templates=("imex-*",),
+        capabilities=("IPC_LOCK",),
     ),
 )
 """Each setting opened by a little, but for metrics of a tenant's own, which are off."""

@@ -201,7 +201,8 @@ def try_field(rng: Random, body: Object) -> None:
         "shareProcessNamespace": True, "automountServiceAccountToken": True, "command": ["sh"],
         "args": ["-c", "id"], "nodeName": "control-plane", "subdomain": "evil", "hostname": "x",
         "ephemeralContainers": [], "preemptionPolicy": "PreemptLowerPriority", "overhead": {},
-        "resourceClaims": [{"name": "x"}], "schedulingGates": [{"name": "x"}], "os": {"name": "x"},
+        "resourceClaims": [{"name": "x", "resourceClaimTemplateName": "gpus"}],
+        "capabilities": ["SYS_ADMIN"], "schedulingGates": [{"name": "x"}], "os": {"name": "x"},
         "terminationGracePeriodSeconds": 10**9, "enableServiceLinks": True,
     }  # fmt: skip
     name = rng.choice(sorted(fields))
@@ -219,5 +220,17 @@ def try_resource(rng: Random, body: Object) -> None:
             *("nvidia.com//gpu", "count/jobs.batch", "x" * 128, "nvidia.com/\u0261pu"),
         ]
     )
+    if rng.random() < 0.3:
+        extra = [
+            *(
+                ("nvidia.com/gpu", "8"),
+                ("rdma/hca", "1"),
+                ("hugepages-2Mi", "64Gi"),
+                ("memory", "1"),
+            ),
+            *(("kubernetes.io/x", "1"), ("requests.rdma/hca", "1"), ("rdma/hca", "1Gi")),
+        ]
+        name, quantity = rng.choice(extra)
+        template(body)["extraResources"] = [{"name": name, "quantity": quantity}]
     if rng.random() < 0.2:
         resources["memory"] = rng.choice(["-1Gi", "1e30", "0", "1000000Ti", "0Gi"])

@@ -37,6 +37,10 @@ def judged(url):
     return {"evaluation": {"judge": {"endpoint": url, "model": "m"}}}
 
 
+def asking(name, quantity):
+    return {"podTemplate": {"extraResources": [{"name": name, "quantity": quantity}]}}
+
+
 REVIEWED = [
     ("N1: job.json by two slashes", SHIPPED, mounted("//etc/finetune/job"), "mounts"),
     ("N2: code of the image", SHIPPED, mounted("/opt/finetune/lib"), "mounts"),
@@ -68,6 +72,13 @@ REVIEWED = [
         {"podTemplate": {"tolerations": [{"operator": "Exists"}]}},
         "tolerations",
     ),
+    ("a capability", SHIPPED, {"podTemplate": {"capabilities": ["IPC_LOCK"]}},
+     "security context of trainer"),
+    ("huge pages of everybody", SHIPPED, asking("hugepages-2Mi", "64Gi"), "resources"),
+    ("all devices of a node", OPENED, asking("vpc.amazonaws.com/efa", "32"), "resources"),
+    ("somebody's template of claims", OPENED,
+     {"podTemplate": {"resourceClaims": [{"name": "x", "resourceClaimTemplateName": "gpus"}]}},
+     "resourceClaims"),
     ("N14: memory as GPU", SHIPPED, {"resources": {"gpuResource": "memory"}}, "resources"),
     (
         "N12: a priority class of the system",

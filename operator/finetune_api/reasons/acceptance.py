@@ -107,6 +107,18 @@ ACCEPTANCE = {
         "`podTemplate.schedulerName` is none that the administrator allows here.",
         "Leave it out, or have it added to `config.allowedSchedulers`.",
     ),
+    "ExtraResourceNotAllowed": ReasonHelp(
+        "`podTemplate.extraResources` names a resource that the administrator does not allow here.",
+        "Leave it out, or have it added to `config.allowedExtraResources`.",
+    ),
+    "ResourceClaimNotAllowed": ReasonHelp(
+        "`podTemplate.resourceClaims` names a template that the administrator does not allow here.",
+        "Leave it out, or have it added to `config.allowedResourceClaimTemplates`.",
+    ),
+    "CapabilityNotAllowed": ReasonHelp(
+        "`podTemplate.capabilities` names one that the administrator does not allow here.",
+        "Leave it out, or have it added to `config.allowedCapabilities`.",
+    ),
     "ReservedName": ReasonHelp(
         "`podTemplate` uses a name that the operator needs.", "Rename what the message names."
     ),

@@ -250,6 +250,12 @@ FULL_SPEC: dict[str, Any] = {
         ],
         "volumeMounts": [{"name": "cache", "mountPath": "/models", "readOnly": True}],
         "env": [{"name": "NCCL_DEBUG", "value": "INFO"}],
+        "extraResources": [
+            {"name": "rdma/hca_shared_devices_a", "quantity": "1"},
+            {"name": "hugepages-2Mi", "quantity": "2Gi"},
+        ],
+        "resourceClaims": [{"name": "imex", "resourceClaimTemplateName": "imex-channel"}],
+        "capabilities": ["IPC_LOCK"],
         "imagePullSecrets": [{"name": "registry"}],
         "priorityClassName": "high",
         "serviceAccountName": "trainer",
@@ -1736,6 +1742,25 @@ CASES: tuple[Case, ...] = (
         )
         for name in ("memory", "cpu", "hugepages-2Mi", "kubernetes.io/gpu", "requests.a/b", "a/")
     ),
+    *(
+        bad(
+            f"the extra resource {name} of {quantity}",
+            {f"{POD}.extraResources": [{"name": name, "quantity": quantity}]},
+            expected,
+        )
+        for expected, asked in {
+            "extraResources[0].name: Invalid value": (
+                *(("memory", "1Gi"), ("kubernetes.io/a", "1"), ("requests.a/b", "1")),
+                *(("hugepages-", "1Gi"), ("hugepages-0Mi", "1Gi"), ("rdma", "1")),
+            ),
+            "quantity must be a whole number of devices": (
+                *(("rdma/hca", "0"), ("rdma/hca", "1.5"), ("rdma/hca", "1Gi")),
+                *(("hugepages-2Mi", "4"), ("hugepages-1Gi", "0Gi")),
+            ),
+        }.items()
+        for name, quantity in asked
+    ),
+    bad("a capability", {f"{POD}.capabilities": ["SYS_ADMIN"]}, "podTemplate.capabilities[0]"),
     bad("an env name with dash", {f"{POD}.env": [{"name": "A-B"}]}, "podTemplate.env[0].name: Inv"),
     *(
         bad(f"the variable {name}", {f"{POD}.env": [{"name": name, "value": "x"}]}, expected)

@@ -1,11 +1,12 @@
 """Bounded changes to the pods of a job.
 
 A free-form pod patch would let any user of the CRD run privileged containers with the operator's
-rights. The operator adds the security context, which is fixed.
+rights. The operator adds the security context, which is fixed but for ``capabilities``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
@@ -14,13 +15,20 @@ from pydantic import Field, StrictBool, model_validator
 from finetune_api.meta import (
     ATOMIC_LIST,
     MAP_BY_NAME,
+    SET_LIST,
     APIModel,
     Integer,
     LocalObjectReference,
     Quantity,
     UniqueNames,
 )
-from finetune_api.patterns import MOUNT_PATH_RULE, SUB_PATH_RULE, VARIABLE_RULE, Texts
+from finetune_api.patterns import (
+    EXTRA_RESOURCE_RULE,
+    MOUNT_PATH_RULE,
+    SUB_PATH_RULE,
+    VARIABLE_RULE,
+    Texts,
+)
 from finetune_api.rule import Rule, check_rules
 from finetune_api.v1alpha1.spec.affinity import Affinity, LabelKey
 
@@ -96,6 +104,34 @@ class EnvVar(APIModel):
     """Name."""
     value: Annotated[str, Field(max_length=4096)] = ""
     """Value."""
+
+
+class ExtraResource(APIModel):
+    """A resource of the node that a training pod requests beside CPU, memory and GPUs."""
+
+    name: Annotated[str, Field(min_length=1, max_length=128), Texts(EXTRA_RESOURCE_RULE)]
+    """Extended resource, such as `rdma/hca_shared_devices_a`, or huge pages, such as
+    `hugepages-2Mi`."""
+    quantity: Annotated[str, Field(min_length=1, max_length=16)]
+    """Number of devices, such as `1`; for huge pages their size, such as `2Gi`."""
+
+
+class ResourceClaim(APIModel):
+    """Devices of Dynamic Resource Allocation, as in core/v1."""
+
+    name: Annotated[str, Field(min_length=1, max_length=63)]
+    """Name, unique in the pod."""
+    resource_claim_template_name: Annotated[str, Field(min_length=1, max_length=253)]
+    """ResourceClaimTemplate in the job's namespace; each training pod gets a claim of its own."""
+
+
+_PAGES = "[1-9][0-9]*(Ki|Mi|Gi)"
+_DEVICES = "[1-9][0-9]*"
+
+
+def _is_quantity(resource: ExtraResource) -> bool:
+    pattern = _PAGES if resource.name.startswith("hugepages-") else _DEVICES
+    return re.fullmatch(pattern, resource.quantity) is not None
 
 
 RESERVED_LABEL_PREFIXES = ("finetune.dev/", "kueue.x-k8s.io/")
@@ -249,6 +285,18 @@ POD_TEMPLATE_RULES: tuple[Rule, ...] = (
         field="podTemplate.volumeMounts",
         check=lambda t: {m.name for m in t.volume_mounts} <= {v.name for v in t.volumes},
     ),
+    Rule(
+        rule=(
+            "!has(self.extraResources) || self.extraResources.all(r, r.quantity.matches("
+            f"r.name.startsWith('hugepages-') ? '^{_PAGES}$' : '^{_DEVICES}$'))"
+        ),
+        message=(
+            "podTemplate.extraResources: quantity must be a whole number of devices, such as 1, "
+            "and for huge pages a size, such as 2Gi"
+        ),
+        field="podTemplate.extraResources",
+        check=lambda t: all(_is_quantity(resource) for resource in t.extra_resources),
+    ),
 )
 
 
@@ -291,6 +339,21 @@ class PodTemplate(APIModel):
     ] = []
     """Environment variables added to the trainer container. Those that decide where credentials are
     sent or what code runs are refused; the operator's administrator can set them for all jobs."""
+    extra_resources: Annotated[
+        list[ExtraResource], Field(max_length=8, json_schema_extra=MAP_BY_NAME), UniqueNames
+    ] = []
+    """Resources that training pods request beside CPU, memory and GPUs: RDMA devices, huge pages.
+    Refused unless the administrator allows them."""
+    resource_claims: Annotated[
+        list[ResourceClaim], Field(max_length=8, json_schema_extra=MAP_BY_NAME), UniqueNames
+    ] = []
+    """Devices that training pods get by Dynamic Resource Allocation (Kubernetes 1.34 or newer).
+    Refused unless the administrator allows them."""
+    capabilities: Annotated[
+        list[Literal["IPC_LOCK"]], Field(max_length=1, json_schema_extra=SET_LIST)
+    ] = []
+    """Linux capabilities of the training container. `IPC_LOCK` lets RDMA lock memory where the node
+    limits that. Refused unless the administrator allows it."""
     image_pull_secrets: Annotated[
         list[LocalObjectReference],
         Field(

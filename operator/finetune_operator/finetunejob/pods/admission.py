@@ -75,6 +75,14 @@ def _rules(spec: FineTuneJobSpec) -> Iterator[Violation]:
 
 def _gpu_resource(spec: FineTuneJobSpec) -> Iterator[Violation]:
     resource = spec.resources.gpu_resource
+    extra = spec.pod_template.extra_resources if spec.pod_template else []
+    if any(each.name == resource for each in extra):
+        yield Violation(
+            reason=Reason.INVALID_SPEC,
+            field="spec.podTemplate.extraResources",
+            message=f"{resource!r} is the GPUs' resource (resources.gpuResource), which budgets and"
+            " quotas count; set resources.gpusPerNode instead",
+        )
     if EXTENDED_RESOURCE_RULE.accepts(resource) and "kubernetes.io/" not in resource:
         return
     yield Violation(

@@ -73,6 +73,7 @@ def find_pod_violations(template: PodTemplate, settings: TenantSettings) -> Iter
     yield from _names(template)
     yield from _mounts(template, settings.allowed_mount_roots)
     yield from _unlisted_values(template, settings)
+    yield from _unlisted_devices(template, settings)
 
 
 def _names(template: PodTemplate) -> Iterator[Violation]:
@@ -202,6 +203,22 @@ def _unlisted_values(template: PodTemplate, settings: TenantSettings) -> Iterato
             yield _unlisted(reason, field, what, allowed)
 
 
+def _unlisted_devices(template: PodTemplate, settings: TenantSettings) -> Iterator[Violation]:
+    resources = [each.name for each in template.extra_resources]
+    claims = [each.resource_claim_template_name for each in template.resource_claims]
+    for field, names, what, allowed, reason in (
+        ("extraResources", resources, "resource that jobs may request",
+         settings.allowed_extra_resources, Reason.EXTRA_RESOURCE_NOT_ALLOWED),
+        ("resourceClaims", claims, "ResourceClaimTemplate that jobs may name",
+         settings.allowed_resource_claim_templates, Reason.RESOURCE_CLAIM_NOT_ALLOWED),
+        ("capabilities", template.capabilities, "capability that jobs may have",
+         settings.allowed_capabilities, Reason.CAPABILITY_NOT_ALLOWED),
+    ):  # fmt: skip
+        for name in names:
+            if not matches_name(name, allowed):
+                yield _unlisted(reason, field, f"{name!r} is not a {what} here", allowed)
+
+
 def _may_tolerate(toleration: Toleration, settings: TenantSettings) -> bool:
     allowed = settings.allowed_tolerations
     if toleration in settings.default_tolerations or ALL in allowed:
@@ -231,6 +248,9 @@ SETTINGS = {
     Reason.PRIORITY_CLASS_NOT_ALLOWED: "allowedPriorityClasses",
     Reason.RUNTIME_CLASS_NOT_ALLOWED: "allowedRuntimeClasses",
     Reason.SCHEDULER_NOT_ALLOWED: "allowedSchedulers",
+    Reason.EXTRA_RESOURCE_NOT_ALLOWED: "allowedExtraResources",
+    Reason.RESOURCE_CLAIM_NOT_ALLOWED: "allowedResourceClaimTemplates",
+    Reason.CAPABILITY_NOT_ALLOWED: "allowedCapabilities",
 }
 """The administrator's list that a value is missing from, by reason."""
 

@@ -1,7 +1,8 @@
 """The pod template of a stage: restricted Pod Security, no token but the one for progress.
 
-Everything a tenant may change comes from the bounded ``spec.podTemplate``; the security context
-is not among it. Reserved names: see :mod:`finetune_operator.finetunejob.pods.admission`.
+Everything a tenant may change comes from the bounded ``spec.podTemplate``. Of the security context
+that is only a capability that the administrator allows. Reserved names: see
+:mod:`finetune_operator.finetunejob.pods.admission`.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def render_pod_template(
         "volumeMounts": mounts,
         "terminationMessagePath": "/dev/termination-log",
         "terminationMessagePolicy": "File",
-        "securityContext": container_security(),
+        "securityContext": container_security(extra.capabilities if stage is Stage.TRAIN else ()),
     }
     if policy := _pull_policy(spec, config):
         container["imagePullPolicy"] = policy
@@ -171,4 +172,6 @@ def _placement(extra: PodTemplate, stage: Stage, config: OperatorConfig) -> dict
         )
     if extra.runtime_class_name:
         pod["runtimeClassName"] = extra.runtime_class_name
+    if stage is Stage.TRAIN and extra.resource_claims:
+        pod["resourceClaims"] = [claim.to_wire() for claim in extra.resource_claims]
     return pod

@@ -73,6 +73,12 @@ def render_resources(
     limits = {"cpu": cpu_of(spec, stage, config), "memory": memory_of(spec, stage, config)}
     gpus = 0 if has_engine(spec, stage, config) else num_gpus_of(spec, stage)
     resources = _limited(limits, spec, gpus)
+    if stage is Stage.TRAIN and spec.pod_template is not None:
+        extra = {each.name: each.quantity for each in spec.pod_template.extra_resources}
+        resources["requests"].update(extra)
+        resources["limits"].update(extra)
+        if claims := [{"name": each.name} for each in spec.pod_template.resource_claims]:
+            resources["claims"] = claims
     if config.scratch_request and (config.scratch_request_with_kueue or not has_kueue):
         resources["requests"]["ephemeral-storage"] = config.scratch_request
     return resources

@@ -1,7 +1,11 @@
-"""Security contexts of every pod: the restricted Pod Security Standard."""
+"""Security contexts of every pod: the restricted Pod Security Standard.
+
+Only a capability that an administrator allows goes beyond it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 USER_ID = 65532
@@ -19,12 +23,15 @@ def pod_security() -> dict[str, Any]:
     }
 
 
-def container_security() -> dict[str, Any]:
-    """Return the security context of a container."""
+def container_security(added: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the security context of a container, with the capabilities that it is given."""
+    capabilities = {"drop": ["ALL"]}
+    if added:
+        capabilities["add"] = list(added)
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
+        "capabilities": capabilities,
     }
 
 

@@ -37,6 +37,14 @@ def tolerate(**toleration):
     return {"tolerations": [toleration]}
 
 
+def ask(name, quantity="1"):
+    return {"extraResources": [{"name": name, "quantity": quantity}]}
+
+
+def claim(template):
+    return {"resourceClaims": [{"name": "channel", "resourceClaimTemplateName": template}]}
+
+
 def found(template, **settings):
     spec = FineTuneJob.from_stored(job(podTemplate=template)).spec
     return find_violations(spec, OperatorConfig(**settings))
@@ -88,6 +96,10 @@ CLOSED = [
      {"priorityClassName": "system-cluster-critical"}, "system-cluster-critical"),
     ("RuntimeClassNotAllowed", "runtimeClassName", {"runtimeClassName": "kata"}, "kata"),
     ("SchedulerNotAllowed", "schedulerName", {"schedulerName": "mine"}, "mine"),
+    ("ExtraResourceNotAllowed", "extraResources", ask("rdma/hca"), "rdma/hca"),
+    ("ExtraResourceNotAllowed", "extraResources", ask("hugepages-2Mi", "2Gi"), "hugepages-2Mi"),
+    ("ResourceClaimNotAllowed", "resourceClaims", claim("imex"), "imex"),
+    ("CapabilityNotAllowed", "capabilities", {"capabilities": ["IPC_LOCK"]}, "IPC_LOCK"),
 ]  # fmt: skip
 
 
@@ -159,10 +171,50 @@ def test_no_list_opens_what_confines_a_container(key):
         ({"priorityClassName": "high"}, {"allowed_priority_classes": ["high"]}),
         ({"runtimeClassName": "nvidia"}, {"allowed_runtime_classes": ["nvidia"]}),
         ({"schedulerName": "volcano"}, {"allowed_schedulers": ["volc*"]}),
+        (ask("rdma/hca_a"), {"allowed_extra_resources": ["rdma/*"]}),
+        (ask("hugepages-2Mi", "2Gi"), {"allowed_extra_resources": ["hugepages-*"]}),
+        (claim("imex-channel"), {"allowed_resource_claim_templates": ["imex-*"]}),
+        ({"capabilities": ["IPC_LOCK"]}, {"allowed_capabilities": ["IPC_LOCK"]}),
     ],
 )
 def test_an_administrator_opens_what_a_team_needs(template, settings):
     assert found(template, **settings) == []
+
+
+def test_no_list_opens_gpus_past_their_count():
+    (violation,) = found(ask("nvidia.com/gpu", "8"), allowed_extra_resources=["*"])
+    assert (violation.reason, violation.field) == (
+        "InvalidSpec",
+        "spec.podTemplate.extraResources",
+    )
+    assert "resources.gpusPerNode" in violation.message
+
+
+@pytest.mark.parametrize("stage", list(Stage))
+def test_devices_beside_gpus_are_for_training_pods_only(stage):
+    template = {
+        "extraResources": [
+            {"name": "rdma/hca", "quantity": "1"},
+            {"name": "hugepages-2Mi", "quantity": "2Gi"},
+        ],
+        "capabilities": ["IPC_LOCK"],
+        **claim("imex-channel"),
+    }
+    spec = FineTuneJob.from_wire(job(podTemplate=template, resources={"gpusPerNode": 1})).spec
+    owner = Owner(namespace="n", name="j", uid="u")
+    pod = render_pod_template(spec, stage, owner, OperatorConfig())["spec"]
+    (container,) = pod["containers"]
+    resources = container["resources"]
+    is_training = stage is Stage.TRAIN
+    for part in (resources["requests"], resources["limits"]):
+        assert ("nvidia.com/gpu" in part) is (stage in (Stage.TRAIN, Stage.EVALUATE))
+        asked = (part.get("rdma/hca"), part.get("hugepages-2Mi"))
+        assert asked == (("1", "2Gi") if is_training else (None, None))
+    added = {"add": ["IPC_LOCK"]} if is_training else {}
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], **added}
+    assert resources.get("claims") == ([{"name": "channel"}] if is_training else None)
+    claims = [{"name": "channel", "resourceClaimTemplateName": "imex-channel"}]
+    assert pod.get("resourceClaims") == (claims if is_training else None)
 
 
 @pytest.mark.parametrize(
