@@ -95,8 +95,13 @@ def test_store_that_fails_ends_the_run_as_a_storage_error(bench: Callable[..., W
     assert run.failure["reason"] == "LocalIoError"
 
 
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def run_two_nodes(nodes: list[Workbench]) -> list[dict[str, Any]]:
-    """Run one stage process per node; returns the results, node 0 first."""
+    """Run one stage process per node, node 0 long before the others; return the results."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -106,7 +111,11 @@ def run_two_nodes(nodes: list[Workbench]) -> list[dict[str, Any]]:
             "FINETUNE_RENDEZVOUS_HOST": "127.0.0.1",
             "FINETUNE_RENDEZVOUS_PORT": port,
         }
-    processes = [node.start("train") for node in nodes]
+    first = nodes[0].start("train")
+    # Node 0 has fetched its inputs, holds the port and starts no rank before the other comes.
+    eventually(lambda: is_open(int(port)) or first.poll() is not None, timeout=60)
+    assert not list(nodes[0].work.rglob("ranks.log"))
+    processes = [first, *(node.start("train") for node in nodes[1:])]
     runs = [node.finish(process) for node, process in zip(nodes, processes, strict=True)]
     for run in runs:
         assert run.exit_code == 0, run.messages + run.stderr[-2000:]

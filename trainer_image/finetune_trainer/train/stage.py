@@ -37,6 +37,7 @@ from finetune_trainer.train.deleted import refuse_deleted
 from finetune_trainer.train.origin import fetch_origin
 from finetune_trainer.train.parent.attempts import noting_end, read_ends
 from finetune_trainer.train.parent.launch import Topology, run_ranks
+from finetune_trainer.train.parent.meeting import meet
 from finetune_trainer.train.parent.storing import (
     checkpoints_prefix,
     reuse_adapter,
@@ -227,7 +228,10 @@ def _plan_ranks(
 
 
 def _launch_ranks(storage: RunStorage, topology: Topology, plan: WorkerPlan) -> dict[str, Any]:
-    """Run this node's ranks to their end; return the outcome of rank 0."""
+    """Run this node's ranks to their end; return the outcome of rank 0.
+
+    The inputs of all nodes are on their disks when they meet.
+    """
     control_dir = Path(plan.control_dir)
     plan_path = control_dir / "plan.json"
     plan_path.write_text(json.dumps(asdict(plan)))
@@ -237,6 +241,7 @@ def _launch_ranks(storage: RunStorage, topology: Topology, plan: WorkerPlan) -> 
         storage.keeping_logs(control_dir),
         _beginning_at(plan.resume_step),
     ):
+        meet(topology, storage.job.uid, storage.say)
         return run_ranks(topology, plan_path, control_dir, use_gpu=plan.use_gpu, limits=limits)
 
 

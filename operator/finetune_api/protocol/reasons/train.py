@@ -74,6 +74,10 @@ TRAIN = {
     "PackingNotExact": _Help(
         "The model does not keep packed examples apart.", "Use `packing: Auto`."
     ),
+    "PeersMissing": _Help(
+        "A node waited an hour for the others of its job before it started its ranks.",
+        "Look at what keeps their pods from starting; network policies, DNS.",
+    ),
     "PeerLost": _Help(
         "A rank lost contact with another.",
         "Nothing; if it repeats: network policies, DNS, `NCCL_SOCKET_IFNAME`.",

@@ -36,6 +36,8 @@ from finetune_trainer.train.parent.beats import Phase, dump_stacks, read_beats
 from finetune_trainer.train.parent.watchdog import Limits, find_blame, is_hung
 
 POLL_SECONDS = 1.0
+LAUNCH_SECONDS = 600
+"""How long the launchers of nodes wait for each other; their parents have met already."""
 STOP_FLAG = "stop"
 """File in the control folder that asks the ranks to stop; see ``StopRequest``."""
 RECIPE_NAME = "recipe.json"
@@ -109,6 +111,7 @@ def launch_command(topology: Topology, plan: Path) -> list[str]:
     command += ["--multi_gpu", "--machine_rank", str(topology.node_rank)]
     command += ["--main_process_ip", topology.host, "--main_process_port", str(topology.port)]
     command += ["--rdzv_backend", "static", "--max_restarts", "0"]
+    command += ["--rdzv_conf", f"timeout={LAUNCH_SECONDS}"]
     return [*command, "--module", _WORKER, str(plan)]
 
 
