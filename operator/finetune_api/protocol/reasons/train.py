@@ -76,7 +76,8 @@ TRAIN = {
     ),
     "PeersMissing": _Help(
         "A node waited an hour for the others of its job before it started its ranks.",
-        "Look at what keeps their pods from starting; network policies, DNS.",
+        "Look at what keeps their pods from starting, or this one from reaching them: network "
+        "policies, DNS.",
     ),
     "PeerLost": _Help(
         "A rank lost contact with another.",

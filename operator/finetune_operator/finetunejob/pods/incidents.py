@@ -16,6 +16,7 @@ from typing import Any
 from finetune_api.protocol.trainer import ExitCode, FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.spec.retry import IncidentClass
+from finetune_operator.finetunejob.pods.rounds import PEERS_MISSING
 from finetune_operator.finetunejob.state.failure import (
     Cause,
     cause_of_failure,
@@ -45,7 +46,7 @@ SETTLE_SECONDS = 5.0
 
 LOST_NODE_REASONS = frozenset({"DeletionByTaintManager", "DeletionByPodGC", "NodeLost"})
 """Reasons of ``DisruptionTarget`` that say the node is gone, not that somebody wanted it."""
-_FOLLOWER_REASONS = frozenset({"PeerLost", FailureClass.RETRYABLE.value})
+_FOLLOWER_REASONS = frozenset({"PeerLost", PEERS_MISSING, FailureClass.RETRYABLE.value})
 """Reasons of exit code 75 by which a rank says that it only noticed."""
 _ASKED_TO_STOP = frozenset({ExitCode.RETRYABLE, ExitCode.STOPPED, 137, 143})
 """How a container ends whose pod is being deleted."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from finetune_api.protocol.trainer import ExitCode
 from finetune_operator.finetunejob.pods.stragglers import Stragglers
+from finetune_operator.finetunejob.state.failure import read_termination_message
 from finetune_operator.finetunejob.state.retry import Ledger, exit_code_of, is_disrupted, is_lost
 from finetune_operator.finetunejob.state.trimmed import TrimmedPod, completion_index, container_of
 from finetune_operator.status.conditions import parse_timestamp
@@ -24,6 +25,9 @@ Object = dict[str, Any]
 
 START_SECONDS = 7200.0
 """A pod that ran for longer got past its start, whether or not it could report steps."""
+
+PEERS_MISSING = "PeersMissing"
+"""Reason of a pod that waited for its peers in vain: however long it ran, it started no rank."""
 
 WAIT_SECONDS = 120.0
 """A peer that waited for longer than this for its container was missed by the others."""
@@ -108,6 +112,10 @@ def _is_fruitless(pod: TrimmedPod, ledger: Ledger) -> bool:
     ended = pod["status"]["container"]["terminated"]
     start = parse_timestamp(ended.get("startedAt") or pod["metadata"].get("creationTimestamp"))
     end = parse_timestamp(ended.get("finishedAt"))
-    if start is None or end is None or (end - start).total_seconds() >= START_SECONDS:
+    if start is None or end is None:
+        return False
+    words = read_termination_message(pod)
+    has_ranks = words is None or words.reason != PEERS_MISSING
+    if has_ranks and (end - start).total_seconds() >= START_SECONDS:
         return False
     return ledger.stepped_at is None or start > ledger.stepped_at

@@ -210,11 +210,16 @@ def test_a_peer_that_only_noticed_does_not_hide_the_cause():
 PEER_LOST = words(TRAIN, ExitCode.RETRYABLE, FailureClass.RETRYABLE, "PeerLost", "rank 1 is gone")
 
 
-def lost(count, *, ranks=1, every=600.0, lasting=500.0):
+NO_PEER = words(
+    TRAIN, ExitCode.RETRYABLE, FailureClass.RETRYABLE, "PeersMissing", "node 1 of 2 did not come"
+)
+
+
+def lost(count, *, ranks=1, every=600.0, lasting=500.0, text=PEER_LOST):
     """Return pods of several rounds, each of which ended because a peer was lost."""
     return [
         ended(
-            TRAIN, 75, PEER_LOST, name=f"rank{rank}-{n}", index=rank,
+            TRAIN, 75, text, name=f"rank{rank}-{n}", index=rank,
             created=100 + n * every, end=100 + n * every + lasting,
         )
         for n in range(count)
@@ -323,6 +328,21 @@ def test_ends_that_are_not_counted_end_the_job_when_it_gets_nowhere(pods, progre
         assert made.then[0] == PauseJob(
             stage=TRAIN, name="headlines-train", active_seconds=6000, started=timestamp(NOW)
         )
+
+
+@pytest.mark.parametrize("lasting", [3900.0, 80000.0])  # minutes, or most of a day, of downloads
+def test_nodes_that_wait_in_vain_again_and_again_do_not_hold_gpus_for_ever(lasting):
+    rounds = lost(5, every=90000, lasting=lasting, text=NO_PEER)
+    started = child(TRAIN, status={"startTime": timestamp(NOW), "active": 1})
+    for pods, gives_up in ((rounds[:4], False), (rounds, True)):
+        known = merged(stages_done(PREPARE), {"jobs": {TRAIN: started}, "pods": {TRAIN: (*pods,)}})
+        body = trained()
+        made = plan(observe(body, **known), at(450000), CONFIG)
+        assert is_terminal(after(body, made)["status"]) is gives_up
+    failure = made.status["lastFailure"]
+    assert (failure["class"], failure["reason"]) == ("Retryable", "PeersMissing")
+    assert "NetworkPolicy" in failure["message"]
+    assert "node 1 of 2 did not come" in failure["message"]
 
 
 def test_steps_that_are_made_again_are_no_progress():

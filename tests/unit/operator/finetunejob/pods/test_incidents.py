@@ -36,6 +36,7 @@ PREPARE, TRAIN = Stage.PREPARE, Stage.TRAIN
 DRAINED = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
 TAINTED = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
 PEER_LOST = words(TRAIN, ExitCode.RETRYABLE, FailureClass.RETRYABLE, "PeerLost", "rank 0 is gone")
+NO_PEER = words(TRAIN, ExitCode.RETRYABLE, FailureClass.RETRYABLE, "PeersMissing", "no node 1")
 
 
 def own(code, *, rank=0, start=0.0, end=60.0, text="", **more):
@@ -113,6 +114,7 @@ def told(body, known, pods, seconds):
         ([initializing(TRAIN, ("vault", {"terminated": {"exitCode": 1}}), phase="Failed")],
          [("Infrastructure", 0)]),
         ([peer(rank=0), peer(rank=1)], []),
+        ([own(75, end=3600, text=NO_PEER)], []),
         (attempt(0), [("OutOfMemory", 0)]),
         ([*attempt(0), *attempt(1), *attempt(2)], [("OutOfMemory", 0)] * 3),
         ([own(77, end=60), own(77, rank=1, end=60)], [("OutOfMemory", 0)]),
@@ -129,7 +131,8 @@ def told(body, known, pods, seconds):
         "an exit code that nobody gives", "node restarted", "container not found",
         "stopped by hand", "drained", "node lost",
         "stopped on request", "deleted before it started", "deleted with an init container",
-        "an init container failed", "only peers", "one of sixteen", "three times one of sixteen",
+        "an init container failed", "only peers", "no peer came",
+        "one of sixteen", "three times one of sixteen",
         "two ranks at once", "a crash beside a cause", "a crash long before", "noticed late",
         "another rank of the next attempt", "the same rank in the same second",
     ],

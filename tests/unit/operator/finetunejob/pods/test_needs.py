@@ -237,7 +237,7 @@ def test_the_service_is_there_before_ranks_that_let_their_nodes_go_try_again():
     assert made.then == (ResumeJob(stage=TRAIN, name="headlines-train"),)
 
 
-@pytest.mark.parametrize("reason", ["RendezvousFailed", "PeerLost"])
+@pytest.mark.parametrize("reason", ["RendezvousFailed", "PeersMissing", "PeerLost"])
 def test_the_service_is_looked_for_once_for_each_attempt_whose_ranks_found_nobody(reason):
     body, known = ends_of_ranks(ExitCode.RETRYABLE, reason)
     observed = observe(body, **known)
