@@ -17,8 +17,8 @@ def fault(kind: str, mark: Path, **details: Any) -> dict[str, str]:
         kind: ``import`` (``module``), ``loader`` or ``collective`` (``rank``, ``step``), ``memory``
             (``fits``: examples per forward pass), ``not-finite`` (``rank``, ``steps``: steps done
             before those whose loss is NaN), ``answers`` (``answers``: batches before it
-            hangs).
-        mark: File that is written to when it has.
+            hangs), ``impatience`` (``meeting``: seconds that a node waits for the others).
+        mark: File that is written to when it hangs.
         details: See ``kind``.
     """
     paths = [str(PLUG), os.environ.get("PYTHONPATH", "")]

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from finetune_trainer.model.load import (
 from finetune_trainer.publish.merge import check_mergeable
 from finetune_trainer.run import BaseModel, RunStorage, Workspace
 from finetune_trainer.stopping import on_stop
+from finetune_trainer.storage import MANIFEST_NAME
 from finetune_trainer.train.adopted import adopt, describe_idle, idle_recipe
 from finetune_trainer.train.checkpoint import LocalCheckpoint, fetch_newest
 from finetune_trainer.train.deleted import refuse_deleted
@@ -64,7 +66,7 @@ def train(context: StageContext) -> TrainResult:
     """
     job, storage, workspace, model = context.job, context.storage, context.workspace, context.model
     key = f"{job.run_prefix}/adapter"
-    if storage.output.exists(f"{key}/manifest.json"):
+    if storage.output.exists(f"{key}/{MANIFEST_NAME}"):
         return reuse_adapter(model, workspace, key, approved=context.approved_data)
     if job.spec.trains_nothing:
         return _adopt_weights(context, key)
@@ -80,7 +82,7 @@ def train(context: StageContext) -> TrainResult:
     topology = topology_of(job)
     final_dir = workspace.scratch("final", fresh=True)
     plan = _plan_ranks(model, workspace, prepared, topology, lesson, use_gpu=use_gpu)
-    outcome = _launch_ranks(storage, topology, plan)
+    outcome = _launch_ranks(storage, topology, plan, key)
     if topology.node_rank != 0:
         return wait_for_adapter(storage, workspace, key)
     record = make_record(model, prepared, outcome)
@@ -227,10 +229,13 @@ def _plan_ranks(
     )
 
 
-def _launch_ranks(storage: RunStorage, topology: Topology, plan: WorkerPlan) -> dict[str, Any]:
+def _launch_ranks(
+    storage: RunStorage, topology: Topology, plan: WorkerPlan, key: str
+) -> dict[str, Any]:
     """Run this node's ranks to their end; return the outcome of rank 0.
 
-    The inputs of all nodes are on their disks when they meet.
+    The inputs of all nodes are on their disks when they meet. ``key`` is the adapter's: a node
+    that comes back when it is stored starts no ranks.
     """
     control_dir = Path(plan.control_dir)
     plan_path = control_dir / "plan.json"
@@ -241,7 +246,9 @@ def _launch_ranks(storage: RunStorage, topology: Topology, plan: WorkerPlan) -> 
         storage.keeping_logs(control_dir),
         _beginning_at(plan.resume_step),
     ):
-        meet(topology, storage.job.uid, storage.say)
+        is_over = partial(storage.output.exists, f"{key}/{MANIFEST_NAME}")
+        if not meet(topology, storage.job.uid, storage.say, is_over=is_over):
+            return {}
         return run_ranks(topology, plan_path, control_dir, use_gpu=plan.use_gpu, limits=limits)
 
 

@@ -88,6 +88,14 @@ def break_ranks() -> None:
     sft.build_trainer = build
 
 
+def wait_less() -> None:
+    """Have a node give its peers up early."""
+    from finetune_trainer.train.parent import meeting
+
+    assert meeting.meet.__kwdefaults__ is not None
+    meeting.meet.__kwdefaults__["seconds"] = FAULT["meeting"]
+
+
 def break_workers() -> None:
     """Have a worker of an evaluation hang after some batches of answers."""
     from finetune_trainer.evaluate.inference import transformers_engine
@@ -111,5 +119,7 @@ match FAULT.get("kind"):
         and any("ranks.worker" in word or "ranks/worker" in word for word in sys.orig_argv)
     ):
         break_ranks()
+    case "impatience" if "finetune_trainer" in sys.orig_argv:
+        wait_less()
     case "answers" if "finetune_trainer.evaluate.inference.worker" in sys.orig_argv:
         break_workers()

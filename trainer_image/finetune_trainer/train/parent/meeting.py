@@ -2,9 +2,10 @@
 
 Pods of one run may start long apart: one waits for a new node, another for its image. Ranks give
 up after minutes, and each try costs a restart of all. So the parents wait instead. Node 0 listens
-at the rendezvous port. The others connect, name the run and their rank, and wait for the word to
-start. A connection that closes counts as a node that left. The port is free again for the ranks
-when the meeting ends.
+at the rendezvous port. The others connect, name the run and their rank, are told that node 0 waits,
+and wait for the word to start. A connection that closes counts as a node that left. The port is
+free again for the ranks when the meeting ends. A node whose ranks have ended gives a question mark
+in place of its rank, to ask whether node 0 has begun anew and waits.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ RETRY_SECONDS = 1.0
 HELLO_SECONDS = 5.0
 """How long a connection may take to name itself; strangers may connect too."""
 _START = b"start\n"
+_QUESTION = "?"
+_WAITING = b"waiting\n"
 _MAX_HELLO = 256
 
 Clock = Callable[[], float]
@@ -36,15 +39,18 @@ def meet(
     run: str,
     say: Callable[[str], None],
     *,
+    is_over: Callable[[], bool],
     seconds: float = MEETING_SECONDS,
     clock: Clock = time.monotonic,
-) -> None:
-    """Return when all nodes of a run are ready to start their ranks.
+) -> bool:
+    """Return True when all nodes of a run are ready to start their ranks.
 
     Args:
         topology: Place of this node. A run of one node meets nobody.
         run: Name of the run, without blanks; nodes of other runs are turned away.
         say: Told who is missing.
+        is_over: Asked by other nodes, while node 0 does not answer, whether it has finished the
+            run. They return False then.
         seconds: How long to wait.
         clock: Seconds that have passed.
 
@@ -52,12 +58,19 @@ def meet(
         RetryableError: ``PeersMissing``: some did not come in time.
     """
     if topology.num_nodes == 1:
-        return
+        return True
     patience = _Patience(say, seconds, clock)
     if topology.node_rank == 0:
         _receive(topology, run, patience)
-    else:
-        _join(topology, run, patience)
+        return True
+    return _join(topology, run, patience, is_over)
+
+
+def is_awaited(topology: Topology, run: str) -> bool:
+    """Return whether node 0 waits for the others: it has begun anew."""
+    with suppress(OSError), _connect(topology) as peer:
+        return _say_hello(peer, run, _QUESTION)
+    return False
 
 
 class _Patience:
@@ -115,23 +128,25 @@ def _receive(topology: Topology, run: str, patience: _Patience) -> None:
                 peer.sendall(_START)
 
 
-def _join(topology: Topology, run: str, patience: _Patience) -> None:
-    """Wait on another node for node 0's word."""
-    hello = f"{run} {topology.node_rank}\n".encode()
+def _join(topology: Topology, run: str, patience: _Patience, is_over: Callable[[], bool]) -> bool:
+    """Wait on another node for node 0's word; return False if the run is over instead."""
     while True:
-        patience.wait_for(f"node 0 ({topology.host}) or what that waits for")
-        with suppress(OSError):
-            address = (topology.host, topology.port)
-            with socket.create_connection(address, timeout=HELLO_SECONDS) as peer:
-                _keep_alive(peer)
-                peer.sendall(hello)
+        patience.wait_for(f"node 0 ({topology.host})")
+        with suppress(OSError), _connect(topology) as peer:
+            _keep_alive(peer)
+            # The store of ranks that node 0 still runs would keep the connection, and say nothing.
+            if _say_hello(peer, run, str(topology.node_rank)):
                 while not select.select([peer], [], [], RETRY_SECONDS)[0]:
                     patience.wait_for("the other nodes")
-                with peer.makefile("rb") as words:
-                    has_begun = words.readline(len(_START)) == _START
-                if has_begun:
-                    return
+                if _read_line(peer) == _START:
+                    return True
+        if is_over():
+            return False
         time.sleep(RETRY_SECONDS)
+
+
+def _connect(topology: Topology) -> socket.socket:
+    return socket.create_connection((topology.host, topology.port), timeout=HELLO_SECONDS)
 
 
 def _listen(port: int) -> socket.socket:
@@ -143,16 +158,30 @@ def _listen(port: int) -> socket.socket:
 
 
 def _read_hello(peer: socket.socket, run: str) -> int | None:
-    """Return the rank of the node that connected; None of a stranger."""
+    """Return the rank of the node that connected; None of a stranger or of one that only asks."""
     _keep_alive(peer)
     peer.settimeout(HELLO_SECONDS)
     try:
-        with peer.makefile("rb") as words:
-            hello = words.readline(_MAX_HELLO).decode(errors="replace")
+        name, _, rank = _read_line(peer).decode(errors="replace").strip().partition(" ")
+        if name != run or not (rank == _QUESTION or rank.isdecimal()):
+            return None
+        peer.sendall(_WAITING)
     except OSError:
         return None
-    name, _, rank = hello.strip().partition(" ")
-    return int(rank) if name == run and rank.isdecimal() else None
+    return None if rank == _QUESTION else int(rank)
+
+
+def _say_hello(peer: socket.socket, run: str, rank: str) -> bool:
+    """Return whether this is node 0 of the run, and it waits. Raise ``OSError`` if it is silent."""
+    peer.sendall(f"{run} {rank}\n".encode())
+    return _read_line(peer) == _WAITING
+
+
+def _read_line(peer: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\n") and len(line) < _MAX_HELLO and (byte := peer.recv(1)):
+        line += byte
+    return line
 
 
 def _keep_alive(peer: socket.socket) -> None:

@@ -11,18 +11,21 @@ from typing import Any
 from finetune_api.protocol.stage_results import TrainResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.prepared import require_approved
-from finetune_trainer.errors import InternalError
+from finetune_trainer.errors import InternalError, RetryableError
 from finetune_trainer.model.chat_format import ChatFormat
 from finetune_trainer.publish.adapter import finish_adapter
 from finetune_trainer.publish.merged import publish_merged
 from finetune_trainer.run import BaseModel, RunStorage, Workspace
-from finetune_trainer.storage import Manifest, fetch_folder, publish_folder
+from finetune_trainer.storage import MANIFEST_NAME, Manifest, fetch_folder, publish_folder
 from finetune_trainer.train.checkpoint import drop_all
 from finetune_trainer.train.parent.launch import Topology, read_topology
+from finetune_trainer.train.parent.meeting import is_awaited
 from finetune_trainer.train.record import read_result
 
 PUBLICATION_SECONDS = 3600
 """How long the other nodes wait for rank 0 to upload: whole weights are many gigabytes."""
+ASKING_SECONDS = 15
+"""How often they ask whether node 0 has begun anew."""
 
 
 def topology_of(job: ResolvedJob) -> Topology:
@@ -46,9 +49,12 @@ def reuse_adapter(
     """
     storage = model.storage
     storage.say("the adapter of this run is there already: reused")
-    manifest, folder, record = _fetch_adapter(storage, workspace, key)
+    is_first = topology_of(storage.job).node_rank == 0
+    manifest, folder, record = _fetch_adapter(
+        storage, workspace, key, only=None if is_first else {"run.json"}
+    )
     require_approved(record["dataset"], approved, storage.uri_of(key))
-    if topology_of(storage.job).node_rank == 0:
+    if is_first:
         _drop_checkpoints(storage)
         publish_merged(model, workspace, manifest, folder, record)
     return read_result(storage.uri_of(key), manifest, record, reused=True)
@@ -102,15 +108,23 @@ def store_adapter(
 def wait_for_adapter(storage: RunStorage, workspace: Workspace, key: str) -> TrainResult:
     """Wait on the other nodes until rank 0 has stored the adapter.
 
+    They end when it has, so that a Job's success means just that.
+
     Raises:
-        InternalError: It never did.
+        RetryableError: Node 0 has begun anew instead, and waits for this node.
+        InternalError: It did neither.
     """
-    # Other nodes end when rank 0 has published, so that a Job's success means just that. If rank 0
-    # fails instead, the Job ends all of them; this is for a store that never answers.
-    for _ in range(PUBLICATION_SECONDS):
-        if storage.output.exists(f"{key}/manifest.json"):
-            manifest, _, record = _fetch_adapter(storage, workspace, key)
+    topology = topology_of(storage.job)
+    for second in range(PUBLICATION_SECONDS):
+        if storage.output.exists(f"{key}/{MANIFEST_NAME}"):
+            manifest, _, record = _fetch_adapter(storage, workspace, key, only={"run.json"})
             return read_result(storage.uri_of(key), manifest, record)
+        if second % ASKING_SECONDS == 0 and is_awaited(topology, storage.job.uid):
+            raise RetryableError(
+                "PeerLost",
+                "node 0 began anew before it had stored the adapter; the next attempt resumes at "
+                "the last checkpoint",
+            )
         time.sleep(1)
     raise InternalError(
         "NoPublication",
@@ -119,10 +133,11 @@ def wait_for_adapter(storage: RunStorage, workspace: Workspace, key: str) -> Tra
 
 
 def _fetch_adapter(
-    storage: RunStorage, workspace: Workspace, key: str
+    storage: RunStorage, workspace: Workspace, key: str, *, only: set[str] | None = None
 ) -> tuple[Manifest, Path, dict[str, Any]]:
+    """Fetch the stored adapter, or ``only`` some of its files, among them ``run.json``."""
     folder = workspace.scratch("adapter")
-    manifest = fetch_folder(storage.output, key, folder)
+    manifest = fetch_folder(storage.output, key, folder, only=only)
     return manifest, folder, json.loads((folder / "run.json").read_text())
 
 
