@@ -251,6 +251,32 @@ def test_all_weights_of_8_billion_fit_one_gpu_without_moments() -> None:
     assert find_warnings(recipe, rows) == []
 
 
+QWEN3_30B_A3B = describe_architecture(
+    {
+        "model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144,
+        "moe_intermediate_size": 768, "num_hidden_layers": 48, "num_attention_heads": 32,
+        "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+        "vocab_size": 151_936, "tie_word_embeddings": False,
+    },
+    {},
+)  # fmt: skip
+H100 = Hardware(num_gpus=1, memory_bytes=79 * GIB, supports_bfloat16=True, num_cpus=16)
+
+
+def test_a_mixture_whose_experts_do_not_fit_is_planned_without_them_as_the_refusal_says() -> None:
+    rows = DataShape(num_rows=480, num_tokens=480_000, mean_tokens=1000, longest_tokens=2048)
+    with pytest.raises(UserError) as caught:
+        decide({}, model=QWEN3_30B_A3B, data=rows, hardware=H100, use_gpu=True)
+    first, *_ = caught.value.message.partition("GiB; ")[2].split("; or ")
+    assert first == (
+        "leave the experts out (method.adapter.targetModules [q_proj, k_proj, v_proj, o_proj])"
+    )
+    change = {"method": {"adapter": {"targetModules": ["q_proj", "k_proj", "v_proj", "o_proj"]}}}
+    recipe = decide(change, model=QWEN3_30B_A3B, data=rows, hardware=H100, use_gpu=True)
+    assert recipe.estimated_memory_bytes < 0.85 * H100.memory_bytes
+    assert recipe.strategy == "DDP"
+
+
 def test_a_higher_rank_needs_more_memory() -> None:
     needs = [
         decide({"method": {"adapter": {"rank": rank}}}, model=LARGE, hardware=GPU, use_gpu=True)

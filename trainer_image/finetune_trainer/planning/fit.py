@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.experts import reaches_experts
 from finetune_trainer.planning.memory import Memory, estimate_training
 from finetune_trainer.planning.setup import Batch, Setup
 
@@ -26,6 +27,8 @@ even then is refused."""
 PADDING_FREE_TOKENS = 4096
 """Longest flattened row for which SDPA's block-diagonal mask is cheaper than padding."""
 SIGMAS = 6
+MLP_NAMES = ("gate_proj", "up_proj", "down_proj", "gate_up_proj")
+"""Last parts of the names of linear layers of an MLP, also of the one beside routed experts."""
 LIGHTER_OPTIMIZERS = ("AdamW8bit", "Adafactor")
 """Optimisers by the memory that they need, less than AdamW and falling."""
 GIB = 2**30
@@ -264,6 +267,12 @@ def _remedies(
         rest = ", and leave microBatchSize and activationCheckpointing to us" if fixes else ""
         found.append(f"set hyperparameters.optimizer: {lighter}{rest}")
     small = replace(setup, checkpointing=True)
+    adapts_experts = not setup.is_full and reaches_experts(model.model_type, setup.targets)
+    attention = _attention_targets(model)
+    # Adapters of attention may drop inputs, which those of experts cannot.
+    if adapts_experts and fits(replace(small, targets=attention, dropout=True)):
+        names = ", ".join(attention)
+        found.append(f"leave the experts out (method.adapter.targetModules [{names}])")
     if setup.is_full and fits(replace(small, adapter="LoRA")):
         found.append("train an adapter (method.adapter.type LoRA) instead of all weights")
     if setup.use_gpu and setup.adapter != "QLoRA" and setup.strategy in ("DDP", "FSDP2"):
@@ -287,3 +296,8 @@ def _remedies(
         shorter = 2 ** int(math.log2(row))
         found.append(f"shorten the rows (hyperparameters.maxSequenceLength {shorter})")
     return found or ["take a smaller model, or GPUs with more memory"]
+
+
+def _attention_targets(model: Architecture) -> tuple[str, ...]:
+    """Return the names of the linear layers of attention."""
+    return tuple(dict.fromkeys(each.name for each in model.linears if each.name not in MLP_NAMES))
