@@ -24,6 +24,7 @@ STRATEGIES = {
     "DDP": {"gpusPerNode": 2, "strategy": "DDP"},
     "ZeRO2": {"gpusPerNode": 2, "strategy": "ZeRO2"},
     "ZeRO3": {"gpusPerNode": 2, "strategy": "ZeRO3"},
+    "FSDP2": {"gpusPerNode": 2, "strategy": "FSDP2"},
 }
 
 
@@ -71,6 +72,36 @@ def test_run_that_resumes_beside_planted_pickles_ends_with_the_same_bytes(
     assert run.messages.count("passed over as damaged") == 2
     assert run.result["sha256"] == result["sha256"]
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("kind", ["LoRA", "Full"])
+def test_sharded_checkpoint_holds_trained_weights_once_and_resumes_from_them(
+    bench: Callable[..., Workbench], tmp_path: Path, kind: str
+) -> None:
+    resources = {"gpusPerNode": 2, "nodes": 2, "strategy": "FSDP2"}
+    steps = {"maxSteps": 6, "microBatchSize": 1, "learningRate": "auto"}
+    method = {"adapter": {"type": kind, "dropout": "0"}}
+    change = {"hyperparameters": steps, "method": method, "resources": resources}
+    good = tmp_path / "step-3"
+    result = train_and_copy(bench(change), good)
+    name = "model" if kind == "Full" else "adapter_model"
+    weights = weights_of(good, f"{name}.safetensors")
+    num_bytes = sum(values.nbytes for values in weights.values())
+    stored = sum(each.stat().st_size for each in good.glob("*.safetensors"))
+    random_states = sum(each.stat().st_size for each in good.glob("rng_state*"))
+    # Weights, and two float32 moments of each; names and shapes come on top.
+    assert stored - random_states < 3 * num_bytes * 1.05 + 64 * 1024
+
+    resumed = bench(change)
+    resumed.run_to("prepare")
+    shutil.copytree(good, resumed.run_folder / "checkpoints" / "step-3")
+    again = resumed.run_to("train").result
+    assert (again["resumedFromStep"], again["sha256"]) == (3, result["sha256"])
+
+    whole = bench({**change, "resources": {"gpusPerNode": 4, "strategy": "DDP"}})
+    alone = whole.run_to("prepare", "train").result
+    expected = float(alone["selection"]["validationLoss"])
+    assert float(result["selection"]["validationLoss"]) == pytest.approx(expected, abs=2e-5)
 
 
 def test_second_attempt_removes_what_a_crash_after_publication_left(

@@ -152,14 +152,6 @@ def test_other_adapter_types_train_and_evaluate(bench: Callable[..., Workbench],
             id="LoRA target that matches no module names those that exist",
         ),
         pytest.param(
-            {"resources": {"gpusPerNode": 1, "strategy": "FSDP2"}},
-            "train",
-            64,
-            "StrategyUnsupported",
-            ["FSDP2", "DDP"],
-            id="FSDP2 on CPU is refused, not silently replaced",
-        ),
-        pytest.param(
             {
                 "resources": {"gpusPerNode": 2, "strategy": "ZeRO3"},
                 "hyperparameters": {"precision": "BFloat16"},
@@ -228,7 +220,8 @@ def test_bad_settings_end_with_the_value_and_the_remedy(
 
 @pytest.mark.parametrize("stage", ["prepare", "train"])
 def test_what_needs_no_torch_starts_without_it(bench: Callable[..., Workbench], stage: str) -> None:
-    workbench = bench({"resources": {"gpusPerNode": 1, "strategy": "FSDP2"}})
+    zero = {"gpusPerNode": 2, "strategy": "ZeRO3"}
+    workbench = bench({"resources": zero, "hyperparameters": {"precision": "BFloat16"}})
     if stage == "train":
         workbench.run_to("prepare")
     workbench.env["PYTHONPROFILEIMPORTTIME"] = "1"

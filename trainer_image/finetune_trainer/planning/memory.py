@@ -170,6 +170,7 @@ class _Shares:
         if setup.strategy == "ZeRO3":
             return cls(weights=part, gradients=part, optimizer=part, master=1)
         if setup.strategy == "FSDP2":
+            part = 1 / setup.num_shards
             return cls(weights=part, gradients=part, optimizer=part, master=0)
         # DDP exchanges gradients in buckets of their own.
         return cls(weights=1, gradients=2, optimizer=1, master=0)

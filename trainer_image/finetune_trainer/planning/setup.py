@@ -51,6 +51,8 @@ class Setup:
         strategy: ``DDP``, ``ZeRO2``, ``ZeRO3`` or ``FSDP2``.
         optimizer: ``AdamW``, ``AdamW8bit`` or ``Adafactor``.
         world_size: Ranks.
+        num_nodes: Nodes that the ranks run on.
+        num_replicas: Under FSDP2, copies of the weights, each sharded by ranks of its own.
         use_gpu: Ranks run on GPUs.
     """
 
@@ -67,12 +69,19 @@ class Setup:
     strategy: str = "DDP"
     optimizer: str = "AdamW"
     world_size: int = 1
+    num_nodes: int = 1
+    num_replicas: int = 1
     use_gpu: bool = True
 
     @property
     def is_full(self) -> bool:
         """Whether all weights are trained."""
         return self.adapter == "Full"
+
+    @property
+    def num_shards(self) -> int:
+        """Ranks that hold one copy of the weights together, where the strategy shards them."""
+        return self.world_size // self.num_replicas
 
     @property
     def value_bytes(self) -> int:

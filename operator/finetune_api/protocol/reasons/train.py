@@ -114,9 +114,6 @@ TRAIN = {
     "StrategyIgnored": _Help(
         "The library accelerate chose another strategy: a defect.", "Report it with the log."
     ),
-    "StrategyUnsupported": _Help(
-        "The strategy does not run here.", "Use one that the message names."
-    ),
     "UnknownState": _Help(
         "A checkpoint has a state that would need a pickle.", "Report it with the log."
     ),

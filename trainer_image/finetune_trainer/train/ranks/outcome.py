@@ -117,6 +117,7 @@ def stays_flattened(trainer: Trainer, recipe: Recipe) -> bool:
 def describe(recipe: Recipe, data: DataShape) -> str:
     """Describe the run's plan in one line."""
     where = "GPU" if recipe.use_gpu else "CPU"
+    inside = " inside each node" if recipe.num_replicas > 1 else ""
     shape = "packed" if recipe.packing else "padding-free" if recipe.padding_free else "padded"
     return (
         f"training on {data.num_rows} rows ({data.num_tokens} tokens), {recipe.total_steps} steps "
@@ -124,7 +125,8 @@ def describe(recipe: Recipe, data: DataShape) -> str:
         f"{recipe.accumulation_steps} accumulation x {recipe.world_size} rank(s), learning rate "
         f"{recipe.learning_rate:g}, {'bfloat16' if recipe.bfloat16 else 'float32'} base, {shape}, "
         f"activation checkpointing {'on' if recipe.activation_checkpointing else 'off'}, "
-        f"{recipe.strategy} on {where}, about {recipe.estimated_memory_bytes / 2**30:.1f} of "
+        f"{recipe.strategy}{inside} on {where}, "
+        f"about {recipe.estimated_memory_bytes / 2**30:.1f} of "
         f"{recipe.available_memory_bytes / 2**30:.1f} GiB per rank"
     )
 

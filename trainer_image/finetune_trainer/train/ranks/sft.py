@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,8 @@ from transformers import (
 from trl import SFTConfig
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.errors import InternalError, UserError
+from finetune_trainer.errors import UserError
+from finetune_trainer.train.ranks.sharding import SHARDED, sharding_arguments
 from finetune_trainer.train.ranks.validation import SupervisedTrainer
 from finetune_trainer.train.recipe.recipe import Recipe
 
@@ -70,25 +70,12 @@ def training_arguments(
         extra["optim"] = OPTIMIZERS[hyper.optimizer]
     if hyper.neftune_noise_alpha is not None:
         extra["neftune_noise_alpha"] = float(hyper.neftune_noise_alpha)
-    if recipe.strategy in ("ZeRO2", "ZeRO3"):
-        extra["deepspeed"] = deepspeed_config(recipe)
-        if not recipe.use_gpu:
-            join_ranks_for_deepspeed()
-            extra["accelerator_config"] = {"use_configured_state": True}
-    elif recipe.strategy == "FSDP2":
-        extra["fsdp"] = True
-        extra["fsdp_config"] = {
-            "version": 2,
-            "reshard_after_forward": True,
-            "state_dict_type": "FULL_STATE_DICT",
-            "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-            "activation_checkpointing": recipe.activation_checkpointing,
-        }
+    extra.update(sharding_arguments(recipe))
     checkpointing = recipe.activation_checkpointing and recipe.strategy != "FSDP2"
     return dict(
         output_dir=str(output_dir),
-        # With this set accelerate would run DDP instead of DeepSpeed, without a word.
-        use_cpu=not recipe.use_gpu and "deepspeed" not in extra,
+        # With this set accelerate would run DDP instead of sharding, without a word.
+        use_cpu=not recipe.use_gpu and recipe.strategy not in SHARDED,
         bf16=recipe.bfloat16,
         per_device_train_batch_size=recipe.micro_batch_size,
         # KTO compares the answers of a batch, so its loss depends on the size.
@@ -176,44 +163,6 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
     set_peft_model_state_dict(model, weights)
 
 
-def join_ranks_for_deepspeed() -> None:
-    """Join the process group over gloo, as ranks of DeepSpeed on CPU.
-
-    TrainingArguments cannot: with the CPU it leaves DeepSpeed out, else it looks for a GPU's
-    backend. Source: accelerate ``PartialState.__init__``.
-    """
-    import deepspeed
-    from accelerate import PartialState
-
-    # It would compile collectives over shared memory at every start: minutes in a pod, which keeps
-    # no cache, for what gloo does as well.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    os.environ.pop("ACCELERATE_USE_CPU", None)
-    os.environ["ACCELERATE_USE_DEEPSPEED"] = "true"
-    try:
-        PartialState(backend="gloo")
-    finally:
-        del os.environ["ACCELERATE_USE_DEEPSPEED"]
-
-
-def check_strategy(trainer: Trainer, recipe: Recipe) -> None:
-    """Raise ``InternalError`` if accelerate silently chose another strategy than the recipe."""
-    from accelerate.utils import DistributedType
-
-    expected = {
-        "ZeRO2": DistributedType.DEEPSPEED,
-        "ZeRO3": DistributedType.DEEPSPEED,
-        "FSDP2": DistributedType.FSDP,
-    }.get(recipe.strategy)
-    actual = trainer.accelerator.distributed_type
-    if expected is not None and actual != expected:
-        raise InternalError(
-            "StrategyIgnored",
-            f"resources.strategy {recipe.strategy} was asked for, but accelerate runs "
-            f"{actual.value}",
-        )
-
-
 def count_trainable(model: torch.nn.Module) -> int:
     """Count the trainable parameters, also of a model that ZeRO-3 has sharded."""
     return sum(
@@ -221,21 +170,3 @@ def count_trainable(model: torch.nn.Module) -> int:
         for parameter in model.parameters()
         if parameter.requires_grad
     )
-
-
-def deepspeed_config(recipe: Recipe) -> dict[str, Any]:
-    """Return DeepSpeed's configuration; transformers fills in ``auto`` values."""
-    stage = 3 if recipe.strategy == "ZeRO3" else 2
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": recipe.use_gpu}
-    if stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
-    return {
-        "train_batch_size": "auto",
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "bf16": {"enabled": recipe.bfloat16},
-        "fp16": {"enabled": False},
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-    }

@@ -140,6 +140,21 @@ def begins_from_origin(plan: WorkerPlan, job: ResolvedJob) -> bool:
     return True
 
 
+def find_weights(plan: WorkerPlan, job: ResolvedJob, recipe: Recipe) -> Path | None:
+    """Return the folder of trained weights that the model is made with; None: a fresh adapter.
+
+    Ranks of FSDP2 resume so too: their checkpoints hold the weights once, in the ordinary files.
+
+    Raises:
+        InternalError: The parent has not fetched the weights of ``initFrom``.
+    """
+    if begins_from_origin(plan, job):
+        return Path(plan.origin_dir or "")
+    if recipe.strategy == "FSDP2" and plan.resume_dir is not None:
+        return Path(plan.resume_dir)
+    return None
+
+
 def load_base(
     plan: WorkerPlan, job: ResolvedJob, recipe: Recipe, *, local_rank: int
 ) -> PreTrainedModel:
@@ -159,11 +174,9 @@ def load_base(
     quantized = adapter.type == "QLoRA"
     # Full fine-tuning keeps float32 master weights and computes in bfloat16 by autocast.
     is_low_precision = recipe.bfloat16 and adapter.type != "Full"
-    folder = plan.model_dir
-    if adapter.type == "Full" and begins_from_origin(plan, job):
-        folder = plan.origin_dir or ""
+    weights = find_weights(plan, job, recipe) if adapter.type == "Full" else None
     model = load_model(
-        Path(folder),
+        weights or Path(plan.model_dir),
         dtype=torch.bfloat16 if is_low_precision else torch.float32,
         trust_remote_code=job.spec.model.trust_remote_code,
         quantize=quantized,

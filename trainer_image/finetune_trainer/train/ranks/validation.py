@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerControl
 from trl import SFTTrainer
 
 from finetune_trainer.train.ranks.callbacks.divergence import WatchedSteps
+from finetune_trainer.train.ranks.sharding import ShardedTrainer
 from finetune_trainer.train.recipe.selection import VALIDATION_ERROR, VALIDATION_LOSS
 from finetune_trainer.train.recipe.validation import estimate_standard_error
 
@@ -129,5 +130,5 @@ class LoraPlus(Trainer):  # type: ignore[misc]
         return optimizer
 
 
-class SupervisedTrainer(ExactValidation, LoraPlus, WatchedSteps, SFTTrainer):  # type: ignore[misc]
+class SupervisedTrainer(ExactValidation, ShardedTrainer, LoraPlus, WatchedSteps, SFTTrainer):  # type: ignore[misc]
     """TRL's SFTTrainer with exact validation, LoRA+ and watched steps."""

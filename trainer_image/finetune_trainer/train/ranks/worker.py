@@ -37,9 +37,9 @@ from finetune_trainer.train.ranks.sides import encode_splits, open_splits
 from finetune_trainer.train.ranks.start import (
     agree_on_checkpoint,
     balances_experts,
-    begins_from_origin,
     check_agreement,
     check_world_size,
+    find_weights,
     load_base,
     settle_recipe,
     uses_liger,
@@ -84,6 +84,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     from finetune_trainer.train.ranks import preference, sft
     from finetune_trainer.train.ranks.callbacks.chosen import TrainingIsOver
     from finetune_trainer.train.ranks.callbacks.watchers import make_watchers, train_durably
+    from finetune_trainer.train.ranks.sharding import check_strategy
     from finetune_trainer.train.ranks.whole import train_in_float32
 
     job = ResolvedJob.from_json(Path(plan.job).read_text())
@@ -120,11 +121,12 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
         validation=sides.validation,
         callbacks=watchers.as_callbacks(),
     )
-    sft.check_strategy(trainer, recipe)
+    check_strategy(trainer, recipe)
     train_in_float32(trainer.model, adapter=method.adapter.type, strategy=recipe.strategy)
     watchers.attach(trainer)
-    if begins_from_origin(plan, job) and method.adapter.type != "Full":
-        sft.load_adapter(trainer.model, Path(plan.origin_dir or ""))
+    weights = find_weights(plan, job, recipe)
+    if weights is not None and method.adapter.type != "Full":
+        sft.load_adapter(trainer.model, weights)
     if rank == 0:
         tell_start(emit, plan, job, recipe, sides.shape)
         emit_adapter_warnings(emit, method.adapter, model, lora)

@@ -62,6 +62,8 @@ def setup_of(job: ResolvedJob, model: Architecture, recipe: Recipe) -> Setup:
         accumulation=recipe.accumulation_steps > 1,
         strategy=recipe.strategy,
         world_size=recipe.world_size,
+        num_nodes=job.spec.resources.nodes,
+        num_replicas=recipe.num_replicas,
         use_gpu=recipe.use_gpu,
     )
 
@@ -101,7 +103,7 @@ def explain(
         found["validateEverySteps"] = _explain_validation(recipe)
     if hyper.activation_checkpointing == "Auto":
         found["activationCheckpointing"] = (
-            "no smaller micro batch fits without it"
+            "without it nothing fits, or only smaller and slower micro batches"
             if recipe.activation_checkpointing
             else "memory suffices without it, and it costs speed"
         )
@@ -109,7 +111,8 @@ def explain(
         found["strategy"] = (
             "the model fits every GPU whole"
             if recipe.strategy == "DDP"
-            else "the model does not fit one GPU, so the ranks share it"
+            else "whole weights on every GPU do not fit or leave too little for the batch"
+            + ("; each node holds them once" if recipe.num_replicas > 1 else "")
         )
     if hyper.precision == "Auto":
         found["precision"] = (

@@ -69,6 +69,7 @@ class Recipe:
         total_steps: Optimiser steps of the whole run.
         epochs: Passes over the data.
         strategy: DDP, ZeRO2, ZeRO3 or FSDP2.
+        num_replicas: Under FSDP2, copies of the weights: one per node where a node suffices.
         bfloat16: Base weights (and compute) in bfloat16.
         activation_checkpointing: Recompute activations.
         padding_free: Flatten a micro batch into one row without padding.
@@ -103,6 +104,7 @@ class Recipe:
     out_of_memory_at: int = 0
     num_validation_rows: int = 0
     num_measured_rows: int = 0
+    num_replicas: int = 1
 
     @property
     def validation_batch_size(self) -> int:
@@ -168,6 +170,7 @@ def decide_recipe(
         total_steps=total_steps,
         epochs=float(hyper.epochs),
         strategy=fit.setup.strategy,
+        num_replicas=fit.setup.num_replicas,
         bfloat16=setup.bfloat16,
         activation_checkpointing=fit.setup.checkpointing,
         padding_free=fit.setup.padding_free and not packing,
@@ -260,6 +263,7 @@ def make_setup(
         bfloat16=decide_bfloat16(job, hardware, use_gpu=use_gpu),
         attention=attention_of(model.model_type, attention),
         world_size=job.world_size,
+        num_nodes=job.spec.resources.nodes,
         use_gpu=use_gpu,
     )
 
@@ -272,7 +276,7 @@ def read_asked(job: ResolvedJob, per_rank: int, *, use_gpu: bool) -> Asked:
     """
     hyper = job.spec.hyperparameters
     micro = check_micro_batch(hyper.micro_batch_size, per_rank)
-    strategy = decide_strategy(job, use_gpu=use_gpu)
+    strategy = decide_strategy(job)
     is_sft = job.spec.method.objective == "SFT"
     if strategy == "Auto" and not is_sft:
         strategy = "DDP"  # the reference is the model without its adapter: it must be whole
@@ -313,7 +317,6 @@ def check_settings(job: ResolvedJob, hardware: Hardware, *, num_rows: int, use_g
     decide_bfloat16(job, hardware, use_gpu=use_gpu)
     _, per_rank = share_batch(job, num_rows)
     check_micro_batch(job.spec.hyperparameters.micro_batch_size, per_rank)
-    decide_strategy(job, use_gpu=use_gpu)
 
 
 def decide_bfloat16(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> bool:
@@ -323,7 +326,7 @@ def decide_bfloat16(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> b
         UserError: The device or the strategy cannot.
     """
     asked = job.spec.hyperparameters.precision
-    strategy = _asked_strategy(job)
+    strategy = decide_strategy(job)
     # transformers takes bfloat16 under DeepSpeed for a matter of GPUs.
     is_cpu_zero = strategy in ("ZeRO2", "ZeRO3") and not use_gpu
     if asked == "BFloat16" and is_cpu_zero:
@@ -343,19 +346,10 @@ def decide_bfloat16(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> b
     )
 
 
-def decide_strategy(job: ResolvedJob, *, use_gpu: bool) -> str:
-    """Return how ranks share the work; ``Auto`` where memory decides.
-
-    Raises:
-        UserError: FSDP2 on CPU, where accelerate would silently run DDP.
-    """
-    if job.spec.resources.strategy == "FSDP2" and not use_gpu:
-        raise UserError(
-            "StrategyUnsupported",
-            "resources.strategy FSDP2 needs GPUs (on CPU it would silently fall back to DDP); use "
-            "DDP or ZeRO2",
-        )
-    return _asked_strategy(job)
+def decide_strategy(job: ResolvedJob) -> str:
+    """Return how ranks share the work; ``Auto`` where memory decides."""
+    # One rank has nothing to share; DeepSpeed would only add its start-up.
+    return job.spec.resources.strategy if job.world_size > 1 else "DDP"
 
 
 def find_warnings(recipe: Recipe, data: DataShape) -> list[str]:
@@ -376,8 +370,3 @@ def find_warnings(recipe: Recipe, data: DataShape) -> list[str]:
             f"{recipe.available_memory_bytes / GIB:.1f} GiB are needed at the peak"
         )
     return found
-
-
-def _asked_strategy(job: ResolvedJob) -> str:
-    # One rank has nothing to share; DeepSpeed would only add its start-up.
-    return job.spec.resources.strategy if job.world_size > 1 else "DDP"
