@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,10 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.planning.architecture import Architecture, describe_architecture
+from finetune_trainer.planning.fit import COMFORT, Asked, Lengths, find_fit, largest_batch
+from finetune_trainer.planning.memory import estimate_training
+from finetune_trainer.planning.setup import Setup
+from finetune_trainer.planning.throughput import tokens_per_second
 from finetune_trainer.train.recipe.batches import decide_global_batch
 from finetune_trainer.train.recipe.learning_rate import decide_learning_rate
 from finetune_trainer.train.recipe.recipe import (
@@ -182,7 +187,6 @@ def test_checkpointing_only_when_memory_asks_for_it() -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"resources": {"gpusPerNode": 2, "strategy": "FSDP2"}}, "StrategyUnsupported"),
         ({"hyperparameters": {"precision": "BFloat16"}}, "PrecisionUnsupported"),
     ],
 )
@@ -199,6 +203,44 @@ def test_base_too_large_for_one_gpu_is_sharded() -> None:
     assert recipe.strategy == "FSDP2"
     assert recipe.micro_batch_size > 1
     assert recipe.estimated_memory_bytes < GPU.memory_bytes
+
+
+def test_base_that_fits_a_node_is_sharded_inside_each_node() -> None:
+    two = {"gpusPerNode": 8, "nodes": 2}
+    change = {"resources": two, "hyperparameters": {"globalBatchSize": 64}}
+    recipe = decide(change, model=HUGE, hardware=GPU, use_gpu=True)
+    assert (recipe.strategy, recipe.world_size, recipe.num_replicas) == ("FSDP2", 16, 2)
+    small = replace(GPU, memory_bytes=GPU.memory_bytes // 4)
+    tight = decide(change, model=HUGE, hardware=small, use_gpu=True)
+    assert (tight.strategy, tight.num_replicas) == ("FSDP2", 1)
+    one_each = {**change, "resources": {"gpusPerNode": 1, "nodes": 8}}
+    assert decide(one_each, model=HUGE, hardware=GPU, use_gpu=True).num_replicas == 1
+
+
+@pytest.mark.parametrize("memory", [24, 30, 40, 80])
+def test_no_other_choice_that_fits_is_estimated_faster(memory: int) -> None:
+    lengths, available = Lengths(mean=250, longest=2048, deviation=200), memory * GIB
+    fit = find_fit(LARGE, Setup(), Asked(), lengths, per_rank=16, available=available)
+    speeds = {
+        (micro, checkpointing): speed_of(replace(fit.setup, checkpointing=checkpointing), micro)
+        for micro in (1, 2, 4, 8, 16)
+        for checkpointing in (False, True)
+        if fits(replace(fit.setup, checkpointing=checkpointing), micro, lengths, available)
+    }
+    chosen = speed_of(fit.setup, fit.micro)
+    assert chosen == max(speeds.values())
+    assert chosen > min(speeds.values())
+
+
+def fits(setup: Setup, micro: int, lengths: Lengths, available: int) -> bool:
+    need = estimate_training(LARGE, setup, largest_batch(micro, setup, lengths))
+    return need.total <= COMFORT * available
+
+
+def speed_of(setup: Setup, micro: int) -> float:
+    return tokens_per_second(
+        LARGE, setup, peak_flops=1.0, mean_tokens=250, tokens_per_pass=250 * micro
+    )
 
 
 @pytest.mark.parametrize(

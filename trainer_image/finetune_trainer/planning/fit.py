@@ -1,8 +1,9 @@
 """Chooses micro batch, checkpointing and strategy so that a run fits, at the least cost of speed.
 
-The micro batch shrinks first, then activations are recomputed (a third to a half of the speed),
-then weights are sharded. A micro batch has a fixed number of examples, because TRL divides an epoch
-before it sees lengths. The token budget decides it from mean and longest length.
+Of all ways that fit, the one that :mod:`finetune_trainer.planning.throughput` estimates as fastest
+is taken; of equal ones that with whole weights, without recomputation and with the larger micro
+batch. A micro batch has a fixed number of examples, because TRL divides an epoch before it sees
+lengths. The token budget bounds it from mean and longest length.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.experts import reaches_experts
 from finetune_trainer.planning.memory import Memory, estimate_training
 from finetune_trainer.planning.setup import Batch, Setup
+from finetune_trainer.planning.throughput import tokens_per_second
 
 CPU_TOKENS_PER_FORWARD = 2048
 GPU_TOKENS_PER_FORWARD = 16384
@@ -129,16 +131,30 @@ def _choose(
     available: int,
 ) -> Fit:
     """Return the fastest way that leaves room, else the one that needs the least memory."""
+    fastest: tuple[float, Fit] | None = None
     smallest: Fit | None = None
     for micro, tried in _candidates(setup, asked, lengths, per_rank):
         memory = estimate_training(model, tried, largest_batch(micro, tried, lengths))
         fit = Fit(micro=micro, setup=tried, memory=memory, available=available)
         if not fit.is_tight:
-            return fit
+            speed = _relative_speed(model, tried, lengths, micro)
+            if fastest is None or speed > fastest[0]:
+                fastest = speed, fit
         if smallest is None or memory.total < smallest.memory.total:
             smallest = fit
     assert smallest is not None
-    return smallest
+    return smallest if fastest is None else fastest[1]
+
+
+def _relative_speed(model: Architecture, setup: Setup, lengths: Lengths, micro: int) -> float:
+    """Return the estimated tokens per second, in units of the device's peak.
+
+    Choices of one run compare alike on every device.
+    """
+    row = lengths.row_limit or lengths.mean
+    return tokens_per_second(
+        model, setup, peak_flops=1.0, mean_tokens=lengths.mean, tokens_per_pass=micro * row
+    )
 
 
 def _find_lighter_optimizer(
@@ -179,7 +195,7 @@ def _candidates(
         is_shardable = setup.adapter != "QLoRA" and setup.optimizer == "AdamW"
         strategies += ["FSDP2"] if is_shardable else []
     recomputing = [False, True] if asked.checkpointing is None else [asked.checkpointing]
-    for strategy in strategies:
+    for strategy, num_replicas in _shardings(setup, strategies):
         for checkpointing in recomputing:
             for micro in _micro_batches(setup, asked, lengths, per_rank):
                 yield (
@@ -187,11 +203,23 @@ def _candidates(
                     replace(
                         setup,
                         strategy=strategy,
+                        num_replicas=num_replicas,
                         checkpointing=checkpointing,
                         accumulation=per_rank > micro,
                         padding_free=_is_padding_free(setup, asked, lengths, micro),
                     ),
                 )
+
+
+def _shardings(setup: Setup, strategies: list[str]) -> Iterator[tuple[str, int]]:
+    """List strategies with the copies of the weights, the one that exchanges least first.
+
+    A copy per node keeps the weights' gathering inside nodes, where links are fastest.
+    """
+    for strategy in strategies:
+        if strategy == "FSDP2" and 1 < setup.num_nodes < setup.world_size:
+            yield strategy, setup.num_nodes
+        yield strategy, 1
 
 
 def _micro_batches(setup: Setup, asked: Asked, lengths: Lengths, per_rank: int) -> list[int]:
