@@ -36,7 +36,9 @@ def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
                 dp_replicate_size=recipe.num_replicas,
                 dp_shard_size=recipe.world_size // recipe.num_replicas,
             )
+        # accelerate reads both when it joins the ranks: collectives over CPU tensors need gloo too.
         os.environ["ACCELERATE_USE_FSDP"] = "true"
+        os.environ["FSDP_STATE_DICT_TYPE"] = "FULL_STATE_DICT"
         join = _join_ranks_for_fsdp
     else:
         return {}
