@@ -143,3 +143,97 @@ def test_a_merge_that_cannot_be_right_is_refused_before_training(
     for word in words:
         assert word in ended.termination["message"]
     assert not (workbench.run_folder / "adapter").exists()
+
+
+def random_model(folder: Path, kind: str, **settings: Any) -> Path:
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 64,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 64,
+        "dtype": "bfloat16",
+        **settings,
+    }
+    config = transformers.CONFIG_MAPPING[kind](**sizes)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def random_adapter(base: Any, folder: Path, **settings: Any) -> Path:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    settings = {"target_modules": "all-linear", **settings}
+    tuned = get_peft_model(base, LoraConfig(r=2, task_type="CAUSAL_LM", **settings))
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data += torch.randn_like(parameter) * 0.1
+    tuned.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "adapter"),
+    [
+        ("llama", {"tie_word_embeddings": True, "attention_bias": True}, {}),
+        ("qwen2", {}, {"use_dora": True}),
+        ("qwen3", {"head_dim": 16}, {"modules_to_save": ["lm_head", "norm"]}),
+        (
+            "phi3",
+            {"pad_token_id": 0, "eos_token_id": 1},
+            {"target_modules": ["qkv_proj", "down_proj"]},
+        ),
+        ("mixtral", {"num_local_experts": 2}, {"target_modules": ["q_proj", "v_proj"]}),
+    ],
+)
+def test_merging_tensor_by_tensor_gives_the_bytes_of_merging_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    kind: str, model: dict[str, Any], adapter: dict[str, Any],
+) -> None:  # fmt: skip
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from finetune_trainer.publish import tensors
+
+    def load(folder: Path, dtype: torch.dtype) -> Any:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+
+    torch.manual_seed(0)
+    base = random_model(tmp_path / "base", kind, **model)
+    trained = random_adapter(load(base, torch.float32), tmp_path / "adapter", **adapter)
+    tuned = PeftModel.from_pretrained(load(base, torch.float32), trained)
+    whole = tuned.merge_and_unload().to(torch.bfloat16).state_dict()
+    monkeypatch.setattr(tensors, "FILE_BYTES", 8 * 1024)
+    light = tensors.open_without_weights(base, trained)
+    assert light is not None
+    target = tmp_path / "merged"
+    target.mkdir()
+    tensors.merge_by_tensor(light, base, target, torch.bfloat16)
+    assert len(list(target.glob("model-*-of-*.safetensors"))) > 1
+    merged = load(target, torch.bfloat16).state_dict()
+    assert merged.keys() == whole.keys()
+    assert all(torch.equal(merged[name], value) for name, value in whole.items())
+    assert not all(
+        torch.equal(load(base, torch.bfloat16).state_dict()[n], v) for n, v in merged.items()
+    )
+
+
+def test_adapters_of_stacked_experts_are_merged_whole(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from finetune_trainer.publish.tensors import open_without_weights
+
+    base = random_model(tmp_path / "base", "mixtral", num_local_experts=2)
+    loaded = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    names = ["mlp.experts.gate_up_proj"]
+    trained = random_adapter(
+        loaded, tmp_path / "adapter", target_modules=["q_proj"], target_parameters=names
+    )
+    assert open_without_weights(base, trained) is None

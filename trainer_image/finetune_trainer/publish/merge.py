@@ -1,7 +1,8 @@
 """Folds an adapter into its base: ``python -m finetune_trainer.publish.merge plan.json``.
 
 A separate process, because the parent never imports torch. It computes in float32 on the CPU and
-rounds once to the base's type. For QLoRA it starts from the original weights.
+rounds once to the base's type. For QLoRA it starts from the original weights. Models whose files
+name the adapted tensors otherwise are loaded whole.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import math
 import shutil
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -87,21 +90,8 @@ def merge_adapter(plan: MergePlan) -> None:
     Raises:
         UserError: The base does not load, or merging gave values that are not finite.
     """
-    import torch
-    from peft import PeftModel
-
     model_dir, target = Path(plan.model_dir), Path(plan.target_dir)
-    base = load_model(model_dir, dtype=torch.float32, trust_remote_code=plan.trust_remote_code)
-    tuned = PeftModel.from_pretrained(base, plan.adapter_dir, torch_device="cpu")
-    try:
-        merged = tuned.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise UserError(
-            "MergeNotFinite",
-            f"folding the adapter into the base failed: {error}; the training diverged: lower "
-            "hyperparameters.learningRate",
-        ) from error
-    merged.to(saved_dtype(model_dir)).save_pretrained(target)
+    _write_merged(plan, model_dir, target)
     for name in TOKENIZER_FILES:
         if (model_dir / name).is_file():
             shutil.copyfile(model_dir / name, target / name)
@@ -109,6 +99,38 @@ def merge_adapter(plan: MergePlan) -> None:
         # A tokenizer in code of the model's own, or in files of other names.
         tokenizer = load_tokenizer(model_dir, trust_remote_code=plan.trust_remote_code)
         tokenizer.save_pretrained(target)
+
+
+def _write_merged(plan: MergePlan, model_dir: Path, target: Path) -> None:
+    import torch
+    from peft import PeftModel
+
+    from finetune_trainer.publish.tensors import merge_by_tensor, open_without_weights
+
+    dtype = saved_dtype(model_dir)
+    tuned = open_without_weights(model_dir, Path(plan.adapter_dir))
+    if tuned is not None:
+        with _finite_values():
+            merge_by_tensor(tuned, model_dir, target, dtype)
+        return
+    base = load_model(model_dir, dtype=torch.float32, trust_remote_code=plan.trust_remote_code)
+    tuned = PeftModel.from_pretrained(base, plan.adapter_dir, torch_device="cpu")
+    with _finite_values():
+        merged = tuned.merge_and_unload(safe_merge=True)
+    merged.to(dtype).save_pretrained(target)
+
+
+@contextmanager
+def _finite_values() -> Iterator[None]:
+    """Turn PEFT's ``ValueError`` about values that are not finite into a ``UserError``."""
+    try:
+        yield
+    except ValueError as error:
+        raise UserError(
+            "MergeNotFinite",
+            f"folding the adapter into the base failed: {error}; the training diverged: lower "
+            "hyperparameters.learningRate",
+        ) from error
 
 
 def saved_dtype(folder: Path) -> torch.dtype:
