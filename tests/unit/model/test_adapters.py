@@ -14,6 +14,7 @@ from finetune_trainer.model.adapters import (
     build_lora_config,
     check_target_modules,
     compute_updates_as_trained,
+    keep_input_types,
 )
 from finetune_trainer.planning.experts import ADAPTED_EXPERTS
 
@@ -110,7 +111,7 @@ def test_a_whole_module_is_named_so_that_peft_takes_no_other(wanted: str, named:
     assert config.modules_to_save == named
 
 
-def adapt(kind: str, dtype: torch.dtype) -> Any:
+def adapt(kind: Any, dtype: torch.dtype, **settings: Any) -> Any:
     """A tiny model with an adapter that changes its answers, loaded as PEFT does."""
     from peft import get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -119,7 +120,7 @@ def adapt(kind: str, dtype: torch.dtype) -> Any:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     base = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes, **heads)).to(dtype)
-    model = get_peft_model(base, build_lora_config(Adapter(type=kind), base)).eval()
+    model = get_peft_model(base, build_lora_config(Adapter(type=kind, **settings), base)).eval()
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.2)
@@ -153,3 +154,43 @@ def test_updates_take_the_type_of_weights_but_not_where_norms_are_taken(
     adapter = {name: p.dtype for name, p in model.named_parameters() if "lora_" in name}
     assert adapter
     assert set(adapter.values()) == {updates}
+
+
+def learn(model: Any) -> tuple[dict[str, torch.Tensor], int]:
+    """Take three steps in bfloat16; return what was learned and the bytes that autograd held."""
+    ids = torch.arange(40).reshape(2, 20)
+    held: dict[int, int] = {}
+
+    def weigh(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-2)
+    torch.manual_seed(1)
+    for _ in range(3):
+        held.clear()
+        hooks = torch.autograd.graph.saved_tensors_hooks(weigh, lambda each: each)
+        with hooks, torch.autocast("cpu", torch.bfloat16):
+            loss = model(ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    return trained, sum(held.values())
+
+
+def test_inputs_that_stay_narrow_teach_the_same_bytes_in_less_memory() -> None:
+    plain = adapt("LoRA", torch.bfloat16, dropout="0").train()
+    light = adapt("LoRA", torch.bfloat16, dropout="0").train()
+    assert keep_input_types(light) == 14
+    expected, all_bytes = learn(plain)
+    learned, fewer_bytes = learn(light)
+    assert all(torch.equal(learned[name], weight) for name, weight in expected.items())
+    assert fewer_bytes < 0.95 * all_bytes
+
+
+@pytest.mark.parametrize(("kind", "dropout"), [("LoRA", "0.05"), ("DoRA", "0")])
+def test_inputs_that_round_otherwise_are_widened_as_before(kind: str, dropout: str) -> None:
+    assert keep_input_types(adapt(kind, torch.bfloat16, dropout=dropout)) == 0

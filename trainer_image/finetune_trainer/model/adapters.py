@@ -184,6 +184,30 @@ def build_lora_config(adapter: Adapter, model: nn.Module) -> LoraConfig | None:
     )
 
 
+def keep_input_types(model: nn.Module) -> int:
+    """Let adapters take inputs as they come, where autocast gives both factors one type anyway.
+
+    PEFT widens each bfloat16 input to the adapter's float32, and autocast narrows it again: the
+    same bytes, after a copy that autograd keeps. Dropout would round otherwise, and DoRA computes
+    norms from the input, so both keep the copy.
+
+    Returns:
+        Layers that take their input as it comes.
+    """
+    from peft.tuners.lora import Linear
+
+    layers = [each for each in model.modules() if isinstance(each, Linear)]
+    found = [
+        each
+        for each in layers
+        if not each.lora_variant
+        and all(not getattr(drop, "p", 0.0) for drop in each.lora_dropout.values())
+    ]
+    for layer in found:
+        layer.cast_input_dtype_enabled = False
+    return len(found)
+
+
 def compute_updates_as_trained(model: nn.Module) -> None:
     """Compute LoRA's updates in the type of the weights that they are added to, as training does.
 

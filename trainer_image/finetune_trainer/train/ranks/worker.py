@@ -79,7 +79,7 @@ def main(argv: list[str]) -> int:
 
 def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter) -> None:
     """Train as one rank, save, and leave ``outcome.json`` on rank 0. Raise ``TrainerError``."""
-    from finetune_trainer.model.adapters import build_lora_config
+    from finetune_trainer.model.adapters import build_lora_config, keep_input_types
     from finetune_trainer.model.load import load_tokenizer
     from finetune_trainer.train.ranks import preference, sft
     from finetune_trainer.train.ranks.callbacks.chosen import TrainingIsOver
@@ -123,6 +123,8 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     )
     check_strategy(trainer, recipe)
     train_in_float32(trainer.model, adapter=method.adapter.type, strategy=recipe.strategy)
+    if recipe.bfloat16 and recipe.strategy == "DDP":
+        keep_input_types(trainer.model)
     watchers.attach(trainer)
     weights = find_weights(plan, job, recipe)
     if weights is not None and method.adapter.type != "Full":
