@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ import pytest
 
 from finetune_trainer.errors import StorageError
 from finetune_trainer.serve.recorder import keeping
+from finetune_trainer.serve.recorder.spool import Spool
 from finetune_trainer.storage.local import FileStore
 from finetune_trainer.traffic.places import read_id
 from finetune_trainer.traffic.reading import list_segments, read_exchanges
@@ -209,6 +210,23 @@ async def test_a_full_spool_takes_nothing_until_there_is_room(
         assert await recorder.keeper.store_all()
         rows = await spooled(recorder, 1)
         assert [row.id for row in rows] == [second]
+
+
+async def test_a_disk_that_is_full_for_a_while_loses_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, failures = Spool.add, [OSError(28, "No space left on device")] * 9
+
+    def fail_often(self: Spool, rows: Iterable[Exchange], now: float) -> int:
+        if failures:
+            raise failures.pop()
+        return add(self, rows, now)
+
+    monkeypatch.setattr(Spool, "add", fail_often)
+    monkeypatch.setattr("finetune_trainer.serve.front.capturing.MAX_PAUSE_SECONDS", 0.01)
+    async with captured(tmp_path) as (_, front, recorder):
+        asked = await ask(front)
+        assert [row.id for row in await spooled(recorder, 1)] == [asked]
 
 
 async def test_a_recorder_that_is_killed_loses_nothing_that_it_has_taken(tmp_path: Path) -> None:

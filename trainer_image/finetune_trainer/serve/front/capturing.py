@@ -1,7 +1,9 @@
 """Hands answers over to the recorder beside the front, and never waits for it.
 
 Frames wait in a queue that is bounded by number and bytes. A frame that does not fit is counted and
-dropped; its answer has already left.
+dropped; its answer has already left. After a batch has failed, each of its frames is sent alone. A
+frame that fails alone three times is counted and dropped. While the recorder is away, no frame is
+at fault, and all wait.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
 
 import aiohttp
 import orjson
@@ -40,6 +44,10 @@ SECONDS = 30.0
 """Time for the recorder to take a batch, or to answer a request."""
 GATHER_SECONDS = 0.05
 """Frames are gathered for so long before they are sent."""
+ALIVE_SECONDS = 5.0
+"""After a timeout, a recorder that answers within this time is not away."""
+MAX_FAILURES = 3
+"""A frame is sent alone so often at most."""
 FIRST_PAUSE_SECONDS = 0.1
 MAX_PAUSE_SECONDS = 5.0
 COUNT_SECONDS = 60.0
@@ -73,6 +81,27 @@ class Kept:
         return None if self._size > MAX_ANSWER_BYTES else b"".join(self._pieces)
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A frame in the queue.
+
+    Attributes:
+        goes_alone: A batch with it has failed.
+        num_failures: How often it has failed alone.
+    """
+
+    endpoint: str
+    frame: bytes
+    goes_alone: bool = False
+    num_failures: int = 0
+
+
+class _Outcome(Enum):
+    TAKEN = auto()
+    FAILED = auto()
+    AWAY = auto()
+
+
 class Capturing:
     """Sends frames to the recorder.
 
@@ -85,7 +114,7 @@ class Capturing:
         self._socket = socket
         self._metrics = metrics
         self._token = token
-        self._queue: deque[tuple[str, bytes]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._num_bytes = 0
         self._filled = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
@@ -133,17 +162,17 @@ class Capturing:
         if len(self._queue) >= MAX_FRAMES or self._num_bytes + len(frame) > MAX_BYTES:
             self._metrics.drop_capture(name, "QueueFull")
             return
-        self._queue.append((name, frame))
+        self._queue.append(_Waiting(name, frame))
         self._num_bytes += len(frame)
         self._filled.set()
 
     async def keep_sending(self) -> None:
-        """Send batches until cancelled. A batch that is not taken is sent again."""
+        """Send batches until cancelled."""
         while True:
             await self._filled.wait()
             await asyncio.sleep(GATHER_SECONDS)
             pause = FIRST_PAUSE_SECONDS
-            while not await self._send():
+            while self._queue and await self._send() is not _Outcome.TAKEN:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
 
@@ -160,39 +189,82 @@ class Capturing:
         """Send what waits, for a short time."""
         try:
             async with asyncio.timeout(LAST_SECONDS):
-                while self._queue and await self._send():
+                while self._queue and await self._send() is not _Outcome.AWAY:
                     pass
         except TimeoutError:
             pass
-        for name, _ in self._queue:
-            self._metrics.drop_capture(name, "Stopped")
+        for waiting in self._queue:
+            self._metrics.drop_capture(waiting.endpoint, "Stopped")
         if self._queue:
             logger.warning("%d answers were not taken by the recorder", len(self._queue))
         if self._session is not None:
             await self._session.close()
 
-    async def _send(self) -> bool:
-        """Send the first frames; return whether they are off the queue."""
-        batch: list[bytes] = []
+    async def _send(self) -> _Outcome:
+        """Send the first frames."""
+        batch = self._next_batch()
+        try:
+            data = b"".join(waiting.frame for waiting in batch)
+            status, _, _ = await self._ask("POST", CAPTURES, data, {})
+        except aiohttp.ClientConnectorError:
+            return _Outcome.AWAY
+        except TimeoutError:
+            if not await self._is_alive():
+                return _Outcome.AWAY
+            reason = "TimedOut"
+        except (aiohttp.ClientError, OSError):
+            reason = "BrokenOff"  # a frame may be what kills the recorder
+        else:
+            if status == 503:  # its spool is full
+                return _Outcome.AWAY
+            if status < 400:
+                self._take_off(len(batch))
+                return _Outcome.TAKEN
+            reason = "Refused"
+        self._note_failure(batch, reason)
+        return _Outcome.FAILED
+
+    def _next_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
         size = 0
-        for _, frame in self._queue:
-            batch.append(frame)
-            size += len(frame)
+        for waiting in self._queue:
+            if waiting.goes_alone:
+                return batch or [waiting]
+            batch.append(waiting)
+            size += len(waiting.frame)
             if size >= BATCH_BYTES:
                 break
-        try:
-            status, _, _ = await self._ask("POST", CAPTURES, b"".join(batch), {})
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
-        if status >= 500:
-            return False
-        for _ in batch:
-            name, frame = self._queue.popleft()
-            self._num_bytes -= len(frame)
-            if status >= 400:
-                self._metrics.drop_capture(name, "Refused")
+        return batch
+
+    def _note_failure(self, batch: list[_Waiting], reason: str) -> None:
+        """Have the frames of a batch go alone. One that went alone lets the others go first."""
+        for waiting in batch:
+            waiting.goes_alone = True
+        if len(batch) > 1:
+            return
+        (waiting,) = batch
+        self._take_off(1)
+        waiting.num_failures += 1
+        if waiting.num_failures >= MAX_FAILURES:
+            self._metrics.drop_capture(waiting.endpoint, reason)
+            return
+        self._queue.append(waiting)
+        self._num_bytes += len(waiting.frame)
+        self._filled.set()
+
+    def _take_off(self, number: int) -> None:
+        for _ in range(number):
+            self._num_bytes -= len(self._queue.popleft().frame)
         if not self._queue:
             self._filled.clear()
+
+    async def _is_alive(self) -> bool:
+        """Tell whether the recorder answers at all."""
+        try:
+            async with asyncio.timeout(ALIVE_SECONDS):
+                await self._ask("GET", COUNTS, None, {})
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return False
         return True
 
     async def ask(
@@ -219,8 +291,9 @@ class Capturing:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.UnixConnector(self._socket, limit=0),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=SECONDS),
             )
-        url = URL(f"http://recorder{path}", encoded=True)
-        async with self._session.request(method, url, data=body, headers=headers) as answer:
+        url, limit = URL(f"http://recorder{path}", encoded=True), aiohttp.ClientTimeout(SECONDS)
+        async with self._session.request(
+            method, url, data=body, headers=headers, timeout=limit
+        ) as answer:
             return answer.status, answer.headers, await answer.read()

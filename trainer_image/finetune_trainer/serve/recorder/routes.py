@@ -6,6 +6,7 @@ The front has checked key, limits and response id, and names endpoint and sender
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable
 
 from aiohttp import web
@@ -31,6 +32,8 @@ from finetune_trainer.serve.recorder.metrics import Metrics
 from finetune_trainer.serve.recorder.scrubbing import make_row
 from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.traffic.rows import Exchange, write_exchange
+
+logger = logging.getLogger(__name__)
 
 MAX_BATCH_BYTES = BATCH_BYTES + 2 * (MAX_BODY_BYTES + MAX_ANSWER_BYTES)
 
@@ -82,12 +85,20 @@ class Recorder:
             raise Refused(400, "broken_batch", "The batch cannot be read.") from None
         async with self._scrubbing:
             rows = await asyncio.to_thread(self._make_rows, frames, self._secret())
-            for row in rows:
-                if self._keeper.has_room(row.endpoint):
-                    self._keeper.spool.add([row], asyncio.get_running_loop().time())
-                else:
-                    self._metrics.drop(row.endpoint, "SpoolFull")
+            try:
+                self._spool(rows)
+            except OSError as error:  # such as a full disk
+                logger.warning("the spool cannot be written: %s", error.strerror)
+                message = "The spool cannot be written."
+                raise Refused(503, "spool_failed", message, retry_seconds=1) from None
         return web.Response(status=204)
+
+    def _spool(self, rows: Iterable[Exchange]) -> None:
+        for row in rows:
+            if self._keeper.has_room(row.endpoint):
+                self._keeper.spool.add([row], asyncio.get_running_loop().time())
+            else:
+                self._metrics.drop(row.endpoint, "SpoolFull")
 
     def _make_rows(self, frames: Iterable[Frame], secret: Secret) -> list[Exchange]:
         rows = []

@@ -94,15 +94,23 @@ class Spool:
         return self.num_bytes >= MAX_BYTES
 
     def add(self, rows: Iterable[Exchange], now: float) -> int:
-        """Write rows, and return how many of them were new. ``now`` is monotonic."""
+        """Write rows, and return how many of them were new. ``now`` is monotonic.
+
+        Raises:
+            OSError: A row cannot be written. Those before it are.
+        """
         num_new = 0
         for row in rows:
             if row.id in self._known:
                 continue
             line = write_exchange(row)
             file = self._open(row, len(line), now)
-            with file.path.open("ab") as target:
-                target.write(line)
+            try:
+                with file.path.open("ab") as target:
+                    target.write(line)
+            except OSError:
+                file.is_closed = True  # its last line may be torn
+                raise
             file.num_bytes += len(line)
             self._remember(row.id)
             num_new += 1
