@@ -13,7 +13,6 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading.traffic import CORRECTION, RATING, fetch_traffic
 from finetune_trainer.traffic.places import tombstone_of_id, tombstone_of_user
 from finetune_trainer.traffic.reading import find_exchanges
-from finetune_trainer.traffic.rows import write_time
 from kit.serving.traffic import BEGIN, Recorded
 
 CALL = {"id": "c", "type": "function", "function": {"name": "find", "arguments": '{"n": 1}'}}
@@ -157,14 +156,14 @@ def test_a_deletion_while_segments_are_read_counts(
         recorded.say(row, correction="B")
     first, second, third = recorded.answers
     assert second.user is not None
-    until = write_time(second.time).encode()
+    tombstone = tombstone_of_user(second.user, second.time)
     kind = type(recorded.store)
     read_bytes = kind.read_bytes
 
     def delete_meanwhile(self: Any, key: str) -> bytes:
         if key.startswith("segments/"):
             self.write_bytes(tombstone_of_id(first.id), b"{}")
-            self.write_bytes(tombstone_of_user(str(second.user)), until)
+            self.write_bytes(tombstone, b"")
         return read_bytes(self, key)
 
     monkeypatch.setattr(kind, "read_bytes", delete_meanwhile)

@@ -16,7 +16,10 @@ from finetune_trainer.traffic.deleting import (
     delete_answer,
     delete_older,
     delete_user,
+    mark_user,
     purge_segments,
+    purge_user,
+    unpurged_users,
 )
 from finetune_trainer.traffic.places import (
     feedback_key,
@@ -30,6 +33,7 @@ from finetune_trainer.traffic.reading import (
     find_exchange,
     list_segments,
     open_traffic,
+    read_deleted,
     read_exchanges,
     read_feedback,
 )
@@ -151,18 +155,79 @@ def test_a_deleted_user_leaves_nothing_but_what_comes_later(store: ObjectStore) 
     assert [each.id for each in read_feedback(store)] == [other.id]
 
 
+class Fragile:
+    """A store that fails before the next change of a kind: ``write_bytes`` or ``delete``."""
+
+    def __init__(self, store: ObjectStore, change: str, num_good: int) -> None:
+        self._store = store
+        self._change = change
+        self._num_good = num_good
+
+    def __getattr__(self, name: str) -> object:
+        if name == self._change:
+            self._num_good -= 1
+            if self._num_good < 0:
+                raise StorageError("Unreachable", "away")
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize(
+    ("change", "num_good"),
+    [*(("write_bytes", number) for number in (1, 2, 3)), ("delete", 0), ("delete", 1)],
+)
+def test_a_deletion_that_broke_off_is_known_and_a_second_one_ends_it(
+    store: ObjectStore, change: str, num_good: int
+) -> None:
+    for number in range(3):
+        time = TIME + number * timedelta(hours=1)
+        old, other = row(number, time, user="alice"), row(7, time, user="bob")
+        put(store, old, other)
+        put_entries(store, [entry(old), entry(other)])
+    until = TIME + timedelta(hours=3)
+    with pytest.raises(StorageError):
+        delete_user(Fragile(store, change, num_good), "alice", until=until)  # type: ignore[arg-type]
+    assert {each.user for each in read_exchanges(store)} == {"bob"}
+    assert unpurged_users(store) == ["alice"]
+    purge_user(store, "alice")
+    assert "alice" not in at_rest(store).replace("purged/alice", "")
+    assert {each.id for each in read_feedback(store)} == {each.id for each in read_exchanges(store)}
+    assert unpurged_users(store) == []
+
+
+def test_a_second_deletion_of_a_user_reads_only_what_has_come_since(store: ObjectStore) -> None:
+    put(store, row(1, user="alice"), row(2, user="bob"))
+    later = TIME + timedelta(hours=5)
+    delete_user(store, "alice", until=TIME + timedelta(minutes=1))
+    put(store, row(3, later, user="alice"))
+    counting = Counting(store)
+    assert delete_user(counting, "alice", until=later) == 1  # type: ignore[arg-type]
+    assert {key[:22] for key in counting.read} == {"segments/2026-11-30/09"}
+    assert [each.user for each in read_exchanges(store)] == ["bob"]
+    assert len(list(store.list("deleted/"))) == len(list(store.list("purged/"))) == 1
+
+
+def test_tombstones_tell_all_by_their_names(store: ObjectStore) -> None:
+    for number in range(5):
+        mark_user(store, f"user{number}", until=TIME + timedelta(seconds=number))
+    counting = Counting(store)
+    deleted = read_deleted(counting)  # type: ignore[arg-type]
+    assert counting.read == []
+    times = [TIME + timedelta(seconds=number) for number in (3, 4)]
+    assert [deleted.has(row(1, time, user="user3")) for time in times] == [True, False]
+
+
 class Counting:
-    """A store that counts the objects that are read."""
+    """A store that notes the objects that are read."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self.num_read = 0
+        self.read: list[str] = []
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
 
     def read_bytes(self, key: str) -> bytes:
-        self.num_read += 1
+        self.read.append(key)
         return self._store.read_bytes(key)
 
 
@@ -219,7 +284,7 @@ def test_of_many_entries_of_a_person_only_the_last_is_read(store: ObjectStore) -
         (row(1).id, "cd", TIME),
         (row(2).id, "ab", TIME),
     }
-    assert counting.num_read == 3
+    assert len(counting.read) == 3
 
 
 def test_a_damaged_segment_is_named(store: ObjectStore) -> None:

@@ -15,16 +15,19 @@ from finetune_trainer.errors import StorageError
 from finetune_trainer.storage import ObjectStore, join_uri
 from finetune_trainer.traffic.counting import keep_counts
 from finetune_trainer.traffic.places import (
+    PURGED,
     Segment,
     feedback_prefix,
     id_of_entry,
+    purged_of_user,
     read_segment_key,
+    read_user_key,
     time_of,
     tombstone_of_id,
     tombstone_of_user,
 )
 from finetune_trainer.traffic.reading import list_segments, read_deleted, read_segment
-from finetune_trainer.traffic.rows import Exchange, write_exchange, write_time
+from finetune_trainer.traffic.rows import write_exchange
 
 MAX_ROUNDS = 20
 
@@ -37,38 +40,80 @@ def delete_answer(store: ObjectStore, response_id: str) -> None:
     _delete_feedback(store, [response_id])
 
 
-def delete_user(store: ObjectStore, user: str, *, until: datetime) -> int:
-    """Delete all answers that a user got up to a time; return how many segments held them.
+def mark_user(store: ObjectStore, user: str, *, until: datetime) -> None:
+    """Hide the answers that a user got up to a time from all readers.
 
     ``user`` is the keyed hash that rows have.
     """
-    store.write_bytes(tombstone_of_user(user), write_time(until).encode())
-    return purge_segments(store, list_segments(store))
+    _replace(store, tombstone_of_user(user), tombstone_of_user(user, until))
+
+
+def purge_user(store: ObjectStore, user: str) -> int:
+    """Take out the hidden answers of a user; return how many segments held some.
+
+    What an earlier call has gone through to its end is not looked at again.
+    """
+    until = _latest(store, tombstone_of_user(user))
+    if until is None:
+        return 0
+    since = _latest(store, purged_of_user(user))
+    number = purge_segments(store, list_segments(store, since=since))
+    _replace(store, purged_of_user(user), purged_of_user(user, until))
+    return number
+
+
+def delete_user(store: ObjectStore, user: str, *, until: datetime) -> int:
+    """Do both."""
+    mark_user(store, user, until=until)
+    return purge_user(store, user)
+
+
+def unpurged_users(store: ObjectStore) -> list[str]:
+    """Return the users whose deletion has begun and not ended."""
+    ended = {info.key for info in store.list(PURGED)}
+    users = read_deleted(store).users
+    return sorted(user for user, until in users.items() if purged_of_user(user, until) not in ended)
+
+
+def _latest(store: ObjectStore, prefix: str) -> datetime | None:
+    found = (read_user_key(info.key) for info in store.list(prefix))
+    return max((time for each in found if each is not None for _, time in [each]), default=None)
+
+
+def _replace(store: ObjectStore, prefix: str, key: str) -> None:
+    """Write an empty object, and delete those with an earlier time in their keys."""
+    store.write_bytes(key, b"")
+    # As numbers have equally many digits, keys have the order of times.
+    for old in [info.key for info in store.list(prefix) if info.key < key]:
+        store.delete(old)
 
 
 def purge_segments(store: ObjectStore, segments: Iterable[Segment]) -> int:
-    """Rewrite the segments that hold deleted answers; return how many these were.
+    """Rewrite the segments that hold answers that have been deleted by now.
 
-    Feedback on the answers is deleted as well.
+    Feedback on these answers is deleted as well.
+
+    Returns:
+        How many segments held some.
     """
     num_rewritten = 0
+    deleted = read_deleted(store)
     for segment in segments:
-        removed = _purge(store, segment.key)
-        if removed:
+        if any(map(deleted.has, read_segment(store, segment.key))):
+            _purge(store, segment.key)
             num_rewritten += 1
-            _delete_feedback(store, [row.id for row in removed])
     return num_rewritten
 
 
-def _purge(store: ObjectStore, key: str) -> list[Exchange]:
-    removed: list[Exchange] = []
+def _purge(store: ObjectStore, key: str) -> None:
     for _ in range(MAX_ROUNDS):
         deleted = read_deleted(store)
         rows = read_segment(store, key)
         kept = [row for row in rows if not deleted.has(row)]
         if len(kept) == len(rows):
-            return removed
-        removed += [row for row in rows if deleted.has(row)]
+            return
+        # First, because only the segment tells whose feedback it is.
+        _delete_feedback(store, [row.id for row in rows if deleted.has(row)])
         if kept:
             store.write_bytes(key, b"".join(map(write_exchange, kept)))
         else:

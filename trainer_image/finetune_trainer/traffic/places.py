@@ -5,7 +5,8 @@ Below ``<uri>/traffic/<namespace>/<endpoint>``::
     segments/2026-11-30/04/0029-0044-17-<writer>-<number>.jsonl
     feedback/<response id>/<time>-<who>.json
     deleted/<sha256 of a response id>
-    deleted/user-<keyed hash of a user>
+    deleted/user-<keyed hash of a user>-<time>
+    purged/<keyed hash of a user>-<time>
 
 A segment is named by the minute and second of its first and last request, and by its number of
 rows. So answers are found and counted without reading other segments.
@@ -20,11 +21,13 @@ from datetime import UTC, datetime, timedelta
 
 from finetune_trainer.traffic.rows import Feedback
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
 _ID_TIME = "%Y%m%d%H%M%S"
 _ID = re.compile(r"(?:chatcmpl-|cmpl-)?(\d{14}-[A-Za-z0-9_]{22}-[0-9a-f]{10})(?:-\d{1,2})?\Z")
 _SEGMENT = re.compile(
     r"segments/(\d{4}-\d\d-\d\d)/(\d\d)/(\d\d)(\d\d)-(\d\d)(\d\d)-(\d+)-[0-9a-z]+-\d+\.jsonl\Z"
 )
+_USER = re.compile(r"(?:deleted/user-|purged/)(.+)-(\d{1,14})\Z")
 _ENTRY = re.compile(r"feedback/([^/]+)/(\d{1,14})-([0-9a-f]+)\.json\Z")
 
 
@@ -111,8 +114,7 @@ def feedback_prefix(response_id: str = "") -> str:
 
 def feedback_key(entry: Feedback) -> str:
     """Return the key of an entry."""
-    milliseconds = int(entry.time.timestamp() * 1000)
-    return f"{feedback_prefix(entry.id)}{milliseconds}-{entry.who}.json"
+    return f"{feedback_prefix(entry.id)}{_milliseconds(entry.time)}-{entry.who}.json"
 
 
 def id_of_entry(key: str) -> str | None:
@@ -130,12 +132,15 @@ def who_of_entry(key: str) -> str:
 def time_of_entry(key: str) -> datetime:
     """Return when an entry was written, by its key; the year 1970 for another object."""
     found = _ENTRY.match(key)
-    milliseconds = 0 if found is None else int(found.group(2))
-    return datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=milliseconds)
+    return _from_milliseconds(0 if found is None else int(found.group(2)))
 
 
 DELETED = "deleted/"
 """Folder of the tombstones."""
+USERS_DELETED = f"{DELETED}user-"
+"""How the keys of users' tombstones begin."""
+PURGED = "purged/"
+"""Folder of the objects that tell which deletions of users have ended."""
 
 
 def tombstone_of_id(response_id: str) -> str:
@@ -143,6 +148,32 @@ def tombstone_of_id(response_id: str) -> str:
     return DELETED + hashlib.sha256(response_id.encode()).hexdigest()
 
 
-def tombstone_of_user(user: str) -> str:
-    """Return the key of the tombstone of a user's answers, by the keyed hash of the user."""
-    return f"{DELETED}user-{user}"
+def tombstone_of_user(user: str, until: datetime | None = None) -> str:
+    """Return the key of the tombstone of a user's answers up to a time.
+
+    Without a time it is how the keys of all tombstones of the user begin. ``user`` is the keyed
+    hash.
+    """
+    return f"{USERS_DELETED}{user}-" + ("" if until is None else str(_milliseconds(until)))
+
+
+def purged_of_user(user: str, until: datetime | None = None) -> str:
+    """Return the key of the object which says that the answers up to a time are gone.
+
+    Without a time it is how the keys of all such objects of the user begin.
+    """
+    return f"{PURGED}{user}-" + ("" if until is None else str(_milliseconds(until)))
+
+
+def read_user_key(key: str) -> tuple[str, datetime] | None:
+    """Return user and time in a key of either kind; None for another object."""
+    found = _USER.match(key)
+    return None if found is None else (found.group(1), _from_milliseconds(int(found.group(2))))
+
+
+def _milliseconds(time: datetime) -> int:
+    return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _from_milliseconds(number: int) -> datetime:
+    return _EPOCH + timedelta(milliseconds=number)

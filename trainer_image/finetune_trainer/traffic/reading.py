@@ -7,8 +7,8 @@ Every function takes a store rooted at ``<uri>/traffic/<namespace>/<endpoint>``;
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Set
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from finetune_api.names import traffic_prefix
@@ -27,10 +27,10 @@ from finetune_trainer.traffic.places import (
     hour_prefix,
     id_of_entry,
     read_segment_key,
+    read_user_key,
     time_of,
     time_of_entry,
     tombstone_of_id,
-    tombstone_of_user,
     who_of_entry,
 )
 from finetune_trainer.traffic.rows import (
@@ -60,10 +60,12 @@ class Deleted:
     """What has been deleted.
 
     Attributes:
-        tombstones: Keys of tombstones. Those of users have a time: later answers stay.
+        answers: Keys of the tombstones of single answers.
+        users: Until when the answers of a user have been deleted. Later answers stay.
     """
 
-    tombstones: Mapping[str, datetime | None]
+    answers: Set[str] = frozenset()
+    users: Mapping[str, datetime] = field(default_factory=dict)
 
     def has(self, row: Exchange) -> bool:
         """Whether an answer has been deleted, by itself or with its user."""
@@ -73,22 +75,26 @@ class Deleted:
         """Whether an answer has been deleted that a user got at a time."""
         if self.has_id(response_id):
             return True
-        until = None if user is None else self.tombstones.get(tombstone_of_user(user))
+        until = None if user is None else self.users.get(user)
         return until is not None and time <= until
 
     def has_id(self, response_id: str) -> bool:
         """Whether an answer has been deleted by itself."""
-        return tombstone_of_id(response_id) in self.tombstones
+        return tombstone_of_id(response_id) in self.answers
 
 
 def read_deleted(store: ObjectStore) -> Deleted:
-    """Return what has been deleted."""
-    found: dict[str, datetime | None] = {}
+    """Return what has been deleted, by the names of the tombstones."""
+    answers: set[str] = set()
+    users: dict[str, datetime] = {}
     for info in store.list(DELETED):
-        found[info.key] = None
-        if info.key.startswith(tombstone_of_user("")):
-            found[info.key] = datetime.fromisoformat(store.read_bytes(info.key).decode())
-    return Deleted(found)
+        found = read_user_key(info.key)
+        if found is None:
+            answers.add(info.key)
+        else:
+            user, until = found
+            users[user] = max(until, users.get(user, until))
+    return Deleted(answers, users)
 
 
 def list_segments(
