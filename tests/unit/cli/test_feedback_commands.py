@@ -105,7 +105,7 @@ async def test_the_key_of_another_endpoint_reaches_nothing(tmp_path: Path) -> No
             assert code == 64
             assert "name the file of the endpoint's key with --key-file" in why
         assert read_feedback(recorder.store()) == []
-        assert len(recorder.keeper.spool.rows_of("headline")) == 1
+        assert len(list(recorder.keeper.spool.rows_of("headline"))) == 1
 
 
 async def test_a_file_has_the_key_and_another_one_the_correction(tmp_path: Path) -> None:

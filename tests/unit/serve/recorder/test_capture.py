@@ -53,10 +53,10 @@ async def spooled(recorder: RunningRecorder, number: int) -> list[Exchange]:
     """Wait until the recorder has so many rows; return them."""
 
     async def has_them() -> bool:
-        return len(recorder.keeper.spool.rows_of("headline")) >= number
+        return len(list(recorder.keeper.spool.rows_of("headline"))) >= number
 
     await eventually_async(has_them)
-    return recorder.keeper.spool.rows_of("headline")
+    return list(recorder.keeper.spool.rows_of("headline"))
 
 
 async def stored(recorder: RunningRecorder) -> list[Exchange]:

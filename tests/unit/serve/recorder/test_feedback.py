@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
+from finetune_trainer.serve.recorder import feedback, spool
 from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.traffic.drawn import is_review, write_open
 from finetune_trainer.traffic.places import time_of
@@ -59,6 +61,34 @@ async def test_the_openai_client_updates_retrieves_lists_and_deletes(
         assert ids[0].removeprefix("chatcmpl-") not in recorder.at_rest()
         assert len(list(read_exchanges(recorder.store()))) == 2
         assert MAIL not in recorder.at_rest()
+
+
+async def test_nothing_that_takes_long_runs_on_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, set[int]] = {}
+
+    def watch(module: Any, name: str) -> None:
+        work = getattr(module, name)
+
+        def noting(*arguments: Any) -> Any:
+            threads.setdefault(name, set()).add(threading.get_ident())
+            return work(*arguments)
+
+        monkeypatch.setattr(module, name, noting)
+
+    async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
+        ids = [await ask(front, recorder, user=MAIL) for _ in range(2)]
+        watch(spool, "parse_exchange")
+        watch(spool, "write_exchange")
+        watch(feedback, "scrub_text")
+        assert len((await client.chat.completions.list()).data) == 2
+        await client.chat.completions.update(ids[0], metadata={"correction": "better"})
+        await client.chat.completions.delete(ids[0])
+        recorder.keeper.places.clear()
+        assert await recorder.keeper.store_all()
+    assert threads.keys() == {"parse_exchange", "write_exchange", "scrub_text"}
+    assert threading.get_ident() not in set.union(*threads.values())
 
 
 async def test_a_later_entry_replaces_that_of_the_same_person_only(tmp_path: Path) -> None:
@@ -139,7 +169,7 @@ async def test_nobody_reaches_the_answers_of_another_endpoint(tmp_path: Path) ->
             with pytest.raises(openai.AuthenticationError):
                 await nobody.chat.completions.list(model="headline")
         assert read_feedback(recorder.store()) == []
-        assert len(recorder.keeper.spool.rows_of("headline")) == 1
+        assert len(list(recorder.keeper.spool.rows_of("headline"))) == 1
 
 
 async def test_an_answer_that_was_not_captured_takes_no_feedback(tmp_path: Path) -> None:

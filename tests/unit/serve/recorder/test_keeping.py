@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import asyncio
+import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from finetune_trainer.errors import StorageError
+from finetune_trainer.serve.errors import Refused
+from finetune_trainer.serve.recorder import keeping
 from finetune_trainer.serve.recorder.keeping import Keeper
 from finetune_trainer.serve.recorder.metrics import Metrics
 from finetune_trainer.serve.recorder.places import read_places
 from finetune_trainer.serve.recorder.spool import Spool
+from finetune_trainer.storage import ObjectStore
 from finetune_trainer.storage.local import FileStore
-from finetune_trainer.traffic.reading import list_segments
+from finetune_trainer.traffic.deleting import mark_user
+from finetune_trainer.traffic.places import id_time
+from finetune_trainer.traffic.reading import list_segments, read_exchanges, read_segment
 from finetune_trainer.traffic.rows import Exchange
 from kit.servers.running_front import endpoint, served
 from kit.servers.running_recorder import capture
@@ -36,10 +43,13 @@ def follow(keeper: Keeper, **folders: Path) -> None:
     keeper.follow(read_places(made))
 
 
-def row(number: int, name: str) -> Exchange:
+def row(
+    number: int, name: str = "headline", *, user: str | None = None, time: datetime = TIME
+) -> Exchange:
     return Exchange(
-        id=f"20261130040000-{number:022}-0123456789",
-        time=TIME,
+        id=f"{id_time(time)}-{number:022}-0123456789",
+        time=time,
+        user=user,
         endpoint=name,
         version=1,
         sha256="",
@@ -90,3 +100,95 @@ async def test_counts_are_forgotten_when_the_place_changes(keeper: Keeper, tmp_p
     assert list(keeper.counts) == [keeper.places["headline"]]
     follow(keeper, headline=tmp_path / "after")
     assert not keeper.counts
+
+
+def spool(keeper: Keeper, *rows: Exchange) -> None:
+    """Take rows and close their files."""
+    keeper.spool.add(rows, 0.0)
+    keeper.spool.close_older(1.0)
+
+
+def stored_users(keeper: Keeper) -> set[str | None]:
+    """Return whose rows are at rest, hidden ones included."""
+    store = keeper.store_of(keeper.places["headline"])
+    return {each.user for part in list_segments(store) for each in read_segment(store, part.key)}
+
+
+async def test_rows_are_stored_while_the_answers_of_a_user_are_deleted(
+    keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow(keeper, headline=tmp_path)
+    place = keeper.places["headline"]
+    spool(keeper, row(1, user="alice"))
+    assert await keeper.store_all()
+    spool(keeper, row(2, user="alice"), row(3, user="bob"))
+    may_end, purge = threading.Event(), keeping.purge_user
+
+    def purge_slowly(store: ObjectStore, user: str) -> int:
+        may_end.wait()
+        return purge(store, user)
+
+    monkeypatch.setattr(keeping, "purge_user", purge_slowly)
+    monkeypatch.setattr(keeping, "DELETING_SECONDS", 0.01)
+    try:
+        async with asyncio.timeout(60):
+            for _ in range(40):  # the common pool has fewer threads
+                with pytest.raises(Refused, match="deletion_running"):
+                    await keeper.delete_user(place, "alice")
+            spool(keeper, row(4, user="carol"))
+            assert await keeper.store_all()
+            read = await keeper.ask(lambda store: [*read_exchanges(store)], place)
+            assert {each.user for each in read} == {"bob", "carol"}
+        assert stored_users(keeper) == {"alice", "bob", "carol"}
+    finally:
+        may_end.set()
+    monkeypatch.setattr(keeping, "DELETING_SECONDS", 60)
+    await keeper.delete_user(place, "alice")
+    assert stored_users(keeper) == {"bob", "carol"}
+
+
+async def test_what_the_front_hands_over_after_a_deletion_is_no_row(
+    keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow(keeper, headline=tmp_path)
+    monkeypatch.setattr(keeping, "now", lambda: TIME)
+    await keeper.delete_user(keeper.places["headline"], "alice")
+    later = TIME + timedelta(seconds=1)
+    given = [row(1, user="alice"), row(2, user="bob"), row(3, user="alice", time=later), row(4)]
+    assert [keeper.has_deleted(each) for each in given] == [True, False, False, False]
+
+
+@pytest.mark.parametrize("hours", [0, 5])
+async def test_a_deletion_that_broke_off_is_ended_whatever_comes_late(
+    keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    follow(keeper, headline=tmp_path)
+    place = keeper.places["headline"]
+    store = keeper.store_of(place)
+    spool(keeper, row(1, user="alice"), row(2, user="bob"))
+    assert await keeper.store_all()
+    spool(keeper, row(3, user="alice"))
+    mark_user(store, "alice", until=TIME + timedelta(seconds=1))
+    monkeypatch.setattr(keeping, "now", lambda: TIME + timedelta(hours=hours))
+    if hours:
+        await keeper.sweep(place)
+        assert stored_users(keeper) == {"bob"}
+    assert await keeper.store_all()
+    if not hours:
+        await keeper.sweep(place)
+    assert stored_users(keeper) == {"bob"}
+
+
+async def test_deletion_takes_rows_out_of_files_that_are_being_filled(
+    keeper: Keeper, tmp_path: Path
+) -> None:
+    follow(keeper, headline=tmp_path)
+    place = keeper.places["headline"]
+    keeper.spool.add([row(1, user="alice"), row(2, user="bob")], 0.0)
+    await keeper.delete_user(place, "alice")
+    keeper.spool.add([row(3, user="bob")], 0.0)
+    assert {each.user for each in keeper.spool.rows_of("headline")} == {"bob"}
+    await keeper.delete_answer(place, row(2).id)
+    assert [each.id for each in keeper.spool.rows_of("headline")] == [row(3).id]
+    assert await keeper.store_all()
+    assert not keeper.spool.files

@@ -68,7 +68,7 @@ async def test_no_planted_value_lies_at_rest(tmp_path: Path) -> None:
                     ids.append(answer.headers["x-request-id"])
 
             def are_taken() -> bool:
-                rows = recorder.keeper.spool.rows_of("headline")
+                rows = list(recorder.keeper.spool.rows_of("headline"))
                 return {row.id for row in (*rows, *read_exchanges(recorder.store()))} == set(ids)
 
             await eventually_async(are_taken, interval=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from finetune_trainer.serve.recorder.shapes import completion_of, entry_of, mess
 from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.drawn import REVIEW, is_review
-from finetune_trainer.traffic.places import feedback_key, read_id, tombstone_of_id
-from finetune_trainer.traffic.reading import read_feedback
+from finetune_trainer.traffic.places import feedback_key, read_id
+from finetune_trainer.traffic.reading import read_deleted, read_feedback
 from finetune_trainer.traffic.rows import Exchange, Feedback, read_rating, write_feedback
 
 COMPLETIONS = "/v1/chat/completions"
@@ -117,11 +118,13 @@ class FeedbackDesk:
         if asker.reach is not Reach.ALL:
             # Nobody else was asked about answers.
             fields = {name: value for name, value in fields.items() if name != REVIEW}
-        entry = read_entry(fields, row, asker.sender, datetime.now(UTC))
+        time = datetime.now(UTC)
+        # Texts are long, and looking through them takes a while.
+        entry = await asyncio.to_thread(read_entry, fields, row, asker.sender, time)
 
         def work(store: ObjectStore) -> bool:
             store.write_bytes(feedback_key(entry), write_feedback(entry))
-            if not store.exists(tombstone_of_id(row.id)):
+            if not read_deleted(store).has(row):
                 return True
             store.delete(feedback_key(entry))  # the answer was deleted in between
             return False

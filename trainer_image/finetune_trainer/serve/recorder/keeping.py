@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -14,16 +15,18 @@ from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.errors import Refused
 from finetune_trainer.serve.recorder.metrics import Metrics
 from finetune_trainer.serve.recorder.places import Place
-from finetune_trainer.serve.recorder.spool import File, Spool
+from finetune_trainer.serve.recorder.spool import File, Spool, rewrite
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.counting import Counts, count_traffic
 from finetune_trainer.traffic.deleting import (
     delete_answer,
     delete_older,
-    delete_user,
+    mark_user,
     purge_segments,
+    purge_user,
+    unpurged_users,
 )
-from finetune_trainer.traffic.places import segment_key, time_of, tombstone_of_id
+from finetune_trainer.traffic.places import read_segment_key, segment_key, time_of, tombstone_of_id
 from finetune_trainer.traffic.reading import find_exchange, list_segments
 from finetune_trainer.traffic.rows import Exchange, write_exchange
 
@@ -37,6 +40,8 @@ SWEEP_SECONDS = 3600.0
 COUNT_SECONDS = 60.0
 ASKING_SECONDS = 20.0
 """A client waits so long for the store."""
+DELETING_SECONDS = 8.0
+"""A client waits so long for the end of a user's deletion, once the answers are hidden."""
 
 _Value = TypeVar("_Value")
 
@@ -56,7 +61,16 @@ class Keeper:
         self.places: dict[str, Place] = {}
         self.is_known = False
         self._stores: dict[Place, ObjectStore] = {}
+        self._storing = asyncio.Lock()
+        """Held by who stores closed files."""
         self._lock = asyncio.Lock()
+        """Held while one file is stored, or rows are taken out of files."""
+        # Threads of their own: requests and deletions must not keep rows from being stored.
+        self._storer = ThreadPoolExecutor(1, "storer")
+        self._deleter = ThreadPoolExecutor(1, "deleter")
+        self._tasks: set[asyncio.Task[TrainerError | None]] = set()
+        self._deleted: dict[tuple[str, str], datetime] = {}
+        """Users whose answers have been deleted, with their endpoints, and until when."""
         self.counts: dict[Place, Counts] = {}
 
     def follow(self, places: dict[str, Place]) -> None:
@@ -87,9 +101,7 @@ class Keeper:
                 return await asyncio.to_thread(lambda: work(self.store_of(place)))
         except (TrainerError, TimeoutError) as error:
             reason = error.reason if isinstance(error, TrainerError) else "TooSlow"
-            logger.warning("endpoint %s: storage failed: %s", place.endpoint, reason)
-            message = f"The storage of captured answers failed ({reason}). Try again later."
-            raise Refused(503, "storage_failed", message, retry_seconds=5) from None
+            raise _storage_failed(place, reason) from None
 
     def has_room(self, endpoint: str) -> bool:
         """Return whether another row of an endpoint may wait for its storage."""
@@ -101,7 +113,8 @@ class Keeper:
         Raises:
             Refused: There is none, or another front's recorder has not stored it yet.
         """
-        pending = self.spool.find(place.endpoint, response_id)
+        rows = self.spool.rows_of(place.endpoint, response_id)
+        pending = await asyncio.to_thread(next, rows, None)
         if pending is not None:
             return pending
         found = await self.ask(lambda store: find_exchange(store, response_id), place)
@@ -135,28 +148,26 @@ class Keeper:
         if not self.is_known:
             return not self.spool.files
         away: set[str] = set()
-        async with self._lock:
+        async with self._storing:
             for file in [each for each in self.spool.files if each.is_closed]:
                 if file.endpoint in away:
                     continue  # each try may take long, and others wait for it
-                place = self.places.get(file.endpoint)
-                if place is None:
-                    self._metrics.drop(file.endpoint, "NotCaptured", len(file.read()))
-                    self.spool.drop(file)
-                    continue
                 try:
-                    await asyncio.to_thread(self._store, file, place)
+                    async with self._lock:
+                        await self._in(self._storer, self._store, file)
+                        self.spool.drop(file)
                 except TrainerError as error:
                     away.add(file.endpoint)
                     logger.warning("endpoint %s: not stored: %s", file.endpoint, error.message)
                     self._metrics.fail(file.endpoint, error.reason)
-                else:
-                    self.spool.drop(file)
         self._metrics.show_spool(self.spool.num_bytes)
         return not away
 
-    def _store(self, file: File, place: Place) -> None:
-        rows = file.read()
+    def _store(self, file: File) -> None:
+        rows, place = file.read(), self.places.get(file.endpoint)
+        if place is None:
+            self._metrics.drop(file.endpoint, "NotCaptured", len(rows))
+            return
         if not rows:
             return
         times = [row.time for row in rows]
@@ -165,7 +176,11 @@ class Keeper:
         key = segment_key(
             min(times), max(times), num_rows=len(rows), writer=writer, number=int(number)
         )
-        self.store_of(place).write_bytes(key, b"".join(map(write_exchange, rows)))
+        store = self.store_of(place)
+        store.write_bytes(key, b"".join(map(write_exchange, rows)))
+        segment = read_segment_key(key)
+        if segment is not None and segment.first < now() - timedelta(seconds=SWEEP_SECONDS):
+            purge_segments(store, [segment])  # so late that no sweep looks at it any more
         self._metrics.store(file.endpoint, len(rows))
 
     async def delete_answer(self, place: Place, response_id: str) -> None:
@@ -174,22 +189,60 @@ class Keeper:
         Raises:
             Refused: The storage is away. The deletion may have begun; it can be repeated.
         """
-        async with self._lock:
-            self.spool.remove(place.endpoint, lambda row: row.id == response_id)
-            await self.ask(lambda store: delete_answer(store, response_id), place)
+        tombstone = tombstone_of_id(response_id)
+        await self.ask(lambda store: store.write_bytes(tombstone, b""), place)
+        await self._unspool(place, lambda row: row.id == response_id)
+        await self.ask(lambda store: delete_answer(store, response_id), place)
 
-    async def delete_user(self, place: Place, user: str) -> int:
-        """Delete the answers of a user, by the keyed hash; return the number of places changed.
+    async def delete_user(self, place: Place, user: str) -> None:
+        """Delete the answers that a user has got by now, by the keyed hash.
 
         Raises:
-            Refused: As above.
+            Refused: The storage is away, or this takes longer than a client waits. From the
+                tombstone on no reader sees the answers, and the deletion goes on. Each sweep ends
+                those that have broken off.
         """
         until = now()
+        await self.ask(lambda store: mark_user(store, user, until=until), place)
+        task = asyncio.create_task(self._purge_user(place, user, until))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        try:
+            async with asyncio.timeout(DELETING_SECONDS):
+                error = await asyncio.shield(task)
+        except TimeoutError:
+            message = "The answers are hidden, and being deleted. Ask again to hear of the end."
+            raise Refused(503, "deletion_running", message, retry_seconds=5) from None
+        if error is not None:
+            raise _storage_failed(place, error.reason)
+
+    async def _purge_user(self, place: Place, user: str, until: datetime) -> TrainerError | None:
+        """Take the hidden answers of a user out of spool and storage; return what failed."""
+        # Rows in files that are being stored, and in what the front has not handed over yet.
+        self._deleted[place.endpoint, user] = until
+        await self._unspool(place, lambda row: row.user == user and row.time <= until)
+        try:
+            await self._in(self._deleter, lambda: purge_user(self.store_of(place), user))
+        except TrainerError as error:
+            self._metrics.fail(place.endpoint, error.reason)
+            return error
+        return None
+
+    def has_deleted(self, row: Exchange) -> bool:
+        """Return whether a row comes after its user's answers have been deleted here."""
+        until = self._deleted.get((row.endpoint, row.user or ""))
+        return until is not None and row.time <= until
+
+    async def _unspool(self, place: Place, is_unwanted: Callable[[Exchange], bool]) -> None:
+        """Take rows out of the spool. What is being stored is in the storage afterwards."""
         async with self._lock:
-            number = self.spool.remove(place.endpoint, lambda row: row.user == user)
-            return number + await self.ask(
-                lambda store: delete_user(store, user, until=until), place
-            )
+            for file in self.spool.close(place.endpoint):
+                await self._in(self._storer, rewrite, file, is_unwanted)
+
+    async def _in(
+        self, executor: Executor, work: Callable[..., _Value], *arguments: object
+    ) -> _Value:
+        return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
 
     async def keep_sweeping(self) -> None:
         """Enforce retention each hour, and purge again what may have been stored meanwhile."""
@@ -217,18 +270,23 @@ class Keeper:
                 self.counts[place] = counts
 
     async def sweep(self, place: Place) -> None:
-        """Delete what is older than the retention, and deleted answers that came late."""
+        """Delete what is older than the retention, and what deletions have left."""
         moment = now()
+        for key, until in list(self._deleted.items()):
+            if until < moment - timedelta(seconds=SWEEP_SECONDS):
+                del self._deleted[key]
         before = moment - timedelta(days=place.retention_days)
 
         def work() -> None:
             store = self.store_of(place)
             delete_older(store, before)
+            for user in unpurged_users(store):
+                purge_user(store, user)
             recent = list_segments(store, since=moment - 2 * timedelta(seconds=SWEEP_SECONDS))
             purge_segments(store, recent)
 
         try:
-            await asyncio.to_thread(work)
+            await self._in(self._deleter, work)
         except TrainerError as error:
             logger.warning("endpoint %s: not swept: %s", place.endpoint, error.message)
             self._metrics.fail(place.endpoint, error.reason)
@@ -237,6 +295,12 @@ class Keeper:
 def now() -> datetime:
     """Return the time, in UTC."""
     return datetime.now(UTC)
+
+
+def _storage_failed(place: Place, reason: str) -> Refused:
+    logger.warning("endpoint %s: storage failed: %s", place.endpoint, reason)
+    message = f"The storage of captured answers failed ({reason}). Try again later."
+    return Refused(503, "storage_failed", message, retry_seconds=5)
 
 
 def no_answer() -> Refused:

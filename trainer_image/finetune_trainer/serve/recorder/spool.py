@@ -3,6 +3,9 @@
 Rows are written to the folder before the front's batch is accepted, so a recorder that is killed
 loses none. Personal data has been removed from them before. A file holds rows of one endpoint and
 hour, and becomes one segment.
+
+The event loop opens, fills, closes and drops files. Threads may read all files, and rewrite closed
+ones.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,19 +44,44 @@ class File:
     is_closed: bool = False
 
     def read(self) -> list[Exchange]:
-        """Return its rows. The last line may be torn by the end of a process."""
-        rows = []
-        for line in self.path.read_bytes().splitlines():
+        """Return its rows."""
+        return list(self.read_first(None))
+
+    def read_first(self, num_bytes: int | None, having: str = "") -> Iterator[Exchange]:
+        """Yield the rows in its first bytes whose lines have a text. All have the empty one.
+
+        The last line may be torn by the end of a process. There are no rows in a file that has been
+        dropped.
+        """
+        try:
+            data = self.path.read_bytes()[:num_bytes]
+        except FileNotFoundError:
+            return
+        for line in data.splitlines():
+            if having.encode() not in line:
+                continue
             try:
-                rows.append(parse_exchange(line))
+                yield parse_exchange(line)
             except ValueError:
                 logger.warning("a torn row of endpoint %s is left out", self.endpoint)
-        return rows
+
+
+def rewrite(file: File, is_unwanted: Callable[[Exchange], bool]) -> None:
+    """Take rows out of a closed file."""
+    rows = file.read()
+    kept = [row for row in rows if not is_unwanted(row)]
+    if len(kept) == len(rows):
+        return
+    data = b"".join(map(write_exchange, kept))
+    fresh = file.path.with_suffix(".new")
+    fresh.write_bytes(data)
+    fresh.replace(file.path)
+    file.num_bytes = len(data)
 
 
 @dataclass(slots=True)
 class Spool:
-    """All files. Used by one event loop.
+    """All files.
 
     Attributes:
         writer: Name of this process in keys of segments.
@@ -140,34 +168,29 @@ class Spool:
         file.path.unlink(missing_ok=True)
         self.files.remove(file)
 
-    def find(self, endpoint: str, response_id: str) -> Exchange | None:
-        """Return a row of an endpoint, if it is here."""
-        if response_id not in self._known:
-            return None
-        return next((row for row in self.rows_of(endpoint) if row.id == response_id), None)
+    def rows_of(self, endpoint: str, response_id: str = "") -> Iterator[Exchange]:
+        """Yield the rows of an endpoint that are here now, or only the row with an id.
 
-    def rows_of(self, endpoint: str) -> list[Exchange]:
-        """Return the rows of an endpoint that are here."""
-        return [row for file in self.files if file.endpoint == endpoint for row in file.read()]
+        Files are read while rows are asked for, so a thread may do that. Rows that are stored
+        before they are read are left out.
+        """
+        if response_id and response_id not in self._known:
+            return iter(())
+        # Here, so that a line that is being written is not read.
+        now = [(file, file.num_bytes) for file in self.files if file.endpoint == endpoint]
+        return (
+            row
+            for file, num_bytes in now
+            for row in file.read_first(num_bytes, response_id)
+            if response_id in ("", row.id)
+        )
 
-    def remove(self, endpoint: str, is_wanted: Callable[[Exchange], bool]) -> int:
-        """Remove rows of an endpoint; return how many there were."""
-        num_removed = 0
-        for file in [each for each in self.files if each.endpoint == endpoint]:
-            rows = file.read()
-            kept = [row for row in rows if not is_wanted(row)]
-            if len(kept) == len(rows):
-                continue
-            num_removed += len(rows) - len(kept)
-            if not kept:
-                self.drop(file)
-                continue
-            data = b"".join(map(write_exchange, kept))
-            fresh = file.path.with_suffix(".new")
-            fresh.write_bytes(data)
-            fresh.replace(file.path)
-            file.num_bytes = len(data)
-        return num_removed
+    def close(self, endpoint: str) -> list[File]:
+        """Close the files of an endpoint, and return them."""
+        files = [file for file in self.files if file.endpoint == endpoint]
+        for file in files:
+            file.is_closed = True
+        return files
 
     def _remember(self, response_id: str) -> None:
         self._known[response_id] = None
