@@ -8,6 +8,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.status.endpoint import FineTuneEndpointStatus
 from finetune_operator.finetuneendpoint.rotation import SECTIONS, Rotation
+from finetune_operator.status.conditions import parse_timestamp
 from finetune_operator.status.draft import Draft
 from finetune_operator.status.fitting import FittedStatus, StatusSchema
 
@@ -28,6 +29,11 @@ STATUS = StatusSchema(FineTuneEndpointStatus)
 MAX_STATUS_BYTES = 20_000
 COUNTS_INTERVAL = timedelta(seconds=5)
 """Shortest time between two writes that change only counts and messages."""
+CAPTURED_INTERVAL = timedelta(minutes=10)
+"""Time after which a small growth of the counts of captured answers is written by itself."""
+CAPTURED_SHARE = 0.1
+"""A growth by this share of a count is written at once."""
+_COUNTS = ("rows", "feedback", "countedTime")
 _LAZY_OF_CANDIDATE = ("streams", "evidence", "requests")
 _WARNINGS = ("Refused", "Held", "RolledBack")
 
@@ -63,13 +69,37 @@ class EndpointDraft(Draft):
         """
         wire = _bounded(self.sections())
         may_count = written_at is None or self.now - written_at >= COUNTS_INTERVAL
-        fitted = self.fit(
-            wire,
-            lambda new: new != self._stored if may_count else _eager(new) != _eager(self._stored),
-        )
-        if fitted is not None or written_at is None or may_count or wire == self._stored:
+        captured_at = _due_of_captured(self._stored.get("capture"), wire.get("capture"), self.now)
+
+        def is_new(new: Object) -> bool:
+            old = self._stored
+            if captured_at > self.now:
+                old, new = _without_captured(old), _without_captured(new)
+            return new != old if may_count else _eager(new) != _eager(old)
+
+        fitted = self.fit(wire, is_new)
+        if fitted is not None or wire == self._stored:
             return fitted, None
-        return None, (written_at + COUNTS_INTERVAL - self.now).total_seconds()
+        due = captured_at
+        if written_at is not None and not may_count:
+            due = max(due, written_at + COUNTS_INTERVAL)
+        return None, max(0.0, (due - self.now).total_seconds()) or None
+
+
+def _due_of_captured(before: Object | None, after: Object | None, now: datetime) -> datetime:
+    """Return when counts of captured answers are worth a write of their own."""
+    before, after = before or {}, after or {}
+    counted = parse_timestamp(before.get("countedTime"))
+    for name in ("rows", "feedback"):
+        old, new = before.get(name, 0), after.get(name, 0)
+        if new - old >= max(1, CAPTURED_SHARE * old):
+            return now
+    return now if counted is None else max(now, counted + CAPTURED_INTERVAL)
+
+
+def _without_captured(status: Object) -> Object:
+    capture = status.get("capture") or {}
+    return {**status, "capture": {k: v for k, v in capture.items() if k not in _COUNTS}}
 
 
 def _eager(status: Object) -> Object:

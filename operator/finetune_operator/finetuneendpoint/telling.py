@@ -49,10 +49,14 @@ def set_conditions(draft: EndpointDraft, observed: Observed, rotation: Rotation)
 
 
 def _set_capture(draft: EndpointDraft, observed: Observed, rotation: Rotation) -> None:
-    """Say where captured answers are stored; what was counted there stays."""
+    """Say where captured answers are stored; what was counted there stays.
+
+    It also stays while capture is switched off, so that it is not counted as new afterwards.
+    """
     place, before = recorded_at(observed, rotation), draft.get("capture") or {}
     if place is None:
-        draft.drop("capture")
+        if observed.spec.capture is not None:
+            draft.drop("capture")
         return
     if before.get("uri") != place.uri:
         before = {"uri": place.uri, "since": timestamp(draft.now)}

@@ -108,21 +108,52 @@ def test_the_status_tells_where_answers_are_stored_and_keeps_what_was_counted():
     assert "capture" not in serving().status
 
 
+def report(world, rows, feedback, seconds=1.0):
+    """Have a front report counts; return those of the status."""
+    captured = {"rows": rows, "feedback": feedback}
+    front = {"id": "f", "endpoints": [{"name": "headlines", "captured": captured}]}
+    world.facts = {"fronts": (FrontReport.model_validate(front),)}
+    world.look(seconds)
+    told = world.status["capture"]
+    return told["rows"], told["feedback"]
+
+
 def test_counts_of_fronts_reach_the_status_and_never_fall():
     world = serving(capture={})
-
-    def report(rows, feedback):
-        captured = {"rows": rows, "feedback": feedback}
-        front = {"id": "f", "endpoints": [{"name": "headlines", "captured": captured}]}
-        world.facts = {"fronts": (FrontReport.model_validate(front),)}
-        world.look()
-        told = world.status["capture"]
-        return told["rows"], told["feedback"]
-
-    assert report(5, 2) == (5, 2)
+    assert report(world, 5, 2) == (5, 2)
     counted = world.status["capture"]["countedTime"]
-    assert report(4, 3) == (5, 3)
+    assert report(world, 4, 3) == (5, 3)
     assert world.status["capture"]["countedTime"] > counted
+
+
+def test_small_growth_of_counts_is_written_each_ten_minutes_or_with_something_else():
+    world = serving(capture={})
+    assert report(world, 1000, 100) == (1000, 100)
+    num_writes = world.num_writes
+    for minute in range(1, 9):
+        assert report(world, 1000 + minute, 100, seconds=60) == (1000, 100)
+        assert 0 < world.last.requeue_after <= (10 - minute) * 60
+    assert world.num_writes == num_writes
+    assert report(world, 1008, 100, seconds=world.last.requeue_after) == (1008, 100)
+    assert report(world, 1009, 100) == (1008, 100)
+    assert report(world, 1009, 111) == (1009, 111)
+    assert report(world, 1010, 111) == (1009, 111)
+    world.edit(rollout=None)
+    assert report(world, 1010, 111) == (1010, 111)
+    assert world.num_writes == num_writes + 3
+
+
+def test_counts_go_on_where_capture_is_switched_off_and_on_again():
+    world = serving(capture={})
+    report(world, 1000, 100)
+    told = world.status["capture"]
+    world.edit(capture=None)
+    world.run()
+    assert world.status["capture"] == told
+    assert asked(world).front.recording is None
+    world.edit(capture={})
+    world.run()
+    assert world.status["capture"] == told
 
 
 def test_counts_of_an_earlier_place_do_not_count_at_the_present_one():
