@@ -12,7 +12,7 @@ from aiohttp import web
 
 from finetune_trainer.serve.errors import Refused
 from finetune_trainer.serve.front import capturing
-from finetune_trainer.serve.handover import COUNTS, MAX_ANSWER_BYTES, read_frames
+from finetune_trainer.serve.handover import CAPTURES, MAX_ANSWER_BYTES, read_frames
 from finetune_trainer.serve.proxy import ProxyServer, read_body
 from kit.processes.eventually import eventually_async
 from kit.servers.running_front import RunningFront, endpoint, running_front, served
@@ -56,7 +56,7 @@ class FragileRecorder:
         if self.is_hung:
             self.num_hung += 1
             await hang(request)
-        if request.path == COUNTS:
+        if request.path != CAPTURES:
             return web.Response(body=b"{}")
         frames = list(read_frames(await read_body(request, limit=64 * MAX_ANSWER_BYTES)))
         self.num_batches += 1
@@ -152,3 +152,32 @@ async def test_a_recorder_that_is_full_away_or_hung_costs_no_frame(
 
         await eventually_async(is_taken)
         assert "capture_dropped_total{" not in await front.metrics()
+
+
+async def test_one_sender_cannot_fill_the_recorder_with_requests_about_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.front.feedback.MAX_OPEN_PER_SENDER", 2)
+    async with fragile(tmp_path) as (front, recorder, server):
+        recorder.is_hung = True
+        await server.start_unix(tmp_path / "recorder.sock")
+        url = f"{front.url}/v1/chat/completions?model=headline"
+        hung = [asyncio.ensure_future(front.session.get(url)) for _ in range(2)]
+
+        async def both_hang() -> bool:
+            return recorder.num_hung == 2
+
+        await eventually_async(both_hang)
+        async with front.session.get(url) as answer:
+            assert (answer.status, (await answer.json())["error"]["code"]) == (503, "overloaded")
+            assert answer.headers["Retry-After"]
+        await ask(front, "answers still come")
+        for each in hung:
+            each.cancel()
+
+        async def is_open_again() -> bool:
+            recorder.is_hung = False
+            async with front.session.get(url) as answer:
+                return answer.status == 200
+
+        await eventually_async(is_open_again)

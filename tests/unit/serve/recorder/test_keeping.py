@@ -23,6 +23,7 @@ from finetune_trainer.traffic.deleting import mark_user
 from finetune_trainer.traffic.places import id_time
 from finetune_trainer.traffic.reading import list_segments, read_exchanges, read_segment
 from finetune_trainer.traffic.rows import Exchange
+from kit.processes.eventually import eventually_async
 from kit.servers.running_front import endpoint, served
 from kit.servers.running_recorder import capture
 
@@ -145,6 +146,30 @@ async def test_rows_are_stored_while_the_answers_of_a_user_are_deleted(
     monkeypatch.setattr(keeping, "DELETING_SECONDS", 60)
     await keeper.delete_user(place, "alice")
     assert stored_users(keeper) == {"bob", "carol"}
+
+
+async def test_clients_who_gave_up_still_hold_the_threads_that_work_for_them(
+    keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "MAX_ASKED", 2)
+    follow(keeper, headline=tmp_path)
+    place, may_end = keeper.places["headline"], threading.Event()
+    try:
+        monkeypatch.setattr(keeping, "ASKING_SECONDS", 0.01)
+        for _ in range(2):
+            with pytest.raises(Refused, match="storage_failed"):
+                await keeper.ask(lambda _: may_end.wait(), place)
+        monkeypatch.setattr(keeping, "ASKING_SECONDS", 60)
+        with pytest.raises(Refused, match="storage_busy") as caught:
+            await keeper.ask(lambda _: None, place)
+        assert caught.value.response().headers["Retry-After"]
+    finally:
+        may_end.set()
+
+    async def is_answered() -> bool:
+        return await keeper.ask(lambda _: True, place)
+
+    await eventually_async(is_answered)
 
 
 async def test_what_the_front_hands_over_after_a_deletion_is_no_row(

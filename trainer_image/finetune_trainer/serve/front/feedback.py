@@ -17,6 +17,7 @@ from finetune_trainer.serve.editors.page import editors_page
 from finetune_trainer.serve.errors import Refused
 from finetune_trainer.serve.front.capturing import Capturing
 from finetune_trainer.serve.front.keys import digest_of, no_key
+from finetune_trainer.serve.front.limits import Slots
 from finetune_trainer.serve.front.routes import Route
 from finetune_trainer.serve.front.state import State
 from finetune_trainer.serve.handover import REACH_HEADER, SENDER_HEADER, WHOSE_HEADER, Reach
@@ -25,6 +26,9 @@ from finetune_trainer.traffic.places import read_id, time_of
 COMPLETIONS = "/v1/chat/completions"
 FEEDBACK = "/v1/feedback"
 PAGES = "/feedback/"
+MAX_OPEN = 64
+"""Requests of all senders that the recorder answers at a time."""
+MAX_OPEN_PER_SENDER = 16
 
 
 class Gatekeeper(Protocol):
@@ -50,6 +54,7 @@ class FeedbackRoutes:
         self._state = state
         self._capturing = capturing
         self._gatekeeper = gatekeeper
+        self._slots = Slots(MAX_OPEN)
 
     def has(self, method: str, path: str) -> bool:
         """Tell whether a request is about captured answers. Without any, there is no such route."""
@@ -85,16 +90,15 @@ class FeedbackRoutes:
         self._gatekeeper.limit(route, digest)
         sender = request.remote if route.secret is None else digest
         who = self._capturing.secret.hash_person(route.whose, sender or "")
-        status, headers, answer = await self._capturing.ask(
-            request.method,
-            f"{path}?{query}" if query else path,
-            body,
-            {
-                WHOSE_HEADER: route.name,
-                SENDER_HEADER: who,
-                REACH_HEADER: self._reach_of(route, digest),
-            },
-        )
+        about = {
+            WHOSE_HEADER: route.name,
+            SENDER_HEADER: who,
+            REACH_HEADER: self._reach_of(route, digest),
+        }
+        with self._slots.hold(who, MAX_OPEN_PER_SENDER):
+            status, headers, answer = await self._capturing.ask(
+                request.method, f"{path}?{query}" if query else path, body, about
+            )
         if status == 200 and headers.get("x-finetune-rating") == "down" and response_id:
             self._state.complain(
                 route,

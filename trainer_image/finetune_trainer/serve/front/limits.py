@@ -39,7 +39,8 @@ class Limits:
 class Slots:
     """Places for requests under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_slots: int = MAX_OPEN) -> None:
+        self._num_slots = num_slots
         self._held = Counter[str]()
 
     @contextmanager
@@ -49,7 +50,7 @@ class Slots:
         Raises:
             Refused: They are all taken.
         """
-        if self._held[whose] >= most or self._held.total() >= MAX_OPEN:
+        if self._held[whose] >= most or self._held.total() >= self._num_slots:
             raise Refused(503, "overloaded", "Too many requests are open.", retry_seconds=1)
         self._held[whose] += 1
         try:

@@ -40,6 +40,8 @@ SWEEP_SECONDS = 3600.0
 COUNT_SECONDS = 60.0
 ASKING_SECONDS = 20.0
 """A client waits so long for the store."""
+MAX_ASKED = 32
+"""Requests of clients that may wait for stores."""
 DELETING_SECONDS = 8.0
 """A client waits so long for the end of a user's deletion, once the answers are hidden."""
 
@@ -68,6 +70,7 @@ class Keeper:
         # Threads of their own: requests and deletions must not keep rows from being stored.
         self._storer = ThreadPoolExecutor(1, "storer")
         self._deleter = ThreadPoolExecutor(1, "deleter")
+        self._num_asked = 0
         self._tasks: set[asyncio.Task[TrainerError | None]] = set()
         self._deleted: dict[tuple[str, str], datetime] = {}
         """Users whose answers have been deleted, with their endpoints, and until when."""
@@ -94,14 +97,27 @@ class Keeper:
         """Return what a store says.
 
         Raises:
-            Refused: It is away.
+            Refused: It is away, or too many wait for it.
         """
+        if self._num_asked >= MAX_ASKED:
+            message = "Too many requests wait for the storage of captured answers."
+            raise Refused(503, "storage_busy", message, retry_seconds=1)
+        self._num_asked += 1
+        loop = asyncio.get_running_loop()
+        asked = loop.run_in_executor(None, lambda: work(self.store_of(place)))
+        asked.add_done_callback(self._end_asking)
         try:
             async with asyncio.timeout(ASKING_SECONDS):
-                return await asyncio.to_thread(lambda: work(self.store_of(place)))
+                return await asyncio.shield(asked)
         except (TrainerError, TimeoutError) as error:
             reason = error.reason if isinstance(error, TrainerError) else "TooSlow"
             raise _storage_failed(place, reason) from None
+
+    def _end_asking(self, asked: asyncio.Future[_Value]) -> None:
+        """Give the place of a thread back, which may have gone on after its client had left."""
+        self._num_asked -= 1
+        if not asked.cancelled():
+            asked.exception()  # nobody else may look at it
 
     def has_room(self, endpoint: str) -> bool:
         """Return whether another row of an endpoint may wait for its storage."""
