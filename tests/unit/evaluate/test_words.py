@@ -60,3 +60,8 @@ def test_an_image_written_as_one_word_takes_time_in_its_length() -> None:
     seconds(1000)  # whatever is kept for later is kept now
     # Sixteen times as long: so many times the time, and not its square.
     assert seconds(1_600_000) < 60 * seconds(100_000)
+
+
+@given(st.text(st.characters(codec="ascii")))
+def test_plain_texts_have_the_words_that_they_have_beside_others(text: str) -> None:
+    assert [*split_words(text), "é"] == split_words(f"{text} é")

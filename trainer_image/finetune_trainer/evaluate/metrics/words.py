@@ -13,6 +13,7 @@ boundaries want a dictionary for the same scripts.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
@@ -23,15 +24,26 @@ _UNSPACED = (
 )  # fmt: skip
 """How Unicode's names of the letters begin."""
 
+_BREAKS = re.compile(r"[^A-Za-z0-9\x80-\U0010ffff]+")
 _LETTER, _ALONE, _MARK, _IGNORED, _BREAK = range(5)
 
 
 def split_words(text: str) -> list[str]:
     """Return the words of a text, in order, in the form that they are compared in."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    words: list[str] = []
+    for part in _BREAKS.split(folded):
+        if not part.isascii():
+            words += _split_part(part)
+        elif part:
+            words.append(part)  # plain letters and digits need no look at each of them
+    return words
+
+
+def _split_part(text: str) -> list[str]:
     words: list[list[str]] = []  # letters are joined at the end: a word may be a whole image
     before = _BREAK  # what the last word goes on with: letters and marks, marks alone, nothing
-    for character in folded:
+    for character in text:
         kind = _kind_of(character)
         if kind == _IGNORED or (kind == _MARK and before == _BREAK):
             continue
