@@ -11,6 +11,7 @@ from finetune_trainer.monitor.quality.drawing import (
     JUDGED_PER_ASKED,
     WEEK,
     Drawn,
+    DrawnAnswer,
     parse_drawn,
     write_drawn,
 )
@@ -56,6 +57,41 @@ def test_a_loud_user_counts_once_in_a_look_and_answers_without_text_do_not() -> 
     loud = begin.draw(rows(0, 50, user="loud"), end=START + HOUR, per_week=300)
     assert len(loud.weeks[0].answers) == 1
     assert begin.draw(rows(0, answer=None), end=START + HOUR, per_week=300).weeks == ()
+
+
+def test_a_user_who_asks_much_is_drawn_as_often_as_others() -> None:
+    found = Drawn(version=1, begin=START, until=START)
+    for hour in range(168):
+        loud = rows(hour, 400, user="loud")
+        found = found.draw([*rows(hour), *loud], end=START + (hour + 1) * HOUR, per_week=30)
+    (week,) = found.weeks
+    by_loud = [sum(each.user == "loud" for each in part) for part in (week.asked, week.others)]
+    # One of 41 in each hour: the judge's answers are like those of people.
+    assert by_loud[0] <= 4
+    assert by_loud[1] <= 16
+
+
+def test_a_user_counts_once_in_an_hour_of_several_looks() -> None:
+    found = Drawn(version=1, begin=START, until=START)
+    asked = rows(0, 40, user="one")
+    for number in range(4):
+        end = START + timedelta(seconds=10 * (number + 1))
+        found = found.draw(asked[10 * number : 10 * (number + 1)], end=end, per_week=30)
+    whole = Drawn(version=1, begin=START, until=START).draw(asked, end=end, per_week=30)
+    assert len(found.weeks[0].answers) == 1
+    assert found == whole
+
+
+def test_the_first_answers_are_the_same_whatever_the_order() -> None:
+    per_week = 2
+    asked = [row for hour in range(3) for row in rows(hour, 200)]
+    end = START + 3 * HOUR
+    start = Drawn(version=1, begin=START, until=START)
+    found = start.draw(asked, end=end, per_week=per_week)
+    assert found == start.draw(asked[::-1], end=end, per_week=per_week)
+    places = [DrawnAnswer(id=row.id, user=row.user).place for row in asked]
+    most = (1 + JUDGED_PER_ASKED) * per_week
+    assert [each.place for each in found.weeks[0].answers] == sorted(places)[:most]
 
 
 def test_a_look_that_is_made_again_draws_nothing_twice() -> None:

@@ -1,11 +1,12 @@
 """Which captured answers people and the judge are asked about. Pure.
 
-A digest of its id gives each answer a place, so the order is random and the same at every look.
-Of the answers of a week people are asked about those that stand first, and the judge also about
-those behind them. So both see a random sample, whoever rates what of their own accord. While a week
-lasts, the numbers grow with the time that has passed.
+Each user counts once in an hour, with an answer that a digest chooses. A digest of hour and user
+gives this answer a place, so the order is random and the same at every look, and a user who asks
+much stands no further in front. Of the answers of a week people are asked about those that stand
+first, and the judge also about those behind them. So both see a random sample, whoever rates what
+of their own accord. While a week lasts, the numbers grow with the time that has passed.
 
-Each user counts once in a look. The weeks begin with the first look at a version.
+The weeks begin with the first look at a version.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ GRACE = WEEK
 """Time that people have after the end of a week."""
 JUDGED_PER_ASKED = 10
 """Answers that only the judge is asked about, for each that people are asked about."""
+LENGTH_OF_HOUR = len("2026113004")
+"""Of the beginning of a response id, which says the hour of the request."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,9 +57,19 @@ class DrawnAnswer:
         return time_of(self.id)
 
     @property
+    def turn(self) -> tuple[str, str]:
+        """The hour of the request, and the user: of these one answer counts."""
+        return self.id[:LENGTH_OF_HOUR], self.user
+
+    @property
     def place(self) -> bytes:
-        """Where it stands among all."""
-        return hashlib.sha256(self.id.encode()).digest()
+        """Where it stands among all. Answers with the same turn have the same place."""
+        return _digest("\n".join(self.turn))
+
+    @property
+    def choice(self) -> bytes:
+        """Where it stands among the answers with the same turn: the first one counts."""
+        return _digest(self.id)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,39 +152,11 @@ class Drawn:
         return [each.id for part in parts for each in part if each.judged is None]
 
     def draw(self, rows: Iterable[UserRow], *, end: datetime, per_week: int) -> Drawn:
-        """Return the sample after a look; rows that it has seen are left out.
-
-        Args:
-            rows: Captured answers. Those without a text are not drawn.
-            end: Of the look.
-            per_week: Answers that people are asked about in a week.
-        """
-        weeks = {week.begin: week for week in self.weeks}
-        for begin, answers in self._by_week(rows).items():
-            week = weeks.get(begin) or DrawnWeek(begin=begin, per_week=per_week, until=end)
-            known = {each.id: each for each in [*answers, *week.answers]}
-            found = sorted(known.values(), key=lambda each: each.place)
-            kept = found[: (1 + JUDGED_PER_ASKED) * week.per_week]
-            weeks[begin] = replace(week, answers=tuple(kept))
-        until = max(end, self.until)
-        oldest = until - NUM_WEEKS * WEEK
-        kept_weeks = [replace(weeks[key], until=until) for key in sorted(weeks) if key > oldest]
-        return replace(self, until=until, weeks=tuple(kept_weeks))
-
-    def _by_week(self, rows: Iterable[UserRow]) -> dict[datetime, list[DrawnAnswer]]:
-        first: dict[tuple[datetime, str], DrawnAnswer] = {}
+        """Return the sample after a look; see :class:`Drawing`."""
+        drawing = Drawing(self, per_week)
         for row in rows:
-            answer = DrawnAnswer(id=row.id, user=row.user)
-            if row.answered.answer is None or answer.time < self.until.replace(microsecond=0):
-                continue
-            begin = self.begin + (answer.time - self.begin) // WEEK * WEEK
-            known = first.get((begin, row.user))
-            if known is None or answer.place < known.place:
-                first[begin, row.user] = answer
-        weeks: dict[datetime, list[DrawnAnswer]] = {}
-        for (begin, _), answer in first.items():
-            weeks.setdefault(begin, []).append(answer)
-        return weeks
+            drawing.add(row)
+        return drawing.end(end)
 
     def change(self, make: Callable[[DrawnAnswer], DrawnAnswer | None]) -> Drawn:
         """Return the sample with other answers; without those that are None."""
@@ -180,6 +165,82 @@ class Drawn:
             for week in self.weeks
         )
         return replace(self, weeks=tuple(weeks))
+
+
+class Drawing:
+    """Draws from the answers of a look, of which only those are kept that stand first."""
+
+    def __init__(self, drawn: Drawn, per_week: int) -> None:
+        """Begin a look.
+
+        Args:
+            drawn: The sample before. Rows that it has seen are left out.
+            per_week: Answers that people are asked about in a week.
+        """
+        self._drawn = drawn
+        self._per_week = per_week
+        self._weeks = {week.begin: week for week in drawn.weeks}
+        self._firsts: dict[datetime, _Firsts] = {}
+
+    def add(self, row: UserRow) -> None:
+        """Take a row into account. One without a text is not drawn."""
+        answer = DrawnAnswer(id=row.id, user=row.user)
+        time = answer.time
+        if row.answered.answer is None or time < self._drawn.until.replace(microsecond=0):
+            return
+        begin = self._drawn.begin + (time - self._drawn.begin) // WEEK * WEEK
+        if begin not in self._firsts:
+            known = self._weeks.get(begin)
+            per_week = self._per_week if known is None else known.per_week
+            self._firsts[begin] = _Firsts((1 + JUDGED_PER_ASKED) * per_week)
+        self._firsts[begin].add(answer)
+
+    def end(self, end: datetime) -> Drawn:
+        """Return the sample after the look, which ends at a time."""
+        weeks = dict(self._weeks)
+        for begin, firsts in self._firsts.items():
+            new = DrawnWeek(begin=begin, per_week=self._per_week, until=end)
+            week = weeks.get(begin, new)
+            for answer in week.answers:
+                firsts.add(answer)
+            weeks[begin] = replace(week, answers=firsts.answers)
+        until = max(end, self._drawn.until)
+        oldest = until - NUM_WEEKS * WEEK
+        kept_weeks = [replace(weeks[key], until=until) for key in sorted(weeks) if key > oldest]
+        return replace(self._drawn, until=until, weeks=tuple(kept_weeks))
+
+
+class _Firsts:
+    """The answers that stand first, one of each turn."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._found: dict[bytes, DrawnAnswer] = {}
+        self._bound: bytes | None = None
+
+    def add(self, answer: DrawnAnswer) -> None:
+        place = answer.place
+        if self._bound is not None and place > self._bound:
+            return
+        known = self._found.get(place)
+        if known is None or answer.choice < known.choice:
+            self._found[place] = answer
+        elif answer.id == known.id:
+            self._found[place] = answer  # with the scores that it has
+        if len(self._found) > 2 * self._number:
+            self._cut()
+
+    @property
+    def answers(self) -> tuple[DrawnAnswer, ...]:
+        self._cut()
+        return tuple(self._found[place] for place in sorted(self._found))
+
+    def _cut(self) -> None:
+        # Nothing behind these can stand among the first any more.
+        places = sorted(self._found)[: self._number]
+        self._found = {place: self._found[place] for place in places}
+        if len(places) == self._number:
+            self._bound = places[-1]
 
 
 def write_drawn(drawn: Drawn) -> bytes:
@@ -238,6 +299,10 @@ def _read_answer(value: Sequence[Any]) -> DrawnAnswer:
     )
     assert found.time  # an id without one is none
     return found
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def _read_score(value: float | None) -> float | None:
