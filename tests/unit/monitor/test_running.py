@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -49,7 +50,9 @@ def store(tmp_path: Path) -> ObjectStore:
     return open_traffic(tmp_path.as_uri(), "shop", "copy")
 
 
-def capture(store: ObjectStore, hour: int, *, version: int = 1, answer: str = "") -> None:
+def capture(
+    store: ObjectStore, hour: int, *, version: int = 1, answer: str = "", words: str = ""
+) -> None:
     """Store 40 answers of 40 users, given in the first minutes of an hour."""
     rng = random.Random(hour)
     begin = START + hour * HOUR
@@ -60,7 +63,7 @@ def capture(store: ObjectStore, hour: int, *, version: int = 1, answer: str = ""
             endpoint="copy",
             version=version,
             sha256="",
-            request={"messages": [{"role": "user", "content": prompt(rng)}]},
+            request={"messages": [{"role": "user", "content": prompt(rng) + words}]},
             answer={"choices": [{"message": {"content": answer or rng.choice(["good", "bad"])}}]},
             latency_seconds=0.1,
             user=f"u{number}",
@@ -113,6 +116,36 @@ def test_few_answers_wait_for_the_next_look(store: ObjectStore, reference: Refer
     )
     assert second is not None
     assert second.evidence.num_answers == 80
+
+
+def test_looks_after_an_outage_make_up_for_it_one_by_one(
+    store: ObjectStore, reference: Reference
+) -> None:
+    for hour in range(10):
+        capture(store, hour)
+    some = Settings(min_answers=20, max_answers=130)
+    for number in range(1, 4):
+        now = START + 20 * HOUR + SETTLING
+        found = look_once(store, reference, some, version=1, since=START, now=now)
+        assert found is not None
+        assert found.evidence.until == START + 3 * number * HOUR
+        assert found.evidence.num_answers == 120 * number
+    last = look_once(store, reference, some, version=1, since=START, now=now)
+    assert last is not None
+    assert (last.evidence.until, last.evidence.num_answers) == (START + 20 * HOUR, 400)
+
+
+def test_a_look_keeps_no_texts(store: ObjectStore, reference: Reference) -> None:
+    words = 1500 * " and"
+    for hour in range(15):
+        capture(store, hour, words=f" {hour}{words}")
+    tracemalloc.start()
+    found = look(store, reference, 15)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found is not None
+    assert found.evidence.num_answers == 600
+    assert most < 600 * len(words) / 2
 
 
 def test_the_report_says_what_moved(store: ObjectStore, reference: Reference) -> None:

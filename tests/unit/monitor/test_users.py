@@ -1,15 +1,13 @@
-"""Users: one number each, whatever they send."""
+"""Captured rows: whose they are, and what is watched of them."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune_trainer.monitor.signals import Answered, Signal
-from finetune_trainer.monitor.users import UserRow, numbers_by_user, read_exchange, texts_of_user
+from finetune_trainer.monitor.signals import Answered
+from finetune_trainer.monitor.users import read_exchange, texts_of_user
 from finetune_trainer.traffic.rows import Exchange
-
-ASKED = Signal(name="Asked", measure=lambda a: float(a.prompt) if a.prompt else None, tolerance=0.0)
 
 
 def exchange(prompt: str, answer: str = "yes", **fields: Any) -> Exchange:
@@ -24,17 +22,6 @@ def exchange(prompt: str, answer: str = "yes", **fields: Any) -> Exchange:
         latency_seconds=0.1,
         **fields,
     )
-
-
-def of(user: str, number: float | None) -> UserRow:
-    prompt = "" if number is None else str(number)
-    return UserRow(answered=Answered(prompt=prompt, answer=None), user=user)
-
-
-def test_a_user_counts_once_however_much_it_sends() -> None:
-    rows = [of("a", 0.0), of("b", 1.0), *[of("loud", 0.5)] * 1000, of("b", 0.0), of("c", None)]
-    assert sorted(numbers_by_user(rows, ASKED).tolist()) == [0.0, 0.5, 0.5]
-    assert len(numbers_by_user([of("c", None)], ASKED)) == 0
 
 
 def test_without_a_user_a_conversation_counts_once() -> None:

@@ -13,6 +13,9 @@ from functools import lru_cache
 from finetune_trainer.evaluate.metrics.words import split_words
 from finetune_trainer.monitor.vocabulary import MAX_CHARACTERS
 
+NUM_REMEMBERED = 100
+"""Texts whose language is remembered: each of several signals asks for that of the same text."""
+
 _FUNCTION_WORDS = {
     "English": "the and of to is in that for it with you this are what how my on be i can please",
     "German": "der die und das ist nicht ein eine zu den von mit für auf wie ich im was wir bitte",
@@ -34,18 +37,21 @@ _LIST_ITEM = re.compile(r"^\s*(?:[-*•]|\d{1,3}[.)])\s", re.MULTILINE)
 _TABLE_ROW = re.compile(r"^\s*\|.*\|\s*$", re.MULTILINE)
 
 
-@lru_cache(maxsize=200_000)
 def language_of(text: str) -> str | None:
     """Return a language of Latin letters, by its most frequent words, else the script; or None.
 
     A text of Latin letters without such words is ``LATIN``; one without letters has no language.
     """
-    text = text[:MAX_CHARACTERS]
-    letters = [each for each in text if each.isalpha()]
-    if not letters:
+    return _language_of(text[:MAX_CHARACTERS])
+
+
+@lru_cache(maxsize=NUM_REMEMBERED)
+def _language_of(text: str) -> str | None:
+    if not any(map(str.isalpha, text)):
         return None
     script = "LATIN"
     if not text.isascii():
+        letters = filter(str.isalpha, text)
         scripts = Counter(unicodedata.name(each, "").partition(" ")[0] for each in letters)
         script = max(sorted(scripts), key=lambda each: scripts[each])
     if script != "LATIN":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from finetune_api.v1alpha1.status.traffic import QualityStatus
 from finetune_trainer.monitor.evidence import Evidence, begin_evidence
 from finetune_trainer.monitor.reference import Reference, count_bins
-from finetune_trainer.monitor.users import UserRow, find_extremes, numbers_by_user
+from finetune_trainer.monitor.spans import MAX_ANSWERS
+from finetune_trainer.monitor.tally import Tally
+from finetune_trainer.monitor.users import UserRow
 from finetune_trainer.statistics.confidence import Floats
 from finetune_trainer.statistics.drift import log_alarm_bound, log_growth_of_look
 
@@ -25,11 +27,13 @@ class Settings:
         every: From one look to the next, at least.
         false_alarms_per_year: Most that are expected.
         min_answers: Answers that make a look; with fewer they wait for the next one.
+        max_answers: Answers that a look reads.
     """
 
     every: timedelta = timedelta(hours=1)
     false_alarms_per_year: float = 1.0
     min_answers: int = 200
+    max_answers: int = MAX_ANSWERS
 
     @property
     def log_bound(self) -> float:
@@ -75,7 +79,7 @@ class Look:
 
 
 def look_at(
-    rows: Sequence[UserRow],
+    rows: Iterable[UserRow],
     reference: Reference,
     before: Evidence | None,
     settings: Settings,
@@ -86,7 +90,7 @@ def look_at(
     """Look at the traffic of some time.
 
     Args:
-        rows: Answers of this time.
+        rows: Answers of this time. They are read once, and not kept.
         reference: What they are compared with.
         before: Evidence of earlier looks. That against another reference is not used.
         settings: How the endpoint is monitored.
@@ -104,24 +108,25 @@ def look_at(
         until = None if before is None else before.until
         before = replace(begin_evidence(reference.digest, watched), until=until)
     before = before.watching(watched)
-    if len(rows) < settings.min_answers:
-        return Look(evidence=before, seen={}, num_waiting=len(rows))
-    numbers = {name: numbers_by_user(rows, each.signal) for name, each in watched.items()}
+    tally = Tally((each.signal for each in watched.values()), num_examples=NUM_EXAMPLES)
+    for row in rows:
+        tally.add(row)
+    if tally.num_rows < settings.min_answers:
+        return Look(evidence=before, seen={}, num_waiting=tally.num_rows)
+    numbers = {name: tally.numbers_of(name) for name in watched}
     growths: dict[str, Floats] = {}
     for name, each in numbers.items():
         growth = log_growth_of_look(each, watched[name].limits)
         if growth is not None:
             growths[name] = growth
     after = before.after_look(
-        growths, begin=begin, end=end, num_answers=len(rows), log_bound=settings.log_bound
+        growths, begin=begin, end=end, num_answers=tally.num_rows, log_bound=settings.log_bound
     )
     part, is_higher = _strongest(after)
     return Look(
         evidence=after,
         part=part,
-        examples=find_extremes(rows, watched[part].signal, is_higher=is_higher, number=NUM_EXAMPLES)
-        if part
-        else (),
+        examples=tally.examples_of(part, is_higher=is_higher) if part else (),
         seen={
             name: Seen(
                 mean=float(each.mean()) if len(each) else None,

@@ -7,6 +7,7 @@ look that is cut off is made again over the same answers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -28,16 +29,23 @@ from finetune_trainer.monitor.evidence import (
 from finetune_trainer.monitor.gathering import fetch_job, fetch_reference_rows
 from finetune_trainer.monitor.looking import Look, Settings, look_at
 from finetune_trainer.monitor.page import render_page
+from finetune_trainer.monitor.quality.drawing import Drawing
 from finetune_trainer.monitor.quality.judging import judge_of, open_judge
 from finetune_trainer.monitor.quality.reviewing import Review, standard_of
 from finetune_trainer.monitor.reference import Reference, make_reference
 from finetune_trainer.monitor.report import add_to_history, drifted_since, report_of, words_of
-from finetune_trainer.monitor.users import read_exchange
+from finetune_trainer.monitor.spans import Span, span_of_look
+from finetune_trainer.monitor.users import UserRow, read_exchange
 from finetune_trainer.serve.agent.fetching import access_of, to_file_uri
 from finetune_trainer.storage import ObjectNotFound, ObjectStore, join_uri, open_store
 from finetune_trainer.traffic.drawn import is_review
 from finetune_trainer.traffic.places import id_time
-from finetune_trainer.traffic.reading import open_traffic, read_exchanges, read_feedback
+from finetune_trainer.traffic.reading import (
+    list_segments,
+    open_traffic,
+    read_exchanges,
+    read_feedback,
+)
 from finetune_trainer.traffic.rows import Feedback
 
 EVIDENCE_KEY = "monitor/evidence.json"
@@ -179,16 +187,16 @@ def look_once(
         )
     if end - begin < settings.every:
         return None
-    down = _marked_as_bad(store, begin, end)
-    rows = [
-        read_exchange(row, down)
-        for row in read_exchanges(store, since=begin, until=end)
-        if row.version == version
-    ]
+    segments = list_segments(store, since=begin, until=end)
+    span = span_of_look(
+        segments, begin=begin, end=end, every=settings.every, max_answers=settings.max_answers
+    )
+    end = span.end
+    drawing = None if review is None else review.begin(store, version=version, begin=begin)
+    rows = _read_rows(store, span, drawing, version=version, begin=begin)
     look = look_at(rows, reference, before, settings, begin=begin, end=end)
-    if review is not None:
-        told = review.look(store, rows, version=version, begin=begin, end=end)
-        look = replace(look, quality=told)
+    if review is not None and drawing is not None:
+        look = replace(look, quality=review.end(store, drawing, end))
     report = report_of(look, reference, settings, begin=begin, end=end)
     history = add_to_history(_read_history(store), reference.digest, look)
     page = render_page(title, report, history["looks"])
@@ -197,6 +205,19 @@ def look_once(
     store.write_bytes(REPORT_KEY, orjson.dumps(report, option=orjson.OPT_INDENT_2))
     store.write_bytes(EVIDENCE_KEY, write_evidence(look.evidence))
     return look
+
+
+def _read_rows(
+    store: ObjectStore, span: Span, drawing: Drawing | None, *, version: int, begin: datetime
+) -> Iterator[UserRow]:
+    """Yield the answers of a look one by one, after people's sample was drawn from each."""
+    down = _marked_as_bad(store, begin, span.end)
+    for row in read_exchanges(store, since=begin, until=span.end, segments=span.segments):
+        if row.version == version:
+            found = read_exchange(row, down)
+            if drawing is not None:
+                drawing.add(found)
+            yield found
 
 
 def _marked_as_bad(store: ObjectStore, begin: datetime, end: datetime) -> set[str]:

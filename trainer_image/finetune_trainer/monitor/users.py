@@ -1,16 +1,13 @@
-"""One number per user and look from captured rows: whoever asks much counts as others do. Pure."""
+"""What is watched of a captured answer, and whose it is. Pure."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from finetune_trainer.monitor.signals import Answered, Signal
-from finetune_trainer.statistics.confidence import Floats
+from finetune_trainer.monitor.signals import Answered
 from finetune_trainer.traffic.rows import Exchange
 
 
@@ -54,30 +51,6 @@ def texts_of_user(messages: Iterable[Mapping[str, Any]]) -> list[str]:
         for message in messages
         if message.get("role") == "user" and (text := _text(message.get("content")))
     ]
-
-
-def numbers_by_user(rows: Sequence[UserRow], signal: Signal) -> Floats:
-    """Return the mean of a signal over the rows of each user to which it applies."""
-    found: dict[str, list[float]] = {}
-    for row in rows:
-        number = signal.measure(row.answered)
-        if number is not None:
-            found.setdefault(row.user, []).append(number)
-    return np.array([sum(numbers) / len(numbers) for numbers in found.values()])
-
-
-def find_extremes(
-    rows: Sequence[UserRow], signal: Signal, *, is_higher: bool, number: int
-) -> tuple[str, ...]:
-    """Return response ids of the rows with the most extreme numbers, at most one of each user."""
-    measured = [(signal.measure(row.answered), row) for row in rows]
-    found = [(value if is_higher else -value, row) for value, row in measured if value is not None]
-    ids: dict[str, str] = {}
-    for _, row in sorted(found, key=lambda each: (-each[0], each[1].id)):
-        ids.setdefault(row.user, row.id)
-        if len(ids) == number:
-            break
-    return tuple(ids.values())
 
 
 def _text(content: object) -> str:

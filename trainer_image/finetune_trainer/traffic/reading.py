@@ -7,7 +7,7 @@ Every function takes a store rooted at ``<uri>/traffic/<namespace>/<endpoint>``;
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
@@ -139,12 +139,28 @@ def read_segment(store: ObjectStore, key: str) -> list[Exchange]:
 
 
 def read_exchanges(
-    store: ObjectStore, *, since: datetime | None = None, until: datetime | None = None
+    store: ObjectStore,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    segments: Iterable[Segment] | None = None,
 ) -> Iterator[Exchange]:
-    """Yield each answer to a request from ``since`` before ``until`` once, in order of time."""
+    """Yield each answer to a request from ``since`` before ``until`` once, by hours in their order.
+
+    Args:
+        store: As above.
+        since: As above.
+        until: As above.
+        segments: Those to read, in order of time; by default all of this time.
+    """
     deleted = read_deleted(store)
     seen: set[str] = set()
-    for segment in list_segments(store, since=since, until=until):
+    hour = ""
+    for segment in list_segments(store, since=since, until=until) if segments is None else segments:
+        # A segment holds answers of one hour, so copies of an answer are of the same hour.
+        if hour != hour_prefix(segment.first):
+            hour = hour_prefix(segment.first)
+            seen.clear()
         for row in read_segment(store, segment.key):
             is_wanted = (since is None or row.time >= since) and (until is None or row.time < until)
             if is_wanted and row.id not in seen and not deleted.has(row):

@@ -75,13 +75,10 @@ class Life:
     def look(self, rows: list[Exchange]) -> QualityStatus:
         begin = START + self.day * DAY
         self.day += 1
-        return self.review.look(
-            self.store,
-            [read_exchange(row) for row in rows],
-            version=self.version,
-            begin=begin,
-            end=begin + DAY,
-        )
+        drawing = self.review.begin(self.store, version=self.version, begin=begin)
+        for row in rows:
+            drawing.add(read_exchange(row))
+        return self.review.end(self.store, drawing, begin + DAY)
 
     def rate(self, row: Exchange, *, is_good: bool, is_asked: bool = True) -> None:
         entry = Feedback(

@@ -6,7 +6,7 @@ stay there after retention has deleted the answers; those of deleted answers do 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 from finetune_api.v1alpha1.status.traffic import QualityStatus
 from finetune_api.v1alpha1.traffic import LiveQuality
 from finetune_trainer.monitor.quality.drawing import (
+    Drawing,
     Drawn,
     DrawnAnswer,
     parse_drawn,
@@ -21,7 +22,6 @@ from finetune_trainer.monitor.quality.drawing import (
 )
 from finetune_trainer.monitor.quality.judging import MAX_CALLS, LiveJudge
 from finetune_trainer.monitor.quality.measuring import Measured, measure
-from finetune_trainer.monitor.users import UserRow
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY
 from finetune_trainer.storage import ObjectNotFound, ObjectStore
 from finetune_trainer.traffic.drawn import is_review, score_of, write_open
@@ -84,23 +84,13 @@ class Review:
     standard: Standard
     judge: LiveJudge | None = None
 
-    def look(
-        self,
-        store: ObjectStore,
-        rows: Iterable[UserRow],
-        *,
-        version: int,
-        begin: datetime,
-        end: datetime,
-    ) -> QualityStatus:
-        """Draw from the answers of a look, collect the scores of drawn answers, and keep both.
+    def begin(self, store: ObjectStore, *, version: int, begin: datetime) -> Drawing:
+        """Begin to draw from the answers of a look.
 
         Args:
             store: The endpoint's traffic.
-            rows: Answers of the look.
-            version: The version that gave them. The sample of another one is forgotten.
+            version: The version that gives them. The sample of another one is forgotten.
             begin: Of the look.
-            end: Of the look, excluded.
 
         Raises:
             StorageError: The store fails.
@@ -111,8 +101,15 @@ class Review:
             drawn = Drawn(version=version, begin=begin, until=begin)
         if drawn.judge != digest:
             drawn = drawn.change(lambda each: replace(each, judged=None))
-        drawn = replace(drawn, judge=digest).draw(rows, end=end, per_week=self.per_week)
-        drawn = _with_scores(store, _without_deleted(store, drawn))
+        return Drawing(replace(drawn, judge=digest), self.per_week)
+
+    def end(self, store: ObjectStore, drawing: Drawing, end: datetime) -> QualityStatus:
+        """Collect the scores of drawn answers at the end of a look, and keep both.
+
+        Raises:
+            StorageError: The store fails.
+        """
+        drawn = _with_scores(store, _without_deleted(store, drawing.end(end)))
         failure = ""
         if self.judge is not None:
             todo = find_exchanges(store, drawn.unjudged[:MAX_CALLS])
