@@ -3,7 +3,9 @@
 Frames wait in a queue that is bounded by number and bytes. A frame that does not fit is counted and
 dropped; its answer has already left. After a batch has failed, each of its frames is sent alone. A
 frame that fails alone three times is counted and dropped. While the recorder is away, no frame is
-at fault, and all wait.
+at fault, and all wait. Frames that wait in a front that is
+killed are lost. The next front beside the same recorder counts them, with those that the recorder
+took at that moment.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import deque
+import os
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
+from pathlib import Path
 
 import aiohttp
 import orjson
@@ -102,6 +106,44 @@ class _Outcome(Enum):
     AWAY = auto()
 
 
+class Tally:
+    """Numbers of answers that wait, by endpoint, in a file that a killed front leaves behind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._numbers: Counter[str] = Counter()
+        self._file: int | None = None
+
+    def begin(self) -> Counter[str]:
+        """Return the numbers of the front before this one, and begin at zero."""
+        try:
+            found = orjson.loads(self._path.read_bytes().partition(b"\n")[0])
+            left = Counter({str(name): int(number) for name, number in found.items()})
+        except (OSError, ValueError, AttributeError, TypeError):
+            left = Counter()
+        try:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            logger.warning("A killed front could not tell its losses: %s", error)
+        self.add(Counter())
+        return left
+
+    def add(self, numbers: Counter[str]) -> None:
+        """Count answers that have come; negative numbers, that have gone."""
+        self._numbers.update(numbers)
+        if self._file is not None:
+            written = orjson.dumps({name: each for name, each in self._numbers.items() if each})
+            with contextlib.suppress(OSError):
+                os.pwrite(self._file, written + b"\n", 0)
+
+    def close(self) -> None:
+        """Remove the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._path.unlink(missing_ok=True)
+            self._file = None
+
+
 class Capturing:
     """Sends frames to the recorder.
 
@@ -118,6 +160,11 @@ class Capturing:
         self._num_bytes = 0
         self._filled = asyncio.Event()
         self._session: aiohttp.ClientSession | None = None
+        self._tally: Tally | None = None
+        if socket is not None:
+            self._tally = Tally(Path(f"{socket}.waiting"))
+            for name, number in self._tally.begin().items():
+                metrics.drop_capture(name, "Killed", number)
 
     @property
     def secret(self) -> Secret:
@@ -164,6 +211,7 @@ class Capturing:
             return
         self._queue.append(_Waiting(name, frame))
         self._num_bytes += len(frame)
+        self._count(Counter({name: 1}))
         self._filled.set()
 
     async def keep_sending(self) -> None:
@@ -197,8 +245,14 @@ class Capturing:
             self._metrics.drop_capture(waiting.endpoint, "Stopped")
         if self._queue:
             logger.warning("%d answers were not taken by the recorder", len(self._queue))
+        if self._tally is not None:
+            self._tally.close()
         if self._session is not None:
             await self._session.close()
+
+    def _count(self, numbers: Counter[str]) -> None:
+        if self._tally is not None:
+            self._tally.add(numbers)
 
     async def _send(self) -> _Outcome:
         """Send the first frames."""
@@ -250,11 +304,13 @@ class Capturing:
             return
         self._queue.append(waiting)
         self._num_bytes += len(waiting.frame)
+        self._count(Counter({waiting.endpoint: 1}))
         self._filled.set()
 
     def _take_off(self, number: int) -> None:
-        for _ in range(number):
-            self._num_bytes -= len(self._queue.popleft().frame)
+        taken = [self._queue.popleft() for _ in range(number)]
+        self._num_bytes -= sum(len(waiting.frame) for waiting in taken)
+        self._count(Counter({name: -n for name, n in Counter(w.endpoint for w in taken).items()}))
         if not self._queue:
             self._filled.clear()
 

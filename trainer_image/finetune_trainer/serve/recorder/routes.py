@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
 
@@ -51,6 +52,8 @@ class Recorder:
         self._secret = secret
         self._desk = FeedbackDesk(keeper, secret)
         self._scrubbing = asyncio.Lock()
+        # Of its own: storage that hangs may hold all threads of the loop.
+        self._scrubber = ThreadPoolExecutor(1, thread_name_prefix="scrubber")
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request.
@@ -84,7 +87,9 @@ class Recorder:
         except (ValueError, UnicodeDecodeError):
             raise Refused(400, "broken_batch", "The batch cannot be read.") from None
         async with self._scrubbing:
-            rows = await asyncio.to_thread(self._make_rows, frames, self._secret())
+            rows = await asyncio.get_running_loop().run_in_executor(
+                self._scrubber, self._make_rows, frames, self._secret()
+            )
             try:
                 self._spool(rows)
             except OSError as error:  # such as a full disk
@@ -97,7 +102,7 @@ class Recorder:
         for row in rows:
             if self._keeper.has_deleted(row):
                 continue
-            if self._keeper.has_room(row.endpoint):
+            if self._keeper.spool.has(row.id) or self._keeper.has_room(row.endpoint):
                 self._keeper.spool.add([row], asyncio.get_running_loop().time())
             else:
                 self._metrics.drop(row.endpoint, "SpoolFull")

@@ -121,6 +121,10 @@ class Spool:
         """Whether no batch can be accepted."""
         return self.num_bytes >= MAX_BYTES
 
+    def has(self, response_id: str) -> bool:
+        """Return whether a row of this answer was added before: a batch may come twice."""
+        return response_id in self._known
+
     def add(self, rows: Iterable[Exchange], now: float) -> int:
         """Write rows, and return how many of them were new. ``now`` is monotonic.
 
