@@ -44,7 +44,10 @@ class Times:
         try:
             found = next(CronSim(self.table, datetime(2000, 1, 1, tzinfo=UTC)), None)
         except CronSimError as error:
-            return f"spec.triggers.cron: {self.table!r} cannot be read: {error}"
+            return (
+                f"spec.triggers.cron: {self.table!r} names no times: {error};"
+                " write days that their month has, and ranges from low to high"
+            )
         return "" if found else f"spec.triggers.cron: {self.table!r} never comes"
 
     def after(self, moment: datetime) -> Iterator[datetime]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -14,6 +15,8 @@ from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.status.conditions import parse_timestamp
 
 Object = dict[str, Any]
+
+MAX_ASKED_CHARACTERS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,9 +55,15 @@ class Observed:
 
     @property
     def asked(self) -> str:
-        """What a person has written to the annotation that begins a cycle; empty if nothing."""
+        """What a person has written to the annotation that begins a cycle; empty if nothing.
+
+        A long text is its digest: the status keeps it, and would cut it.
+        """
         annotations = self.schedule["metadata"].get("annotations") or {}
-        return str(annotations.get(TRIGGER_ANNOTATION) or "")
+        value = str(annotations.get(TRIGGER_ANNOTATION) or "")
+        if len(value) <= MAX_ASKED_CHARACTERS:
+            return value
+        return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
 
     @property
     def created_at(self) -> datetime | None:

@@ -33,7 +33,7 @@ from finetune_operator.finetuneschedule.triggers import (
     is_asked,
     times_of,
 )
-from finetune_operator.status.conditions import Reason, timestamp
+from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
 from finetune_operator.status.draft import Announce
 
 __all__ = ["plan"]
@@ -80,7 +80,7 @@ def plan(observed: Observed, now: datetime) -> Plan:
     wait = None if state.active is not None else _why_not(observed, state, now)
     if state.active is None and wait is None:
         state = _begin(draft, observed, state, now)
-        wait = None if state.active is not None else _nothing_due(observed)
+        wait = None if state.active is not None else _nothing_due(observed, state, now)
     state = _with_next(observed, state, now)
     draft.put_state(state)
     _set_conditions(draft, observed, state, wait)
@@ -197,7 +197,7 @@ def _begin(
     return state.model_copy(update=update)
 
 
-def _nothing_due(observed: Observed) -> _Wait:
+def _nothing_due(observed: Observed, state: FineTuneScheduleStatus, now: datetime) -> _Wait:
     triggers = observed.spec.triggers
     asked = {
         "its cron table": triggers.cron is not None,
@@ -206,6 +206,12 @@ def _nothing_due(observed: Observed) -> _Wait:
         "drift": triggers.drift,
     }
     text = f"It waits for {' or '.join(name for name, is_asked in asked.items() if is_asked)}."
+    last = parse_timestamp(state.last_schedule_time)
+    if triggers.cron is not None and last is not None and last > now:
+        text += (
+            f" A clock was wrong: the start at {timestamp(last)} has been made. Until then"
+            " triggers.cron begins none; finetune schedule trigger does."
+        )
     return _Wait(reason=Reason.WAITING_FOR_TRIGGER, message=text)
 
 
@@ -213,8 +219,9 @@ def _with_next(
     observed: Observed, state: FineTuneScheduleStatus, now: datetime
 ) -> FineTuneScheduleStatus:
     times = times_of(observed.spec.triggers)
+    since = max(now, parse_timestamp(state.last_schedule_time) or now)
     found = (
-        None if times is None or times.problem or observed.spec.suspend else times.next_after(now)
+        None if times is None or times.problem or observed.spec.suspend else times.next_after(since)
     )
     return state.model_copy(update={"next_trigger_time": timestamp(found) if found else None})
 

@@ -97,6 +97,21 @@ def test_more_than_100_missed_starts_are_told_and_the_last_is_made_up_for() -> N
     assert "TooManyMissedTimes" in [reason for reason, _ in world.events]
 
 
+def test_a_schedule_whose_clock_was_a_year_ahead_says_when_it_goes_on() -> None:
+    world = ScheduleWorld()
+    world.look_at(NIGHT + 365 * DAY)
+    world.end_job(published(2))
+    world.look()
+    world.look_at(NIGHT + DAY)
+    assert (len(world.created), world.condition()) == (1, ("True", "WaitingForTrigger"))
+    message = world.status["conditions"][0]["message"]
+    assert "A clock was wrong: the start at 2027-11-25T03:00:00Z" in message
+    assert world.status["nextTriggerTime"] == "2027-11-26T03:00:00Z"
+    world.ask("now")  # a person does not wait for it
+    world.look()
+    assert len(world.created) == 2
+
+
 def test_a_clock_that_was_set_back_doubles_nothing() -> None:
     world = ScheduleWorld()
     world.look_at(NIGHT)
@@ -174,6 +189,20 @@ def test_a_person_begins_one_cycle_with_each_new_value() -> None:
         world.look(3600)
         assert len(set(world.created)) == number
     assert [each["version"] for each in world.status["history"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("value", ["x" * 64, "x" * 254, "ü" * 100_000, "a\x00b", " \n"])
+def test_a_value_of_any_length_begins_one_cycle(value: str) -> None:
+    world = ScheduleWorld(triggers={"cron": "0 3 1 1 *"})
+    world.ask(value)
+    for _ in range(3):
+        world.look(60)
+        if world.active:
+            world.end_job(published(2))
+    assert len(world.created) == 1
+    world.ask(value + "!")
+    world.look(60)
+    assert len(world.created) == 2
 
 
 def test_what_a_person_asks_for_waits_for_the_cycle_under_way_and_for_the_end_of_a_suspension() -> (
@@ -388,7 +417,9 @@ def test_times_that_cannot_be_read_stall_the_schedule(triggers: dict[str, str], 
     world = ScheduleWorld(triggers=triggers)
     world.look(10 * 86400)
     assert world.condition("Stalled") == ("True", "InvalidSchedule")
-    assert named in world.status["conditions"][0]["message"]
+    message = world.status["conditions"][0]["message"]
+    assert named in message
+    assert "write" in message
     assert world.created == []
 
 
