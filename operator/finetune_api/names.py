@@ -5,6 +5,7 @@ All names are derived, so a second creation finds the name taken.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +37,9 @@ MANAGED_BY = "finetune-operator"
 SKIP_STEPS_ANNOTATION = "finetune.dev/skip-steps"
 """On a FineTuneEndpoint: the number of a version whose rollout takes no more steps."""
 TRIGGER_ANNOTATION = "finetune.dev/trigger"
-"""On a FineTuneSchedule: each new value begins one cycle, at most 63 characters."""
+"""On a FineTuneSchedule: each new value begins one cycle."""
+MAX_TRIGGER_CHARACTERS = 64
+"""Of a longer value the status keeps the digest."""
 PAUSED_ANNOTATION = "finetune.dev/paused"
 """On a child Job that the operator (not Kueue, not a person) suspended."""
 ACTIVE_SECONDS_ANNOTATION = "finetune.dev/active-seconds"
@@ -137,6 +140,18 @@ def service_name(name: str) -> str:
 def adapter_name(namespace: str, job: str, version: int) -> str:
     """Return the name that a published version is loaded under. It never names anything else."""
     return f"{namespace}.{job}-v{version}"
+
+
+def asked_trigger(schedule: Mapping[str, Any]) -> str:
+    """Return what a person has asked a FineTuneSchedule for, as its status keeps it.
+
+    It is the value of the annotation, or its digest; empty if nobody has asked.
+    """
+    annotations = schedule["metadata"].get("annotations") or {}
+    value = str(annotations.get(TRIGGER_ANNOTATION) or "")
+    if len(value) <= MAX_TRIGGER_CHARACTERS:
+        return value
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def published_name(job: Mapping[str, Any]) -> str:

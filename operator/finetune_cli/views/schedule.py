@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from finetune_api.names import TRIGGER_ANNOTATION
+from finetune_api.names import asked_trigger
 from finetune_cli.views.layout import age, conditions, facts, section, table
 from finetune_cli.views.state import condition, is_true
 
@@ -67,9 +67,9 @@ def state_text(schedule: Body) -> str:
 
 
 def awaits(schedule: Body) -> str:
-    """Return the value of the annotation that no cycle has begun for; empty if there is none."""
-    asked = (schedule["metadata"].get("annotations") or {}).get(TRIGGER_ANNOTATION, "")
-    return "" if asked == _status(schedule).get("handledTrigger") else str(asked)
+    """Return what was asked for and has not begun; empty if there is nothing."""
+    asked = asked_trigger(schedule)
+    return "" if asked == _status(schedule).get("handledTrigger") else asked
 
 
 def is_settled(schedule: Body) -> bool:

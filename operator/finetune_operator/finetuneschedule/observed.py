@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from finetune_api.meta import GROUP, SCHEDULE_KIND
-from finetune_api.names import TRIGGER_ANNOTATION, Owner
+from finetune_api.names import Owner, asked_trigger
 from finetune_api.v1alpha1.finetuneschedule import FineTuneSchedule, FineTuneScheduleSpec
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.status.conditions import parse_timestamp
 
 Object = dict[str, Any]
-
-MAX_ASKED_CHARACTERS = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,15 +52,8 @@ class Observed:
 
     @property
     def asked(self) -> str:
-        """What a person has written to the annotation that begins a cycle; empty if nothing.
-
-        A long text is its digest: the status keeps it, and would cut it.
-        """
-        annotations = self.schedule["metadata"].get("annotations") or {}
-        value = str(annotations.get(TRIGGER_ANNOTATION) or "")
-        if len(value) <= MAX_ASKED_CHARACTERS:
-            return value
-        return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+        """What a person has asked for by annotation; empty if nothing."""
+        return asked_trigger(self.schedule)
 
     @property
     def created_at(self) -> datetime | None:
