@@ -21,6 +21,7 @@ from finetune_api.names import (
     SERVING_TOKEN_SECRET,
     SKIP_STEPS_ANNOTATION,
 )
+from finetune_api.protocol.evaluation_result import GateResult
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ExitCode, Stage
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
@@ -93,6 +94,7 @@ class World:
         self.namespace = namespace
         self.behaviour = Behaviour()
         self.version = 0
+        self.gates: list[GateResult] = []
         self._kubelet = Kubelet(client, namespaces=(namespace,), script=self._script)
         self.pods = ServingPods(client, self.behaviour, namespaces=(namespace,))
 
@@ -105,7 +107,7 @@ class World:
         if stage is not Stage.EVALUATE:
             return success(stage)
         uri = f"s3://models/versions/{self.namespace}/{NAME}/{self.version}/manifest.json"
-        update = {"version": self.version, "manifest_uri": uri}
+        update = {"version": self.version, "manifest_uri": uri, "gates": self.gates}
         message = TerminationMessage(
             stage=stage,
             exit_code=ExitCode.OK,
