@@ -76,7 +76,7 @@ def serve(
                     tell=lambda words: print(f"  {words}", file=sys.stderr, flush=True),
                 ) as serving,
             ):
-                print(describe(serving, version), flush=True)
+                print(describe(serving, version, capture), flush=True)
                 serving.wait()
         except KeyboardInterrupt:
             print("stopped", file=sys.stderr)
@@ -85,8 +85,8 @@ def serve(
 SERVING_MODULES = ("finetune_trainer", "torch", "transformers", "peft", "aiohttp")
 
 
-def describe(serving: Serving, version: PublishedVersion) -> str:
-    """Return what to type to ask the version."""
+def describe(serving: Serving, version: PublishedVersion, capture: Path | None = None) -> str:
+    """Return what to type to ask the version, and where its answers go."""
     from finetune_cli.local.serving.version import read_first_prompt
 
     found, url, model = serving.verification, serving.url, serving.model
@@ -105,6 +105,10 @@ def describe(serving: Serving, version: PublishedVersion) -> str:
     asked = body["prompt"] if is_text else body["messages"]
     keyword = "prompt" if is_text else "messages"
     read = "text" if is_text else "message.content"
+    stored = ""
+    if capture is not None:
+        page = f"{url.removesuffix('/v1')}/feedback/{model}"
+        stored = f"answers go to {capture}; rate and correct them at {page} (any key opens it)\n\n"
     data = shlex.quote(json.dumps(body, ensure_ascii=False))
     return (
         f"ready: version {version.number} of {model} answers at {url}\n"
@@ -117,6 +121,7 @@ def describe(serving: Serving, version: PublishedVersion) -> str:
         f"    model={model!r}, temperature=0, {keyword}={asked!r}\n"
         f")\n"
         f"print(answer.choices[0].{read})\n\n"
+        f"{stored}"
         f"Ctrl-C stops it."
     )
 

@@ -175,3 +175,7 @@ def test_the_printed_lines_ask_a_held_out_question(root: Path) -> None:
     snippet = text[text.index("from openai") : text.index("Ctrl-C")]
     compile(snippet, "snippet", "exec")
     assert "model='example'" in snippet
+    assert "answers go" not in text
+    page = "http://127.0.0.1:8080/feedback/example"
+    told = f"answers go to captured; rate and correct them at {page} (any key opens it)\n"
+    assert told in describe(serving, version, Path("captured"))
