@@ -202,7 +202,8 @@ def monitor(
         settings["quality"] = {"answersPerWeek": answers_per_week}
     found = monitor_folder(Path(target), settings)
     if found.report is None:
-        print(f"no look yet: one begins {every} after the version began to answer", file=sys.stderr)
+        when = f"{every} and 5m after the version began to answer"
+        print(f"no look yet: the first begins {when}", file=sys.stderr)
         return
     lines = describe_report(found.report, found.drifted)
     lines += [f"page: {found.page}"] if found.page is not None else []

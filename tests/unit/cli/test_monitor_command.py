@@ -125,8 +125,8 @@ def test_a_folder_that_was_served_a_moment_ago_has_no_look_yet(world: MonitoredV
     note = world_note(world)
     note["status"]["active"]["since"] = datetime.now(UTC).isoformat()
     (world.output / monitoring.ACTIVE).write_text(json.dumps(note))
-    assert run(str(world.output)) == (0, "no look yet: one begins 1h after the version began to"
-                                         " answer\n")  # fmt: skip
+    told = "no look yet: the first begins 1h and 5m after the version began to answer\n"
+    assert run(str(world.output)) == (0, told)
 
 
 def test_a_version_that_is_served_again_goes_on_and_another_begins(world: MonitoredVersion) -> None:
