@@ -1,4 +1,4 @@
-"""What is watched of a captured answer, and whose it is. Pure."""
+"""The text of a captured answer that the monitor looks at, and the user it belongs to. Pure."""
 
 from __future__ import annotations
 

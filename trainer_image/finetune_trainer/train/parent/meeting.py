@@ -2,8 +2,8 @@
 
 Pods of one run may start long apart: one waits for a new node, another for its image. Ranks give
 up after minutes, and each try costs a restart of all. So the parents wait instead. Node 0 listens
-at the rendezvous port. The others connect, name the run and their rank, are told that node 0 waits,
-and wait for the word to start. A connection that closes counts as a node that left. The port is
+at the rendezvous port. The others connect, name the run and their rank, read that node 0 waits, and
+wait for the word to start. A connection that closes counts as a node that left. The port is
 free again for the ranks when the meeting ends. A node whose ranks have ended gives a question mark
 in place of its rank, to ask whether node 0 has begun anew and waits.
 """
