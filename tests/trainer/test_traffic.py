@@ -107,6 +107,8 @@ def test_corrections_become_rows_that_name_their_answer(
             assert each["user"] == recorded.answers[n].user
     (told,) = [check for check in prepared.report.checks if check.name == "feedback"]
     assert (told.flagged, told.counts) == (20, {"answers": 20})
+    (people,) = [check for check in prepared.report.checks if check.name == "people"]
+    assert people.message == "one person has given the feedback on all 20 answers"
     manifest = json.loads(
         context.storage.output.read_bytes(f"datasets/{result.digest}/manifest.json")
     )

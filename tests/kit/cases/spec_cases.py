@@ -623,6 +623,7 @@ CASES: tuple[Case, ...] = (
     bad("answers of a path", {f"{SOURCE}.uri": "traffic://headlines/x"}, "of the same namespace"),
     bad("answers of nobody", {f"{SOURCE}.uri": "traffic://"}, "of the same namespace"),
     bad("a file since", {f"{SOURCE}.since": "2026-01-01T00:00:00Z"}, "are for traffic:// alone"),
+    bad("a file by people", {f"{SOURCE}.maxPercentPerPerson": 20}, "are for traffic:// alone"),
     bad(
         "a time without a zone",
         {f"{SOURCE}.uri": "traffic://headlines", f"{SOURCE}.since": "2026-01-01T00:00:00"},

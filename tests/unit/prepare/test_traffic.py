@@ -10,6 +10,7 @@ import pytest
 
 from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.errors import UserError
+from finetune_trainer.prepare.reading import people
 from finetune_trainer.prepare.reading.traffic import CORRECTION, RATING, fetch_traffic
 from finetune_trainer.traffic.places import tombstone_of_id, tombstone_of_user
 from finetune_trainer.traffic.reading import find_exchanges
@@ -62,6 +63,30 @@ def test_ratings_are_labels_and_examples_only_where_asked(recorded: Recorded) ->
     assert answers_of(rows_of(recorded, feedback=["Ratings"])) == [up]
     assert rows_of(recorded, "DPO") == []
     assert rows_of(recorded, "KTO", feedback=["Corrections"]) == []
+
+
+def test_who_says_too_much_is_left_out_and_counted(
+    recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(people, "ALWAYS_TAKEN", 1)
+    for number in range(6):
+        recorded.say(recorded.answer("Q", "Bad"), who="ab", correction=f"Mine {number}")
+    recorded.say(recorded.answer("Q", "Bad"), who="cd", correction="Yours")
+    first = recorded.answer("Q", "Up")
+    recorded.say(first, who="ab", rating="down")
+    for who in ("ef", "cd"):
+        recorded.say(first, who=who, rating="up")
+    folder = recorded.folder / "raw"
+    folder.mkdir()
+    source = Source(uri="traffic://headlines", max_percent_per_person=20)
+    file, words = fetch_traffic(source, recorded.store, folder, objective="KTO")
+    rows = [json.loads(line) for line in file.path.read_text().splitlines()]
+    assert [row["completion"] for row in rows if row["label"]] == [
+        "Mine 0", "Mine 1", "Yours", "Up"
+    ]  # fmt: skip
+    assert file.people is not None
+    assert len(file.people.left_out) == 4
+    assert file.people.message in words
 
 
 def test_ratings_alone_make_no_pairs(recorded: Recorded) -> None:

@@ -23,6 +23,7 @@ from finetune_trainer.prepare.checks.checks import (
     check_dropped_rows,
     check_reasoning,
     check_size,
+    describe_people,
     describe_responses,
 )
 from finetune_trainer.prepare.checks.conversations import choose_format
@@ -118,6 +119,8 @@ def build(
         findings += more
     if any(source.is_traffic for source in job.spec.dataset.sources):
         findings.append(describe_responses(*write_responses(staging, sides)))
+        known = [file.people for some in files for file in some if file.people is not None]
+        findings += [describe_people(each.message, len(each.left_out)) for each in known]
     if sealed is not None:
         require_all_sealed(sides[Side.TEST], sealed.rows)
     shield = make_shield(job.spec.dataset.privacy)

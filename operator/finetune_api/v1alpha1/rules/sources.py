@@ -48,15 +48,17 @@ SOURCE_RULES: tuple[Rule, ...] = (
     Rule(
         rule=(
             "self.dataset.sources.all(s, s.uri.startsWith('traffic://') || "
-            "(!has(s.since) && !has(s.until) && !has(s.feedback)))"
+            "(!has(s.since) && !has(s.until) && !has(s.feedback) && !has(s.maxPercentPerPerson)))"
         ),
         message=(
-            "dataset.sources: since, until and feedback are for traffic:// alone; leave them out"
+            "dataset.sources: since, until, feedback and maxPercentPerPerson are for traffic:// "
+            "alone; leave them out"
         ),
         field="dataset.sources",
         check=lambda spec: all(
             source.is_traffic
-            or (source.since is None and source.until is None and source.feedback is None)
+            or (source.since, source.until, source.feedback, source.max_percent_per_person)
+            == (None, None, None, None)
             for source in spec.dataset.sources
         ),
     ),

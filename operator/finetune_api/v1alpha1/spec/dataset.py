@@ -135,6 +135,10 @@ class Source(APIModel):
     wanted answer, and for preferences the given answer as the worse one. `Ratings`: the answer,
     wanted or not, for `KTO`; for `SFT` the wanted ones; none for `DPO` and `ORPO`. Default:
     `Corrections`, and for `KTO` both."""
+    max_percent_per_person: Annotated[Integer, Field(ge=1, le=100)] | None = None
+    """For `traffic://`: most of the answers whose feedback one person may have given, in percent.
+    Later ones of this person are left out. Of few people each may have given more, twice
+    100 / (people + 1), and 100 answers of each person always count. Default: 20."""
     format: DatasetFormat = "Auto"
     """How a row is read. `Auto` recognises the format from the first rows' fields. `Csv` maps
     columns through `columns` and `template`."""

@@ -138,6 +138,13 @@ def describe_responses(num_rows: int, num_answers: int) -> Finding:
     )
 
 
+def describe_people(message: str, num_left_out: int) -> Finding:
+    """Say how many people have given feedback, and how many answers of one are left out."""
+    return Finding(
+        name="people", num_flagged=num_left_out, num_removed=num_left_out, message=message
+    )
+
+
 def check_dropped_rows(reasons: Counter[str], on_too_long: str) -> list[Finding]:
     """Say how many rows are left out because they are too long, or cannot be encoded.
 

@@ -29,6 +29,7 @@ from finetune_trainer.prepare.reading.files.file_types import (
     is_plain,
     is_text,
 )
+from finetune_trainer.prepare.reading.people import People
 from finetune_trainer.storage import (
     MANIFEST_NAME,
     ObjectNotFound,
@@ -62,7 +63,7 @@ _DOCUMENTS = re.compile(r"(README|LICEN[SC]E|NOTICE|USE_POLICY|requirements)\b",
 class SourceFile:
     """One fetched file: name below the source, local copy, size, hex sha256, encoding.
 
-    ``encoding`` is None for a table.
+    ``encoding`` is None for a table. ``people`` says who gave the feedback, if it is feedback.
     """
 
     name: str
@@ -70,6 +71,7 @@ class SourceFile:
     num_bytes: int
     sha256: str
     encoding: TextEncoding | None = UTF8
+    people: People | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import orjson
 from finetune_api.v1alpha1.spec.dataset import TRAFFIC, Columns, Source
 from finetune_trainer.data.rows import ORIGIN
 from finetune_trainer.errors import UserError
+from finetune_trainer.prepare.reading.people import DEFAULT_PERCENT, limit_people
 from finetune_trainer.prepare.reading.sources import SourceFile, describe_file
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.reading import find_exchanges, read_feedback
@@ -38,12 +39,14 @@ class Judged:
     Attributes:
         is_wanted: By the majority; None without ratings, or if they are balanced.
         num_ratings: Thumbs that people gave.
+        author: Who wrote the correction, else the last one whose rating is the majority's.
     """
 
     row: Exchange
     correction: str | None = None
     is_wanted: bool | None = None
     num_ratings: int = 0
+    author: str = ""
 
 
 def endpoint_of(source: Source) -> str:
@@ -78,7 +81,12 @@ def fetch_traffic(
     entries = read_feedback(store, since=since, until=until)
     answers = find_exchanges(store, {entry.id for entry in entries})
     judged = judge(answers, entries)
-    rows = [row for each in judged for row in make_rows(each, objective, kinds)]
+    made = {each.row.id: list(make_rows(each, objective, kinds)) for each in judged}
+    people = limit_people(
+        {each.row.id: each.author for each in judged if made[each.row.id]},
+        source.max_percent_per_person or DEFAULT_PERCENT,
+    )
+    rows = [row for name, each in made.items() if name not in people.left_out for row in each]
     path = folder / f"{endpoint_of(source)}.jsonl"
     path.touch(mode=0o600)  # it holds what prepare has not searched for personal data yet
     path.write_bytes(b"".join(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in rows))
@@ -89,7 +97,9 @@ def fetch_traffic(
     )
     if num_ratings and RATING not in kinds:
         words += f"; ratings make none here (method.objective {objective})"
-    return describe_file(path, name=path.name, wanted_encoding="UTF-8"), words
+    words += f"; {people.message}"
+    file = describe_file(path, name=path.name, wanted_encoding="UTF-8")
+    return replace(file, people=people), words
 
 
 def judge(answers: Iterable[Exchange], entries: Sequence[Feedback]) -> list[Judged]:
@@ -100,14 +110,16 @@ def judge(answers: Iterable[Exchange], entries: Sequence[Feedback]) -> list[Judg
     found = []
     for row in answers:
         said = of_answer.get(row.id, [])
-        corrections = [entry.correction for entry in said if entry.correction is not None]
+        corrections = [entry for entry in said if entry.correction is not None]
         balance = sum(map(_vote, said))
+        deciding = corrections or [entry for entry in said if _vote(entry) * balance > 0]
         found.append(
             Judged(
                 row=row,
-                correction=corrections[-1] if corrections else None,
+                correction=corrections[-1].correction if corrections else None,
                 is_wanted=balance > 0 if balance else None,
                 num_ratings=sum(entry.rating is not None for entry in said),
+                author=deciding[-1].who if deciding else "",
             )
         )
     return found
