@@ -12,7 +12,7 @@ import pytest
 
 from finetune_api.protocol.monitoring import SETTLING
 from finetune_trainer.errors import StorageError
-from finetune_trainer.monitor.looking import Settings
+from finetune_trainer.monitor.looking import Look, Settings
 from finetune_trainer.monitor.material import rows_of_evaluation, rows_of_training
 from finetune_trainer.monitor.reference import Reference, make_reference
 from finetune_trainer.monitor.running import EVIDENCE_KEY, REPORT_KEY, look_once
@@ -76,7 +76,7 @@ def capture(
     store.write_bytes(key, b"".join(map(write_exchange, rows)))
 
 
-def look(store: ObjectStore, reference: Reference, hours: float, version: int = 1):
+def look(store: ObjectStore, reference: Reference, hours: float, version: int = 1) -> Look | None:
     now = START + hours * HOUR + SETTLING
     return look_once(store, reference, SETTINGS, version=version, since=START, now=now)
 

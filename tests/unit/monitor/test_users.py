@@ -35,7 +35,7 @@ def test_without_a_user_a_conversation_counts_once() -> None:
 
 
 def test_what_a_user_wrote_is_the_prompt() -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "be short"},
         {"role": "user", "content": "hello"},
         {"role": "assistant", "content": "good day"},
