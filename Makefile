@@ -79,7 +79,7 @@ rollouts: setup ## How often a canary is rolled back wrongly, and how soon harm 
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.rollouts $(TABLES)
 
 .PHONY: loop-evidence
-loop-evidence: setup ## False alarms in 1,000 simulated years, how soon drift is found, live quality's intervals, and how sealed test rows wear, as tables (TABLES="quiet delays quality sealing", SCALE=0.02 for a glance)
+loop-evidence: setup ## False alarms in 1,000 simulated years, how soon drift is found, live quality's intervals and wrong calls, how sealed test rows wear, and what a look costs, as tables (TABLES="quiet delays quality endpoints sealing cost", SCALE=0.02 for a glance)
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.loop_evidence $(TABLES) $(if $(SCALE),--scale $(SCALE))
 
 .PHONY: probe-evidence

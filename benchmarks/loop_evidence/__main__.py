@@ -1,7 +1,7 @@
 """Print the tables of ``benchmarks/results/loop.md``.
 
 ``python -m benchmarks.loop_evidence`` prints every table; names of tables print these alone. All is
-drawn by seed, so that a figure changes only when the code does.
+drawn by seed, so that a figure changes only when the code does; the table of costs is measured.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ import math
 import time
 from collections.abc import Callable
 
-from benchmarks.loop_evidence import alarms, quality, sealing
+from benchmarks.loop_evidence import alarms, degrading, looking, quality, sealing
 
 NUM_YEARS = 1000
 NUM_CASES = 200
 NUM_TRIES = 4000
+NUM_ENDPOINTS = 2000
+NUM_LIVES = 100
 
 
 def print_quiet(scale: float) -> None:
@@ -85,6 +87,53 @@ def print_sealing(scale: float) -> None:
         )
 
 
+def print_endpoints(scale: float) -> None:
+    """Print how often intervals of whole endpoints hold, and when one is called degraded."""
+    print(
+        "| scores | quality | weeks | held the truth | upper end below it | lower end above it "
+        "| mean width |\n|---|---|---|---|---|---|---|"
+    )
+    for line in degrading.coverages(_at_least_two(NUM_ENDPOINTS * scale)):
+        print(
+            f"| {line.words} | {line.quality:.2f} | {line.num_weeks} | {line.held:.1%} "
+            f"| {line.high_wrong:.1%} | {line.low_wrong:.1%} | {line.width:.3f} |",
+            flush=True,
+        )
+    print(
+        "\n| scores | quality | `Degraded` begins in a year | days of the year | years with one |\n"
+        "|---|---|---|---|---|"
+    )
+    for year in degrading.years(_at_least_two(NUM_LIVES * scale)):
+        print(
+            f"| {year.words} | {year.quality:.2f} | {year.degraded:.2f} | {year.days:.1f} "
+            f"| {year.rang:.0%} |",
+            flush=True,
+        )
+    print(
+        "\n| scores | found in half a year | weeks until then: half of the cases | nine of ten |\n"
+        "|---|---|---|---|"
+    )
+    for drop in degrading.drops(_at_least_two(NUM_LIVES * scale)):
+        print(
+            f"| {drop.words} | {drop.found:.0%} | {drop.median:.1f} | {drop.late:.1f} |",
+            flush=True,
+        )
+
+
+def print_cost(scale: float) -> None:
+    """Print what the process of a look takes for an hour of 100,000 answers."""
+    print(
+        "| texts | answers | segments, MB | seconds | CPU seconds | peak MiB |\n"
+        "|---|---|---|---|---|---|"
+    )
+    for line in looking.costs(scale):
+        print(
+            f"| {line.words} | {line.num_answers:,} | {line.num_bytes / 1e6:.0f} "
+            f"| {line.seconds:.0f} | {line.cpu_seconds:.0f} | {line.peak_mib:.0f} |",
+            flush=True,
+        )
+
+
 def _answers(number: float) -> str:
     return f"{number:,.0f}" if math.isfinite(number) else "not found"
 
@@ -98,6 +147,8 @@ TABLES: dict[str, Callable[[float], None]] = {
     "delays": print_delays,
     "quality": print_quality,
     "sealing": print_sealing,
+    "endpoints": print_endpoints,
+    "cost": print_cost,
 }
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
-from benchmarks.loop_evidence import alarms, quality, sealing
+from benchmarks.loop_evidence import alarms, degrading, looking, quality, sealing
 
 pytestmark = pytest.mark.slow
 NUM_LOOKS = 200
@@ -37,6 +38,17 @@ def test_the_interval_of_live_quality_holds_the_truth() -> None:
         assert line.high_wrong <= 0.06, line.words
 
 
+def test_endpoints_hold_their_truth_and_drops_are_found() -> None:
+    for line in degrading.coverages(60):
+        assert line.held >= 0.86, line  # 95 %, less what 60 endpoints vary
+        assert line.high_wrong <= 0.1, line
+    at_goal, _, above = [year.degraded for year in degrading.years(4)][:3]
+    assert above <= at_goal
+    for drop in degrading.drops(4):
+        assert 0.5 <= drop.found
+        assert 1 < drop.median <= drop.late
+
+
 def test_sealed_rows_wear_less_than_others_and_pass_no_more_by_luck() -> None:
     lines = {(line.words, line.cycle): line for line in sealing.optimisms(300)}
     sealed, alone, repeated, divided = (lines[arm.words, 10] for arm in sealing.ARMS)
@@ -45,3 +57,19 @@ def test_sealed_rows_wear_less_than_others_and_pass_no_more_by_luck() -> None:
     for each in sealing.passed(1000):
         assert each.by_luck <= 0.025 + 0.01, each.num_cycles  # 1,000 loops vary by that
     assert each.by_luck_uncounted > 0.1
+
+
+def test_a_look_in_its_own_process_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, header, line in (
+        ("banking77/train.csv", "text,category", "where is my card?,card_arrival"),
+        ("e2e/devset.csv", "mr,ref", "name[Alimentum],Alimentum is a place."),
+    ):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(f"{header}\n{line}\n")
+    monkeypatch.setattr(looking, "DATA", tmp_path)
+    line = next(looking.costs(0.003, tmp_path))
+    assert line.num_answers == 300
+    assert 0 < line.cpu_seconds < line.seconds * 64
+    assert 30 < line.peak_mib < 1024
