@@ -45,7 +45,7 @@ def test_endpoints_hold_their_truth_and_drops_are_found() -> None:
     at_goal, _, above = [year.degraded for year in degrading.years(4)][:3]
     assert above <= at_goal
     for drop in degrading.drops(4):
-        assert 0.5 <= drop.found
+        assert drop.found >= 0.5
         assert 1 < drop.median <= drop.late
 
 

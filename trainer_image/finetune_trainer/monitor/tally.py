@@ -1,6 +1,6 @@
 """One number per user and signal from the rows of a look, read once and in bounded memory. Pure.
 
-A user who asks much counts as much as any other user.
+A user who asks much counts as others do.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The text of a captured answer that the monitor looks at, and the user it belongs to. Pure."""
+"""Captured answers as the monitor reads them: prompt, answer and user. Pure."""
 
 from __future__ import annotations
 
