@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -39,10 +40,10 @@ def test_the_interval_of_live_quality_holds_the_truth() -> None:
 
 
 def test_endpoints_hold_their_truth_and_drops_are_found() -> None:
-    for line in degrading.coverages(60):
-        assert line.held >= 0.86, line  # 95 %, less what 60 endpoints vary
+    for line in degrading.coverages(50):
+        assert line.held >= 0.84, line  # 95 %, less what 50 endpoints vary
         assert line.high_wrong <= 0.1, line
-    at_goal, _, above = [year.degraded for year in degrading.years(4)][:3]
+    at_goal, _, above = (year.degraded for year in islice(degrading.years(4), 3))
     assert above <= at_goal
     for drop in degrading.drops(4):
         assert drop.found >= 0.5
@@ -69,7 +70,7 @@ def test_a_look_in_its_own_process_is_measured(
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(f"{header}\n{line}\n")
     monkeypatch.setattr(looking, "DATA", tmp_path)
-    line = next(looking.costs(0.003, tmp_path))
-    assert line.num_answers == 300
-    assert 0 < line.cpu_seconds < line.seconds * 64
-    assert 30 < line.peak_mib < 1024
+    cost = next(looking.costs(0.003, tmp_path))
+    assert cost.num_answers == 300
+    assert 0 < cost.cpu_seconds < cost.seconds * 64
+    assert 30 < cost.peak_mib < 1024
