@@ -10,8 +10,7 @@ from finetune_api.v1alpha1.status.traffic import QualityStatus
 from finetune_trainer.monitor.evidence import Evidence, begin_evidence
 from finetune_trainer.monitor.reference import Reference, count_bins
 from finetune_trainer.monitor.spans import MAX_ANSWERS
-from finetune_trainer.monitor.tally import Tally
-from finetune_trainer.monitor.users import UserRow
+from finetune_trainer.monitor.users import Tally, UserRow
 from finetune_trainer.statistics.confidence import Floats
 from finetune_trainer.statistics.drift import log_alarm_bound, log_growth_of_look
 
