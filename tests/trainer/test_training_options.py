@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 
@@ -23,7 +24,20 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize("optimizer", ["AdamW", "Adafactor"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        "AdamW",
+        "Adafactor",
+        pytest.param(
+            "AdamW8bit",
+            marks=pytest.mark.skipif(
+                importlib.util.find_spec("bitsandbytes") is None,
+                reason="in the trainer image, not in the environment",
+            ),
+        ),
+    ],
+)
 def test_noise_lora_plus_and_whole_modules_survive_a_kill(
     bench: Callable[..., Workbench], optimizer: str
 ) -> None:
