@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from finetune_trainer.train.parent import meeting
 from finetune_trainer.train.parent.launch import Topology
@@ -68,6 +68,7 @@ def test_a_node_that_comes_first_waits_for_node_0_and_trains_with_it(
         first.env, second.env = environment(0, port), environment(1, port)
         early = second.start("train")
         visitor, _ = door.accept()
+        visitor.settimeout(30)
         with visitor, visitor.makefile("rb") as words:
             assert words.readline(256) == f"{second.job().uid} 1\n".encode()
     assert not list(second.work.rglob("ranks.log"))
@@ -83,10 +84,10 @@ def test_a_node_that_knocks_at_the_store_of_running_ranks_does_not_disturb_it(
 ) -> None:
     """Its pod was replaced, and the ranks of node 0 have not noticed yet."""
     monkeypatch.setattr(meeting, "HELLO_SECONDS", 0.5)
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     place = Topology(**PLACE, port=store.port)
     assert not is_awaited(place, "uid-1")
     assert meet(place, "uid-1", lambda _: None, is_over=lambda: True) is False
     store.set("key", "value")
-    other = dist.TCPStore("127.0.0.1", store.port, is_master=False)
+    other = TCPStore("127.0.0.1", store.port, is_master=False)
     assert other.get("key") == b"value"
