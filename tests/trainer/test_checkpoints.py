@@ -18,10 +18,11 @@ from kit.processes.eventually import eventually
 from kit.processes.pickles import find_pickles, forge_checkpoint
 from kit.processes.stages import Workbench
 
-SIX_STEPS = {"hyperparameters": {"maxSteps": 6, "microBatchSize": 2}}
+SIX_STEPS = {"hyperparameters": {"maxSteps": 6, "microBatchSize": 1}}
 STRATEGIES = {
     "one rank": {},
-    "DDP": {"gpusPerNode": 2, "strategy": "DDP"},
+    # Sums of more than two numbers depend on their order.
+    "DDP": {"gpusPerNode": 4, "strategy": "DDP"},
     "ZeRO2": {"gpusPerNode": 2, "strategy": "ZeRO2"},
     "ZeRO3": {"gpusPerNode": 2, "strategy": "ZeRO3"},
     "FSDP2": {"gpusPerNode": 2, "strategy": "FSDP2"},

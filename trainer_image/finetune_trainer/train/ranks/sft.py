@@ -108,7 +108,10 @@ def training_arguments(
         report_to="none",
         dataloader_pin_memory=recipe.use_gpu,
         remove_unused_columns=False,
-        ddp_find_unused_parameters=False if recipe.world_size > 1 else None,
+        # Without the search DDP orders gradients anew after its first step. Then a run that resumes
+        # sums over three ranks or more in another order, to other bytes. Source: torch `Reducer`,
+        # `should_rebuild_buckets`.
+        ddp_find_unused_parameters=True if recipe.world_size > 1 else None,
         **extra,
     )
 
