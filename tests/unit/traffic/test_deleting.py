@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 
 from finetune_trainer.errors import StorageError
-from finetune_trainer.storage import ObjectStore
+from finetune_trainer.storage import ObjectInfo, ObjectStore
 from finetune_trainer.traffic.counting import Counts, count_traffic
 from finetune_trainer.traffic.deleting import (
     delete_answer,
@@ -21,6 +22,7 @@ from finetune_trainer.traffic.deleting import (
     purge_user,
     unpurged_users,
 )
+from finetune_trainer.traffic.drawn import read_open, write_open
 from finetune_trainer.traffic.places import (
     feedback_key,
     id_time,
@@ -206,6 +208,14 @@ def test_a_second_deletion_of_a_user_reads_only_what_has_come_since(store: Objec
     assert len(list(store.list("deleted/"))) == len(list(store.list("purged/"))) == 1
 
 
+def test_a_deletion_up_to_a_moment_leaves_no_answer_of_this_moment(store: ObjectStore) -> None:
+    moment = TIME + timedelta(microseconds=1)
+    put(store, row(1, moment, user="alice"))
+    delete_user(store, "alice", until=moment)
+    assert row(1).id not in at_rest(store)
+    assert unpurged_users(store) == []
+
+
 def test_tombstones_tell_all_by_their_names(store: ObjectStore) -> None:
     for number in range(5):
         mark_user(store, f"user{number}", until=TIME + timedelta(seconds=number))
@@ -222,6 +232,7 @@ class Counting:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
         self.read: list[str] = []
+        self.listed: list[str] = []
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._store, name)
@@ -229,6 +240,10 @@ class Counting:
     def read_bytes(self, key: str) -> bytes:
         self.read.append(key)
         return self._store.read_bytes(key)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        self.listed.append(prefix)
+        return self._store.list(prefix)
 
 
 class Racing:
@@ -256,6 +271,58 @@ def test_a_rewriting_by_two_brings_nothing_back(store: ObjectStore) -> None:
     assert [each.id for each in read_exchanges(store)] == [row(3).id]
     assert row(1).id not in at_rest(store)
     assert row(2).id not in at_rest(store)
+
+
+def test_a_deletion_reads_the_tombstones_of_others_once(store: ObjectStore) -> None:
+    for number in range(5):
+        put(store, row(number, TIME + timedelta(hours=number), user="alice"))
+        delete_user(store, f"other{number}", until=TIME)
+    counting = Counting(store)
+    assert delete_user(counting, "alice", until=TIME) == 1  # type: ignore[arg-type]
+    assert counting.listed.count("deleted/") == 2  # again, because a segment went
+    assert len(counting.read) == 5 + 1
+
+
+def test_what_people_said_goes_before_the_row_that_leads_to_it(store: ObjectStore) -> None:
+    put(store, row(1, user="alice"))
+    put_entries(store, [entry(row(1))])
+
+    class Stopped(Counting):
+        def delete(self, key: str) -> None:
+            if key.startswith("segments/"):
+                raise StorageError("Unreachable", "away")
+            store.delete(key)
+
+    with pytest.raises(StorageError):
+        delete_user(Stopped(store), "alice", until=TIME)  # type: ignore[arg-type]
+    delete_user(store, "alice", until=TIME)
+    assert row(1).id not in at_rest(store)
+
+
+@pytest.mark.parametrize("by", ["answer", "user"])
+def test_what_a_monitor_has_written_names_no_deleted_answer(store: ObjectStore, by: str) -> None:
+    gone, kept = row(1, user="alice"), row(2, user="bob")
+    put(store, gone, kept)
+    names = [gone.id, kept.id]
+    drawn = {"weeks": [{"answers": [[gone.id, "alice", 1.0, None], [kept.id, "bob", None, 0.5]]}]}
+    store.write_bytes("monitor/quality.json", orjson.dumps(drawn))
+    write_open(store, names)
+    store.write_bytes("monitor/report.json", orjson.dumps({"examples": names, "logE": 1.5}))
+    listed = "".join(f"<li><code>{name}</code></li>" for name in names)
+    store.write_bytes("monitor/report.html", f"<h1>Über</h1>{listed}".encode())
+    if by == "answer":
+        delete_answer(store, gone.id)
+    else:
+        delete_user(store, "alice", until=TIME)
+    assert gone.id not in at_rest(store)
+    assert "alice" not in at_rest(store).replace("purged/alice", "")
+    assert read_open(store) == [kept.id]
+    (week,) = orjson.loads(store.read_bytes("monitor/quality.json"))["weeks"]
+    assert week["answers"] == [[kept.id, "bob", None, 0.5]]
+    report = orjson.loads(store.read_bytes("monitor/report.json"))
+    assert report == {"examples": [kept.id], "logE": 1.5}
+    page = store.read_bytes("monitor/report.html").decode()
+    assert f"<h1>Über</h1><li><code>deleted</code></li><li><code>{kept.id}</code></li>" == page
 
 
 def test_days_before_the_retention_go_with_their_feedback(store: ObjectStore) -> None:

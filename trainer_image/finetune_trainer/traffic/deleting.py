@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage import ObjectStore, join_uri
 from finetune_trainer.traffic.counting import keep_counts
+from finetune_trainer.traffic.looks import purge_looks
 from finetune_trainer.traffic.places import (
     PURGED,
     Segment,
@@ -21,12 +22,17 @@ from finetune_trainer.traffic.places import (
     id_of_entry,
     purged_of_user,
     read_segment_key,
-    read_user_key,
     time_of,
     tombstone_of_id,
     tombstone_of_user,
 )
-from finetune_trainer.traffic.reading import list_segments, read_deleted, read_segment
+from finetune_trainer.traffic.reading import (
+    Deleted,
+    latest_time,
+    list_segments,
+    read_deleted,
+    read_segment,
+)
 from finetune_trainer.traffic.rows import write_exchange
 
 MAX_ROUNDS = 20
@@ -37,7 +43,7 @@ def delete_answer(store: ObjectStore, response_id: str) -> None:
     store.write_bytes(tombstone_of_id(response_id), b"{}")
     time = time_of(response_id)
     purge_segments(store, list_segments(store, since=time, until=time + timedelta(seconds=1)))
-    _delete_feedback(store, [response_id])
+    delete_feedback(store, [response_id])
 
 
 def mark_user(store: ObjectStore, user: str, *, until: datetime) -> None:
@@ -53,10 +59,10 @@ def purge_user(store: ObjectStore, user: str) -> int:
 
     What an earlier call has gone through to its end is not looked at again.
     """
-    until = _latest(store, tombstone_of_user(user))
+    until = latest_time(store, tombstone_of_user(user))
     if until is None:
         return 0
-    since = _latest(store, purged_of_user(user))
+    since = latest_time(store, purged_of_user(user))
     number = purge_segments(store, list_segments(store, since=since))
     _replace(store, purged_of_user(user), purged_of_user(user, until))
     return number
@@ -75,11 +81,6 @@ def unpurged_users(store: ObjectStore) -> list[str]:
     return sorted(user for user, until in users.items() if purged_of_user(user, until) not in ended)
 
 
-def _latest(store: ObjectStore, prefix: str) -> datetime | None:
-    found = (read_user_key(info.key) for info in store.list(prefix))
-    return max((time for each in found if each is not None for _, time in [each]), default=None)
-
-
 def _replace(store: ObjectStore, prefix: str, key: str) -> None:
     """Write an empty object, and delete those with an earlier time in their keys."""
     store.write_bytes(key, b"")
@@ -91,29 +92,34 @@ def _replace(store: ObjectStore, prefix: str, key: str) -> None:
 def purge_segments(store: ObjectStore, segments: Iterable[Segment]) -> int:
     """Rewrite the segments that hold answers that have been deleted by now.
 
-    Feedback on these answers is deleted as well.
+    Feedback on these answers is deleted as well, and their ids in what a monitor has written.
 
     Returns:
         How many segments held some.
     """
     num_rewritten = 0
-    deleted = read_deleted(store)
+    deleted, gone = read_deleted(store), set[str]()
     for segment in segments:
-        if any(map(deleted.has, read_segment(store, segment.key))):
-            _purge(store, segment.key)
-            num_rewritten += 1
+        removed = _purge(store, segment.key, deleted)
+        num_rewritten += bool(removed)
+        gone |= removed
+    purge_looks(store, lambda found, *whose: found in gone or deleted.covers(found, *whose))
     return num_rewritten
 
 
-def _purge(store: ObjectStore, key: str) -> None:
-    for _ in range(MAX_ROUNDS):
-        deleted = read_deleted(store)
+def _purge(store: ObjectStore, key: str, deleted: Deleted) -> set[str]:
+    """Return the ids of the answers that were taken out."""
+    removed: set[str] = set()
+    for number in range(MAX_ROUNDS):
+        if number:  # what was just written may have brought back what another has deleted since
+            deleted = read_deleted(store)
         rows = read_segment(store, key)
         kept = [row for row in rows if not deleted.has(row)]
         if len(kept) == len(rows):
-            return
-        # First, because only the segment tells whose feedback it is.
-        _delete_feedback(store, [row.id for row in rows if deleted.has(row)])
+            return removed
+        found = {row.id for row in rows if deleted.has(row)}
+        removed |= found
+        delete_feedback(store, found)  # first: without the row, nothing leads to it
         if kept:
             store.write_bytes(key, b"".join(map(write_exchange, kept)))
         else:
@@ -125,7 +131,8 @@ def _purge(store: ObjectStore, key: str) -> None:
     )
 
 
-def _delete_feedback(store: ObjectStore, ids: Iterable[str]) -> None:
+def delete_feedback(store: ObjectStore, ids: Iterable[str]) -> None:
+    """Delete what people said of answers."""
     for response_id in ids:
         for info in list(store.list(feedback_prefix(response_id))):
             store.delete(info.key)

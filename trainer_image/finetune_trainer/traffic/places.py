@@ -154,7 +154,7 @@ def tombstone_of_user(user: str, until: datetime | None = None) -> str:
     Without a time it is how the keys of all tombstones of the user begin. ``user`` is the keyed
     hash.
     """
-    return f"{USERS_DELETED}{user}-" + ("" if until is None else str(_milliseconds(until)))
+    return f"{USERS_DELETED}{user}-" + ("" if until is None else _milliseconds_up(until))
 
 
 def purged_of_user(user: str, until: datetime | None = None) -> str:
@@ -162,7 +162,7 @@ def purged_of_user(user: str, until: datetime | None = None) -> str:
 
     Without a time it is how the keys of all such objects of the user begin.
     """
-    return f"{PURGED}{user}-" + ("" if until is None else str(_milliseconds(until)))
+    return f"{PURGED}{user}-" + ("" if until is None else _milliseconds_up(until))
 
 
 def read_user_key(key: str) -> tuple[str, datetime] | None:
@@ -173,6 +173,11 @@ def read_user_key(key: str) -> tuple[str, datetime] | None:
 
 def _milliseconds(time: datetime) -> int:
     return (time - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _milliseconds_up(time: datetime) -> str:
+    """Round up, so that an answer of the last moment is not left out."""
+    return str(_milliseconds(time + timedelta(microseconds=999)))
 
 
 def _from_milliseconds(number: int) -> datetime:

@@ -31,6 +31,7 @@ from finetune_trainer.traffic.places import (
     time_of,
     time_of_entry,
     tombstone_of_id,
+    tombstone_of_user,
     who_of_entry,
 )
 from finetune_trainer.traffic.rows import (
@@ -95,6 +96,20 @@ def read_deleted(store: ObjectStore) -> Deleted:
             user, until = found
             users[user] = max(until, users.get(user, until))
     return Deleted(answers, users)
+
+
+def is_deleted(store: ObjectStore, row: Exchange) -> bool:
+    """Whether an answer has been deleted; reads its own tombstones alone."""
+    if store.exists(tombstone_of_id(row.id)):
+        return True
+    until = None if row.user is None else latest_time(store, tombstone_of_user(row.user))
+    return until is not None and row.time <= until
+
+
+def latest_time(store: ObjectStore, prefix: str) -> datetime | None:
+    """Return the latest time in the keys of a user's tombstones, or of ended deletions."""
+    found = (read_user_key(info.key) for info in store.list(prefix))
+    return max((each[1] for each in found if each is not None), default=None)
 
 
 def list_segments(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 
-from finetune_trainer.serve.recorder import feedback, spool
+from finetune_trainer.serve.recorder import feedback, keeping, spool
 from finetune_trainer.serve.response_ids import Secret
+from finetune_trainer.traffic.deleting import delete_answer as delete_of_answer
+from finetune_trainer.traffic.deleting import delete_user as delete_of_user
 from finetune_trainer.traffic.drawn import is_review, write_open
 from finetune_trainer.traffic.places import time_of
 from finetune_trainer.traffic.reading import read_exchanges, read_feedback
@@ -80,7 +83,7 @@ async def test_nothing_that_takes_long_runs_on_the_event_loop(
     async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
         ids = [await ask(front, recorder, user=MAIL) for _ in range(2)]
         watch(spool, "parse_exchange")
-        watch(spool, "write_exchange")
+        watch(keeping, "write_exchange")
         watch(feedback, "scrub_text")
         assert len((await client.chat.completions.list()).data) == 2
         await client.chat.completions.update(ids[0], metadata={"correction": "better"})
@@ -241,6 +244,69 @@ async def test_all_answers_of_a_user_are_deleted(tmp_path: Path) -> None:
         assert [f"chatcmpl-{row.id}" for row in read_exchanges(recorder.store())] == [other]
         for about in (old, new):
             assert about.removeprefix("chatcmpl-") not in recorder.at_rest()
+
+
+async def delete_user(front: RunningFront, user: str) -> None:
+    async with front.session.delete(
+        f"{front.url}/v1/chat/completions",
+        params={"model": "headline", "user": user},
+        headers={"Authorization": "Bearer alice"},
+    ) as answer:
+        assert answer.status == 200
+
+
+async def test_with_a_user_goes_what_people_said_of_answers_that_were_not_stored_yet(
+    tmp_path: Path,
+) -> None:
+    async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
+        about = await ask(front, recorder, user=MAIL)
+        await client.chat.completions.update(about, metadata={"correction": "a secret plan"})
+        assert "a secret plan" in recorder.at_rest()
+        await delete_user(front, MAIL)
+        assert "a secret plan" not in recorder.at_rest()
+        assert about.removeprefix("chatcmpl-") not in recorder.at_rest()
+
+
+async def test_an_answer_that_another_recorder_has_deleted_is_not_shown(tmp_path: Path) -> None:
+    async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
+        about = [await ask(front, recorder, user=user) for user in (MAIL, "bob")]
+        place = recorder.keeper.places["headline"]
+        user = Secret(TOKEN).hash_person(place.whose, MAIL)
+        delete_of_user(recorder.store(), user, until=keeping.now())
+        delete_of_answer(recorder.store(), about[1].removeprefix("chatcmpl-"))
+        for each in about:
+            for call in (client.chat.completions.retrieve, client.chat.completions.messages.list):
+                with pytest.raises(openai.NotFoundError):
+                    await call(each)
+            with pytest.raises(openai.NotFoundError):
+                await client.chat.completions.update(each, metadata={"correction": "too late"})
+        assert "too late" not in recorder.at_rest()
+
+
+async def test_a_clock_that_is_set_back_lets_no_answer_of_a_user_escape_deletion(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with endpoints(tmp_path) as (front, recorder):
+        about = await ask(front, recorder, user=MAIL)
+        assert await recorder.keeper.store_all()
+        earlier = keeping.now() - timedelta(hours=5)
+        monkeypatch.setattr(keeping, "now", lambda: earlier)
+        await delete_user(front, MAIL)
+        assert about.removeprefix("chatcmpl-") not in recorder.at_rest()
+
+
+async def test_what_is_said_last_counts_although_the_clock_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
+        about = await ask(front, recorder)
+        await client.chat.completions.update(about, metadata={"correction": "first"})
+        earlier = keeping.now() - timedelta(hours=5)
+        monkeypatch.setattr("finetune_trainer.serve.recorder.feedback.now", lambda: earlier)
+        for correction in ("second", "third"):
+            await client.chat.completions.update(about, metadata={"correction": correction})
+            (entry,) = read_feedback(recorder.store())
+            assert entry.correction == correction
 
 
 async def test_thumbs_down_count_once_per_user_in_the_rollout_that_answered(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from aiohttp import web
@@ -15,7 +15,7 @@ from finetune_trainer.serve.bodies import parse_body
 from finetune_trainer.serve.errors import Refused, json_response
 from finetune_trainer.serve.handover import Reach
 from finetune_trainer.serve.proxy import read_body
-from finetune_trainer.serve.recorder.keeping import Keeper, no_answer
+from finetune_trainer.serve.recorder.keeping import Keeper, no_answer, now
 from finetune_trainer.serve.recorder.listing import Choice, list_drawn, list_page
 from finetune_trainer.serve.recorder.places import Place
 from finetune_trainer.serve.recorder.scrubbing import scrub_text
@@ -23,8 +23,14 @@ from finetune_trainer.serve.recorder.shapes import completion_of, entry_of, mess
 from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.drawn import REVIEW, is_review
-from finetune_trainer.traffic.places import feedback_key, read_id
-from finetune_trainer.traffic.reading import read_deleted, read_feedback
+from finetune_trainer.traffic.places import (
+    feedback_key,
+    feedback_prefix,
+    read_id,
+    time_of_entry,
+    who_of_entry,
+)
+from finetune_trainer.traffic.reading import is_deleted, read_feedback
 from finetune_trainer.traffic.rows import Exchange, Feedback, read_rating, write_feedback
 
 COMPLETIONS = "/v1/chat/completions"
@@ -118,20 +124,21 @@ class FeedbackDesk:
         if asker.reach is not Reach.ALL:
             # Nobody else was asked about answers.
             fields = {name: value for name, value in fields.items() if name != REVIEW}
-        time = datetime.now(UTC)
         # Texts are long, and looking through them takes a while.
-        entry = await asyncio.to_thread(read_entry, fields, row, asker.sender, time)
+        entry = await asyncio.to_thread(read_entry, fields, row, asker.sender, now())
 
-        def work(store: ObjectStore) -> bool:
-            store.write_bytes(feedback_key(entry), write_feedback(entry))
-            if not read_deleted(store).has(row):
-                return True
-            store.delete(feedback_key(entry))  # the answer was deleted in between
-            return False
+        def work(store: ObjectStore) -> Feedback | None:
+            kept = _after_earlier(store, entry)
+            store.write_bytes(feedback_key(kept), write_feedback(kept))
+            if not is_deleted(store, row):
+                return kept
+            store.delete(feedback_key(kept))  # the answer was deleted in between
+            return None
 
-        if not await self._keeper.ask(work, asker.place):
+        written = await self._keeper.ask(work, asker.place)
+        if written is None:
             raise no_answer()
-        return entry
+        return written
 
     async def _list(self, asker: Asker, query: Mapping[str, str]) -> dict[str, Any]:
         limit = query.get("limit") or "20"
@@ -202,6 +209,18 @@ def read_entry(fields: Mapping[str, Any], row: Exchange, who: str, time: datetim
         reason=_text(fields, "reason", MAX_REASON),
         metadata={scrub_text(name): scrub_text(value) for name, value in others.items()} or None,
     )
+
+
+def _after_earlier(store: ObjectStore, entry: Feedback) -> Feedback:
+    """Return an entry with a time after all of the same person, whatever clocks say."""
+    earlier = [
+        time_of_entry(info.key)
+        for info in store.list(feedback_prefix(entry.id))
+        if who_of_entry(info.key) == entry.who
+    ]
+    if not earlier or max(earlier) < entry.time:
+        return entry
+    return replace(entry, time=max(earlier) + timedelta(milliseconds=1))
 
 
 def _text(fields: Mapping[str, Any], name: str, longest: int) -> str | None:

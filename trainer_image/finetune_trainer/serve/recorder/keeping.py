@@ -5,21 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.errors import Refused
 from finetune_trainer.serve.recorder.metrics import Metrics
 from finetune_trainer.serve.recorder.places import Place
-from finetune_trainer.serve.recorder.spool import File, Spool, rewrite
+from finetune_trainer.serve.recorder.spool import File, Spool
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.counting import Counts, count_traffic
 from finetune_trainer.traffic.deleting import (
     delete_answer,
+    delete_feedback,
     delete_older,
     mark_user,
     purge_segments,
@@ -27,7 +29,12 @@ from finetune_trainer.traffic.deleting import (
     unpurged_users,
 )
 from finetune_trainer.traffic.places import read_segment_key, segment_key, time_of, tombstone_of_id
-from finetune_trainer.traffic.reading import find_exchange, list_segments
+from finetune_trainer.traffic.reading import (
+    find_exchange,
+    is_deleted,
+    list_segments,
+    read_deleted,
+)
 from finetune_trainer.traffic.rows import Exchange, write_exchange
 
 logger = logging.getLogger(__name__)
@@ -46,6 +53,7 @@ DELETING_SECONDS = 8.0
 """A client waits so long for the end of a user's deletion, once the answers are hidden."""
 
 _Value = TypeVar("_Value")
+_Purging = Coroutine[Any, Any, TrainerError | None]
 
 
 class Keeper:
@@ -63,17 +71,14 @@ class Keeper:
         self.places: dict[str, Place] = {}
         self.is_known = False
         self._stores: dict[Place, ObjectStore] = {}
-        self._storing = asyncio.Lock()
-        """Held by who stores closed files."""
-        self._lock = asyncio.Lock()
-        """Held while one file is stored, or rows are taken out of files."""
+        self._moving = asyncio.Lock()
+        """Held while one file is stored and dropped."""
         # Threads of their own: requests and deletions must not keep rows from being stored.
         self._storer = ThreadPoolExecutor(1, "storer")
         self._deleter = ThreadPoolExecutor(1, "deleter")
         self._num_asked = 0
-        self._tasks: set[asyncio.Task[TrainerError | None]] = set()
-        self._deleted: dict[tuple[str, str], datetime] = {}
-        """Users whose answers have been deleted, with their endpoints, and until when."""
+        self._deletions: dict[tuple[Place, str], asyncio.Task[TrainerError | None]] = {}
+        """Those that run, by answer or user."""
         self.counts: dict[Place, Counts] = {}
 
     def follow(self, places: dict[str, Place]) -> None:
@@ -100,8 +105,7 @@ class Keeper:
             Refused: It is away, or too many wait for it.
         """
         if self._num_asked >= MAX_ASKED:
-            message = "Too many requests wait for the storage of captured answers."
-            raise Refused(503, "storage_busy", message, retry_seconds=1)
+            raise _storage_busy()
         self._num_asked += 1
         loop = asyncio.get_running_loop()
         asked = loop.run_in_executor(None, lambda: work(self.store_of(place)))
@@ -132,6 +136,9 @@ class Keeper:
         rows = self.spool.rows_of(place.endpoint, response_id)
         pending = await asyncio.to_thread(next, rows, None)
         if pending is not None:
+            # Another front's recorder may have deleted it.
+            if await self.ask(lambda store: is_deleted(store, pending), place):
+                raise no_answer()
             return pending
         found = await self.ask(lambda store: find_exchange(store, response_id), place)
         if found is not None:
@@ -164,22 +171,31 @@ class Keeper:
         if not self.is_known:
             return not self.spool.files
         away: set[str] = set()
-        async with self._storing:
-            for file in [each for each in self.spool.files if each.is_closed]:
-                if file.endpoint in away:
-                    continue  # each try may take long, and others wait for it
-                try:
-                    async with self._lock:
-                        await self._in(self._storer, self._store, file)
-                        self.spool.drop(file)
-                except TrainerError as error:
-                    away.add(file.endpoint)
-                    logger.warning("endpoint %s: not stored: %s", file.endpoint, error.message)
-                    self._metrics.fail(file.endpoint, error.reason)
+        for file in [each for each in self.spool.files if each.is_closed]:
+            if file.endpoint in away:
+                continue  # each try may take long, and others wait for it
+            try:
+                await self._move(file)
+            except TrainerError as error:
+                away.add(file.endpoint)
+                logger.warning("endpoint %s: not stored: %s", file.endpoint, error.message)
+                self._metrics.fail(file.endpoint, error.reason)
         self._metrics.show_spool(self.spool.num_bytes)
         return not away
 
+    async def _move(self, file: File) -> None:
+        """Store a closed file and drop it, unless somebody has done so."""
+        async with self._moving:
+            if file in self.spool.files:
+                await self._in(self._storer, self._store, file)
+                self.spool.drop(file)
+
     def _store(self, file: File) -> None:
+        """Store the rows of a file that have not been deleted.
+
+        A deletion writes its tombstone before it looks for segments. Here the segment is written
+        before the last look for tombstones. So one of the two sees the other.
+        """
         rows, place = file.read(), self.places.get(file.endpoint)
         if place is None:
             self._metrics.drop(file.endpoint, "NotCaptured", len(rows))
@@ -193,70 +209,101 @@ class Keeper:
             min(times), max(times), num_rows=len(rows), writer=writer, number=int(number)
         )
         store = self.store_of(place)
-        store.write_bytes(key, b"".join(map(write_exchange, rows)))
-        segment = read_segment_key(key)
-        if segment is not None and segment.first < now() - timedelta(seconds=SWEEP_SECONDS):
-            purge_segments(store, [segment])  # so late that no sweep looks at it any more
-        self._metrics.store(file.endpoint, len(rows))
+        deleted = read_deleted(store)
+        kept = [row for row in rows if not deleted.has(row)]
+        delete_feedback(store, [row.id for row in rows if deleted.has(row)])
+        if kept:
+            store.write_bytes(key, b"".join(map(write_exchange, kept)))
+        else:
+            store.delete(key)  # an earlier try may have written it
+        segment, deleted = read_segment_key(key), read_deleted(store)
+        if segment is not None and any(map(deleted.has, kept)):
+            purge_segments(store, [segment])
+        self._metrics.store(file.endpoint, len(kept))
 
     async def delete_answer(self, place: Place, response_id: str) -> None:
         """Delete an answer and what people said of it.
 
         Raises:
-            Refused: The storage is away. The deletion may have begun; it can be repeated.
+            Refused: The storage is away, or this takes longer than a client waits. From the
+                tombstone on no reader sees the answer, and the deletion goes on.
         """
         tombstone = tombstone_of_id(response_id)
         await self.ask(lambda store: store.write_bytes(tombstone, b""), place)
-        await self._unspool(place, lambda row: row.id == response_id)
-        await self.ask(lambda store: delete_answer(store, response_id), place)
+        pending = self.spool.rows_of(place.endpoint, response_id)
+
+        def work() -> None:
+            delete_answer(self.store_of(place), response_id)
+
+        purge = partial(self._purge, place, pending, None, work)
+        await self._delete(place, response_id, purge)
 
     async def delete_user(self, place: Place, user: str) -> None:
         """Delete the answers that a user has got by now, by the keyed hash.
 
         Raises:
-            Refused: The storage is away, or this takes longer than a client waits. From the
-                tombstone on no reader sees the answers, and the deletion goes on. Each sweep ends
-                those that have broken off.
+            Refused: As above. Each sweep ends the deletions that have broken off.
         """
         until = now()
         await self.ask(lambda store: mark_user(store, user, until=until), place)
-        task = asyncio.create_task(self._purge_user(place, user, until))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        pending = (row for row in self.spool.rows_of(place.endpoint) if row.user == user)
+
+        def work() -> None:
+            store = self.store_of(place)
+            # Answers of a time to come are there where a clock was ahead.
+            ahead = [each.last + timedelta(seconds=1) for each in list_segments(store, since=now())]
+            if ahead:
+                mark_user(store, user, until=max(ahead))
+            purge_user(store, user)
+
+        purge = partial(self._purge, place, pending, self._deleter, work)
+        await self._delete(place, user, purge)
+
+    async def _delete(self, place: Place, whose: str, purge: Callable[[], _Purging]) -> None:
+        """Purge in a task that outlives its client, once at a time for an answer or a user."""
         try:
             async with asyncio.timeout(DELETING_SECONDS):
-                error = await asyncio.shield(task)
+                while running := self._deletions.get((place, whose)):
+                    await asyncio.wait([running])
+                if len(self._deletions) >= MAX_ASKED:
+                    raise _storage_busy()
+                task = self._deletions[place, whose] = asyncio.create_task(purge())
+                task.add_done_callback(lambda _: self._deletions.pop((place, whose)))
+                await asyncio.wait([task])
         except TimeoutError:
             message = "The answers are hidden, and being deleted. Ask again to hear of the end."
             raise Refused(503, "deletion_running", message, retry_seconds=5) from None
-        if error is not None:
+        if (error := task.result()) is not None:
             raise _storage_failed(place, error.reason)
 
-    async def _purge_user(self, place: Place, user: str, until: datetime) -> TrainerError | None:
-        """Take the hidden answers of a user out of spool and storage; return what failed."""
-        # Rows in files that are being stored, and in what the front has not handed over yet.
-        self._deleted[place.endpoint, user] = until
-        await self._unspool(place, lambda row: row.user == user and row.time <= until)
+    async def _purge(
+        self,
+        place: Place,
+        pending: Iterator[Exchange],
+        executor: Executor | None,
+        work: Callable[[], None],
+    ) -> TrainerError | None:
+        """Take hidden answers out of spool and storage; return what failed.
+
+        Args:
+            place: Of the endpoint.
+            pending: Those of the answers that wait in the spool.
+            executor: Has the threads for the work.
+            work: Takes the answers out of the storage.
+        """
         try:
-            await self._in(self._deleter, lambda: purge_user(self.store_of(place), user))
+            if await asyncio.to_thread(next, pending, None) is not None:
+                for file in self.spool.close(place.endpoint):
+                    await self._move(file)
+            await self._in(executor, work)
         except TrainerError as error:
+            logger.warning("endpoint %s: not deleted: %s", place.endpoint, error.message)
             self._metrics.fail(place.endpoint, error.reason)
             return error
         return None
 
-    def has_deleted(self, row: Exchange) -> bool:
-        """Return whether a row comes after its user's answers have been deleted here."""
-        until = self._deleted.get((row.endpoint, row.user or ""))
-        return until is not None and row.time <= until
-
-    async def _unspool(self, place: Place, is_unwanted: Callable[[Exchange], bool]) -> None:
-        """Take rows out of the spool. What is being stored is in the storage afterwards."""
-        async with self._lock:
-            for file in self.spool.close(place.endpoint):
-                await self._in(self._storer, rewrite, file, is_unwanted)
-
     async def _in(
-        self, executor: Executor, work: Callable[..., _Value], *arguments: object
+        self, executor: Executor | None, work: Callable[..., _Value], *arguments: object
     ) -> _Value:
         return await asyncio.get_running_loop().run_in_executor(executor, work, *arguments)
 
@@ -288,9 +335,6 @@ class Keeper:
     async def sweep(self, place: Place) -> None:
         """Delete what is older than the retention, and what deletions have left."""
         moment = now()
-        for key, until in list(self._deleted.items()):
-            if until < moment - timedelta(seconds=SWEEP_SECONDS):
-                del self._deleted[key]
         before = moment - timedelta(days=place.retention_days)
 
         def work() -> None:
@@ -311,6 +355,11 @@ class Keeper:
 def now() -> datetime:
     """Return the time, in UTC."""
     return datetime.now(UTC)
+
+
+def _storage_busy() -> Refused:
+    message = "Too many requests wait for the storage of captured answers."
+    return Refused(503, "storage_busy", message, retry_seconds=1)
 
 
 def _storage_failed(place: Place, reason: str) -> Refused:

@@ -100,8 +100,6 @@ class Recorder:
 
     def _spool(self, rows: Iterable[Exchange]) -> None:
         for row in rows:
-            if self._keeper.has_deleted(row):
-                continue
             if self._keeper.spool.has(row.id) or self._keeper.has_room(row.endpoint):
                 self._keeper.spool.add([row], asyncio.get_running_loop().time())
             else:

@@ -4,8 +4,7 @@ Rows are written to the folder before the front's batch is accepted, so a record
 loses none. Personal data has been removed from them before. A file holds rows of one endpoint and
 hour, and becomes one segment.
 
-The event loop opens, fills, closes and drops files. Threads may read all files, and rewrite closed
-ones.
+The event loop opens, fills, closes and drops files. Threads may read them.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,19 +63,6 @@ class File:
                 yield parse_exchange(line)
             except ValueError:
                 logger.warning("a torn row of endpoint %s is left out", self.endpoint)
-
-
-def rewrite(file: File, is_unwanted: Callable[[Exchange], bool]) -> None:
-    """Take rows out of a closed file."""
-    rows = file.read()
-    kept = [row for row in rows if not is_unwanted(row)]
-    if len(kept) == len(rows):
-        return
-    data = b"".join(map(write_exchange, kept))
-    fresh = file.path.with_suffix(".new")
-    fresh.write_bytes(data)
-    fresh.replace(file.path)
-    file.num_bytes = len(data)
 
 
 @dataclass(slots=True)
@@ -133,7 +119,7 @@ class Spool:
         """
         num_new = 0
         for row in rows:
-            if row.id in self._known:
+            if self.has(row.id):
                 continue
             line = write_exchange(row)
             file = self._open(row, len(line), now)
