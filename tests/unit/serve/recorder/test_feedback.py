@@ -11,12 +11,14 @@ import openai
 import pytest
 
 from finetune_trainer.serve.recorder import feedback, keeping, spool
+from finetune_trainer.serve.recorder.places import Place
 from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.traffic.deleting import delete_answer as delete_of_answer
 from finetune_trainer.traffic.deleting import delete_user as delete_of_user
 from finetune_trainer.traffic.drawn import is_review, write_open
 from finetune_trainer.traffic.places import time_of
 from finetune_trainer.traffic.reading import read_exchanges, read_feedback
+from finetune_trainer.traffic.rows import Exchange
 from kit.processes.eventually import eventually_async
 from kit.servers.captured_endpoints import ask, endpoints
 from kit.servers.running_front import TOKEN, RunningFront, endpoint, running_front, served
@@ -281,6 +283,29 @@ async def test_an_answer_that_another_recorder_has_deleted_is_not_shown(tmp_path
             with pytest.raises(openai.NotFoundError):
                 await client.chat.completions.update(each, metadata={"correction": "too late"})
         assert "too late" not in recorder.at_rest()
+
+
+@pytest.mark.parametrize("by", ["answer", "user"])
+async def test_what_is_said_while_an_answer_is_deleted_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    find = keeping.Keeper.find
+
+    async def find_and_delete(self: keeping.Keeper, place: Place, response_id: str) -> Exchange:
+        row = await find(self, place, response_id)
+        if by == "answer":
+            delete_of_answer(self.store_of(place), row.id)
+        else:
+            delete_of_user(self.store_of(place), str(row.user), until=keeping.now())
+        return row
+
+    async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
+        about = await ask(front, recorder, user=MAIL)
+        assert await recorder.keeper.store_all()
+        monkeypatch.setattr(keeping.Keeper, "find", find_and_delete)
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.update(about, metadata={"correction": "a secret plan"})
+        assert "a secret plan" not in recorder.at_rest()
 
 
 async def test_a_clock_that_is_set_back_lets_no_answer_of_a_user_escape_deletion(
