@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import tempfile
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from finetune_trainer.errors import StorageError
@@ -22,7 +26,12 @@ from finetune_trainer.storage import ObjectStore
 from finetune_trainer.storage.local import FileStore
 from finetune_trainer.traffic.deleting import delete_answer, mark_user
 from finetune_trainer.traffic.places import id_time
-from finetune_trainer.traffic.reading import list_segments, read_exchanges, read_segment
+from finetune_trainer.traffic.reading import (
+    find_exchange,
+    list_segments,
+    read_exchanges,
+    read_segment,
+)
 from finetune_trainer.traffic.rows import Exchange
 from kit.processes.eventually import eventually_async
 from kit.servers.running_front import endpoint, served
@@ -106,6 +115,35 @@ async def test_an_answer_that_was_deleted_while_it_waited_for_hours_is_not_kept(
     assert await keeper.store_all()
     (segment,) = list_segments(store)
     assert [each.id for each in read_segment(store, segment.key)] == [row(2, "headline").id]
+
+
+@settings(max_examples=25, deadline=None)
+@given(minutes=st.lists(st.integers(-3000, 3000), min_size=1, max_size=12))
+def test_rows_of_a_clock_that_jumps_are_stored_once_and_found_by_their_time(
+    minutes: list[int],
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        keeper = Keeper(Spool(folder / "spool"), Metrics(CollectorRegistry()), None)
+        follow(keeper, headline=folder / "there")
+        rows = []
+        for number, minute in enumerate(minutes):
+            time = TIME + timedelta(minutes=minute)
+            named = f"{id_time(time)}-{number:022}-0123456789"
+            rows.append(replace(row(number, "headline"), id=named, time=time))
+            keeper.spool.add(rows[-1:], float(number))
+            if number % 3 == 0:
+                asyncio.run(keeper.store_all())
+        assert asyncio.run(keeper.store_all())
+        store = keeper.store_of(keeper.places["headline"])
+        assert sum(segment.num_rows for segment in list_segments(store)) == len(rows)
+        found = {each.id: each for each in read_exchanges(store)}
+        assert found == {each.id: each for each in rows}
+        for each in rows:
+            assert find_exchange(store, each.id) == each
+            second = timedelta(seconds=1)
+            within = read_exchanges(store, since=each.time, until=each.time + second)
+            assert each.id in {near.id for near in within}
 
 
 async def test_a_row_that_a_full_disk_has_cut_takes_no_other_with_it(
