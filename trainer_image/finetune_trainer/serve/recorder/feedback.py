@@ -138,6 +138,7 @@ class FeedbackDesk:
         written = await self._keeper.ask(work, asker.place)
         if written is None:
             raise no_answer()
+        self._keeper.note(asker.place, row.time)
         return written
 
     async def _list(self, asker: Asker, query: Mapping[str, str]) -> dict[str, Any]:

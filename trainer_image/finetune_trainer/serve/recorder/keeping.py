@@ -18,7 +18,7 @@ from finetune_trainer.serve.recorder.metrics import Metrics
 from finetune_trainer.serve.recorder.places import Place
 from finetune_trainer.serve.recorder.spool import File, Spool
 from finetune_trainer.storage import ObjectStore
-from finetune_trainer.traffic.counting import Counts, count_traffic
+from finetune_trainer.traffic.counting import Counts, Tally
 from finetune_trainer.traffic.deleting import (
     delete_answer,
     delete_feedback,
@@ -80,6 +80,8 @@ class Keeper:
         self._deletions: dict[tuple[Place, str], asyncio.Task[TrainerError | None]] = {}
         """Those that run, by answer or user."""
         self.counts: dict[Place, Counts] = {}
+        self._tallies: dict[Place, Tally] = {}
+        self._counting = asyncio.Lock()
 
     def follow(self, places: dict[str, Place]) -> None:
         """Take over the places as they are now."""
@@ -87,6 +89,7 @@ class Keeper:
         kept = set(places.values())
         self._stores = {place: store for place, store in self._stores.items() if place in kept}
         self.counts = {place: counts for place, counts in self.counts.items() if place in kept}
+        self._tallies = {place: self._tallies.get(place) or Tally() for place in kept}
 
     def store_of(self, place: Place) -> ObjectStore:
         """Return the store of a place.
@@ -219,6 +222,7 @@ class Keeper:
         segment, deleted = read_segment_key(key), read_deleted(store)
         if segment is not None and any(map(deleted.has, kept)):
             purge_segments(store, [segment])
+        self.note(place, min(times))
         self._metrics.store(file.endpoint, len(kept))
 
     async def delete_answer(self, place: Place, response_id: str) -> None:
@@ -322,10 +326,18 @@ class Keeper:
                 await self.count(place)
             await asyncio.sleep(COUNT_SECONDS if self.is_known else LOOK_SECONDS)
 
+    def note(self, place: Place, time: datetime) -> None:
+        """Have what was stored about an answer of a time counted, however old it is."""
+        tally = self._tallies.get(place)
+        if tally is not None:
+            tally.note(time)
+
     async def count(self, place: Place) -> None:
         """Count what is stored of an endpoint; a failure leaves the last counts."""
+        tally = self._tallies.get(place) or Tally()
         try:
-            counts = await asyncio.to_thread(lambda: count_traffic(self.store_of(place)))
+            async with self._counting:
+                counts = await asyncio.to_thread(lambda: tally.look(self.store_of(place), now()))
         except TrainerError as error:
             self._metrics.fail(place.endpoint, error.reason)
         else:
