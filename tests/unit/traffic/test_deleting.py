@@ -20,6 +20,7 @@ from finetune_trainer.traffic.deleting import (
     mark_user,
     purge_segments,
     purge_user,
+    unpurged_answers,
     unpurged_users,
 )
 from finetune_trainer.traffic.drawn import read_open, write_open
@@ -194,6 +195,24 @@ def test_a_deletion_that_broke_off_is_known_and_a_second_one_ends_it(
     assert "alice" not in at_rest(store).replace("purged/alice", "")
     assert {each.id for each in read_feedback(store)} == {each.id for each in read_exchanges(store)}
     assert unpurged_users(store) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "num_good"), [("write_bytes", 2), ("delete", 0), ("delete", 1), ("delete", 2)]
+)
+def test_a_deletion_of_an_answer_that_broke_off_is_known_until_it_ends(
+    store: ObjectStore, change: str, num_good: int
+) -> None:
+    gone, other = row(1), row(2)
+    put(store, gone, other)
+    put_entries(store, [entry(gone), entry(gone, "cd"), entry(other)])
+    with pytest.raises(StorageError):
+        delete_answer(Fragile(store, change, num_good), gone.id)  # type: ignore[arg-type]
+    assert [each.id for each in read_exchanges(store)] == [other.id]
+    assert unpurged_answers(store) == [gone.id]
+    delete_answer(store, gone.id)
+    assert gone.id not in at_rest(store)
+    assert unpurged_answers(store) == []
 
 
 def test_a_second_deletion_of_a_user_reads_only_what_has_come_since(store: ObjectStore) -> None:

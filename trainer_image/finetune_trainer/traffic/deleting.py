@@ -17,6 +17,7 @@ from finetune_trainer.traffic.counting import keep_counts
 from finetune_trainer.traffic.looks import purge_looks
 from finetune_trainer.traffic.places import (
     PURGED,
+    PURGING,
     Segment,
     feedback_prefix,
     id_of_entry,
@@ -38,12 +39,24 @@ from finetune_trainer.traffic.rows import write_exchange
 MAX_ROUNDS = 20
 
 
+def mark_answer(store: ObjectStore, response_id: str) -> None:
+    """Hide an answer from all readers."""
+    store.write_bytes(PURGING + response_id, b"")
+    store.write_bytes(tombstone_of_id(response_id), b"{}")
+
+
 def delete_answer(store: ObjectStore, response_id: str) -> None:
     """Delete an answer and its feedback."""
-    store.write_bytes(tombstone_of_id(response_id), b"{}")
+    mark_answer(store, response_id)
     time = time_of(response_id)
     purge_segments(store, list_segments(store, since=time, until=time + timedelta(seconds=1)))
     delete_feedback(store, [response_id])
+    store.delete(PURGING + response_id)
+
+
+def unpurged_answers(store: ObjectStore) -> list[str]:
+    """Return the ids of the answers whose deletion has begun and not ended."""
+    return [info.key.removeprefix(PURGING) for info in store.list(PURGING)]
 
 
 def mark_user(store: ObjectStore, user: str, *, until: datetime) -> None:

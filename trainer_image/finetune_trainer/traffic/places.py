@@ -7,6 +7,7 @@ Below ``<uri>/traffic/<namespace>/<endpoint>``::
     deleted/<sha256 of a response id>
     deleted/user-<keyed hash of a user>-<time>
     purged/<keyed hash of a user>-<time>
+    purging/<response id>
 
 A segment is named by the minute and second of its first and last request, and by its number of
 rows. So answers are found and counted without reading other segments.
@@ -141,6 +142,9 @@ USERS_DELETED = f"{DELETED}user-"
 """How the keys of users' tombstones begin."""
 PURGED = "purged/"
 """Folder of the objects that tell which deletions of users have ended."""
+
+PURGING = "purging/"
+"""Folder of the objects that tell which deletions of single answers have not ended."""
 
 
 def tombstone_of_id(response_id: str) -> str:

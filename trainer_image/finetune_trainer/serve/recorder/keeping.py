@@ -23,9 +23,11 @@ from finetune_trainer.traffic.deleting import (
     delete_answer,
     delete_feedback,
     delete_older,
+    mark_answer,
     mark_user,
     purge_segments,
     purge_user,
+    unpurged_answers,
     unpurged_users,
 )
 from finetune_trainer.traffic.places import read_segment_key, segment_key, time_of, tombstone_of_id
@@ -230,10 +232,10 @@ class Keeper:
 
         Raises:
             Refused: The storage is away, or this takes longer than a client waits. From the
-                tombstone on no reader sees the answer, and the deletion goes on.
+                tombstone on no reader sees the answer, and the deletion goes on. Each sweep ends
+                the deletions that have broken off.
         """
-        tombstone = tombstone_of_id(response_id)
-        await self.ask(lambda store: store.write_bytes(tombstone, b""), place)
+        await self.ask(lambda store: mark_answer(store, response_id), place)
         pending = self.spool.rows_of(place.endpoint, response_id)
 
         def work() -> None:
@@ -246,7 +248,7 @@ class Keeper:
         """Delete the answers that a user has got by now, by the keyed hash.
 
         Raises:
-            Refused: As above. Each sweep ends the deletions that have broken off.
+            Refused: As above.
         """
         until = now()
         await self.ask(lambda store: mark_user(store, user, until=until), place)
@@ -352,6 +354,8 @@ class Keeper:
         def work() -> None:
             store = self.store_of(place)
             delete_older(store, before)
+            for response_id in unpurged_answers(store):
+                delete_answer(store, response_id)
             for user in unpurged_users(store):
                 purge_user(store, user)
             recent = list_segments(store, since=moment - 2 * timedelta(seconds=SWEEP_SECONDS))
