@@ -24,7 +24,7 @@ from finetune_trainer.serve.recorder.places import read_places
 from finetune_trainer.serve.recorder.spool import Spool
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.storage.local import FileStore
-from finetune_trainer.traffic.deleting import delete_answer, mark_user
+from finetune_trainer.traffic.deleting import delete_answer, delete_user, mark_user
 from finetune_trainer.traffic.places import id_time
 from finetune_trainer.traffic.reading import (
     find_exchange,
@@ -293,3 +293,100 @@ async def test_deletion_takes_rows_out_of_files_that_are_being_filled(
     assert [each.id for each in keeper.spool.rows_of("headline")] == [row(3).id]
     assert await keeper.store_all()
     assert not keeper.spool.files
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("by", ["answer", "user"])
+async def test_a_row_that_is_deleted_elsewhere_while_it_is_stored_is_not_kept(
+    keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, by: str
+) -> None:
+    follow(keeper, headline=tmp_path)
+    store = keeper.store_of(keeper.places["headline"])
+    gone, other = row(1, user="alice"), row(2, user="bob")
+    spool(keeper, gone, other)
+    write = FileStore.write_bytes
+
+    def delete() -> None:
+        monkeypatch.setattr(FileStore, "write_bytes", write)
+        if by == "answer":
+            delete_answer(store, gone.id)
+        else:
+            delete_user(store, "alice", until=TIME)
+
+    def write_meanwhile(self: FileStore, key: str, data: bytes, **options: bool) -> None:
+        if moment == "before":
+            delete()
+        write(self, key, data, **options)
+        if moment == "after":
+            delete()
+
+    monkeypatch.setattr(FileStore, "write_bytes", write_meanwhile)
+    assert await keeper.store_all()
+    assert stored_users(keeper) == {"bob"}
+
+
+async def test_deletions_at_once_and_a_sweep_between_them_leave_nothing(
+    keeper: Keeper, tmp_path: Path
+) -> None:
+    follow(keeper, headline=tmp_path)
+    place, begin = keeper.places["headline"], keeping.now() - timedelta(minutes=2)
+    store = keeper.store_of(place)
+    users = ["alice", "bob", "carol"]
+    for number in range(9):
+        keeper.spool.add([row(number, user=users[number % 3], time=begin)], 0.0)
+        if number % 4 == 3:
+            assert await keeper.store_all()
+    last = row(8, user="carol", time=begin)
+    (stored,) = [each.id for each in read_exchanges(store) if each.id == row(2, time=begin).id]
+    await asyncio.gather(
+        keeper.delete_user(place, "alice"),
+        keeper.sweep(place),
+        keeper.delete_user(place, "alice"),
+        keeper.delete_answer(place, last.id),
+        keeper.store_all(),
+        keeper.delete_answer(place, stored),
+        keeper.delete_user(place, "bob"),
+    )
+    assert await keeper.store_all()
+    kept = [read_segment(store, part.key) for part in list_segments(store)]
+    assert [each.id for rows in kept for each in rows] == [row(5, time=begin).id]
+    assert not list(store.list("purging/"))
+
+
+async def test_an_answer_whose_deletion_broke_off_goes_with_the_next_sweep(
+    keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow(keeper, headline=tmp_path)
+    place = keeper.places["headline"]
+    spool(keeper, row(1, user="alice"), row(2, user="bob"))
+    assert await keeper.store_all()
+
+    def refuse(self: FileStore, key: str) -> None:
+        raise StorageError("Unreachable", "away")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FileStore, "delete", refuse)
+        for each in (row(1), row(2)):
+            with pytest.raises(Refused, match="storage_failed"):
+                await keeper.delete_answer(place, each.id)
+    monkeypatch.setattr(keeping, "now", lambda: TIME + timedelta(hours=9))
+    await keeper.sweep(place)
+    assert stored_users(keeper) == set()
+
+
+async def test_the_deletions_that_may_run_at_once_are_bounded(
+    keeper: Keeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "MAX_ASKED", 2)
+    monkeypatch.setattr(keeping, "DELETING_SECONDS", 0.01)
+    follow(keeper, headline=tmp_path)
+    place, may_end = keeper.places["headline"], threading.Event()
+    monkeypatch.setattr(keeping, "purge_user", lambda *_: may_end.wait())
+    try:
+        for user in ("alice", "alice", "bob"):
+            with pytest.raises(Refused, match="deletion_running"):
+                await keeper.delete_user(place, user)
+        with pytest.raises(Refused, match="storage_busy"):
+            await keeper.delete_user(place, "carol")
+    finally:
+        may_end.set()
