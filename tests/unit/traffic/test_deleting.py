@@ -209,6 +209,7 @@ def test_a_deletion_of_an_answer_that_broke_off_is_known_until_it_ends(
     with pytest.raises(StorageError):
         delete_answer(Fragile(store, change, num_good), gone.id)  # type: ignore[arg-type]
     assert [each.id for each in read_exchanges(store)] == [other.id]
+    store.write_bytes("purging/no-id", b"")
     assert unpurged_answers(store) == [gone.id]
     delete_answer(store, gone.id)
     assert gone.id not in at_rest(store)

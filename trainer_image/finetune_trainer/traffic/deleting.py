@@ -22,6 +22,7 @@ from finetune_trainer.traffic.places import (
     feedback_prefix,
     id_of_entry,
     purged_of_user,
+    read_id,
     read_segment_key,
     time_of,
     tombstone_of_id,
@@ -56,7 +57,8 @@ def delete_answer(store: ObjectStore, response_id: str) -> None:
 
 def unpurged_answers(store: ObjectStore) -> list[str]:
     """Return the ids of the answers whose deletion has begun and not ended."""
-    return [info.key.removeprefix(PURGING) for info in store.list(PURGING)]
+    found = [read_id(info.key.removeprefix(PURGING)) for info in store.list(PURGING)]
+    return [each for each in found if each is not None]
 
 
 def mark_user(store: ObjectStore, user: str, *, until: datetime) -> None:
