@@ -205,7 +205,9 @@ def monitor(
         when = f"{every} and 5m after the version began to answer"
         print(f"no look yet: the first begins {when}", file=sys.stderr)
         return
-    lines = describe_report(found.report, found.drifted)
+    from finetune_trainer.monitor.page import number_text
+
+    lines = describe_report(found.report, found.drifted, number_text)
     lines += [f"page: {found.page}"] if found.page is not None else []
     print_object(dict(found.report), output, "\n".join(lines))
     if found.drifted:

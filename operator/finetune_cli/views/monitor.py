@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -30,13 +30,18 @@ def describe_status(monitor: Body, now: datetime) -> list[str]:
     return lines
 
 
-def describe_report(report: Body, drifted: Mapping[str, str]) -> list[str]:
-    """Return the lines of a look's report, part by part, then and now."""
+def describe_report(
+    report: Body, drifted: Mapping[str, str], number_text: Callable[[str, float | None], str]
+) -> list[str]:
+    """Return the lines of a look's report, part by part, then and now.
+
+    ``number_text`` returns the number of a part as people read it.
+    """
     rows = [
         [
             part["name"],
-            _mean(part["referenceMean"]),
-            _mean(part["mean"]),
+            number_text(part["name"], part["referenceMean"]),
+            number_text(part["name"], part["mean"]),
             str(part["numUsers"]),
             _evidence(part["logE"]),
             drifted.get(part["name"].partition("/")[0], ""),
@@ -45,7 +50,8 @@ def describe_report(report: Body, drifted: Mapping[str, str]) -> list[str]:
     ]
     return [
         f"{report['numAnswers']:,} answers in {report['numLooks']} looks until {report['end']};"
-        f" {report['numWaiting']} wait; alarm at evidence {report['logBound']:.1f}",
+        f" {report['numWaiting']} wait; alarm at evidence {report['logBound']:.1f}; lengths are in"
+        " characters",
         *table(rows, ("SIGNAL", "THEN", "NOW", "USERS", "EVIDENCE", "CHANGED SINCE")),
         *describe_quality(report.get("quality")),
     ]
@@ -68,10 +74,6 @@ def describe_quality(quality: Body | None) -> list[str]:
         f"good answers: {words}; {scores}; {quality.get('numOpen', 0)} answers wait for people"
     ]
     return [*lines, *([f"judge: {quality['failure']}"] if quality.get("failure") else [])]
-
-
-def _mean(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def _evidence(log_e: str | float | None) -> str:

@@ -116,6 +116,7 @@ def test_a_folder_is_looked_at_and_shown_then_and_now(world: MonitoredVersion) -
     assert code == 1
     assert lines["320"][:5] == ["320", "answers", "in", "1", "looks"]
     assert lines["Labels/bad"][2:4] == ["1.000", "320"]
+    assert lines["AnswerLength"][2] == "3"  # characters of "bad"
     assert lines["Labels/bad"][-1] == "2026-01-01T00:00:00.000Z"
     again = run(str(world.output), "--min-answers", "30")
     assert (again[0], "320 answers" in again[1]) == (1, True)
