@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -212,6 +213,7 @@ def test_drift_that_the_monitor_has_found_begins_one_cycle(machine: Machine) -> 
     code, text = machine.run()
     assert code == 0, text
     assert machine.status["active"]["trigger"] == "Drift"
+    assert re.search(r"because of drift of endpoint copy since [0-9T:-]+Z\.", text)
     machine.serve(3)
     machine.run()
     assert [each["outcome"] for each in machine.status["history"]] == ["Promoted"]

@@ -175,7 +175,9 @@ def _endpoint_of(schedule: Object, capture: Path, now: datetime) -> Object | Non
         raise CliError(error.message, exit_code=error.exit_code) from error
     endpoint["status"]["capture"] = {"rows": counts.rows, "feedback": counts.feedback}
     if drifted:
-        since = min(drifted.values()).isoformat(timespec="seconds")
+        from finetune_operator.status.conditions import timestamp
+
+        since = timestamp(min(drifted.values()))
         condition = {"type": "Drifted", "status": "True", "lastTransitionTime": since}
         endpoint["status"]["conditions"] = [condition]
     return endpoint
