@@ -82,7 +82,8 @@ class Served:
         url = f"http://127.0.0.1:{self.report_port}/metrics"
         async with aiohttp.ClientSession() as session, session.get(url) as answer:
             text = await answer.text()
-        found = self.earlier.copy()
+        # Of a process that is gone, what it counted stays, and what it had does not.
+        found = Counter({name: each for name, each in self.earlier.items() if "_total" in name})
         for name, reason, value in _SERIES.findall(text):
             found[f"{name} {reason}".strip()] += int(float(value))
         return found
