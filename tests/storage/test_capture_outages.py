@@ -46,8 +46,9 @@ def link(s3: SeaweedS3) -> Iterator[FaultyS3]:
 class Scene:
     """A pod under load, and where its rows are stored."""
 
-    def __init__(self, pod: Pod, engine: StreamingEngine, store: ObjectStore) -> None:
+    def __init__(self, pod: Pod, engine: StreamingEngine, store: ObjectStore, spool: Path) -> None:
         self.pod = pod
+        self.spool = spool
         self.engine = engine
         self.store = store
         self.answered: dict[str, float] = {}
@@ -69,15 +70,21 @@ class Scene:
         await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
         return statistics.median(seconds)
 
-    async def settle(self) -> list[str]:
-        """Wait until nothing waits any more; return the ids of all rows at rest."""
+    async def settle(self, *known: str) -> list[str]:
+        """Wait until nothing waits any more; return the ids of all rows at rest.
+
+        ``known`` must be among them.
+        """
 
         async def is_settled() -> bool:
-            counts = await self.pod.recorder.counts()
-            stored = Counter(rows_at_rest(self.store))
+            stored = set(rows_at_rest(self.store))
             num_dropped = (await self.pod.dropped()).total()
-            is_empty = counts["finetune_recorder_spool_bytes"] == 0
-            return is_empty and len(stored) + num_dropped >= len(self.answered)
+            is_empty = not any(self.spool.rglob("*.jsonl"))
+            return (
+                is_empty
+                and stored.issuperset(known)
+                and len(stored) + num_dropped >= len(self.answered)
+            )
 
         await eventually_async(is_settled, timeout=60, interval=0.2)
         return list(rows_at_rest(self.store))
@@ -95,7 +102,7 @@ async def scene(
         capturing_pod(folder, engine.port, storage, s3.credentials_dir, {**HURRY, **hurry}) as pod,
     ):
         engine.texts["team-a.headline-v1"] = ["word " * (ROW_BYTES // 10)]
-        yield Scene(pod, engine, store)
+        yield Scene(pod, engine, store, folder / "spool")
 
 
 async def test_storage_that_is_away_under_load_loses_only_what_is_counted(
@@ -168,12 +175,14 @@ async def test_a_kill_while_writing_doubles_nothing_and_its_losses_are_counted(
             for each in killed:
                 await asyncio.to_thread(each.start)
             await load
-        stored = await found.settle()
+        before = set(found.answered)
+        await found.load(20)
+        stored = await found.settle(*set(found.answered) - before)
         dropped = await found.pod.dropped()
     asked = {read_id(each.header("X-Request-Id") or "") for each in found.engine.asked}
     lost = set(found.answered) - set(stored)
     assert max(Counter(stored).values()) == 1
-    assert set(stored) <= asked
+    assert set(found.answered) - before <= set(stored) <= asked
     assert dropped.keys() <= {"Killed"}
     assert len(lost) <= dropped.total()
     assert all(any(0 <= kill - found.answered[each] < 2.0 for kill in kills) for each in lost)
