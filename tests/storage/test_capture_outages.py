@@ -26,7 +26,7 @@ from kit.serving.capturing import Pod, capturing_pod, rows_at_rest
 ROW_BYTES = 2000
 NUM_CLIENTS = 4
 HURRY = {
-    "serve.front.capturing.MAX_FRAMES": 50,
+    "serve.front.capturing.MAX_FRAMES": 100,
     "serve.front.capturing.MAX_PAUSE_SECONDS": 0.2,
     "serve.recorder.keeping.SEGMENT_SECONDS": 0.2,
     "serve.recorder.keeping.LOOK_SECONDS": 0.1,
@@ -110,7 +110,7 @@ async def test_storage_that_is_away_under_load_loses_only_what_is_counted(
 ) -> None:
     async with scene(s3, link, tmp_path) as found:
         usual = await found.load(60)
-        await found.settle()
+        assert len(await found.settle()) == 60
         link.shut()
         slow, num_while_away = 0.0, 0
         while not {"QueueFull"} <= (await found.pod.dropped()).keys():
