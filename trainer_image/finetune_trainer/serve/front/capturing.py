@@ -48,6 +48,8 @@ SECONDS = 30.0
 """Time for the recorder to take a batch, or to answer a request."""
 GATHER_SECONDS = 0.05
 """Frames are gathered for so long before they are sent."""
+REST_SECONDS = 0.25
+"""And so long after a batch that has emptied the queue: a batch costs more than its frames."""
 ALIVE_SECONDS = 5.0
 """After a timeout, a recorder that answers within this time is not away."""
 MAX_FAILURES = 3
@@ -216,13 +218,16 @@ class Capturing:
 
     async def keep_sending(self) -> None:
         """Send batches until cancelled."""
+        loop, rested_at = asyncio.get_running_loop(), 0.0
         while True:
             await self._filled.wait()
-            await asyncio.sleep(GATHER_SECONDS)
+            await asyncio.sleep(max(GATHER_SECONDS, rested_at - loop.time()))
             pause = FIRST_PAUSE_SECONDS
             while self._queue and await self._send() is not _Outcome.TAKEN:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
+            if not self._queue:
+                rested_at = loop.time() + REST_SECONDS
 
     async def keep_counting(self, show: Callable[[dict[str, object]], None]) -> None:
         """Show what the recorder has counted, each minute, until cancelled."""

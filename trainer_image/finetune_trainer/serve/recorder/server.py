@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 LAST_SECONDS = 20.0
 """At the end, what is not in object storage yet is tried for so long."""
+NICENESS = 10
+"""Nobody waits for the recorder, and the front may run on the same cores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,4 +130,5 @@ class Process(ServingProcess):
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a recorder until SIGTERM; return the exit code."""
+    os.nice(NICENESS)
     return run_process(lambda: Process(read_settings(arguments, os.environ)).run)
