@@ -63,7 +63,7 @@ class Tally:
         """Return the counts since the beginning.
 
         Raises:
-            StorageError: The store failed. What was noted stays noted.
+            StorageError: The store failed. The noted hours are counted by the next call.
         """
         noted: set[datetime] = set()
         while self._noted:

@@ -72,7 +72,7 @@ def mark_user(store: ObjectStore, user: str, *, until: datetime) -> None:
 def purge_user(store: ObjectStore, user: str) -> int:
     """Take out the hidden answers of a user; return how many segments held some.
 
-    What an earlier call has gone through to its end is not looked at again.
+    Segments that an earlier call has rewritten are skipped.
     """
     until = latest_time(store, tombstone_of_user(user))
     if until is None:
