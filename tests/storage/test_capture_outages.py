@@ -125,7 +125,7 @@ async def test_storage_that_is_away_under_load_loses_only_what_is_counted(
     assert max(Counter(stored).values()) == 1
     assert set(stored) < set(found.answered)
     assert len(stored) + dropped.total() == len(found.answered)
-    assert len(stored) > 120  # some of the outage were kept
+    assert len(stored) > 60  # some of the outage were kept
     assert slow < 3 * usual + 0.05
 
 
@@ -166,6 +166,7 @@ async def test_a_kill_while_writing_doubles_nothing_and_its_losses_are_counted(
                 recorder.signal(signal.SIGSTOP)  # so that answers wait in the front
             load = asyncio.create_task(found.load(60))
             while len(found.answered) < enough:
+                assert not load.done(), f"{len(found.answered)} of {enough} answers came"
                 await asyncio.sleep(0.002)
             for each in killed:
                 each.earlier = await each.counts()

@@ -266,6 +266,8 @@ class Front:
         watched = Watched(is_stream=opened.is_stream, wants_json=wants_json(call.fields))
         kept = Kept(watched.take) if call.is_captured else None
         headers = {"x-finetune-version": str(served.version), "x-request-id": call.id}
+        if kept is not None:
+            self._capturing.expect(call.route.name)
         try:
             watch = watched.take if kept is None else kept.take
             answer = await pass_on(request, opened, headers, watch)
@@ -275,6 +277,8 @@ class Front:
             raise ConnectionResetError("the answer was cut") from None
         except (asyncio.CancelledError, ConnectionError):
             self._metrics.count(call.route.name, str(served.version), CLIENT_GONE)
+            if kept is not None:
+                self._capturing.expect_no_more(call.route.name)
             raise
         # After the answer has left: what is read from it must not delay it.
         loop.call_soon(self._conclude, call, served, opened, watched, kept, first, loop.time())
@@ -319,6 +323,8 @@ class Front:
             self._capturing.hand_over(
                 call, served, opened, facts, kept, seconds=end - call.begin, is_error=is_error
             )
+        elif kept is not None:
+            self._capturing.expect_no_more(route.name)
         copy_to = None if is_candidate or is_error else self._shadow.wants(route)
         if copy_to is not None:
             self._shadow.send(call, copy_to, self._token())

@@ -4,8 +4,8 @@ Frames wait in a queue that is bounded by number and bytes. A frame that does no
 dropped; its answer has already left. After a batch has failed, each of its frames is sent alone. A
 frame that fails alone three times is counted and dropped. While the recorder is away, no frame is
 at fault, and all wait. Frames that wait in a front that is
-killed are lost. The next front beside the same recorder counts them, with those that the recorder
-took at that moment.
+killed are lost. The next front beside the same recorder counts them, with answers that were on
+their way and those that the recorder took at that moment.
 """
 
 from __future__ import annotations
@@ -173,6 +173,14 @@ class Capturing:
         """What response ids and hashes of people are made with."""
         return Secret(self._token())
 
+    def expect(self, endpoint: str) -> None:
+        """Count an answer that is to be captured, before its last bytes leave."""
+        self._count(Counter({endpoint: 1}))
+
+    def expect_no_more(self, endpoint: str) -> None:
+        """Take an expected answer back: it is not queued."""
+        self._count(Counter({endpoint: -1}))
+
     def hand_over(
         self,
         call: Call,
@@ -184,12 +192,13 @@ class Capturing:
         seconds: float,
         is_error: bool,
     ) -> None:
-        """Queue an answer that has ended."""
+        """Queue an expected answer that has ended."""
         name = call.route.name
         answer = kept.answer()
         if self._socket is None or answer is None:
             reason = "NoRecorder" if self._socket is None else "TooLarge"
             self._metrics.drop_capture(name, reason)
+            self.expect_no_more(name)
             return
         head = {
             "id": call.id,
@@ -210,10 +219,10 @@ class Capturing:
         frame = write_frame(head, call.raw, answer)
         if len(self._queue) >= MAX_FRAMES or self._num_bytes + len(frame) > MAX_BYTES:
             self._metrics.drop_capture(name, "QueueFull")
+            self.expect_no_more(name)
             return
         self._queue.append(_Waiting(name, frame))
         self._num_bytes += len(frame)
-        self._count(Counter({name: 1}))
         self._filled.set()
 
     async def keep_sending(self) -> None:
