@@ -10,6 +10,7 @@ Writes benchmarks/results/merge.md; takes some two minutes and 13 GB of disk.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -90,6 +91,13 @@ def write_adapter(folder: Path) -> None:
 
 def main() -> int:
     """Measure one merge and write the page; returns 1 if the bar is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="only write the models there")
+    folder = parser.parse_args().write
+    if folder is not None:
+        write_base(folder / "base")
+        write_adapter(folder / "adapter")
+        return 0
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         # In a process of its own: the kernel counts a parent's peak for its children too.
@@ -126,8 +134,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--write"]:
-        write_base(Path(sys.argv[2]) / "base")
-        write_adapter(Path(sys.argv[2]) / "adapter")
-        sys.exit(0)
     sys.exit(main())

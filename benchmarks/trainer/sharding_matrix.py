@@ -142,7 +142,7 @@ def write_mixture(folder: Path) -> Path:
 
 def main() -> int:
     """Run the matrix and write the page; returns 1 if a line is not the same."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="strategies whose name begins so")
     only = parser.parse_args().only
     lines: list[Line] = []
