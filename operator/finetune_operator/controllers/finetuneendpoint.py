@@ -28,7 +28,7 @@ from finetune_operator.controllers.memory.endpoints import (
 )
 from finetune_operator.controllers.memory.serving_reports import ServingReports
 from finetune_operator.controllers.memory.validated import parse_stored
-from finetune_operator.controllers.parents import ParentGone, find_live
+from finetune_operator.controllers.parents import find_live
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.controllers.serving_objects import OWNERS_SECONDS, ServingObjects
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Plan
@@ -136,14 +136,7 @@ class FineTuneEndpointReconciler:
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Look at one FineTuneEndpoint and do what its plan says."""
-        endpoint = self._endpoints.store.get(*key)
-        if endpoint is None:
-            return Done()
-        try:
-            return await self._guard.run(endpoint, self._reconcile(key, endpoint))
-        except ParentGone:
-            self._endpoints.store.discard(endpoint)
-            return Done()
+        return await self._guard.reconcile(self._endpoints.store, key, self._reconcile)
 
     async def _reconcile(self, key: ObjectKey, endpoint: Object) -> Result:
         memory = self._memories.setdefault(endpoint["metadata"]["uid"], _Memory())

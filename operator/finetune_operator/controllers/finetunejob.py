@@ -22,7 +22,7 @@ from finetune_operator.controllers.controller import UNREAD_SECONDS
 from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.memory.validated import SharedModels, ValidatedJobs
-from finetune_operator.controllers.parents import ParentGone, read_parent
+from finetune_operator.controllers.parents import read_parent
 from finetune_operator.finetunejob.plan import plan
 from finetune_operator.finetunejob.state.actions import (
     ConfirmMissing,
@@ -127,14 +127,7 @@ class FineTuneJobReconciler:
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Look at one FineTuneJob and do what its plan says."""
-        job = self._caches.finetunejobs.get(*key)
-        if job is None:
-            return Done()
-        try:
-            return await self.guard.run(job, self._reconcile(key, job))
-        except ParentGone:
-            self._caches.finetunejobs.discard(job)
-            return Done()
+        return await self.guard.reconcile(self._caches.finetunejobs, key, self._reconcile)
 
     async def _reconcile(self, key: ObjectKey, job: Object) -> Result:
         observed = self._observe(key, await self._with_spec(key, job))

@@ -17,7 +17,7 @@ from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.schedules import FINETUNESCHEDULES, Schedules
 from finetune_operator.controllers.memory.validated import parse_stored
-from finetune_operator.controllers.parents import ParentGone, find_live
+from finetune_operator.controllers.parents import find_live
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.finetunejob.state.gpu_time import HOUR_SECONDS, gpu_time_of_job
 from finetune_operator.finetunejob.state.observed import Refusal
@@ -103,14 +103,7 @@ class FineTuneScheduleReconciler:
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Look at one FineTuneSchedule and do what its plan says."""
-        schedule = self._store.get(*key)
-        if schedule is None:
-            return Done()
-        try:
-            return await self._guard.run(schedule, self._reconcile(key, schedule))
-        except ParentGone:
-            self._store.discard(schedule)
-            return Done()
+        return await self._guard.reconcile(self._store, key, self._reconcile)
 
     async def _reconcile(self, key: ObjectKey, schedule: Object) -> Result:
         memory = self._memories.setdefault(schedule["metadata"]["uid"], _Memory())

@@ -20,7 +20,7 @@ from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.sweep_memory import SweepMemory
 from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.controllers.memory.validated import SharedModels, parse_stored
-from finetune_operator.controllers.parents import ParentGone, find_live, read_parent
+from finetune_operator.controllers.parents import find_live, read_parent
 from finetune_operator.controllers.refusals import NameTaken, Refusals
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.finetunesweep.actions import (
@@ -117,14 +117,7 @@ class FineTuneSweepReconciler:
 
     async def reconcile(self, key: ObjectKey) -> Result:
         """Look at one FineTuneSweep and do what its plan says."""
-        sweep = self._store.get(*key)
-        if sweep is None:
-            return Done()
-        try:
-            return await self._guard.run(sweep, self._reconcile(key, sweep))
-        except ParentGone:
-            self._store.discard(sweep)
-            return Done()
+        return await self._guard.reconcile(self._store, key, self._reconcile)
 
     async def _reconcile(self, key: ObjectKey, sweep: Object) -> Result:
         memory = self._memories.setdefault(sweep["metadata"]["uid"], SweepMemory())

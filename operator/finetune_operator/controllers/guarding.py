@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -17,8 +17,9 @@ from finetune_operator.kube.api.errors import (
     NotFound,
     TooManyRequests,
 )
-from finetune_operator.kube.api.resource import Object, Resource, key_of
+from finetune_operator.kube.api.resource import Object, ObjectKey, Resource, key_of
 from finetune_operator.kube.backoff import Pauses, exponential
+from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
 from finetune_operator.kube.leader import LeadershipLost
 from finetune_operator.kube.queue.workers import Done, RequeueAfter, Result, Retry
@@ -27,6 +28,7 @@ from finetune_operator.status.conditions import Reason, shorten
 from finetune_operator.status.draft import Announce
 from finetune_operator.status.fitting import OTHER, FittedStatus, StatusSchema
 
+Reconcile = Callable[[ObjectKey, Object], Awaitable[Result]]
 FIELD_MANAGER = "finetune-operator"
 CRD_RETRY_SECONDS = 30.0
 """Between two tries to write a status that the CRD has no place for."""
@@ -81,6 +83,21 @@ class Guard:
     recorder: EventRecorder
     logger: logging.Logger
     _unwritten: dict[str, _Unwritten] = field(default_factory=dict)
+
+    async def reconcile(self, store: Store, key: ObjectKey, reconcile: Reconcile) -> Result:
+        """Reconcile an object that the cache holds; drop it from there if it turns out to be gone.
+
+        Raises:
+            Exception: There is a defect, which an Event on the object reports.
+        """
+        obj = store.get(*key)
+        if obj is None:
+            return Done()
+        try:
+            return await self.run(obj, reconcile(key, obj))
+        except ParentGone:
+            store.discard(obj)
+            return Done()
 
     async def run(self, obj: Object, reconciling: Awaitable[Result]) -> Result:
         """Return the result of a reconcile, or the time of its retry.
