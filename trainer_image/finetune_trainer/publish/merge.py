@@ -22,6 +22,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.errors import TrainerError, UserError
 from finetune_trainer.failures import classify, failure_record
 from finetune_trainer.model.load import load_model, load_tokenizer, read_config
+from finetune_trainer.planning.headers import read_headers
 from finetune_trainer.process import die_with_parent
 
 if TYPE_CHECKING:
@@ -136,16 +137,12 @@ def _finite_values() -> Iterator[None]:
 def saved_dtype(folder: Path) -> torch.dtype:
     """Return the type of most weights in a model folder, from the weight files."""
     import torch
-    from safetensors import safe_open
 
     known = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
     sizes = dict.fromkeys(known, 0)
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                part = file.get_slice(name)
-                if part.get_dtype() in sizes:
-                    sizes[part.get_dtype()] += math.prod(part.get_shape())
+    for stored in read_headers(folder).values():
+        if stored.dtype in sizes:
+            sizes[stored.dtype] += math.prod(stored.shape)
     return known[max(sizes, key=lambda name: sizes[name])] if any(sizes.values()) else torch.float32
 
 

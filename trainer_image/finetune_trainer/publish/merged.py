@@ -146,7 +146,8 @@ def _failure_of(failure: Path, exit_code: int) -> TrainerError:
         return OutOfMemory(
             "MergeOutOfMemory",
             "the process that folds the adapter into the base was killed, most likely for lack of "
-            "memory: it needs four bytes per parameter and the largest weight file once more; "
-            "raise resources.memory, or drop Merged from output.formats. The adapter is published",
+            "memory: it needs about 2 GiB, or, where the model is loaded whole, four bytes per "
+            "parameter and the largest weight file once more; raise resources.memory, or drop "
+            "Merged from output.formats. The adapter is published",
         )
     return InternalError("MergeFailed", f"merging ended with exit code {exit_code} without a word")

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from finetune_trainer.model.load import read_config
+from finetune_trainer.planning.headers import INDEX_NAME, read_header, weight_files
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -58,7 +59,7 @@ class _Writer:
             places.update(dict.fromkeys(names, file))
         index = {"metadata": {"total_size": self.num_bytes}, "weight_map": places}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        (self.target / "model.safetensors.index.json").write_text(text)
+        (self.target / INDEX_NAME).write_text(text)
 
     def _part(self, number: int) -> Path:
         return self.target / f"part-{number}"
@@ -70,18 +71,8 @@ class _Writer:
 
 
 def list_weights(folder: Path) -> dict[str, Path]:
-    """Return the names of a model's tensors and the files that hold them, in their order."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        places: dict[str, str] = json.loads(index.read_text())["weight_map"]
-        files = sorted(set(places.values()))
-    else:
-        files = sorted(each.name for each in folder.glob("*.safetensors"))
-    found = {}
-    for name in files:
-        with safe_open(folder / name, framework="pt") as file:
-            found.update(dict.fromkeys(file.keys(), folder / name))
-    return found
+    """Return the names of a model's tensors and the files that hold them, file by file."""
+    return {name: path for path in weight_files(folder) for name in read_header(path)}
 
 
 def open_without_weights(model_dir: Path, adapter_dir: Path) -> PeftModel | None:

@@ -12,9 +12,10 @@ from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
 from finetune_trainer.errors import InternalError
+from finetune_trainer.planning.setup import MASTER_STRATEGIES
 from finetune_trainer.train.recipe.recipe import Recipe
 
-SHARDED = ("ZeRO2", "ZeRO3", "FSDP2")
+SHARDED = (*MASTER_STRATEGIES, "FSDP2")
 """Strategies that need the ranks' process group before there are training arguments on CPU."""
 
 
@@ -25,7 +26,7 @@ def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
     read no weights.
     """
     arguments: dict[str, Any] = {}
-    if recipe.strategy in ("ZeRO2", "ZeRO3"):
+    if recipe.strategy in MASTER_STRATEGIES:
         arguments["deepspeed"] = deepspeed_config(recipe)
         join = _join_ranks_for_deepspeed
     elif recipe.strategy == "FSDP2":
