@@ -94,6 +94,12 @@ async def _troubled_operator(world: World) -> list[Seen]:
         await _report(world, await _pod_of_look(world, BELOW), quality=QUALITY)
         await replica.reach(replica.minute + 75)
 
+    return _expected(replica)
+
+
+def _expected(replica: Replica) -> list[Seen]:
+    """Return the alerts of the operator's endpoints, with the fault that causes each."""
+
     def seen(alert: str, name: str, fault: str, **labels: str) -> Seen:
         where = {"namespace": SERVING, "finetuneendpoint": name}
         return Seen(alert=alert, fault=fault, labels={**where, **labels}, replica=replica)
