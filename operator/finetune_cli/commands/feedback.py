@@ -1,4 +1,4 @@
-"""``finetune feedback``: answers that an endpoint has captured, and what people say of them."""
+"""``finetune feedback``: the captured answers of an endpoint, and feedback on them."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ EndpointName = Annotated[
     str | None, typer.Option("--endpoint", help="Name of the endpoint, if the key opens several.")
 ]
 Rating = Literal["up", "down"]
-Reason = Annotated[str | None, typer.Option(help="Why, for whoever trains the next version.")]
+Reason = Annotated[
+    str | None,
+    typer.Option(help="The reason. People who train the next version read it."),
+]
 
 
 @feedback_app.command("list")

@@ -15,7 +15,7 @@ MODULES = {
 """Each has ``configure(parser)`` if it takes options, and ``run(arguments)``."""
 PURPOSES = {
     "front": "answer OpenAI requests of one namespace, by the versions in rotation",
-    "recorder": "store captured answers without personal data, and what people say of them",
+    "recorder": "store captured answers without personal data, and feedback on them",
     "agent": "load versions into the engine beside it, verify them, and pass on requests",
     "engine": "serve a base model and its adapters with Transformers",
 }

@@ -184,7 +184,7 @@ def _endpoint_of(schedule: Object, capture: Path, now: datetime) -> Object | Non
 
 
 def status_of(outcome: RunOutcome) -> Object | None:
-    """Return what the status of a FineTuneJob would say of a run; None while it can go on."""
+    """Return the end of a run as the status of a FineTuneJob states it; None while it can go on."""
     prepared, evaluation = outcome.preparation, outcome.evaluation
     status: Object = {}
     if prepared is not None:

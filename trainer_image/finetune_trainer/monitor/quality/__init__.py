@@ -1,1 +1,1 @@
-"""Live quality: what people and a judge say of captured answers that were drawn at random."""
+"""Live quality: people and a judge score captured answers that are drawn at random."""

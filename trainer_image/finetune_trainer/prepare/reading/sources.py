@@ -117,7 +117,7 @@ def find_files(uri: str, store: ObjectStore, location: Location) -> dict[str, st
 
     Raises:
         UserError: ``DatasetNotFound``: nothing readable lies there; says what does.
-            ``CapturedTraffic``: only captured traffic lies there.
+            ``CapturedTraffic``: only captured traffic is stored there.
         StorageError: The storage could not be read.
     """
     key = location.key

@@ -1,1 +1,1 @@
-"""The recorder: beside a front, it stores captured answers and what people say of them."""
+"""The recorder stores captured answers and feedback on them. It runs beside a front."""
