@@ -11,6 +11,8 @@ cd "$(dirname "$0")/.."
 
 PYTHON=.venv/bin/python
 LOG=build/devcluster-build.log
+LOCAL_LOG=build/test-local.log
+CLUSTER_LOG=build/test-cluster.log
 # Those of the alerts start no cluster, but ask promtool, which is built meanwhile too.
 CLUSTER_TESTS=(tests/control_plane tests/tools/devcluster tests/e2e tests/chart/test_alerts.py)
 # In this order: the first wants to begin and end nodes of its own, the others share one.
@@ -53,7 +55,12 @@ run_cluster_tests() {
 run_lane() {
   local name=$1
   shift
-  "$PYTHON" -u -m pytest "$@" "${SLOWEST[@]}" 2>&1 | sed -u "s/^/$name: /"
+  "$PYTHON" -u -m pytest "$@" "${SLOWEST[@]}" 2>&1 | sed -u "s/^/$name: /" | tee -a "$CLUSTER_LOG"
+}
+
+# Lanes end at different times, so the lines of a failed test may stand thousands of lines above.
+name_failures() {
+  cat "$LOCAL_LOG" "$CLUSTER_LOG" 2>/dev/null | grep -E '^((API|node): )?(FAILED|ERROR) ' | cut -c1-300
 }
 
 lanes=""
@@ -70,18 +77,23 @@ say() {
 
 status=0
 mkdir -p "$(dirname "$LOG")"
-: >"$LOG"
+for log in "$LOG" "$LOCAL_LOG" "$CLUSTER_LOG"; do : >"$log"; done
 in_background run_cluster_tests
 lanes=$!
 if [ -z "${CLUSTER_ONLY:-}" ]; then
   say "what starts no cluster; meanwhile what clusters need is built ($LOG)"
   # Fast unit tests by themselves: there torch is hidden, so that they stay fast.
-  "${LOW_PRIORITY[@]}" "$PYTHON" -m pytest tests/unit -m "not slow" --numprocesses 2 --dist worksteal || status=$?
-  "${LOW_PRIORITY[@]}" "$PYTHON" -m pytest tests benchmarks/tests "${CLUSTER_TESTS[@]/#/--ignore=}" \
-    -m "not fast" --numprocesses 2 --dist worksteal "${SLOWEST[@]}" || status=$?
+  "${LOW_PRIORITY[@]}" "$PYTHON" -u -m pytest tests/unit -m "not slow" --numprocesses 2 --dist worksteal 2>&1 | tee -a "$LOCAL_LOG" || status=$?
+  "${LOW_PRIORITY[@]}" "$PYTHON" -u -m pytest tests benchmarks/tests "${CLUSTER_TESTS[@]/#/--ignore=}" \
+    -m "not fast" --numprocesses 2 --dist worksteal "${SLOWEST[@]}" 2>&1 | tee -a "$LOCAL_LOG" || status=$?
 fi
 say "waiting for the tests on clusters"
 wait "$lanes" || status=$?
 lanes=""
-say "all tests have run"
+if [ "$status" -eq 0 ]; then
+  say "all tests passed"
+else
+  say "not all tests passed; those that failed (all output: $LOCAL_LOG, $CLUSTER_LOG):"
+  name_failures
+fi
 exit "$status"
