@@ -380,3 +380,17 @@ def test_a_damaged_segment_is_named(store: ObjectStore) -> None:
     with pytest.raises(StorageError, match=r"line 1: id is .*Delete this object") as caught:
         list(read_exchanges(store))
     assert caught.value.reason == "DamagedSegment"
+
+
+def test_a_damaged_segment_does_not_keep_the_others(store: ObjectStore) -> None:
+    damaged, whole = put(store, row(1, user="alice")), put(store, row(2, user="alice"), writer="w2")
+    store.write_bytes(damaged, b"{}\n")
+    mark_user(store, "alice", until=row(2).time)
+    with pytest.raises(StorageError) as caught:
+        purge_user(store, "alice")
+    assert caught.value.reason == "DamagedSegment"
+    assert not store.exists(whole)
+    assert unpurged_users(store) == ["alice"]
+    store.delete(damaged)
+    purge_user(store, "alice")
+    assert unpurged_users(store) == []

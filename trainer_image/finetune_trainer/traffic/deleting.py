@@ -111,14 +111,26 @@ def purge_segments(store: ObjectStore, segments: Iterable[Segment]) -> int:
 
     Returns:
         How many segments held some.
+
+    Raises:
+        StorageError: ``DamagedSegment``: one could not be read. The others have been rewritten.
     """
     num_rewritten = 0
     deleted, gone = read_deleted(store), set[str]()
+    damaged: StorageError | None = None
     for segment in segments:
-        removed = _purge(store, segment.key, deleted)
+        try:
+            removed = _purge(store, segment.key, deleted)
+        except StorageError as error:
+            if error.reason != "DamagedSegment":
+                raise
+            damaged = damaged or error
+            continue
         num_rewritten += bool(removed)
         gone |= removed
     purge_looks(store, lambda found, *whose: found in gone or deleted.covers(found, *whose))
+    if damaged is not None:
+        raise damaged
     return num_rewritten
 
 

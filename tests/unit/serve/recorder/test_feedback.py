@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from finetune_trainer.errors import StorageError
 from finetune_trainer.serve.recorder import feedback, keeping, spool
 from finetune_trainer.serve.recorder.places import Place
 from finetune_trainer.serve.response_ids import Secret
@@ -66,6 +67,29 @@ async def test_the_openai_client_updates_retrieves_lists_and_deletes(
         assert ids[0].removeprefix("chatcmpl-") not in recorder.at_rest()
         assert len(list(read_exchanges(recorder.store()))) == 2
         assert MAIL not in recorder.at_rest()
+
+
+async def test_a_deletion_that_broke_off_is_ended_by_asking_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
+        about = await ask(front, recorder)
+        assert await recorder.keeper.store_all()
+        with monkeypatch.context() as patch:
+            patch.setattr(keeping, "delete_answer", _fail)
+            with pytest.raises(openai.InternalServerError):
+                await client.chat.completions.delete(about)
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.retrieve(about)
+        assert about.removeprefix("chatcmpl-") in recorder.at_rest()
+        assert (await client.chat.completions.delete(about)).deleted
+        assert not list(recorder.store().list("segments/"))
+        with pytest.raises(openai.NotFoundError):
+            await client.chat.completions.delete(about)
+
+
+def _fail(*_: object) -> None:
+    raise StorageError("StorageUnavailable", "the storage is away")
 
 
 async def test_nothing_that_takes_long_runs_on_the_event_loop(

@@ -24,6 +24,7 @@ from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.drawn import REVIEW, is_review
 from finetune_trainer.traffic.places import (
+    PURGING,
     feedback_key,
     feedback_prefix,
     read_id,
@@ -100,21 +101,33 @@ class FeedbackDesk:
                 entry = await self._write(asker, row, metadata)
                 return _with_facts(json_response(await self._show(place, row)), row, entry)
             case ("DELETE", ""):
-                row = await self._find(asker, about)
-                await self._keeper.delete_answer(place, row.id)
+                await self._keeper.delete_answer(place, await self._find_deletable(asker, about))
                 gone = {"object": "chat.completion.deleted", "id": about, "deleted": True}
                 return json_response(gone)
         raise Refused(404, "unknown_url", "No such URL.")
 
     async def _find(self, asker: Asker, given: str) -> Exchange:
-        response_id, place = read_id(given), asker.place
-        whose = self._secret().has_captured(place.whose, response_id) if response_id else None
-        if response_id is None or not whose:
-            raise no_answer()
-        row = await self._keeper.find(place, response_id)
+        row = await self._keeper.find(asker.place, self._read_id(asker, given))
         if not asker.reaches(row):
             raise no_answer()
         return row
+
+    async def _find_deletable(self, asker: Asker, given: str) -> str:
+        """Return the id of an answer that may be deleted, or whose deletion has not ended.
+
+        Clients repeat a deletion that was answered with 503, and no reader finds the answer then.
+        """
+        response_id = self._read_id(asker, given)
+        purging = PURGING + response_id
+        if await self._keeper.ask(lambda store: store.exists(purging), asker.place):
+            return response_id
+        return (await self._find(asker, given)).id
+
+    def _read_id(self, asker: Asker, given: str) -> str:
+        response_id = read_id(given)
+        if response_id and self._secret().has_captured(asker.place.whose, response_id):
+            return response_id
+        raise no_answer()
 
     async def _show(self, place: Place, row: Exchange) -> dict[str, Any]:
         entries = await self._keeper.ask(lambda store: read_feedback(store, row.id), place)

@@ -277,7 +277,10 @@ class Keeper:
                 task.add_done_callback(lambda _: self._deletions.pop((place, whose)))
                 await asyncio.wait([task])
         except TimeoutError:
-            message = "The answers are hidden, and being deleted. Ask again to hear of the end."
+            message = (
+                "This is hidden from all readers, and being deleted. "
+                "Ask again to wait for the end; 404 says that all is gone."
+            )
             raise Refused(503, "deletion_running", message, retry_seconds=5) from None
         if (error := task.result()) is not None:
             raise _storage_failed(place, error.reason)
