@@ -47,7 +47,7 @@ class Pool:
     async def ask(self, sent: bytes, due: float) -> Answered:
         """Send a request and read its whole answer; status 0 if the connection broke."""
         try:
-            reader, writer = self._idle.pop() if self._idle else await self._connect()
+            reader, writer = self._take_idle() or await self._connect()
             writer.write(sent)
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
             headers = {key.lower(): value.strip() for key, _, value in map(_split, head[1:])}
@@ -63,6 +63,14 @@ class Pool:
             self._idle.append((reader, writer))
         version = headers.get("x-finetune-version", "")
         return Answered(time.perf_counter() - due, int(head[0].split()[1]), version, body)
+
+    def _take_idle(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        while self._idle:
+            reader, writer = self._idle.pop()
+            if not reader.at_eof():  # servers close what has been idle for a while
+                return reader, writer
+            writer.close()
+        return None
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self._port)
