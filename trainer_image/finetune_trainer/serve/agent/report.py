@@ -86,19 +86,19 @@ class Reporter:
                 version=keeper.about.version,
                 is_ready=keeper.is_engine_ready,
             ),
-            adapters=[
-                _describe(adapter)
-                for adapter in list(keeper.adapters.values())[:MAX_REPORTED]
-                if not adapter.is_leaving
-            ],
+            adapters=[_describe(adapter) for adapter in self._list_staying()[:MAX_REPORTED]],
         )
+
+    def _list_staying(self) -> list[Adapter]:
+        return [each for each in self._keeper.adapters.values() if not each.is_leaving]
 
     async def read_metrics(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
-        states: Tally[str] = Tally(adapter.state for adapter in self._keeper.adapters.values())
+        staying = self._list_staying()
+        states: Tally[str] = Tally(adapter.state for adapter in staying)
         for state in STATES:
             self._adapters.labels(state).set(states[state])
-        present = {adapter.wanted.name for adapter in self._keeper.adapters.values()}
+        present = {adapter.wanted.name for adapter in staying}
         for gone in self._counted - present:
             self._requests.remove_by_labels({"adapter": gone})
         self._counted &= present
