@@ -156,6 +156,10 @@ format: setup ## Format and fix what can be fixed
 lock: setup ## Resolve the requirements anew (hashes, Python 3.11-3.13)
 	@tools/lock.sh
 
+.PHONY: lock-cuda12
+lock-cuda12: setup ## Lock the trainer with torch for CUDA 12 from INDEX=<address> (BUILD=cu126)
+	@tools/lock_cuda12.sh "$(INDEX)" "$(or $(BUILD),cu126)"
+
 .PHONY: bench
 bench: setup ## Run all benchmarks (see benchmarks/README.md; hours on two cores)
 	@$(PYTHON) benchmarks/trainer/step_time.py

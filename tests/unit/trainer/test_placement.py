@@ -163,6 +163,7 @@ def test_a_driver_too_old_for_the_images_cuda_is_named(
         require_gpus(2, NO_GPU)
     assert refused.value.reason == ("GPUDriverTooOld" if message else "GPUNotVisible")
     assert refused.value.message.startswith(message)
+    assert ("docs/how-to/install.md" in refused.value.message) is ("CUDA 13" in message)
     with pytest.raises(UserError) as refused:
         require_gpus(2, gpus(1))  # it runs: some of the GPUs are missing for another reason
     assert refused.value.reason == "GPUNotVisible"

@@ -100,10 +100,13 @@ def find_driver_problem() -> str:
     if not driver or needed is None or int(driver.partition(".")[0]) >= needed:
         return ""
     major, has = cuda.partition(".")[0], driver.partition(".")[0]
+    image = "an older CUDA"
+    if int(has) >= OLDEST_DRIVERS[12]:
+        image = "CUDA 12 (docs/how-to/install.md says how to build it)"
     return (
         f"CUDA {major} needs driver {needed} or newer; node has {has} (image: CUDA {cuda}, node: "
         f"driver {driver}); update the driver of the node, choose other nodes with "
-        f"podTemplate.nodeSelector, or name an image with an older CUDA in trainer.image"
+        f"podTemplate.nodeSelector, or name an image for {image} in trainer.image"
     )
 
 

@@ -17,7 +17,9 @@ TRAIN = {
     ),
     "GPUDriverTooOld": _Help(
         "The node's NVIDIA driver is older than the image's CUDA needs, so no GPU is visible.",
-        "Update the driver (580 or newer for CUDA 13), or choose other nodes.",
+        "Update the driver (580 or newer for CUDA 13), choose other nodes, or build "
+        "[an image for CUDA 12](../how-to/install.md#an-image-for-cuda-12) and name it in "
+        "`trainer.image`.",
     ),
     "GPUNotVisible": _Help(
         "The pod asked for GPUs and sees fewer.", "Check device plugin, driver and CUDA build."
