@@ -22,7 +22,6 @@ from finetune_trainer.storage import (
     stream,
 )
 from finetune_trainer.storage.models.cache import fetch_model
-from kit.servers.fake_hub import fake_hub
 
 WEIGHTS = os.urandom(300_000)
 FILES = {
@@ -36,21 +35,6 @@ FILES = {
     "onnx/model.safetensors": b"other",
 }
 URI = "hf://org/model"
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    # The library reads its switch when it is first imported, which may be long ago.
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(stream, "_backoff_seconds", lambda failures: 0.0)
-    with fake_hub() as running:
-        monkeypatch.setenv("HF_ENDPOINT", running.url)
-        yield running
-    from huggingface_hub.utils import close_session
-
-    close_session()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """A Hugging Face Hub on loopback: one repository per name, ranges, tokens, cut connections.
 
 Large files are redirected to a second server, as the real Hub does to its CDN, so that a test can
-see that the token does not go there.
+see that the token does not go there. With ``add_xet_storage`` they lie in Xet storage as well,
+which is a folder here.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -50,6 +52,9 @@ class FakeHub:
     damage: bool = False
     url: str = ""
     cdn_url: str = ""
+    xet_url: str = ""
+    xet_hashes: dict[str, str] = field(default_factory=dict)
+    """Hash in Xet storage by the SHA-256 of a file."""
 
     def add(self, name: str, files: dict[str, bytes], **options: bool) -> str:
         """Commit files to ``main`` of a repository (``datasets/org/name`` for data); return it."""
@@ -59,6 +64,17 @@ class FakeHub:
         repository.commits[commit] = files
         repository.refs["main"] = commit
         return commit
+
+    def add_xet_storage(self, folder: Path, *files: bytes) -> None:
+        """Put files into Xet storage in an empty folder, and offer it from now on."""
+        from hf_xet import XetSession
+
+        self.xet_url = f"local://{folder}"
+        with XetSession().new_upload_commit(endpoint=self.xet_url) as commit:
+            uploads = [commit.start_upload_bytes(data) for data in files]
+        for data, upload in zip(files, uploads, strict=True):
+            stored = upload.result().xet_info.hash
+            self.xet_hashes[hashlib.sha256(data).hexdigest()] = stored
 
     def downloads(self, name: str) -> list[Request]:
         """Requests for the bytes of a file, in order."""
@@ -94,6 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ") or None
         path = unquote(self.path.partition("?")[0])
@@ -101,7 +120,9 @@ class _Handler(BaseHTTPRequestHandler):
             Request(path=path, range=self.headers.get("Range"), token=token, on_cdn=self.on_cdn)
         )
         parts = path.strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
+        if "xet-read-token" in parts:
+            self._answer_xet_token()
+        elif parts[:2] == ["api", "models"]:
             self._answer_info("/".join(parts[2:4]), "/".join(parts[5:]), token)
         elif parts[:2] == ["api", "datasets"]:
             self._answer_info("/".join(parts[1:4]), "/".join(parts[5:]), token)
@@ -150,9 +171,20 @@ class _Handler(BaseHTTPRequestHandler):
         if data is None:
             self._fail(404, "EntryNotFound")
         elif len(data) > LARGE_BYTES and not self.on_cdn:
-            self._send(302, b"", {"Location": f"{self.hub.cdn_url}{self.path}"})
+            self._send(
+                302, b"", {"Location": f"{self.hub.cdn_url}{self.path}"} | self._xet(name, data)
+            )
         else:
             self._send_file(data)
+
+    def _xet(self, name: str, data: bytes) -> dict[str, str]:
+        stored = self.hub.xet_hashes.get(hashlib.sha256(data).hexdigest())
+        route = f"{self.hub.url}/api/models/{name}/xet-read-token/main"
+        return {"X-Xet-Hash": stored, "Link": f'<{route}>; rel="xet-auth"'} if stored else {}
+
+    def _answer_xet_token(self) -> None:
+        body = {"accessToken": "xet", "exp": 4_000_000_000, "casUrl": self.hub.xet_url}
+        self._send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def _send_file(self, data: bytes) -> None:
         first = 0
@@ -181,7 +213,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body) if length is None else length))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Read-only ``hf://``: a repository of the Hugging Face Hub at one commit.
 
 huggingface_hub resolves addresses and tokens. The bytes are read here, with ranges, because its own
-download starts a file over after a killed process. Only safetensors and text are served, no
-pickles.
+download starts a file over after a killed process. Large files come by hf-xet, the rest by plain
+HTTP. Only safetensors and text are served, no pickles.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from finetune_trainer.storage.access import StorageAccess
 from finetune_trainer.storage.errors import ChecksumMismatch, InterruptedRead, ObjectNotFound
 from finetune_trainer.storage.hub.address import HubAddress, parse_hub_uri
 from finetune_trainer.storage.hub.errors import translate, translate_status, translating
+from finetune_trainer.storage.hub.xet import XetSource
 from finetune_trainer.storage.store import ObjectInfo, OnBytes, check_key
 from finetune_trainer.storage.stream import OpenBody, download, read_object
 
@@ -52,10 +53,18 @@ class HubFile:
 
 
 class HubStore:
-    """The files of one repository at one commit; every write is refused."""
+    """The files of one repository at one commit; every write is refused.
+
+    ``tell`` is called with messages for people.
+    """
 
     def __init__(
-        self, address: HubAddress, access: StorageAccess, *, allow_code: bool = False
+        self,
+        address: HubAddress,
+        access: StorageAccess,
+        *,
+        allow_code: bool = False,
+        tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.address = address
         self.revision = address.revision or "main"
@@ -63,6 +72,7 @@ class HubStore:
         self._access = access
         self._allow_code = allow_code
         self._token = access.read_optional_credential("HF_TOKEN")
+        self._xet = XetSource(tell)
         self._lock = threading.Lock()
         self._commit = ""
         self._files: dict[str, HubFile] = {}
@@ -132,13 +142,8 @@ class HubStore:
 
     def open_range(self, key: str, offset: int, version: str) -> OpenBody:
         """Open a file at an offset; the commit in the address pins its content."""
-        import httpx2
         from huggingface_hub import hf_hub_url
-        from huggingface_hub.errors import OfflineModeIsEnabled
-        from huggingface_hub.utils import (  # type: ignore[attr-defined] # not in its __all__
-            build_hf_headers,
-            get_session,
-        )
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         file = self._file(key)
         tag = file.sha256 or file.blob_id
@@ -152,8 +157,28 @@ class HubStore:
             endpoint=os.environ.get("HF_ENDPOINT"),
         )
         headers = build_hf_headers(token=self._token) | {"Accept-Encoding": "identity"}
+        by_xet = self._xet.open(url, headers, offset=offset, num_bytes=file.num_bytes, version=tag)
+        if by_xet is not None:
+            return by_xet
+        answer, close = self._ask(url, key, headers, offset)
+        return OpenBody(
+            offset=offset if answer.status_code == 206 else 0,
+            num_bytes=file.num_bytes,
+            version=tag,
+            chunks=_iterate(answer),
+            close=close,
+        )
+
+    def _ask(
+        self, url: str, key: str, headers: dict[str, str], offset: int
+    ) -> tuple[httpx2.Response, Callable[[], None]]:
+        """Return the answer to a request for the bytes from an offset on, and what closes it."""
+        import httpx2
+        from huggingface_hub.errors import OfflineModeIsEnabled
+        from huggingface_hub.utils import get_session  # type: ignore[attr-defined]
+
         if offset:
-            headers["Range"] = f"bytes={offset}-"
+            headers = headers | {"Range": f"bytes={offset}-"}
         stack = ExitStack()
         try:
             answer = stack.enter_context(
@@ -178,13 +203,7 @@ class HubStore:
         except BaseException:
             stack.close()
             raise
-        return OpenBody(
-            offset=offset if answer.status_code == 206 else 0,
-            num_bytes=file.num_bytes,
-            version=tag,
-            chunks=_iterate(answer),
-            close=stack.close,
-        )
+        return answer, stack.close
 
     def _resolve(self) -> None:
         from huggingface_hub import HfApi

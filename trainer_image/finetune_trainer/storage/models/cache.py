@@ -192,7 +192,12 @@ def _fetch_from_hub(
         if known:
             cache.find(address.uri, known, tell_damage=True)
         return _use_hub_cache(address, name, cache)
-    store = HubStore(replace(address, revision=name), access, allow_code=cache.selection.allow_code)
+    store = HubStore(
+        replace(address, revision=name),
+        access,
+        allow_code=cache.selection.allow_code,
+        tell=cache.tell,
+    )
     commit = store.commit
     files = list(store.list())
     check_usable(files, store.uri, cache.selection)
