@@ -194,6 +194,11 @@ class TenantSettings(BaseModel):
     """A ReadWriteMany claim of this name, in each job's namespace, that keeps base models between
     jobs; `prepare` fills it before any GPU is held. Empty: every pod downloads into its own scratch
     folder."""
+    model_downloads: Literal["BeforeGPUs", "OneNode", "Anywhere"] = "OneNode"
+    """Where jobs may download a base model without `cacheClaim`. `BeforeGPUs`: only in `prepare`,
+    so jobs with GPUs are refused. `OneNode`: also in pods with GPUs, but no job with GPUs on
+    several nodes, whose pods would wait for each other's downloads. `Anywhere`: all jobs. Holds for
+    jobs accepted from then on."""
     rendezvous_port: Annotated[int, Field(ge=1024, le=65535)] = 29500
     """Port at which rank 0 of a job of several nodes is met."""
     trainer_environment: dict[str, str] = {}

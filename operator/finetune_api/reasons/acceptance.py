@@ -63,6 +63,10 @@ ACCEPTANCE = {
         "`evaluation.customMetric` names a file, and jobs may bring no code of their own here.",
         "Leave it out, or have `config.allowCustomMetrics` turned on.",
     ),
+    "ModelDownloadNotAllowed": ReasonHelp(
+        "Pods would download `model.uri` while they, or the other nodes of the job, hold GPUs.",
+        "Have `config.cacheClaim` set, or put the model on a volume and name it as `pvc://`.",
+    ),
     "JudgeNotAllowed": ReasonHelp(
         "`evaluation.judge.endpoint` is none that rows may be sent to here.",
         "Leave the judge out, or have it added to `config.allowedJudgeEndpoints`.",

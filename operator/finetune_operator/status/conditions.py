@@ -56,6 +56,7 @@ class Reason(StrEnum):
     ENGINE_NOT_ALLOWED = "EngineNotAllowed"
     RED_TEAM_NOT_ALLOWED = "RedTeamNotAllowed"
     CUSTOM_METRIC_NOT_ALLOWED = "CustomMetricNotAllowed"
+    MODEL_DOWNLOAD_NOT_ALLOWED = "ModelDownloadNotAllowed"
     GATEWAY_NOT_FOUND = "GatewayNotFound"
     IMAGE_NOT_ALLOWED = "ImageNotAllowed"
     SERVICE_ACCOUNT_NOT_ALLOWED = "ServiceAccountNotAllowed"

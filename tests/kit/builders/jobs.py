@@ -24,7 +24,7 @@ from kit.cluster.simulation import finetunejob, success_text
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 UID = "uid-of-the-job"
-CONFIG = OperatorConfig(progress_url="http://progress:8090")
+CONFIG = OperatorConfig(progress_url="http://progress:8090", model_downloads="Anywhere")
 
 
 CONDITIONS = {

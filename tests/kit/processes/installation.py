@@ -57,6 +57,7 @@ def install_operator(
         "config": {
             "allowCpu": allow_cpu,
             "allowedEndpoints": [node.object_store.endpoint],
+            "modelDownloads": "Anywhere",
             "prepareCpu": JOB_CPU,
             "prepareMemory": "2Gi",
             "defaultCpu": JOB_CPU,

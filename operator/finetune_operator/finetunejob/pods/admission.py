@@ -60,6 +60,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     found += _engine(spec, config)
     found += _red_team(spec, config)
     found += _custom_metric(spec, config)
+    found += _model_download(spec, config)
     if spec.pod_template is not None:
         found += find_pod_violations(spec.pod_template, config)
         found += find_placement_violations(spec.pod_template, config)
@@ -237,6 +238,27 @@ def _custom_metric(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Vi
         message=f"{custom.path!r} would run as code of the job's own, which jobs may not bring here"
         " (allowCustomMetrics is off); leave customMetric out, or ask the administrator to turn"
         " allowCustomMetrics on",
+    )
+
+
+def _model_download(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[Violation]:
+    """Refuse pods that would download the base model while they, or their peers, hold GPUs."""
+    resources, uri = spec.resources, spec.model.uri
+    is_remote = uri.startswith(("hf://", "s3://"))
+    if config.cache_claim or not is_remote or config.model_downloads == "Anywhere":
+        return
+    if resources.nodes > 1 and resources.gpus_per_node:
+        who = f"each of {resources.nodes} nodes would download {uri!r} while all hold their GPUs"
+    elif config.model_downloads == "BeforeGPUs" and resources.gpus_per_node:
+        who = f"the pods of stages with GPUs would download {uri!r} while they hold them"
+    else:
+        return
+    yield Violation(
+        reason=Reason.MODEL_DOWNLOAD_NOT_ALLOWED,
+        field="spec.model.uri",
+        message=f"{who} (modelDownloads is {config.model_downloads}); put the model on a volume and"
+        " name it as pvc://<claim>/<path>, or ask the administrator to set cacheClaim: then prepare"
+        " downloads it to that volume before any GPU is held",
     )
 
 

@@ -157,6 +157,36 @@ def test_what_a_policy_does_not_allow_is_refused_with_value_field_and_remedy(
     assert all(word in str(violation) for violation in found for word in words)
 
 
+ONE, TWO, NONE = ({"nodes": n, "gpusPerNode": g} for n, g in ((1, 8), (2, 8), (2, 0)))
+
+
+@pytest.mark.parametrize("uri", ["hf://org/base", "s3://models/base"])
+@pytest.mark.parametrize(
+    ("config", "refused", "allowed"),
+    [
+        ({"model_downloads": "BeforeGPUs"}, [ONE, TWO], [NONE]),
+        ({"model_downloads": "OneNode"}, [TWO], [ONE, NONE]),
+        ({}, [TWO], [ONE, NONE]),
+        ({"model_downloads": "Anywhere"}, [], [ONE, TWO, NONE]),
+        ({"model_downloads": "BeforeGPUs", "cache_claim": "base-models"}, [], [ONE, TWO, NONE]),
+    ],
+)
+def test_a_job_whose_pods_would_download_the_base_while_gpus_wait_is_refused(
+    uri, config, refused, allowed
+):
+    config = OperatorConfig(**config)
+    for resources in allowed:
+        assert find_violations(spec_of(model={"uri": uri}, resources=resources), config) == []
+    for resources in refused:
+        spec = spec_of(model={"uri": uri}, resources=resources)
+        (violation,) = find_violations(spec, config)
+        assert violation.reason == "ModelDownloadNotAllowed"
+        assert violation.field == "spec.model.uri"
+        assert all(word in violation.message for word in (uri, "cacheClaim", "pvc://"))
+        in_place = spec_of(model={"uri": "pvc://models/base"}, resources=resources)
+        assert find_violations(in_place, config) == []
+
+
 def test_without_policies_everything_is_allowed_as_before():
     spec = spec_of(
         trainer={"image": "any/image:1"},
