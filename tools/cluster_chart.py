@@ -38,6 +38,8 @@ def install_chart(place: Place, settings: Mapping[str, Any] | None = None) -> No
         "prepareCpu": "1800m",
         "defaultCpu": "1800m",
         "defaultMemory": "6Gi",
+        "defaultCpuPerGpu": "0",
+        "defaultMemoryPerGpu": "0Gi",
         "defaultSharedMemory": "256Mi",
         **(settings or {}),
     }

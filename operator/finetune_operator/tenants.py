@@ -163,9 +163,14 @@ class TenantSettings(BaseModel):
     """Let a pod that asked for GPUs and sees none go on with the CPU. For tests and demos only: it
     turns a broken driver into a job that is a hundred times slower instead of an error."""
     default_cpu: CpuQuantity = "4"
-    """CPU request and limit of a training or evaluation pod whose job does not say."""
+    """CPU request and limit of a training, evaluation or server pod that does not say."""
+    default_cpu_per_gpu: CpuQuantity = "4"
+    """CPU for each GPU of such a pod with several GPUs, where that is more than `defaultCpu`."""
     default_memory: Quantity = "16Gi"
-    """Memory request and limit of a training or evaluation pod whose job does not say."""
+    """Memory request and limit of a training, evaluation or server pod that does not say."""
+    default_memory_per_gpu: Quantity = "16Gi"
+    """Memory for each GPU of such a pod with several GPUs, where that is more than
+    `defaultMemory`."""
     default_shared_memory: Quantity = "2Gi"
     """Size of `/dev/shm`. Counts towards the pod's memory limit as it fills."""
     prepare_cpu: CpuQuantity = "1"

@@ -62,6 +62,8 @@ def install_operator(
             "prepareMemory": "2Gi",
             "defaultCpu": JOB_CPU,
             "defaultMemory": "3Gi",
+            "defaultCpuPerGpu": "0",
+            "defaultMemoryPerGpu": "0Gi",
             "defaultSharedMemory": "256Mi",
             "imagePullDeadlineSeconds": 20,
             "progressIntervalSeconds": 1,

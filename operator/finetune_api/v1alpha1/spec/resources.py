@@ -27,9 +27,10 @@ class Resources(APIModel):
     """How ranks share the work. `Auto`: DDP while the base fits one GPU, else FSDP2."""
     cpu: CpuQuantity | None = None
     """CPU request and limit of a training or evaluation pod, for example `8` or `7500m`. Default:
-    the operator's."""
+    the operator's, which grows with the GPUs of the pod."""
     memory: Quantity | None = None
-    """Memory request and limit of a training or evaluation pod. Default: the operator's."""
+    """Memory request and limit of a training or evaluation pod. Default: the operator's, which
+    grows with the GPUs of the pod."""
     shared_memory: Quantity | None = None
     """Size of `/dev/shm`, which the collectives use between GPUs. Default: the operator's."""
 

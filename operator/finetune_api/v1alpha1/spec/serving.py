@@ -99,9 +99,10 @@ class ServerResources(APIModel):
     ] = "nvidia.com/gpu"
     """Name of the extended resource the GPUs are asked for by."""
     cpu: CpuQuantity | None = None
-    """CPU request and limit, for example `8` or `7500m`. Default: the operator's."""
+    """CPU request and limit, for example `8` or `7500m`. Default: the operator's, which grows with
+    the GPUs of the pod."""
     memory: Quantity | None = None
-    """Memory request and limit. Default: the operator's."""
+    """Memory request and limit. Default: the operator's, which grows with the GPUs of the pod."""
     shared_memory: Quantity | None = None
     """Size of `/dev/shm`, which several GPUs of one pod use. Default: the operator's."""
 

@@ -53,7 +53,12 @@ from finetune_operator.finetuneendpoint.servers import Server, way_of
 from finetune_operator.finetunejob.render.beside import ENVIRONMENT_BESIDE, environment_of
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
 from finetune_operator.finetunejob.render.engine import ENGINE_DIR
-from finetune_operator.finetunejob.render.resources import whole_bytes, whole_cpus
+from finetune_operator.finetunejob.render.resources import (
+    default_cpu,
+    default_memory,
+    whole_bytes,
+    whole_cpus,
+)
 from finetune_operator.finetunejob.render.security import container_security
 from finetune_operator.finetunejob.render.volumes import CACHE_DIR, CREDENTIALS_DIR
 
@@ -256,8 +261,8 @@ def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Ma
 def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Manifest:
     serve = server.serve
     limits = {
-        "cpu": serve.resources.cpu or config.default_cpu,
-        "memory": serve.resources.memory or config.default_memory,
+        "cpu": serve.resources.cpu or default_cpu(config, serve.num_gpus),
+        "memory": serve.resources.memory or default_memory(config, serve.num_gpus),
     }
     if serve.num_gpus:
         limits[serve.resources.gpu_resource] = str(serve.num_gpus)

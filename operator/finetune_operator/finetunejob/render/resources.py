@@ -11,7 +11,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.engine import has_engine
 
-_SUFFIXES = {"m": Decimal("0.001"), "": Decimal(1), "k": Decimal(1000)}
+_UNITS = (("Gi", 2**30), ("Mi", 2**20))
 
 
 def whole_cpus(quantity: str) -> int:
@@ -19,9 +19,12 @@ def whole_cpus(quantity: str) -> int:
 
     Threads beyond the limit are throttled by the kernel, which costs far more than one idle core.
     """
-    suffix = quantity[-1] if quantity[-1].isalpha() else ""
-    number = Decimal(quantity[: -len(suffix)] if suffix else quantity)
-    return max(1, math.ceil(number * _SUFFIXES.get(suffix, Decimal(1))))
+    return max(1, math.ceil(_cpus(quantity)))
+
+
+def _cpus(quantity: str) -> Decimal:
+    number = Decimal(quantity.removesuffix("m"))
+    return number / 1000 if quantity.endswith("m") else number
 
 
 def whole_bytes(quantity: str) -> int:
@@ -30,6 +33,23 @@ def whole_bytes(quantity: str) -> int:
     unit = quantity[len(number) :]
     base = 1024 if unit.endswith("i") else 1000
     return int(Decimal(number) * base ** " KMGT".index((unit[:1] or " ").upper()))
+
+
+def default_memory(config: OperatorConfig, num_gpus: int) -> str:
+    """Return the memory of a pod that does not say."""
+    total = num_gpus * whole_bytes(config.default_memory_per_gpu)
+    if num_gpus < 2 or total <= whole_bytes(config.default_memory):
+        return config.default_memory
+    unit, size = next((each for each in _UNITS if total % each[1] == 0), ("", 1))
+    return f"{total // size}{unit}"
+
+
+def default_cpu(config: OperatorConfig, num_gpus: int) -> str:
+    """Return the CPU of a pod that does not say."""
+    total = num_gpus * _cpus(config.default_cpu_per_gpu)
+    if num_gpus < 2 or total <= _cpus(config.default_cpu):
+        return config.default_cpu
+    return str(int(total)) if total == int(total) else f"{math.ceil(total * 1000)}m"
 
 
 def _is_small(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> bool:
@@ -41,14 +61,14 @@ def memory_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> st
     """Return the memory limit of a stage's own container."""
     if _is_small(spec, stage, config):
         return config.prepare_memory
-    return spec.resources.memory or config.default_memory
+    return spec.resources.memory or default_memory(config, num_gpus_of(spec, stage))
 
 
 def cpu_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
     """Return the CPU limit of a stage's own container."""
     if _is_small(spec, stage, config):
         return config.prepare_cpu
-    return spec.resources.cpu or config.default_cpu
+    return spec.resources.cpu or default_cpu(config, num_gpus_of(spec, stage))
 
 
 def num_gpus_of(spec: FineTuneJobSpec, stage: Stage) -> int:
@@ -88,11 +108,12 @@ def render_engine_resources(
     spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig
 ) -> dict[str, Any]:
     """Return what the stage would hold if it asked the models itself: its server holds it."""
+    gpus = num_gpus_of(spec, stage)
     limits = {
-        "cpu": spec.resources.cpu or config.default_cpu,
-        "memory": spec.resources.memory or config.default_memory,
+        "cpu": spec.resources.cpu or default_cpu(config, gpus),
+        "memory": spec.resources.memory or default_memory(config, gpus),
     }
-    return _limited(limits, spec, num_gpus_of(spec, stage))
+    return _limited(limits, spec, gpus)
 
 
 def _limited(limits: dict[str, str], spec: FineTuneJobSpec, gpus: int) -> dict[str, Any]:
