@@ -18,7 +18,7 @@ compile --constraint requirements/wandb.lock requirements/trackers.in \
 compile --override requirements/vllm-overrides.txt requirements/vllm.in \
   --output-file requirements/vllm.lock
 compile requirements/garak.in --output-file requirements/garak.lock
-for extras in operator "trainer quantization" cli; do
+for extras in operator "trainer quantization kernels" cli; do
   read -ra names <<<"$extras"
   compile "${names[@]/#/--extra=}" --constraint requirements/dev.lock pyproject.toml \
     --output-file "requirements/${names[0]}.lock"

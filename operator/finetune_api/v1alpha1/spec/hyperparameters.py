@@ -56,9 +56,9 @@ class Hyperparameters(APIModel):
     architecture knows: FlashAttention (package flash-attn, GPU, bfloat16), else PyTorch's SDPA,
     else eager. All of them compute the same; `Flex` compiles first, which pays in long runs."""
     kernels: Literal["Auto", "Liger", "Off"] = "Auto"
-    """Fused kernels for norms, rotary positions and gated activations. `Auto`: Liger on GPUs where
-    the package liger-kernel is installed and knows the architecture. `Off`: the model's own
-    code."""
+    """Fused kernels for norms, rotary positions and gated activations, the same up to rounding.
+    `Auto`: Liger on GPUs, for the families that were compared with the model's own code. `Liger`:
+    for every architecture that it knows. `Off`: the model's own code."""
     compile: Literal["Off", "On"] = "Off"
     """Compile the model with torch.compile, on GPUs: some percent faster after minutes of
     compiling, worth it in long runs with padded or packed rows of one length."""

@@ -1,15 +1,30 @@
-"""Whether Liger's fused kernels are used."""
+"""Liger's fused kernels: whether they are used, and putting them into a model."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from finetune_trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+CHECKED_FAMILIES = frozenset(
+    ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite",
+     "smollm3", "olmo2", "exaone4")
+)  # fmt: skip
+"""Families of which logits and gradients with Liger 0.8.5 were compared with the model's own.
+
+They agree within 2e-6 in float32, under Triton's interpreter, on joined rows. Kernels for routed
+experts do not run there.
+"""
 
 
 def decide_liger(asked: str, model_type: str, *, use_gpu: bool) -> bool:
     """Return whether to replace norms, rotary positions and gated activations by Liger's.
 
-    ``asked`` is ``hyperparameters.kernels``. Source: Hsu et al. 2024, "Liger Kernel" (arXiv
-    2410.10989): exact up to rounding.
+    ``asked`` is ``hyperparameters.kernels``; ``Auto`` takes families that were checked. Source: Hsu
+    et al. 2024, "Liger Kernel" (arXiv 2410.10989): exact up to rounding.
 
     Raises:
         UserError: The job asks for Liger, which is not installed or does not know the architecture.
@@ -17,7 +32,7 @@ def decide_liger(asked: str, model_type: str, *, use_gpu: bool) -> bool:
     if asked == "Off" or not use_gpu:
         return False
     known = list_liger_models()
-    if model_type in known:
+    if model_type in known and (asked == "Liger" or model_type in CHECKED_FAMILIES):
         return True
     if asked == "Liger":
         why = f"it knows {', '.join(sorted(known))}" if known else "liger-kernel is not installed"
@@ -36,3 +51,17 @@ def list_liger_models() -> frozenset[str]:
     except ImportError:
         return frozenset()
     return frozenset(MODEL_TYPE_TO_APPLY_LIGER_FN)
+
+
+def apply_liger(model: PreTrainedModel) -> None:
+    """Replace norms, rotary positions and gated activations of a loaded model in place.
+
+    The losses stay ours: Liger's fused cross entropy would replace the forward pass in which TRL
+    computes the loss in chunks, without whole logits. TRL's own switch for Liger does the same as
+    this function, for supervised training only, and is deprecated.
+    """
+    from liger_kernel.transformers import _apply_liger_kernel_to_instance
+
+    _apply_liger_kernel_to_instance(
+        model=model, cross_entropy=False, fused_linear_cross_entropy=False
+    )

@@ -61,8 +61,10 @@ def leave_outcome(
     recipe: Recipe,
     watchers: Watchers,
     selection: dict[str, Any],
+    *,
+    is_fused: bool,
 ) -> None:
-    """Write the training's result for the parent."""
+    """Write the training's result for the parent; ``is_fused``: with Liger's kernels."""
     from finetune_trainer.train.ranks.sft import count_trainable
 
     outcome = {
@@ -77,7 +79,7 @@ def leave_outcome(
         # The real setting, which differs from the plan if examples would see each other.
         "recipe": {**recipe.to_json(), "padding_free": stays_flattened(trainer, recipe)},
         "attention": trainer.model.config._attn_implementation,
-        "kernels": "liger" if trainer.args.use_liger_kernel else "none",
+        "kernels": "liger" if is_fused else "none",
         "trainable_parameters": count_trainable(trainer.model),
     }
     Path(plan.control_dir, "outcome.json").write_text(json.dumps(outcome))

@@ -80,6 +80,7 @@ def main(argv: list[str]) -> int:
 def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter) -> None:
     """Train as one rank, save, and leave ``outcome.json`` on rank 0. Raise ``TrainerError``."""
     from finetune_trainer.model.adapters import build_lora_config, keep_input_types
+    from finetune_trainer.model.kernels.liger import apply_liger
     from finetune_trainer.model.load import load_tokenizer
     from finetune_trainer.train.ranks import preference, sft
     from finetune_trainer.train.ranks.callbacks.chosen import TrainingIsOver
@@ -103,12 +104,13 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     )
     check_world_size(recipe, config.world_size)
     check_agreement(recipe)
-    if objective is sft:  # the other objectives need more of the output head than the loss
-        config.use_liger_kernel = uses_liger(plan, job)
     if not balances_experts(plan, job):
         config.router_aux_loss_coef = 0.0
     plan = agree_on_checkpoint(plan, job, emit.message, local_rank=config.local_process_index)
+    is_fused = uses_liger(plan, job)
     model = load_base(plan, job, recipe, local_rank=config.local_process_index)
+    if is_fused:
+        apply_liger(model)
     lora = build_lora_config(method.adapter, model)
     watchers = make_watchers(plan, job, rank, emit, beats, has_validation=sides.has_validation)
     trainer = objective.build_trainer(
@@ -139,7 +141,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     selection = watchers.chosen.hand_over(Path(plan.final_dir))
     if rank == 0:
         emit.message(describe_selection(selection))
-        leave_outcome(plan, trainer, recipe, watchers, selection)
+        leave_outcome(plan, trainer, recipe, watchers, selection, is_fused=is_fused)
         emit.close()
 
 
