@@ -1275,6 +1275,11 @@ CASES: tuple[Case, ...] = (
         "need a GPU",
     ),
     bad(
+        "attention by boundaries on CPU",
+        {"spec.resources.gpusPerNode": 0, "spec.hyperparameters.attention": "Varlen"},
+        "need a GPU",
+    ),
+    bad(
         "compiling on CPU",
         {"spec.resources.gpusPerNode": 0, "spec.hyperparameters.compile": "On"},
         "need a GPU",

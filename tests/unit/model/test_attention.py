@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from finetune_trainer.errors import UserError
@@ -12,7 +14,7 @@ from finetune_trainer.model.kernels.attention import (
 )
 from finetune_trainer.model.kernels.liger import decide_liger
 
-FULL = {"has_gpu": True, "has_flash": True, "is_half_precision": True}
+FULL: dict[str, Any] = {"has_gpu": True, "has_flash": True, "is_half_precision": True}
 
 
 @pytest.mark.parametrize(
@@ -22,13 +24,22 @@ FULL = {"has_gpu": True, "has_flash": True, "is_half_precision": True}
         ("Auto", {"has_gpu": False}, ("sdpa", "eager")),
         ("Auto", {"has_flash": False}, ("sdpa", "eager")),
         ("Auto", {"is_half_precision": False}, ("sdpa", "eager")),
+        ("Auto", {"joins_rows": True}, ("flash_attention_2", "sdpa_varlen", "sdpa", "eager")),
+        ("Auto", {"joins_rows": True, "has_flash": False}, ("sdpa_varlen", "sdpa", "eager")),
+        ("Auto", {"joins_rows": True, "is_half_precision": False}, ("sdpa", "eager")),
+        (
+            "Auto",
+            {"joins_rows": True, "has_flash": False, "varlen_fault": "off"},
+            ("sdpa", "eager"),
+        ),
+        ("Varlen", {}, ("sdpa_varlen",)),
         ("SDPA", {}, ("sdpa",)),
         ("Eager", {"has_gpu": False}, ("eager",)),
         ("Flex", {}, ("flex_attention",)),
     ],
 )
 def test_the_fastest_that_can_run_is_tried_first(
-    asked: str, lacking: dict[str, bool], expected: tuple[str, ...]
+    asked: str, lacking: dict[str, Any], expected: tuple[str, ...]
 ) -> None:
     support = AttentionSupport(**{**FULL, **lacking})
     assert list_attention(asked, support) == expected
@@ -42,10 +53,13 @@ def test_the_fastest_that_can_run_is_tried_first(
         ("Flash", {"has_flash": False}, "flash-attn is not installed"),
         ("Flash", {"is_half_precision": False}, "bfloat16"),
         ("Flex", {"has_gpu": False}, "GPUs only"),
+        ("Varlen", {"has_gpu": False}, "needs a GPU"),
+        ("Varlen", {"is_half_precision": False}, "bfloat16"),
+        ("Varlen", {"varlen_fault": "torch's kernel is off by 0.3 here"}, "off by 0.3"),
     ],
 )
 def test_an_asked_attention_that_cannot_run_is_explained(
-    asked: str, lacking: dict[str, bool], words: str
+    asked: str, lacking: dict[str, Any], words: str
 ) -> None:
     why = explain_missing(asked, AttentionSupport(**{**FULL, **lacking}))
     assert why is not None

@@ -81,9 +81,8 @@ def is_accepted(change: dict[str, Any]) -> bool:
 def decide(change: dict[str, Any] | None = None, **replaced: Any) -> Recipe:
     values: dict[str, Any] = {"data": ROWS, "model": SMALL, "hardware": CPU, "use_gpu": False}
     values |= replaced
-    return decide_recipe(
-        job(change), values["data"], values["model"], values["hardware"], use_gpu=values["use_gpu"]
-    )
+    data, model, hardware = (values.pop(name) for name in ("data", "model", "hardware"))
+    return decide_recipe(job(change), data, model, hardware, **values)
 
 
 def test_defaults_on_a_small_machine() -> None:
@@ -337,6 +336,36 @@ def test_short_rows_fill_a_gpu_by_their_mean_length() -> None:
         {"resources": {"gpusPerNode": 1}}, model=SMALL, data=uneven, hardware=GPU, use_gpu=True
     )
     assert (recipe.micro_batch_size, recipe.accumulation_steps) == (32, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "model", "like"),
+    [
+        ({}, LARGE, "flash"),
+        ({"method": {"packing": "Off"}}, LARGE, "sdpa"),
+        ({"hyperparameters": {"precision": "Float32"}}, LARGE, "sdpa"),
+        ({"method": {"adapter": {"type": "Full"}}}, SMALL, "sdpa"),
+        ({}, replace(LARGE, model_type="cohere"), "sdpa"),
+    ],
+)
+def test_boundaries_are_planned_without_a_mask_only_where_they_serve(
+    change: dict[str, Any], model: Architecture, like: str
+) -> None:
+    change = {"resources": {"gpusPerNode": 1}} | change
+    gpu = replace(GPU, num_gpus=1)
+    found, expected = (
+        decide(change, model=model, hardware=gpu, use_gpu=True, attention=name)
+        for name in ("varlen", like)
+    )
+    assert found == expected
+    other = decide(
+        change,
+        model=model,
+        hardware=gpu,
+        use_gpu=True,
+        attention="sdpa" if like == "flash" else "flash",
+    )
+    assert found != other
 
 
 def test_a_batch_too_small_for_its_gpus_is_told() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +13,10 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.model.kernels.attention import (
     AttentionSupport,
     explain_missing,
+    explain_varlen,
     list_attention,
 )
+from finetune_trainer.model.kernels.varlen_attention import find_fault, register_varlen
 from finetune_trainer.planning.architecture import Architecture, read_architecture
 
 if TYPE_CHECKING:
@@ -92,6 +95,7 @@ def load_model(
     device_map: Mapping[str, int | str] | str | None = None,
     max_memory: Mapping[int, int] | None = None,
     attention: str = "Auto",
+    joins_rows: bool = False,
 ) -> PreTrainedModel:
     """Load the causal language model in ``folder``.
 
@@ -104,6 +108,7 @@ def load_model(
         device_map: As in accelerate; None leaves the model on the CPU.
         max_memory: Bytes by GPU that ``auto`` may take.
         attention: ``hyperparameters.attention``.
+        joins_rows: Training joins the rows of a batch without padding.
 
     Raises:
         UserError: The model does not load, does not know the attention, or 4 bits need a missing
@@ -132,7 +137,10 @@ def load_model(
         return model
 
     try:
-        return _load_with_attention(load, folder, attention, dtype)
+        support = detect_attention_support(dtype)
+        if attention == "Varlen" or (attention == "Auto" and joins_rows):
+            support = _with_varlen(support, folder, joins_rows=joins_rows)
+        return _load_with_attention(load, folder, attention, support)
     except (OSError, ValueError) as error:
         raise UserError(
             "ModelUnreadable",
@@ -182,9 +190,8 @@ def require_bitsandbytes(
 
 
 def _load_with_attention(
-    load: Callable[[str], PreTrainedModel], folder: Path, asked: str, dtype: torch.dtype
+    load: Callable[[str], PreTrainedModel], folder: Path, asked: str, support: AttentionSupport
 ) -> PreTrainedModel:
-    support = detect_attention_support(dtype)
     missing = explain_missing(asked, support)
     if missing is not None:
         raise UserError(
@@ -219,14 +226,35 @@ def detect_attention_support(dtype: torch.dtype) -> AttentionSupport:
     )
 
 
+def _with_varlen(support: AttentionSupport, folder: Path, *, joins_rows: bool) -> AttentionSupport:
+    """Find out whether attention by boundaries suits the model and runs here."""
+    model = read_model_architecture(folder)
+    fault = explain_varlen(model)
+    if support.has_gpu and support.is_half_precision and not fault:
+        fault = find_fault(model.num_heads, model.num_kv_heads, model.head_dim)
+    if not fault:
+        register_varlen()
+    return replace(support, joins_rows=joins_rows, varlen_fault=fault)
+
+
 def expected_attention(asked: str, *, use_gpu: bool) -> str:
-    """Return the attention that the ranks most likely load, in the planner's words; no torch."""
+    """Return the attention that the ranks most likely load, in the planner's words.
+
+    Imports torch only for GPUs. ``varlen`` holds for models and rows that suit it.
+    """
     import importlib.util
 
     if asked != "Auto":
-        return {"Eager": "eager", "SDPA": "sdpa"}.get(asked, "flash")
-    has_flash = use_gpu and importlib.util.find_spec("flash_attn") is not None
-    return "flash" if has_flash else "sdpa"
+        return {"Eager": "eager", "SDPA": "sdpa", "Varlen": "varlen"}.get(asked, "flash")
+    if not use_gpu:
+        return "sdpa"
+    if importlib.util.find_spec("flash_attn") is not None:
+        return "flash"
+    import torch
+
+    # FlashAttention in torch begins with Ampere.
+    is_new = torch.cuda.is_available() and torch.cuda.get_device_capability() >= (8, 0)
+    return "varlen" if is_new else "sdpa"
 
 
 def _first_line(error: BaseException) -> str:

@@ -30,7 +30,8 @@ def attention_of(model_type: str, expected: str) -> str:
 
     ``expected`` is what others load.
     """
-    return "eager" if expected == "sdpa" and model_type in WITHOUT_SDPA else expected
+    is_written_out = expected in ("sdpa", "varlen") and model_type in WITHOUT_SDPA
+    return "eager" if is_written_out else expected
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

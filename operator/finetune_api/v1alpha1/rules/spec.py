@@ -196,11 +196,11 @@ SPEC_RULES: tuple[Rule, ...] = (
         rule=(
             "self.resources.gpusPerNode > 0 || (self.hyperparameters.compile == 'Off' && "
             "self.hyperparameters.kernels != 'Liger' && "
-            "!(self.hyperparameters.attention in ['Flash', 'Flex']))"
+            "!(self.hyperparameters.attention in ['Flash', 'Varlen', 'Flex']))"
         ),
         message=(
-            "hyperparameters.attention Flash and Flex, kernels Liger and compile On need a GPU: "
-            "set resources.gpusPerNode, or leave them out"
+            "hyperparameters.attention Flash, Varlen and Flex, kernels Liger and compile On need a "
+            "GPU: set resources.gpusPerNode, or leave them out"
         ),
         field="hyperparameters",
         check=lambda s: (
@@ -208,7 +208,7 @@ SPEC_RULES: tuple[Rule, ...] = (
             or (
                 s.hyperparameters.compile == "Off"
                 and s.hyperparameters.kernels != "Liger"
-                and s.hyperparameters.attention not in ("Flash", "Flex")
+                and s.hyperparameters.attention not in ("Flash", "Varlen", "Flex")
             )
         ),
     ),

@@ -51,10 +51,12 @@ class Hyperparameters(APIModel):
     float32. Adapter weights are float32, except those of `QLoRA` under `FSDP2`."""
     activation_checkpointing: Literal["Auto", "On", "Off"] = "Auto"
     """Recompute activations in the backward pass. `Auto`: only when memory would not suffice."""
-    attention: Literal["Auto", "Flash", "Flex", "SDPA", "Eager"] = "Auto"
+    attention: Literal["Auto", "Flash", "Varlen", "Flex", "SDPA", "Eager"] = "Auto"
     """How attention is computed. `Auto`: the fastest exact one that is installed and that the
-    architecture knows: FlashAttention (package flash-attn, GPU, bfloat16), else PyTorch's SDPA,
-    else eager. All of them compute the same; `Flex` compiles first, which pays in long runs."""
+    architecture knows: FlashAttention (package flash-attn, GPU, bfloat16), else on joined rows
+    `Varlen`, else PyTorch's SDPA, else eager. `Varlen` is PyTorch's FlashAttention kernel without
+    a mask (GPU, bfloat16, common families), taken where it equals SDPA on the GPU at hand. All of
+    them compute the same up to rounding; `Flex` compiles first, which pays in long runs."""
     kernels: Literal["Auto", "Liger", "Off"] = "Auto"
     """Fused kernels for norms, rotary positions and gated activations, the same up to rounding.
     `Auto`: Liger on GPUs, for the families that were compared with the model's own code. `Liger`:

@@ -183,6 +183,7 @@ def load_base(
         shardable=recipe.strategy == "FSDP2",
         device_map={"": local_rank} if quantized else None,
         attention=job.spec.hyperparameters.attention,
+        joins_rows=recipe.padding_free or recipe.packing,
     )
     check_target_modules(adapter, model)
     check_saved_modules(adapter, model)

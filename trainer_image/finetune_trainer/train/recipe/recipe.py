@@ -13,6 +13,7 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.spec.hyperparameters import Hyperparameters
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
+from finetune_trainer.model.kernels.attention import explain_varlen
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
 from finetune_trainer.planning.setup import Setup, attention_of, drops_inputs
@@ -139,7 +140,7 @@ def decide_recipe(
         model: The base model.
         hardware: Of this node.
         use_gpu: Ranks run on GPUs.
-        attention: ``sdpa``, ``flash`` or ``eager``.
+        attention: ``sdpa``, ``flash``, ``varlen`` or ``eager``.
         lesson: Memory limits found by earlier attempts.
 
     Raises:
@@ -253,6 +254,12 @@ def make_setup(
     """Return the job's fixed settings that memory depends on."""
     adapter = job.spec.method.adapter
     targets = tuple(adapter.target_modules)
+    bfloat16 = decide_bfloat16(job, hardware, use_gpu=use_gpu)
+    attention = attention_of(model.model_type, attention)
+    if attention == "varlen":
+        # On joined rows it keeps what FlashAttention keeps.
+        is_held = bfloat16 and adapter.type != "Full" and not pads_rows(job)
+        attention = "flash" if is_held and not explain_varlen(model) else "sdpa"
     return Setup(
         adapter=adapter.type,
         rank=adapter.rank,
@@ -260,8 +267,8 @@ def make_setup(
         saved_modules=tuple(adapter.modules_to_save),
         dropout=drops_inputs(adapter.dropout, targets, model_type=model.model_type),
         optimizer=job.spec.hyperparameters.optimizer,
-        bfloat16=decide_bfloat16(job, hardware, use_gpu=use_gpu),
-        attention=attention_of(model.model_type, attention),
+        bfloat16=bfloat16,
+        attention=attention,
         world_size=job.world_size,
         num_nodes=job.spec.resources.nodes,
         use_gpu=use_gpu,
@@ -280,15 +287,21 @@ def read_asked(job: ResolvedJob, per_rank: int, *, use_gpu: bool) -> Asked:
     is_sft = job.spec.method.objective == "SFT"
     if strategy == "Auto" and not is_sft:
         strategy = "DDP"  # the reference is the model without its adapter: it must be whole
-    # NEFTune's noise depends on the length of a row; TRL pads answers that it compares.
-    is_padded = job.spec.method.packing == "Off" or hyper.neftune_noise_alpha or not is_sft
     recompute = hyper.activation_checkpointing
     return Asked(
         micro=micro,
         checkpointing=None if recompute == "Auto" else recompute == "On",
         strategy=None if strategy == "Auto" else strategy,
-        padding_free=False if is_padded else None,
+        padding_free=False if pads_rows(job) else None,
     )
+
+
+def pads_rows(job: ResolvedJob) -> bool:
+    """Whether the job's settings keep rows apart, with padding."""
+    method = job.spec.method
+    # NEFTune's noise depends on the length of a row; TRL pads answers that it compares.
+    has_noise = job.spec.hyperparameters.neftune_noise_alpha is not None
+    return method.packing == "Off" or has_noise or method.objective != "SFT"
 
 
 def available_bytes(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> int:

@@ -1,0 +1,152 @@
+"""Attention by boundaries computes what SDPA computes with a block-diagonal mask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from finetune_trainer.model.kernels.attention import VARLEN_FAMILIES, explain_varlen
+from finetune_trainer.model.kernels.varlen_attention import (
+    NAME,
+    attend_by_boundaries,
+    attend_one_by_one,
+    find_fault,
+    register_varlen,
+)
+from finetune_trainer.planning.architecture import Architecture
+
+ROWS = [[3 + (i * 7 + j) % 50 for j in range(length)] for i, length in enumerate((5, 1, 9))]
+SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "vocab_size": 64,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+EXTRA: dict[str, dict[str, Any]] = {
+    "mistral": {"sliding_window": 4},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": EXPERTS,
+    "gemma3_text": {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]},
+}
+MODEL = Architecture(
+    model_type="llama",
+    num_layers=2,
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    vocab_size=1000,
+    num_parameters=10**9,
+    linears=(),
+)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> None:
+    register_varlen(attend_one_by_one)
+
+
+def make_model(family: str) -> Any:
+    torch.manual_seed(0)
+    config = transformers.AutoConfig.for_model(family, **SIZES, **EXTRA.get(family, {}))
+    config._attn_implementation = "sdpa"
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def run(model: Any, implementation: str, batch: dict[str, Any]) -> list[torch.Tensor]:
+    """Return the logits and the gradients of one loss."""
+    model.set_attn_implementation(implementation)
+    model.zero_grad()
+    logits = model(**batch, use_cache=False).logits
+    logits.square().mean().backward()
+    return [logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+def join(**settings: Any) -> dict[str, Any]:
+    collate = DataCollatorForLanguageModeling(pad_token_id=0, **settings)
+    batch: dict[str, Any] = collate([{"input_ids": ids} for ids in ROWS])
+    del batch["labels"]
+    return batch
+
+
+@pytest.mark.parametrize("family", sorted(VARLEN_FAMILIES))
+def test_joined_examples_have_the_logits_and_gradients_of_sdpa(family: str) -> None:
+    model, batch = make_model(family), join(padding_free=True)
+    for ours, theirs in zip(run(model, NAME, batch), run(model, "sdpa", batch), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_boundaries_are_read_from_positions_where_none_are_handed_over() -> None:
+    model, batch = make_model("llama"), join(padding_free=True)
+    bare = {name: batch[name] for name in ("input_ids", "position_ids")}
+    torch.testing.assert_close(run(model, NAME, bare)[0], run(model, "sdpa", batch)[0])
+
+
+def test_padded_rows_go_to_sdpa() -> None:
+    model, batch = make_model("llama"), join()
+    assert torch.equal(run(model, NAME, batch)[0], run(model, "sdpa", batch)[0])
+
+
+def test_answers_from_a_cache_are_those_of_sdpa() -> None:
+    model = make_model("llama").eval()
+    answers = []
+    for implementation in (NAME, "sdpa"):
+        model.set_attn_implementation(implementation)
+        prompt = torch.tensor([ROWS[0]])
+        answers.append(model.generate(prompt, max_new_tokens=6, do_sample=False))
+    assert torch.equal(*answers)
+
+
+@pytest.mark.parametrize("needs", [{"dropout": 0.1}, {"softcap": 30.0}])
+def test_what_the_kernel_lacks_is_refused(needs: dict[str, float]) -> None:
+    part = torch.zeros(1, 2, 3, 8)
+    with pytest.raises(ValueError, match=next(iter(needs))):
+        attend_by_boundaries(
+            SimpleNamespace(),  # type: ignore[arg-type]
+            *(part, part, part, None),
+            kernel=attend_one_by_one,
+            **needs,  # type: ignore[arg-type]
+        )
+
+
+def test_a_kernel_is_believed_only_where_it_computes_what_sdpa_does() -> None:
+    def see_all(*inputs: Any, **settings: Any) -> torch.Tensor:
+        """Forget the boundaries."""
+        end = inputs[3][[0, -1]]
+        query, key, value, _, _, longest, _ = inputs
+        return attend_one_by_one(query, key, value, end, end, longest, longest, **settings)
+
+    assert find_fault(4, 2, 16, device="cpu", kernel=attend_one_by_one) == ""
+    assert "off by" in find_fault(4, 2, 16, device="cpu", kernel=see_all)
+    assert "does not run here" in find_fault(4, 2, 16, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({}, ""),
+        ({"model_type": "bloom"}, "bloom"),
+        ({"attention_dropout": True}, "dropout"),
+        ({"head_dim": 512}, "512"),
+        ({"head_dim": 100}, "multiples of 8"),
+    ],
+)
+def test_models_that_the_kernel_does_not_suit_are_named(
+    changed: dict[str, Any], words: str
+) -> None:
+    why = explain_varlen(replace(MODEL, **changed))
+    assert bool(why) is bool(words)
+    assert words in why
