@@ -58,3 +58,9 @@ def test_only_layers_are_replaced_so_that_the_loss_in_chunks_stays(
     assert patched == [
         {"model": model, "cross_entropy": False, "fused_linear_cross_entropy": False}
     ]
+
+
+def test_experts_of_a_mixture_keep_their_own_code(patched: list[dict[str, Any]]) -> None:
+    model: Any = SimpleNamespace(config=SimpleNamespace(model_type="qwen3_moe"))
+    apply_liger(model)
+    assert patched[0]["swiglu"] is False

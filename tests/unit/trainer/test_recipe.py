@@ -368,6 +368,25 @@ def test_boundaries_are_planned_without_a_mask_only_where_they_serve(
     assert found != other
 
 
+def test_fused_kernels_are_counted_where_they_are_installed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def plan(change: dict[str, Any], *, is_installed: bool) -> int:
+        monkeypatch.setattr(
+            "importlib.util.find_spec", lambda _: object() if is_installed else None
+        )
+        fixed = {"microBatchSize": 4, "globalBatchSize": 8, "activationCheckpointing": "Off"}
+        change = {"resources": {"gpusPerNode": 1}, "hyperparameters": fixed | change}
+        gpu = replace(GPU, num_gpus=1)
+        return decide(change, model=LARGE, hardware=gpu, use_gpu=True).memory["activations"]
+
+    plain = plan({}, is_installed=False)
+    # Two norms keep half of their input's float32, the gated activation two tensors of three.
+    saved = 32 * 4 * ROWS.longest_tokens * (2 * 2 * 4096 + 2 * 14336)
+    assert plain - plan({}, is_installed=True) == saved
+    assert plain == plan({"kernels": "Off"}, is_installed=True)
+
+
 def test_a_batch_too_small_for_its_gpus_is_told() -> None:
     short = DataShape(num_rows=480, num_tokens=24_000, mean_tokens=50, longest_tokens=80)
     recipe = decide({"resources": {"gpusPerNode": 8}}, data=short, hardware=GPU, use_gpu=True)

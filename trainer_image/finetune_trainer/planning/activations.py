@@ -107,12 +107,16 @@ def _norms(model: Architecture, setup: Setup) -> float:
         kept = FLOAT32 if setup.bfloat16 and setup.use_gpu else s
         noise = 2 * (1 if setup.use_gpu else s) if model.dropout else 0
         return model.norms_per_layer * (kept * h + 8) + noise * h
-    # x in float32; the normalised x as well where the norm's own weight is trained.
-    copies = 2 if setup.is_full else 1
     width = model.norms_per_layer * h
     if model.qk_norm:
         width += model.query_width + model.kv_width
-    return copies * FLOAT32 * width + FLOAT32 * model.norms_per_layer
+    if setup.is_fused:
+        # x as it comes; the rest is computed anew.
+        kept = FLOAT32 if setup.is_full else s
+    else:
+        # x in float32; the normalised x as well where the norm's own weight is trained.
+        kept = FLOAT32 * (2 if setup.is_full else 1)
+    return kept * width + FLOAT32 * model.norms_per_layer
 
 
 def _attention(model: Architecture, setup: Setup) -> float:
@@ -161,7 +165,8 @@ def _mlp(model: Architecture, setup: Setup) -> float:
         return s * (visits + 3 * model.shared_intermediate_size) + casts + 64
     width = model.intermediate_size
     if model.gated:
-        return 3 * s * width
+        # Both factors, and the activated one unless a fused kernel computes it anew.
+        return (2 if setup.is_fused else 3) * s * width
     if model.relu:
         # ReLU keeps its result, which is the last layer's input unless that one is cast or dropped.
         is_shared = setup.is_full or not (setup.bfloat16 or setup.dropout)

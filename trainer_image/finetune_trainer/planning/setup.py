@@ -55,6 +55,7 @@ class Setup:
         num_nodes: Nodes that the ranks run on.
         num_replicas: Under FSDP2, copies of the weights, each sharded by ranks of its own.
         use_gpu: Ranks run on GPUs.
+        is_fused: Norms and gated activations are Liger's.
     """
 
     adapter: str = "LoRA"
@@ -73,6 +74,7 @@ class Setup:
     num_nodes: int = 1
     num_replicas: int = 1
     use_gpu: bool = True
+    is_fused: bool = False
 
     @property
     def is_full(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING
 
 from finetune_trainer.errors import UserError
@@ -11,13 +12,16 @@ if TYPE_CHECKING:
 
 CHECKED_FAMILIES = frozenset(
     ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "granite",
-     "smollm3", "olmo2", "exaone4")
+     "smollm3", "olmo2", "exaone4", "mixtral", "qwen3_moe")
 )  # fmt: skip
 """Families of which logits and gradients with Liger 0.8.5 were compared with the model's own.
 
-They agree within 2e-6 in float32, under Triton's interpreter, on joined rows. Kernels for routed
-experts do not run there.
+They agree within 2e-6 in float32, under Triton's interpreter, on joined rows.
 """
+MIXTURES = frozenset(("mixtral", "qwen3_moe"))
+"""Of them, those whose experts stay their own: Liger's do not run under the interpreter."""
+_PARTLY = frozenset(("olmo2",))
+"""Families of which Liger leaves some norms alone."""
 
 
 def decide_liger(asked: str, model_type: str, *, use_gpu: bool) -> bool:
@@ -62,6 +66,14 @@ def apply_liger(model: PreTrainedModel) -> None:
     """
     from liger_kernel.transformers import _apply_liger_kernel_to_instance
 
+    experts = {"swiglu": False} if model.config.model_type in MIXTURES else {}
     _apply_liger_kernel_to_instance(
-        model=model, cross_entropy=False, fused_linear_cross_entropy=False
+        model=model, cross_entropy=False, fused_linear_cross_entropy=False, **experts
     )
+
+
+def expects_liger(asked: str, model_type: str, *, use_gpu: bool) -> bool:
+    """Whether the planner counts on Liger's savings; imports neither Liger nor torch."""
+    is_counted = model_type in CHECKED_FAMILIES - _PARTLY
+    is_there = importlib.util.find_spec("liger_kernel") is not None
+    return asked != "Off" and use_gpu and is_counted and is_there

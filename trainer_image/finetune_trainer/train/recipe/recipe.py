@@ -14,6 +14,7 @@ from finetune_api.v1alpha1.spec.hyperparameters import Hyperparameters
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.model.kernels.attention import explain_varlen
+from finetune_trainer.model.kernels.liger import expects_liger
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
 from finetune_trainer.planning.setup import Setup, attention_of, drops_inputs
@@ -272,6 +273,7 @@ def make_setup(
         world_size=job.world_size,
         num_nodes=job.spec.resources.nodes,
         use_gpu=use_gpu,
+        is_fused=expects_liger(job.spec.hyperparameters.kernels, model.model_type, use_gpu=use_gpu),
     )
 
 
