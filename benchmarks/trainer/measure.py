@@ -60,7 +60,7 @@ def ours(
     from datasets import Dataset
 
     from finetune_api.protocol.trainer import Stage
-    from finetune_trainer.model.adapters import build_lora_config
+    from finetune_trainer.model.adapters import build_lora_config, name_targets
     from finetune_trainer.model.encoding import ChatTokenizer, encode_rows
     from finetune_trainer.model.hardware import detect_hardware
     from finetune_trainer.model.load import (
@@ -101,7 +101,8 @@ def ours(
         trainer = build_trainer(
             job=job,
             config=config, model=model, tokenizer=tokenizer,
-            lora=build_lora_config(job.spec.method.adapter, model), train=dataset,
+            lora=build_lora_config(name_targets(job.spec.method.adapter, architecture), model),
+            train=dataset,
             validation=dataset.select(range(0)),
             callbacks=[
                 CurveWriter(curve, emit, resumed_from=0),

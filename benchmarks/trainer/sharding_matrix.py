@@ -44,7 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "LoRA": {"type": "LoRA"},
     "DoRA": {"type": "DoRA"},
     "LoRA and a whole norm": {"type": "LoRA", "modulesToSave": ["model.norm"]},
-    "LoRA of experts": {"type": "LoRA", "dropout": "0"},
+    "LoRA of experts": {"type": "LoRA", "dropout": "0", "targetModules": ["all-linear"]},
     "Full": {"type": "Full"},
 }
 

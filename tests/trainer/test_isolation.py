@@ -50,7 +50,10 @@ def make_job(packing: str) -> ResolvedJob:
             "spec": {
                 "model": {"uri": "file:///model"},
                 "dataset": {"sources": [{"uri": "file:///rows"}]},
-                "method": {"packing": packing, "adapter": {"rank": 2, "alpha": 4}},
+                "method": {
+                    "packing": packing,
+                    "adapter": {"rank": 2, "alpha": 4, "targetModules": ["all-linear"]},
+                },
                 "hyperparameters": {
                     "maxSteps": 1,
                     "globalBatchSize": 4,

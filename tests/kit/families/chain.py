@@ -51,7 +51,10 @@ RECIPE: dict[str, Any] = {
         "split": {"testPercent": 0, "validationPercent": 0},
         "duplicates": {"leaked": "Report"},  # it is asked what it learned by heart
     },
-    "method": {"adapter": {"rank": 16, "alpha": 32, "dropout": "0"}},
+    # Experts of a mixture too, where all-linear reaches them.
+    "method": {
+        "adapter": {"rank": 16, "alpha": 32, "dropout": "0", "targetModules": ["all-linear"]}
+    },
     "hyperparameters": {
         "scheduler": "WSD",  # a cosine ends before rows alike but for one word are told apart
     },

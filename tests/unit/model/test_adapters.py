@@ -15,8 +15,11 @@ from finetune_trainer.model.adapters import (
     check_target_modules,
     compute_updates_as_trained,
     keep_input_types,
+    name_targets,
 )
+from finetune_trainer.planning.architecture import describe_architecture
 from finetune_trainer.planning.experts import ADAPTED_EXPERTS
+from finetune_trainer.planning.headers import Stored
 
 pytestmark = pytest.mark.slow  # it needs torch
 
@@ -44,7 +47,9 @@ def hybrid() -> Any:
 def test_all_linear_leaves_out_what_kernels_read_past_the_adapter(hybrid: Any) -> None:
     from peft import get_peft_model
 
-    adapted = get_peft_model(hybrid, build_lora_config(Adapter(), hybrid))
+    adapted = get_peft_model(
+        hybrid, build_lora_config(Adapter(target_modules=["all-linear"]), hybrid)
+    )
     names = {name for name, _ in adapted.named_parameters() if "lora_A" in name}
     assert any("in_proj" in name for name in names)
     assert any("o_proj" in name for name in names)
@@ -79,13 +84,43 @@ def test_dropout_is_left_out_only_where_experts_get_an_adapter(family: str, reac
     from peft import get_peft_model
 
     model = make_mixture(family)
-    config = build_lora_config(Adapter(), model)
+    config = build_lora_config(Adapter(target_modules=["all-linear"]), model)
     assert config is not None
     assert config.lora_dropout == (0.0 if reached else 0.05)
     adapted = get_peft_model(model, config)
     names = [name for name, _ in adapted.named_parameters() if "lora_A" in name]
     assert any("self_attn" in name for name in names)
     assert any("experts" in name for name in names) is reached
+
+
+@pytest.mark.parametrize(("family", "is_left_out"), [("mixtral", True), ("gpt_oss", False)])
+@pytest.mark.filterwarnings("ignore")  # of shapes smaller than real ones
+def test_by_default_only_attention_of_a_mixture_gets_an_adapter(
+    family: str, is_left_out: bool
+) -> None:
+    from peft import get_peft_model
+
+    model = make_mixture(family)
+    shapes = {name: Stored(tuple(each.shape), "F32") for name, each in model.named_parameters()}
+    adapter = name_targets(Adapter(), describe_architecture(model.config.to_dict(), shapes))
+    assert (adapter.target_modules == ["all-linear"]) is not is_left_out
+    check_target_modules(adapter, model)
+    config = build_lora_config(adapter, model)
+    assert config is not None
+    assert config.lora_dropout == 0.05
+    adapted = get_peft_model(model, config)
+    names = {name for name, _ in adapted.named_parameters() if "lora_A" in name}
+    assert {name.split(".self_attn.")[1].split(".")[0] for name in names} == {
+        "q_proj", "k_proj", "v_proj", "o_proj",
+    }  # fmt: skip
+
+
+def test_a_word_for_several_modules_stands_alone() -> None:
+    for word in ("all-linear", "auto"):
+        adapter = Adapter(target_modules=["q_proj", word])
+        with pytest.raises(UserError, match=f"{word} stands alone") as refused:
+            check_target_modules(adapter, make_mixture("mixtral"))
+        assert refused.value.reason == "InvalidTargetModules"
 
 
 def test_the_list_of_families_with_adapted_experts_is_that_of_the_installed_peft() -> None:
@@ -106,7 +141,8 @@ def test_the_list_of_families_with_adapted_experts_is_that_of_the_installed_peft
     ],
 )
 def test_a_whole_module_is_named_so_that_peft_takes_no_other(wanted: str, named: list[str]) -> None:
-    config = build_lora_config(Adapter(modules_to_save=[wanted]), make_mixture("mixtral"))
+    adapter = Adapter(target_modules=["all-linear"], modules_to_save=[wanted])
+    config = build_lora_config(adapter, make_mixture("mixtral"))
     assert config is not None
     assert config.modules_to_save == named
 
@@ -120,7 +156,8 @@ def adapt(kind: Any, dtype: torch.dtype, **settings: Any) -> Any:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2}
     base = LlamaForCausalLM(LlamaConfig(vocab_size=64, **sizes, **heads)).to(dtype)
-    model = get_peft_model(base, build_lora_config(Adapter(type=kind, **settings), base)).eval()
+    adapter = Adapter(type=kind, target_modules=["all-linear"], **settings)
+    model = get_peft_model(base, build_lora_config(adapter, base)).eval()
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight, std=0.2)

@@ -27,9 +27,15 @@ def test_an_adapter_on_experts_is_not_asked_of_a_server(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"all-linear.*\(mixtral\).*Transformers.*q_proj"
     ) as refused:
-        ask(tmp_path, "mixtral")
+        ask(tmp_path, "mixtral", **{"spec.method.adapter.targetModules": ["all-linear"]})
     assert refused.value.reason == "EngineUnsuitable"
-    ask(tmp_path, "mixtral", **{"spec.evaluation.engine": "Transformers"})
+    change = {"targetModules": ["all-linear"]}
+    ask(
+        tmp_path,
+        "mixtral",
+        **{"spec.evaluation.engine": "Transformers", "spec.method.adapter": change},
+    )
+    ask(tmp_path, "mixtral")
     ask(tmp_path, "mixtral", **{"spec.method.adapter.targetModules": ["q_proj"]})
     ask(tmp_path, "gpt_oss")
     ask(tmp_path, "llama")

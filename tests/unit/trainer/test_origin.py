@@ -25,6 +25,7 @@ from finetune_trainer.train.origin import (
     split_uri,
 )
 
+ALL = {"targetModules": ["all-linear"]}
 URI = "s3://b/runs/default/a/1/adapter"
 CONFIG: dict[str, Any] = {"r": 16, "lora_alpha": 32, "target_modules": ["v_proj", "q_proj"]}
 
@@ -50,9 +51,13 @@ def test_only_a_version_is_read_from_the_root_above_it(uri: str, root: str, pref
     ("adapter", "config", "facts"),
     [
         ({"targetModules": ["q_proj", "v_proj"]}, {}, {}),
-        ({}, {}, {"targetModules": "all-linear"}),
-        ({"type": "QLoRA"}, {}, {"targetModules": "all-linear"}),
-        ({"type": "DoRA"}, {"use_dora": True}, {"targetModules": "all-linear"}),
+        (ALL, {}, {"targetModules": "all-linear"}),
+        ({**ALL, "type": "QLoRA"}, {}, {"targetModules": "all-linear"}),
+        ({**ALL, "type": "DoRA"}, {"use_dora": True}, {"targetModules": "all-linear"}),
+        # Taken as they are: nothing is trained.
+        ({"targetModules": ["auto"]}, {}, {"targetModules": "all-linear"}),
+        ({"targetModules": ["auto"]}, {}, {"targetModules": "q_proj,v_proj"}),
+        ({"targetModules": ["auto"]}, {}, {}),
         # The other run asked for all, this one names the same by hand.
         ({"targetModules": ["v_proj", "q_proj"]}, {}, {"targetModules": "all-linear"}),
     ],
@@ -174,7 +179,9 @@ def test_a_checkpoint_that_its_run_has_deleted_is_told(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/runs/ns/n/u/checkpoints/step-20"
     storage = storage_of(tmp_path, initFrom={"uri": uri, "train": False})
     with pytest.raises(UserError, match=r"There is nothing under .* finetune checkpoints") as told:
-        fetch_origin(storage, Workspace(folder=tmp_path), model_name="a/b", revision="r1")
+        fetch_origin(
+            storage, Workspace(folder=tmp_path), Adapter(), model_name="a/b", revision="r1"
+        )
     assert told.value.reason == "OriginNotFound"
     assert uri in told.value.message
 

@@ -16,6 +16,7 @@ from finetune_trainer.planning.architecture import (
     read_architecture,
 )
 from finetune_trainer.planning.caches import describe_cache
+from finetune_trainer.planning.headers import Stored
 from finetune_trainer.planning.memory import count_adapter, estimate_training
 from finetune_trainer.planning.setup import Batch, Setup
 from finetune_trainer.planning.throughput import GPUS, tokens_per_second
@@ -104,6 +105,14 @@ def test_unusual_configurations_are_still_counted() -> None:
 def test_a_configuration_without_widths_is_named() -> None:
     with pytest.raises(ValueError, match="names no hidden_size"):
         architecture({"model_type": "llama"})
+
+
+def test_attention_is_known_by_its_place_and_shares_no_name_with_experts() -> None:
+    attention = ["q_proj", "o_proj", "gate_proj"]  # AFMoE's attention has a gate too
+    mlp = ["mlp.shared_experts.up_proj", "mlp.router.classifier", "mlp.experts.0.up_proj"]
+    names = [*(f"self_attn.{each}" for each in attention), *mlp]
+    stored = {f"model.layers.0.{name}.weight": Stored((8, 8), "BF16") for name in names}
+    assert describe_architecture(MIXTRAL, stored).attention_names == ("q_proj", "o_proj")
 
 
 def test_adapter_size_is_that_of_its_targets() -> None:

@@ -22,6 +22,7 @@ from finetune_trainer.planning.setup import Setup
 from finetune_trainer.planning.throughput import tokens_per_second
 from finetune_trainer.train.recipe.batches import decide_global_batch
 from finetune_trainer.train.recipe.learning_rate import decide_learning_rate
+from finetune_trainer.train.recipe.planned import describe_plan, explain
 from finetune_trainer.train.recipe.recipe import (
     DataShape,
     Recipe,
@@ -306,8 +307,9 @@ H100 = Hardware(num_gpus=1, memory_bytes=79 * GIB, supports_bfloat16=True, num_c
 
 def test_a_mixture_whose_experts_do_not_fit_is_planned_without_them_as_the_refusal_says() -> None:
     rows = DataShape(num_rows=480, num_tokens=480_000, mean_tokens=1000, longest_tokens=2048)
+    experts = {"method": {"adapter": {"targetModules": ["all-linear"]}}}
     with pytest.raises(UserError) as caught:
-        decide({}, model=QWEN3_30B_A3B, data=rows, hardware=H100, use_gpu=True)
+        decide(experts, model=QWEN3_30B_A3B, data=rows, hardware=H100, use_gpu=True)
     first, *_ = caught.value.message.partition("GiB; ")[2].split("; or ")
     assert first == (
         "leave the experts out (method.adapter.targetModules [q_proj, k_proj, v_proj, o_proj])"
@@ -316,6 +318,26 @@ def test_a_mixture_whose_experts_do_not_fit_is_planned_without_them_as_the_refus
     recipe = decide(change, model=QWEN3_30B_A3B, data=rows, hardware=H100, use_gpu=True)
     assert recipe.estimated_memory_bytes < 0.85 * H100.memory_bytes
     assert recipe.strategy == "DDP"
+
+
+def test_by_default_a_mixture_of_30_billion_is_planned_on_one_gpu_with_the_reason() -> None:
+    rows = DataShape(num_rows=480, num_tokens=480_000, mean_tokens=1000, longest_tokens=2048)
+    one_gpu = {"resources": {"gpusPerNode": 1}}
+    recipe = decide(one_gpu, model=QWEN3_30B_A3B, data=rows, hardware=H100, use_gpu=True)
+    assert recipe.estimated_memory_bytes / GIB == pytest.approx(62, abs=1)
+    plan = describe_plan(job(one_gpu), rows, QWEN3_30B_A3B, recipe)
+    # Rank 16 on four layers of attention in each of 48 blocks.
+    assert plan.trainable_parameters == 48 * 16 * (2 * (2048 + 4096) + 2 * (2048 + 512))
+    (reason,) = [each.reason for each in plan.reasons if each.name == "targetModules"]
+    assert reason == (
+        "adapters on attention only (q_proj, k_proj, v_proj, o_proj), because adapters on the "
+        "stacked experts would have 981,467,136 weights; write targetModules [all-linear] for the "
+        "experts"
+    )
+    for model, change in ((LARGE, {}), (QWEN3_30B_A3B, {"type": "Full"})):
+        assert "targetModules" not in explain(
+            job({"method": {"adapter": change}}), rows, model, recipe
+        )
 
 
 def test_a_higher_rank_needs_more_memory() -> None:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning.experts import reaches_experts
+from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.experts import choose_targets, reaches_experts
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -14,10 +15,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ALL_LINEAR = "all-linear"
+AUTO = "auto"
 STATE_SPACE_TYPES = frozenset({"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"})
 FUSED_IN_STATE_SPACE = ("conv1d", "out_proj")
 """Model types, and their modules that PEFT refuses to adapt: their kernels bypass an adapter.
 Source: ``_check_lora_target_modules_mamba`` of PEFT 0.21."""
+
+
+def name_targets(adapter: Adapter, model: Architecture) -> Adapter:
+    """Return the adapter with the modules that ``auto`` means for this model."""
+    targets = list(choose_targets(adapter.target_modules, model))
+    return adapter.model_copy(update={"target_modules": targets})
 
 
 def linear_module_names(model: nn.Module) -> dict[str, int]:
@@ -49,10 +57,10 @@ def check_target_modules(adapter: Adapter, model: nn.Module) -> None:
             name == target or name.endswith("." + target) for name, _ in model.named_modules()
         )
     ]
-    if ALL_LINEAR in missing:
+    if alone := [word for word in (ALL_LINEAR, AUTO) if word in missing]:
         raise UserError(
             "InvalidTargetModules",
-            f"method.adapter.targetModules {adapter.target_modules}: {ALL_LINEAR} stands alone; "
+            f"method.adapter.targetModules {adapter.target_modules}: {alone[0]} stands alone; "
             "drop the other names",
         )
     if missing:

@@ -31,6 +31,10 @@ _QK_NORM = frozenset(("qwen3", "qwen3_moe", "gemma3", "gemma3_text", "olmo2", "o
 _COMPOSED = frozenset(("gelu_new", "gelu_fast", "quick_gelu", "gelu_python", "relu2"))
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)\.weight$")
 _EXPERT = re.compile(r"(?:^|\.)experts\.")
+_ATTENTION = re.compile(r"(?:^|[._])att(?:n|ention)\.")
+_MLP_NAMES = ("gate_proj", "up_proj", "down_proj", "gate_up_proj")
+_USUAL_ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+_EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _ROUTERS = frozenset(("gate", "router", "mlp.gate", "block_sparse_moe.gate"))
 
 
@@ -43,12 +47,14 @@ class Linear:
         width_in: Features in.
         width_out: Features out.
         count: How many the whole model has.
+        in_attention: It belongs to attention.
     """
 
     name: str
     width_in: int
     width_out: int
     count: int
+    in_attention: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -121,6 +127,12 @@ class Architecture:
     def reads_in_one_piece(self) -> bool:
         """Whether a text cannot be read in parts: not every state can be gone on from so."""
         return self.turns_by_length or self.cache.state_layers > 0
+
+    @property
+    def attention_names(self) -> tuple[str, ...]:
+        """Names of attention's linear layers that are none of an MLP's, or of experts'."""
+        names = (each.name for each in self.linears if each.in_attention)
+        return tuple(dict.fromkeys(name for name in names if name not in _MLP_NAMES))
 
     @property
     def query_width(self) -> int:
@@ -198,7 +210,7 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
     hidden = _number(text, "hidden_size", "n_embd", "d_model")
     # A state-space model has no heads; its blocks are counted as attention of a usual width.
     heads = int(_first(text, "num_attention_heads", "n_head", "n_heads") or max(1, hidden // 64))
-    experts = int(_first(text, "num_local_experts", "num_experts", "n_routed_experts") or 0)
+    experts = int(_first(text, *_EXPERT_COUNTS) or 0)
     width = int(_first(text, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden)
     expert_width = int(text.get("moe_intermediate_size") or width)
     shared = int(
@@ -206,7 +218,7 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
         or int(text.get("n_shared_experts") or 0) * expert_width
     )
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
-    layers = _number(text, "num_hidden_layers", "n_layer", "n_layers")
+    layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     kv_heads = int(_first(text, "num_key_value_heads", "num_kv_heads") or heads)
     head_dim = int(text.get("head_dim") or hidden // heads)
     return Architecture(
@@ -230,7 +242,9 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
         dropout=float(_first(text, "resid_pdrop", "dropout") or 0) > 0,
         attention_dropout=float(_first(text, "attn_pdrop", "attention_dropout") or 0) > 0,
         num_experts=experts,
-        experts_per_token=int(_first(text, "num_experts_per_tok", "num_experts_per_token") or 0),
+        experts_per_token=int(
+            _first(text, "num_experts_per_tok", "num_experts_per_token", "moe_k") or 0
+        ),
         shared_intermediate_size=shared if experts else 0,
         latent_attention=bool(text.get("kv_lora_rank")),
         cache=describe_cache(
@@ -255,7 +269,11 @@ def _usual_linears(model: Architecture, text: Mapping[str, Any]) -> tuple[Linear
         width = int(text.get("intermediate_size") or width)
         shared = model.shared_intermediate_size
         found += [("gate_proj", h, shared), ("up_proj", h, shared), ("down_proj", shared, h)]
-    linears = [Linear(name=n, width_in=i, width_out=o, count=layers) for n, i, o in found if i * o]
+    linears = [
+        Linear(name=n, width_in=i, width_out=o, count=layers, in_attention=n in _USUAL_ATTENTION)
+        for n, i, o in found
+        if i * o
+    ]
     mlp = [("gate_proj", h, width)] if model.gated else []
     mlp += [("up_proj", h, width), ("down_proj", width, h)]
     linears += [
@@ -298,7 +316,7 @@ def _find_modules(sizes: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
 def _find_linears(
     shapes: Mapping[str, tuple[int, ...]], *, is_transposed: bool
 ) -> tuple[Linear, ...]:
-    counts: dict[tuple[str, int, int], int] = {}
+    counts: dict[tuple[str, int, int, bool], int] = {}
     for name, shape in shapes.items():
         found = _BLOCK.search(name)
         if found is None or len(shape) != 2 or _EXPERT.search(name):
@@ -307,11 +325,11 @@ def _find_linears(
         if leaf in _ROUTERS or "norm" in leaf:
             continue
         width_out, width_in = reversed(shape) if is_transposed else shape
-        key = (leaf, width_in, width_out)
+        key = (leaf, width_in, width_out, _ATTENTION.search(found[2]) is not None)
         counts[key] = counts.get(key, 0) + 1
     return tuple(
-        Linear(name=leaf, width_in=width_in, width_out=width_out, count=count)
-        for (leaf, width_in, width_out), count in counts.items()
+        Linear(name=leaf, width_in=width_in, width_out=width_out, count=count, in_attention=attends)
+        for (leaf, width_in, width_out, attends), count in counts.items()
     )
 
 

@@ -1,6 +1,13 @@
-"""Mixtures whose experts an adapter reaches."""
+"""Mixtures whose experts an adapter reaches, and what it changes where the job leaves that open."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finetune_trainer.planning.architecture import Architecture
+
+ALL_LINEAR = ("all-linear",)
+AUTO = ("auto",)
 
 ADAPTED_EXPERTS = frozenset(
     (
@@ -20,7 +27,21 @@ Source: ``_convert_peft_config_moe`` of PEFT 0.21, which a test compares this wi
 
 def reaches_experts(model_type: str, targets: tuple[str, ...]) -> bool:
     """Whether an adapter with these targets changes a mixture's experts."""
-    return targets == ("all-linear",) and model_type in ADAPTED_EXPERTS
+    return targets == ALL_LINEAR and model_type in ADAPTED_EXPERTS
+
+
+def choose_targets(asked: Iterable[str], model: Architecture) -> tuple[str, ...]:
+    """Return the names of the adapted modules, or ``all-linear``.
+
+    ``auto`` leaves out the stacked experts of a mixture that ``all-linear`` would reach: their
+    adapters are as large as a model, and know no dropout.
+    """
+    targets = tuple(asked)
+    if targets != AUTO:
+        return targets
+    if reaches_experts(model.model_type, ALL_LINEAR) and model.num_experts:
+        return model.attention_names or ALL_LINEAR
+    return ALL_LINEAR
 
 
 def trains_router(model_type: str, adapter: str, targets: tuple[str, ...]) -> bool:

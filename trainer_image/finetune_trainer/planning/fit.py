@@ -29,8 +29,6 @@ even then is refused."""
 PADDING_FREE_TOKENS = 4096
 """Longest flattened row for which SDPA's block-diagonal mask is cheaper than padding."""
 SIGMAS = 6
-MLP_NAMES = ("gate_proj", "up_proj", "down_proj", "gate_up_proj")
-"""Last parts of the names of linear layers of an MLP, also of the one beside routed experts."""
 LIGHTER_OPTIMIZERS = ("AdamW8bit", "Adafactor")
 """Optimisers by the memory that they need, less than AdamW and falling."""
 GIB = 2**30
@@ -296,7 +294,7 @@ def _remedies(
         found.append(f"set hyperparameters.optimizer: {lighter}{rest}")
     small = replace(setup, checkpointing=True)
     adapts_experts = not setup.is_full and reaches_experts(model.model_type, setup.targets)
-    attention = _attention_targets(model)
+    attention = model.attention_names
     # Adapters of attention may drop inputs, which those of experts cannot.
     if adapts_experts and fits(replace(small, targets=attention, dropout=True)):
         names = ", ".join(attention)
@@ -324,8 +322,3 @@ def _remedies(
         shorter = 2 ** int(math.log2(row))
         found.append(f"shorten the rows (hyperparameters.maxSequenceLength {shorter})")
     return found or ["take a smaller model, or GPUs with more memory"]
-
-
-def _attention_targets(model: Architecture) -> tuple[str, ...]:
-    """Return the names of the linear layers of attention."""
-    return tuple(dict.fromkeys(each.name for each in model.linears if each.name not in MLP_NAMES))

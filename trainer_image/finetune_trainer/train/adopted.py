@@ -84,7 +84,8 @@ def adopt(
         StorageError: They are damaged, or storage failed.
     """
     storage, (_, revision) = model.storage, model.fetch(include_weights=False)
-    origin = fetch_origin(storage, workspace, model_name=model.name, revision=revision)
+    adapter = storage.job.spec.method.adapter
+    origin = fetch_origin(storage, workspace, adapter, model_name=model.name, revision=revision)
     assert origin is not None
     if origin.step is None:
         raise UserError(

@@ -16,6 +16,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import UserError
+from finetune_trainer.planning.experts import AUTO
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import (
@@ -50,6 +51,7 @@ class Origin:
         folder: The weights and their configuration.
         step: Step of their run; None if unknown.
         dataset: Digest of their data set; empty if unknown.
+        targets: Their adapted modules, joined by commas; empty if unknown.
     """
 
     uri: str
@@ -57,20 +59,22 @@ class Origin:
     folder: Path
     step: int | None
     dataset: str
+    targets: str = ""
 
 
 def fetch_origin(
-    storage: RunStorage, workspace: Workspace, *, model_name: str, revision: str
+    storage: RunStorage, workspace: Workspace, adapter: Adapter, *, model_name: str, revision: str
 ) -> Origin | None:
     """Fetch and check the weights to begin from; None if the job begins fresh.
 
+    ``adapter`` is the job's; modules that are still ``auto`` are those of the weights.
     ``model_name`` and the resolved ``revision`` are those of this job's base model.
 
     Raises:
         UserError: They are not there, do not fit the job, or changed since the first attempt.
         StorageError: They are damaged, or storage failed.
     """
-    wanted, adapter = storage.job.spec.init_from, storage.job.spec.method.adapter
+    wanted = storage.job.spec.init_from
     if wanted is None:
         return None
     root, prefix = split_uri(wanted.uri)
@@ -95,6 +99,7 @@ def fetch_origin(
         folder=folder,
         step=read_step(manifest, folder),
         dataset=read_dataset(facts, folder),
+        targets=facts.get("targetModules", ""),
     )
 
 
@@ -232,6 +237,8 @@ def check_adapter(
     asked = ",".join(sorted(adapter.target_modules))
     targets = config.get("target_modules") or []
     theirs = facts.get("targetModules", "")
+    if tuple(adapter.target_modules) == AUTO:
+        asked = theirs
     if theirs != asked:
         resolved = [targets] if isinstance(targets, str) else targets
         theirs = ",".join(sorted(resolved))

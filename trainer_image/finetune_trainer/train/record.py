@@ -13,7 +13,8 @@ from finetune_api.protocol.stage_results import (
 from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import InternalError
 from finetune_trainer.model.licence import licence_of, read_licence
-from finetune_trainer.model.load import QUANTIZATION_OF
+from finetune_trainer.model.load import QUANTIZATION_OF, read_model_architecture
+from finetune_trainer.planning.experts import AUTO, choose_targets
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.generation import read_settings
@@ -42,6 +43,11 @@ def make_record(
         )
     model_dir, revision = model.fetch(include_weights=False)
     spec = model.storage.job.spec
+    targets = tuple(spec.method.adapter.target_modules)
+    if adopted is None:
+        targets = choose_targets(targets, read_model_architecture(model_dir))
+    elif targets == AUTO and adopted.targets:
+        targets = tuple(adopted.targets.split(","))
     return {
         "model": model.name,
         "modelUri": spec.model.uri,
@@ -59,7 +65,7 @@ def make_record(
         "quantization": QUANTIZATION_OF.get(spec.method.adapter.type),
         "numTrainableParameters": outcome["trainable_parameters"],
         "resumedFromStep": outcome["resumed_from"],
-        "targetModules": ",".join(sorted(spec.method.adapter.target_modules)),
+        "targetModules": ",".join(sorted(targets)),
         "initFrom": _origin_record(model.storage, adopted),
         "attention": outcome["attention"],
         "kernels": outcome["kernels"],

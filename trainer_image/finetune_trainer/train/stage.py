@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune_api.protocol.stage_results import TrainResult
 from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import (
     Prepared,
@@ -22,6 +23,7 @@ from finetune_trainer.data.prepared import (
     read_tokens,
 )
 from finetune_trainer.errors import StorageError, TrainerError, UserError
+from finetune_trainer.model.adapters import name_targets
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware, require_gpus
 from finetune_trainer.model.load import (
@@ -204,12 +206,13 @@ def _plan_ranks(
     storage, (model_dir, revision) = model.storage, model.fetch()
     if words := describe_memory_limits(lesson):
         storage.say(words)
+    adapter = name_targets(storage.job.spec.method.adapter, read_model_architecture(model_dir))
     output_dir = workspace.scratch("checkpoints", fresh=True)
     resume = _find_checkpoint(storage, output_dir)
     origin = None
     # Several nodes may yet fall back to no checkpoint together.
     if resume is None or topology.num_nodes > 1:
-        origin = fetch_origin(storage, workspace, model_name=model.name, revision=revision)
+        origin = fetch_origin(storage, workspace, adapter, model_name=model.name, revision=revision)
     return WorkerPlan(
         job=str(_write_job(storage, workspace)),
         control_dir=str(workspace.scratch("control", fresh=True)),
@@ -220,7 +223,7 @@ def _plan_ranks(
         curve=str(_fetch_curve(storage, workspace)),
         resume_dir=str(resume.folder) if resume else None,
         resume_step=resume.step if resume else 0,
-        inputs=_checkpoint_inputs(storage.job, prepared, model.name, revision),
+        inputs=_checkpoint_inputs(storage.job, adapter, prepared, model.name, revision),
         origin_dir=str(origin.folder) if origin else None,
         credentials_dir=str(storage.credentials_dir) if storage.credentials_dir else None,
         credentials_name=storage.access().credentials_name,
@@ -253,14 +256,14 @@ def _launch_ranks(
 
 
 def _checkpoint_inputs(
-    job: ResolvedJob, prepared: Prepared, model_name: str, revision: str
+    job: ResolvedJob, adapter: Adapter, prepared: Prepared, model_name: str, revision: str
 ) -> dict[str, str]:
     """Return the inputs of checkpoints, for their manifests."""
     return {
         "dataset": prepared.digest,
         "model": model_name,
         "revision": revision,
-        "targetModules": ",".join(sorted(job.spec.method.adapter.target_modules)),
+        "targetModules": ",".join(sorted(adapter.target_modules)),
         "worldSize": str(job.world_size),
     }
 

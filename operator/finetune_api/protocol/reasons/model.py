@@ -56,7 +56,7 @@ MODEL = {
         "`modulesToSave` contradicts `targetModules`.", "Name each module in one of them."
     ),
     "InvalidTargetModules": _Help(
-        "`targetModules` cannot be adapted.", "Take names that the message lists, or `all-linear`."
+        "`targetModules` cannot be adapted.", "Take names that the message lists, or `auto`."
     ),
     "JsonSchemaNotFound": _Help("There is no file at `evaluation.jsonSchema.uri`.", "Correct it."),
     "JsonSchemaUnusable": _Help(

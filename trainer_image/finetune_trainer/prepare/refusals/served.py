@@ -18,7 +18,7 @@ from finetune_trainer.model.context import served_context
 from finetune_trainer.model.encoding import ChatTokenizer, make_encoder
 from finetune_trainer.model.load import read_config, read_model_architecture
 from finetune_trainer.planning.answering import answer_length
-from finetune_trainer.planning.experts import reaches_experts
+from finetune_trainer.planning.experts import choose_targets, reaches_experts
 from finetune_trainer.run import BaseModel
 
 _DROP = "hyperparameters.maxSequenceLength with dataset.onTooLong: Drop"
@@ -35,13 +35,14 @@ def require_served(job: ResolvedJob, folder: Path) -> None:
     """
     if job.spec.evaluation.engine != "VLLM":
         return
-    model_type = read_model_architecture(folder).model_type
-    if reaches_experts(model_type, tuple(job.spec.method.adapter.target_modules)):
+    model = read_model_architecture(folder)
+    targets = choose_targets(job.spec.method.adapter.target_modules, model)
+    if reaches_experts(model.model_type, targets):
         raise UserError(
             "EngineUnsuitable",
             f"evaluation.engine VLLM: method.adapter.targetModules all-linear changes the experts "
-            f"of this mixture ({model_type}), which was never tried with vLLM; use Transformers, "
-            "or name the attention's modules, such as q_proj and v_proj",
+            f"of this mixture ({model.model_type}), which was never tried with vLLM; use "
+            "Transformers, or name the attention's modules, such as q_proj and v_proj (auto does)",
         )
 
 

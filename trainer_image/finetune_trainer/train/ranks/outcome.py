@@ -33,7 +33,11 @@ def tell_start(
         emit.message(words)
     for warning in find_warnings(recipe, data):
         emit.message(warning)
-    emit.plan(describe_plan(job, data, read_model_architecture(Path(plan.model_dir)), recipe))
+    planned = describe_plan(job, data, read_model_architecture(Path(plan.model_dir)), recipe)
+    emit.plan(planned)
+    for each in planned.reasons:
+        if each.name == "targetModules":
+            emit.message(each.reason)
 
 
 def emit_adapter_warnings(

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import InternalError, RetryableError
+from finetune_trainer.model.adapters import name_targets
 from finetune_trainer.model.kernels.liger import decide_liger
 from finetune_trainer.model.load import expected_attention, read_config, read_model_architecture
-from finetune_trainer.planning.experts import trains_router
+from finetune_trainer.planning.experts import choose_targets, trains_router
 from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
 from finetune_trainer.train.parent.launch import RECIPE_NAME
 from finetune_trainer.train.ranks.handover import WorkerPlan, open_run_store
@@ -84,9 +86,9 @@ def balances_experts(plan: WorkerPlan, job: ResolvedJob) -> bool:
     TRL adds it for every mixture. With a frozen router it would only pull the adapter away from the
     answers.
     """
-    model_type = str(read_config(Path(plan.model_dir)).get("model_type", ""))
-    adapter = job.spec.method.adapter
-    return trains_router(model_type, adapter.type, tuple(adapter.target_modules))
+    adapter, model = job.spec.method.adapter, read_model_architecture(Path(plan.model_dir))
+    targets = choose_targets(adapter.target_modules, model)
+    return trains_router(model.model_type, adapter.type, targets)
 
 
 def check_world_size(recipe: Recipe, actual: int) -> None:
@@ -155,6 +157,11 @@ def find_weights(plan: WorkerPlan, job: ResolvedJob, recipe: Recipe) -> Path | N
     return None
 
 
+def named_adapter(plan: WorkerPlan, job: ResolvedJob) -> Adapter:
+    """Return the job's adapter with its modules by name, or ``all-linear``."""
+    return name_targets(job.spec.method.adapter, read_model_architecture(Path(plan.model_dir)))
+
+
 def load_base(
     plan: WorkerPlan, job: ResolvedJob, recipe: Recipe, *, local_rank: int
 ) -> PreTrainedModel:
@@ -170,7 +177,7 @@ def load_base(
     from finetune_trainer.model.adapters import check_saved_modules, check_target_modules
     from finetune_trainer.model.load import load_model
 
-    adapter = job.spec.method.adapter
+    adapter = named_adapter(plan, job)
     quantized = adapter.type == "QLoRA"
     # Full fine-tuning keeps float32 master weights and computes in bfloat16 by autocast.
     is_low_precision = recipe.bfloat16 and adapter.type != "Full"

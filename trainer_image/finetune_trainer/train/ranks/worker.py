@@ -41,6 +41,7 @@ from finetune_trainer.train.ranks.start import (
     check_world_size,
     find_weights,
     load_base,
+    named_adapter,
     settle_recipe,
     uses_liger,
 )
@@ -111,7 +112,8 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     model = load_base(plan, job, recipe, local_rank=config.local_process_index)
     if is_fused:
         apply_liger(model)
-    lora = build_lora_config(method.adapter, model)
+    adapter = named_adapter(plan, job)
+    lora = build_lora_config(adapter, model)
     watchers = make_watchers(plan, job, rank, emit, beats, has_validation=sides.has_validation)
     trainer = objective.build_trainer(
         job=job,
@@ -124,16 +126,16 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
         callbacks=watchers.as_callbacks(),
     )
     check_strategy(trainer, recipe)
-    train_in_float32(trainer.model, adapter=method.adapter.type, strategy=recipe.strategy)
+    train_in_float32(trainer.model, adapter=adapter.type, strategy=recipe.strategy)
     if recipe.bfloat16 and recipe.strategy == "DDP":
         keep_input_types(trainer.model)
     watchers.attach(trainer)
     weights = find_weights(plan, job, recipe)
-    if weights is not None and method.adapter.type != "Full":
+    if weights is not None and adapter.type != "Full":
         sft.load_adapter(trainer.model, weights)
     if rank == 0:
         tell_start(emit, plan, job, recipe, sides.shape)
-        emit_adapter_warnings(emit, method.adapter, model, lora)
+        emit_adapter_warnings(emit, adapter, model, lora)
     with suppress(TrainingIsOver):
         train_durably(trainer, plan, watchers)
     watchers.finite.raise_if_diverged(total_steps=recipe.total_steps)

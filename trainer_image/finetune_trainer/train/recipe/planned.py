@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.status.plan import PlanMemory, PlanReason, PlanStatus
+from finetune_trainer.planning.activations import expert_adapter_size
 from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.experts import ALL_LINEAR, choose_targets
 from finetune_trainer.planning.memory import count_adapter, count_saved
 from finetune_trainer.planning.setup import Setup, drops_inputs
 from finetune_trainer.train.recipe.learning_rate import adapter_strength
@@ -48,7 +52,7 @@ def describe_plan(
 def setup_of(job: ResolvedJob, model: Architecture, recipe: Recipe) -> Setup:
     """Return how the recipe trains, as far as memory and time depend on it."""
     adapter = job.spec.method.adapter
-    targets = tuple(adapter.target_modules)
+    targets = choose_targets(adapter.target_modules, model)
     return Setup(
         adapter=adapter.type,
         rank=adapter.rank,
@@ -74,6 +78,8 @@ def explain(
     """Say of every setting that was left to us which rule chose it."""
     hyper, adapter = job.spec.hyperparameters, job.spec.method.adapter
     found: dict[str, str] = {}
+    if words := _explain_targets(setup_of(job, model, recipe), model, adapter.target_modules):
+        found["targetModules"] = words
     if hyper.learning_rate == "auto":
         strength = adapter_strength(adapter)
         short = ", half as much again below 100 steps" if recipe.total_steps < 100 else ""
@@ -121,6 +127,18 @@ def explain(
             else "the device or the strategy does not compute in bfloat16"
         )
     return found
+
+
+def _explain_targets(setup: Setup, model: Architecture, asked: list[str]) -> str:
+    """Say why a mixture's experts get no adapter; empty where ``auto`` left nothing out."""
+    if setup.is_full or setup.targets in (tuple(asked), ALL_LINEAR):
+        return ""
+    with_experts = replace(setup, targets=ALL_LINEAR, dropout=False)
+    return (
+        f"adapters on attention only ({', '.join(setup.targets)}), because adapters on the stacked "
+        f"experts would have {expert_adapter_size(model, with_experts):,} weights; write "
+        "targetModules [all-linear] for the experts"
+    )
 
 
 def _explain_validation(recipe: Recipe) -> str:

@@ -16,6 +16,7 @@ from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.model.kernels.attention import explain_varlen
 from finetune_trainer.model.kernels.liger import expects_liger
 from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.experts import choose_targets
 from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
 from finetune_trainer.planning.setup import Setup, attention_of, drops_inputs
 from finetune_trainer.train.recipe.batches import check_micro_batch, share_batch
@@ -254,7 +255,7 @@ def make_setup(
 ) -> Setup:
     """Return the job's fixed settings that memory depends on."""
     adapter = job.spec.method.adapter
-    targets = tuple(adapter.target_modules)
+    targets = choose_targets(adapter.target_modules, model)
     bfloat16 = decide_bfloat16(job, hardware, use_gpu=use_gpu)
     attention = attention_of(model.model_type, attention)
     if attention == "varlen":
