@@ -45,6 +45,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "DoRA": {"type": "DoRA"},
     "LoRA and a whole norm": {"type": "LoRA", "modulesToSave": ["model.norm"]},
     "LoRA of experts": {"type": "LoRA", "dropout": "0", "targetModules": ["all-linear"]},
+    "QLoRA": {"type": "QLoRA"},
     "Full": {"type": "Full"},
 }
 

@@ -105,6 +105,28 @@ def test_sharded_checkpoint_holds_trained_weights_once_and_resumes_from_them(
     assert float(result["selection"]["validationLoss"]) == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.parametrize("strategy", ["DDP", "FSDP2"])
+def test_adapter_of_a_4_bit_base_resumes_with_the_same_bytes(
+    bench: Callable[..., Workbench], tmp_path: Path, strategy: str
+) -> None:
+    change = {
+        "hyperparameters": {"maxSteps": 4, "microBatchSize": 1, "learningRate": "auto"},
+        "method": {"adapter": {"type": "QLoRA"}},
+        "resources": {"gpusPerNode": 2, "strategy": strategy},
+    }
+    good = tmp_path / "step-3"
+    workbench = bench(change)
+    result = train_and_copy(workbench, good)
+    record = json.loads((workbench.run_folder / "adapter" / "run.json").read_text())
+    assert record["quantization"] == "NF4"
+
+    resumed = bench(change)
+    resumed.run_to("prepare")
+    shutil.copytree(good, resumed.run_folder / "checkpoints" / "step-3")
+    again = resumed.run_to("train").result
+    assert (again["resumedFromStep"], again["sha256"]) == (3, result["sha256"])
+
+
 def test_second_attempt_removes_what_a_crash_after_publication_left(
     undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
 ) -> None:

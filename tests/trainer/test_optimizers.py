@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from bitsandbytes.optim import GlobalOptimManager
 
 from finetune_trainer.planning.architecture import describe_architecture
 from finetune_trainer.planning.memory import estimate_training
@@ -25,17 +24,12 @@ SIZE: dict[str, Any] = {
     "num_key_value_heads": 4,
     "tie_word_embeddings": False,
 }
-needs_bitsandbytes = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None,
-    reason="in the trainer image, not in the environment",
-)
 
 
 @pytest.fixture(autouse=True)
 def _forget_earlier_models() -> None:
     """bitsandbytes notes by id which weights keep 32 bits, and a new weight may get an old id."""
-    if importlib.util.find_spec("bitsandbytes") is not None:
-        importlib.import_module("bitsandbytes.optim").GlobalOptimManager.get_instance().initialize()
+    GlobalOptimManager.get_instance().initialize()
 
 
 def train(folder: Path, setup: Setup) -> Any:
@@ -62,7 +56,7 @@ def num_state_bytes(trainer: Any) -> int:
 @pytest.mark.parametrize("adapter", ["Full", "LoRA"])
 @pytest.mark.parametrize(
     "optimizer",
-    ["AdamW", pytest.param("AdamW8bit", marks=needs_bitsandbytes), "Adafactor"],
+    ["AdamW", "AdamW8bit", "Adafactor"],
 )
 def test_states_are_as_large_as_planned(tmp_path: Path, optimizer: str, adapter: str) -> None:
     # Of tensors below 4,096 weights bitsandbytes keeps 32 bits: rank 32 leaves none of them.

@@ -12,8 +12,6 @@ from finetune_trainer.model.load import load_model
 from finetune_trainer.model.pair import ModelPair
 from finetune_trainer.model.size import weight_bytes
 
-pytest.importorskip("bitsandbytes", reason="in the trainer image, not in the environment")
-
 
 @pytest.fixture(scope="module")
 def adapter(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -57,6 +55,13 @@ def test_weights_that_fsdp_can_shard_compute_the_same(tiny_model: Path) -> None:
     layers = [model.model.layers[0].mlp.up_proj.weight for model in models]
     assert [layer.dtype for layer in layers] == [torch.uint8, torch.bfloat16]
     assert torch.equal(logits(models[0]), logits(models[1]))
+
+
+def test_evaluation_leaves_the_weights_of_training_as_they_are(tiny_model: Path) -> None:
+    model = load_model(tiny_model, dtype=torch.float32, quantize=True, device_map={"": "cpu"})
+    before = logits(model.train())
+    logits(model.eval())
+    assert torch.equal(logits(model.train()), before)
 
 
 def test_the_size_is_known_before_loading(tiny_model: Path) -> None:

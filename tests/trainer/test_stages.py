@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -161,25 +160,6 @@ def test_other_adapter_types_train_and_evaluate(bench: Callable[..., Workbench],
             "PrecisionUnsupported",
             ["ZeRO3", "BFloat16", "Float32"],
             id="bfloat16 under ZeRO on CPU is refused, not ignored",
-        ),
-        pytest.param(
-            {"method": {"adapter": {"type": "QLoRA"}}, "resources": {"gpusPerNode": 1}},
-            "train",
-            64,
-            "QLoRANeedsGPU",
-            ["QLoRA", "LoRA"],
-            id="QLoRA on CPU is refused",
-        ),
-        pytest.param(
-            {"hyperparameters": {"optimizer": "AdamW8bit"}},
-            "train",
-            64,
-            "OptimizerUnavailable",
-            ["hyperparameters.optimizer AdamW8bit", "bitsandbytes", "Adafactor"],
-            id="states in 8 bits without their library are refused",
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec("bitsandbytes") is not None, reason="it is installed"
-            ),
         ),
         pytest.param(
             {"model": {"uri": "file:///nowhere/model"}},

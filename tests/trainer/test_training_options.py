@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from collections.abc import Callable
 
@@ -29,13 +28,7 @@ OPTIONS = {
     [
         "AdamW",
         "Adafactor",
-        pytest.param(
-            "AdamW8bit",
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec("bitsandbytes") is None,
-                reason="in the trainer image, not in the environment",
-            ),
-        ),
+        "AdamW8bit",
     ],
 )
 def test_noise_lora_plus_and_whole_modules_survive_a_kill(

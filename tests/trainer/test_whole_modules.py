@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import socket
@@ -147,13 +146,7 @@ def train_on_two_ranks(folder: Path, base: str) -> list[list[dict[str, Any]]]:
     "base",
     [
         "bfloat16",
-        pytest.param(
-            "4 bits",
-            marks=pytest.mark.skipif(
-                importlib.util.find_spec("bitsandbytes") is None,
-                reason="in the trainer image, not in the environment",
-            ),
-        ),
+        "4 bits",
     ],
 )
 def test_ranks_that_share_gradients_move_every_weight_of_a_float32_adapter(

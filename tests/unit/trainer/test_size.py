@@ -8,9 +8,15 @@ from typing import Any
 
 import pytest
 
+from finetune_api.protocol.trainer import Stage, resolve_job
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.errors import UserError
+from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.model.load import require_bitsandbytes
 from finetune_trainer.model.size import weight_bytes
+from finetune_trainer.run import RunStorage
+from finetune_trainer.train import stage
+from kit.cases.spec_cases import changed, minimal_job
 
 
 def write_weights(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
@@ -97,3 +103,32 @@ def test_4_bits_without_their_library_name_the_image_and_the_remedy(
         require_bitsandbytes(image)
     assert refused.value.reason == "QuantizationUnavailable"
     assert "finetune-operator[quantization]" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("change", "reason", "words"),
+    [
+        (
+            {"spec.hyperparameters": {"optimizer": "AdamW8bit"}},
+            "OptimizerUnavailable",
+            ["hyperparameters.optimizer AdamW8bit", "bitsandbytes", "Adafactor"],
+        ),
+        (
+            {"spec.method": {"adapter": {"type": "QLoRA"}}},
+            "QuantizationUnavailable",
+            ["method.adapter.type QLoRA", "bitsandbytes", "use LoRA"],
+        ),
+    ],
+)
+def test_training_without_bitsandbytes_refuses_the_settings_that_need_it(
+    change: dict[str, Any], reason: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_ALLOW_CPU", "1")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    hardware = Hardware(num_gpus=0, memory_bytes=2**34, supports_bfloat16=False, num_cpus=2)
+    job = FineTuneJob.from_wire(changed(minimal_job(), change))
+    storage = RunStorage(job=resolve_job(job, namespace="a", uid="u"), stage=Stage.TRAIN, say=print)
+    with pytest.raises(UserError) as refused:
+        stage._require_device(storage, hardware)
+    assert refused.value.reason == reason
+    assert [word for word in words if word not in refused.value.message] == []

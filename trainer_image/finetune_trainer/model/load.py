@@ -134,6 +134,8 @@ def load_model(
             attn_implementation=implementation,
             **extra,
         )
+        if quantize:
+            _keep_packing(model)
         return model
 
     try:
@@ -160,6 +162,19 @@ def _quantization(dtype: torch.dtype, *, shardable: bool) -> BitsAndBytesConfig:
         bnb_4bit_compute_dtype=dtype,
         **({"bnb_4bit_quant_storage": dtype} if shardable else {}),
     )
+
+
+def _keep_packing(model: PreTrainedModel) -> None:
+    """Keep 4-bit weights on a CPU as they are when the model is evaluated.
+
+    bitsandbytes packs them anew for bfloat16 kernels there, and rounds their scales: a run that
+    validates would train on with another base than one that resumes after the validation.
+    Source: bitsandbytes ``Linear4bit.forward``.
+    """
+    layer: Any
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def require_bitsandbytes(

@@ -22,7 +22,7 @@ from finetune_trainer.data.prepared import (
     read_prepared,
     read_tokens,
 )
-from finetune_trainer.errors import StorageError, TrainerError, UserError
+from finetune_trainer.errors import StorageError, TrainerError
 from finetune_trainer.model.adapters import name_targets
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware, require_gpus
@@ -144,7 +144,7 @@ def _require_device(storage: RunStorage, hardware: Hardware) -> bool:
     spec = storage.job.spec
     use_gpu = require_gpus(spec.resources.gpus_per_node, hardware)
     if spec.method.adapter.type == "QLoRA":
-        _check_quantization(storage.job, use_gpu=use_gpu)
+        require_bitsandbytes(spec.trainer.image)
     if spec.hyperparameters.optimizer == "AdamW8bit" and not spec.trains_nothing:
         require_bitsandbytes(
             spec.trainer.image,
@@ -279,16 +279,6 @@ def _find_checkpoint(storage: RunStorage, folder: Path) -> LocalCheckpoint | Non
     if found is not None:
         storage.say(f"resuming from the checkpoint of step {found.step}")
     return found
-
-
-def _check_quantization(job: ResolvedJob, *, use_gpu: bool) -> None:
-    if not use_gpu:
-        raise UserError(
-            "QLoRANeedsGPU",
-            "method.adapter.type QLoRA keeps the base in 4 bits, which is trained on GPUs only; "
-            "use LoRA here",
-        )
-    require_bitsandbytes(job.spec.trainer.image)
 
 
 @contextmanager

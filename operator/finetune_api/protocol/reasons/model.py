@@ -103,7 +103,6 @@ MODEL = {
     "PrecisionUnsupported": _Help(
         "The hardware does not compute in this precision.", "Use `precision: Auto`."
     ),
-    "QLoRANeedsGPU": _Help("`QLoRA` needs a GPU.", "Use `LoRA`, or ask for GPUs."),
     "QuantizationUnavailable": _Help(
         "The image lacks bitsandbytes.", "Use the operator's trainer image."
     ),

@@ -167,7 +167,8 @@ def load_base(
 ) -> PreTrainedModel:
     """Load the base model as the recipe says and check that the adapter fits it.
 
-    ``local_rank`` is this rank's GPU; only quantised weights are placed at loading.
+    ``local_rank`` is this rank's GPU, if there are GPUs. Only quantised weights are placed at
+    loading.
 
     Raises:
         UserError: The model does not load, or the adapter's targets match nothing.
@@ -188,7 +189,7 @@ def load_base(
         trust_remote_code=job.spec.model.trust_remote_code,
         quantize=quantized,
         shardable=recipe.strategy == "FSDP2",
-        device_map={"": local_rank} if quantized else None,
+        device_map={"": local_rank if plan.use_gpu else "cpu"} if quantized else None,
         attention=job.spec.hyperparameters.attention,
         joins_rows=recipe.padding_free or recipe.packing,
     )
