@@ -1,7 +1,7 @@
 """One of two ranks that train an adapter over a narrow base; prints what became of its weights.
 
 Arguments: a scratch folder, and the base: ``bfloat16``, or the folder of a model to load in 4 bits.
-torchrun's variables name the rank.
+Learning rates may follow. torchrun's variables name the rank.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def make_base(kind: str) -> Any:
     return transformers.AutoModelForCausalLM.from_config(config).to(torch.bfloat16)
 
 
-def train(base: Any, scratch: Path, *, is_widened: bool) -> dict[str, Any]:
+def train(base: Any, scratch: Path, *, is_widened: bool, rate: float = 2.9e-5) -> dict[str, Any]:
     """Train two steps at a small rate; return what became of the adapter."""
     is_quantized = getattr(base, "hf_quantizer", None) is not None
     base.is_loaded_in_4bit = True  # so that TRL makes the adapter bfloat16
@@ -53,7 +53,7 @@ def train(base: Any, scratch: Path, *, is_widened: bool) -> dict[str, Any]:
         case = Case(family="llama", rows=2, length=8, setup=setup)
         trainer = make_trainer(case, base, scratch)
     base.is_loaded_in_4bit = is_quantized  # else transformers asks bitsandbytes for its size
-    trainer.args.learning_rate, trainer.args.warmup_steps = 2.9e-5, 0
+    trainer.args.learning_rate, trainer.args.warmup_steps = rate, 0
     weights = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
     torch.manual_seed(1)
     for weight in weights.values():
@@ -65,6 +65,7 @@ def train(base: Any, scratch: Path, *, is_widened: bool) -> dict[str, Any]:
     for weight in weights.values():
         digest.update(weight.detach().float().numpy().tobytes())
     return {
+        "rate": rate,
         "num_ranks": trainer.args.world_size,
         "types": sorted({str(weight.dtype) for weight in weights.values()}),
         "unmoved": num_unmoved / sum(old.numel() for old in before.values()),
@@ -76,7 +77,11 @@ def main() -> None:
     """Train once with the adapter in float32, and once in the type that TRL chooses."""
     warnings.simplefilter("ignore")
     scratch, kind = Path(sys.argv[1]), sys.argv[2]
-    found = [train(make_base(kind), scratch, is_widened=widened) for widened in (True, False)]
+    found = [
+        train(make_base(kind), scratch, is_widened=widened, rate=float(rate))
+        for rate in sys.argv[3:] or ["2.9e-5"]
+        for widened in (True, False)
+    ]
     print(json.dumps(found))
 
 
