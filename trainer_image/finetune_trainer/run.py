@@ -175,10 +175,14 @@ class RunStorage:
 
 @dataclass(kw_only=True)
 class BaseModel:
-    """The base model of a run, fetched at most once, at the first stage's revision."""
+    """The base model of a run, fetched at most once, at the first stage's revision.
+
+    ``download_seconds`` is how long this process has downloaded weights.
+    """
 
     storage: RunStorage
     cache_dir: Path
+    download_seconds: float = field(default=0.0, init=False)
     _found: tuple[Path, str] | None = field(default=None, init=False, repr=False)
     _has_weights: bool = field(default=False, init=False, repr=False)
     _said: set[str] = field(default_factory=set, init=False, repr=False)
@@ -216,6 +220,7 @@ class BaseModel:
                 allow_code=model.trust_remote_code,
                 pinned=self._pinned_revision(),
                 tell=self.storage.say,
+                on_download=self._count_download if include_weights else lambda _: None,
             )
             self._has_weights = include_weights
         return self._found
@@ -228,6 +233,10 @@ class BaseModel:
         folder, _ = self._found or self.fetch(include_weights=False)
         trust_remote_code = self.storage.job.spec.model.trust_remote_code
         return load_tokenizer(folder, trust_remote_code=trust_remote_code)
+
+    def _count_download(self, seconds: float) -> None:
+        self.download_seconds += seconds
+        self.storage.say(f"downloaded the base model {self.name} in {seconds:.0f} s")
 
     def _say_once(self, text: str) -> None:
         if text not in self._said:

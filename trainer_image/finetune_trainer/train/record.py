@@ -107,6 +107,17 @@ def read_result(
     )
 
 
+def add_download_time(result: TrainResult, seconds: float) -> TrainResult:
+    """Return a result whose metrics state how long this pod downloaded the base model, if it did.
+
+    ``run.json`` does not state it: it is equal for equal runs.
+    """
+    if not seconds:
+        return result
+    metric = MetricValue(name="model_download_seconds", value=decimal_text(round(seconds, 1)))
+    return result.model_copy(update={"metrics": [metric, *result.metrics]})
+
+
 def _selection(record: dict[str, Any]) -> StepSelection | None:
     chosen = record.get("selection")
     if chosen is None:

@@ -55,7 +55,7 @@ from finetune_trainer.train.recipe.evaluation import plan_evaluation
 from finetune_trainer.train.recipe.lesson import MemoryLimits, describe_memory_limits, learn
 from finetune_trainer.train.recipe.recipe import check_settings, decide_recipe
 from finetune_trainer.train.recipe.shape import shape_of_train_split
-from finetune_trainer.train.record import make_record
+from finetune_trainer.train.record import add_download_time, make_record
 
 
 def train(context: StageContext) -> TrainResult:
@@ -93,7 +93,8 @@ def train(context: StageContext) -> TrainResult:
         "durable, and the next attempt only publishes"
     ):
         chat_format = read_format(prepared.folder)
-        return store_adapter(model, workspace, key, final_dir, record, chat_format)
+        result = store_adapter(model, workspace, key, final_dir, record, chat_format)
+    return add_download_time(result, model.download_seconds)
 
 
 def _adopt_weights(context: StageContext, key: str) -> TrainResult:

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -61,6 +62,7 @@ def fetch_model(
     allow_code: bool = False,
     pinned: str | None = None,
     tell: ReportFunction = lambda _: None,
+    on_download: Callable[[float], None] = lambda _: None,
 ) -> tuple[Path, str]:
     """Bring a base model to this node.
 
@@ -75,6 +77,7 @@ def fetch_model(
         pinned: The revision that this function returned earlier in the same run; other content is
             refused.
         tell: Called with messages: damage in the cache, how long a check took.
+        on_download: Called with the seconds that a download took; not if the model is here.
 
     Returns:
         The folder and its revision: a commit id, ``sha256:<digest of the manifest>``, or
@@ -91,7 +94,7 @@ def fetch_model(
         _check_revision(uri, revision, resolved)
         _check_pinned(uri, pinned, resolved)
         return folder, resolved
-    cache = _Cache(folder=cache_dir, selection=selection, tell=tell)
+    cache = _Cache(folder=cache_dir, selection=selection, tell=tell, on_download=on_download)
     if uri.startswith("hf://"):
         return _fetch_from_hub(parse_hub_uri(uri), revision, access, cache, pinned)
     return _fetch_from_store(uri, revision, access, cache, pinned)
@@ -233,6 +236,7 @@ class _Cache:
     folder: Path
     selection: ModelSelection
     tell: ReportFunction
+    on_download: Callable[[float], None]
 
     def find(self, uri: str, revision: str, *, tell_damage: bool = False) -> Path | None:
         """Return the folder of a model that is here whole; needs no write access."""
@@ -283,7 +287,9 @@ class _Cache:
                     folder.rename(partial)
                 partial.mkdir(exist_ok=True)
             _check_disk_space(partial, files)
+            start = time.monotonic()
             digests = fill(partial)
+            self.on_download(time.monotonic() - start)
             body = {"uri": uri, "revision": revision, "files": record_of(digests)}
             with local_writes(folder):
                 _write_json(self._record(folder), body)
