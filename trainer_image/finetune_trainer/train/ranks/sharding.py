@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import numpy as np
 import torch
 from accelerate.parallelism_config import ParallelismConfig
-from transformers import Trainer
+from transformers import Trainer, core_model_loading
 from transformers.trainer import SCHEDULER_NAME
 
 from finetune_trainer.errors import InternalError
@@ -22,8 +26,7 @@ SHARDED = (*MASTER_STRATEGIES, "FSDP2")
 def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
     """Return the training arguments of a recipe's strategy; join the ranks where accelerate cannot.
 
-    Must be called before the model is loaded: ranks of FSDP2 other than the first of a node then
-    read no weights.
+    Must be called before the model is loaded, by which :func:`loading_once` then holds.
     """
     arguments: dict[str, Any] = {}
     if recipe.strategy in MASTER_STRATEGIES:
@@ -59,6 +62,38 @@ def fsdp_config(recipe: Recipe) -> dict[str, Any]:
         "activation_checkpointing": recipe.activation_checkpointing,
         "cpu_ram_efficient_loading": True,
     }
+
+
+@contextmanager
+def loading_once(*, is_receiver: bool) -> Iterator[None]:
+    """Load weights without memory for them in ranks that receive them from the first rank.
+
+    transformers reads the files in every rank, and then fills the weights of such ranks with zeros:
+    each would hold a whole model. Source: ``transformers.core_model_loading._materialize_copy`` and
+    ``PreTrainedModel._move_missing_keys_from_meta_to_device``.
+    """
+    if not is_receiver:
+        yield
+        return
+    zeros_like = torch.zeros_like
+
+    def describe(stored: Any, device: Any = None, dtype: Any = None) -> torch.Tensor:
+        shape = stored.get_shape()
+        kind = dtype or (stored[:0] if shape else stored[...]).dtype
+        return torch.empty(shape, dtype=kind, device="meta")
+
+    def reserve(tensor: torch.Tensor, **options: Any) -> torch.Tensor:
+        if not tensor.is_meta or options != {"device": "cpu"}:
+            return zeros_like(tensor, **options)
+        # These zeros take no memory until somebody writes to them.
+        zeros = np.zeros(tensor.numel() * tensor.element_size(), dtype=np.uint8)
+        return torch.from_numpy(zeros).view(tensor.dtype).view(tensor.shape)
+
+    with (
+        mock.patch.object(core_model_loading, "_materialize_copy", describe),
+        mock.patch.object(torch, "zeros_like", reserve),
+    ):
+        yield
 
 
 def deepspeed_config(recipe: Recipe) -> dict[str, Any]:

@@ -177,22 +177,27 @@ def load_base(
 
     from finetune_trainer.model.adapters import check_saved_modules, check_target_modules
     from finetune_trainer.model.load import load_model
+    from finetune_trainer.train.ranks.sharding import loading_once
 
     adapter = named_adapter(plan, job)
     quantized = adapter.type == "QLoRA"
     # Full fine-tuning keeps float32 master weights and computes in bfloat16 by autocast.
     is_low_precision = recipe.bfloat16 and adapter.type != "Full"
     weights = find_weights(plan, job, recipe) if adapter.type == "Full" else None
-    model = load_model(
-        weights or Path(plan.model_dir),
-        dtype=torch.bfloat16 if is_low_precision else torch.float32,
-        trust_remote_code=job.spec.model.trust_remote_code,
-        quantize=quantized,
-        shardable=recipe.strategy == "FSDP2",
-        device_map={"": local_rank if plan.use_gpu else "cpu"} if quantized else None,
-        attention=job.spec.hyperparameters.attention,
-        joins_rows=recipe.padding_free or recipe.packing,
-    )
+    # Files in 4 or 8 bits are read by libraries of their own.
+    is_plain = not quantized and "quantization_config" not in read_config(Path(plan.model_dir))
+    is_receiver = recipe.strategy == "FSDP2" and local_rank > 0 and is_plain
+    with loading_once(is_receiver=is_receiver):
+        model = load_model(
+            weights or Path(plan.model_dir),
+            dtype=torch.bfloat16 if is_low_precision else torch.float32,
+            trust_remote_code=job.spec.model.trust_remote_code,
+            quantize=quantized,
+            shardable=recipe.strategy == "FSDP2",
+            device_map={"": local_rank if plan.use_gpu else "cpu"} if quantized else None,
+            attention=job.spec.hyperparameters.attention,
+            joins_rows=recipe.padding_free or recipe.packing,
+        )
     check_target_modules(adapter, model)
     check_saved_modules(adapter, model)
     return model
