@@ -280,3 +280,11 @@ class LocalObjectReference(APIModel):
 
     name: Annotated[str, Field(min_length=1, max_length=253)]
     """Name of the object."""
+
+
+def whole_bytes(quantity: str) -> int:
+    """Return a size quantity in bytes, rounded down."""
+    number = quantity.rstrip("kKMGTi")
+    unit = quantity[len(number) :]
+    base = 1024 if unit.endswith("i") else 1000
+    return int(Decimal(number) * base ** " KMGT".index((unit[:1] or " ").upper()))

@@ -77,6 +77,8 @@ def test_a_plan_reads_well(cli: Cli) -> None:
         "20,000 training rows",
         "weights",
         "total",
+        "memory of a pod",
+        "(resources.memory)",
         "evaluation memory",
         "most of it is the weights",
         "evaluation time",
@@ -113,6 +115,7 @@ def test_without_a_gpu_a_plan_is_for_the_cpu_of_this_machine(cli: Cli) -> None:
     ("arguments", "words"),
     [
         (("--set", "resources.gpusPerNode=1", *ROWS), "does not fit"),
+        (("--gpu", "h200", "--set", "resources.memory=1Gi", *ROWS), "resources.memory is 1.0 GiB"),
         (("--rows", "10"), "--rows and --tokens go together"),
         (ROWS, "this machine has no GPU: --gpu h100 plans for one elsewhere"),
         (("--gpu", "abacus", *ROWS), "known kinds are a100-40"),

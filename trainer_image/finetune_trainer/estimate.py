@@ -10,6 +10,7 @@ import json
 import math
 import os
 from dataclasses import dataclass, replace
+from typing import Any
 
 from finetune_api.protocol.stage_results import PrepareResult, TimeEstimate
 from finetune_api.protocol.trainer import Environment, GPUKind, ResolvedJob
@@ -27,6 +28,7 @@ from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware
 from finetune_trainer.model.load import expected_attention, read_model_architecture
 from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.planning.host import HostMemory, estimate_host, require_host_memory
 from finetune_trainer.planning.setup import Setup
 from finetune_trainer.planning.throughput import (
     CPU_BANDWIDTH,
@@ -108,6 +110,7 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
     A failed estimate does not fail the stage.
 
     Raises:
+        UserError: ``HostMemoryTooSmall``.
         TrainerError: As ``prepare`` does.
     """
     # Late: a plan for rows that are not read needs none of its libraries.
@@ -117,7 +120,7 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
     try:
         prepared = read_prepared(context.storage.output, context.job, context.work_dir, sides=())
         folder, _ = context.model.fetch(include_weights=False)
-        found = estimate(
+        planned, found = estimate(
             context.job,
             prepared.report,
             read_model_architecture(folder),
@@ -127,6 +130,10 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
     except Exception as error:  # whatever it is, the data set is prepared
         context.emit.message(f"no estimate of time and cost: {classify(error).message}")
         return result
+    may_lack_gpus = os.environ.get(Environment.ALLOW_CPU) == "1"
+    limit = None if may_lack_gpus else _read_node().get("memoryBytes")
+    if words := check_host_memory(planned, limit=limit):
+        context.emit.message(f"warning: {words}")
     assumed = "" if found.is_device_known else ", which are assumed"
     answers = ""
     if found.validation_seconds:
@@ -147,8 +154,8 @@ def estimate(
     *,
     num_chosen: int | None = None,
     may_reason: bool = False,
-) -> TimeEstimate:
-    """Estimate from a prepared data set.
+) -> tuple[Planned, TimeEstimate]:
+    """Plan and estimate from a prepared data set.
 
     ``num_chosen`` is the number of questions that ``prepare`` chose. ``may_reason`` says that
     reasoning may come before the answers.
@@ -162,7 +169,42 @@ def estimate(
     )
     held_out = expect_held_out(job, report, chosen=num_chosen, may_reason=may_reason)
     validation = expect_validation(job, report, may_reason=may_reason)
-    return estimate_time(planned, held_out, validation)
+    return planned, estimate_time(planned, held_out, validation)
+
+
+def check_host_memory(planned: Planned, *, limit: int | None) -> str:
+    """Return a warning where a training pod's memory is nearly too small, else nothing.
+
+    ``limit`` is the pod's, in bytes; None if it is unknown. The plan itself counts the memory of
+    jobs without GPUs.
+
+    Raises:
+        UserError: ``HostMemoryTooSmall``: it is too small, whatever GPUs there are.
+    """
+    resources = planned.job.spec.resources
+    trains_on_gpus = planned.device.gpu is not None and planned.recipe.total_steps > 0
+    if not limit or not trains_on_gpus:
+        return ""
+    need = host_memory_of(planned)
+    if not planned.device.is_known and resources.strategy == "Auto":
+        others = (host_memory_of(planned, strategy=each) for each in ("DDP", "FSDP2"))
+        need = replace(need, least=min(need.least, *(each.least for each in others)))
+    return require_host_memory(need, limit, is_stated=resources.memory is not None)
+
+
+def host_memory_of(planned: Planned, *, strategy: str | None = None) -> HostMemory:
+    """Return the memory that one training pod needs of its node.
+
+    ``strategy`` replaces the planned one.
+    """
+    is_mapped = planned.job.spec.method.objective == "SFT"  # others keep their rows encoded
+    return estimate_host(
+        planned.model,
+        replace(planned.setup, strategy=strategy or planned.recipe.strategy),
+        num_ranks=planned.job.spec.resources.gpus_per_node,
+        encoded_tokens=0 if is_mapped else planned.data.num_tokens,
+        merges=planned.job.spec.writes_merged,
+    )
 
 
 def plan_on(
@@ -216,10 +258,9 @@ def choose_recipe(job: ResolvedJob, data: DataShape, model: Architecture, device
 
 def read_device(job: ResolvedJob) -> Device:
     """Return what training will run on, as far as somebody has said."""
-    words = os.environ.get(Environment.TRAINING_NODE)
-    if words is None:
+    if os.environ.get(Environment.TRAINING_NODE) is None:
         return device_here(job)
-    told = json.loads(words or "{}")
+    told = _read_node()
     if job.spec.resources.gpus_per_node:
         gpu = find_gpu(told.get("gpu") or "")
         return on_gpus(job, gpu or GPUS[ASSUMED_GPU], is_known=gpu is not None)
@@ -232,6 +273,11 @@ def read_device(job: ResolvedJob) -> Device:
             memory_bytes=told.get("memoryBytes") or here.memory_bytes,
         )
     )
+
+
+def _read_node() -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(os.environ.get(Environment.TRAINING_NODE) or "{}")
+    return told
 
 
 def device_here(job: ResolvedJob) -> Device:

@@ -10,6 +10,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from finetune_api.meta import whole_bytes
 from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_api.v1alpha1.status.plan import PlanStatus
 from finetune_trainer.context import StageContext
@@ -26,8 +27,10 @@ from finetune_trainer.errors import UserError
 from finetune_trainer.estimate import (
     Device,
     Planned,
+    check_host_memory,
     device_here,
     estimate_time,
+    host_memory_of,
     on_gpus,
     plan_on,
 )
@@ -55,6 +58,8 @@ def plan_job(arguments: argparse.Namespace) -> int:
         device = choose_device(job, arguments.gpu)
         planned = _plan(device, job, data, model, may_reason=may_reason)
         time = estimate_time(planned, held_out, validation)
+        warnings = [*_find_differences(job, device), *find_warnings(planned.recipe, data)]
+        warnings += _check_pod(planned, refuses=arguments.gpu is not None)
     except Exception as error:
         failure = classify(error)
         code = int(failure.exit_code)
@@ -76,7 +81,8 @@ def plan_job(arguments: argparse.Namespace) -> int:
             "isNumberAssumed": bool(arguments.rows) and job.spec.evaluation.max_samples == "auto",
         },
         "evaluation": planned.evaluation.to_json(),
-        "warnings": [*_find_differences(job, device), *find_warnings(planned.recipe, data)],
+        "podMemory": host_memory_of(planned).total if device.gpu else 0,
+        "warnings": warnings,
     }
     Path(arguments.out).write_text(json.dumps(result))
     return 0
@@ -97,6 +103,24 @@ def _plan(
             raise
         hint = f"{error.message}; this machine has no GPU: --gpu h100 plans for one elsewhere"
         raise UserError(error.reason, hint) from error
+
+
+def _check_pod(planned: Planned, *, refuses: bool) -> list[str]:
+    """Compare ``resources.memory``, where the job states it, with the need of a training pod.
+
+    Raises:
+        UserError: ``HostMemoryTooSmall``, if it ``refuses``: on this machine there is no pod.
+    """
+    stated = planned.job.spec.resources.memory
+    if stated is None:
+        return []
+    try:
+        found = check_host_memory(planned, limit=whole_bytes(stated))
+    except UserError as error:
+        if refuses:
+            raise
+        found = error.message
+    return [found] if found else []
 
 
 def _find_differences(job: ResolvedJob, device: Device) -> list[str]:

@@ -71,7 +71,7 @@ def make_plan(run: LocalRun, options: PlanOptions) -> dict[str, Any]:
 def describe(plan: dict[str, Any]) -> str:
     """Write a plan for a terminal."""
     status = PlanStatus.model_validate(plan["plan"], by_alias=True, by_name=False)
-    parts = (_settings(plan, status), _memory(status), _evaluation(plan), _time(plan))
+    parts = (_settings(plan, status), _memory(plan, status), _evaluation(plan), _time(plan))
     lines = [line for part in parts if part for line in (*part, "")][:-1]
     lines += ["", "why:", *(f"  {each.name}: {each.reason}" for each in status.reasons)]
     if plan["warnings"]:
@@ -111,15 +111,17 @@ def _settings(plan: dict[str, Any], status: PlanStatus) -> list[str]:
     ]
 
 
-def _memory(status: PlanStatus) -> list[str]:
-    memory = status.memory
+def _memory(plan: dict[str, Any], status: PlanStatus) -> list[str]:
+    memory, pod = status.memory, plan["podMemory"]
     if memory is None:
         return []
+    node = [_line("memory of a pod", f"about {_size(pod)} (resources.memory)")] if pod else []
     rows = [(name, getattr(memory, name)) for name in (*PARTS, "overhead") if getattr(memory, name)]
     return [
         "memory of one rank at its peak, estimated:",
         *(f"  {name:<{LABEL_WIDTH - 2}}{_size(value):>10}" for name, value in rows),
         f"  {'total':<{LABEL_WIDTH - 2}}{_size(memory.total):>10} of {_size(memory.available)}",
+        *node,
     ]
 
 

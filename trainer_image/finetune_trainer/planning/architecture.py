@@ -29,6 +29,7 @@ _FOUR_NORMS = frozenset(("gemma2", "gemma3", "gemma3_text", "glm4"))
 _ONE_NORM = frozenset(("phi", "cohere", "cohere2", "gptj"))
 _QK_NORM = frozenset(("qwen3", "qwen3_moe", "gemma3", "gemma3_text", "olmo2", "olmo3", "olmoe"))
 _COMPOSED = frozenset(("gelu_new", "gelu_fast", "quick_gelu", "gelu_python", "relu2"))
+_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)\.weight$")
 _EXPERT = re.compile(r"(?:^|\.)experts\.")
 _ATTENTION = re.compile(r"(?:^|[._])att(?:n|ention)\.")
@@ -64,6 +65,7 @@ class Architecture:
     Attributes:
         model_type: transformers' name of the family.
         num_parameters: All weights; a tied head counts once.
+        stored_type: Type of most weights in the files, as safetensors names it; empty if unknown.
         hidden_size: Width of the residual stream.
         intermediate_size: Width of the MLP; of one routed expert in a mixture.
         num_layers: Transformer blocks.
@@ -95,6 +97,7 @@ class Architecture:
 
     model_type: str = ""
     num_parameters: int
+    stored_type: str = ""
     hidden_size: int
     intermediate_size: int
     num_layers: int
@@ -199,6 +202,7 @@ def describe_architecture(config: Mapping[str, Any], stored: Mapping[str, Stored
         base,
         tied=tied,
         num_parameters=sum(sizes.values()),
+        stored_type=_usual_type(stored),
         num_expert_parameters=sum(n for name, n in sizes.items() if _EXPERT.search(name)),
         linears=_find_linears(kept, is_transposed=base.model_type == "gpt2"),
         modules=_find_modules(sizes),
@@ -218,12 +222,14 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
         or int(text.get("n_shared_experts") or 0) * expert_width
     )
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
+    dtype = _first({**config, **text}, "dtype", "torch_dtype")
     layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
     kv_heads = int(_first(text, "num_key_value_heads", "num_kv_heads") or heads)
     head_dim = int(text.get("head_dim") or hidden // heads)
     return Architecture(
         model_type=kind,
         num_parameters=0,
+        stored_type=_TYPES.get(str(dtype), ""),
         hidden_size=hidden,
         intermediate_size=expert_width if experts else width,
         num_layers=layers,
@@ -331,6 +337,13 @@ def _find_linears(
         Linear(name=leaf, width_in=width_in, width_out=width_out, count=count, in_attention=attends)
         for (leaf, width_in, width_out, attends), count in counts.items()
     )
+
+
+def _usual_type(stored: Mapping[str, Stored]) -> str:
+    sizes: dict[str, int] = {}
+    for each in stored.values():
+        sizes[each.dtype] = sizes.get(each.dtype, 0) + math.prod(each.shape)
+    return max(sizes, key=lambda name: sizes[name])
 
 
 def _values_per_element(name: str, dtype: str) -> float:

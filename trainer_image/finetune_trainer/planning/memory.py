@@ -93,16 +93,12 @@ class Memory:
 def estimate_training(model: Architecture, setup: Setup, batch: Batch) -> Memory:
     """Estimate the peak of one rank over a training run; ``batch`` is the largest."""
     adapter_size = 0 if setup.is_full else count_adapter(model, setup)
-    trained = FLOAT32 * (model.num_parameters if setup.is_full else adapter_size)
     saved = count_saved(model, setup) * setup.whole_bytes
-    trained += saved
+    trained = trained_bytes(model, setup)
     shares = _Shares.of(setup)
     weights = weight_bytes_of(model, setup)
     gradients = int(trained * shares.gradients)
-    embedded = count_saved(model, setup, among=EMBEDDINGS)
-    if setup.is_full:
-        embedded = model.vocab_size * model.hidden_size
-    states = state_bytes(model, setup, trained=trained, num_embedded=embedded)
+    states = optimizer_bytes(model, setup)
     optimizer = int((states + trained * shares.master) * shares.optimizer)
     activations, logits, gradients = _peak(model, setup, batch, gradients)
     moving = activations + logits
@@ -119,6 +115,23 @@ def estimate_training(model: Architecture, setup: Setup, batch: Batch) -> Memory
         logits=logits,
         overhead=overhead,
     )
+
+
+def trained_bytes(model: Architecture, setup: Setup) -> int:
+    """Return the bytes of all trained weights."""
+    if setup.is_full:
+        return FLOAT32 * model.num_parameters
+    saved = count_saved(model, setup) * setup.whole_bytes
+    return FLOAT32 * count_adapter(model, setup) + saved
+
+
+def optimizer_bytes(model: Architecture, setup: Setup) -> float:
+    """Return the bytes of the optimiser's states over all ranks."""
+    embedded = count_saved(model, setup, among=EMBEDDINGS)
+    if setup.is_full:
+        embedded = model.vocab_size * model.hidden_size
+    trained = trained_bytes(model, setup)
+    return state_bytes(model, setup, trained=trained, num_embedded=embedded)
 
 
 def count_adapter(model: Architecture, setup: Setup) -> int:

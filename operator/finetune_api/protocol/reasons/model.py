@@ -58,6 +58,10 @@ MODEL = {
     "InvalidTargetModules": _Help(
         "`targetModules` cannot be adapted.", "Take names that the message lists, or `auto`."
     ),
+    "HostMemoryTooSmall": _Help(
+        "The memory limit of a training pod cannot hold what its ranks load and save.",
+        "Set `resources.memory` to the number in the message.",
+    ),
     "JsonSchemaNotFound": _Help("There is no file at `evaluation.jsonSchema.uri`.", "Correct it."),
     "JsonSchemaUnusable": _Help(
         "`evaluation.jsonSchema` is no valid JSON Schema.", "Correct the place that is named."

@@ -14,6 +14,7 @@ from itertools import takewhile
 from typing import Any
 from urllib.parse import unquote
 
+from finetune_api.meta import whole_bytes
 from finetune_api.names import (
     AGENT_CONTAINER,
     QUEUE_LABEL,
@@ -53,12 +54,7 @@ from finetune_operator.finetuneendpoint.servers import Server, way_of
 from finetune_operator.finetunejob.render.beside import ENVIRONMENT_BESIDE, environment_of
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
 from finetune_operator.finetunejob.render.engine import ENGINE_DIR
-from finetune_operator.finetunejob.render.resources import (
-    default_cpu,
-    default_memory,
-    whole_bytes,
-    whole_cpus,
-)
+from finetune_operator.finetunejob.render.resources import default_cpu, default_memory, whole_cpus
 from finetune_operator.finetunejob.render.security import container_security
 from finetune_operator.finetunejob.render.volumes import CACHE_DIR, CREDENTIALS_DIR
 

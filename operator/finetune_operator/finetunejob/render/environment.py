@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from finetune_api.meta import whole_bytes
 from finetune_api.names import Owner
 from finetune_api.protocol.trainer import Environment, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -17,7 +18,6 @@ from finetune_operator.finetunejob.render.resources import (
     cpu_of,
     memory_of,
     num_gpus_of,
-    whole_bytes,
     whole_cpus,
 )
 from finetune_operator.finetunejob.render.service import rendezvous_host

@@ -6,6 +6,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
+from finetune_api.meta import whole_bytes
 from finetune_api.protocol.trainer import CPU_STAGES, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.config import OperatorConfig
@@ -25,14 +26,6 @@ def whole_cpus(quantity: str) -> int:
 def _cpus(quantity: str) -> Decimal:
     number = Decimal(quantity.removesuffix("m"))
     return number / 1000 if quantity.endswith("m") else number
-
-
-def whole_bytes(quantity: str) -> int:
-    """Return a size quantity in bytes, rounded down."""
-    number = quantity.rstrip("kKMGTi")
-    unit = quantity[len(number) :]
-    base = 1024 if unit.endswith("i") else 1000
-    return int(Decimal(number) * base ** " KMGT".index((unit[:1] or " ").upper()))
 
 
 def default_memory(config: OperatorConfig, num_gpus: int) -> str:

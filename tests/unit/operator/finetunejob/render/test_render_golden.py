@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune_api.meta import whole_bytes
 from finetune_api.names import Owner
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
@@ -82,8 +83,6 @@ def test_threads_are_the_cpu_limit_rounded_up(quantity, cpus):
     ],
 )
 def test_the_limit_of_the_work_folder_is_handed_over_in_bytes(quantity, num_bytes):
-    from finetune_operator.finetunejob.render.resources import whole_bytes
-
     assert whole_bytes(quantity) == num_bytes
 
 
