@@ -62,8 +62,9 @@ class Hyperparameters(APIModel):
     `Auto`: Liger on GPUs, for the families that were compared with the model's own code. `Liger`:
     for every architecture that it knows. `Off`: the model's own code."""
     compile: Literal["Off", "On"] = "Off"
-    """Compile the model with torch.compile, on GPUs: some percent faster after minutes of
-    compiling, worth it in long runs with padded or packed rows of one length."""
+    """Compile the model's repeated blocks with torch.compile, on GPUs: the same up to rounding.
+    Blocks share their code, which also takes rows of other lengths. Worth it in long runs, which
+    gain more than compiling takes."""
     seed: Annotated[Integer, Field(ge=0, le=2147483647)] = 42
     """Seed of initialisation, order and dropout. The same job gives the same adapter on the same
     hardware."""

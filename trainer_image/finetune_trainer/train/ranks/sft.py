@@ -95,7 +95,6 @@ def training_arguments(
         seed=hyper.seed,
         data_seed=hyper.seed,
         gradient_checkpointing=checkpointing,
-        torch_compile=recipe.use_gpu and hyper.compile == "On",
         logging_steps=hyper.logging_steps,
         logging_first_step=True,
         logging_nan_inf_filter=False,

@@ -176,6 +176,7 @@ def load_base(
     import torch
 
     from finetune_trainer.model.adapters import check_saved_modules, check_target_modules
+    from finetune_trainer.model.kernels.compiled import compile_blocks
     from finetune_trainer.model.load import load_model
     from finetune_trainer.train.ranks.sharding import loading_once
 
@@ -198,6 +199,8 @@ def load_base(
             attention=job.spec.hyperparameters.attention,
             joins_rows=recipe.padding_free or recipe.packing,
         )
+    if recipe.use_gpu and job.spec.hyperparameters.compile == "On":
+        compile_blocks(model)
     check_target_modules(adapter, model)
     check_saved_modules(adapter, model)
     return model
