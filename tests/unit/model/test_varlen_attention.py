@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,12 @@ import torch
 import transformers
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
-from finetune_trainer.model.kernels.attention import VARLEN_FAMILIES, explain_varlen
+from finetune_trainer.errors import UserError
+from finetune_trainer.model.kernels.attention import (
+    VARLEN_FAMILIES,
+    AttentionSupport,
+    explain_varlen,
+)
 from finetune_trainer.model.kernels.varlen_attention import (
     NAME,
     attend_by_boundaries,
@@ -19,6 +25,7 @@ from finetune_trainer.model.kernels.varlen_attention import (
     find_fault,
     register_varlen,
 )
+from finetune_trainer.model.load import load_model
 from finetune_trainer.planning.architecture import Architecture
 
 ROWS = [[3 + (i * 7 + j) % 50 for j in range(length)] for i, length in enumerate((5, 1, 9))]
@@ -54,7 +61,7 @@ MODEL = Architecture(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def _registered() -> None:
     register_varlen(attend_one_by_one)
 
@@ -132,6 +139,25 @@ def test_a_kernel_is_believed_only_where_it_computes_what_sdpa_does() -> None:
     assert find_fault(4, 2, 16, device="cpu", kernel=attend_one_by_one) == ""
     assert "off by" in find_fault(4, 2, 16, device="cpu", kernel=see_all)
     assert "does not run here" in find_fault(4, 2, 16, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("joins_rows", "fault", "loaded"),
+    [(True, "", NAME), (True, "the kernel is off by 0.3 here", "sdpa"), (False, "", "sdpa")],
+)
+def test_auto_loads_it_for_joined_rows_where_the_kernel_is_right(
+    joins_rows: bool, fault: str, loaded: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model("llama").save_pretrained(tmp_path)
+    gpu = AttentionSupport(has_gpu=True, has_flash=False, is_half_precision=True)
+    monkeypatch.setattr("finetune_trainer.model.load.detect_attention_support", lambda _: gpu)
+    monkeypatch.setattr("finetune_trainer.model.load.find_fault", lambda *_: fault)
+    model = load_model(tmp_path, dtype=torch.bfloat16, joins_rows=joins_rows)
+    assert model.config._attn_implementation == loaded
+    if fault:
+        with pytest.raises(UserError, match=fault) as caught:
+            load_model(tmp_path, dtype=torch.bfloat16, attention="Varlen")
+        assert caught.value.reason == "AttentionUnsupported"
 
 
 @pytest.mark.parametrize(
