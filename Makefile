@@ -168,7 +168,7 @@ bench: setup ## Run all benchmarks (see benchmarks/README.md; hours on two cores
 	@$(PYTHON) benchmarks/control_plane/run.py
 
 .PHONY: bench-gpu
-bench-gpu: setup ## One GPU, random weights, ten minutes: tokens/s, utilisation, peak memory
+bench-gpu: setup ## The GPU table, random weights, at most ten minutes a line: tokens/s, utilisation, peak memory
 	@$(PYTHON) benchmarks/gpu/run.py
 
 .PHONY: manifests
