@@ -4,8 +4,9 @@ Trains a tiny model undisturbed, keeps its checkpoints of three steps, and resum
 Also compares the bytes of a checkpoint's tensors with those of trained weights and two moments of
 each, which is all that resuming needs.
 
-Usage: python benchmarks/trainer/sharding_matrix.py [--only FSDP2]
-Writes benchmarks/results/sharding.md; takes some twenty minutes on two cores.
+Usage: python benchmarks/trainer/sharding_matrix.py [--only FSDP2] [--method LoRA]
+Keeps its lines in benchmarks/results/sharding.json, puts those that it measures again in their
+place, and writes sharding.md beside it. All lines take half an hour on two cores.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,9 @@ from kit.models.tiny_tokenizer import make_tokenizer  # noqa: E402
 from kit.processes.stages import Workbench, write_rows  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "sharding.md"
+LINES = RESULTS.with_suffix(".json")
 STEPS = (1, 3, 5)
+UPLOADING = shutil.ignore_patterns(".*.uploading")
 STRATEGIES: dict[str, dict[str, Any]] = {
     "DDP": {"gpusPerNode": 4, "strategy": "DDP"},
     "ZeRO2": {"gpusPerNode": 4, "strategy": "ZeRO2"},
@@ -41,12 +44,15 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "FSDP2 inside nodes": {"gpusPerNode": 2, "nodes": 2, "strategy": "FSDP2"},
 }
 METHODS: dict[str, dict[str, Any]] = {
-    "LoRA": {"type": "LoRA"},
-    "DoRA": {"type": "DoRA"},
-    "LoRA and a whole norm": {"type": "LoRA", "modulesToSave": ["model.norm"]},
-    "LoRA of experts": {"type": "LoRA", "dropout": "0", "targetModules": ["all-linear"]},
-    "QLoRA": {"type": "QLoRA"},
-    "Full": {"type": "Full"},
+    "LoRA": {"adapter": {"type": "LoRA"}},
+    "DoRA": {"adapter": {"type": "DoRA"}},
+    "LoRA and a whole norm": {"adapter": {"type": "LoRA", "modulesToSave": ["model.norm"]}},
+    "LoRA of experts": {
+        "adapter": {"type": "LoRA", "dropout": "0", "targetModules": ["all-linear"]}
+    },
+    "QLoRA": {"adapter": {"type": "QLoRA"}},
+    "LoRA by DPO": {"objective": "DPO", "adapter": {"type": "LoRA"}},
+    "Full": {"adapter": {"type": "Full"}},
 }
 
 
@@ -60,12 +66,13 @@ class Line:
     stored_bytes: int
     needed_bytes: int
     problem: str = ""
+    measured: str = ""
 
 
 def run_line(folder: Path, model: Path, rows: Path, method: str, strategy: str) -> Line:
     """Train undisturbed, then resume at each of :data:`STEPS`."""
     change = {
-        "method": {"adapter": METHODS[method]},
+        "method": METHODS[method],
         "hyperparameters": {"maxSteps": 6, "microBatchSize": 1, "learningRate": "auto"},
         "checkpoint": {"everySteps": 1, "keepLast": 20},
         "resources": STRATEGIES[strategy],
@@ -112,12 +119,22 @@ def _train_and_keep(whole: Workbench, kept: Path) -> str:
         for step in STEPS:
             stored = whole.run_folder / f"checkpoints/step-{step}"
             if (stored / "manifest.json").exists() and not (kept / stored.name).exists():
-                shutil.copytree(stored, kept / stored.name)
+                shutil.copytree(stored, kept / stored.name, ignore=UPLOADING)
         time.sleep(0.005)
     ended = whole.finish(process)
     assert ended.exit_code == 0, ended.termination.get("message", ended.stderr[-500:])
     digest: str = ended.result["sha256"]
     return digest
+
+
+def write_pairs(path: Path) -> Path:
+    """Write rows with a preferred answer and another one, of uneven length."""
+    pairs = (
+        {"prompt": f"Word {i}?", "chosen": "ab" * (1 + i % 5), "rejected": f"cd {i}"}
+        for i in range(48)
+    )
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return path
 
 
 def write_mixture(folder: Path) -> Path:
@@ -145,24 +162,46 @@ def main() -> int:
     """Run the matrix and write the page; returns 1 if a line is not the same."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="strategies whose name begins so")
-    only = parser.parse_args().only
-    lines: list[Line] = []
+    parser.add_argument("--method", action="append", choices=METHODS, help="by default all")
+    asked = parser.parse_args()
+    only, methods = asked.only, asked.method or list(METHODS)
+    found = [each for each in _combinations() if each[0].startswith(only) and each[1] in methods]
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        rows = write_rows(root / "rows.jsonl")
+        rows, pairs = write_rows(root / "rows.jsonl"), write_pairs(root / "pairs.jsonl")
         models = {"": make_model(root / "llama"), "experts": write_mixture(root / "mixtral")}
-        for strategy in STRATEGIES:
-            if not strategy.startswith(only):
-                continue
-            for method in METHODS:
-                model = models["experts" if "experts" in method else ""]
-                folder = root / f"{len(lines)}"
-                line = run_line(folder, model, rows, method, strategy)
-                lines.append(line)
-                print(json.dumps(line.__dict__), flush=True)
-                shutil.rmtree(folder)
-    RESULTS.write_text(render(lines))
+        for number, (strategy, method) in enumerate(found):
+            model = models["experts" if "experts" in method else ""]
+            folder, data = root / f"{number}", pairs if "DPO" in method else rows
+            line = run_line(folder, model, data, method, strategy)
+            print(json.dumps(line.__dict__), flush=True)
+            keep(replace(line, measured=str(date.today())))
+            shutil.rmtree(folder)
+    lines = [line for line in read_lines() if (line.strategy, line.method) in found]
     return 0 if all(line.same == STEPS for line in lines if not line.problem) else 1
+
+
+def _combinations() -> list[tuple[str, str]]:
+    return [(strategy, method) for strategy in STRATEGIES for method in METHODS]
+
+
+def read_lines() -> list[Line]:
+    """Return the lines that are kept, in the order of the page."""
+    kept = json.loads(LINES.read_text()) if LINES.exists() else []
+    lines = [Line(**{**line, "same": tuple(line["same"])}) for line in kept]
+    order = _combinations()
+    return sorted(lines, key=lambda line: order.index((line.strategy, line.method)))
+
+
+def keep(line: Line) -> None:
+    """Put a line in the place of its earlier one, and write the page."""
+    others = [
+        each
+        for each in read_lines()
+        if (each.strategy, each.method) != (line.strategy, line.method)
+    ]
+    LINES.write_text(json.dumps([asdict(each) for each in [*others, line]], indent=1) + "\n")
+    RESULTS.write_text(render(read_lines()))
 
 
 def render(lines: list[Line]) -> str:
@@ -178,10 +217,11 @@ def render(lines: list[Line]) -> str:
         for line in lines
     ]
     return (
-        f"# Resuming under every strategy, {date.today()}\n\n"
+        f"# Resuming under every strategy, {max(line.measured for line in lines)}\n\n"
         "`python benchmarks/trainer/sharding_matrix.py`: a tiny model, four ranks on CPU (gloo), "
-        f"float32, six steps; runs that\nresume at steps {', '.join(map(str, STEPS))} against one "
-        "that was not disturbed. Needed are trained weights and two moments of each, in float32.\n"
+        "float32 (QLoRA: base in 4 bits), six steps; runs that\nresume at steps "
+        f"{', '.join(map(str, STEPS))} against one that was not disturbed. "
+        "Needed are trained weights and two moments of each, in float32.\n"
         "The frozen base is in no checkpoint.\n\n"
         "| strategy | method | same bytes from step | tensors of a checkpoint, bytes | needed |\n"
         "|---|---|---|---|---|\n" + "\n".join(table) + "\n"
