@@ -1,4 +1,4 @@
-"""What the planner says of every line of the GPU table; needs no GPU.
+"""What the planner says of every line of the GPU table, and the weights as counted; needs no GPU.
 
 Usage: python benchmarks/gpu/planned.py [--gpu h100]
 Writes benchmarks/results/gpu_planned.md.
@@ -14,9 +14,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent)]
 
-from lines import LENGTH, Line, known_shapes, list_lines, plan_line, utilisation  # noqa: E402
+from lines import (  # noqa: E402
+    LENGTH,
+    Line,
+    describe_shape,
+    known_shapes,
+    list_lines,
+    plan_line,
+    utilisation,
+)
+from random_model import config_of  # noqa: E402
 
 from finetune_trainer.errors import UserError  # noqa: E402
+from finetune_trainer.planning.memory import count_adapter  # noqa: E402
+from finetune_trainer.planning.setup import Setup  # noqa: E402
 from finetune_trainer.planning.throughput import GPU, GPUS  # noqa: E402
 
 RESULTS = ROOT / "benchmarks" / "results" / "gpu_planned.md"
@@ -46,6 +57,36 @@ def row_of(line: Line, gpu: GPU) -> str:
     )
 
 
+def count_weights(shape: str) -> str:
+    """Count the weights of the real model, and of its adapter by PEFT, on the meta device.
+
+    Returns:
+        A row of the table, with the planner's numbers beside them.
+    """
+    import torch
+    from peft import get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from finetune_api.v1alpha1.spec.method import Adapter
+    from finetune_trainer.model.adapters import build_lora_config, name_targets
+
+    model = describe_shape(shape)
+    adapter = name_targets(Adapter(), model)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(config_of(shape))
+        num_base = sum(weight.numel() for weight in base.parameters())
+        lora = build_lora_config(adapter, base)
+        assert lora is not None
+        adapted = get_peft_model(base, lora)
+    num_trained = sum(each.numel() for each in adapted.parameters() if each.requires_grad)
+    targets = tuple(adapter.target_modules)
+    planned = count_adapter(model, Setup(rank=adapter.rank, targets=targets))
+    return (
+        f"| {shape} | {num_base:,} | {model.num_parameters / num_base:.4f} | "
+        f"{', '.join(targets)} | {num_trained:,} | {planned / num_trained:.4f} |"
+    )
+
+
 def main() -> int:
     """Print and write the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -66,6 +107,16 @@ def main() -> int:
             "| line | planned | of what | tokens/s | utilisation | how, or what would fit |",
             "|---|---|---|---|---|---|",
             *(row_of(line, gpu) for line in lines),
+            "",
+            "The weights of the real models and of PEFT's adapters at the defaults, counted on the "
+            "meta device, with the planner's number over the counted one.",
+            "Activations are not counted at these sizes: [memory](memory.md) compares them on "
+            "smaller models.",
+            "",
+            "| shape | weights | planned over counted | adapter on | its weights | planned over "
+            "counted |",
+            "|---|---|---|---|---|---|",
+            *(count_weights(shape) for shape in known_shapes()),
             "",
         ]
     )

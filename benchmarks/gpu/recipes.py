@@ -28,6 +28,8 @@ def find_obstacle(line: Line, *, use_gpu: bool) -> str:
     """Say why the engine cannot run the line here; empty if it can."""
     if line.method == "QLoRA" and not use_gpu:
         return "4-bit weights need a GPU"
+    if line.variant in ("flash", "liger", "compile") and not use_gpu:
+        return f"{line.variant} needs a GPU"
     if line.engine != "ours" and importlib.util.find_spec(line.engine) is None:
         return f"{line.engine} is not installed"
     if line.engine == "unsloth" and line.nodes * line.gpus > 1:
