@@ -26,6 +26,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
+from pydantic import ValidationError  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from transformers import MixtralConfig, MixtralForCausalLM  # noqa: E402
 
@@ -85,8 +86,9 @@ def run_line(folder: Path, model: Path, rows: Path, method: str, strategy: str) 
     whole, kept = bench("whole"), folder / "kept"
     try:
         digest = _train_and_keep(whole, kept)
-    except AssertionError as error:
-        reason = str(error).splitlines()[0][:160]
+    except (AssertionError, ValidationError) as error:
+        refused = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = refused.removeprefix("Value error, ").splitlines()[0]
         return Line(
             method=method, strategy=strategy, same=(), stored_bytes=0, needed_bytes=0,
             problem=reason,
