@@ -189,7 +189,13 @@ def check_host_memory(planned: Planned, *, limit: int | None) -> str:
     if not planned.device.is_known and resources.strategy == "Auto":
         others = (host_memory_of(planned, strategy=each) for each in ("DDP", "FSDP2"))
         need = replace(need, least=min(need.least, *(each.least for each in others)))
-    return require_host_memory(need, limit, is_stated=resources.memory is not None)
+    may_shard = planned.recipe.strategy != "FSDP2" and planned.job.spec.method.objective == "SFT"
+    return require_host_memory(
+        need,
+        limit,
+        is_stated=resources.memory is not None,
+        sharded=host_memory_of(planned, strategy="FSDP2") if may_shard else None,
+    )
 
 
 def host_memory_of(planned: Planned, *, strategy: str | None = None) -> HostMemory:

@@ -65,7 +65,8 @@ ACCEPTANCE = {
     ),
     "ModelDownloadNotAllowed": ReasonHelp(
         "Pods would download `model.uri` while they, or the other nodes of the job, hold GPUs.",
-        "Have `config.cacheClaim` set, or put the model on a volume and name it as `pvc://`.",
+        "Have `config.cacheClaim` set, or put the model on a volume and name it as `pvc://`, "
+        "or have `config.modelDownloads` set to `Anywhere`.",
     ),
     "JudgeNotAllowed": ReasonHelp(
         "`evaluation.judge.endpoint` is none that rows may be sent to here.",

@@ -61,7 +61,7 @@ spec:
       rank: 16
       alpha: 32
       dropout: "0.05"     # kubectl needs these quotes
-      targetModules: [auto]
+      # targetModules: [all-linear]    # by default without the experts of a mixture
   hyperparameters:
     epochs: "3"
     learningRate: auto    # or for example "2e-4"

@@ -320,3 +320,11 @@ def test_a_decimal_is_text_or_a_whole_number() -> None:
     assert "type" not in epochs
     assert re.match(epochs["pattern"], "0.5")
     assert "self <= 999999999999999" in epochs["x-kubernetes-validations"][0]["rule"]
+
+
+def test_an_older_operator_finds_no_target_modules_that_it_does_not_know(
+    nodes: list[tuple[str, dict[str, Any]]],
+) -> None:
+    for path, node in nodes:
+        assert "targetModules" not in str(node.get("default")), path
+        assert not (path.endswith("targetModules") and "default" in node), path

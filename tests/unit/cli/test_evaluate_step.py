@@ -174,6 +174,7 @@ def test_a_plan_without_steps_estimates_no_training() -> None:
         {
             "plan": {**told, "reasons": reasons},
             "device": "CPU",
+            "podMemory": 0,
             "time": {"tokens": 0, "tokensPerSecond": 0.0, "seconds": 0},
             "evaluation": evaluation,
             "warnings": [],

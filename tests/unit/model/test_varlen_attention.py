@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -158,6 +159,45 @@ def test_auto_loads_it_for_joined_rows_where_the_kernel_is_right(
         with pytest.raises(UserError, match=fault) as caught:
             load_model(tmp_path, dtype=torch.bfloat16, attention="Varlen")
         assert caught.value.reason == "AttentionUnsupported"
+
+
+def test_all_ranks_take_sdpa_if_the_kernel_is_wrong_on_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model("llama").save_pretrained(tmp_path)
+    gpu = AttentionSupport(has_gpu=True, has_flash=False, is_half_precision=True)
+    monkeypatch.setattr("finetune_trainer.model.load.detect_attention_support", lambda _: gpu)
+    monkeypatch.setattr("finetune_trainer.model.load.find_fault", lambda *_: "")
+    found: list[str] = []
+
+    def agree(fault: str) -> str:
+        found.append(fault)
+        return "it is off on rank 3"
+
+    model = load_model(tmp_path, dtype=torch.bfloat16, joins_rows=True, agree=agree)
+    assert (model.config._attn_implementation, found) == ("sdpa", [""])
+
+
+def test_a_model_with_code_of_its_own_keeps_the_attention_that_it_knows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_model("llama").save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["auto_map"] = {}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    gpu = AttentionSupport(has_gpu=True, has_flash=False, is_half_precision=True)
+    monkeypatch.setattr("finetune_trainer.model.load.detect_attention_support", lambda _: gpu)
+    monkeypatch.setattr("finetune_trainer.model.load.find_fault", lambda *_: "")
+    model = load_model(tmp_path, dtype=torch.bfloat16, joins_rows=True, trust_remote_code=True)
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_full_gpu_says_nothing_of_the_kernel() -> None:
+    def fill(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        find_fault(4, 2, 16, device="cpu", kernel=fill)
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,14 @@ def test_a_merge_takes_a_few_tensors_or_a_mixture_whose_experts_are_trained() ->
 def test_rows_of_preferences_are_kept_by_every_rank() -> None:
     found = estimate_host(LLAMA, setup(), num_ranks=8, encoded_tokens=10**6)
     assert found.processes == 8 * (CUDA_PROCESS + 36 * 10**6)
+    assert found.least == estimate_host(LLAMA, setup(), num_ranks=8).least
+
+
+def test_every_rank_reads_quantised_files_itself() -> None:
+    plain = estimate_host(LLAMA, setup(adapter="Full", strategy="FSDP2"), num_ranks=8)
+    packed = replace(LLAMA, is_quantized=True)
+    found = estimate_host(packed, setup(adapter="Full", strategy="FSDP2"), num_ranks=8)
+    assert found.loading == 8 * plain.loading > 0
 
 
 def test_without_gpus_nothing_is_counted_here() -> None:
@@ -147,6 +155,16 @@ def test_memory_that_may_be_too_small_is_a_warning() -> None:
     assert "the operator's default is 16.0 GiB" in words
     assert "set resources.memory to 20Gi or more" in words
     assert check_host_memory(plan, limit=128 * GIB) == ""
+
+
+def test_sharding_is_a_remedy_where_it_fits_the_memory() -> None:
+    small = replace(LLAMA, num_parameters=2 * 10**9)
+    light = {"hyperparameters": {"optimizer": "AdamW8bit"}}
+    plan = planned(model=small, **FULL, **light, resources=EIGHT)
+    with pytest.raises(UserError, match=r"Gi or more, or resources\.strategy to FSDP2"):
+        check_host_memory(plan, limit=48 * GIB)
+    with pytest.raises(UserError, match=r"Gi or more$"):
+        check_host_memory(plan, limit=16 * GIB)
 
 
 def test_two_nodes_of_eight_gpus_need_what_the_first_node_needs() -> None:

@@ -96,6 +96,7 @@ def load_model(
     max_memory: Mapping[int, int] | None = None,
     attention: str = "Auto",
     joins_rows: bool = False,
+    agree: Callable[[str], str] = str,
 ) -> PreTrainedModel:
     """Load the causal language model in ``folder``.
 
@@ -109,6 +110,7 @@ def load_model(
         max_memory: Bytes by GPU that ``auto`` may take.
         attention: ``hyperparameters.attention``.
         joins_rows: Training joins the rows of a batch without padding.
+        agree: Returns what keeps any rank from attention by boundaries, by what keeps this one.
 
     Raises:
         UserError: The model does not load, does not know the attention, or 4 bits need a missing
@@ -141,7 +143,10 @@ def load_model(
     try:
         support = detect_attention_support(dtype)
         if attention == "Varlen" or (attention == "Auto" and joins_rows):
-            support = _with_varlen(support, folder, joins_rows=joins_rows)
+            fault = agree(_varlen_fault(support, folder, runs_own_code=trust_remote_code))
+            if not fault:
+                register_varlen()
+            support = replace(support, joins_rows=joins_rows, varlen_fault=fault)
         return _load_with_attention(load, folder, attention, support)
     except (OSError, ValueError) as error:
         raise UserError(
@@ -241,15 +246,15 @@ def detect_attention_support(dtype: torch.dtype) -> AttentionSupport:
     )
 
 
-def _with_varlen(support: AttentionSupport, folder: Path, *, joins_rows: bool) -> AttentionSupport:
-    """Find out whether attention by boundaries suits the model and runs here."""
+def _varlen_fault(support: AttentionSupport, folder: Path, *, runs_own_code: bool) -> str:
+    """Return why attention by boundaries does not suit the model or run here; empty if it does."""
+    if runs_own_code and "auto_map" in read_config(folder):
+        return "the model brings code of its own"
     model = read_model_architecture(folder)
     fault = explain_varlen(model)
-    if support.has_gpu and support.is_half_precision and not fault:
-        fault = find_fault(model.num_heads, model.num_kv_heads, model.head_dim)
-    if not fault:
-        register_varlen()
-    return replace(support, joins_rows=joins_rows, varlen_fault=fault)
+    if fault or not (support.has_gpu and support.is_half_precision):
+        return fault
+    return find_fault(model.num_heads, model.num_kv_heads, model.head_dim)
 
 
 def expected_attention(asked: str, *, use_gpu: bool) -> str:

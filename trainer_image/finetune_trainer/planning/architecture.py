@@ -66,6 +66,7 @@ class Architecture:
         model_type: transformers' name of the family.
         num_parameters: All weights; a tied head counts once.
         stored_type: Type of most weights in the files, as safetensors names it; empty if unknown.
+        is_quantized: The files hold weights in 4 or 8 bits, which a library of their own reads.
         hidden_size: Width of the residual stream.
         intermediate_size: Width of the MLP; of one routed expert in a mixture.
         num_layers: Transformer blocks.
@@ -98,6 +99,7 @@ class Architecture:
     model_type: str = ""
     num_parameters: int
     stored_type: str = ""
+    is_quantized: bool = False
     hidden_size: int
     intermediate_size: int
     num_layers: int
@@ -230,6 +232,7 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
         model_type=kind,
         num_parameters=0,
         stored_type=_TYPES.get(str(dtype), ""),
+        is_quantized="quantization_config" in config,
         hidden_size=hidden,
         intermediate_size=expert_width if experts else width,
         num_layers=layers,

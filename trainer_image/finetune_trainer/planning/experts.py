@@ -7,7 +7,9 @@ from collections.abc import Iterable
 from finetune_trainer.planning.architecture import Architecture
 
 ALL_LINEAR = ("all-linear",)
-AUTO = ("auto",)
+AUTO = ((), ("auto",))
+"""Targets of a job that leaves the choice open. The API server stores no default of its own, so a
+job that an older operator starts keeps that one's."""
 
 ADAPTED_EXPERTS = frozenset(
     (
@@ -33,11 +35,11 @@ def reaches_experts(model_type: str, targets: tuple[str, ...]) -> bool:
 def choose_targets(asked: Iterable[str], model: Architecture) -> tuple[str, ...]:
     """Return the names of the adapted modules, or ``all-linear``.
 
-    ``auto`` leaves out the stacked experts of a mixture that ``all-linear`` would reach: their
-    adapters are as large as a model, and know no dropout.
+    An open choice leaves out the stacked experts of a mixture that ``all-linear`` would reach:
+    their adapters are as large as a model, and know no dropout.
     """
     targets = tuple(asked)
-    if targets != AUTO:
+    if targets not in AUTO:
         return targets
     if reaches_experts(model.model_type, ALL_LINEAR) and model.num_experts:
         return model.attention_names or ALL_LINEAR

@@ -78,8 +78,9 @@ def estimate_host(
     """
     if num_ranks == 0:
         return HostMemory(processes=0, loading=0, saving=0, merging=0, least=0)
-    # Under FSDP2 one rank reads the weights for all.
-    num_readers = 1 if setup.strategy == "FSDP2" else num_ranks
+    # Under FSDP2 one rank reads the weights for all, if they are plain.
+    reads_once = setup.strategy == "FSDP2" and not model.is_quantized
+    num_readers = 1 if reads_once else num_ranks
     copied, stacked = _copied_parameters(model, setup)
     value = FLOAT32 if setup.is_full else setup.value_bytes
     rows = num_ranks * ENCODED_TOKEN * encoded_tokens
@@ -94,7 +95,8 @@ def estimate_host(
         loading=loading,
         saving=saving,
         merging=merges * (MERGE + whole),
-        least=max(num_ranks * PROCESS + rows + max(certain, saving), merges * whole),
+        # Rows are counted as they were before they were cut, so they are not certain.
+        least=max(num_ranks * PROCESS + max(certain, saving), merges * whole),
     )
 
 
@@ -125,13 +127,16 @@ def _saving_bytes(model: Architecture, setup: Setup, num_ranks: int) -> int:
     return int(max(weights, states))
 
 
-def require_host_memory(need: HostMemory, limit: int, *, is_stated: bool) -> str:
+def require_host_memory(
+    need: HostMemory, limit: int, *, is_stated: bool, sharded: HostMemory | None = None
+) -> str:
     """Return a warning where a pod's memory is nearly or probably too small, else nothing.
 
     Args:
         need: Of the training pod.
         limit: Memory limit of the pod, bytes.
         is_stated: The job states the limit in ``resources.memory``.
+        sharded: What the same job needs under FSDP2, if it can use that.
 
     Raises:
         UserError: ``HostMemoryTooSmall``: it is certainly too small.
@@ -141,6 +146,8 @@ def require_host_memory(need: HostMemory, limit: int, *, is_stated: bool) -> str
     whose = "resources.memory is" if is_stated else "the operator's default is"
     has = f"{whose} {limit / GIB:.1f} GiB"
     remedy = f"set resources.memory to {math.ceil(need.total / COMFORT / GIB)}Gi or more"
+    if sharded is not None and sharded.total <= COMFORT * limit < need.total:
+        remedy += ", or resources.strategy to FSDP2"
     parts = (
         f"{need.processes / GIB:.1f} for the processes, {need.loading / GIB:.1f} while the model "
         f"loads, {need.saving / GIB:.1f} while a checkpoint is saved"

@@ -237,7 +237,7 @@ def check_adapter(
     asked = ",".join(sorted(adapter.target_modules))
     targets = config.get("target_modules") or []
     theirs = facts.get("targetModules", "")
-    if tuple(adapter.target_modules) == AUTO:
+    if tuple(adapter.target_modules) in AUTO:
         asked = theirs
     if theirs != asked:
         resolved = [targets] if isinstance(targets, str) else targets

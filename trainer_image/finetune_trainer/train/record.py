@@ -46,7 +46,7 @@ def make_record(
     targets = tuple(spec.method.adapter.target_modules)
     if adopted is None:
         targets = choose_targets(targets, read_model_architecture(model_dir))
-    elif targets == AUTO and adopted.targets:
+    elif targets in AUTO and adopted.targets:
         targets = tuple(adopted.targets.split(","))
     return {
         "model": model.name,

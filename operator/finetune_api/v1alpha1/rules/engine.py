@@ -11,7 +11,8 @@ ENGINE_RULES: tuple[Rule, ...] = (
             "(self.method.adapter.type in ['LoRA', 'RsLoRA'] && "
             "!(has(self.method.adapter.modulesToSave) && "
             "size(self.method.adapter.modulesToSave) > 0) && "
-            "!('lm_head' in self.method.adapter.targetModules))"
+            "!(has(self.method.adapter.targetModules) && "
+            "'lm_head' in self.method.adapter.targetModules))"
         ),
         message=(
             "evaluation.engine VLLM serves adapters of type LoRA and RsLoRA without modulesToSave "

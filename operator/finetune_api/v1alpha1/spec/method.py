@@ -23,16 +23,16 @@ class Adapter(APIModel):
     """Dropout on the adapter's input, below 1."""
     target_modules: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128)]],
-        Field(min_length=1, max_length=32, json_schema_extra=SET_LIST),
+        Field(max_length=32, json_schema_extra=SET_LIST),
         Unique,
-    ] = ["auto"]
+    ] = []
     """Names of the modules that get an adapter, for example `q_proj`; `all-linear` means every
     linear layer but the output head, which loses nothing against full fine-tuning where
     attention-only does ("LoRA Without Regret", 2025). With `all-linear` the experts of a mixture
     get one too, but for those that PEFT does not reach (gpt-oss, Llama 4); `train` says so.
-    `auto` means `all-linear`, and attention only in a mixture whose stacked experts `all-linear`
-    would reach (Mixtral, Qwen3, DeepSeek): their adapters may be as large as a model. Write
-    `[all-linear]` for the experts."""
+    `[auto]`, or none, means `all-linear`, and attention only in a mixture whose stacked experts
+    `all-linear` would reach (Mixtral, Qwen3, DeepSeek): their adapters may be as large as a model.
+    Write `[all-linear]` for the experts."""
     modules_to_save: Annotated[
         list[Annotated[str, Field(min_length=1, max_length=128)]],
         Field(max_length=32, json_schema_extra=SET_LIST),

@@ -247,7 +247,7 @@ def _model_download(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[V
     is_remote = uri.startswith(("hf://", "s3://"))
     if config.cache_claim or not is_remote or config.model_downloads == "Anywhere":
         return
-    if resources.nodes > 1 and resources.gpus_per_node:
+    if resources.nodes > 1 and resources.gpus_per_node and not spec.trains_nothing:
         who = f"each of {resources.nodes} nodes would download {uri!r} while all hold their GPUs"
     elif config.model_downloads == "BeforeGPUs" and resources.gpus_per_node:
         who = f"the pods of stages with GPUs would download {uri!r} while they hold them"
@@ -257,8 +257,8 @@ def _model_download(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[V
         reason=Reason.MODEL_DOWNLOAD_NOT_ALLOWED,
         field="spec.model.uri",
         message=f"{who} (modelDownloads is {config.model_downloads}); put the model on a volume and"
-        " name it as pvc://<claim>/<path>, or ask the administrator to set cacheClaim: then prepare"
-        " downloads it to that volume before any GPU is held",
+        " name it as pvc://<claim>/<path>, or ask the administrator for cacheClaim, with which"
+        " prepare downloads it to a volume before any GPU is held, or for modelDownloads Anywhere",
     )
 
 

@@ -162,13 +162,29 @@ def named_adapter(plan: WorkerPlan, job: ResolvedJob) -> Adapter:
     return name_targets(job.spec.method.adapter, read_model_architecture(Path(plan.model_dir)))
 
 
+def agree_on_fault(fault: str) -> str:
+    """Return what any rank has found, so that all compute alike; all ranks must call it."""
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+        return fault
+    import torch.distributed as dist
+
+    faults = [""] * dist.get_world_size()
+    dist.all_gather_object(faults, fault)
+    return next(filter(None, faults), "")
+
+
 def load_base(
-    plan: WorkerPlan, job: ResolvedJob, recipe: Recipe, *, local_rank: int
+    plan: WorkerPlan,
+    job: ResolvedJob,
+    recipe: Recipe,
+    *,
+    local_rank: int,
+    tell: Callable[[str], None],
 ) -> PreTrainedModel:
     """Load the base model as the recipe says and check that the adapter fits it.
 
     ``local_rank`` is this rank's GPU, if there are GPUs. Only quantised weights are placed at
-    loading.
+    loading. ``tell`` takes messages for people.
 
     Raises:
         UserError: The model does not load, or the adapter's targets match nothing.
@@ -185,6 +201,13 @@ def load_base(
     # Full fine-tuning keeps float32 master weights and computes in bfloat16 by autocast.
     is_low_precision = recipe.bfloat16 and adapter.type != "Full"
     weights = find_weights(plan, job, recipe) if adapter.type == "Full" else None
+
+    def agree(fault: str) -> str:
+        found = agree_on_fault(fault)
+        if found and recipe.use_gpu:
+            tell(f"attention: Varlen is not used, which needs less memory on joined rows: {found}")
+        return found
+
     # Files in 4 or 8 bits are read by libraries of their own.
     is_plain = not quantized and "quantization_config" not in read_config(Path(plan.model_dir))
     is_receiver = recipe.strategy == "FSDP2" and local_rank > 0 and is_plain
@@ -198,6 +221,7 @@ def load_base(
             device_map={"": local_rank if plan.use_gpu else "cpu"} if quantized else None,
             attention=job.spec.hyperparameters.attention,
             joins_rows=recipe.padding_free or recipe.packing,
+            agree=agree,
         )
     if recipe.use_gpu and job.spec.hyperparameters.compile == "On":
         compile_blocks(model)

@@ -109,7 +109,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
         config.router_aux_loss_coef = 0.0
     plan = agree_on_checkpoint(plan, job, emit.message, local_rank=config.local_process_index)
     is_fused = uses_liger(plan, job)
-    model = load_base(plan, job, recipe, local_rank=config.local_process_index)
+    model = load_base(plan, job, recipe, local_rank=config.local_process_index, tell=emit.message)
     if is_fused:
         apply_liger(model)
     adapter = named_adapter(plan, job)
