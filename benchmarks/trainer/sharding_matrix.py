@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -226,7 +227,8 @@ def render(lines: list[Line]) -> str:
     ]
     return (
         f"# Resuming under every strategy, {max(line.measured for line in lines)}\n\n"
-        "`python benchmarks/trainer/sharding_matrix.py`: a tiny model, four ranks on CPU (gloo), "
+        "`python benchmarks/trainer/sharding_matrix.py`: a tiny model, four ranks on "
+        f"{os.cpu_count()} CPU cores (gloo), "
         "float32 (QLoRA: base in 4 bits), six steps; runs that\nresume at steps "
         f"{', '.join(map(str, STEPS))} against one that was not disturbed. "
         "Needed are trained weights and two moments of each, in float32.\n"
