@@ -9,7 +9,7 @@ Needs the data sets banking77 (Casanueva et al. 2020, CC BY 4.0) and e2e (Noviko
 CC BY-SA 4.0) in one folder: ``--data DIR`` or FINETUNE_BENCHMARK_DATA.
 
 Usage: python benchmarks/quality/run.py [--data DIR] [--only CASE] [--seeds 42 43] [--skip-plain]
-    [--defaults]
+    [--defaults] [--dropout 0]
 """
 
 from __future__ import annotations
@@ -98,6 +98,7 @@ def run_case(
             },
             "hyperparameters": {**recipe.get("hyperparameters", {}), "seed": seed},
             "evaluation": recipe.get("evaluation", {}),
+            "method": recipe.get("method", {}),
             "output": {"uri": f"file://{scratch}/{name}-out"},
             "resources": {"gpusPerNode": 0},
         },
@@ -193,8 +194,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43])
     parser.add_argument("--skip-plain", action="store_true")
     parser.add_argument("--defaults", action="store_true", help="leave all to the product")
+    parser.add_argument("--dropout", help="of the product's adapter, with --skip-plain")
     arguments = parser.parse_args()
-    defaults = arguments.defaults
+    defaults, dropout = arguments.defaults, arguments.dropout
+    method = {"method": {"adapter": {"dropout": dropout}}} if dropout else {}
     if not arguments.data.exists():
         print(f"skipped: no data sets in {arguments.data} (see --help)")
         return 0
@@ -206,12 +209,12 @@ def main() -> int:
                 Path(scratch),
                 seed=seed,
                 plain=not arguments.skip_plain and not defaults,
-                recipe={} if defaults else recipe_of(name),
+                recipe=({} if defaults else recipe_of(name)) | method,
             )
             for seed in arguments.seeds
             for name in ([arguments.only] if arguments.only else CASES)
         ]
-    how = "defaults" if defaults else "one epoch"
+    how = ("defaults" if defaults else "one epoch") + (f", dropout {dropout}" if dropout else "")
     print(f"\n{date.today()}, {os.cpu_count()} cores, {how}, SmolLM2-135M-Instruct\n")
     print(
         "| data | seed | metric | n | base | finetune run (95 %) | plain TRL "
