@@ -192,6 +192,33 @@ def test_a_model_with_code_of_its_own_keeps_the_attention_that_it_knows(
     assert model.config._attn_implementation == "sdpa"
 
 
+def test_the_kernel_alone_runs_backwards_in_a_fixed_order() -> None:
+    seen: list[bool] = []
+
+    class Noting(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, value: torch.Tensor) -> torch.Tensor:
+            return value.clone()
+
+        @staticmethod
+        def backward(context: Any, *grads: Any) -> Any:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            return grads[0]
+
+    note: Any = Noting.apply
+
+    def attend(query: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        noted: torch.Tensor = note(query)
+        return noted
+
+    query = torch.ones(1, 2, 4, 8, requires_grad=True)
+    part = note(query)
+    out, _ = attend_by_boundaries(torch.nn.Module(), part, part, part, None, kernel=attend)
+    note(out).sum().backward()
+    assert seen == [False, True, False]
+    assert query.grad is not None
+
+
 def test_a_full_gpu_says_nothing_of_the_kernel() -> None:
     def fill(*_: Any, **__: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory")

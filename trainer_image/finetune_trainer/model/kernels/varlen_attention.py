@@ -102,7 +102,23 @@ def attend_by_boundaries(
         window_size=(sliding_window - 1 if sliding_window else -1, 0),
         enable_gqa=heads != key.shape[1],
     )
+    _order_backward(joined)
     return joined.view(rows, tokens, heads, size), None
+
+
+def _order_backward(joined: Tensor) -> None:
+    """Let the kernel add gradients in a fixed order, so that a run that resumes gives the same.
+
+    FlashAttention has such a backward pass, and torch takes it where algorithms have to be
+    deterministic. The switch is of the process, and other operations have no such way. So it is on
+    for this one operation. Compiled code has no graph to hook into.
+    """
+    import torch
+
+    node = joined.grad_fn
+    if node is not None and not torch.compiler.is_compiling():
+        node.register_prehook(lambda _: torch.use_deterministic_algorithms(True))
+        node.register_hook(lambda *_: torch.use_deterministic_algorithms(False))
 
 
 def _read_boundaries(
