@@ -28,6 +28,7 @@ from finetune_trainer.model.kernels.varlen_attention import (
 )
 from finetune_trainer.model.load import load_model
 from finetune_trainer.planning.architecture import Architecture
+from finetune_trainer.train.ranks.outcome import name_attention
 
 ROWS = [[3 + (i * 7 + j) % 50 for j in range(length)] for i, length in enumerate((5, 1, 9))]
 SIZES: dict[str, Any] = {
@@ -190,6 +191,12 @@ def test_a_model_with_code_of_its_own_keeps_the_attention_that_it_knows(
     monkeypatch.setattr("finetune_trainer.model.load.find_fault", lambda *_: "")
     model = load_model(tmp_path, dtype=torch.bfloat16, joins_rows=True, trust_remote_code=True)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_rows_with_padding_are_recorded_as_what_computed_them() -> None:
+    assert name_attention(NAME, joins_rows=True) == NAME
+    assert name_attention(NAME, joins_rows=False) == "sdpa"
+    assert name_attention("eager", joins_rows=False) == "eager"
 
 
 def test_the_kernel_alone_runs_backwards_in_a_fixed_order() -> None:

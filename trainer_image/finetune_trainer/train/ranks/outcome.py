@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.model.adapters import ALL_LINEAR, adapts_experts, has_fused_experts
+from finetune_trainer.model.kernels.varlen_attention import NAME as VARLEN
 from finetune_trainer.model.load import read_model_architecture
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.train.ranks.handover import WorkerPlan
@@ -71,6 +72,7 @@ def leave_outcome(
     """Write the training's result for the parent; ``is_fused``: with Liger's kernels."""
     from finetune_trainer.train.ranks.sft import count_trainable
 
+    is_flattened = stays_flattened(trainer, recipe)
     outcome = {
         "step": trainer.state.global_step,
         "selection": selection,
@@ -81,8 +83,10 @@ def leave_outcome(
         },
         "resumed_from": plan.resume_step,
         # The real setting, which differs from the plan if examples would see each other.
-        "recipe": {**recipe.to_json(), "padding_free": stays_flattened(trainer, recipe)},
-        "attention": trainer.model.config._attn_implementation,
+        "recipe": {**recipe.to_json(), "padding_free": is_flattened},
+        "attention": name_attention(
+            trainer.model.config._attn_implementation, joins_rows=is_flattened or recipe.packing
+        ),
         "kernels": "liger" if is_fused else "none",
         "trainable_parameters": count_trainable(trainer.model),
     }
@@ -95,6 +99,11 @@ def leave_outcome(
     }
     with Path(plan.curve).open("a") as file:
         file.write(json.dumps(peak) + "\n")
+
+
+def name_attention(loaded: str, *, joins_rows: bool) -> str:
+    """Return the attention that training computed: rows with padding leave the boundaries' one."""
+    return "sdpa" if loaded == VARLEN and not joins_rows else loaded
 
 
 def measure_peak_memory(*, use_gpu: bool) -> int:
