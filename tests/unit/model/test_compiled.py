@@ -10,6 +10,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from finetune_trainer.model.kernels.compiled import compile_blocks
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 NUM_BLOCKS = 3
 
 

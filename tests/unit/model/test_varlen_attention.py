@@ -62,6 +62,8 @@ MODEL = Architecture(
     linears=(),
 )
 
+pytestmark = pytest.mark.slow  # it needs torch
+
 
 @pytest.fixture(autouse=True)
 def _registered() -> None:

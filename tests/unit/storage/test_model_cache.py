@@ -133,7 +133,13 @@ def test_records_of_the_cache_are_json_without_secrets(tmp_path, model):
 
     store = open_store(str(model))
     files = list(store.list())
-    cache = _Cache(folder=tmp_path / "cache", selection=ModelSelection(), tell=lambda _: None)
+    seconds: list[float] = []
+    cache = _Cache(
+        folder=tmp_path / "cache",
+        selection=ModelSelection(),
+        tell=lambda _: None,
+        on_download=seconds.append,
+    )
     folder = cache.get("s3://b/m", "r1", files, lambda to: _download_files(store, files, to))
     record = json.loads(folder.with_name(folder.name + ".json").read_text())
     assert record == {
@@ -150,3 +156,4 @@ def test_records_of_the_cache_are_json_without_secrets(tmp_path, model):
     again = cache.get("s3://b/m", "r1", files, lambda to: _download_files(store, files, to))
     assert again == folder
     assert (folder / "config.json").read_text() == "{}"
+    assert len(seconds) == 2
