@@ -367,8 +367,13 @@ async def test_what_this_cluster_does_not_allow_is_told_and_nothing_is_created(
         stalled = condition({"status": told}, "Stalled")
         assert stalled["reason"] == "ImageNotAllowed"
         assert "'evil.io/vllm:1'" in stalled["message"]
-        found = await client.list(DEPLOYMENTS, namespace)
-        assert [each["metadata"]["name"] for each in found.items] == [FRONT]
+
+        async def deployments() -> list[str]:
+            found = await client.list(DEPLOYMENTS, namespace)
+            return [each["metadata"]["name"] for each in found.items]
+
+        # The status is written first, and the front is created afterwards.
+        assert await eventually_async(deployments, timeout=30) == [FRONT]
 
 
 async def test_without_the_kind_jobs_run_and_endpoints_go_on_once_it_is_there(
