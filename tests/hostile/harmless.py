@@ -24,6 +24,7 @@ IN_WORDS: dict[str, Object] = {
     "credentials.md": {"allowedEndpoints": ["https://s3.example.org"]},
     "judge.md": {"allowedJudgeEndpoints": ["https://api.example.org/*"]},
     "kind.md": {"allowedEndpoints": ["http://172.18.0.1:8333"]},
+    "queues.md": {"cacheClaim": "base-models"},
     "tracking.md": {"allowedTrackers": ["https://mlflow.example.org", "https://wandb.example.org"]},
 }
 """Settings that a guide tells the administrator to make outside of a block of YAML."""
