@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -221,6 +222,26 @@ async def test_an_engine_that_is_gone_for_long_ends_in_an_error_of_openais_shape
             assert answer.status == 502
             error = (await answer.json())["error"]
         assert (error["type"], error["code"]) == ("server_error", "server_failed")
+
+
+async def test_a_request_on_a_server_that_dies_after_long_is_asked_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.PATIENCE_SECONDS", 0.2)
+
+    async def die_at_last(engine: StreamingEngine, *others: Any) -> None:
+        del engine.behaviours[V1]
+        await engine.may_answer.wait()
+        await fail(503)(engine, *others)
+
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        engine.behaviours[V1] = die_at_last
+        asking = asyncio.create_task(front.version_for("a"))
+        await eventually_async(lambda: engine.counts[V1] == 1)
+        asyncio.get_running_loop().call_later(0.3, engine.may_answer.set)
+        assert await asking == "1"
+        assert engine.counts[V1] == 2
 
 
 async def test_what_the_engine_refuses_passes_on_as_it_is(tmp_path: Path) -> None:

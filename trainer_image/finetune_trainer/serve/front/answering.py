@@ -40,7 +40,8 @@ logger = logging.getLogger(__name__)
 
 OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
 PATIENCE_SECONDS = 5.0
-"""The active version is asked again for so long while it cannot be reached."""
+"""The active version is asked again for so long after the first failure. However long a server
+took over a request before it died, another one is asked."""
 FIRST_PAUSE_SECONDS = 0.05
 MAX_BROKEN_OFF = 2
 """A request whose answer never began is sent so often at most: it may be what kills the engine."""
@@ -236,7 +237,8 @@ class Front:
             Refused: There is none, or it did not answer.
         """
         loop = asyncio.get_running_loop()
-        end, pause, num_broken_off = loop.time() + PATIENCE_SECONDS, FIRST_PAUSE_SECONDS, 0
+        end: float | None = None
+        pause, num_broken_off = FIRST_PAUSE_SECONDS, 0
         while True:
             served = self._state.routes.get(call.route.name, call.route).active
             if served is None:
@@ -247,6 +249,7 @@ class Front:
                 return served, opened
             if opened is not None:
                 opened.close()
+            end = loop.time() + PATIENCE_SECONDS if end is None else end
             num_broken_off += failure is Failure.BROKEN_OFF
             if num_broken_off >= MAX_BROKEN_OFF or loop.time() + pause > end:
                 break
