@@ -1,6 +1,6 @@
 """How many weights of a QLoRA adapter two steps leave as they are, by the type that holds them.
 
-Usage: PYTHONPATH=tests python benchmarks/trainer/adapter_types.py [--base FOLDER]
+Usage: python benchmarks/trainer/adapter_types.py [--base FOLDER]
 Two ranks train under DDP on CPU. The base is random and in bfloat16, or that of FOLDER in 4 bits.
 Prints the table of benchmarks/results/trainer.md; takes a minute.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))  # for the ranks
 RATES = ("1e-5", "5e-5", "2e-4")
 
 
@@ -30,7 +31,7 @@ def train_on_two_ranks(base: str) -> list[dict[str, Any]]:
         **os.environ,
         **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"},
         **{"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "tests"), *filter(None, sys.path)]),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
     }
     with tempfile.TemporaryDirectory() as scratch:
         ranks = [
