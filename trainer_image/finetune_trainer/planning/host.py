@@ -136,7 +136,7 @@ def require_host_memory(
         need: Of the training pod.
         limit: Memory limit of the pod, bytes.
         is_stated: The job states the limit in ``resources.memory``.
-        sharded: What the same job needs under FSDP2, if it can use that.
+        sharded: Need of the same job under FSDP2, if it can use that.
 
     Raises:
         UserError: ``HostMemoryTooSmall``: it is certainly too small.
