@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from finetune_trainer.planning.architecture import Architecture
 
 ALL_LINEAR = ("all-linear",)
-AUTO = ((), ("auto",))
+OPEN_CHOICES = ((), ("auto",))
 """Targets of a job that leaves the choice open. The API server stores no default of its own, so a
 job that an older operator starts keeps that one's."""
 
@@ -39,7 +39,7 @@ def choose_targets(asked: Iterable[str], model: Architecture) -> tuple[str, ...]
     their adapters are as large as a model, and know no dropout.
     """
     targets = tuple(asked)
-    if targets not in AUTO:
+    if targets not in OPEN_CHOICES:
         return targets
     if reaches_experts(model.model_type, ALL_LINEAR) and model.num_experts:
         return model.attention_names or ALL_LINEAR

@@ -119,9 +119,8 @@ def recipe_facts(
 ) -> dict[str, str | int]:
     """Return facts about training and data, by label; for cards and reports."""
     adapter = job.spec.method.adapter
-    targets = ", ".join(record.get("targetModules", "").split(",")) or ", ".join(
-        adapter.target_modules
-    )
+    named = record.get("targetModules") or ",".join(adapter.target_modules)
+    targets = named.replace(",", ", ")
     shape = f" rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {targets}"
     return {
         "Base model": f"{model_name} @ {record['revision']}",

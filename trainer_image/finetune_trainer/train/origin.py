@@ -16,7 +16,7 @@ from typing import Any
 
 from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import UserError
-from finetune_trainer.planning.experts import AUTO
+from finetune_trainer.planning.experts import OPEN_CHOICES
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import (
@@ -237,7 +237,7 @@ def check_adapter(
     asked = ",".join(sorted(adapter.target_modules))
     targets = config.get("target_modules") or []
     theirs = facts.get("targetModules", "")
-    if tuple(adapter.target_modules) in AUTO:
+    if tuple(adapter.target_modules) in OPEN_CHOICES:
         asked = theirs
     if theirs != asked:
         resolved = [targets] if isinstance(targets, str) else targets

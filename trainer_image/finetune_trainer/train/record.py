@@ -14,7 +14,7 @@ from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import InternalError
 from finetune_trainer.model.licence import licence_of, read_licence
 from finetune_trainer.model.load import QUANTIZATION_OF, read_model_architecture
-from finetune_trainer.planning.experts import AUTO, choose_targets
+from finetune_trainer.planning.experts import OPEN_CHOICES, choose_targets
 from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.generation import read_settings
@@ -46,7 +46,7 @@ def make_record(
     targets = tuple(spec.method.adapter.target_modules)
     if adopted is None:
         targets = choose_targets(targets, read_model_architecture(model_dir))
-    elif targets in AUTO and adopted.targets:
+    elif targets in OPEN_CHOICES and adopted.targets:
         targets = tuple(adopted.targets.split(","))
     return {
         "model": model.name,

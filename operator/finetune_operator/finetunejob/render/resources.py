@@ -54,14 +54,22 @@ def memory_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> st
     """Return the memory limit of a stage's own container."""
     if _is_small(spec, stage, config):
         return config.prepare_memory
-    return spec.resources.memory or default_memory(config, num_gpus_of(spec, stage))
+    return _full_limits(spec, stage, config)["memory"]
 
 
 def cpu_of(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> str:
     """Return the CPU limit of a stage's own container."""
     if _is_small(spec, stage, config):
         return config.prepare_cpu
-    return spec.resources.cpu or default_cpu(config, num_gpus_of(spec, stage))
+    return _full_limits(spec, stage, config)["cpu"]
+
+
+def _full_limits(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) -> dict[str, str]:
+    gpus = num_gpus_of(spec, stage)
+    return {
+        "cpu": spec.resources.cpu or default_cpu(config, gpus),
+        "memory": spec.resources.memory or default_memory(config, gpus),
+    }
 
 
 def num_gpus_of(spec: FineTuneJobSpec, stage: Stage) -> int:
@@ -101,12 +109,7 @@ def render_engine_resources(
     spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig
 ) -> dict[str, Any]:
     """Return what the stage would hold if it asked the models itself: its server holds it."""
-    gpus = num_gpus_of(spec, stage)
-    limits = {
-        "cpu": spec.resources.cpu or default_cpu(config, gpus),
-        "memory": spec.resources.memory or default_memory(config, gpus),
-    }
-    return _limited(limits, spec, gpus)
+    return _limited(_full_limits(spec, stage, config), spec, num_gpus_of(spec, stage))
 
 
 def _limited(limits: dict[str, str], spec: FineTuneJobSpec, gpus: int) -> dict[str, Any]:

@@ -41,6 +41,13 @@ def agree_on_step(
     return 0
 
 
+def agree_on_fault(fault: str) -> str:
+    """Return what any rank has found, so that all compute alike; all ranks must call it."""
+    faults = [""] * dist.get_world_size()
+    dist.all_gather_object(faults, fault)
+    return next(filter(None, faults), "")
+
+
 def _try_to_fetch(fetch: Callable[[int], None], step: int) -> bool:
     try:
         fetch(step)

@@ -15,7 +15,7 @@ from finetune_trainer.errors import InternalError, RetryableError
 from finetune_trainer.model.adapters import name_targets
 from finetune_trainer.model.kernels.liger import decide_liger
 from finetune_trainer.model.load import expected_attention, read_config, read_model_architecture
-from finetune_trainer.planning.experts import choose_targets, trains_router
+from finetune_trainer.planning.experts import trains_router
 from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
 from finetune_trainer.train.parent.launch import RECIPE_NAME
 from finetune_trainer.train.ranks.handover import WorkerPlan, open_run_store
@@ -80,15 +80,14 @@ def uses_liger(plan: WorkerPlan, job: ResolvedJob) -> bool:
     return decide_liger(job.spec.hyperparameters.kernels, model_type, use_gpu=plan.use_gpu)
 
 
-def balances_experts(plan: WorkerPlan, job: ResolvedJob) -> bool:
+def balances_experts(plan: WorkerPlan, adapter: Adapter) -> bool:
     """Return whether the loss has a term for the balance of a mixture's experts.
 
     TRL adds it for every mixture. With a frozen router it would only pull the adapter away from the
     answers.
     """
-    adapter, model = job.spec.method.adapter, read_model_architecture(Path(plan.model_dir))
-    targets = choose_targets(adapter.target_modules, model)
-    return trains_router(model.model_type, adapter.type, targets)
+    model_type = read_model_architecture(Path(plan.model_dir)).model_type
+    return trains_router(model_type, adapter.type, tuple(adapter.target_modules))
 
 
 def check_world_size(recipe: Recipe, actual: int) -> None:
@@ -162,26 +161,16 @@ def named_adapter(plan: WorkerPlan, job: ResolvedJob) -> Adapter:
     return name_targets(job.spec.method.adapter, read_model_architecture(Path(plan.model_dir)))
 
 
-def agree_on_fault(fault: str) -> str:
-    """Return what any rank has found, so that all compute alike; all ranks must call it."""
-    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
-        return fault
-    import torch.distributed as dist
-
-    faults = [""] * dist.get_world_size()
-    dist.all_gather_object(faults, fault)
-    return next(filter(None, faults), "")
-
-
 def load_base(
     plan: WorkerPlan,
     job: ResolvedJob,
+    adapter: Adapter,
     recipe: Recipe,
     *,
     local_rank: int,
     tell: Callable[[str], None],
 ) -> PreTrainedModel:
-    """Load the base model as the recipe says and check that the adapter fits it.
+    """Load the base model as the recipe says and check that the adapter, by name, fits it.
 
     ``local_rank`` is this rank's GPU, if there are GPUs. Only quantised weights are placed at
     loading. ``tell`` takes messages for people.
@@ -194,16 +183,16 @@ def load_base(
     from finetune_trainer.model.adapters import check_saved_modules, check_target_modules
     from finetune_trainer.model.kernels.compiled import compile_blocks
     from finetune_trainer.model.load import load_model
+    from finetune_trainer.train.ranks.agreement import agree_on_fault
     from finetune_trainer.train.ranks.sharding import loading_once
 
-    adapter = named_adapter(plan, job)
     quantized = adapter.type == "QLoRA"
     # Full fine-tuning keeps float32 master weights and computes in bfloat16 by autocast.
     is_low_precision = recipe.bfloat16 and adapter.type != "Full"
     weights = find_weights(plan, job, recipe) if adapter.type == "Full" else None
 
     def agree(fault: str) -> str:
-        found = agree_on_fault(fault)
+        found = agree_on_fault(fault) if recipe.world_size > 1 else fault
         if found and recipe.use_gpu:
             tell(f"attention: Varlen is not used, which needs less memory on joined rows: {found}")
         return found

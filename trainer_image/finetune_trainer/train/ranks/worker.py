@@ -105,14 +105,16 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     )
     check_world_size(recipe, config.world_size)
     check_agreement(recipe)
-    if not balances_experts(plan, job):
+    adapter = named_adapter(plan, job)
+    if not balances_experts(plan, adapter):
         config.router_aux_loss_coef = 0.0
     plan = agree_on_checkpoint(plan, job, emit.message, local_rank=config.local_process_index)
     is_fused = uses_liger(plan, job)
-    model = load_base(plan, job, recipe, local_rank=config.local_process_index, tell=emit.message)
+    model = load_base(
+        plan, job, adapter, recipe, local_rank=config.local_process_index, tell=emit.message
+    )
     if is_fused:
         apply_liger(model)
-    adapter = named_adapter(plan, job)
     lora = build_lora_config(adapter, model)
     watchers = make_watchers(plan, job, rank, emit, beats, has_validation=sides.has_validation)
     trainer = objective.build_trainer(
