@@ -64,3 +64,16 @@ def test_first_rank_reads_the_weights(folder: Path, monkeypatch: pytest.MonkeyPa
         first = load_model(folder, dtype=torch.bfloat16)
     theirs = alone.state_dict()
     assert all(torch.equal(each, theirs[name]) for name, each in first.state_dict().items())
+
+
+def test_rank_receives_weights_of_a_folder_whose_files_are_read_whole(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # transformers does this on file systems of the Hub, which deadlock on parallel page faults.
+    monkeypatch.setattr(modeling_utils, "_is_on_hf_mount", lambda _: True)
+    monkeypatch.setattr(modeling_utils, "is_fsdp_enabled", lambda: True)
+    with loading_once(is_receiver=True):
+        received = load_model(folder, dtype=torch.bfloat16)
+    shapes = {name: each.shape for name, each in received.named_parameters()}
+    alone = load_model(folder, dtype=torch.bfloat16)
+    assert shapes == {name: each.shape for name, each in alone.named_parameters()}

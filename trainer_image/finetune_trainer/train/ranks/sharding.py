@@ -78,7 +78,9 @@ def loading_once(*, is_receiver: bool) -> Iterator[None]:
     zeros_like = torch.zeros_like
 
     def describe(stored: Any, device: Any = None, dtype: Any = None) -> torch.Tensor:
-        shape = stored.get_shape()
+        # Files on an hf-mount file system are read whole, so tensors stand in place of slices.
+        is_read = isinstance(stored, torch.Tensor)
+        shape = list(stored.shape) if is_read else stored.get_shape()
         kind = dtype or (stored[:0] if shape else stored[...]).dtype
         return torch.empty(shape, dtype=kind, device="meta")
 
