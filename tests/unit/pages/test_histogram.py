@@ -32,7 +32,19 @@ def test_one_huge_value_does_not_press_the_others_into_one_bar() -> None:
     picture = draw_histogram(bins, longest=10**6, unit="tokens")
     assert picture is not None
     assert picture.rows[-1][0].endswith("to 1,000,000")
-    assert picture.ticks[-1].label.endswith("and more")
+    assert picture.ticks[-1].label == "up to 1,000,000"
+
+
+def test_the_axis_is_labelled_where_it_begins_and_ends() -> None:
+    """A limit of 128 lies between the labels 50 and 150, not beyond one of 100."""
+    picture = draw_histogram(
+        [Bin(at_least=0, count=3), Bin(at_least=50, count=9), Bin(at_least=100, count=1)],
+        longest=131, unit="tokens", limit=128,
+    )  # fmt: skip
+    assert picture is not None
+    assert [tick.label for tick in picture.ticks] == ["0", "50", "150"]
+    assert picture.limit_x is not None
+    assert picture.ticks[1].at < picture.limit_x < picture.ticks[2].at
 
 
 @pytest.mark.slow

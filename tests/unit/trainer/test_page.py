@@ -44,7 +44,7 @@ def test_page_tells_scores_goal_data_and_answers() -> None:
         "Goal met. exactMatch 0.910",
         "0.2600 to 0.4000",
         "without a model 0.3500",
-        "Without a model is the most frequent label as every answer.",
+        "The score without a model is that of the most frequent label as every answer.",
         "0.3300 0.2600 to 0.4000 without a model 0.3500 0.9100 0.8600 to 0.9500 +0.5800 0.5000 to "
         "0.6600",
         "exactMatch goal: at least 0.80, 0.30 above the base model 0.3300",
@@ -221,10 +221,11 @@ def test_gates_are_told_and_what_they_missed() -> None:
     assert "refunds MISSED exactMatch label" in read.text
     assert "short missed (warning) answerLength all not measured at most 9" in read.text
     assert "valid met jsonValid all 1.0000 0.980 at least 0.9" in read.text
-    assert "short (a warning) not measured: no time" in read.text
+    assert "short (a warning): not measured: no time" in read.text
     assert read.tags.count("script") == 1
     passed = result.model_copy(update={"gates": gates[1:]})
-    assert "No gate stands in the way. 1 of 2 met." in Reading(page(result=passed)).text
+    told = "No gate prevents publication. 1 of 2 met; 1 missed as a warning."
+    assert told in Reading(page(result=passed)).text
 
 
 def test_texts_are_not_marked_right_or_wrong() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from finetune_trainer.experiments.recipe import Parameter
 from finetune_trainer.experiments.run import Run
+from finetune_trainer.pages.axes import step_ticks, value_ticks
 
 WIDTH, HEIGHT = 640, 280
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 30
@@ -123,15 +124,14 @@ def draw_curves(runs: Sequence[Run], colours: Sequence[int | None]) -> Curves | 
                 ring=kept[0] if kept and kept[0][1] >= TOP else None,
             )
         )
-    ticks = [floor + (ceiling - floor) * part / 4 for part in range(1, 4)]
     cut = f" Losses above {high:.3g}, at the beginning, are cut off." if high < highest else ""
     return Curves(
         lines=lines,
         steps=[
             Tick(at=place(s, low)[0], label=f"{s:,}", anchor="end" if s == last else "middle")
-            for s in sorted({round(last * part / 4) for part in range(5)})
+            for s in step_ticks(last)
         ],
-        losses=[Tick(at=place(0, v)[1], label=f"{v:.3g}") for v in ticks],
+        losses=[Tick(at=place(0, v)[1], label=f"{v:.3g}") for v in value_ticks(floor, ceiling)],
         words=f"Validation loss of {len(shown)} runs over {last:,} steps.{cut}{_single(runs)}",
     )
 

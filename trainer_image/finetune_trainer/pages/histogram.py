@@ -129,15 +129,15 @@ def draw_histogram(
 
 
 def _ticks(bins: Sequence[Bin], step: float, longest: int) -> list[Mark]:
-    places = sorted({0, len(bins) // 2, len(bins) - 1})
-    ticks = []
-    for i in places:
-        is_last = i == len(bins) - 1 and i > 0
-        at = WIDTH - RIGHT if is_last else LEFT + i * step
-        open_ended = is_last and longest >= 2 * bins[i].at_least - bins[i - 1].at_least
-        label = f"{bins[i].at_least:,}{' and more' if open_ended else ''}"
-        anchor = "end" if is_last else "start"
-        ticks.append(Mark(at=round(at, 1), label=label, anchor=anchor))
+    """Label where the first bin and the middle one begin, and where the last one ends."""
+    ticks = [
+        Mark(at=round(LEFT + i * step, 1), label=f"{bins[i].at_least:,}", anchor="start")
+        for i in sorted({0, len(bins) // 2})
+    ]
+    if len(bins) > 1:
+        end = 2 * bins[-1].at_least - bins[-2].at_least
+        label = f"{end:,}" if longest < end else f"up to {longest:,}"
+        ticks.append(Mark(at=WIDTH - RIGHT, label=label, anchor="end"))
     return ticks
 
 

@@ -120,8 +120,8 @@ def recipe_facts(
     """Return facts about training and data, by label; for cards and reports."""
     adapter = job.spec.method.adapter
     named = record.get("targetModules") or ",".join(adapter.target_modules)
-    targets = named.replace(",", ", ")
-    shape = f" rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout} on {targets}"
+    targets = f" on {named.replace(',', ', ')}" if named else ""
+    shape = f" rank {adapter.rank} alpha {adapter.alpha} dropout {adapter.dropout}{targets}"
     return {
         "Base model": f"{model_name} @ {record['revision']}",
         **_origin_facts(record),

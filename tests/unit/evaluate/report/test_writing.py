@@ -16,7 +16,7 @@ from kit.reports.report_cases import CASES, report_page
 
 def test_labels_are_held_against_the_base_asked_in_the_way_that_counts() -> None:
     text = Reading(report_page(CASES["4 labels"])).text
-    assert "The base model's are its answers with a prompt" in text
+    assert "The base model's figures are of its answers with a prompt" in text
     made = CASES["4 labels"]()
     prompted = [sample.prompted in sample.references for sample in made.samples]
     as_is = [sample.base in sample.references for sample in made.samples]

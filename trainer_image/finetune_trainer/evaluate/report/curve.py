@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH, HEIGHT = 640, 240
-LEFT, RIGHT, TOP, BOTTOM = 52, 16, 16, 30
+from finetune_trainer.pages.axes import step_ticks, value_ticks
+
+WIDTH, HEIGHT = 640, 252
+LEFT, RIGHT, TOP, BOTTOM = 52, 16, 28, 30
 
 Points = Sequence[Sequence[float]]
 
@@ -85,8 +87,8 @@ def draw_picture(record: Mapping[str, Any]) -> Picture | None:
         dots=[place(*point) for point in validation],
         chosen=place(chosen_step, at_chosen[0]) if at_chosen else None,
         chosen_x=place(chosen_step, low)[0],
-        steps=[Tick(at=place(s, low)[0], label=f"{s:,}") for s in _step_ticks(last)],
-        losses=[Tick(at=place(0, v)[1], label=f"{v:.3g}") for v in _loss_ticks(low, high)],
+        steps=[Tick(at=place(s, low)[0], label=f"{s:,}") for s in step_ticks(last)],
+        losses=[Tick(at=place(0, v)[1], label=f"{v:.3g}") for v in value_ticks(low, high)],
         table=[(f"{int(step):,}", f"{loss:.4f}") for step, loss in validation],
         words=_words(train, validation, selection) + _error_words(record),
     )
@@ -98,14 +100,6 @@ def _finite(points: Points) -> list[tuple[float, float]]:
 
 def _line(places: Any) -> str:
     return " ".join(f"{x},{y}" for x, y in places)
-
-
-def _step_ticks(last: int) -> list[int]:
-    return sorted({round(last * part / 4) for part in range(5)})
-
-
-def _loss_ticks(low: float, high: float) -> list[float]:
-    return [low + (high - low) * part / 4 for part in range(1, 4)]
 
 
 def _words(

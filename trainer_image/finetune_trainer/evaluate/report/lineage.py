@@ -108,7 +108,7 @@ def serving_commands(
         ]
     if is_readable(adapter_uri) and not is_local(adapter_uri):
         text = f"finetune cp {job.name} {folder} --namespace {job.namespace}"
-        what = "Copy the published version, from where the job's cluster is known"
+        what = "Copy it once it is published, on a machine that knows the job's cluster"
         commands.append(Command(what=what, text=text))
     base = _servable_base(job.spec.model.uri, model_name)
     adapter = job.spec.method.adapter

@@ -29,7 +29,7 @@
   const show = () => {
     fitting.forEach((row, place) => { row.element.hidden = place >= limit; });
     const shown = Math.min(limit, fitting.length);
-    count.textContent = `${shown} of ${fitting.length} fitting rows shown`;
+    count.textContent = `${shown} of ${fitting.length} matching rows shown`;
     more.hidden = shown === fitting.length;
   };
   const update = () => {

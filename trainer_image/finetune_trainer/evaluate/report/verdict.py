@@ -104,11 +104,13 @@ def _of_gates(gates: list[GateResult]) -> Iterator[Verdict]:
     num_met = sum(gate.met and gate.applicable for gate in gates)
     num_without = sum(not gate.applicable for gate in gates)
     without = f", {num_without} not applicable" if num_without else ""
+    num_warned = sum(not gate.met and gate.severity == "Warn" for gate in gates)
+    warned = f"; {num_warned} missed as a warning" if num_warned else ""
     if not missed:
         yield Verdict(
             is_met=True,
-            strong="No gate stands in the way.",
-            words=f"{num_met} of {len(gates)} met{without}.",
+            strong="No gate prevents publication.",
+            words=f"{num_met} of {len(gates)} met{without}{warned}.",
         )
         return
     yield Verdict(
@@ -126,8 +128,8 @@ def _what_comes(job: ResolvedJob, result: EvaluateResult) -> Verdict:
         return Verdict(
             is_met=None,
             strong="The candidate is kept.",
-            words="Its files stay where the lineage below says; a person may still decide to "
-            f"publish it, on record: finetune publish {which} --override --reason TEXT.",
+            words="Its files stay where the lineage below says. A person may still publish it "
+            f"by a recorded decision: finetune publish {which} --override --reason TEXT.",
         )
     if job.publication is Publication.AT_ONCE:
         return Verdict(
