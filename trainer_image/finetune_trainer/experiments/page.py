@@ -73,9 +73,13 @@ def render_page(comparison: Comparison, *, title: str, first: Sequence[str] = ()
 def _tables(comparison: Comparison) -> dict[str, Any]:
     runs, parameters = comparison.runs, comparison.parameters
     has_validation = any(run.validation_score for run in runs)
+    has_cost = any(run.effort.cost is not None for run in runs)
     return {
         "has_validation": has_validation,
-        "run_rows": [_run_cells(run, has_validation=has_validation) for run in runs],
+        "has_cost": has_cost,
+        "run_rows": [
+            _run_cells(run, has_validation=has_validation, has_cost=has_cost) for run in runs
+        ],
         "curve_rows": _curve_rows(runs),
         "parameter_columns": [
             {"label": label} for label in ("run", *(p.label for p in parameters))
@@ -112,7 +116,7 @@ def _introduction(comparison: Comparison) -> str:
     )
 
 
-def _run_cells(run: Run, *, has_validation: bool) -> list[str]:
+def _run_cells(run: Run, *, has_validation: bool, has_cost: bool) -> list[str]:
     effort, loss = run.effort, run.validation_loss
     of = f" of {run.last_step:,}" if run.last_step else ""
     return [
@@ -124,7 +128,7 @@ def _run_cells(run: Run, *, has_validation: bool) -> list[str]:
         "" if effort.tokens is None else f"{effort.tokens:,}",
         "" if effort.seconds is None else f"{effort.seconds / 60:,.1f}",
         "" if effort.gpu_hours is None else f"{effort.gpu_hours:.3f}",
-        "" if effort.cost is None else f"{effort.cost:.2f}",
+        *(["" if effort.cost is None else f"{effort.cost:.2f}"] if has_cost else []),
     ]
 
 
