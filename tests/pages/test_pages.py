@@ -11,10 +11,12 @@ import os
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import pytest_asyncio
 
+from finetune_api.protocol.monitoring import REPORT_PAGE
 from finetune_trainer.data.report import CheckReport, SplitRows
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.sources.review.page import render_review
@@ -26,6 +28,7 @@ from kit.reports.evaluation_pages import RECORD, baseline_section, label_section
 from kit.reports.experiment_runs import Made, comparison_page, trials
 from kit.reports.report_cases import CASES, report_page
 from kit.reports.reviews import RUBRIC, review
+from kit.serving.monitored import MonitoredVersion
 
 BROWSER = find_browser()
 AXE = os.environ.get("AXE", "")
@@ -46,6 +49,17 @@ PERSONAL = CheckReport(
     ],
 )
 
+
+def traffic_page(num_looks: int) -> str:
+    """Return the page of looks at answers that change after the third one."""
+    with TemporaryDirectory() as folder:
+        world = MonitoredVersion(Path(folder))
+        for hour in range(num_looks):
+            world.capture(hour, answer="" if hour < 3 else "bad")
+            world.look(hour + 1)
+        return world.traffic.read_bytes(REPORT_PAGE).decode()
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "data": lambda: render_page(report(checks=[PERSONAL]), [sample()], reason_hidden=""),
     "evaluation": lambda: page(
@@ -56,6 +70,8 @@ PAGES: dict[str, Callable[[], str]] = {
         [*trials()[:2], Made(name="<b>support</b> with a name that is long", data="support")]
     ),
     "review": lambda: render_review(review()[0]),
+    "traffic": lambda: traffic_page(8),
+    "traffic of one look": lambda: traffic_page(1),
     **{f"evaluation of {name}": partial(report_page, make) for name, make in CASES.items()},
 }
 
@@ -90,6 +106,17 @@ async def test_page_makes_no_request_has_no_error_and_cuts_nothing(
     assert await tab.run(CUT) == []
     assert tab.errors == []
     assert tab.requests == [path.as_uri()]
+
+
+async def test_labels_above_a_matrix_stay_in_its_head(tab: Page, tmp_path: Path) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(PAGES["evaluation of 4 labels"]())
+    await tab.resize(390)
+    await tab.open(path)
+    below = """[...document.querySelectorAll('.matrix thead span')].filter((e) =>
+      e.getBoundingClientRect().bottom > e.parentElement.getBoundingClientRect().bottom)
+      .map((e) => e.textContent)"""
+    assert await tab.run(below) == []
 
 
 @pytest.mark.skipif(not AXE, reason="AXE names no axe.min.js")
@@ -155,7 +182,7 @@ async def test_rows_are_found_filtered_and_ordered_by_keyboard(tab: Page, tmp_pa
     await tab.open(path)
     told = "document.getElementById('row-count').textContent"
     shown = await tab.run(SHOWN_ROWS)
-    assert (len(shown), await tab.run(told)) == (20, "20 of 770 fitting rows shown")
+    assert (len(shown), await tab.run(told)) == (20, "20 of 770 matching rows shown")
     assert {row.split()[1] for row in shown} == {"Regression"}
     await tab.run("document.getElementById('row-more').focus()")
     await tab.type_key(" ")
@@ -169,7 +196,7 @@ async def test_rows_are_found_filtered_and_ordered_by_keyboard(tab: Page, tmp_pa
     # Row 769, and question 769 in row 770.
     assert sorted(row.split()[0] for row in await tab.run(SHOWN_ROWS)) == ["769", "770"]
     await tab.press("Escape", 27)
-    assert await tab.run(told) == "20 of 770 fitting rows shown"
+    assert await tab.run(told) == "20 of 770 matching rows shown"
     await choose(tab, "row-fate", "i")
     assert {row.split()[1] for row in await tab.run(SHOWN_ROWS)} == {"Improvement"}
     await tab.press("Home", 36)  # a second letter would be read together with the first

@@ -77,13 +77,14 @@ def render_page(title: str, report: Mapping[str, Any], history: Sequence[Mapping
         folder=Path(__file__).parent,
         title=title,
         report=report,
+        unit=_unit,
         width=WIDTH,
         height=HEIGHT,
         box=(LEFT, RIGHT, TOP, BOTTOM),
         columns=[
             {"label": "signal", "name": True},
             *({"label": label, "number": True} for label in (
-                "then", "not drift from", "to", "now", "users", "evidence")),
+                "then", "normal from", "normal to", "now", "users", "evidence")),
         ],
         rows=[_row(part) for part in parts],
         figures=[
@@ -100,6 +101,10 @@ def number_text(part: str, number: float | None) -> str:
     if signal_of(part) in LENGTHS:
         return f"{2 ** (LONGEST_LOG2 * number) - 1:,.0f}"
     return f"{number:.3f}"
+
+
+def _unit(part: str) -> str:
+    return "characters" if signal_of(part) in LENGTHS else ""
 
 
 def _row(part: Part) -> list[str]:

@@ -51,6 +51,7 @@ def _environment(folder: Path) -> jinja2.Environment:
     environment.filters["count"] = lambda number: f"{number:,}"
     environment.filters["size"] = size_text
     environment.filters["breakable"] = break_at_seams
+    environment.filters["minute"] = minute_text
     return environment
 
 
@@ -59,6 +60,11 @@ def break_at_seams(text: object) -> object:
     if not isinstance(text, str) or isinstance(text, markupsafe.Markup):
         return text
     return markupsafe.Markup("<wbr>").join(_SEAM.split(text))
+
+
+def minute_text(time: str) -> str:
+    """Return a time of RFC 3339 in UTC as people read it: ``2026-01-31 12:05``."""
+    return time[:16].replace("T", " ")
 
 
 def size_text(num_bytes: int) -> str:
