@@ -5,21 +5,26 @@
   const stored = `finetune-key ${endpoint}`;
   const list = find("answers");
   let last = "";
+  let round = 0;
 
   const tell = (text) => { find("status").textContent = text; };
 
   const ask = async (path, fields) => {
-    const answer = await fetch(path, {
+    const request = {
       method: fields ? "POST" : "GET",
       headers: { Authorization: `Bearer ${sessionStorage.getItem(stored)}`,
         "Content-Type": "application/json" },
       body: fields ? JSON.stringify(fields) : undefined,
       credentials: "omit", redirect: "error",
+    };
+    const answer = await fetch(path, request).catch(() => {
+      throw new Error("The endpoint cannot be reached. Try again.");
     });
-    const said = await answer.json();
+    // What stands before the endpoint may answer in its own words, which are no JSON.
+    const said = await answer.json().catch(() => ({}));
     if (answer.ok) return said;
     if (answer.status === 401) leave();
-    throw new Error(said.error.message);
+    throw new Error(said.error?.message ?? `The endpoint answered with status ${answer.status}.`);
   };
 
   // Text is only ever set as text, so nothing in an answer can become a part of the page.
@@ -31,6 +36,8 @@
     return made;
   };
 
+  const addText = (parent, text) => { add(parent, "div", text, "text").dir = "auto"; };
+
   const written = (content) => (typeof content === "string" ? content : JSON.stringify(content));
 
   const show = (answer, isDrawn) => {
@@ -38,27 +45,32 @@
     card.tabIndex = -1;
     const message = answer.choices[0].message;
     const time = new Date(answer.created * 1000).toLocaleString();
-    add(card, "p", `${time}, version ${answer.version}`, "soft");
+    add(card, "h2", `${time}, version ${answer.version}`);
     const turns = answer.request.messages ?? [{ role: "user", content: answer.request.prompt }];
     for (const turn of turns) {
       add(card, "span", String(turn.role), "label");
-      add(card, "div", written(turn.content), "text");
+      addText(card, written(turn.content));
     }
     add(card, "span", "answer", "label");
-    add(card, "div", written(message.content ?? message.tool_calls ?? ""), "text");
+    addText(card, written(message.content ?? message.tool_calls ?? ""));
     const given = answer.metadata;
     const bar = add(card, "div", "", "bar");
     const form = add(card, "div");
     form.hidden = !given.correction && !given.reason;
     const box = add(add(form, "label", "Correction"), "textarea");
-    box.value = given.correction ?? written(message.content ?? "");
-    const why = add(add(form, "label", "Why "), "input");
+    box.dir = "auto";
+    box.value = written(message.content ?? "");
+    const untouched = box.value;
+    box.value = given.correction ?? untouched;
+    const end = add(form, "div", "", "bar");
+    const why = add(add(end, "label", "Why "), "input");
+    why.dir = "auto";
     why.value = given.reason ?? "";
     why.maxLength = 4000;
     const buttons = {};
 
     const save = async (rating) => {
-      const correction = box.value === message.content ? "" : box.value;
+      const correction = box.value === untouched ? "" : box.value;
       const fields = { id: answer.id, rating, reason: why.value };
       if (!form.hidden) fields.correction = correction;
       // The entry counts as an answer to a question only where the answer was drawn for review.
@@ -85,13 +97,14 @@
     button("👎 Bad", "down", () => save("down"));
     button("Correct", "edit", edit);
     buttons.edit.removeAttribute("aria-pressed");
-    const done = add(form, "button", "Save the correction");
+    const done = add(end, "button", "Save the correction");
     done.type = "button";
     done.addEventListener("click", () => save(given.rating ?? "down"));
     card.act = { u: () => save("up"), d: () => save("down"), e: edit };
   };
 
   const load = async () => {
+    const begun = round;
     const query = new URLSearchParams({ model: endpoint, limit: "20" });
     if (last) query.set("after", last);
     const wanted = find("filter").value;
@@ -99,18 +112,22 @@
     else if (wanted) query.set("metadata[rating]", wanted);
     try {
       const page = await ask(`/v1/chat/completions?${query}`);
+      // Another choice was made meanwhile: these answers are not of it.
+      if (begun !== round) return;
       page.data.forEach((answer) => show(answer, wanted === "drawn"));
       last = page.last_id ?? last;
       find("more").hidden = !page.has_more;
       tell(list.children.length ? "" : "There are no such answers yet.");
     } catch (error) {
-      tell(error.message);
+      if (begun === round || !sessionStorage.getItem(stored)) tell(error.message);
     }
   };
 
   const restart = () => {
     last = "";
+    round += 1;
     list.replaceChildren();
+    tell("");
     const isOpen = Boolean(sessionStorage.getItem(stored));
     find("door").hidden = isOpen;
     find("bar").hidden = !isOpen;
@@ -128,7 +145,15 @@
   });
   find("leave").addEventListener("click", leave);
   find("filter").addEventListener("change", restart);
-  find("more").addEventListener("click", load);
+  let isLoading = false;
+  find("more").addEventListener("click", async () => {
+    if (isLoading) return;
+    isLoading = true;
+    const shown = list.children.length;
+    await load();
+    list.children[shown]?.focus();
+    isLoading = false;
+  });
   document.addEventListener("keydown", (event) => {
     const active = document.activeElement;
     if (event.key === "Escape") active.closest("article")?.focus();
