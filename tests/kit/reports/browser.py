@@ -36,10 +36,14 @@ class Page:
 
     async def open(self, path: Path) -> None:
         """Open a local file and wait until it is loaded."""
+        await self.visit(path.absolute().as_uri())
+
+    async def visit(self, url: str) -> None:
+        """Open an address and wait until it is loaded."""
         for domain in ("Page", "Runtime", "Log", "Network"):
             await self._call(f"{domain}.enable")
         self._loaded.clear()
-        await self._call("Page.navigate", url=path.absolute().as_uri())
+        await self._call("Page.navigate", url=url)
         await asyncio.wait_for(self._loaded.wait(), START_SECONDS)
 
     async def resize(self, width: int, *, dark: bool = False, media: str = "screen") -> None:
