@@ -126,7 +126,9 @@ def validate(
         typer.Option("--with-model", help="With --data: count tokens with the job's model."),
     ] = False,
 ) -> None:
-    """Check jobs, sweeps, endpoints, schedules and approvals in files as the API server would.
+    """Check objects in files as the API server would.
+
+    They may be jobs, sweeps, endpoints, schedules and approvals.
 
     Exit code 1 if one is invalid. A file that cannot be read, or is not YAML, makes it 64.
     """
@@ -256,7 +258,9 @@ def advise(
     format_: Format = "text",
     work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
 ) -> None:
-    """Ask the base model with a good prompt on this machine: would that do? Trains nothing.
+    """Find out whether a good prompt would do instead of training.
+
+    It asks the base model on this machine and trains nothing.
 
     Exit code 0 if prompting meets the job's goal or it has none, 1 if it does not for certain.
     """

@@ -68,7 +68,7 @@ OutputDir = Annotated[
     typer.Option(
         "--output-dir",
         metavar="DIR",
-        help="URI or folder for the results. Of a job file: instead of its output.uri, as in run.",
+        help="URI or folder for the results, instead of the job file's output.uri.",
     ),
 ]
 CapturePlace = Annotated[
@@ -85,6 +85,6 @@ Overrides = Annotated[
     typer.Option(
         "--set",
         metavar="PATH=VALUE",
-        help="Change a field of a job file first, as in run. May be repeated.",
+        help="Change a field of the job first: hyperparameters.epochs=1. May be repeated.",
     ),
 ]

@@ -29,7 +29,7 @@ def checkpoints(
     region: Region = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """List the steps of a run: validation loss, what is stored of each and where, which was chosen.
+    """List the steps of a run. Shows losses, what is stored and where, and the choice.
 
     Storage is read with your own credentials; else the job's status is shown.
     """

@@ -112,7 +112,7 @@ def queue(
     output: Annotated[str, format_option("wide")] = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Show who runs and who waits in Kueue's queues, in which place and why.
+    """Show who runs and who waits in Kueue's queues, and why.
 
     With -o wide the reason of each job is explained.
     """
@@ -272,7 +272,10 @@ def retry(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Begin a failed or pruned job again, from its adapter or last checkpoint. Writes a new job."""
+    """Begin a failed or pruned job again from what it has trained.
+
+    That is its adapter or its last checkpoint. Writes a new job.
+    """
     from finetune_cli.cluster.retry import check_failed, choose_name, find_weights, make_retry
     from finetune_cli.local.verify import make_access
 

@@ -50,7 +50,9 @@ def compare(
     region: Region = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Compare runs: settings, data, curves, scores, which differences are real, time and cost.
+    """Compare runs and say which differences are real.
+
+    It shows settings, data, curves, scores, time and cost.
 
     A folder that holds several runs stands for all of them.
     """

@@ -12,7 +12,7 @@ from finetune_cli.options import CapturePlace, Format, OutputDir, Overrides
 
 data_app = typer.Typer(
     name="data",
-    help="Look at examples, prepare them without training, read and compare what was prepared.",
+    help="Look at examples, prepare them, and compare data sets.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -36,7 +36,7 @@ def inspect(
     ] = None,
     format_: Format = "text",
 ) -> None:
-    """Say how files would be read, what is in them, and what would be refused. Needs no job.
+    """Say how files would be read, and what would be refused. Needs no job.
 
     Exit code 1 if the stage prepare would refuse them.
     """
@@ -62,7 +62,7 @@ def prepare(
     work_dir: Annotated[Path | None, typer.Option(help="Scratch folder of this run.")] = None,
     capture: CapturePlace = None,
 ) -> None:
-    """Prepare a job's data set on this machine and stop there; a run of the job finds it."""
+    """Prepare a job's data set on this machine, for a later run."""
     from finetune_cli.commands.running import run_planned
     from finetune_cli.files.documents import read_single
     from finetune_cli.local.job import plan_run
@@ -96,7 +96,7 @@ def report(
     endpoint: Endpoint = None,
     region: Region = None,
 ) -> None:
-    """Open the page of a prepared data set, and print where it lies on this machine."""
+    """Open the page of a prepared data set. Prints where it lies on this machine."""
     from finetune_cli.reports.data import find_page, open_page, read_report
 
     if prints:
@@ -118,7 +118,7 @@ def diff(
     region: Region = None,
     format_: Format = "text",
 ) -> None:
-    """Say which rows were added, removed and changed, and how labels and lengths moved.
+    """Compare the rows, labels and lengths of two data sets.
 
     Exit code 1 if there is a difference. Rows are named by file and line and never printed.
     """

@@ -37,7 +37,7 @@ def approve(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Approve the data set of a job that waits for it, or reject it. Under your own name.
+    """Approve or reject the data set of a job that waits. Under your own name.
 
     With -o yaml or -o json the decision is printed for Git, and nothing is sent.
     """
@@ -136,7 +136,7 @@ def publish(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Decide on a candidate that waits for it, or missed its goal. Who and why goes on record.
+    """Decide on a candidate that waits, or missed its goal. Who and why goes on record.
 
     With -o yaml or -o json the decision is printed for Git, and nothing is sent.
     """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 endpoint_app = typer.Typer(
     name="endpoint",
-    help="Versions that answer requests, and those that are to take over.",
+    help="Watch, pin and roll back versions that answer requests.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -43,7 +43,7 @@ def list_(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """List endpoints, the version that answers, and the one that is to take over."""
+    """List endpoints with the active version and the candidate."""
     from finetune_cli.views.endpoint import COLUMNS, row
     from finetune_cli.views.layout import current_time
 
@@ -81,7 +81,7 @@ def watch(
     timeout: Timeout = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Tell what becomes of the candidate, until it has taken over, was rejected or waits for you.
+    """Watch the candidate until it is decided. It may also wait for you.
 
     Exit code 1 if the endpoint is not available, a version was rejected or is held, or time is up.
     """
@@ -118,7 +118,7 @@ def promote(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Pin the candidate's version, so that no newer one comes before it.
+    """Pin the candidate's version. No newer one comes before it.
 
     A pinned version is verified like any other, and goes through its rollout unless --at-once skips
     the steps. One that was rejected is tried again.
@@ -147,7 +147,10 @@ def rollback(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Pin the version that answered before; while a candidate is there, the active one."""
+    """Pin the version that answered before.
+
+    While there is a candidate, that is the active version.
+    """
     from finetune_cli.cluster.pinning import version_to_restore
 
     cluster = where.connect()
@@ -176,7 +179,7 @@ def monitor(
     output: Format = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Compare captured answers with training and evaluation: is the traffic still what it was?
+    """Find out whether traffic still resembles the training.
 
     Answers of the last five minutes wait for the next look. Exit code 1 if a signal has changed.
     """

@@ -49,14 +49,14 @@ def evaluate(
     ] = False,
     approve_data: Annotated[
         str | None,
-        typer.Option(metavar="DIGEST", help="Of a file: as in run, the only data set to use."),
+        typer.Option(metavar="DIGEST", help="Of a file: use this data set only."),
     ] = None,
     endpoint: Endpoint = None,
     region: Region = None,
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Evaluate the weights of one step of a run, and publish them if goal and gates let it.
+    """Evaluate one step of a run. Publishes it if goal and gates are met.
 
     Trains nothing: the weights are taken as they are. Of a FineTuneJob it creates a new one; the
     run of a file is evaluated on this machine.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 feedback_app = typer.Typer(
     name="feedback",
-    help="Captured answers: look at them, rate, correct and delete them.",
+    help="List, rate, correct and delete captured answers.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

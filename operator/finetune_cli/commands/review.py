@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 review_app = typer.Typer(
     name="review",
-    help="Compare answers of base and tuned model, not knowing which is which, and count verdicts.",
+    help="Judge answers without knowing the model, and count verdicts.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -99,7 +99,7 @@ def open_(
     region: Region = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Open the page on which a reviewer judges, and print where it lies on this machine.
+    """Open the page on which a reviewer judges. Prints where it lies on this machine.
 
     It is one file that needs no network: send it to whoever shall judge.
     """
@@ -165,7 +165,7 @@ def submit(
     region: Region = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Count the verdicts of all reviewers, and store the result in the run's folder.
+    """Count the verdicts of all reviewers. Stores the result in the run's folder.
 
     Wins, ties and a win rate with its interval; how far reviewers agree (Cohen, Fleiss,
     Krippendorff). Of a job with evaluation.review.required, it then lets the candidate be
@@ -245,7 +245,7 @@ def export_(
     region: Region = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Write verdicts as rows for DPO (prompt, chosen, rejected), or questions for another tool."""
+    """Write verdicts as rows for DPO, or questions for another tool."""
     from finetune_cli.reports.review_exchange import write_preferences, write_tasks
 
     source = _find(target, where, endpoint, region)
@@ -271,7 +271,10 @@ def import_(
     region: Region = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Turn what people judged in Label Studio or Argilla into one file of verdicts for each."""
+    """Turn verdicts of Label Studio or Argilla into files of verdicts.
+
+    There is one file for each person.
+    """
     from finetune_cli.reports.review_exchange import read_tool
 
     source = _find(target, where, endpoint, region)

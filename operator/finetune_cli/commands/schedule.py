@@ -17,7 +17,7 @@ from finetune_cli.options import ObjectFormat
 
 schedule_app = typer.Typer(
     name="schedule",
-    help="Training that begins by itself, and the outcome of each cycle.",
+    help="Training that begins by itself, and what came of it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -36,7 +36,7 @@ def list_(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """List schedules, their triggers, the cycle under way and the last outcome."""
+    """List schedules with triggers, present cycle and last outcome."""
     from finetune_cli.views.layout import current_time
     from finetune_cli.views.schedule import COLUMNS, row
 
@@ -54,7 +54,7 @@ def describe(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Show one schedule, with the way of each cycle from its trigger to its outcome."""
+    """Show one schedule and each cycle, from trigger to outcome."""
     from finetune_cli.views import schedule as scheduleview
     from finetune_cli.views.layout import current_time
 
@@ -70,7 +70,7 @@ def watch(
     timeout: Timeout = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Tell what becomes of the cycle under way, or of the one that was asked for, until its end.
+    """Watch a cycle to its end. It is the one under way, or the one that was asked for.
 
     Exit code 1 if the schedule cannot go on, the last cycle has brought no version, or time is up.
     """
@@ -149,7 +149,7 @@ def run(
     ] = None,
     output: ObjectFormat = "text",
 ) -> None:
-    """Look at the triggers on this machine, and run the cycle that is due. Ctrl-C saves.
+    """Look at the triggers here, and run the cycle that is due. Ctrl-C saves.
 
     The same command goes on with a cycle that was stopped. Exit code 1 if the schedule cannot go
     on, or its cycle missed goal or gates; else as of run.

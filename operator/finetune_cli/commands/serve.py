@@ -51,7 +51,7 @@ def serve(
     ] = None,
     region: Annotated[str | None, typer.Option(help="S3 region.")] = None,
 ) -> None:
-    """Serve a published version on this machine, once it answers as it was evaluated.
+    """Serve a published version here, once it answers as evaluated.
 
     Engine, agent and front are those of a cluster, as processes on 127.0.0.1. Ctrl-C stops them.
     """

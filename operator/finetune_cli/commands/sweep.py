@@ -59,7 +59,7 @@ def get(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Show the trials, the best first: settings, score, step, tokens, state, and what is noise."""
+    """Show the trials, the best first, and what is noise."""
     from finetune_cli.views.sweep import leaderboard, outcome
 
     sweep = where.connect().get_sweep(name)
@@ -90,7 +90,7 @@ def watch(
     timeout: Timeout = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Tell what becomes of the trials, to the end. Exit code 1 if it failed or time is up."""
+    """Watch the trials to the end. Exit code 1 if it failed or time is up."""
     from finetune_cli.views.state import is_true
     from finetune_cli.views.sweep import changes, is_over, leaderboard, outcome
 
@@ -126,7 +126,10 @@ def report(
     region: Region = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Say which trial won and why, and compare all, as finetune compare does with any runs."""
+    """Say which trial won and why, and compare all.
+
+    The comparison is that of finetune compare.
+    """
     from finetune_cli.extras import require_trainer
     from finetune_cli.reports.run_files import Asking, found_on_cluster, read_found
     from finetune_cli.views.sweep import chosen_trial
@@ -186,7 +189,10 @@ def promote(
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Choose a trained trial of a sweep yourself: it is evaluated, and published if it passes."""
+    """Choose a trained trial of a sweep yourself.
+
+    It is evaluated, and published if it passes.
+    """
     import sys
 
     from finetune_cli.cluster.promotion import LET_GO, check_trial, describe_choice

@@ -62,3 +62,11 @@ def test_version_and_help_are_answered_as_commands() -> None:
 )
 def test_durations_are_read_with_their_unit(text: str, seconds: float) -> None:
     assert read_duration(text) == seconds
+
+
+def test_no_list_of_commands_cuts_a_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    groups = [(), ("data",), ("review",), ("sweep",), ("endpoint",), ("schedule",), ("feedback",)]
+    for group in groups:
+        text = CliRunner().invoke(app, [*group, "--help"]).output
+        assert [line for line in text.splitlines() if line.endswith("...")][1:] == [], group
