@@ -351,6 +351,23 @@ EXTRA_RESOURCE_RULE = TextRule(
 )
 """A resource of a node beside CPU, memory, disk and GPUs."""
 
+_INTERFACE = "[A-Za-z0-9][A-Za-z0-9_.-]{1,14}"
+
+INTERFACE_RULE = TextRule(
+    patterns={"": f"[=^]?=?{_INTERFACE}(,{_INTERFACE}){{0,7}}", "=": "=[A-Za-z0-9].*"},
+    message=(
+        "must be up to eight names of network interfaces as NCCL reads them: eth0 or eth,bond0 "
+        "(names that begin so), =eth0 (this name), ^docker0 (all others)"
+    ),
+)
+"""Network interfaces as NCCL chooses them. It ignores a text of one character."""
+
+RDMA_DEVICE_RULE = TextRule(
+    patterns={"": "[A-Za-z0-9][A-Za-z0-9_.-]{0,62}(:[0-9]{1,3})?"},
+    message="must be the name of a device, such as mlx5_0, or of a port of it, such as mlx5_0:1",
+)
+"""An InfiniBand or RoCE device as NCCL names it."""
+
 VARIABLE_RULE = TextRule(
     patterns={"": "[A-Za-z_][A-Za-z0-9_]*"},
     message="must be letters, digits and underscores, and not begin with a digit",

@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from finetune_api.meta import CpuQuantity, DecimalString, Quantity
 from finetune_api.paths import is_below, normal_path
+from finetune_api.patterns import INTERFACE_RULE
 from finetune_api.protocol.trainer import GPUKind
 from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.spec.podtemplate import Toleration
@@ -51,6 +52,12 @@ def _check_mount_root(root: str) -> str:
                 f" {taken}; name a folder of its own, such as /data"
             )
     return path
+
+
+def _check_interface(text: str) -> str:
+    if text and not INTERFACE_RULE.accepts(text):
+        raise ValueError(f"{text!r} {INTERFACE_RULE.message}")
+    return text
 
 
 Pattern = Annotated[str, AfterValidator(check_pattern)]
@@ -173,6 +180,9 @@ class TenantSettings(BaseModel):
     `defaultMemory`."""
     default_shared_memory: Quantity = "2Gi"
     """Size of `/dev/shm`. Counts towards the pod's memory limit as it fills."""
+    default_network_interface: Annotated[str, AfterValidator(_check_interface)] = ""
+    """Network interface of the collectives of jobs that name none, as in
+    `spec.resources.network.interface`. Empty: NCCL and Gloo choose."""
     prepare_cpu: CpuQuantity = "1"
     """CPU request and limit of the `prepare` pod, which needs no GPU. More than one pay from some
     10,000 rows on: it runs a process for each."""
@@ -250,8 +260,9 @@ class TenantSettings(BaseModel):
     """Folders of the container that `spec.podTemplate.volumeMounts` may be mounted at or below.
     Folders of the system, of the image's code and of the operator cannot be named."""
     allowed_environment: list[Pattern] = list(ALLOWED_ENVIRONMENT)
-    """Variables that `spec.podTemplate.env` may set, as patterns of names. Default: what tunes a
-    run, and `APP_*`. Variables that send credentials elsewhere or load code are refused anyway."""
+    """Variables that `spec.podTemplate.env` and `spec.resources.network` may set, as patterns of
+    names. Default: what tunes a run, and `APP_*`. Variables that send credentials elsewhere or load
+    code are refused anyway."""
     allowed_labels: list[Pattern] = list(ALLOWED_LABELS)
     """Labels that `spec.podTemplate.labels` may set, as patterns of `key` or `key=value`. Those of
     the operator, of Kueue and of the Job controller are refused anyway."""

@@ -31,6 +31,7 @@ SETTINGS = {
     "allowedServiceAccounts": ["trainer-*"],
     "allowedLabels": ["team", "example.org/*", "tier=batch-*", "job-name", "batch.kubernetes.io/*"],
     "allowedAnnotations": ["*"],
+    "allowedEnvironment": ["NCCL_IB_*", "APP_*", "TZ"],
     "allowedTolerations": ["nvidia.com/gpu", "a=b:NoSchedule", "team-*", "*:PreferNoSchedule"],
     "allowedPriorityClasses": ["batch-*"],
     "allowedExtraResources": ["rdma/*", "hugepages-2Mi"],
@@ -155,8 +156,15 @@ IMAGES = [
     *("plain/x:1", "registry.corp:5000/a"),
 ]
 OWN_METRIC = {"evaluation": {"customMetric": {"path": "/data/score.py"}}}
+NETWORKS = [
+    {"interface": "eth0"},
+    {"rdmaDevices": ["mlx5_0"]},
+    *({"debug": word} for word in ("Off", "Info")),
+    {"rdmaDevices": []},
+]
 SPECS = [
     OWN_METRIC,
+    *({"resources": {"gpusPerNode": 1, "network": network}} for network in NETWORKS),
     {"evaluation": {"metrics": ["exactMatch"]}},
     *({"podTemplate": pod} for pod in PODS),
     *({"trainer": {"image": i}} for i in IMAGES),

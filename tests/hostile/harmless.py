@@ -128,7 +128,7 @@ def _mount(rng: Random, spec: Object) -> None:
 def _tune(rng: Random, spec: Object) -> None:
     values = {
         "NCCL_DEBUG": "INFO", "NCCL_IB_DISABLE": "1", "NCCL_P2P_DISABLE": "1", "TZ": "UTC",
-        "NCCL_SOCKET_IFNAME": "eth0", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "GLOO_SOCKET_IFNAME": "eth0", "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         "TOKENIZERS_PARALLELISM": "false", "CUDA_LAUNCH_BLOCKING": "1", "AWS_REGION": "eu-west-1",
         "APP_TEAM": "search",
     }  # fmt: skip
@@ -170,6 +170,8 @@ def _resources(rng: Random, spec: Object) -> None:
         ["nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.10gb", "gpu.intel.com/i915"]
     )
     spec["resources"] = {"gpusPerNode": 1, "gpuResource": resource, "memory": "64Gi", "cpu": "8"}
+    interface = rng.choice(["eth0", "=net1", "^docker0", "eth,bond0"])
+    spec["resources"]["network"] = {"interface": interface, "rdmaDevices": ["mlx5_0:1"]}
 
 
 def _image(rng: Random, spec: Object) -> None:

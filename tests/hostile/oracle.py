@@ -48,6 +48,12 @@ _OWN_VALUES = {
     "FINETUNE_CREDENTIALS_DIR": _NUMBERED["credentials"],
     "KUBEFLOW_TRAINER_SERVER_TOKEN": "/var/run/secrets/finetune.dev/token/token",
 }
+_NETWORK = {
+    "NCCL_SOCKET_IFNAME": "[=^]?=?[A-Za-z0-9][A-Za-z0-9_.,-]*",
+    "NCCL_IB_HCA": "=[A-Za-z0-9][A-Za-z0-9_.:,-]*",
+    "NCCL_DEBUG": "WARN|INFO|TRACE",
+}
+"""What ``resources.network`` may set: names, and nothing that could be a path or an address."""
 _POD_FIELDS = frozenset(
     {
         *("restartPolicy", "automountServiceAccountToken", "enableServiceLinks", "containers"),
@@ -321,6 +327,12 @@ def _trainer(case: Case, container: Object, stage: str) -> Iterator[str]:
     for name, value in expected.items():
         if told.get(name) != value:
             yield f"env: {name}={told.get(name)!r}"
+    own = {variable["name"] for variable in template.get("env") or ()}
+    for name, pattern in _NETWORK.items():
+        if name not in told or name in own:
+            continue
+        if not matches(name, policy.variables) or not re.fullmatch(pattern, told[name]):
+            yield f"env: {name}={told[name]!r} of the network"
     for variable in template.get("env") or ():
         name = variable["name"]
         if name in expected or told.get(name) != variable.get("value", ""):

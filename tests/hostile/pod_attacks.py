@@ -232,5 +232,11 @@ def try_resource(rng: Random, body: Object) -> None:
         ]
         name, quantity = rng.choice(extra)
         template(body)["extraResources"] = [{"name": name, "quantity": quantity}]
+    if rng.random() < 0.3:
+        text = rng.choice(
+            ["eth0", "eth0\n", "eth0;id", "$(HF_TOKEN)", "/data/x.so", "http://evil", "\u0435th0"]
+        )
+        field = rng.choice(["interface", "rdmaDevices", "debug", "plugin"])
+        resources["network"] = {field: [text] if field == "rdmaDevices" else text}
     if rng.random() < 0.2:
         resources["memory"] = rng.choice(["-1Gi", "1e30", "0", "1000000Ti", "0Gi"])

@@ -219,6 +219,11 @@ FULL_SPEC: dict[str, Any] = {
         "cpu": "16",
         "memory": "128Gi",
         "sharedMemory": "16Gi",
+        "network": {
+            "interface": "=eth0,eth1",
+            "rdmaDevices": ["mlx5_0", "mlx5_1:1"],
+            "debug": "Off",
+        },
     },
     "trainer": {"image": "example.org/trainer:1", "imagePullPolicy": "IfNotPresent"},
     "tracking": {
@@ -289,6 +294,7 @@ SOURCE = "spec.dataset.sources.0"
 ANCHOR = {"digest": "0" * 64, "testSha256": "1" * 64}
 SOURCE_PATH = "spec.dataset.sources[0]"
 POD = "spec.podTemplate"
+NETWORK = "spec.resources.network"
 _EXPRESSION = {"key": "gpu", "operator": "In", "values": ["h100", "h200"]}
 _TERM = {
     "labelSelector": {"matchLabels": {"team": "a"}, "matchExpressions": [_EXPRESSION]},
@@ -1765,6 +1771,60 @@ CASES: tuple[Case, ...] = (
             ),
         }.items()
         for name, quantity in asked
+    ),
+    *(
+        good(f"the interface {text}", {f"{NETWORK}.interface": text})
+        for text in ("eth0", "eth,bond0", "=ib0", "^docker0", "^=docker0", "net1.100", "a" * 15)
+    ),
+    *(
+        bad(f"the interface {text!r}", {f"{NETWORK}.interface": text}, "names of network")
+        for text in (
+            *("", "e", "=", "^", "==eth0", "^^eth0", "=^eth0", "eth0,", ",eth0", "eth0 eth1"),
+            *("eth0;id", "$(HOME)", "eth0\n", "eth*", "10.0.0.1:80", "a" * 16, "/dev/net"),
+            ",".join(["eth0"] * 9),
+        )
+    ),
+    bad("RDMA devices as a text", {f"{NETWORK}.rdmaDevices": "mlx5_0"}, "must be of type array"),
+    *(
+        bad(
+            f"the RDMA device {text}", {f"{NETWORK}.rdmaDevices": [text]}, "must be the name of a d"
+        )
+        for text in ("=mlx5_0", "^mlx5", "mlx5_0,mlx5_1", "mlx5_0:", "mlx5_0:x", "", "a b")
+    ),
+    bad("NCCL's log in capitals", {f"{NETWORK}.debug": "INFO"}, "network.debug: Unsupported value"),
+    good(
+        "an interface for ranks on CPU",
+        {"spec.resources": {"gpusPerNode": 0, "network": {"interface": "eth0"}}},
+    ),
+    *(
+        bad(
+            f"{field} of NCCL without a GPU",
+            {"spec.resources": {"gpusPerNode": 0, "network": {field: value}}},
+            "are for NCCL, which needs GPUs",
+        )
+        for field, value in (("rdmaDevices", ["mlx5_0"]), ("debug", "Info"))
+    ),
+    *(
+        bad(
+            f"{variable} in two places",
+            {NETWORK: {field: value}, f"{POD}.env": [{"name": variable, "value": "x"}]},
+            "podTemplate.env and resources.network set the same variable",
+        )
+        for field, value, variable in (
+            ("interface", "eth0", "NCCL_SOCKET_IFNAME"),
+            ("rdmaDevices", ["mlx5_0"], "NCCL_IB_HCA"),
+            ("debug", "Warn", "NCCL_DEBUG"),
+        )
+    ),
+    good(
+        "variables beside other fields of the network",
+        {
+            NETWORK: {"interface": "eth0", "rdmaDevices": [], "debug": "Off"},
+            f"{POD}.env": [
+                {"name": name, "value": "x"}
+                for name in ("NCCL_DEBUG", "NCCL_IB_HCA", "GLOO_SOCKET_IFNAME")
+            ],
+        },
     ),
     bad("a capability", {f"{POD}.capabilities": ["SYS_ADMIN"]}, "podTemplate.capabilities[0]"),
     bad("an env name with dash", {f"{POD}.env": [{"name": "A-B"}]}, "podTemplate.env[0].name: Inv"),

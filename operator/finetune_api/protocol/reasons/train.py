@@ -57,6 +57,10 @@ TRAIN = {
         "Adapter of `initFrom` and `method.adapter` differ, or it holds no weights.",
         "Make type, rank, alpha and modules alike.",
     ),
+    "InterfaceNotFound": _Help(
+        "No network interface of the pod is one that `resources.network.interface` names.",
+        "Write one that the message lists, or leave the field out.",
+    ),
     "OriginNotFound": _Help(
         "Nothing whole lies where `initFrom` points: a run deletes its checkpoints.",
         "Name what `finetune checkpoints` lists.",
@@ -83,7 +87,7 @@ TRAIN = {
     ),
     "PeerLost": _Help(
         "A rank lost contact with another.",
-        "Nothing; if it repeats: network policies, DNS, `NCCL_SOCKET_IFNAME`.",
+        "Nothing; if it repeats: network policies, DNS, `resources.network.interface`.",
     ),
     "RankKilled": _Help(
         "A training process was killed.", "Nothing; if it repeats: the node's memory."

@@ -16,6 +16,7 @@ from finetune_api.v1alpha1.evaluation.scoring import LIKELIHOOD_METRICS
 from finetune_api.v1alpha1.rules.batches import BATCH_RULES
 from finetune_api.v1alpha1.rules.engine import ENGINE_RULES
 from finetune_api.v1alpha1.rules.goal import GOAL_RULES
+from finetune_api.v1alpha1.rules.network import NETWORK_RULES
 from finetune_api.v1alpha1.rules.preferences import PREFERENCE_RULES
 from finetune_api.v1alpha1.rules.sizes import SIZE_RULES
 from finetune_api.v1alpha1.rules.sources import SOURCE_RULES
@@ -243,6 +244,7 @@ SPEC_RULES: tuple[Rule, ...] = (
         check=lambda s: decimal_of(s.hyperparameters.warmup_ratio) < 1,
     ),
     *BATCH_RULES,
+    *NETWORK_RULES,
     *TRAINING_RULES,
     *PREFERENCE_RULES,
     *GOAL_RULES,

@@ -6,8 +6,57 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from finetune_api.meta import APIModel, CpuQuantity, Integer, Quantity
-from finetune_api.patterns import EXTENDED_RESOURCE_RULE, Texts
+from finetune_api.meta import SET_LIST, APIModel, CpuQuantity, Integer, Quantity
+from finetune_api.patterns import (
+    EXTENDED_RESOURCE_RULE,
+    INTERFACE_RULE,
+    RDMA_DEVICE_RULE,
+    Texts,
+)
+
+INTERFACE_VARIABLE = "NCCL_SOCKET_IFNAME"
+NETWORK_VARIABLES = {
+    "interface": INTERFACE_VARIABLE,
+    "rdmaDevices": "NCCL_IB_HCA",
+    "debug": "NCCL_DEBUG",
+}
+"""The variable of NCCL that each field of ``resources.network`` sets."""
+
+
+def interface_value(interface: str) -> str:
+    """Return the value of ``NCCL_SOCKET_IFNAME`` for an interface as jobs write it.
+
+    An exclusion leaves out the loopback too: NCCL would choose it, and no other node reaches it.
+    """
+    return f"{interface},lo" if interface.startswith("^") else interface
+
+
+class Network(APIModel):
+    """How the ranks of a training reach each other."""
+
+    interface: Annotated[str, Field(max_length=130), Texts(INTERFACE_RULE)] | None = None
+    """Network interface as NCCL reads it (`NCCL_SOCKET_IFNAME`): names that begin so (`eth0`;
+    `eth,bond0`), exact names (`=eth0`), all others (`^docker0`). Gloo uses the first that has an
+    address. Default: the operator's, else their own choice."""
+    rdma_devices: Annotated[
+        list[Annotated[str, Field(max_length=67), Texts(RDMA_DEVICE_RULE)]],
+        Field(max_length=16, json_schema_extra=SET_LIST),
+    ] = []
+    """Exact names of InfiniBand or RoCE devices (`NCCL_IB_HCA`), such as `mlx5_0`, or `mlx5_0:1`
+    for one port. Default: all that the pod has."""
+    debug: Literal["Off", "Warn", "Info", "Trace"] = "Off"
+    """What NCCL writes to the log (`NCCL_DEBUG`). `Info` names the network it has chosen; `Trace`
+    needs an NCCL built for it."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return NCCL's variables that the fields set."""
+        fields = {
+            "interface": interface_value(self.interface or ""),
+            "rdmaDevices": f"={','.join(self.rdma_devices)}" if self.rdma_devices else "",
+            "debug": "" if self.debug == "Off" else self.debug.upper(),
+        }
+        return {NETWORK_VARIABLES[field]: value for field, value in fields.items() if value}
 
 
 class Resources(APIModel):
@@ -33,6 +82,8 @@ class Resources(APIModel):
     grows with the GPUs of the pod."""
     shared_memory: Quantity | None = None
     """Size of `/dev/shm`, which the collectives use between GPUs. Default: the operator's."""
+    network: Network | None = None
+    """How the ranks reach each other. Default: as NCCL and Gloo find it."""
 
 
 class Trainer(APIModel):

@@ -10,7 +10,7 @@ from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.holds import pruning
 from finetune_operator.finetunejob.holds.estimate import is_budget_warning_unsent, is_hopeless
-from finetune_operator.finetunejob.pods.podbounds import Violation, find_pod_violations
+from finetune_operator.finetunejob.pods.podbounds import Violation, find_job_violations
 from finetune_operator.finetunejob.publication import publishing
 from finetune_operator.finetunejob.publication.publishing import overrules, why_publishing_waits
 from finetune_operator.finetunejob.render.job import is_queued
@@ -132,8 +132,7 @@ def _undecided(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
 
 def _disallowed(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     """Hold pods back that the settings of today do not allow."""
-    template = spec.pod_template
-    violations = list(find_pod_violations(template, step.config)) if template else []
+    violations = list(find_job_violations(spec, step.config))
     return of_settings(stage, violations) if violations else None
 
 
@@ -148,7 +147,7 @@ def of_settings(stage: Stage, violations: Sequence[Violation]) -> Hold:
         message=(
             f"{'; '.join(str(each) for each in violations)}. The job was accepted before this was"
             " refused. It keeps what it has and waits until the settings allow it; or create a job"
-            " with a corrected podTemplate and delete this one."
+            " with a corrected spec and delete this one."
         ),
         told_in=told_in,
         subject=f"{stage.value}: ",

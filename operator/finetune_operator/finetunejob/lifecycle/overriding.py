@@ -15,7 +15,7 @@ from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.lifecycle.starting import MAX_RUNS, create_stage
-from finetune_operator.finetunejob.pods.podbounds import find_pod_violations
+from finetune_operator.finetunejob.pods.podbounds import find_job_violations
 from finetune_operator.finetunejob.publication.endings import set_unpublished
 from finetune_operator.finetunejob.publication.publishing import (
     SECTION,
@@ -148,8 +148,7 @@ def _go_on(step: Step, spec: FineTuneJobSpec) -> None:
 
 def _create(step: Step, spec: FineTuneJobSpec, run: int) -> None:
     refusal = step.observed.refusals.get(Stage.PUBLISH)
-    template = spec.pod_template
-    violations = list(find_pod_violations(template, step.config)) if template else []
+    violations = list(find_job_violations(spec, step.config))
     if violations:
         words = "; ".join(str(each) for each in violations)
         _end(step, Reason.PUBLISHING_FAILED, f"Job publish may not be created: {words}")

@@ -44,8 +44,8 @@ _OF_NODES = (FailureClass.UNSCHEDULABLE, FailureClass.RETRYABLE)
 wrong."""
 
 _ENDLESS = (
-    "Check that the pods of the job reach each other (NetworkPolicy, DNS, NCCL_SOCKET_IFNAME) and"
-    " that their nodes have memory left."
+    "Check that the pods of the job reach each other (NetworkPolicy, DNS,"
+    " resources.network.interface) and that their nodes have memory left."
 )
 _BRINGS_DOWN = (
     "Do they bring their nodes down? Look at the kernel's log of the nodes in"

@@ -21,7 +21,7 @@ from finetune_api.v1alpha1.rules.spec import SPEC_RULES
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_operator.allowlists import matches_image, matches_name, matches_pair, matches_url
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetunejob.pods.podbounds import Violation, find_pod_violations
+from finetune_operator.finetunejob.pods.podbounds import Violation, find_job_violations
 from finetune_operator.finetunejob.render.claims import parse_claim_uri
 from finetune_operator.status.conditions import Reason
 
@@ -61,8 +61,8 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     found += _red_team(spec, config)
     found += _custom_metric(spec, config)
     found += _model_download(spec, config)
+    found += find_job_violations(spec, config)
     if spec.pod_template is not None:
-        found += find_pod_violations(spec.pod_template, config)
         found += find_placement_violations(spec.pod_template, config)
     return found
 

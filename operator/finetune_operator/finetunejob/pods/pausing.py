@@ -15,7 +15,7 @@ from finetune_operator.finetunejob.pods.needs import restore_rendezvous
 from finetune_operator.finetunejob.pods.podbounds import (
     Violation,
     find_fixed_violations,
-    find_pod_violations,
+    find_job_violations,
 )
 from finetune_operator.finetunejob.render.job import is_queued
 from finetune_operator.finetunejob.state.actions import ActivateWorkload, PauseJob, ResumeJob
@@ -145,13 +145,12 @@ def find_disallowed(step: Step, spec: FineTuneJobSpec, view: StageView) -> list[
     Settings that change later do not reach back to stages that have had pods: those are held to
     what no configuration allows.
     """
-    template = spec.pod_template
-    if template is None or view.job is None or view.state is not StageState.SUSPENDED:
+    if view.job is None or view.state is not StageState.SUSPENDED:
         return []
     has_begun = view.job["status"].get("startTime") or view.pods or view.past_seconds
     if has_begun or (step.draft.stage(view.stage) or {}).get("firstRunTime"):
-        return list(find_fixed_violations(template))
-    return list(find_pod_violations(template, step.config))
+        return list(find_fixed_violations(spec.pod_template)) if spec.pod_template else []
+    return list(find_job_violations(spec, step.config))
 
 
 def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:

@@ -1,4 +1,4 @@
-"""What ``spec.podTemplate`` may not ask for.
+"""What ``spec.podTemplate`` and ``spec.resources.network`` may not ask for.
 
 Two kinds of bounds: those that hold whatever an administrator sets, because a pod that breaks them
 would read other files than the operator gave it or run unconfined, and those of the administrator's
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from finetune_api.names import RESERVED_PREFIXES
 from finetune_api.paths import is_below, normal_path
 from finetune_api.protocol.trainer import Environment
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate, Toleration, VolumeMount
+from finetune_api.v1alpha1.spec.resources import NETWORK_VARIABLES
 from finetune_operator.allowlists import ALL, matches_name, matches_pair
 from finetune_operator.finetunejob.render.volumes import OWN_VOLUMES
 from finetune_operator.status.conditions import Reason
@@ -66,6 +68,29 @@ def find_fixed_violations(template: PodTemplate) -> Iterator[Violation]:
     """Yield what no configuration allows."""
     yield from _names(template)
     yield from _mounts(template, None)
+
+
+def find_job_violations(spec: FineTuneJobSpec, settings: TenantSettings) -> Iterator[Violation]:
+    """Yield everything of a job that may not become a pod under these settings."""
+    if spec.pod_template is not None:
+        yield from find_pod_violations(spec.pod_template, settings)
+    network = spec.resources.network
+    variables = network.environment if network is not None else {}
+    for field, variable in NETWORK_VARIABLES.items():
+        if variable in variables:
+            yield from _network_variable(f"spec.resources.network.{field}", variable, settings)
+
+
+def _network_variable(field: str, variable: str, settings: TenantSettings) -> Iterator[Violation]:
+    """Hold a field to the list that the variable it sets is held to, and to what overrides it."""
+    reason, allowed = Reason.ENVIRONMENT_NOT_ALLOWED, settings.allowed_environment
+    if variable in settings.trainer_environment:
+        value = settings.trainer_environment[variable]
+        message = f"the administrator sets {variable} to {value!r} (trainerEnvironment); remove it"
+        yield Violation(reason=reason, field=field, message=message)
+    elif not matches_name(variable, allowed):
+        what = f"it sets {variable!r}, which is not a variable that jobs may set here"
+        yield Violation(reason=reason, field=field, message=_unlisted_text(reason, what, allowed))
 
 
 def find_pod_violations(template: PodTemplate, settings: TenantSettings) -> Iterator[Violation]:
@@ -258,9 +283,15 @@ SETTINGS = {
 def _unlisted(
     reason: Reason, field: str, what: str, allowed: list[str], *, instead: str = "leave it out"
 ) -> Violation:
+    return _violation(reason, field, _unlisted_text(reason, what, allowed, instead=instead))
+
+
+def _unlisted_text(
+    reason: Reason, what: str, allowed: list[str], *, instead: str = "leave it out"
+) -> str:
     listed = ", ".join(allowed[:8]) + (f" and {len(allowed) - 8} more" if len(allowed) > 8 else "")
     remedy = f"{instead}, or ask the administrator to add it to {SETTINGS[reason]}"
-    return _violation(reason, field, f"{what} ({listed or 'none'}); {remedy}")
+    return f"{what} ({listed or 'none'}); {remedy}"
 
 
 def _reserved(field: str, message: str) -> Violation:

@@ -10,6 +10,7 @@ from finetune_api.names import Owner
 from finetune_api.protocol.trainer import Environment, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
+from finetune_api.v1alpha1.spec.resources import INTERFACE_VARIABLE, interface_value
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.render.beside import environment_of
 from finetune_operator.finetunejob.render.engine import engine_environment, has_engine
@@ -82,7 +83,15 @@ def render_environment(
         values[Environment.RENDEZVOUS_PORT] = str(config.rendezvous_port)
     # The contract wins over the administrator's variables, those over the tenant's.
     tenant = {variable.name: variable.value for variable in extra.env}
-    return environment_of({**tenant, **config.trainer_environment, **values})
+    network = _network(spec, config) if stage is Stage.TRAIN else {}
+    return environment_of({**network, **tenant, **config.trainer_environment, **values})
+
+
+def _network(spec: FineTuneJobSpec, config: OperatorConfig) -> dict[str, str]:
+    """Return the variables by which the ranks reach each other, where the template has none."""
+    own = spec.resources.network.environment if spec.resources.network else {}
+    interface = config.default_network_interface
+    return {INTERFACE_VARIABLE: interface_value(interface), **own} if interface else own
 
 
 def _progress(owner: Owner, stage: Stage, config: OperatorConfig) -> dict[str, str]:

@@ -33,6 +33,7 @@ from finetune_trainer.process import (
 )
 from finetune_trainer.stopping import deadline, on_stop
 from finetune_trainer.train.parent.beats import Phase, dump_stacks, read_beats
+from finetune_trainer.train.parent.interfaces import gloo_interface
 from finetune_trainer.train.parent.watchdog import Limits, find_blame, is_hung
 
 POLL_SECONDS = 1.0
@@ -61,13 +62,14 @@ Source: torch/csrc/distributed/c10d.
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Topology:
-    """The node's place among the nodes of a run."""
+    """The node's place among the nodes of a run, and the interface of Gloo; empty: its default."""
 
     num_nodes: int
     node_rank: int
     processes_per_node: int
     host: str
     port: int
+    interface: str = ""
 
 
 def read_topology(num_nodes: int, processes_per_node: int) -> Topology:
@@ -76,9 +78,10 @@ def read_topology(num_nodes: int, processes_per_node: int) -> Topology:
     A run of one node needs no variables. A local run keeps all ranks on one node.
 
     Raises:
-        UserError: Several nodes, but no rendezvous host.
+        UserError: The pod has no network interface that the job names.
     """
     host = os.environ.get(Environment.RENDEZVOUS_HOST)
+    interface = gloo_interface(os.environ) if num_nodes * processes_per_node > 1 else ""
     if num_nodes == 1 or host is None:
         return Topology(
             num_nodes=1,
@@ -86,6 +89,7 @@ def read_topology(num_nodes: int, processes_per_node: int) -> Topology:
             processes_per_node=processes_per_node * num_nodes,
             host="127.0.0.1",
             port=_free_port(),
+            interface=interface,
         )
     return Topology(
         num_nodes=num_nodes,
@@ -93,6 +97,7 @@ def read_topology(num_nodes: int, processes_per_node: int) -> Topology:
         processes_per_node=processes_per_node,
         host=host,
         port=int(os.environ.get(Environment.RENDEZVOUS_PORT) or 29500),
+        interface=interface,
     )
 
 
@@ -170,6 +175,8 @@ def _environment(topology: Topology, control_dir: Path, *, use_gpu: bool) -> dic
     environment.setdefault("PYTHONHASHSEED", "0")
     environment.setdefault("HF_HUB_OFFLINE", "1")
     environment.setdefault("HF_DATASETS_CACHE", str(control_dir / "datasets"))
+    if topology.interface:
+        environment["GLOO_SOCKET_IFNAME"] = topology.interface
     if not use_gpu:
         environment["ACCELERATE_USE_CPU"] = "true"
         environment.setdefault("DS_ACCELERATOR", "cpu")

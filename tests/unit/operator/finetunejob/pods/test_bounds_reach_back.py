@@ -112,6 +112,19 @@ def test_settings_of_today_hold_the_first_stage():
     assert [action.stage for action in made.first] == [PREPARE]
 
 
+def test_settings_of_today_hold_the_network_of_the_next_stage():
+    """Its variables are held to the same list as those of the template."""
+    body, done = prepared(), stages_done(PREPARE)
+    resources = {**body["spec"]["resources"], "network": {"interface": "net1"}}
+    body = {**body, "spec": {**body["spec"], "resources": resources}}
+    closed = CONFIG.model_copy(update={"allowed_environment": []})
+    made = plan(observe(body, **done), at(61), closed)
+    assert made.first == ()
+    assert "spec.resources.network.interface: it sets" in condition(made, "Training")["message"]
+    made = plan(observe(body, **done), at(62), CONFIG)
+    assert [action.stage for action in made.first] == [TRAIN]
+
+
 def test_settings_of_today_hold_a_job_that_is_made_again():
     body = turned(live([training()], prepared(), at(70))[1], UNLISTED)
     gone = {**stages_done(PREPARE), "missing": frozenset({TRAIN})}

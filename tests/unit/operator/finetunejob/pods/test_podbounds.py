@@ -181,6 +181,34 @@ def test_an_administrator_opens_what_a_team_needs(template, settings):
     assert found(template, **settings) == []
 
 
+NETWORK = {"interface": "eth0", "rdmaDevices": ["mlx5_0"], "debug": "Info"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused", "word"),
+    [
+        ({}, (), ""),
+        ({"allowed_environment": ["*"]}, (), ""),
+        ({"allowed_environment": ["NCCL_DEBUG"]}, ("interface", "rdmaDevices"), "to allowedEnv"),
+        ({"allowed_environment": ["NCCL_SOCKET_*", "NCCL_IB_*"]}, ("debug",), "'NCCL_DEBUG'"),
+        ({"allowed_environment": []}, ("interface", "rdmaDevices", "debug"), "(none)"),
+        ({"trainer_environment": {"NCCL_IB_HCA": "=mlx5_7"}}, ("rdmaDevices",), "'=mlx5_7'"),
+    ],
+)
+def test_a_field_of_the_network_is_held_to_the_list_of_its_variable(settings, refused, word):
+    spec = FineTuneJob.from_wire(job(resources={"gpusPerNode": 1, "network": NETWORK})).spec
+    violations = find_violations(spec, OperatorConfig(**settings))
+    assert [each.field for each in violations] == [f"spec.resources.network.{f}" for f in refused]
+    assert {each.reason for each in violations} <= {"EnvironmentNotAllowed"}
+    assert all(word in each.message for each in violations)
+
+
+def test_fields_that_set_nothing_are_held_to_no_list():
+    network = {"rdmaDevices": [], "debug": "Off"}
+    spec = FineTuneJob.from_wire(job(resources={"gpusPerNode": 0, "network": network})).spec
+    assert find_violations(spec, OperatorConfig(allowed_environment=[])) == []
+
+
 def test_no_list_opens_gpus_past_their_count():
     (violation,) = found(ask("nvidia.com/gpu", "8"), allowed_extra_resources=["*"])
     assert (violation.reason, violation.field) == (
@@ -263,6 +291,7 @@ def test_a_folder_that_cannot_be_opened_is_refused_in_the_configuration(root, tm
         "allowedJudgeEndpoints: [judge.corp]",
         "allowedJudgeEndpoints: ['https://a@judge.corp/*']",
         "allowedFilePaths: [/data/../etc]",
+        "defaultNetworkInterface: eth0;id",
     ],
 )
 def test_a_pattern_that_cannot_be_meant_is_refused(text, tmp_path):
