@@ -61,7 +61,7 @@ def ours(
 
     from finetune_api.protocol.trainer import Stage
     from finetune_trainer.model.adapters import build_lora_config, name_targets
-    from finetune_trainer.model.encoding import ChatTokenizer, encode_rows
+    from finetune_trainer.model.encoding import ChatTokenizer
     from finetune_trainer.model.hardware import detect_hardware
     from finetune_trainer.model.load import (
         load_model,
@@ -80,7 +80,7 @@ def ours(
     folder = ensure_model()
     tokenizer = load_tokenizer(folder)
     encoder = ChatTokenizer(tokenizer, loss="Auto", max_tokens=1024)
-    examples = encode_rows(encoder, rows, side="training")
+    examples = [e for row in rows for e in encoder.encode_row(row) if e.has_answer]
     lengths = [len(e.input_ids) for e in examples]
     columns = {name: [getattr(e, name) for e in examples] for name in ("input_ids", "labels")}
     dataset = Dataset.from_dict(columns)

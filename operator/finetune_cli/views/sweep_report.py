@@ -35,7 +35,7 @@ def explain_choice(sweep: Body) -> list[str]:
     others = [trial for trial in scored if trial is not winner and not trial.get("replicateOf")]
     return [
         f"{_settings(winner)} {'was chosen' if chosen else 'leads'}: {_score(sweep, winner)}, "
-        f"{_place(sweep, scored, winner)}.{_next(sweep, others)}",
+        f"{_place(sweep, scored, winner)}.{_next(others)}",
         noise_words(sweep),
         outcome(sweep),
     ]
@@ -48,7 +48,7 @@ def _place(sweep: Body, scored: Sequence[Body], winner: Body) -> str:
     return f"where {scored[0]['name']} has the {end}: {scored[0]['score']}"
 
 
-def _next(sweep: Body, others: Iterable[Body]) -> str:
+def _next(others: Iterable[Body]) -> str:
     second = next(iter(others), None)
     if second is None:
         return ""

@@ -26,12 +26,12 @@ def find_chosen(step: Step) -> Trial | None:
 
 def best_of_search(step: Step) -> Trial | None:
     """Return the trained trial of the search with the best score; None without any."""
-    return _winner(step, step.searched)
+    return _winner(step.searched)
 
 
 def choose(step: Step) -> None:
     """Let the winner go on; without one, end the sweep."""
-    best = _winner(step, step.trials)
+    best = _winner(step.trials)
     if best is not None:
         usual = step.observed.spec.template.priority_class_name
         is_usual = usual is None or best.job["spec"].get("priorityClassName") == usual
@@ -102,7 +102,7 @@ def _fail(step: Step, chosen: Trial) -> None:
     step.fail(chosen.reason or Reason.NO_TRIAL_TRAINED, message)
 
 
-def _winner(step: Step, trials: tuple[Trial, ...]) -> Trial | None:
+def _winner(trials: tuple[Trial, ...]) -> Trial | None:
     standing = ranking.winner(trial.for_search() for trial in trials)
     if standing is None or standing.best_run is None:
         return None

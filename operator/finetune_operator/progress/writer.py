@@ -6,7 +6,6 @@ Its own field manager lets any replica write while the leader writes the rest.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,8 +20,6 @@ from finetune_operator.progress.report import Report, metrics_section, progress_
 from finetune_operator.status.conditions import is_terminal
 from finetune_operator.status.draft import Announce, announce_cuts
 from finetune_operator.status.fitting import Cut
-
-logger = logging.getLogger(__name__)
 
 FIELD_MANAGER = "finetune-progress"
 CURVE_DELAY_SECONDS = 10.0

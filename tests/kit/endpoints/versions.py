@@ -27,7 +27,6 @@ from kit.processes.installation import Body, Tenant
 from kit.processes.stages import Workbench
 
 WEIGHTS = "adapter_model.safetensors"
-Tensors = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -140,14 +140,6 @@ def test_handler_that_raises_stops_neither_store_nor_other_handlers(caplog):
     assert "boom" in caplog.text
 
 
-def test_replay_tells_a_late_handler_of_what_is_there():
-    store = Store()
-    store.observe("ADDED", pod("a", 1))
-    told = []
-    store.add_handler(lambda kind, old, new: told.append(kind), replay=True)
-    assert told == ["ADDED"]
-
-
 def test_transform_trims_at_ingest():
     store = Store()
     store.observe("ADDED", pod("a", 1, managedFields=[{"manager": "x"}]))

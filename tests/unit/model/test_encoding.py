@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.errors import DataError
-from finetune_trainer.model.encoding import IGNORED, ChatTokenizer, encode_rows
+from finetune_trainer.model.encoding import IGNORED, ChatTokenizer
 from kit.models.tiny_tokenizer import make_tokenizer
 
 CHAT = [
@@ -101,12 +100,3 @@ def test_long_examples_are_cut_and_counted() -> None:
     (example,) = encoder.encode_row({"text": "x" * 30})
     assert len(example.input_ids) == 10
     assert example.num_cut == 21
-
-
-def test_rows_without_an_answer_left_are_dropped_and_all_of_them_refused() -> None:
-    encoder = ChatTokenizer(make_tokenizer(), loss="Auto", max_tokens=24)
-    long = {"prompt": "y" * 100, "completion": "a"}
-    assert len(encode_rows(encoder, [{"prompt": "y", "completion": "a"}, long], side="t")) == 1
-    with pytest.raises(DataError, match=r"102 tokens.*maxSequenceLength to 102") as caught:
-        encode_rows(encoder, [long], side="training")
-    assert caught.value.reason == "AllRowsTooLong"

@@ -262,15 +262,3 @@ def test_a_link_to_a_folder_is_not_published(store, tmp_path):
     with pytest.raises(InternalError, match="link"):
         publish_folder(store, "p", folder, created_by="t")
     assert list(store.list()) == []
-
-
-def test_progress_counts_every_file_once(store, tmp_path):
-    seen = []
-    publish_folder(
-        store,
-        "p",
-        make_folder(tmp_path / "out"),
-        created_by="t",
-        on_file=lambda path, num_bytes: seen.append((path, num_bytes)),
-    )
-    assert sorted(seen) == sorted((path, len(data)) for path, data in FILES.items())

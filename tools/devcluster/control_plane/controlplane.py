@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -160,14 +159,6 @@ class ControlPlane:
         self.stop_process("etcd", grace_seconds=0)
         time.sleep(pause_seconds)
         self._start_etcd()
-
-    def pause_api_server(self) -> None:
-        """Freeze the API server: connections stay open and nothing answers."""
-        os.kill(self._process("kube-apiserver").pid, signal.SIGSTOP)
-
-    def resume_api_server(self) -> None:
-        """Let a frozen API server go on."""
-        os.kill(self._process("kube-apiserver").pid, signal.SIGCONT)
 
     def is_ready(self) -> bool:
         """Whether every recorded process runs and the API server answers."""

@@ -47,7 +47,6 @@ class HeldOutSplit:
         questions: The questions, in the order of their first row.
         order: Their places in the order in which they are drawn.
         sources: The files of the rows, in the order of their first row.
-        has_several: Whether some question has several rows.
         num_rows: All rows.
         num_unwanted: Rows with an unwanted answer, which is no reference.
     """
@@ -55,7 +54,6 @@ class HeldOutSplit:
     questions: Sequence[HeldOut]
     order: Sequence[int]
     sources: Sequence[str] = ()
-    has_several: bool = False
     num_rows: int = 0
     num_unwanted: int = 0
 
@@ -139,7 +137,6 @@ def gather_held_out(
         ],
         order=order_questions(len(found), seed=seed),
         sources=list(sources),
-        has_several=num_rows - num_unwanted > len(found),
         num_rows=num_rows,
         num_unwanted=num_unwanted,
     )

@@ -7,7 +7,7 @@ example. Where a template rewrites past turns, each answer becomes an example of
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -367,31 +367,6 @@ def make_encoder(
         loss=job.spec.method.loss if job.spec.method.objective == "SFT" else "Completion",
         max_tokens=job.spec.hyperparameters.max_sequence_length,
     )
-
-
-def encode_rows(
-    encoder: ChatTokenizer, rows: Iterable[dict[str, Any]], *, side: str
-) -> list[TokenizedExample]:
-    """Encode all rows of a side, leaving out examples whose answer was cut away entirely.
-
-    Raises:
-        DataError: No row is left; the message says how long the rows are.
-    """
-    examples, needed = [], []
-    for row in rows:
-        for example in encoder.encode_row(row):
-            if example.has_answer:
-                examples.append(example)
-            needed.append(len(example.input_ids) + example.num_cut)
-    if needed and not examples:
-        needed.sort()
-        raise DataError(
-            "AllRowsTooLong",
-            f"all {len(needed)} {side} rows are cut before their answer begins: they need "
-            f"{needed[0]} to {needed[-1]} tokens (median {needed[len(needed) // 2]}); raise "
-            f"hyperparameters.maxSequenceLength to {needed[-1]} or shorten the prompts",
-        )
-    return examples
 
 
 def _messages_of(row: Mapping[str, Any]) -> list[Message]:

@@ -12,7 +12,7 @@ from finetune_trainer.storage.errors import ChecksumMismatch, ObjectNotFound, lo
 from finetune_trainer.storage.lookup import read_manifest
 from finetune_trainer.storage.manifest import MANIFEST_NAME, Manifest, ManifestFile, make_manifest
 from finetune_trainer.storage.parallel import in_parallel
-from finetune_trainer.storage.store import ObjectStore, OnFile, join_key, join_uri
+from finetune_trainer.storage.store import ObjectStore, join_key, join_uri
 from finetune_trainer.storage.stream import READ_ATTEMPTS, discard_partial
 
 
@@ -34,7 +34,6 @@ def fetch_folder(
     *,
     only: Container[str] | None = None,
     keys_from: str | None = None,
-    on_file: OnFile | None = None,
 ) -> Manifest:
     """Bring a published folder to a local one; download only the files that differ.
 
@@ -44,7 +43,6 @@ def fetch_folder(
         folder: Local target, created if need be. Other files in it are left alone.
         only: Paths wanted; None for all.
         keys_from: Prefix of the manifest's keys when it is not ``prefix``.
-        on_file: Progress.
 
     Returns:
         The manifest. A complete folder gets a copy of it as its last file.
@@ -63,8 +61,6 @@ def fetch_folder(
 
     def get(file: ManifestFile) -> None:
         _fetch_file(store, origin, file, folder / file.path)
-        if on_file:
-            on_file(file.path, file.num_bytes)
 
     wanted = [file for file in manifest.files if only is None or file.path in only]
     in_parallel(get, wanted)
@@ -88,7 +84,6 @@ def verify_folder(
     prefix: str = "",
     *,
     keys_from: str | None = None,
-    on_file: OnFile | None = None,
 ) -> VerifiedManifest:
     """Read every file of a published folder and compare it with the manifest.
 
@@ -103,10 +98,7 @@ def verify_folder(
     origin = prefix if keys_from is None else keys_from
 
     def check(file: ManifestFile) -> str | None:
-        problem = _find_difference(store, join_key(origin, file.object_key), file)
-        if on_file:
-            on_file(file.path, file.num_bytes)
-        return problem
+        return _find_difference(store, join_key(origin, file.object_key), file)
 
     problems = [problem for problem in in_parallel(check, manifest.files) if problem]
     if problems:

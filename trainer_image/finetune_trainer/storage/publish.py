@@ -18,7 +18,7 @@ from finetune_trainer.storage.errors import AlreadyExists, OtherWriterWon
 from finetune_trainer.storage.lookup import find_manifest, read_manifest
 from finetune_trainer.storage.manifest import MANIFEST_NAME, Manifest, ManifestFile, make_manifest
 from finetune_trainer.storage.parallel import in_parallel
-from finetune_trainer.storage.store import ObjectStore, OnBytes, OnFile, join_key, join_uri
+from finetune_trainer.storage.store import ObjectStore, OnBytes, join_key, join_uri
 
 
 def publish_folder(
@@ -28,7 +28,6 @@ def publish_folder(
     *,
     created_by: str,
     inputs: Mapping[str, str] | None = None,
-    on_file: OnFile | None = None,
     on_bytes: OnBytes | None = None,
 ) -> Manifest:
     """Store a local folder under a prefix and commit it with a manifest.
@@ -41,7 +40,6 @@ def publish_folder(
         folder: Local folder; a ``manifest.json`` at its top is left out.
         created_by: Name and version of the writer, and its run.
         inputs: What the files were made from.
-        on_file: Progress by file.
         on_bytes: Progress, also within a large file.
 
     Raises:
@@ -55,10 +53,7 @@ def publish_folder(
         return _accept_winner(winner, wanted, address)
 
     def put(file: ManifestFile) -> ManifestFile:
-        stored = _store_file(store, prefix, folder / file.path, file, on_bytes)
-        if on_file:
-            on_file(file.path, file.num_bytes)
-        return stored
+        return _store_file(store, prefix, folder / file.path, file, on_bytes)
 
     stored = in_parallel(put, wanted.files)
     return commit_manifest(

@@ -20,9 +20,6 @@ _MAX_KEY_BYTES = 1024  # S3's limit
 OnBytes = Callable[[int], None]
 """Called with a number of bytes once the store has them, from several threads."""
 
-OnFile = Callable[[str, int], None]
-"""Called with path and size after each file, from several threads."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectInfo:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from finetune_api.protocol.trainer import ExitCode, FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -36,8 +35,6 @@ from finetune_operator.finetunejob.state.trimmed import (
     container_of,
 )
 from finetune_operator.status.conditions import parse_timestamp
-
-Object = dict[str, Any]
 
 RACE_SECONDS = 5.0
 """Ranks that fail so close to each other may be seen in any order: the class decides."""

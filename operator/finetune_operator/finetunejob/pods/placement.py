@@ -8,7 +8,6 @@ their GPUs and train nothing. Kueue admits all pods or none, so Jobs in its queu
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
 
 from finetune_api.names import PAUSED_ANNOTATION
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -20,8 +19,6 @@ from finetune_operator.finetunejob.state.stages import TRAITS, StageView
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.finetunejob.state.trimmed import TrimmedPod
 from finetune_operator.status.conditions import Reason, find_condition, parse_timestamp
-
-Object = dict[str, Any]
 
 PLACEMENT = "placement"
 """Value of the pause annotation of a Job that was paused because not all its pods had a node."""

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from finetune_api.protocol.trainer import ExitCode
 from finetune_operator.finetunejob.pods.stragglers import Stragglers
@@ -20,8 +19,6 @@ from finetune_operator.finetunejob.state.failure import read_termination_message
 from finetune_operator.finetunejob.state.retry import Ledger, exit_code_of, is_disrupted, is_lost
 from finetune_operator.finetunejob.state.trimmed import TrimmedPod, completion_index, container_of
 from finetune_operator.status.conditions import parse_timestamp
-
-Object = dict[str, Any]
 
 START_SECONDS = 7200.0
 """A pod that ran for longer got past its start, whether or not it could report steps."""

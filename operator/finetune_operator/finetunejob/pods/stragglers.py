@@ -10,7 +10,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from finetune_operator.finetunejob.state.trimmed import (
     Terminated,
@@ -19,8 +18,6 @@ from finetune_operator.finetunejob.state.trimmed import (
     container_of,
 )
 from finetune_operator.status.conditions import find_condition, parse_timestamp
-
-Object = dict[str, Any]
 
 PATIENCE_SECONDS = 1800.0
 """For how long a rank that seems to run excuses the others: a cluster has given up its node by

@@ -21,8 +21,6 @@ from finetune_operator.finetunejob.state.trimmed import (
 )
 from finetune_operator.status.conditions import find_condition, parse_timestamp, timestamp
 
-Object = dict[str, Any]
-
 STUCK_SECONDS = 20.0
 """Time after which the Events of a pod with a node and no running container are read."""
 PENDING_SECONDS = 300.0

@@ -26,8 +26,6 @@ from finetune_operator.finetunejob.state.trimmed import (
 )
 from finetune_operator.status.conditions import find_condition, shorten
 
-Object = dict[str, Any]
-
 _PROBLEM_CHARACTERS = 300
 _OWN_CLASSES = frozenset(CLASS_OF_EXIT_CODE.values())
 """Classes that a container can tell of itself; the others are the operator's to say."""

@@ -23,8 +23,6 @@ from finetune_operator.finetunejob.state.trimmed import (
 )
 from finetune_operator.status.conditions import find_condition, parse_timestamp
 
-Object = dict[str, Any]
-
 UNSEEN = "ContainerStatusUnknown"
 """Reason that the kubelet gives for a container of which it finds no trace."""
 LOST_REASONS = frozenset({UNSEEN, "Unknown"})

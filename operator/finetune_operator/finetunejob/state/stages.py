@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
 from finetune_api.names import QUEUE_LABEL, run_of
 from finetune_api.protocol.trainer import Stage
@@ -26,8 +25,6 @@ from finetune_operator.status.conditions import (
     is_true,
     parse_timestamp,
 )
-
-Object = dict[str, Any]
 
 STAGES = tuple(Stage)
 """The stages in order: walked through in every plan, and an Enum makes a generator each time."""

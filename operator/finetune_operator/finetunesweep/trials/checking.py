@@ -6,7 +6,6 @@ It runs before the first trial is created, so that no sweep fails halfway.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -20,8 +19,6 @@ from finetune_operator.finetunesweep.trials.observed import Observed
 from finetune_operator.finetunesweep.trials.rendering import render_trial, scoring_of, with_seed
 from finetune_operator.finetunesweep.trials.searching import samples_of
 from finetune_operator.status.conditions import Reason
-
-Object = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

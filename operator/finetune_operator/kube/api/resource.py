@@ -66,9 +66,6 @@ PODS = Resource(group="", version="v1", plural="pods", kind="Pod")
 SERVICES = Resource(group="", version="v1", plural="services", kind="Service")
 CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps", kind="ConfigMap")
 EVENTS = Resource(group="", version="v1", plural="events", kind="Event")
-NAMESPACES = Resource(
-    group="", version="v1", plural="namespaces", kind="Namespace", namespaced=False
-)
 JOBS = Resource(group="batch", version="v1", plural="jobs", kind="Job")
 DEPLOYMENTS = Resource(group="apps", version="v1", plural="deployments", kind="Deployment")
 AUTOSCALERS = Resource(

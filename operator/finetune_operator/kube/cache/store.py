@@ -92,12 +92,9 @@ class Store:
         objects = self._objects
         return [objects[key] for key in self._indexes[index].get(value, ())]
 
-    def add_handler(self, handler: Handler, *, replay: bool = False) -> None:
-        """Tell ``handler`` of every later change; with ``replay`` also of what is there now."""
+    def add_handler(self, handler: Handler) -> None:
+        """Tell ``handler`` of every later change."""
         self._handlers.append(handler)
-        if replay:
-            for obj in list(self._objects.values()):
-                self._call(handler, EventType.ADDED, None, obj)
 
     def observed_version(self, namespace: str) -> int:
         """Return the newest version up to which the cache is complete for ``namespace``."""

@@ -272,10 +272,8 @@ class HubStore:
         )
 
 
-def open_hub_store(uri: str, access: StorageAccess, *, allow_code: bool = False) -> HubStore:
+def open_hub_store(uri: str, access: StorageAccess) -> HubStore:
     """Open an ``hf://`` URI with the Secret's ``HF_TOKEN``, else the environment's token.
-
-    ``allow_code`` also serves ``.py`` files.
 
     Raises:
         UserError: ``InvalidUri``, ``MissingDependency``.
@@ -288,7 +286,7 @@ def open_hub_store(uri: str, access: StorageAccess, *, allow_code: bool = False)
             "MissingDependency",
             "hf:// needs the package huggingface_hub; install finetune-operator[trainer].",
         ) from error
-    return HubStore(address, access, allow_code=allow_code)
+    return HubStore(address, access)
 
 
 def find_in_hub_cache(address: HubAddress, revision: str) -> tuple[Path, str]:

@@ -31,12 +31,10 @@ class Asked:
         replies: Of each row, the reply to each of its questions; shorter than the rows where a cap
             was reached.
         spent: What the run has paid, all attempts together.
-        num_reused: Replies that an attempt before had kept.
     """
 
     replies: Sequence[Sequence[Kept]]
     spent: Spent
-    num_reused: int
 
 
 def ask_judge(
@@ -61,7 +59,6 @@ def ask_judge(
         JudgeRefuses: It refuses every call; the same.
     """
     digests = [[digest_of_call(judge, content) for content in row] for row in rows]
-    before = set(kept.replies)
     done = 0
     with ThreadPoolExecutor(judge.concurrency) as pool:
         try:
@@ -86,11 +83,9 @@ def ask_judge(
             pool.shutdown(wait=True, cancel_futures=True)
             kept.write()
             raise
-    used = {digest for row in digests[:done] for digest in row}
     return Asked(
         replies=[[kept.replies[digest] for digest in row] for row in digests[:done]],
         spent=Spent.on(kept.replies.values()),
-        num_reused=len(used & before),
     )
 
 
