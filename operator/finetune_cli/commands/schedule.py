@@ -17,7 +17,7 @@ from finetune_cli.options import ObjectFormat
 
 schedule_app = typer.Typer(
     name="schedule",
-    help="Training that begins by itself, and what came of it.",
+    help="Training that begins by itself, and its last outcome.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
