@@ -40,6 +40,7 @@ def environment(rank: int, port: int) -> dict[str, str]:
         "JOB_COMPLETION_INDEX": str(rank),
         "FINETUNE_RENDEZVOUS_HOST": "127.0.0.1",
         "FINETUNE_RENDEZVOUS_PORT": str(port),
+        "NCCL_SOCKET_IFNAME": "lo",  # Gloo takes it from there
     }
 
 
