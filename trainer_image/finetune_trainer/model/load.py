@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,44 +117,48 @@ def load_model(
         UserError: The model does not load, does not know the attention, or 4 bits need a missing
             library.
     """
-    from transformers import AutoModelForCausalLM
-
-    extra: dict[str, Any] = {}
+    options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     if quantize:
-        extra["quantization_config"] = _quantization(dtype, shardable=shardable)
+        options["quantization_config"] = _quantization(dtype, shardable=shardable)
     if device_map is not None:
-        extra["device_map"] = device_map
+        options["device_map"] = device_map
     if max_memory is not None:
-        extra["max_memory"] = dict(max_memory)
-
-    def load(implementation: str) -> PreTrainedModel:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            use_safetensors=True,
-            attn_implementation=implementation,
-            **extra,
-        )
-        if quantize:
-            _keep_packing(model)
-        return model
-
+        options["max_memory"] = dict(max_memory)
     try:
         support = detect_attention_support(dtype)
         if attention == "Varlen" or (attention == "Auto" and joins_rows):
             fault = agree(_varlen_fault(support, folder, runs_own_code=trust_remote_code))
-            if not fault:
-                register_varlen()
-            support = replace(support, joins_rows=joins_rows, varlen_fault=fault)
-        return _load_with_attention(load, folder, attention, support)
+            support = _with_varlen(support, fault, joins_rows=joins_rows)
+        return _load_with_attention(partial(_load, folder, options), folder, attention, support)
     except (OSError, ValueError) as error:
         raise UserError(
             "ModelUnreadable",
             f"the base model in {folder} does not load: {_first_line(error)}; it must be a causal "
             "language model with safetensors weights",
         ) from error
+
+
+def _with_varlen(support: AttentionSupport, fault: str, *, joins_rows: bool) -> AttentionSupport:
+    """Return the support with attention by boundaries; register that unless it has a fault."""
+    if not fault:
+        register_varlen()
+    return replace(support, joins_rows=joins_rows, varlen_fault=fault)
+
+
+def _load(folder: Path, options: Mapping[str, Any], attention: str) -> PreTrainedModel:
+    """Load the model with one implementation of attention, in the words of transformers."""
+    from transformers import AutoModelForCausalLM
+
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        folder,
+        local_files_only=True,
+        use_safetensors=True,
+        attn_implementation=attention,
+        **options,
+    )
+    if "quantization_config" in options:
+        _keep_packing(model)
+    return model
 
 
 def _quantization(dtype: torch.dtype, *, shardable: bool) -> BitsAndBytesConfig:

@@ -11,7 +11,7 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.model.adapters import ALL_LINEAR, adapts_experts, has_fused_experts
 from finetune_trainer.model.kernels.varlen_attention import NAME as VARLEN
-from finetune_trainer.model.load import read_model_architecture
+from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.train.ranks.handover import WorkerPlan
 from finetune_trainer.train.recipe.planned import describe_plan
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def tell_start(
-    emit: EventEmitter, plan: WorkerPlan, job: ResolvedJob, recipe: Recipe, data: DataShape
+    emit: EventEmitter, model: Architecture, job: ResolvedJob, recipe: Recipe, data: DataShape
 ) -> None:
     """Emit the run's plan, warnings and estimates."""
     emit.message(describe(recipe, data))
@@ -34,7 +34,7 @@ def tell_start(
         emit.message(words)
     for warning in find_warnings(recipe, data):
         emit.message(warning)
-    planned = describe_plan(job, data, read_model_architecture(Path(plan.model_dir)), recipe)
+    planned = describe_plan(job, data, model, recipe)
     emit.plan(planned)
     for each in planned.reasons:
         if each.name == "targetModules":

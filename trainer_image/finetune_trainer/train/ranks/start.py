@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import InternalError, RetryableError
-from finetune_trainer.model.adapters import name_targets
 from finetune_trainer.model.kernels.liger import decide_liger
-from finetune_trainer.model.load import expected_attention, read_config, read_model_architecture
+from finetune_trainer.model.load import expected_attention, read_config
+from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.experts import trains_router
 from finetune_trainer.train.checkpoint import fetch_newest, fetch_step
 from finetune_trainer.train.parent.launch import RECIPE_NAME
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from finetune_trainer.train.ranks.sides import EncodedSplits
 
 
-def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSplits) -> Recipe:
+def settle_recipe(
+    plan: WorkerPlan, job: ResolvedJob, sides: EncodedSplits, model: Architecture
+) -> Recipe:
     """Decide every ``auto`` from rows, model and hardware; write ``recipe.json``.
 
     Raises:
@@ -39,7 +41,7 @@ def settle_recipe(plan: WorkerPlan, job: ResolvedJob, sides: EncodedSplits) -> R
     recipe = decide_recipe(
         job,
         sides.shape,
-        read_model_architecture(Path(plan.model_dir)),
+        model,
         detect_hardware(),
         use_gpu=plan.use_gpu,
         attention=expected_attention(job.spec.hyperparameters.attention, use_gpu=plan.use_gpu),
@@ -80,14 +82,13 @@ def uses_liger(plan: WorkerPlan, job: ResolvedJob) -> bool:
     return decide_liger(job.spec.hyperparameters.kernels, model_type, use_gpu=plan.use_gpu)
 
 
-def balances_experts(plan: WorkerPlan, adapter: Adapter) -> bool:
+def balances_experts(model: Architecture, adapter: Adapter) -> bool:
     """Return whether the loss has a term for the balance of a mixture's experts.
 
     TRL adds it for every mixture. With a frozen router it would only pull the adapter away from the
     answers.
     """
-    model_type = read_model_architecture(Path(plan.model_dir)).model_type
-    return trains_router(model_type, adapter.type, tuple(adapter.target_modules))
+    return trains_router(model.model_type, adapter.type, tuple(adapter.target_modules))
 
 
 def check_world_size(recipe: Recipe, actual: int) -> None:
@@ -154,11 +155,6 @@ def find_weights(plan: WorkerPlan, job: ResolvedJob, recipe: Recipe) -> Path | N
     if recipe.strategy == "FSDP2" and plan.resume_dir is not None:
         return Path(plan.resume_dir)
     return None
-
-
-def named_adapter(plan: WorkerPlan, job: ResolvedJob) -> Adapter:
-    """Return the job's adapter with its modules by name, or ``all-linear``."""
-    return name_targets(job.spec.method.adapter, read_model_architecture(Path(plan.model_dir)))
 
 
 def load_base(

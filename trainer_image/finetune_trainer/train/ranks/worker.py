@@ -12,8 +12,10 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from finetune_api.protocol.trainer import ResolvedJob, Stage
+from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import InternalError, TrainerError
 from finetune_trainer.failures import (
     classify,
@@ -21,6 +23,9 @@ from finetune_trainer.failures import (
     leave_record,
     reserve_record,
 )
+from finetune_trainer.model.adapters import build_lora_config, keep_input_types, name_targets
+from finetune_trainer.model.kernels.liger import apply_liger
+from finetune_trainer.model.load import load_tokenizer, read_model_architecture
 from finetune_trainer.process import die_with_parent
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
@@ -41,10 +46,15 @@ from finetune_trainer.train.ranks.start import (
     check_world_size,
     find_weights,
     load_base,
-    named_adapter,
     settle_recipe,
     uses_liger,
 )
+from finetune_trainer.train.recipe.recipe import Recipe
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from finetune_trainer.train.ranks.callbacks.watchers import Watchers
 
 
 def main(argv: list[str]) -> int:
@@ -80,23 +90,16 @@ def main(argv: list[str]) -> int:
 
 def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter) -> None:
     """Train as one rank, save, and leave ``outcome.json`` on rank 0. Raise ``TrainerError``."""
-    from finetune_trainer.model.adapters import build_lora_config, keep_input_types
-    from finetune_trainer.model.kernels.liger import apply_liger
-    from finetune_trainer.model.load import load_tokenizer
     from finetune_trainer.train.ranks import preference, sft
-    from finetune_trainer.train.ranks.callbacks.chosen import TrainingIsOver
-    from finetune_trainer.train.ranks.callbacks.watchers import make_watchers, train_durably
-    from finetune_trainer.train.ranks.sharding import check_strategy
-    from finetune_trainer.train.ranks.whole import train_in_float32
+    from finetune_trainer.train.ranks.callbacks.watchers import make_watchers
 
     job = ResolvedJob.from_json(Path(plan.job).read_text())
-    method = job.spec.method
-    objective = sft if method.objective == "SFT" else preference
-    tokenizer = load_tokenizer(
-        Path(plan.model_dir), trust_remote_code=job.spec.model.trust_remote_code
-    )
+    objective = sft if job.spec.method.objective == "SFT" else preference
+    model_dir = Path(plan.model_dir)
+    tokenizer = load_tokenizer(model_dir, trust_remote_code=job.spec.model.trust_remote_code)
     sides = open_splits(plan, job) if objective is sft else encode_splits(plan, job, tokenizer)
-    recipe = settle_recipe(plan, job, sides)
+    architecture = read_model_architecture(model_dir)
+    recipe = settle_recipe(plan, job, sides, architecture)
     # Not the seed of training: trials of a sweep differ in that, and are compared by this loss.
     sides = sides.limit_validation(recipe.num_measured_rows, seed=job.spec.dataset.split.seed)
     # Before the model: with ZeRO-3 the configuration decides how weights are loaded.
@@ -105,14 +108,13 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     )
     check_world_size(recipe, config.world_size)
     check_agreement(recipe)
-    adapter = named_adapter(plan, job)
-    if not balances_experts(plan, adapter):
+    adapter = name_targets(job.spec.method.adapter, architecture)
+    if not balances_experts(architecture, adapter):
         config.router_aux_loss_coef = 0.0
-    plan = agree_on_checkpoint(plan, job, emit.message, local_rank=config.local_process_index)
+    local_rank = config.local_process_index
+    plan = agree_on_checkpoint(plan, job, emit.message, local_rank=local_rank)
     is_fused = uses_liger(plan, job)
-    model = load_base(
-        plan, job, adapter, recipe, local_rank=config.local_process_index, tell=emit.message
-    )
+    model = load_base(plan, job, adapter, recipe, local_rank=local_rank, tell=emit.message)
     if is_fused:
         apply_liger(model)
     lora = build_lora_config(adapter, model)
@@ -127,6 +129,34 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
         validation=sides.validation,
         callbacks=watchers.as_callbacks(),
     )
+    _settle_weights(trainer, plan, job, adapter, recipe, watchers)
+    if rank == 0:
+        tell_start(emit, architecture, job, recipe, sides.shape)
+        emit_adapter_warnings(emit, adapter, model, lora)
+    selection = _train(trainer, plan, recipe, watchers)
+    if rank == 0:
+        emit.message(describe_selection(selection))
+        leave_outcome(plan, trainer, recipe, watchers, selection, is_fused=is_fused)
+        emit.close()
+
+
+def _settle_weights(
+    trainer: Trainer,
+    plan: WorkerPlan,
+    job: ResolvedJob,
+    adapter: Adapter,
+    recipe: Recipe,
+    watchers: Watchers,
+) -> None:
+    """Give the weights that train their types and, if the run does not begin fresh, values.
+
+    Raises:
+        TrainerError: The ranks are not sharded as the recipe says, or the weights do not fit.
+    """
+    from finetune_trainer.train.ranks import sft
+    from finetune_trainer.train.ranks.sharding import check_strategy
+    from finetune_trainer.train.ranks.whole import train_in_float32
+
     check_strategy(trainer, recipe)
     train_in_float32(trainer.model, adapter=adapter.type, strategy=recipe.strategy)
     if recipe.bfloat16 and recipe.strategy == "DDP":
@@ -135,18 +165,24 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
     weights = find_weights(plan, job, recipe)
     if weights is not None and adapter.type != "Full":
         sft.load_adapter(trainer.model, weights)
-    if rank == 0:
-        tell_start(emit, plan, job, recipe, sides.shape)
-        emit_adapter_warnings(emit, adapter, model, lora)
+
+
+def _train(
+    trainer: Trainer, plan: WorkerPlan, recipe: Recipe, watchers: Watchers
+) -> dict[str, Any]:
+    """Train to the end and hand over the chosen weights; return how they were chosen.
+
+    Raises:
+        TrainerError: The loss was not finite, or a stop came before the end.
+    """
+    from finetune_trainer.train.ranks.callbacks.chosen import TrainingIsOver
+    from finetune_trainer.train.ranks.callbacks.watchers import train_durably
+
     with suppress(TrainingIsOver):
         train_durably(trainer, plan, watchers)
     watchers.finite.raise_if_diverged(total_steps=recipe.total_steps)
     watchers.stop.raise_if_stopped(total_steps=recipe.total_steps)
-    selection = watchers.chosen.hand_over(Path(plan.final_dir))
-    if rank == 0:
-        emit.message(describe_selection(selection))
-        leave_outcome(plan, trainer, recipe, watchers, selection, is_fused=is_fused)
-        emit.close()
+    return watchers.chosen.hand_over(Path(plan.final_dir))
 
 
 def _leave_failure(plan: WorkerPlan, rank: int, failure: TrainerError, *, lost_peer: bool) -> None:

@@ -60,3 +60,14 @@ def check_micro_batch(asked: int | str, per_rank: int) -> int | None:
             f"rank takes per step; use one of {', '.join(map(str, divisors))}",
         )
     return asked
+
+
+def check_verdict_batch(job: ResolvedJob, micro: int) -> None:
+    """Refuse batches of one answer for KTO, which compares the answers of a batch."""
+    if job.spec.method.objective == "KTO" and micro < 2:
+        raise UserError(
+            "MicroBatchTooSmall",
+            "method.objective KTO compares the answers of a micro batch, and only one would fit; "
+            "set hyperparameters.microBatchSize to 2 or more (a divisor of globalBatchSize over "
+            "the ranks), or lower maxSequenceLength",
+        )

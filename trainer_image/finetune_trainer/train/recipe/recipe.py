@@ -10,16 +10,19 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_api.v1alpha1.spec.hyperparameters import Hyperparameters
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.hardware import Hardware
 from finetune_trainer.model.kernels.attention import explain_varlen
 from finetune_trainer.model.kernels.liger import expects_liger
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.experts import choose_targets
-from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Lengths, find_fit
+from finetune_trainer.planning.fit import COMFORT, GIB, Asked, Fit, Lengths, find_fit
 from finetune_trainer.planning.setup import Setup, attention_of, drops_inputs
-from finetune_trainer.train.recipe.batches import check_micro_batch, share_batch
+from finetune_trainer.train.recipe.batches import (
+    check_micro_batch,
+    check_verdict_batch,
+    share_batch,
+)
 from finetune_trainer.train.recipe.learning_rate import choose_rate
 from finetune_trainer.train.recipe.lesson import MemoryLimits
 from finetune_trainer.train.recipe.selection import decide_validation_interval
@@ -149,36 +152,49 @@ def decide_recipe(
         UserError: Settings contradict each other or the hardware, or the model does not fit; the
             message names the values.
     """
-    hyper = job.spec.hyperparameters
-    setup = make_setup(job, model, hardware, use_gpu=use_gpu, attention=attention)
     global_batch, per_rank = share_batch(job, data.num_rows)
-    packing = job.spec.method.packing == "On"
     fit = find_fit(
         model,
-        setup,
+        make_setup(job, model, hardware, use_gpu=use_gpu, attention=attention),
         bound_by(read_asked(job, per_rank, use_gpu=use_gpu), lesson),
-        _limit_lengths(data, hyper, packing=packing),
+        _limit_lengths(data, job),
         per_rank=per_rank,
         available=available_bytes(job, hardware, use_gpu=use_gpu),
     )
-    _check_verdict_batch(job, fit.micro)
-    total_steps = hyper.max_steps or _count_steps(data, hyper, global_batch, packing=packing)
-    interval = _choose_interval(job, total_steps)
+    check_verdict_batch(job, fit.micro)
+    total_steps = _count_steps(data, job, global_batch)
+    rate = choose_rate(job, model, total_steps)
+    return _recipe_of(job, data, fit, lesson, batch=global_batch, steps=total_steps, rate=rate)
+
+
+def _recipe_of(
+    job: ResolvedJob,
+    data: DataShape,
+    fit: Fit,
+    lesson: MemoryLimits,
+    *,
+    batch: int,
+    steps: int,
+    rate: float,
+) -> Recipe:
+    """Return the recipe of a fit, for a global batch, a number of steps and a learning rate."""
+    packing = _is_packed(job)
+    interval = _choose_interval(job, steps)
     return Recipe(
-        learning_rate=choose_rate(job, model, total_steps),
-        global_batch_size=global_batch,
+        learning_rate=rate,
+        global_batch_size=batch,
         micro_batch_size=fit.micro,
-        accumulation_steps=per_rank // fit.micro,
+        accumulation_steps=batch // job.world_size // fit.micro,
         world_size=job.world_size,
-        total_steps=total_steps,
-        epochs=float(hyper.epochs),
+        total_steps=steps,
+        epochs=float(job.spec.hyperparameters.epochs),
         strategy=fit.setup.strategy,
         num_replicas=fit.setup.num_replicas,
-        bfloat16=setup.bfloat16,
+        bfloat16=fit.setup.bfloat16,
         activation_checkpointing=fit.setup.checkpointing,
         padding_free=fit.setup.padding_free and not packing,
         packing=packing,
-        use_gpu=use_gpu,
+        use_gpu=fit.setup.use_gpu,
         estimated_memory_bytes=fit.memory.total,
         memory=fit.memory.to_json(),
         available_memory_bytes=fit.available,
@@ -186,7 +202,7 @@ def decide_recipe(
         out_of_memory_at=lesson.out_of_memory_at,
         num_validation_rows=data.num_validation_rows,
         num_measured_rows=_choose_measured_rows(
-            job, data, global_batch=global_batch, total_steps=total_steps, interval=interval
+            job, data, global_batch=batch, total_steps=steps, interval=interval
         ),
     )
 
@@ -200,13 +216,18 @@ def bound_by(asked: Asked, lesson: MemoryLimits) -> Asked:
     )
 
 
-def _limit_lengths(data: DataShape, hyper: Hyperparameters, *, packing: bool) -> Lengths:
+def _is_packed(job: ResolvedJob) -> bool:
+    return job.spec.method.packing == "On"
+
+
+def _limit_lengths(data: DataShape, job: ResolvedJob) -> Lengths:
+    hyper = job.spec.hyperparameters
     return Lengths(
         mean=data.mean_tokens,
         longest=min(data.longest_tokens, hyper.max_sequence_length * data.num_sequences),
         deviation=data.std_tokens,
         # A packed row is as long as a row may be, however short its examples.
-        row_limit=hyper.max_sequence_length if packing else None,
+        row_limit=hyper.max_sequence_length if _is_packed(job) else None,
     )
 
 
@@ -227,7 +248,7 @@ def _choose_measured_rows(
         return data.num_validation_rows
     method = job.spec.method
     row = data.mean_tokens
-    if method.packing == "On":
+    if _is_packed(job):
         row = float(job.spec.hyperparameters.max_sequence_length)
     return decide_measured_rows(
         data.num_validation_rows,
@@ -237,17 +258,6 @@ def _choose_measured_rows(
         num_validations=math.ceil(total_steps / interval),
         cost=compare_with_training(method.objective, is_full=method.adapter.type == "Full"),
     )
-
-
-def _check_verdict_batch(job: ResolvedJob, micro: int) -> None:
-    """Refuse batches of one answer for KTO, which compares the answers of a batch."""
-    if job.spec.method.objective == "KTO" and micro < 2:
-        raise UserError(
-            "MicroBatchTooSmall",
-            "method.objective KTO compares the answers of a micro batch, and only one would fit; "
-            "set hyperparameters.microBatchSize to 2 or more (a divisor of globalBatchSize over "
-            "the ranks), or lower maxSequenceLength",
-        )
 
 
 def make_setup(
@@ -312,11 +322,12 @@ def available_bytes(job: ResolvedJob, hardware: Hardware, *, use_gpu: bool) -> i
     return hardware.memory_bytes // (1 if use_gpu else max(1, job.spec.resources.gpus_per_node))
 
 
-def _count_steps(
-    data: DataShape, hyper: Hyperparameters, global_batch: int, *, packing: bool
-) -> int:
+def _count_steps(data: DataShape, job: ResolvedJob, global_batch: int) -> int:
+    hyper = job.spec.hyperparameters
+    if hyper.max_steps:
+        return hyper.max_steps
     rows_per_epoch = data.num_rows
-    if packing:
+    if _is_packed(job):
         rows_per_epoch = max(1, math.ceil(data.num_tokens / hyper.max_sequence_length))
     steps_per_epoch = max(1, math.ceil(rows_per_epoch / global_batch))
     return max(1, math.ceil(steps_per_epoch * float(hyper.epochs)))
