@@ -44,16 +44,8 @@ ISSUES = {
 }
 OPENINGS = ("Hello,", "Good morning,", "Please help:", "Since {day}", "Hi team,", "Once again,")
 THINGS = (
-    "lamp",
-    "chair",
-    "kettle",
-    "jacket",
-    "printer",
-    "bicycle",
-    "tent",
-    "mirror",
-    "piano",
-    "rug",
+    *("lamp", "chair", "kettle", "jacket", "printer"),
+    *("bicycle", "tent", "mirror", "piano", "rug"),
 )
 DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 REPLIES = {

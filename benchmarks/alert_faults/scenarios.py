@@ -21,10 +21,8 @@ from benchmarks.alert_faults.world import Scenario, Seen, World
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
 from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
-from finetune_operator.kube.api.resource import PODS
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.simulation import ended_status, finetunejob, timestamp
-from kit.processes.eventually import eventually_async
 
 Body = dict[str, Any]
 
@@ -40,6 +38,52 @@ NUM_CROWD = 600
 
 
 # ---- jobs that wait, hang and fail ---------------------------------------------------------------
+
+
+TROUBLES: tuple[tuple[str, str, dict[str, str]], ...] = (
+    (
+        "FineTuneJobNotStarting",
+        "a pod that no node takes",
+        {"namespace": NO_PODS, "finetunejob": "unplaced", "reason": "Unschedulable"},
+    ),
+    (
+        "FineTuneJobHung",
+        "a training that reported ten times, and then no more, while its pod runs",
+        {"namespace": HUNG, "finetunejob": "hung"},
+    ),
+    (
+        "FineTuneJobQueuedTooLong",
+        f"a ClusterQueue of a real Kueue without quota (queuedSeconds: {QUEUED_SECONDS})",
+        {"namespace": QUEUED, "finetunejob": "queued", "reason": "Pending"},
+    ),
+    (
+        "FineTuneSweepStalled",
+        f"nobody approves the data of a sweep (queuedSeconds: {QUEUED_SECONDS})",
+        {"namespace": AT_WORK, "finetunesweep": "unseen", "reason": "AwaitingApproval"},
+    ),
+    ("FineTuneProgressBlocked", "a training whose reports never arrive", {"namespace": BLOCKED}),
+    (
+        "FineTuneProgressRefused",
+        "a pod whose token has another audience reports again and again",
+        {},
+    ),
+    (
+        "FineTuneJobsFailing",
+        f"{NUM_FAILING} jobs end with exit 65 in `prepare`, {NUM_STORAGE} others succeed",
+        {"class": "DataError"},
+    ),
+    (
+        "FineTuneStorageErrors",
+        f"`prepare` of {NUM_STORAGE} jobs ends with exit 73, then succeeds",
+        {},
+    ),
+    (
+        "FineTuneProgressCertificateExpires",
+        "a certificate that nobody renews, with a week and ten minutes left",
+        {},
+    ),
+)
+"""Alert, fault and labels of what happens to the jobs."""
 
 
 async def troubled_jobs(world: World) -> list[Seen]:
@@ -61,64 +105,8 @@ async def troubled_jobs(world: World) -> list[Seen]:
         await replica.reach(5)
         await _trouble(world, replica)
     return [
-        Seen(
-            alert="FineTuneJobNotStarting",
-            fault="a pod that no node takes",
-            labels={"namespace": NO_PODS, "finetunejob": "unplaced", "reason": "Unschedulable"},
-            replica=replica,
-        ),
-        Seen(
-            alert="FineTuneJobHung",
-            fault="a training that reported ten times, and then no more, while its pod runs",
-            labels={"namespace": HUNG, "finetunejob": "hung"},
-            replica=replica,
-        ),
-        Seen(
-            alert="FineTuneJobQueuedTooLong",
-            fault=f"a ClusterQueue of a real Kueue without quota (queuedSeconds: {QUEUED_SECONDS})",
-            labels={"namespace": QUEUED, "finetunejob": "queued", "reason": "Pending"},
-            replica=replica,
-        ),
-        Seen(
-            alert="FineTuneSweepStalled",
-            fault=f"nobody approves the data of a sweep (queuedSeconds: {QUEUED_SECONDS})",
-            labels={
-                "namespace": AT_WORK,
-                "finetunesweep": "unseen",
-                "reason": "AwaitingApproval",
-            },
-            replica=replica,
-        ),
-        Seen(
-            alert="FineTuneProgressBlocked",
-            fault="a training whose reports never arrive",
-            labels={"namespace": BLOCKED},
-            replica=replica,
-        ),
-        Seen(
-            alert="FineTuneProgressRefused",
-            fault="a pod whose token has another audience reports again and again",
-            labels={},
-            replica=replica,
-        ),
-        Seen(
-            alert="FineTuneJobsFailing",
-            fault=f"{NUM_FAILING} jobs end with exit 65 in `prepare`, {NUM_STORAGE} others succeed",
-            labels={"class": "DataError"},
-            replica=replica,
-        ),
-        Seen(
-            alert="FineTuneStorageErrors",
-            fault=f"`prepare` of {NUM_STORAGE} jobs ends with exit 73, then succeeds",
-            labels={},
-            replica=replica,
-        ),
-        Seen(
-            alert="FineTuneProgressCertificateExpires",
-            fault="a certificate that nobody renews, with a week and ten minutes left",
-            labels={},
-            replica=replica,
-        ),
+        Seen(alert=alert, fault=fault, labels=labels, replica=replica)
+        for alert, fault, labels in TROUBLES
     ]
 
 
@@ -143,8 +131,8 @@ async def _trouble(world: World, replica: Replica) -> None:
     await world.reaches("blocked", BLOCKED, phase="Training")
     replica.note("FineTuneProgressBlocked")
     await world.reaches("hung", HUNG, phase="Training")
-    good = await _token(world, HUNG, "hung", audience="finetune.dev")
-    bad = await _token(world, BLOCKED, "blocked", audience="somebody-else")
+    good = await world.token(HUNG, "hung", audience="finetune.dev")
+    bad = await world.token(BLOCKED, "blocked", audience="somebody-else")
     for _ in range(10):
         await _report(replica, HUNG, "hung", good)
     replica.note("FineTuneJobHung", "FineTuneProgressRefused")
@@ -223,35 +211,6 @@ def _offer_nothing(world: World) -> None:
             "spec": {"clusterQueue": QUEUED},
         },
     )
-
-
-async def _token(world: World, namespace: str, job: str, *, audience: str) -> str:
-    """Return a token of a job's training pod, as the kubelet projects one."""
-    selector = f"finetune.dev/job={job},finetune.dev/stage=train"
-
-    async def list_pods() -> list[Body]:
-        return (await world.client.list(PODS, namespace, label_selector=selector)).items
-
-    # Training begins with its Job; the pod comes a moment later.
-    found: list[Body] = await eventually_async(list_pods, timeout=60.0)
-    (pod,) = found
-    bound = {key: pod["metadata"][key] for key in ("name", "uid")}
-    request = {
-        "apiVersion": "authentication.k8s.io/v1",
-        "kind": "TokenRequest",
-        "spec": {
-            "audiences": [audience],
-            "expirationSeconds": 864000,
-            "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", **bound},
-        },
-    }
-    account = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
-    session = world.connection.open_session(
-        max_connections=1, user_agent="alert-faults", attach_credentials=True
-    )
-    async with session, session.post(world.connection.server + account, json=request) as answer:
-        answer.raise_for_status()
-        return str((await answer.json())["status"]["token"])
 
 
 async def _report(replica: Replica, namespace: str, job: str, token: str) -> int:

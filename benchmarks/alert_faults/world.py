@@ -18,7 +18,9 @@ from devcluster.control_plane.controlplane import ControlPlane
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.connection import Connection
+from finetune_operator.kube.api.resource import PODS
 from kit.cluster.simulation import finetunejob
+from kit.processes.eventually import eventually_async
 
 Body = dict[str, Any]
 
@@ -98,6 +100,34 @@ class World:
                 if all(found.get(key) == value for key, value in status.items()):
                     return
                 await asyncio.sleep(0.1)
+
+    async def token(self, namespace: str, job: str, *, audience: str) -> str:
+        """Return a token of a job's training pod, as the kubelet projects one."""
+        selector = f"finetune.dev/job={job},finetune.dev/stage=train"
+
+        async def list_pods() -> list[Body]:
+            return (await self.client.list(PODS, namespace, label_selector=selector)).items
+
+        # Training begins with its Job; the pod comes a moment later.
+        found: list[Body] = await eventually_async(list_pods, timeout=60.0)
+        (pod,) = found
+        bound = {key: pod["metadata"][key] for key in ("name", "uid")}
+        request = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {
+                "audiences": [audience],
+                "expirationSeconds": 864000,
+                "boundObjectRef": {"apiVersion": "v1", "kind": "Pod", **bound},
+            },
+        }
+        account = f"/api/v1/namespaces/{namespace}/serviceaccounts/default/token"
+        session = self.connection.open_session(
+            max_connections=1, user_agent="alert-faults", attach_credentials=True
+        )
+        async with session, session.post(self.connection.server + account, json=request) as answer:
+            answer.raise_for_status()
+            return str((await answer.json())["status"]["token"])
 
 
 Scenario = Callable[[World], Coroutine[Any, Any, list[Seen]]]

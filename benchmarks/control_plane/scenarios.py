@@ -39,18 +39,8 @@ import aiohttp
 from benchmarks.control_plane.crowding import measure_crowd
 from benchmarks.control_plane.driver import JobDriver
 from benchmarks.control_plane.flood import longest_gap, run_forgers
-from benchmarks.control_plane.measure import (
-    first_jobs,
-    num_writes,
-    percentile,
-    requests_by_kind,
-)
-from benchmarks.control_plane.queued import (
-    KUEUE,
-    curve_table,
-    measure_evictions,
-    measure_queue,
-)
+from benchmarks.control_plane.measure import first_jobs, num_writes, percentile, requests_by_kind
+from benchmarks.control_plane.queued import KUEUE, curve_table, measure_evictions, measure_queue
 from benchmarks.control_plane.sweeping import measure_sweeps
 from benchmarks.control_plane.world import (
     OPERATOR_AGENT,
