@@ -15,19 +15,18 @@ from finetune_cli.commandline import Program, print_version
 from finetune_cli.commands import cluster as cluster_commands
 from finetune_cli.commands import decisions
 from finetune_cli.commands.checkpoints import checkpoints
-from finetune_cli.commands.compare import compare
 from finetune_cli.commands.data import data_app
 from finetune_cli.commands.endpoint import endpoint_app, monitor
 from finetune_cli.commands.evaluate import evaluate
 from finetune_cli.commands.feedback import feedback_app
-from finetune_cli.commands.report import report
+from finetune_cli.commands.report import compare, report
 from finetune_cli.commands.review import review_app
 from finetune_cli.commands.schedule import schedule_app
 from finetune_cli.commands.serve import serve
 from finetune_cli.commands.sweep import promote, sweep_app
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET, USER_ERROR
-from finetune_cli.options import CapturePlace, Format, OutputDir, Overrides
+from finetune_cli.options import CapturePlace, Endpoint, Format, OutputDir, Overrides, Region
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -42,12 +41,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Endpoint = Annotated[
-    str | None,
-    typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL_S3, else AWS."),
-]
-Region = Annotated[str | None, typer.Option(help="S3 region. Default: the environment's.")]
 
 
 def _console(*, is_stderr: bool = False) -> Console:

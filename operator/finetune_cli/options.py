@@ -88,3 +88,12 @@ Overrides = Annotated[
         help="Change a field of the job first: hyperparameters.epochs=1. May be repeated.",
     ),
 ]
+Endpoint = Annotated[
+    str | None,
+    typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL_S3, else AWS."),
+]
+Region = Annotated[str | None, typer.Option(help="S3 region. Default: the environment's.")]
+JobEndpoint = Annotated[
+    str | None, typer.Option(help="URL of the S3 server. Default: the job's, else the environment.")
+]
+JobRegion = Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")]

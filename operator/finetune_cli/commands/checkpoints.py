@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
-from finetune_cli.commands.objects import Endpoint, JobOrFile, Region
+from finetune_cli.commands.objects import JobOrFile
 from finetune_cli.errors import CliError
-from finetune_cli.options import Format, OutputDir, Overrides
+from finetune_cli.options import Format, JobEndpoint, JobRegion, OutputDir, Overrides
 
 if TYPE_CHECKING:
     from finetune_cli.local.job import LocalRun
@@ -25,8 +25,8 @@ def checkpoints(
     output_dir: OutputDir = None,
     overrides: Overrides = None,
     format_: Format = "text",
-    endpoint: Endpoint = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """List the steps of a run. Shows losses, what is stored and where, and the choice.

@@ -12,16 +12,14 @@ import typer
 from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commandline import Timeout
 from finetune_cli.commands.objects import (
-    Endpoint,
     Name,
-    Region,
     list_text,
     print_object,
     with_requester,
 )
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.options import ObjectFormat, Overrides, format_option
+from finetune_cli.options import JobEndpoint, JobRegion, ObjectFormat, Overrides, format_option
 
 if TYPE_CHECKING:
     from finetune_cli.cluster.client import Cluster
@@ -267,8 +265,8 @@ def retry(
     print_only: Annotated[
         bool, typer.Option("--print", help="Print the new job as YAML and send nothing.")
     ] = False,
-    endpoint: Endpoint = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
@@ -320,8 +318,8 @@ def delete(
 def cp(
     name: Name,
     folder: Annotated[Path, typer.Argument(help="Local folder for the adapter.")],
-    endpoint: Endpoint = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Copy a job's adapter to a local folder, checking every byte."""

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from finetune_cli.options import CapturePlace, Format, OutputDir, Overrides
+from finetune_cli.options import CapturePlace, Endpoint, Format, OutputDir, Overrides, Region
 
 data_app = typer.Typer(
     name="data",
@@ -16,12 +16,6 @@ data_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-
-Endpoint = Annotated[
-    str | None,
-    typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL_S3, else AWS."),
-]
-Region = Annotated[str | None, typer.Option(help="S3 region. Default: the environment's.")]
 
 
 @data_app.command()

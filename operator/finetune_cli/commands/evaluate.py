@@ -10,14 +10,12 @@ import typer
 
 from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commands.objects import (
-    Endpoint,
     JobOrFile,
-    Region,
     print_object,
     with_requester,
 )
 from finetune_cli.errors import CliError
-from finetune_cli.options import ObjectFormat, OutputDir, Overrides
+from finetune_cli.options import JobEndpoint, JobRegion, ObjectFormat, OutputDir, Overrides
 
 if TYPE_CHECKING:
     from finetune_cli.cluster.client import Cluster
@@ -51,8 +49,8 @@ def evaluate(
         str | None,
         typer.Option(metavar="DIGEST", help="Of a file: use this data set only."),
     ] = None,
-    endpoint: Endpoint = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:

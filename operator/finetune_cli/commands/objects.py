@@ -20,8 +20,6 @@ Name = Annotated[str, typer.Argument(help="Name of the FineTuneJob.")]
 JobOrFile = Annotated[
     str, typer.Argument(help="Name of a FineTuneJob, or the file of a job run on this machine.")
 ]
-Endpoint = Annotated[str | None, typer.Option(help="URL of the S3 server. Default: the job's.")]
-Region = Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")]
 
 
 def print_object(

@@ -1,15 +1,25 @@
-"""``finetune report``: the page on how a tuned model compares."""
+"""``finetune report`` and ``finetune compare``: one run's page, and runs side by side."""
 
 from __future__ import annotations
 
+import json
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
-from finetune_cli.commands.review import Endpoint, Region, find_anywhere
-from finetune_cli.options import OutputDir, Overrides
+from finetune_cli.commands.review import find_anywhere
+from finetune_cli.errors import CliError
+from finetune_cli.options import Format, JobEndpoint, JobRegion, OutputDir, Overrides
+
+if TYPE_CHECKING:
+    from finetune_trainer.experiments.comparison import Comparison
+
+COMPARE_MODULES = ("finetune_trainer", "jinja2", "numpy", "scipy")
+"""What comparing runs needs; no torch."""
 
 
 @with_cluster_options
@@ -26,8 +36,8 @@ def report(
     ] = True,
     output_dir: OutputDir = None,
     overrides: Overrides = None,
-    endpoint: Endpoint = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Open the report of a job's evaluation. Prints where it lies on this machine.
@@ -52,3 +62,114 @@ def report(
         print(line, file=sys.stderr)
     if opens and sys.stdout.isatty():
         open_page(found.page)
+
+
+@with_cluster_options
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN",
+            help="Names of FineTuneJobs; or of runs their folders, URIs, job files or results.",
+        ),
+    ],
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page: one file, no network.")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Compare the scores of all others with this one."),
+    ] = None,
+    gpu_hour_price: Annotated[
+        float | None,
+        typer.Option(metavar="PRICE", min=0, help="Price of a GPU hour. Default: the cluster's."),
+    ] = None,
+    output_dir: OutputDir = None,
+    format_: Format = "text",
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
+    where: ClusterOptions = CURRENT_CONTEXT,
+) -> None:
+    """Compare runs and say which differences are real.
+
+    It shows settings, data, curves, scores, time and cost.
+
+    A folder that holds several runs stands for all of them.
+    """
+    from finetune_cli.extras import require_trainer
+    from finetune_cli.reports.run_files import Asking, read_runs
+
+    check_page(html)
+    require_trainer(COMPARE_MODULES, to="comparing runs")
+    asking = Asking(
+        connect=where.connect,
+        namespace=where.namespace,
+        output=output_dir,
+        endpoint=endpoint,
+        region=region,
+        hour_price=gpu_hour_price,
+    )
+    from finetune_trainer.experiments.comparison import compare_runs
+
+    found = read_runs(runs, asking)
+    names = [run.name for run in found]
+    if against is not None and against not in names:
+        raise CliError(f"--against {against}: choose one of {', '.join(names)}")
+    comparison = compare_runs(found, against=None if against is None else names.index(against))
+    show(comparison, format_, html, title=f"{len(found)} runs side by side")
+
+
+def show(
+    comparison: Comparison,
+    format_: str,
+    html: Path | None,
+    *,
+    title: str,
+    first: Sequence[str] = (),
+) -> None:
+    """Print a comparison, and write its page if ``html`` names a file.
+
+    ``first`` are sentences that come before all else.
+
+    Raises:
+        CliError: The page cannot be written.
+    """
+    if format_ == "json":
+        from finetune_trainer.experiments.comparison import to_wire
+
+        print(json.dumps(to_wire(comparison), indent=1))
+    else:
+        from finetune_cli.views.comparison import describe_comparison
+        from finetune_cli.views.display import printable
+
+        print("".join(f"{printable(sentence)}\n" for sentence in first), end="\n" if first else "")
+        print(describe_comparison(comparison))
+    if html is not None:
+        from finetune_trainer.experiments.page import render_page
+
+        _write_page(html, render_page(comparison, title=title, first=first))
+
+
+def check_page(file: Path | None) -> None:
+    """Refuse a path that no page can be written to, before any read.
+
+    Raises:
+        CliError: Names the file and the cause.
+    """
+    from finetune_cli.reports.summary import find_obstacle
+
+    if file is not None and (why := find_obstacle(file)):
+        raise CliError(f"--html {file}: {why}")
+
+
+def _write_page(file: Path, page: str) -> None:
+    """Write a page and say so.
+
+    Raises:
+        CliError: It cannot be written.
+    """
+    try:
+        file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise CliError(f"--html {file}: cannot be written: {error.strerror}") from error
+    print(f"wrote {file}", file=sys.stderr)

@@ -12,7 +12,7 @@ import typer
 from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.options import Format
+from finetune_cli.options import Format, JobEndpoint, JobRegion
 
 if TYPE_CHECKING:
     from finetune_cli.reports.reviews import Panel, Source
@@ -33,10 +33,6 @@ Target = Annotated[
 Files = Annotated[
     list[Path], typer.Argument(metavar="FILE", help="Files of verdicts, one of each reviewer.")
 ]
-Endpoint = Annotated[
-    str | None, typer.Option(help="URL of the S3 server. Default: the job's, else the environment.")
-]
-Region = Annotated[str | None, typer.Option(help="S3 region. Default: the job's.")]
 Tool = Literal["label-studio", "argilla"]
 
 
@@ -95,8 +91,8 @@ def open_(
     opens: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
-    endpoint: Endpoint = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Open the page on which a reviewer judges. Prints where it lies on this machine.
@@ -121,8 +117,8 @@ def ask(
         Path | None,
         typer.Option(help="Where verdicts are kept; one that is there is continued."),
     ] = None,
-    endpoint: Endpoint = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Judge in the terminal, one question at a time. Exit code 1 while some are not judged."""
@@ -161,8 +157,8 @@ def submit(
     files: Files,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before deciding.")] = False,
     format_: Format = "text",
-    endpoint: Endpoint = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Count the verdicts of all reviewers. Stores the result in the run's folder.
@@ -241,8 +237,8 @@ def export_(
     criterion: Annotated[
         str, typer.Option(help="The criterion that decides a preference.")
     ] = "overall",
-    endpoint: Endpoint = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Write verdicts as rows for DPO, or questions for another tool."""
@@ -267,8 +263,8 @@ def import_(
     folder: Annotated[
         Path, typer.Option("--output-dir", help="Where the files of verdicts go.")
     ] = Path(),
-    endpoint: Endpoint = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Turn verdicts of Label Studio or Argilla into files of verdicts.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +15,10 @@ from finetune_cli.commands.objects import list_text, print_object, watch_object
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.options import ObjectFormat
+
+if TYPE_CHECKING:
+    from finetune_cli.local.runner import RunOutcome
+    from finetune_cli.local.serving.schedule import LocalSchedule
 
 schedule_app = typer.Typer(
     name="schedule",
@@ -154,53 +159,56 @@ def run(
     The same command goes on with a cycle that was stopped. Exit code 1 if the schedule cannot go
     on, or its cycle missed goal or gates; else as of run.
     """
-    from datetime import UTC, datetime
-
     from finetune_api.meta import SCHEDULE_KIND
-    from finetune_cli.commands.running import run_planned
     from finetune_cli.extras import require_trainer
     from finetune_cli.files.documents import read_single
-    from finetune_cli.local.job import plan_run
     from finetune_cli.local.lock import locked_state
-    from finetune_cli.local.record import note_run
-    from finetune_cli.local.runner import RunOutcome
-    from finetune_cli.local.serving.schedule import next_step, open_schedule
-    from finetune_cli.views.schedule import describe as describe_schedule
-    from finetune_cli.views.state import is_true
+    from finetune_cli.local.serving.schedule import open_schedule
 
     require_trainer(("finetune_trainer", "numpy", "cronsim"), to="a schedule on this machine")
     document = read_single(file, SCHEDULE_KIND)
     name = str(((document.body or {}).get("metadata") or {}).get("name"))
     place = state or capture / "schedules" / f"{name}.json"
+    with locked_state(place):
+        now = datetime.now(UTC)
+        schedule = open_schedule(document, capture=capture, state=place, now=now, tell=_log)
+        _run_cycle(schedule, now, capture, approve_data, output)
 
-    def show(*, has_passed: bool = False) -> None:
-        words = describe_schedule(schedule.body, datetime.now(UTC))
-        words += next_step(schedule, capture=capture, has_passed=has_passed)
-        print_object(schedule.body, output, "\n".join(words), kind=KIND)
+
+def _run_cycle(
+    schedule: LocalSchedule, now: datetime, capture: Path, approved: str | None, output: str
+) -> None:
+    """Run the job of the cycle that is due, and show the schedule after it; else at once."""
+    from finetune_cli.commands.running import run_planned
+    from finetune_cli.local.job import plan_run
+    from finetune_cli.local.record import note_run
+    from finetune_cli.views.state import is_true
 
     def note_end(outcome: RunOutcome) -> None:
         schedule.note_end(outcome, datetime.now(UTC))
         found = outcome.evaluation
-        show(has_passed=found is not None and not found.is_missed)
+        _show(schedule, capture, output, has_passed=found is not None and not found.is_missed)
 
-    with locked_state(place):
-        now = datetime.now(UTC)
-        schedule = open_schedule(document, capture=capture, state=place, now=now, tell=_log)
-        job = schedule.look(now)
-        if job is None:
-            show()
-            if is_true(schedule.body, "Stalled"):
-                raise typer.Exit(NOT_MET)
-            return
-        has_traffic = "traffic://" in str(job.body["spec"]["dataset"]["sources"])
-        planned = plan_run(job, namespace="default", capture=str(capture) if has_traffic else None)
-        note_run(job.source, planned)
-        run_planned(
-            planned,
-            approved_data=approve_data,
-            command=["finetune", *sys.argv[1:]],
-            on_end=note_end,
-        )
+    job = schedule.look(now)
+    if job is None:
+        _show(schedule, capture, output, has_passed=False)
+        if is_true(schedule.body, "Stalled"):
+            raise typer.Exit(NOT_MET)
+        return
+    has_traffic = "traffic://" in str(job.body["spec"]["dataset"]["sources"])
+    planned = plan_run(job, namespace="default", capture=str(capture) if has_traffic else None)
+    note_run(job.source, planned)
+    command = ["finetune", *sys.argv[1:]]
+    run_planned(planned, approved_data=approved, command=command, on_end=note_end)
+
+
+def _show(schedule: LocalSchedule, capture: Path, output: str, *, has_passed: bool) -> None:
+    from finetune_cli.local.serving.schedule import next_step
+    from finetune_cli.views.schedule import describe as describe_schedule
+
+    words = describe_schedule(schedule.body, datetime.now(UTC))
+    words += next_step(schedule, capture=capture, has_passed=has_passed)
+    print_object(schedule.body, output, "\n".join(words), kind=KIND)
 
 
 def _log(words: str) -> None:

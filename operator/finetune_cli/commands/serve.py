@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from finetune_cli.errors import CliError
-from finetune_cli.options import OutputDir, Overrides
+from finetune_cli.options import Endpoint, OutputDir, Overrides, Region
 
 if TYPE_CHECKING:
     from finetune_cli.local.serving.processes import Serving
@@ -45,11 +45,8 @@ def serve(
     ] = None,
     output_dir: OutputDir = None,
     overrides: Overrides = None,
-    endpoint: Annotated[
-        str | None,
-        typer.Option(help="URL of the S3 server. Default: AWS_ENDPOINT_URL_S3, else AWS."),
-    ] = None,
-    region: Annotated[str | None, typer.Option(help="S3 region.")] = None,
+    endpoint: Endpoint = None,
+    region: Region = None,
 ) -> None:
     """Serve a published version here, once it answers as evaluated.
 

@@ -10,12 +10,11 @@ import typer
 
 from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.commandline import Timeout
-from finetune_cli.commands.compare import COMPARE_MODULES, check_page, show
-from finetune_cli.commands.data import Region
 from finetune_cli.commands.objects import list_text, print_object, watch_object
+from finetune_cli.commands.report import COMPARE_MODULES, check_page, show
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.options import Format, ObjectFormat
+from finetune_cli.options import Format, JobEndpoint, JobRegion, ObjectFormat
 
 if TYPE_CHECKING:
     from finetune_cli.cluster.client import Cluster
@@ -120,10 +119,8 @@ def report(
         typer.Option(metavar="PRICE", min=0, help="Price of a GPU hour. Default: the cluster's."),
     ] = None,
     format_: Format = "text",
-    endpoint: Annotated[
-        str | None, typer.Option(help="URL of the S3 server. Default: the trials'.")
-    ] = None,
-    region: Region = None,
+    endpoint: JobEndpoint = None,
+    region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
     """Say which trial won and why, and compare all.
