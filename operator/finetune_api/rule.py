@@ -49,6 +49,16 @@ class Rule:
         return self.explain(value) if self.explain else self.message
 
 
+def edit_rule(expression: str, message: str, field: str) -> dict[str, Any]:
+    """Return a validation that refuses an edit of a field of ``spec``, for the CRD only."""
+    return {
+        "rule": expression,
+        "message": message,
+        "reason": "FieldValueForbidden",
+        "fieldPath": f".spec.{field}",
+    }
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BrokenRule:
     """A rule that an object breaks.

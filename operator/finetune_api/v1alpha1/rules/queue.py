@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_api.rule import edit_rule
+
 
 def _phase_in(*phases: str) -> str:
     return (
@@ -48,22 +50,13 @@ PRIORITY_OF_RUNNING = (
 
 def edit_rules() -> list[dict[str, Any]]:
     """Return the validations of a FineTuneJob's schema root."""
-
-    def rule(expression: str, message: str, field: str) -> dict[str, Any]:
-        return {
-            "rule": expression,
-            "message": message,
-            "reason": "FieldValueForbidden",
-            "fieldPath": f".spec.{field}",
-        }
-
     old, new = "has(oldSelf.spec.queueName)", "has(self.spec.queueName)"
     is_same = "oldSelf.spec.queueName == self.spec.queueName"
     had, has = "has(oldSelf.spec.priorityClassName)", "has(self.spec.priorityClassName)"
     return [
-        rule(f"!{old} || {new}", QUEUE_IS_KEPT, "queueName"),
-        rule(f"{old} || !{new} || !({_HAS_BEGUN})", QUEUE_IS_LATE, "queueName"),
-        rule(f"!{old} || !{new} || {is_same} || !({_RUNS_ON})", QUEUE_OF_RUNNING, "queueName"),
-        rule(f"!{had} || {has}", PRIORITY_IS_KEPT, "priorityClassName"),
-        rule(f"{had} || !{has} || !({_RUNS_ON})", PRIORITY_OF_RUNNING, "priorityClassName"),
+        edit_rule(f"!{old} || {new}", QUEUE_IS_KEPT, "queueName"),
+        edit_rule(f"{old} || !{new} || !({_HAS_BEGUN})", QUEUE_IS_LATE, "queueName"),
+        edit_rule(f"!{old} || !{new} || {is_same} || !({_RUNS_ON})", QUEUE_OF_RUNNING, "queueName"),
+        edit_rule(f"!{had} || {has}", PRIORITY_IS_KEPT, "priorityClassName"),
+        edit_rule(f"{had} || !{has} || !({_RUNS_ON})", PRIORITY_OF_RUNNING, "priorityClassName"),
     ]

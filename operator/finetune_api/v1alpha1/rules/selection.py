@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from finetune_api.rule import edit_rule
+
 HOLD_IS_NOT_ADDED = (
     "holdAfter can only be removed: a job that was created without it may be evaluated by now. To"
     " keep it from going on, set suspend to true, or create a new job with holdAfter"
@@ -20,19 +22,10 @@ PRUNE_IS_KEPT = (
 
 def selection_edit_rules() -> list[dict[str, Any]]:
     """Return the validations of a FineTuneJob's schema root."""
-
-    def rule(expression: str, message: str, field: str) -> dict[str, Any]:
-        return {
-            "rule": expression,
-            "message": message,
-            "reason": "FieldValueForbidden",
-            "fieldPath": f".spec.{field}",
-        }
-
     was_held = "has(oldSelf.spec.holdAfter) && oldSelf.spec.holdAfter == self.spec.holdAfter"
     was_pruned = "has(oldSelf.spec.prune) && oldSelf.spec.prune"
     is_pruned = "has(self.spec.prune) && self.spec.prune"
     return [
-        rule(f"!has(self.spec.holdAfter) || ({was_held})", HOLD_IS_NOT_ADDED, "holdAfter"),
-        rule(f"!({was_pruned}) || ({is_pruned})", PRUNE_IS_KEPT, "prune"),
+        edit_rule(f"!has(self.spec.holdAfter) || ({was_held})", HOLD_IS_NOT_ADDED, "holdAfter"),
+        edit_rule(f"!({was_pruned}) || ({is_pruned})", PRUNE_IS_KEPT, "prune"),
     ]

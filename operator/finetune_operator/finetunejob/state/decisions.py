@@ -13,6 +13,7 @@ from typing import Any, Final
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.finetunejob.state.trimming import KEPT_METADATA
 from finetune_operator.tenants import TenantSettings
 
 Object = dict[str, Any]
@@ -30,14 +31,6 @@ OWN_APPROVALS = "Not counted: FineTuneApproval"
 MAX_NAMED = 3
 """Decisions that do not count and are named."""
 _SUBJECTS: tuple[Subject, ...] = (DATA_SET, PUBLICATION)
-_METADATA = (
-    "name",
-    "namespace",
-    "uid",
-    "resourceVersion",
-    "creationTimestamp",
-    "deletionTimestamp",
-)
 _SPEC = ("job", "subject", "digest", "panel", "decision", "by", "reason")
 
 
@@ -175,7 +168,7 @@ def trim_approval(obj: Object) -> Object:
     """Keep of a FineTuneApproval what decisions read."""
     metadata, spec = obj["metadata"], obj.get("spec") or {}
     return {
-        "metadata": {key: metadata[key] for key in _METADATA if metadata.get(key)},
+        "metadata": {key: metadata[key] for key in KEPT_METADATA if metadata.get(key)},
         "spec": {key: spec[key] for key in _SPEC if spec.get(key)},
     }
 

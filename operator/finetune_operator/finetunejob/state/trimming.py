@@ -62,7 +62,7 @@ _MAX_TEXT_CHARACTERS = 4096
 """What the kubelet lets a container say at its end; no other text that is read is longer."""
 _MAX_REMAINING = 16
 """Names of containers that keep a pod running, at most."""
-_METADATA = (
+KEPT_METADATA = (
     "name",
     "namespace",
     "uid",
@@ -202,7 +202,7 @@ def _trim_conditions(status: Object, kinds: frozenset[str]) -> list[Condition]:
 
 
 def _trim_metadata(metadata: Object) -> ChildMetadata:
-    kept = cast("ChildMetadata", {key: metadata[key] for key in _METADATA if metadata.get(key)})
+    kept = cast("ChildMetadata", {key: metadata[key] for key in KEPT_METADATA if metadata.get(key)})
     labels = metadata.get("labels") or {}
     kept["labels"] = {key: labels[key] for key in _KEPT_LABELS if key in labels}
     annotations = metadata.get("annotations") or {}

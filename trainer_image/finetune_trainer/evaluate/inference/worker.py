@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.errors import InternalError, TrainerError, UserError
+from finetune_trainer.errors import TrainerError, UserError
 from finetune_trainer.evaluate.inference.answers import Asker, Said, Share, count, read_answers
 from finetune_trainer.evaluate.inference.engine import Engine, EngineOpener
 from finetune_trainer.evaluate.tokenized import folder_of, name_of, read_encoded
@@ -102,11 +102,7 @@ def main(argv: list[str]) -> int:
     except BaseException as error:
         if not isinstance(error, TrainerError):
             traceback.print_exc()
-        failure = (
-            classify(error)
-            if isinstance(error, Exception)
-            else InternalError(type(error).__name__, str(error) or type(error).__name__)
-        )
+        failure = classify(error)
         record = {**failure_record(failure), "rank": rank}
         Path(plan.control_dir, f"failure-{rank}.json").write_text(json.dumps(record))
         return failure.exit_code

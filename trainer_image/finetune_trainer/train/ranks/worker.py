@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune_api.protocol.trainer import ResolvedJob, Stage
 from finetune_api.v1alpha1.spec.method import Adapter
-from finetune_trainer.errors import InternalError, TrainerError
+from finetune_trainer.errors import TrainerError
 from finetune_trainer.failures import (
     classify,
     failure_record,
@@ -75,11 +75,7 @@ def main(argv: list[str]) -> int:
     except BaseException as error:
         if not isinstance(error, TrainerError):
             traceback.print_exc()
-        failure = (
-            classify(error)
-            if isinstance(error, Exception)
-            else InternalError(type(error).__name__, str(error) or type(error).__name__)
-        )
+        failure = classify(error)
         _leave_failure(plan, rank, failure, lost_peer=lost_peer(str(error)))
         # Peers may hang in a collective: leave at once, without waiting for them in destructors.
         sys.stdout.flush()
