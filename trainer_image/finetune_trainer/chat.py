@@ -25,6 +25,7 @@ from finetune_trainer.storage.models.cache import fetch_model
 
 if TYPE_CHECKING:
     from finetune_trainer.model.encoding import ChatTokenizer
+    from finetune_trainer.model.pair import ModelPair
 
 
 def chat_with(arguments: argparse.Namespace) -> int:
@@ -46,8 +47,6 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Load the models and answer, one dict per prompt."""
     import torch
 
-    from finetune_trainer.evaluate.inference.engine import Prompt
-    from finetune_trainer.evaluate.inference.transformers_engine import generate_batch
     from finetune_trainer.model.chat_format import FORMAT_NAME, decide_format, read_format
     from finetune_trainer.model.encoding import ChatTokenizer
     from finetune_trainer.model.hardware import detect_hardware
@@ -90,24 +89,33 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             ready = {"ready": True, "model": record["model"], "adapter": arguments.adapter}
             yield {**ready, "note": note} if note else ready
         for prompt in _prompts(arguments.prompt):
-            ids = _encode(encoder, prompt, arguments.system)
-            line: dict[str, Any] = {"prompt": prompt}
-            sides = [("tuned", pair.tuned)] + ([("base", pair.base)] if arguments.base else [])
-            for name, side in sides:
-                with side() as model:
-                    asked = Prompt(token_ids=ids, max_new_tokens=arguments.max_new_tokens)
-                    stop_ids, pad_id = encoder.chat_format.stop_ids, encoder.pad_id
-                    [said] = generate_batch(
-                        model, [asked], stop_ids=stop_ids, pad_id=pad_id, part_tokens=None
-                    )
-                answer = encoder.reader.read_generated(ids, said.token_ids)
-                line[name] = answer or ""
-                if answer is None:
-                    line["note"] = (
-                        f"reasoning had no end within {arguments.max_new_tokens} tokens, so there "
-                        "is no answer; raise --max-new-tokens"
-                    )
-            yield line
+            yield _answer(pair, encoder, prompt, arguments)
+
+
+def _answer(
+    pair: ModelPair, encoder: ChatTokenizer, prompt: str, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    from finetune_trainer.evaluate.inference.engine import Prompt
+    from finetune_trainer.evaluate.inference.transformers_engine import generate_batch
+
+    ids = _encode(encoder, prompt, arguments.system)
+    line: dict[str, Any] = {"prompt": prompt}
+    sides = [("tuned", pair.tuned)] + ([("base", pair.base)] if arguments.base else [])
+    for name, side in sides:
+        with side() as model:
+            asked = Prompt(token_ids=ids, max_new_tokens=arguments.max_new_tokens)
+            stop_ids, pad_id = encoder.chat_format.stop_ids, encoder.pad_id
+            [said] = generate_batch(
+                model, [asked], stop_ids=stop_ids, pad_id=pad_id, part_tokens=None
+            )
+        answer = encoder.reader.read_generated(ids, said.token_ids)
+        line[name] = answer or ""
+        if answer is None:
+            line["note"] = (
+                f"reasoning had no end within {arguments.max_new_tokens} tokens, so there is no "
+                "answer; raise --max-new-tokens"
+            )
+    return line
 
 
 def _read_record(folder: Path, uri: str) -> dict[str, Any]:

@@ -91,14 +91,7 @@ def run_look(
         access_of(task.traffic, credentials_dir),
     )
     until = _time(task.until)
-    review = None
-    if (quality := task.monitor.quality) is not None:
-        spec, scores = fetch_job(output, prefix, sha256=active.sha256)
-        review = Review(
-            per_week=quality.answers_per_week,
-            standard=standard_of(quality, spec, scores),
-            judge=open_judge(judge_of(spec) if trusts_job else task.judge, credentials_dir),
-        )
+    review = _review_of(task, output, prefix, credentials_dir, trusts_job=trusts_job)
     look = look_once(
         traffic,
         reference,
@@ -117,6 +110,25 @@ def run_look(
         known = begin_evidence(reference.digest, reference.watched)
     told = None if review is None else review.known(traffic, version=active.version)
     return words_of(known, active.version, now=until).model_copy(update={"quality": told})
+
+
+def _review_of(
+    task: LookTask,
+    output: ObjectStore,
+    prefix: str,
+    credentials_dir: Path | None,
+    *,
+    trusts_job: bool,
+) -> Review | None:
+    quality = task.monitor.quality
+    if quality is None:
+        return None
+    spec, scores = fetch_job(output, prefix, sha256=task.active.sha256)
+    return Review(
+        per_week=quality.answers_per_week,
+        standard=standard_of(quality, spec, scores),
+        judge=open_judge(judge_of(spec) if trusts_job else task.judge, credentials_dir),
+    )
 
 
 def read_drift(traffic: ObjectStore, *, now: datetime) -> dict[str, datetime]:
@@ -178,13 +190,7 @@ def look_once(
     if before is not None and before.until is not None:
         begin = max(since, before.until)
     end = now - SETTLING
-    if begin - end > MOST_AHEAD:
-        raise StorageError(
-            "ClockMovedBack",
-            f"answers until {begin:%Y-%m-%d %H:%M} have been looked at, and now it is "
-            f"{now:%Y-%m-%d %H:%M}: a clock was wrong. Set it right, or delete "
-            f"{join_uri(store.uri, EVIDENCE_KEY)} to begin without evidence.",
-        )
+    _check_clock(store, begin, now)
     if end - begin < settings.every:
         return None
     segments = list_segments(store, since=begin, until=end)
@@ -205,6 +211,16 @@ def look_once(
     store.write_bytes(REPORT_KEY, orjson.dumps(report, option=orjson.OPT_INDENT_2))
     store.write_bytes(EVIDENCE_KEY, write_evidence(look.evidence))
     return look
+
+
+def _check_clock(store: ObjectStore, begin: datetime, now: datetime) -> None:
+    if begin - (now - SETTLING) > MOST_AHEAD:
+        raise StorageError(
+            "ClockMovedBack",
+            f"answers until {begin:%Y-%m-%d %H:%M} have been looked at, and now it is "
+            f"{now:%Y-%m-%d %H:%M}: a clock was wrong. Set it right, or delete "
+            f"{join_uri(store.uri, EVIDENCE_KEY)} to begin without evidence.",
+        )
 
 
 def _read_rows(

@@ -8,7 +8,7 @@ Contradictions are sought among the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -148,12 +148,7 @@ def compare_rows(
     )
     findings.append(_clusters_finding(clusters, len(rows.keys)))
     return Compared(
-        keys=RowKeys(
-            positions=rows.keys.positions,
-            groups=clusters.groups,
-            contents=rows.keys.contents,
-            sides=rows.keys.sides,
-        ),
+        keys=replace(rows.keys, groups=clusters.groups),
         marks=rows.marks,
         findings=findings,
         removed=rows.removed,

@@ -103,25 +103,9 @@ def plan_evaluation(
     is_compared = any(g.over_published is not None for g in job.spec.evaluation.gates)
     count = partial(estimate_answering, model, setup, num_adapters=1 + is_compared)
     least = count(one_row(ask()))
-    wanted = job.spec.evaluation_gpus
     num_questions = most_asked(job.spec.evaluation, num_chosen)
-    if recipe.use_gpu:
-        placement = place_on_gpus(
-            weight_bytes=least.weights,
-            row_bytes=least.total - least.weights,
-            num_gpus=min(wanted, hardware.num_gpus),
-            gpu_bytes=hardware.memory_bytes,
-            num_questions=num_questions,
-        )
-    else:
-        _check_cpu(least, hardware)
-        placement = place_on_cpu(
-            weight_bytes=least.weights,
-            num_processes=wanted,
-            num_cores=hardware.num_cpus,
-            memory_bytes=hardware.memory_bytes,
-            num_questions=num_questions,
-        )
+    place = _place_on_gpus if recipe.use_gpu else _place_on_cpu
+    placement = place(least, hardware, job.spec.evaluation_gpus, num_questions)
     group = max(1, placement.gpus_per_worker)
     held = most_held(
         model,
@@ -140,7 +124,21 @@ def plan_evaluation(
     )
 
 
-def _check_cpu(least: AnsweringMemory, hardware: Hardware) -> None:
+def _place_on_gpus(
+    least: AnsweringMemory, hardware: Hardware, wanted: int, num_questions: int
+) -> Placement:
+    return place_on_gpus(
+        weight_bytes=least.weights,
+        row_bytes=least.total - least.weights,
+        num_gpus=min(wanted, hardware.num_gpus),
+        gpu_bytes=hardware.memory_bytes,
+        num_questions=num_questions,
+    )
+
+
+def _place_on_cpu(
+    least: AnsweringMemory, hardware: Hardware, wanted: int, num_questions: int
+) -> Placement:
     if least.total > DOUBT * hardware.memory_bytes:
         raise UserError(
             "ModelTooLarge",
@@ -149,3 +147,10 @@ def _check_cpu(least: AnsweringMemory, hardware: Hardware) -> None:
             "GiB; lower hyperparameters.maxSequenceLength or evaluation.maxNewTokens, take a "
             "smaller model, or a node with more memory",
         )
+    return place_on_cpu(
+        weight_bytes=least.weights,
+        num_processes=wanted,
+        num_cores=hardware.num_cpus,
+        memory_bytes=hardware.memory_bytes,
+        num_questions=num_questions,
+    )
