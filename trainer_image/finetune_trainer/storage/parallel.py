@@ -7,17 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 NUM_THREADS = 4
-"""Default number of concurrent files."""
+"""Concurrent files."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
-def in_parallel(
-    work: Callable[[_Item], _Result], items: Iterable[_Item], *, num_threads: int | None = None
-) -> list[_Result]:
+def in_parallel(work: Callable[[_Item], _Result], items: Iterable[_Item]) -> list[_Result]:
     """Run over all items; the first failure is raised and cancels the waiting ones."""
-    with ThreadPoolExecutor(num_threads or NUM_THREADS, "storage") as pool:
+    with ThreadPoolExecutor(NUM_THREADS, "storage") as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             return [future.result() for future in futures]

@@ -66,10 +66,9 @@ def store_files(
     prefix: str,
     files: Mapping[str, Path],
     *,
-    num_threads: int | None = None,
     on_bytes: OnBytes | None = None,
 ) -> list[ManifestFile]:
-    """Store local files under a prefix without a commit; return their entries.
+    """Store local files one by one under a prefix, without a commit; return their entries.
 
     Several writers may fill one folder; one of them calls :func:`commit_manifest`. ``files`` maps
     paths below the folder to local files.
@@ -80,7 +79,7 @@ def store_files(
         entry = ManifestFile(path=path, num_bytes=num_bytes, sha256=sha256)
         return _store_file(store, prefix, files[path], entry, on_bytes)
 
-    return in_parallel(put, sorted(files), num_threads=num_threads)
+    return [put(path) for path in sorted(files)]
 
 
 def commit_manifest(store: ObjectStore, prefix: str, manifest: Manifest) -> Manifest:

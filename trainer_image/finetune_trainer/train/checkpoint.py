@@ -146,7 +146,7 @@ def upload_checkpoint(
 
     ``prefix`` is the checkpoint's key prefix, ``.../step-<n>``.
     """
-    return store_files(store, prefix, files_of(folder), num_threads=1, on_bytes=on_bytes)
+    return store_files(store, prefix, files_of(folder), on_bytes=on_bytes)
 
 
 def files_of(folder: Path) -> dict[str, Path]:

@@ -175,6 +175,22 @@ def serve_version(
         commands = {"recorder": recorder, **commands}
         environment["FINETUNE_RECORDER_SOCKET"] = str(folder / "recorder.sock")
         environment["FINETUNE_SPOOL_DIR"] = str(capture / "spool")
+    with _running(commands, environment, folder) as processes:
+        verification = _wait_until_verified(version, ports, processes, tell, capture)
+        active = endpoint_of(version, is_verified=True, capture=capture)
+        _write(endpoints, active)
+        if capture is not None:
+            note_active(capture, active)
+        _wait_until_active(version, ports, processes)
+        url = f"http://{HOST}:{port}/v1"
+        yield Serving(url=url, model=version.job, verification=verification, processes=processes)
+
+
+@contextmanager
+def _running(
+    commands: Mapping[str, list[str]], environment: Mapping[str, str], folder: Path
+) -> Iterator[dict[str, LocalProcess]]:
+    """Run the processes in their order until the end of the block, then stop the last one first."""
     with ExitStack() as stack:
         processes: dict[str, LocalProcess] = {}
         for name, command in commands.items():
@@ -184,14 +200,7 @@ def serve_version(
             process.start()
             stack.callback(process.stop)
             processes[name] = process
-        verification = _wait_until_verified(version, ports, processes, tell, capture)
-        active = endpoint_of(version, is_verified=True, capture=capture)
-        _write(endpoints, active)
-        if capture is not None:
-            note_active(capture, active)
-        _wait_until_active(version, ports, processes)
-        url = f"http://{HOST}:{port}/v1"
-        yield Serving(url=url, model=version.job, verification=verification, processes=processes)
+        yield processes
 
 
 def _listening(name: str, port: int, report_port: int) -> list[str]:

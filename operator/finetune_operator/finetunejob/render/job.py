@@ -15,7 +15,7 @@ from finetune_api.names import (
     Owner,
     child_job_name,
 )
-from finetune_api.protocol.trainer import CPU_STAGES, NON_RETRYABLE_EXIT_CODES, ExitCode, Stage
+from finetune_api.protocol.trainer import CPU_STAGES, NON_RETRYABLE_EXIT_CODES, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.status.traffic import TrafficPlace
 from finetune_operator.config import OperatorConfig
@@ -104,20 +104,16 @@ def render_job(
 
 def failure_policy() -> dict[str, Any]:
     """Return what ends a Job at once, and what does not count: whoever takes a pod's node away."""
-
-    def on_exit(action: str, codes: tuple[ExitCode, ...]) -> dict[str, Any]:
-        values = sorted(int(code) for code in codes)
-        return {
-            "action": action,
-            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": values},
-        }
-
+    values = sorted(int(code) for code in NON_RETRYABLE_EXIT_CODES)
     return {
         "rules": [
             {
                 "action": "Ignore",
                 "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
             },
-            on_exit("FailJob", NON_RETRYABLE_EXIT_CODES),
+            {
+                "action": "FailJob",
+                "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": values},
+            },
         ]
     }
