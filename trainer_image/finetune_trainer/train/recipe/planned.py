@@ -76,18 +76,32 @@ def explain(
     job: ResolvedJob, data: DataShape, model: Architecture, recipe: Recipe
 ) -> dict[str, str]:
     """Say of every setting that was left to us which rule chose it."""
-    hyper, adapter = job.spec.hyperparameters, job.spec.method.adapter
     found: dict[str, str] = {}
-    if words := _explain_targets(setup_of(job, model, recipe), model, adapter.target_modules):
+    asked = job.spec.method.adapter.target_modules
+    if words := _explain_targets(setup_of(job, model, recipe), model, asked):
         found["targetModules"] = words
-    if hyper.learning_rate == "auto":
-        strength = adapter_strength(adapter)
-        short = ", half as much again below 100 steps" if recipe.total_steps < 100 else ""
-        scaled = "" if strength == 32 else f", times 32/{strength:g} for the adapter's scaling"
-        found["learningRate"] = (
-            f"5e-4 x (2000 / hidden size {model.hidden_size})^0.78 between 1e-4 and 2e-3{short}"
-            + (", a tenth for all weights" if adapter.type == "Full" else scaled)
-        )
+    if job.spec.hyperparameters.learning_rate == "auto":
+        found["learningRate"] = _explain_rate(job, model, recipe)
+    found |= _explain_batches(job, data, recipe)
+    if job.spec.checkpoint.validate_every_steps == "auto" and recipe.num_validation_rows:
+        found["validateEverySteps"] = _explain_validation(recipe)
+    return found | _explain_device(job, recipe)
+
+
+def _explain_rate(job: ResolvedJob, model: Architecture, recipe: Recipe) -> str:
+    adapter = job.spec.method.adapter
+    strength = adapter_strength(adapter)
+    short = ", half as much again below 100 steps" if recipe.total_steps < 100 else ""
+    scaled = "" if strength == 32 else f", times 32/{strength:g} for the adapter's scaling"
+    rest = ", a tenth for all weights" if adapter.type == "Full" else scaled
+    return (
+        f"5e-4 x (2000 / hidden size {model.hidden_size})^0.78 between 1e-4 and 2e-3{short}{rest}"
+    )
+
+
+def _explain_batches(job: ResolvedJob, data: DataShape, recipe: Recipe) -> dict[str, str]:
+    hyper = job.spec.hyperparameters
+    found = {}
     if hyper.global_batch_size == "auto":
         found["globalBatchSize"] = (
             f"8 below 1,000 rows, 16 below 10,000, else 32 ({data.num_rows} rows), a multiple of "
@@ -105,8 +119,12 @@ def explain(
             f"an earlier attempt ran out of memory with {recipe.out_of_memory_at} examples per "
             "forward pass; the global batch is the same"
         )
-    if job.spec.checkpoint.validate_every_steps == "auto" and recipe.num_validation_rows:
-        found["validateEverySteps"] = _explain_validation(recipe)
+    return found
+
+
+def _explain_device(job: ResolvedJob, recipe: Recipe) -> dict[str, str]:
+    hyper = job.spec.hyperparameters
+    found = {}
     if hyper.activation_checkpointing == "Auto":
         found["activationCheckpointing"] = (
             "without it nothing fits, or only smaller and slower micro batches"
