@@ -17,7 +17,7 @@ from finetune_trainer.planning.architecture import (
 )
 from finetune_trainer.planning.caches import describe_cache
 from finetune_trainer.planning.headers import Stored
-from finetune_trainer.planning.memory import count_adapter, estimate_training
+from finetune_trainer.planning.memory import count_adapter, estimate_training, saved_bytes
 from finetune_trainer.planning.setup import Batch, Setup
 from finetune_trainer.planning.throughput import GPUS, tokens_per_second
 
@@ -208,6 +208,25 @@ def test_sharding_divides_what_it_shards(strategy: str) -> None:
     eight = estimate_training(architecture(LLAMA_8B), full, BATCH)
     assert eight.optimizer == pytest.approx(one.optimizer / 8 * (1 if strategy == "FSDP2" else 1.5))
     assert eight.weights == (one.weights if strategy == "ZeRO2" else one.weights // 8)
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "rows", "longest", "saved"), [(False, 2, 2048, 27.14), (True, 8, 1736, 3.81)]
+)
+def test_weights_that_are_gathered_in_bfloat16_are_not_cast_again(
+    checkpointing: bool, rows: int, longest: int, saved: float
+) -> None:
+    """Counted on fake tensors of the real model, in GiB, with FSDP2's bfloat16 weights."""
+    model, batch = architecture(LLAMA_8B), Batch(rows=rows, longest=longest, tokens=rows * longest)
+    full = Setup(adapter="Full", strategy="FSDP2", world_size=8, checkpointing=checkpointing)
+    assert saved_bytes(model, full, batch) == pytest.approx(saved * GIB, rel=0.01)
+    whole = replace(full, strategy="DDP")
+    # Autocast keeps a bfloat16 copy of every weight, and float32 between blocks.
+    gathered, cast = (estimate_training(model, each, batch) for each in (full, whole))
+    assert cast.activations - gathered.activations > 12 * GIB
+    # Without bfloat16 nothing is cast by either.
+    float32 = [replace(each, bfloat16=False) for each in (full, whole)]
+    assert len({saved_bytes(model, each, batch) for each in float32}) == 1
 
 
 def test_memory_of_activations_grows_with_tokens_alone() -> None:

@@ -112,10 +112,10 @@ def _norms(model: Architecture, setup: Setup) -> float:
         width += model.query_width + model.kv_width
     if setup.is_fused:
         # x as it comes; the rest is computed anew.
-        kept = FLOAT32 if setup.is_full else s
+        kept = setup.stream_bytes
     else:
         # x in float32; the normalised x as well where the norm's own weight is trained.
-        kept = FLOAT32 * (2 if setup.is_full else 1)
+        kept = FLOAT32 + (setup.stream_bytes if setup.is_full else 0)
     return kept * width + FLOAT32 * model.norms_per_layer
 
 
@@ -138,7 +138,7 @@ def _inputs(model: Architecture, setup: Setup) -> float:
         targets = [each for each in linears if is_target(each.name, setup)]
         if setup.is_full:
             # Autocast casts the float32 input anew for every layer that takes it.
-            is_cast = setup.bfloat16 and width == model.hidden_size and not _is_out(linears)
+            is_cast = setup.casts_weights and width == model.hidden_size and not _is_out(linears)
             copies = len(linears) if is_cast else 1
             total += copies * width * setup.value_bytes * per_block
         elif targets:
@@ -161,7 +161,7 @@ def _mlp(model: Architecture, setup: Setup) -> float:
         # Each visit of a token: its input and output by expert, both factors, their product.
         visits = model.experts_per_token * (4 * model.intermediate_size + 2 * h)
         # Autocast leaves the residual stream of trained weights in float32 and casts by visit.
-        casts = 10 * model.experts_per_token * h if setup.is_full and setup.bfloat16 else 0
+        casts = 10 * model.experts_per_token * h if setup.casts_weights else 0
         return s * (visits + 3 * model.shared_intermediate_size) + casts + 64
     width = model.intermediate_size
     if model.gated:

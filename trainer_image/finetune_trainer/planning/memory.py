@@ -221,15 +221,14 @@ def _activation_bytes(model: Architecture, setup: Setup, batch: Batch) -> tuple[
     attention = mask_bytes(setup, batch) + scores_bytes(model, setup, batch)
     block = batch.tokens * saved_per_token(model, setup) + attention
     # The last norm (x, and its normalised image if trained), the head's input, rotary tables.
-    stream = FLOAT32 if setup.is_full else s
-    ends = batch.tokens * (
-        (2 if setup.is_full else 1) * FLOAT32 * h + stream * h + 2 * model.head_dim * s + 40
-    )
+    stream = setup.stream_bytes
+    norm = FLOAT32 + (stream if setup.is_full else 0)
+    ends = batch.tokens * (norm * h + stream * h + 2 * model.head_dim * s + 40)
     casts = 0
-    if setup.bfloat16 and setup.is_full:
+    if setup.casts_weights:
         linear = sum(each.count * each.width_in * each.width_out for each in model.linears)
         casts = BFLOAT16 * (linear + model.num_expert_parameters)
-    elif setup.bfloat16 and (
+    elif not setup.is_full and setup.bfloat16 and (
         setup.adapter != "QLoRA" or trains_in_float32(setup.adapter, setup.strategy)
     ):
         casts = BFLOAT16 * count_adapter(model, setup)
@@ -256,8 +255,10 @@ def _head_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
     gradient = batch.tokens * model.hidden_size * FLOAT32
     if setup.is_full:
         gradient += model.vocab_size * model.hidden_size * FLOAT32
-        if setup.bfloat16:
+        if setup.casts_weights:
             tile += columns * model.hidden_size * BFLOAT16
+        elif setup.bfloat16:
+            gradient += model.vocab_size * model.hidden_size * BFLOAT16
     saved_head = count_saved(model, setup, among=HEADS)
     if saved_head:
         gradient += saved_head * FLOAT32

@@ -92,6 +92,16 @@ class Setup:
         return BFLOAT16 if self.bfloat16 else FLOAT32
 
     @property
+    def casts_weights(self) -> bool:
+        """Whether autocast makes bfloat16 copies of float32 weights: FSDP2 gathers such copies."""
+        return self.is_full and self.bfloat16 and self.strategy != "FSDP2"
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of a value between two blocks, which has the type of the norms' weights."""
+        return FLOAT32 if self.casts_weights else self.value_bytes
+
+    @property
     def whole_bytes(self) -> int:
         """Bytes of a weight of a module that is trained whole beside an adapter."""
         return FLOAT32 if trains_in_float32(self.adapter, self.strategy) else self.value_bytes
