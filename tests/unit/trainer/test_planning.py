@@ -30,6 +30,12 @@ MIXTRAL = {
     **LLAMA_8B, "model_type": "mixtral", "vocab_size": 32000, "num_local_experts": 8,
     "num_experts_per_tok": 2,
 }  # fmt: skip
+QWEN3_MOE = {
+    "model_type": "qwen3_moe", "hidden_size": 2048, "intermediate_size": 6144,
+    "moe_intermediate_size": 768, "num_hidden_layers": 48, "num_attention_heads": 32,
+    "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8,
+    "vocab_size": 151936, "tie_word_embeddings": False,
+}  # fmt: skip
 GIB = 2**30
 BATCH = Batch(rows=4, longest=1024, tokens=4096)
 
@@ -227,6 +233,28 @@ def test_weights_that_are_gathered_in_bfloat16_are_not_cast_again(
     # Without bfloat16 nothing is cast by either.
     float32 = [replace(each, bfloat16=False) for each in (full, whole)]
     assert len({saved_bytes(model, each, batch) for each in float32}) == 1
+
+
+def test_frozen_experts_keep_no_inputs() -> None:
+    """Qwen3-30B-A3B with adapters on attention, counted on fake tensors, in GiB."""
+    model = architecture(QWEN3_MOE)
+    attention = Setup(targets=model.attention_names, strategy="FSDP2", world_size=8)
+    batch = Batch(rows=2, longest=2048, tokens=4096)
+    assert saved_bytes(model, attention, batch) == pytest.approx(32.46 * GIB, rel=0.01)
+    # A block that is computed anew, its gradients by visit, and the inputs of all blocks.
+    one_gpu = Setup(targets=model.attention_names, checkpointing=True)
+    large = Batch(rows=8, longest=2048, tokens=16384)
+    peak = estimate_training(model, one_gpu, large).activations
+    assert peak == pytest.approx(8.03 * GIB, rel=0.05)
+
+
+@pytest.mark.parametrize(("adapter", "counted"), [("LoRA", 9.80), ("QLoRA", 8.31)])
+def test_dropout_widens_no_input_of_a_layer_in_4_bits(adapter: str, counted: float) -> None:
+    """Llama 3 8B counted on fake tensors, in GiB, without gradients."""
+    setup = Setup(adapter=adapter, checkpointing=True)
+    batch = Batch(rows=8, longest=1736, tokens=13888)
+    memory = estimate_training(architecture(LLAMA_8B), setup, batch)
+    assert 0.98 * counted < memory.activations / GIB < 1.1 * counted
 
 
 def test_memory_of_activations_grows_with_tokens_alone() -> None:

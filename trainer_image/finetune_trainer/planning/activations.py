@@ -31,24 +31,30 @@ def moment_per_token(model: Architecture, setup: Setup) -> float:
     The gradient of the MLP's product and of its two factors live at once with the adapter's
     float32 casts; the last norm over the residual stream needs five float32 images of it.
     """
-    width, h = _mlp_width(model), model.hidden_size
+    width, h = _mlp_width(model, setup), model.hidden_size
     if setup.is_full or not setup.bfloat16:
         per_channel = 2 * setup.value_bytes
         if not setup.is_full and setup.dropout:
             per_channel = FLOAT32
     else:
-        per_channel = FLOAT32 + (BFLOAT16 if setup.dropout else 0)
+        per_channel = FLOAT32 + (BFLOAT16 if _widens_inputs(setup) else 0)
     norm = (16 if setup.is_full else 20) * h if model.rms_norm else 12 * h
-    return max(per_channel * width, norm)
+    visits = 0
+    if _freezes_experts(model, setup):
+        # By visit: the gradients of the weighted output, of the output and of the weight before its
+        # sum; and of both factors.
+        channels = 3 * h + 2 * model.intermediate_size
+        visits = setup.value_bytes * model.experts_per_token * channels
+    return max(per_channel * width, norm, visits)
 
 
 def recompute_per_token(model: Architecture, setup: Setup) -> float:
     """Bytes per token beside a block's saved tensors while it is computed anew."""
-    width = _mlp_width(model)
+    width = _mlp_width(model, setup)
     extra = 0.0
     if not setup.is_full and setup.bfloat16:
         # The product of the MLP, and its float32 cast for the adapter, before the cast back.
-        extra = (BFLOAT16 + (FLOAT32 if setup.dropout else 0)) * width
+        extra = (BFLOAT16 + (FLOAT32 if _widens_inputs(setup) else 0)) * width
     return moment_per_token(model, setup) + extra
 
 
@@ -158,8 +164,10 @@ def _mlp(model: Architecture, setup: Setup) -> float:
     """What the activation and the product keep; the product itself is the last layer's input."""
     s, h = setup.value_bytes, model.hidden_size
     if model.num_experts:
-        # Each visit of a token: its input and output by expert, both factors, their product.
-        visits = model.experts_per_token * (4 * model.intermediate_size + 2 * h)
+        # Each visit of a token: its output by expert, both factors and the activated one; where
+        # experts are trained, the inputs of their products as well.
+        inputs = 0 if _freezes_experts(model, setup) else model.intermediate_size + h
+        visits = model.experts_per_token * (3 * model.intermediate_size + h + inputs)
         # Autocast leaves the residual stream of trained weights in float32 and casts by visit.
         casts = 10 * model.experts_per_token * h if setup.casts_weights else 0
         return s * (visits + 3 * model.shared_intermediate_size) + casts + 64
@@ -174,9 +182,27 @@ def _mlp(model: Architecture, setup: Setup) -> float:
     return (4 if model.composed_activation else 1) * s * width
 
 
-def _mlp_width(model: Architecture) -> float:
+def _widens_inputs(setup: Setup) -> bool:
+    """Whether adapters drop float32 copies of their inputs.
+
+    FSDP2 gathers adapters in bfloat16. PEFT copies no input of a layer in 4 bits under autocast; it
+    asks for autocast on GPUs. Source: ``peft.tuners.lora.bnb.Linear4bit.forward``.
+    """
+    takes_as_is = setup.strategy == "FSDP2" or (setup.adapter == "QLoRA" and setup.use_gpu)
+    return setup.dropout and not takes_as_is
+
+
+def _freezes_experts(model: Architecture, setup: Setup) -> bool:
+    is_trained = setup.is_full or reaches_experts(model.model_type, setup.targets)
+    return model.num_experts > 0 and not is_trained
+
+
+def _mlp_width(model: Architecture, setup: Setup) -> float:
+    """Return the channels of the MLP that trained weights take part in."""
     if not model.num_experts:
         return model.intermediate_size
+    if _freezes_experts(model, setup):
+        return model.shared_intermediate_size
     return model.experts_per_token * model.intermediate_size + model.shared_intermediate_size
 
 

@@ -228,8 +228,10 @@ def _activation_bytes(model: Architecture, setup: Setup, batch: Batch) -> tuple[
     if setup.casts_weights:
         linear = sum(each.count * each.width_in * each.width_out for each in model.linears)
         casts = BFLOAT16 * (linear + model.num_expert_parameters)
-    elif not setup.is_full and setup.bfloat16 and (
-        setup.adapter != "QLoRA" or trains_in_float32(setup.adapter, setup.strategy)
+    elif (
+        not setup.is_full
+        and setup.bfloat16
+        and (setup.adapter != "QLoRA" or trains_in_float32(setup.adapter, setup.strategy))
     ):
         casts = BFLOAT16 * count_adapter(model, setup)
     if setup.adapter == "DoRA" and setup.bfloat16 and setup.dropout:
