@@ -78,7 +78,7 @@ def main() -> None:
             train_dataset=train,
             processing_class=tokenizer,
             peft_config=LoraConfig(
-                r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"
+                r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear"
             ),
         )
         trainer.train()

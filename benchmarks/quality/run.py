@@ -9,7 +9,7 @@ Needs the data sets banking77 (Casanueva et al. 2020, CC BY 4.0) and e2e (Noviko
 CC BY-SA 4.0) in one folder: ``--data DIR`` or FINETUNE_BENCHMARK_DATA.
 
 Usage: python benchmarks/quality/run.py [--data DIR] [--only CASE] [--seeds 42 43] [--skip-plain]
-    [--defaults] [--dropout 0]
+    [--defaults] [--dropout 0.05]
 """
 
 from __future__ import annotations

@@ -176,7 +176,7 @@ def plain(
             model=model, args=config, train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=LoraConfig(
-                r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear"
+                r=16, lora_alpha=32, lora_dropout=0.0, target_modules="all-linear"
             ),
             callbacks=[watch.callback],
         )  # fmt: skip

@@ -60,7 +60,7 @@ spec:
       type: LoRA          # LoRA, DoRA, RsLoRA, QLoRA (GPU only) or Full
       rank: 16
       alpha: 32
-      dropout: "0.05"     # kubectl needs these quotes
+      dropout: "0"        # kubectl needs these quotes
       # targetModules: [all-linear]    # by default without the experts of a mixture
   hyperparameters:
     epochs: "3"

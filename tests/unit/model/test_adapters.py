@@ -84,7 +84,7 @@ def test_dropout_is_left_out_only_where_experts_get_an_adapter(family: str, reac
     from peft import get_peft_model
 
     model = make_mixture(family)
-    config = build_lora_config(Adapter(target_modules=["all-linear"]), model)
+    config = build_lora_config(Adapter(target_modules=["all-linear"], dropout="0.05"), model)
     assert config is not None
     assert config.lora_dropout == (0.0 if reached else 0.05)
     adapted = get_peft_model(model, config)
@@ -102,7 +102,9 @@ def test_by_default_only_attention_of_a_mixture_gets_an_adapter(
 
     model = make_mixture(family)
     shapes = {name: Stored(tuple(each.shape), "F32") for name, each in model.named_parameters()}
-    adapter = name_targets(Adapter(), describe_architecture(model.config.to_dict(), shapes))
+    adapter = name_targets(
+        Adapter(dropout="0.05"), describe_architecture(model.config.to_dict(), shapes)
+    )
     assert (adapter.target_modules == ["all-linear"]) is not is_left_out
     check_target_modules(adapter, model)
     config = build_lora_config(adapter, model)
