@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import orjson
 import pytest
 import pytest_asyncio
 
@@ -21,6 +22,8 @@ from finetune_trainer.data.report import CheckReport, SplitRows
 from finetune_trainer.evaluate.report.curve import draw_picture
 from finetune_trainer.evaluate.sources.review.page import render_review
 from finetune_trainer.evaluate.sources.review.verdicts import read_verdicts
+from finetune_trainer.monitor.page import render_page as render_traffic
+from finetune_trainer.monitor.running import HISTORY_KEY, REPORT_KEY
 from finetune_trainer.prepare.report.page import render_page
 from kit.reports.browser import Page, browsing, find_browser
 from kit.reports.data_reports import report, sample
@@ -60,6 +63,24 @@ def traffic_page(num_looks: int) -> str:
         return world.traffic.read_bytes(REPORT_PAGE).decode()
 
 
+def scored_traffic_page() -> str:
+    """Return a page with scores of people, and a label of 200 characters in one word."""
+    with TemporaryDirectory() as folder:
+        world = MonitoredVersion(Path(folder))
+        world.capture(0)
+        world.look(1)
+        report = orjson.loads(world.traffic.read_bytes(REPORT_KEY))
+        looks = orjson.loads(world.traffic.read_bytes(HISTORY_KEY))["looks"]
+    report["quality"] = {
+        "estimate": "0.91", "low": "0.86", "high": "0.95", "goal": "atLeast 0.90",
+        "metric": "exactMatch", "published": "0.95", "numPeople": 120, "numJudged": 4200,
+        "numOpen": 7,
+    }  # fmt: skip
+    label = "<script>alert(1)</script>" + "w" * 200
+    report["parts"].append({**report["parts"][-1], "name": f"Labels/{label}"})
+    return render_traffic("shop/copy", report, looks)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "data": lambda: render_page(report(checks=[PERSONAL]), [sample()], reason_hidden=""),
     "evaluation": lambda: page(
@@ -72,6 +93,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "review": lambda: render_review(review()[0]),
     "traffic": lambda: traffic_page(8),
     "traffic of one look": lambda: traffic_page(1),
+    "traffic with scores and a hostile label": lambda: scored_traffic_page(),
     **{f"evaluation of {name}": partial(report_page, make) for name, make in CASES.items()},
 }
 
