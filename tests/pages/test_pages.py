@@ -72,9 +72,9 @@ def scored_traffic_page() -> str:
         report = orjson.loads(world.traffic.read_bytes(REPORT_KEY))
         looks = orjson.loads(world.traffic.read_bytes(HISTORY_KEY))["looks"]
     report["quality"] = {
-        "estimate": "0.91", "low": "0.86", "high": "0.95", "goal": "atLeast 0.90",
+        "estimate": "0.81", "low": "0.76", "high": "0.85", "goal": "0.90",
         "metric": "exactMatch", "published": "0.95", "numPeople": 120, "numJudged": 4200,
-        "numOpen": 7,
+        "numOpen": 7, "failure": "JudgeAway: 502",
     }  # fmt: skip
     label = "<script>alert(1)</script>" + "w" * 200
     report["parts"].append({**report["parts"][-1], "name": f"Labels/{label}"})
@@ -128,6 +128,17 @@ async def test_page_makes_no_request_has_no_error_and_cuts_nothing(
     assert await tab.run(CUT) == []
     assert tab.errors == []
     assert tab.requests == [path.as_uri()]
+
+
+async def test_the_traffic_page_tells_scores_below_the_goal_and_a_judge_that_failed(
+    tab: Page, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    path.write_text(scored_traffic_page())
+    await tab.open(path)
+    text = await tab.run("document.body.innerText")
+    assert "The share of good answers is below the goal of 0.90." in text
+    assert "The judge could not be asked. JudgeAway: 502" in text
 
 
 async def test_labels_above_a_matrix_stay_in_its_head(tab: Page, tmp_path: Path) -> None:
