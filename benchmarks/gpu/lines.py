@@ -12,7 +12,8 @@ from finetune_api.protocol.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_trainer.estimate import choose_recipe, on_gpus
 from finetune_trainer.planning.architecture import Architecture, describe_architecture
-from finetune_trainer.planning.setup import Setup
+from finetune_trainer.planning.fit import Lengths, largest_batch
+from finetune_trainer.planning.setup import Batch, Setup
 from finetune_trainer.planning.throughput import GPU, flops_per_token, tokens_per_second
 from finetune_trainer.train.recipe.planned import setup_of
 from finetune_trainer.train.recipe.recipe import DataShape, Recipe
@@ -109,10 +110,14 @@ def describe_shape(shape: str) -> Architecture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Planned:
-    """The plan of a line on some GPUs; tokens per second are estimated, over all of them."""
+    """The plan of a line on some GPUs.
+
+    ``batch`` is its largest micro batch; tokens per second are estimated, over all GPUs.
+    """
 
     recipe: Recipe
     setup: Setup
+    batch: Batch
     rate: float
 
 
@@ -132,7 +137,13 @@ def plan_line(line: Line, gpu: GPU, *, steps: int = 12) -> Planned:
         mean_tokens=data.mean_tokens,
         tokens_per_pass=recipe.micro_batch_size * (LENGTH if line.packed else data.mean_tokens),
     )
-    return Planned(recipe=recipe, setup=setup, rate=rate)
+    lengths = Lengths(
+        mean=data.mean_tokens,
+        longest=data.longest_tokens,
+        row_limit=LENGTH if line.packed else None,
+    )
+    batch = largest_batch(recipe.micro_batch_size, setup, lengths)
+    return Planned(recipe=recipe, setup=setup, batch=batch, rate=rate)
 
 
 def utilisation(line: Line, rate: float, peak_flops: float) -> float:
