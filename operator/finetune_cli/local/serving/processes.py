@@ -188,7 +188,7 @@ def serve_version(
 
 @contextmanager
 def _running(
-    commands: Mapping[str, list[str]], environment: Mapping[str, str], folder: Path
+    commands: Mapping[str, Sequence[str]], environment: Mapping[str, str], folder: Path
 ) -> Iterator[dict[str, LocalProcess]]:
     """Run the processes in their order until the end of the block, then stop the last one first."""
     with ExitStack() as stack:
