@@ -259,7 +259,7 @@ def speed_of(setup: Setup, micro: int) -> float:
             1024,
             ["optimizer: Adafactor, and leave microBatchSize"],
         ),
-        ({"hyperparameters": {"maxSequenceLength": 131072}}, LARGE, 131072, ["maxSequenceLength"]),
+        ({"hyperparameters": {"maxSequenceLength": 262144}}, LARGE, 262144, ["maxSequenceLength"]),
         (
             {"hyperparameters": {"microBatchSize": 8, "maxSequenceLength": 16384}},
             LARGE,

@@ -131,7 +131,7 @@ def _attention(model: Architecture, setup: Setup) -> float:
         return 3 * FLOAT32 * q
     # With a mask, SDPA takes keys and values repeated to the queries' heads.
     kv = q if setup.attention != "flash" else model.kv_width
-    shares_output = setup.is_full or not (setup.bfloat16 or setup.dropout)
+    shares_output = setup.is_full or not setup.copies_inputs
     out = 0 if shares_output else q
     return (q + 2 * kv + out) * s + FLOAT32 * model.num_heads
 
@@ -148,7 +148,7 @@ def _inputs(model: Architecture, setup: Setup) -> float:
             copies = len(linears) if is_cast else 1
             total += copies * width * setup.value_bytes * per_block
         elif targets:
-            own = len(targets) if setup.bfloat16 or setup.dropout else 1
+            own = len(targets) if setup.copies_inputs else 1
             each_kept = setup.value_bytes * own
             if setup.dropout:
                 each_kept += setup.noise_bytes * len(targets)
@@ -177,7 +177,7 @@ def _mlp(model: Architecture, setup: Setup) -> float:
         return (2 if setup.is_fused else 3) * s * width
     if model.relu:
         # ReLU keeps its result, which is the last layer's input unless that one is cast or dropped.
-        is_shared = setup.is_full or not (setup.bfloat16 or setup.dropout)
+        is_shared = setup.is_full or not setup.copies_inputs
         return 0 if is_shared else s * width
     return (4 if model.composed_activation else 1) * s * width
 

@@ -102,6 +102,15 @@ class Setup:
         return FLOAT32 if self.casts_weights else self.value_bytes
 
     @property
+    def copies_inputs(self) -> bool:
+        """Whether each adapted layer keeps an input of its own, which ``keep_input_types`` spares.
+
+        Dropout, DoRA's norms and 4-bit layers on CPUs need one.
+        """
+        is_widened = self.adapter == "DoRA" or (self.adapter == "QLoRA" and not self.use_gpu)
+        return self.dropout or (self.bfloat16 and is_widened)
+
+    @property
     def whole_bytes(self) -> int:
         """Bytes of a weight of a module that is trained whole beside an adapter."""
         return FLOAT32 if trains_in_float32(self.adapter, self.strategy) else self.value_bytes
