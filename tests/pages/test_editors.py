@@ -27,20 +27,20 @@ class Endpoint:
 
     Attributes:
         hold: Lists of all answers wait for this.
-        is_away: Whether a proxy answers in its place.
+        away: Status with which a proxy answers in its place; 0: none.
         saved: The feedback that came in.
     """
 
     hold: asyncio.Event = field(default_factory=asyncio.Event)
-    is_away: bool = False
+    away: int = 0
     saved: list[dict[str, Any]] = field(default_factory=list)
 
     async def page(self, request: web.Request) -> web.Response:
         return editors_page(request.match_info["name"])
 
     async def list(self, request: web.Request) -> web.Response:
-        if self.is_away:
-            return web.Response(status=502, text="<html>Bad gateway</html>")
+        if self.away:
+            return web.Response(status=self.away, text="<html>Who are you?</html>")
         rating = request.query.get("metadata[rating]")
         if rating is None:
             await self.hold.wait()
@@ -52,6 +52,8 @@ class Endpoint:
         })  # fmt: skip
 
     async def save(self, request: web.Request) -> web.Response:
+        if self.away:
+            return web.Response(status=self.away, text="<html>Who are you?</html>")
         self.saved.append(await request.json())
         return web.json_response({})
 
@@ -126,11 +128,27 @@ async def test_answers_of_an_earlier_choice_that_arrive_late_are_not_shown(
     assert tab.errors == []
 
 
-async def test_an_answer_in_no_json_is_told_with_its_status(tab: Page, endpoint: Endpoint) -> None:
-    endpoint.is_away = True
+@pytest.mark.parametrize("status", [502, 200])
+async def test_an_answer_in_no_json_is_told_with_its_status(
+    tab: Page, endpoint: Endpoint, status: int
+) -> None:
+    endpoint.away = status
     await tab.run(SHOW)
     await wait_for(tab, f"{STATUS} !== ''")
-    assert await tab.run(STATUS) == "The endpoint answered with status 502."
+    words = f"The endpoint answered with status {status}, but in no JSON."
+    assert await tab.run(STATUS) == words
+
+
+async def test_what_no_endpoint_has_taken_is_not_told_as_saved(
+    tab: Page, endpoint: Endpoint
+) -> None:
+    endpoint.hold.set()
+    await tab.run(SHOW)
+    await wait_for(tab, "document.querySelectorAll('article').length === 20")
+    endpoint.away = 200
+    await tab.run("document.querySelector('article').act.d()")
+    await wait_for(tab, f"{STATUS}.includes('200')")
+    assert (await tab.run(STATUS)).startswith("Not saved")
 
 
 async def test_an_answer_that_nobody_touched_is_no_correction(

@@ -267,6 +267,8 @@ def resolve_job(
             "priority_class_name": None,
             "pod_template": None,
             "requested_by": None,
+            # The ranks read it from variables of their pods.
+            "resources": job.spec.resources.model_copy(update={"network": None}),
         }
     )
     sweep = job.metadata.labels.get(OF_SWEEP_LABEL) if spec.tracking else None

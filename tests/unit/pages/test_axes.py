@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune_trainer.pages.axes import step_ticks, value_ticks
+from finetune_trainer.pages.axes import labelled_ticks, step_ticks, value_ticks
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,12 @@ def test_a_range_has_two_to_five_labels(low: float, width: float) -> None:
     ticks = value_ticks(low, high)
     assert 1 <= len(ticks) <= 5
     assert all(a < b for a, b in itertools.pairwise(ticks))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "labels"),
+    [(1.2341, 1.2349, ["1.2342", "1.2344", "1.2346", "1.2348"]),
+     (0.4, 0.9, ["0.4", "0.6", "0.8"]), (0, 40, ["0", "10", "20", "30", "40"])],
+)  # fmt: skip
+def test_neighbours_have_labels_of_their_own(low: float, high: float, labels: list[str]) -> None:
+    assert [text for _, text in labelled_ticks(low, high)] == labels

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from finetune_trainer.errors import UserError
+from finetune_trainer.errors import RetryableError
 from finetune_trainer.train.parent import interfaces
 from finetune_trainer.train.parent.interfaces import find_interface, gloo_interface
 from finetune_trainer.train.parent.launch import _environment, read_topology
@@ -29,6 +30,7 @@ POD = ("lo", "eth0", "net1", "eth10")
         ("^=eth0,lo", "net1"),
         ("^=eth1,lo", "eth0"),
         ("^lo,eth,net", None),
+        ("^docker0", "eth0"),  # never the loopback, which NCCL would take
         ("ib", None),
     ],
 )
@@ -40,6 +42,7 @@ def test_names_are_read_as_nccl_reads_them(wanted: str, found: str | None) -> No
 def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [(1, "tunl0"), (2, "lo"), (3, "eth9")]
     monkeypatch.setattr(socket, "if_nameindex", lambda: names)
+    monkeypatch.setattr(interfaces, "_WAIT_SECONDS", 0.0)
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
 
 
@@ -47,10 +50,11 @@ def loopback(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interface_without_address_is_passed_over() -> None:
     """Gloo fails on one; the kernel of this test has no tunl0 and eth9 with an address."""
     assert gloo_interface({"NCCL_SOCKET_IFNAME": "tunl,lo,eth9"}) == "lo"
-    with pytest.raises(UserError) as ended:
+    with pytest.raises(RetryableError) as ended:
         gloo_interface({"NCCL_SOCKET_IFNAME": "net1"})
     assert ended.value.reason == "InterfaceNotFound"
-    assert "'net1' (resources.network.interface" in ended.value.message
+    assert "'net1' (NCCL_SOCKET_IFNAME" in ended.value.message
+    assert "defaultNetworkInterface" in ended.value.message
     assert ended.value.message.endswith("those with an address are lo")
 
 
@@ -64,7 +68,28 @@ def test_addresses_of_ipv6_count_if_their_scope_is_global(
     )
     monkeypatch.setattr(interfaces, "_IPV6_ADDRESSES", table)
     monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "link6"), (2, "net6")])
+    monkeypatch.setattr(interfaces, "_is_running", lambda _: True)
     assert gloo_interface({"NCCL_SOCKET_IFNAME": "link6,net6"}) == "net6"
+
+
+@pytest.mark.usefixtures("loopback")
+def test_an_interface_without_carrier_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(interfaces, "_is_running", lambda name: name != "lo")
+    with pytest.raises(RetryableError, match="with an address are none"):
+        gloo_interface({"NCCL_SOCKET_IFNAME": "lo"})
+
+
+@pytest.mark.usefixtures("loopback")
+def test_an_address_may_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()
+    monkeypatch.setattr(interfaces, "_WAIT_SECONDS", 30.0)
+    monkeypatch.setattr(interfaces.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(interfaces.time, "sleep", lambda _: next(seconds))
+    has_address = interfaces._has_address
+    monkeypatch.setattr(
+        interfaces, "_has_address", lambda name: next(seconds) > 10 and has_address(name)
+    )
+    assert gloo_interface({"NCCL_SOCKET_IFNAME": "lo"}) == "lo"
 
 
 @pytest.mark.usefixtures("loopback")
@@ -92,5 +117,5 @@ def test_ranks_get_the_interface_unless_the_job_names_one_or_there_is_one_rank(
 def test_one_rank_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NCCL_SOCKET_IFNAME", "net1")
     assert read_topology(1, 1).interface == ""
-    with pytest.raises(UserError, match="net1"):
+    with pytest.raises(RetryableError, match="net1"):
         read_topology(2, 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from finetune_trainer.experiments.recipe import Parameter
 from finetune_trainer.experiments.run import Run
-from finetune_trainer.pages.axes import step_ticks, value_ticks
+from finetune_trainer.pages.axes import labelled_ticks, step_ticks
 
 WIDTH, HEIGHT = 640, 280
 LEFT, RIGHT, TOP, BOTTOM = 56, 16, 16, 30
@@ -131,7 +131,7 @@ def draw_curves(runs: Sequence[Run], colours: Sequence[int | None]) -> Curves | 
             Tick(at=place(s, low)[0], label=f"{s:,}", anchor="end" if s == last else "middle")
             for s in step_ticks(last)
         ],
-        losses=[Tick(at=place(0, v)[1], label=f"{v:.3g}") for v in value_ticks(floor, ceiling)],
+        losses=[Tick(at=place(0, v)[1], label=text) for v, text in labelled_ticks(floor, ceiling)],
         words=f"Validation loss of {len(shown)} runs over {last:,} steps.{cut}{_single(runs)}",
     )
 

@@ -22,6 +22,15 @@ def value_ticks(low: float, high: float) -> list[float]:
     return [step * at for at in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
+def labelled_ticks(low: float, high: float) -> list[tuple[float, str]]:
+    """Return the round numbers of a range with labels that tell neighbours apart."""
+    ticks = value_ticks(low, high)
+    if len(ticks) < 2:
+        return [(each, f"{each:.3g}") for each in ticks]
+    decimals = max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
+    return [(each, f"{each:.{decimals}f}") for each in ticks]
+
+
 def _round_up(distance: float) -> float:
     """Return the smallest 1, 2 or 5 times a power of ten that is not below a distance."""
     power = 10.0 ** math.floor(math.log10(distance))

@@ -59,7 +59,8 @@ TRAIN = {
     ),
     "InterfaceNotFound": _Help(
         "No network interface of the pod is one that `resources.network.interface` names.",
-        "Write one that the message lists, or leave the field out.",
+        "Write one that the message lists, or leave the field out. If the job has no such field, "
+        "correct `config.defaultNetworkInterface`.",
     ),
     "OriginNotFound": _Help(
         "Nothing whole lies where `initFrom` points: a run deletes its checkpoints.",

@@ -132,7 +132,7 @@ def _undecided(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
 
 def _disallowed(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     """Hold pods back that the settings of today do not allow."""
-    violations = list(find_job_violations(spec, step.config))
+    violations = list(find_job_violations(spec, step.config, stage))
     return of_settings(stage, violations) if violations else None
 
 

@@ -148,7 +148,7 @@ def _go_on(step: Step, spec: FineTuneJobSpec) -> None:
 
 def _create(step: Step, spec: FineTuneJobSpec, run: int) -> None:
     refusal = step.observed.refusals.get(Stage.PUBLISH)
-    violations = list(find_job_violations(spec, step.config))
+    violations = list(find_job_violations(spec, step.config, Stage.PUBLISH))
     if violations:
         words = "; ".join(str(each) for each in violations)
         _end(step, Reason.PUBLISHING_FAILED, f"Job publish may not be created: {words}")

@@ -61,7 +61,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     found += _red_team(spec, config)
     found += _custom_metric(spec, config)
     found += _model_download(spec, config)
-    found += find_job_violations(spec, config)
+    found += find_job_violations(spec, config, None)
     if spec.pod_template is not None:
         found += find_placement_violations(spec.pod_template, config)
     return found

@@ -150,7 +150,7 @@ def find_disallowed(step: Step, spec: FineTuneJobSpec, view: StageView) -> list[
     has_begun = view.job["status"].get("startTime") or view.pods or view.past_seconds
     if has_begun or (step.draft.stage(view.stage) or {}).get("firstRunTime"):
         return list(find_fixed_violations(spec.pod_template)) if spec.pod_template else []
-    return list(find_job_violations(spec, step.config))
+    return list(find_job_violations(spec, step.config, view.stage))
 
 
 def _resume(step: Step, spec: FineTuneJobSpec, held: QueueState | None) -> None:

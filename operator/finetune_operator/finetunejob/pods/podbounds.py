@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from finetune_api.names import RESERVED_PREFIXES
 from finetune_api.paths import is_below, normal_path
-from finetune_api.protocol.trainer import Environment
+from finetune_api.protocol.trainer import Environment, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate, Toleration, VolumeMount
 from finetune_api.v1alpha1.spec.resources import NETWORK_VARIABLES
@@ -70,27 +70,46 @@ def find_fixed_violations(template: PodTemplate) -> Iterator[Violation]:
     yield from _mounts(template, None)
 
 
-def find_job_violations(spec: FineTuneJobSpec, settings: TenantSettings) -> Iterator[Violation]:
-    """Yield everything of a job that may not become a pod under these settings."""
+def find_job_violations(
+    spec: FineTuneJobSpec, settings: TenantSettings, stage: Stage | None
+) -> Iterator[Violation]:
+    """Yield everything of a job that may not become a pod of a stage under these settings.
+
+    Without a stage, the job is new, and all of it counts.
+    """
     if spec.pod_template is not None:
         yield from find_pod_violations(spec.pod_template, settings)
+    if stage is None:
+        yield from _overruled_network(spec, settings)
+    if stage in (None, Stage.TRAIN):
+        yield from _unlisted_network(spec, settings)
+
+
+def _overruled_network(spec: FineTuneJobSpec, settings: TenantSettings) -> Iterator[Violation]:
+    """Yield fields that the administrator overrules. Accepted jobs get those values silently."""
+    reason = Reason.ENVIRONMENT_NOT_ALLOWED
+    for field, variable in _network_variables(spec):
+        if (value := settings.trainer_environment.get(variable)) is not None:
+            message = f"the administrator sets {variable} to {value!r} (trainerEnvironment)"
+            yield Violation(reason=reason, field=field, message=f"{message}; remove it")
+
+
+def _unlisted_network(spec: FineTuneJobSpec, settings: TenantSettings) -> Iterator[Violation]:
+    """Hold each field to the list that the variable it sets is held to."""
+    reason, allowed = Reason.ENVIRONMENT_NOT_ALLOWED, settings.allowed_environment
+    for field, variable in _network_variables(spec):
+        if variable not in settings.trainer_environment and not matches_name(variable, allowed):
+            what = f"it sets {variable!r}, which is not a variable that jobs may set here"
+            text = _unlisted_text(reason, what, allowed)
+            yield Violation(reason=reason, field=field, message=text)
+
+
+def _network_variables(spec: FineTuneJobSpec) -> Iterator[tuple[str, str]]:
     network = spec.resources.network
     variables = network.environment if network is not None else {}
     for field, variable in NETWORK_VARIABLES.items():
         if variable in variables:
-            yield from _network_variable(f"spec.resources.network.{field}", variable, settings)
-
-
-def _network_variable(field: str, variable: str, settings: TenantSettings) -> Iterator[Violation]:
-    """Hold a field to the list that the variable it sets is held to, and to what overrides it."""
-    reason, allowed = Reason.ENVIRONMENT_NOT_ALLOWED, settings.allowed_environment
-    if variable in settings.trainer_environment:
-        value = settings.trainer_environment[variable]
-        message = f"the administrator sets {variable} to {value!r} (trainerEnvironment); remove it"
-        yield Violation(reason=reason, field=field, message=message)
-    elif not matches_name(variable, allowed):
-        what = f"it sets {variable!r}, which is not a variable that jobs may set here"
-        yield Violation(reason=reason, field=field, message=_unlisted_text(reason, what, allowed))
+            yield f"spec.resources.network.{field}", variable
 
 
 def find_pod_violations(template: PodTemplate, settings: TenantSettings) -> Iterator[Violation]:

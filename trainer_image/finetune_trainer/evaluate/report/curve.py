@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_trainer.pages.axes import step_ticks, value_ticks
+from finetune_trainer.pages.axes import labelled_ticks, step_ticks
 
 WIDTH, HEIGHT = 640, 252
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 28, 30
@@ -88,7 +88,7 @@ def draw_picture(record: Mapping[str, Any]) -> Picture | None:
         chosen=place(chosen_step, at_chosen[0]) if at_chosen else None,
         chosen_x=place(chosen_step, low)[0],
         steps=[Tick(at=place(s, low)[0], label=f"{s:,}") for s in step_ticks(last)],
-        losses=[Tick(at=place(0, v)[1], label=f"{v:.3g}") for v in value_ticks(low, high)],
+        losses=[Tick(at=place(0, v)[1], label=text) for v, text in labelled_ticks(low, high)],
         table=[(f"{int(step):,}", f"{loss:.4f}") for step, loss in validation],
         words=_words(train, validation, selection) + _error_words(record),
     )

@@ -21,10 +21,11 @@
       throw new Error("The endpoint cannot be reached. Try again.");
     });
     // What stands before the endpoint may answer in its own words, which are no JSON.
-    const said = await answer.json().catch(() => ({}));
-    if (answer.ok) return said;
+    const said = await answer.json().catch(() => null);
+    if (answer.ok && said) return said;
     if (answer.status === 401) leave();
-    throw new Error(said.error?.message ?? `The endpoint answered with status ${answer.status}.`);
+    const words = `The endpoint answered with status ${answer.status}`;
+    throw new Error(said?.error?.message ?? `${words}${said ? "" : ", but in no JSON"}.`);
   };
 
   // Text is only ever set as text, so nothing in an answer can become a part of the page.

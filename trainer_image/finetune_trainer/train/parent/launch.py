@@ -78,7 +78,7 @@ def read_topology(num_nodes: int, processes_per_node: int) -> Topology:
     A run of one node needs no variables. A local run keeps all ranks on one node.
 
     Raises:
-        UserError: The pod has no network interface that the job names.
+        RetryableError: The pod has no network interface that its variables name.
     """
     host = os.environ.get(Environment.RENDEZVOUS_HOST)
     interface = gloo_interface(os.environ) if num_nodes * processes_per_node > 1 else ""

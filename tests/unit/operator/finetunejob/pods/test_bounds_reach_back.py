@@ -125,6 +125,24 @@ def test_settings_of_today_hold_the_network_of_the_next_stage():
     assert [action.stage for action in made.first] == [TRAIN]
 
 
+@pytest.mark.parametrize(
+    ("done", "settings", "next_stage"),
+    [
+        ((PREPARE, TRAIN), {"allowed_environment": []}, EVALUATE),
+        ((PREPARE, TRAIN), {"trainer_environment": {"NCCL_SOCKET_IFNAME": "eth0"}}, EVALUATE),
+        ((PREPARE,), {"trainer_environment": {"NCCL_SOCKET_IFNAME": "eth0"}}, TRAIN),
+    ],
+)
+def test_settings_of_the_network_hold_no_stage_that_they_do_not_forbid(done, settings, next_stage):
+    """Only training uses the network, and the administrator's variables win there."""
+    body = prepared()
+    resources = {**body["spec"]["resources"], "network": {"interface": "net1"}}
+    body = {**body, "spec": {**body["spec"], "resources": resources}}
+    config = CONFIG.model_copy(update=settings)
+    made = plan(observe(body, **stages_done(*done)), at(61), config)
+    assert [action.stage for action in made.first] == [next_stage]
+
+
 def test_settings_of_today_hold_a_job_that_is_made_again():
     body = turned(live([training()], prepared(), at(70))[1], UNLISTED)
     gone = {**stages_done(PREPARE), "missing": frozenset({TRAIN})}
