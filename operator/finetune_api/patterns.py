@@ -363,7 +363,7 @@ INTERFACE_RULE = TextRule(
 """Network interfaces as NCCL chooses them. It ignores a text of one character."""
 
 RDMA_DEVICE_RULE = TextRule(
-    patterns={"": "[A-Za-z0-9][A-Za-z0-9_.-]{0,62}(:[0-9]{1,3})?"},
+    patterns={"": "[A-Za-z0-9][A-Za-z0-9_.-]{0,30}(:[0-9]{1,3})?"},
     message="must be the name of a device, such as mlx5_0, or of a port of it, such as mlx5_0:1",
 )
 """An InfiniBand or RoCE device as NCCL names it."""

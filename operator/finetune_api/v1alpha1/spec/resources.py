@@ -39,7 +39,7 @@ class Network(APIModel):
     `eth,bond0`), exact names (`=eth0`), all others (`^docker0`). Gloo uses the first that has an
     address. Default: the operator's, else their own choice."""
     rdma_devices: Annotated[
-        list[Annotated[str, Field(max_length=67), Texts(RDMA_DEVICE_RULE)]],
+        list[Annotated[str, Field(max_length=35), Texts(RDMA_DEVICE_RULE)]],
         Field(max_length=16, json_schema_extra=SET_LIST),
     ] = []
     """Exact names of InfiniBand or RoCE devices (`NCCL_IB_HCA`), such as `mlx5_0`, or `mlx5_0:1`
