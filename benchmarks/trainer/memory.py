@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests"), str(Path(__file__).parent)]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from finetune_trainer.model.adapters import keep_input_types  # noqa: E402
 from finetune_trainer.planning.architecture import Architecture, describe_architecture  # noqa: E402
 from finetune_trainer.planning.headers import Stored  # noqa: E402
 from finetune_trainer.planning.memory import Memory, estimate_training, saved_bytes  # noqa: E402
@@ -136,6 +137,8 @@ def measure(case: Case) -> Outcome:
     architecture = describe(model)
     with tempfile.TemporaryDirectory() as scratch:
         trainer = make_trainer(case, model, Path(scratch))
+        if case.setup.bfloat16:
+            keep_input_types(trainer.model)
         tensors = [*model.parameters(), *model.buffers()]
         saved = SavedMeter(tensors)
         compute_loss = trainer.compute_loss

@@ -48,7 +48,7 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
     """Build our trainer over random examples that are all equally long."""
     from datasets import Dataset
 
-    from finetune_trainer.model.adapters import build_lora_config, keep_input_types
+    from finetune_trainer.model.adapters import build_lora_config
     from finetune_trainer.train.ranks.sft import build_config, build_trainer
     from finetune_trainer.train.ranks.whole import train_in_float32
 
@@ -67,7 +67,6 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
         callbacks=[],
     )
     train_in_float32(trainer.model, adapter=case.setup.adapter, strategy=recipe.strategy)
-    keep_input_types(trainer.model)
     return trainer
 
 
