@@ -24,6 +24,7 @@ from finetune_trainer.data.expected import (
 from finetune_trainer.data.prepared import read_prepared
 from finetune_trainer.data.report import DatasetReport
 from finetune_trainer.failures import classify
+from finetune_trainer.model.adapters import check_target_names
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware
 from finetune_trainer.model.load import expected_attention, read_model_architecture
@@ -251,6 +252,7 @@ def choose_recipe(job: ResolvedJob, data: DataShape, model: Architecture, device
     use_gpu = device.gpu is not None
     if job.spec.trains_nothing:
         return idle_recipe(job, device.hardware, use_gpu=use_gpu)
+    check_target_names(job.spec.method.adapter, model.model_type)
     return decide_recipe(
         job,
         data,

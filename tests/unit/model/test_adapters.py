@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,13 +13,14 @@ from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import UserError
 from finetune_trainer.model.adapters import (
     build_lora_config,
+    check_saved_modules,
     check_target_modules,
     compute_updates_as_trained,
     keep_input_types,
     name_targets,
 )
 from finetune_trainer.planning.architecture import describe_architecture
-from finetune_trainer.planning.experts import ADAPTED_EXPERTS
+from finetune_trainer.planning.experts import ADAPTED_EXPERTS, find_expert_names
 from finetune_trainer.planning.headers import Stored
 
 pytestmark = pytest.mark.slow  # it needs torch
@@ -131,6 +133,109 @@ def test_the_list_of_families_with_adapted_experts_is_that_of_the_installed_peft
     families = conversion._MODEL_TO_CONVERSION_PATTERN.items()
     known = {kind for kind, pattern in families if pattern in conversion._MOE_FUSED_TARGETS}
     assert {kind for kind in known if kind.islower()} == ADAPTED_EXPERTS
+    names = {name for each in conversion._MOE_TARGET_MODULE_MAPPING.values() for name in each}
+    assert set(find_expert_names("mixtral", ["q_proj", "shared_expert_gate", *names])) == names
+
+
+EXPERTS = ["down_proj", "gate_proj", "up_proj"]
+
+
+def make_layered(family: str) -> Any:
+    """A tiny model; a mixture has a dense layer, and shared experts where the family has them."""
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 64, "hidden_size": 32, "intermediate_size": 64, "moe_intermediate_size": 16,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8,
+    }  # fmt: skip
+    more: dict[str, dict[str, Any]] = {
+        "mixtral": {"num_local_experts": 4},
+        "qwen3_moe": {"num_experts": 4, "mlp_only_layers": [0]},
+        "qwen2_moe": {"num_experts": 4, "shared_expert_intermediate_size": 16},
+        "gpt_oss": {"num_local_experts": 4},
+        "deepseek_v3": {
+            "n_routed_experts": 4, "first_k_dense_replace": 1, "q_lora_rank": 8, "kv_lora_rank": 8,
+            "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
+            "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2,
+        },
+    }  # fmt: skip
+    config = transformers.AutoConfig.for_model(family, **sizes, **more.get(family, {}))
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "problem"),
+    [
+        ("deepseek_v3", ["o_proj", *EXPERTS], "(deepseek_v3) PEFT takes down_proj, gate_proj, up_"),
+        ("deepseek_v3", ["mlp.gate_proj", "mlp.up_proj"], "mlp.gate_proj, mlp.up_proj for the exp"),
+        ("deepseek_v3", ["shared_experts.down_proj"], "shared_experts.down_proj for the experts"),
+        ("deepseek_v3", ["q_projs"], "linear modules are kv_a_proj_with_mqa, kv_b_proj, o_proj, q"),
+        ("deepseek_v3", ["o_proj", "kv_b_proj"], None),
+        ("qwen3_moe", ["o_proj", *EXPERTS], "write [all-linear] for the experts too"),
+        ("qwen3_moe", ["model.layers.0.mlp.down_proj"], "PEFT takes model.layers.0.mlp.down_proj"),
+        ("qwen3_moe", ["o_proj", "mlp.gate"], "PEFT takes mlp.gate for the experts or their rout"),
+        ("qwen3_moe", ["q_proj", "experts"], "'experts' matches no module"),
+        ("qwen3_moe", ["q_proj"], None),
+        ("mixtral", ["w1", "w2", "w3"], "(mixtral) PEFT takes w1, w2, w3 for the experts"),
+        ("mixtral", ["q_proj", "o_proj"], None),
+        ("qwen2_moe", ["o_proj", *EXPERTS], None),
+        ("gpt_oss", ["o_proj", "experts"], "'experts' matches no module"),
+        ("gpt_oss", ["o_proj", "k_proj"], None),
+        ("llama", ["o_proj", *EXPERTS], None),
+        ("llama", ["mlp.gate_proj"], None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of shapes smaller than real ones
+def test_an_adapter_changes_the_modules_that_are_named_or_is_refused(
+    family: str, targets: list[str], problem: str | None
+) -> None:
+    from peft import get_peft_model
+
+    model, adapter = make_layered(family), Adapter(target_modules=targets)
+    if problem:
+        with pytest.raises(UserError, match=re.escape(problem)):
+            check_target_modules(adapter, model)
+        return
+    check_target_modules(adapter, model)
+    linear = {name for name, each in model.named_modules() if isinstance(each, torch.nn.Linear)}
+    named = {name for name in linear if any(name.endswith("." + each) for each in targets)}
+    adapted = get_peft_model(model, build_lora_config(adapter, model))
+    found = {name for name, each in adapted.named_parameters() if each.requires_grad}
+    found = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in found}
+    assert found == named
+
+
+@pytest.mark.parametrize(
+    ("family", "targets", "saved", "problem"),
+    [
+        ("qwen3_moe", ["all-linear"], "gate", "'gate' gets an adapter"),
+        ("qwen3_moe", ["all-linear"], "mlp.gate_proj", None),
+        ("deepseek_v3", ["all-linear"], "down_proj", None),
+        ("llama", ["all-linear"], "mlp.gate_proj", "'mlp.gate_proj' gets an adapter"),
+        ("qwen3_moe", ["q_proj"], "experts", "'experts' matches no module"),
+        ("qwen3_moe", ["q_proj"], "gate", None),
+        ("gpt_oss", ["q_proj"], "mlp.experts", "'mlp.experts' matches no module"),
+        ("deepseek_v3", ["o_proj"], "mlp.gate_proj", None),
+        ("llama", ["q_proj"], "down_proj", None),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of shapes smaller than real ones
+def test_experts_are_never_trained_whole_beside_an_adapter(
+    family: str, targets: list[str], saved: str, problem: str | None
+) -> None:
+    from peft import get_peft_model
+
+    model, adapter = make_layered(family), Adapter(target_modules=targets, modules_to_save=[saved])
+    if problem:
+        with pytest.raises(UserError, match=problem):
+            check_saved_modules(adapter, model)
+        return
+    check_saved_modules(adapter, model)
+    adapted = get_peft_model(model, build_lora_config(adapter, model))
+    found = {name for name, each in adapted.named_parameters() if each.requires_grad}
+    whole = {name for name in found if f".{saved}.modules_to_save" in name}
+    assert whole
+    assert all("lora_" in name for name in found - whole)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
@@ -18,6 +19,7 @@ from finetune_trainer.data.expected import (
 )
 from finetune_trainer.data.report import tokenizer_name
 from finetune_trainer.data.rows import Side
+from finetune_trainer.errors import UserError
 from finetune_trainer.estimate import (
     estimate_time,
     on_gpus,
@@ -243,3 +245,12 @@ def test_an_8b_model_takes_a_cpu_far_longer_than_a_gpu(monkeypatch: pytest.Monke
     job = resolved()
     found = estimate_time(plan_on(read_device(job), job, DATA, LLAMA_8B), ASKED)
     assert found.train_seconds > 100 * reckon().train_seconds
+
+
+def test_no_plan_is_made_for_names_that_mean_experts() -> None:
+    mixture = replace(LLAMA_8B, model_type="deepseek_v3")
+    job = resolved(method={"adapter": {"targetModules": ["o_proj", "mlp.down_proj"]}})
+    device = on_gpus(job, GPUS["h100"])
+    with pytest.raises(UserError, match=r"takes mlp\.down_proj for the experts"):
+        plan_on(device, job, DATA, mixture)
+    assert plan_on(device, job, DATA, LLAMA_8B).setup.targets == ("o_proj", "mlp.down_proj")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.architecture import Architecture
-from finetune_trainer.planning.experts import choose_targets, reaches_experts
+from finetune_trainer.planning.experts import choose_targets, find_expert_names, reaches_experts
 
 if TYPE_CHECKING:
     from peft import LoraConfig
@@ -41,21 +41,39 @@ def linear_module_names(model: nn.Module) -> dict[str, int]:
     return counts
 
 
+def check_target_names(adapter: Adapter, model_type: str) -> None:
+    """Refuse names that mean a mixture's stacked experts to PEFT, before the model is loaded.
+
+    Raises:
+        UserError: Names them.
+    """
+    names = find_expert_names(model_type, adapter.target_modules)
+    if names and adapter.type != "Full":
+        raise UserError(
+            "InvalidTargetModules",
+            f"method.adapter.targetModules: in this mixture ({model_type}) PEFT takes "
+            f"{', '.join(names)} for the experts or their router, and dense layers and shared "
+            "experts of these names get no adapter; write [all-linear] for the experts too, or "
+            "only other names, such as those of attention ([auto] takes them)",
+        )
+
+
 def check_target_modules(adapter: Adapter, model: nn.Module) -> None:
-    """Refuse targets that match nothing.
+    """Refuse targets that match nothing, or other modules than they name.
 
     Raises:
         UserError: Names the ``targetModules`` without a match; lists the modules there are.
     """
     if adapter.type == "Full" or adapter.target_modules == [ALL_LINEAR]:
         return
-    known = linear_module_names(model)
+    check_target_names(adapter, _kind_of(model))
+    counts = linear_module_names(model)
+    known = sorted(counts.keys() - find_expert_names(_kind_of(model), counts))
+    names = _names_without_experts(model)
     missing = [
         target
         for target in adapter.target_modules
-        if not any(
-            name == target or name.endswith("." + target) for name, _ in model.named_modules()
-        )
+        if not any(name == target or name.endswith("." + target) for name in names)
     ]
     if alone := [word for word in (ALL_LINEAR, AUTO) if word in missing]:
         raise UserError(
@@ -67,7 +85,7 @@ def check_target_modules(adapter: Adapter, model: nn.Module) -> None:
         raise UserError(
             "NoMatchingModules",
             f"method.adapter.targetModules: {', '.join(map(repr, missing))} matches no module of "
-            f"the base model; its linear modules are {', '.join(sorted(known))} (or use "
+            f"the base model; its linear modules are {', '.join(known)} (or use "
             f"{ALL_LINEAR})",
         )
     fused = sorted({t.rsplit(".", 1)[-1] for t in adapter.target_modules} & set(_excluded(model)))
@@ -94,9 +112,13 @@ def check_saved_modules(adapter: Adapter, model: PreTrainedModel) -> None:
         UserError: A name in ``modulesToSave`` matches no module, or a tied one, or one that also
             gets an adapter.
     """
-    names = [name for name, module in model.named_modules() if not list(module.children())]
+    names = [
+        name
+        for name in _names_without_experts(model)
+        if not list(model.get_submodule(name).children())
+    ]
     for wanted in adapter.modules_to_save:
-        field = f"method.adapter.modulesToSave: {wanted!r}"
+        field, leaf = f"method.adapter.modulesToSave: {wanted!r}", wanted.rsplit(".", 1)[-1]
         matching = [name for name in names if name == wanted or name.endswith("." + wanted)]
         if not matching:
             leaves = sorted({name.rsplit(".", 1)[-1] for name in names})
@@ -113,9 +135,11 @@ def check_saved_modules(adapter: Adapter, model: PreTrainedModel) -> None:
                 f"{field}: the base model ties its embeddings to its output head, and training "
                 "one would part them; leave it out",
             )
-        counts = linear_module_names(model)
+        # Of the names that mean experts, PEFT adapts only the router's module itself.
+        is_expert = find_expert_names(_kind_of(model), [leaf])
+        is_linear = leaf == "gate" if is_expert else leaf in linear_module_names(model)
         if wanted in adapter.target_modules or (
-            adapter.target_modules == [ALL_LINEAR] and wanted in counts
+            adapter.target_modules == [ALL_LINEAR] and is_linear
         ):
             raise UserError(
                 "InvalidModulesToSave",
@@ -123,11 +147,18 @@ def check_saved_modules(adapter: Adapter, model: PreTrainedModel) -> None:
             )
 
 
+def _names_without_experts(model: nn.Module) -> list[str]:
+    """Return the names of all modules but stacked experts, which cannot be named to PEFT."""
+    return [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] != "experts"]
+
+
+def _kind_of(model: nn.Module) -> str:
+    return str(getattr(getattr(model, "config", None), "model_type", ""))
+
+
 def _excluded(model: nn.Module) -> tuple[str, ...]:
     """Return the modules that ``all-linear`` has to leave out of this model."""
-    config = getattr(model, "config", None)
-    is_state_space = getattr(config, "model_type", None) in STATE_SPACE_TYPES
-    return FUSED_IN_STATE_SPACE if is_state_space else ()
+    return FUSED_IN_STATE_SPACE if _kind_of(model) in STATE_SPACE_TYPES else ()
 
 
 def has_fused_experts(model: nn.Module) -> bool:
@@ -140,8 +171,8 @@ def has_fused_experts(model: nn.Module) -> bool:
 
 def adapts_experts(adapter: Adapter, model: nn.Module) -> bool:
     """Whether the adapter changes the model's fused experts."""
-    kind = str(getattr(getattr(model, "config", None), "model_type", ""))
-    return has_fused_experts(model) and reaches_experts(kind, tuple(adapter.target_modules))
+    targets = tuple(adapter.target_modules)
+    return has_fused_experts(model) and reaches_experts(_kind_of(model), targets)
 
 
 def decide_dropout(adapter: Adapter, model: nn.Module) -> float:

@@ -25,11 +25,27 @@ in transformers 4. Of the others (gpt-oss, Llama 4, Qwen2-MoE) they are paramete
 ``all-linear`` does not name.
 
 Source: ``_convert_peft_config_moe`` of PEFT 0.21, which a test compares this with."""
+_EXPERT_NAMES = frozenset(("down_proj", "gate", "gate_proj", "up_proj", "w1", "w2", "w3"))
+"""Last parts of names that PEFT takes for experts or router of these model types, wherever found.
+
+Source: ``_MOE_TARGET_MODULE_MAPPING`` of PEFT 0.21, which a test compares this with."""
+
+
+def find_expert_names(model_type: str, names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names that PEFT takes for a mixture's experts or router.
+
+    Dense layers and shared experts of these names get no adapter then.
+    """
+    if model_type not in ADAPTED_EXPERTS:
+        return ()
+    return tuple(name for name in names if name.rsplit(".", 1)[-1] in _EXPERT_NAMES)
 
 
 def reaches_experts(model_type: str, targets: tuple[str, ...]) -> bool:
-    """Whether an adapter with these targets changes a mixture's experts."""
-    return targets == ALL_LINEAR and model_type in ADAPTED_EXPERTS
+    """Whether an adapter with these targets changes a mixture's experts or router."""
+    if targets == ALL_LINEAR:
+        return model_type in ADAPTED_EXPERTS
+    return bool(find_expert_names(model_type, targets))
 
 
 def choose_targets(asked: Iterable[str], model: Architecture) -> tuple[str, ...]:

@@ -38,7 +38,7 @@ from finetune_trainer.prepare.refusals.refusals import (
     require_splits,
     require_validation,
 )
-from finetune_trainer.prepare.refusals.served import require_context, require_served
+from finetune_trainer.prepare.refusals.served import require_adapter, require_context
 from finetune_trainer.prepare.report.summary import report_sentences
 from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.publish.versions import newest_version
@@ -73,7 +73,7 @@ def _prepare(context: StageContext) -> PrepareResult:
     benchmarks = fetch_benchmarks(storage, workspace)
     model_dir, revision = model.fetch(include_weights=False)
     require_licence(named, model_dir, storage.say)
-    require_served(job, model_dir)
+    require_adapter(job, model_dir)
     template = fetch_template(named, storage.access(named.credentials_ref))
     digest = compute_version(
         job.spec, files, benchmarks=benchmarks, model_revision=revision, chat_template=template

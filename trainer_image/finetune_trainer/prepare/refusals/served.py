@@ -1,4 +1,4 @@
-"""Refuses questions before training that the evaluation's server could not answer."""
+"""Refuses adapters and questions before training that the trainer or a server could not use."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from finetune_trainer.data.asking import draw_questions
 from finetune_trainer.data.held_out import digest_of, read_rows
 from finetune_trainer.data.rows import other_answer, prompt_of
 from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.model.adapters import check_target_names
 from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.context import served_context
 from finetune_trainer.model.encoding import ChatTokenizer, make_encoder
@@ -24,24 +25,27 @@ from finetune_trainer.run import BaseModel
 _DROP = "hyperparameters.maxSequenceLength with dataset.onTooLong: Drop"
 
 
-def require_served(job: ResolvedJob, folder: Path) -> None:
-    """Refuse a vLLM server for an adapter on a mixture's experts.
+def require_adapter(job: ResolvedJob, folder: Path) -> None:
+    """Refuse an adapter on names of a mixture's experts, and a vLLM server for one on experts.
 
     vLLM silently drops an adapter's changes in modules that it does not support. The model's
     configuration is enough.
 
     Raises:
-        UserError: ``EngineUnsuitable``.
+        UserError: ``InvalidTargetModules`` or ``EngineUnsuitable``.
     """
-    if job.spec.evaluation.engine != "VLLM":
+    adapter, asks_server = job.spec.method.adapter, job.spec.evaluation.engine == "VLLM"
+    if not (adapter.target_modules or asks_server):
         return
     model = read_model_architecture(folder)
-    targets = choose_targets(job.spec.method.adapter.target_modules, model)
-    if reaches_experts(model.model_type, targets):
+    if not job.spec.trains_nothing:
+        check_target_names(adapter, model.model_type)
+    targets = choose_targets(adapter.target_modules, model)
+    if asks_server and reaches_experts(model.model_type, targets):
         raise UserError(
             "EngineUnsuitable",
-            f"evaluation.engine VLLM: method.adapter.targetModules all-linear changes the experts "
-            f"of this mixture ({model.model_type}), which was never tried with vLLM; use "
+            f"evaluation.engine VLLM: method.adapter.targetModules {', '.join(targets)} changes "
+            f"experts of this mixture ({model.model_type}), which was never tried with vLLM; use "
             "Transformers, or name the attention's modules, such as q_proj and v_proj (auto does)",
         )
 
@@ -73,11 +77,11 @@ def require_context(model: BaseModel, folder: Path, *, num_questions: int) -> No
 def find_unserved(
     model: BaseModel, folder: Path, *, num_questions: int
 ) -> list[DataError | UserError]:
-    """Return all refusals of :func:`require_served` and :func:`require_context`."""
+    """Return all refusals of :func:`require_adapter` and :func:`require_context`."""
     model_dir, _ = model.fetch(include_weights=False)
     refusals: list[DataError | UserError] = []
     for require in (
-        partial(require_served, model.storage.job, model_dir),
+        partial(require_adapter, model.storage.job, model_dir),
         partial(require_context, model, folder, num_questions=num_questions),
     ):
         try:
