@@ -166,7 +166,7 @@ def test_the_adapter_of_a_4_bit_base_is_cast_where_it_is_float32() -> None:
 
 
 def test_experts_that_no_adapter_reaches_add_nothing_to_it() -> None:
-    stacked = {**MIXTRAL, "model_type": "gpt_oss"}
+    stacked = {**MIXTRAL, "model_type": "qwen2_moe"}
     bare = Setup(dropout=False)
     attention = Setup(dropout=False, targets=("q_proj", "k_proj", "v_proj", "o_proj"))
     assert need(bare, config=stacked) == need(attention, config=stacked)
@@ -287,3 +287,33 @@ def write_header(path: Path, tensors: dict[str, tuple[str, list[int]]]) -> None:
     }
     text = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(text)) + text)
+
+
+def test_llama_4_computes_all_experts_for_every_token() -> None:
+    config = {**MIXTRAL, "model_type": "llama4_text", "num_experts_per_tok": 1}
+    model = describe_architecture(config, {})
+    assert model.experts_per_token == model.num_experts == 8
+    assert describe_architecture({**config, "model_type": "mixtral"}, {}).experts_per_token == 1
+    apart = describe_architecture({**config, "interleave_moe_layer_step": 2}, {})
+    assert apart.dense_layers == 16
+    assert apart.num_expert_parameters == model.num_expert_parameters / 2
+
+
+def test_doras_norms_take_what_a_weight_takes_however_few_tokens_there_are() -> None:
+    few = Batch(rows=1, longest=1, tokens=1)
+    setup = Setup(adapter="DoRA", dropout=False)
+    model = describe_architecture(LLAMA_8B, {})
+    needed = estimate_training(model, setup, few).activations
+    assert needed > 6 * 14336**2
+    assert needed > estimate_training(model, replace(setup, adapter="LoRA"), few).activations
+
+
+def test_layers_cast_what_layer_norm_puts_out_in_float32_on_gpus() -> None:
+    bare = Setup(dropout=False)
+    batch = Batch(rows=1, longest=1024, tokens=1024)
+    config = {**LLAMA_8B, "model_type": "starcoder2"}
+    model = describe_architecture(config, {})
+    on_gpu = saved_bytes(model, bare, batch)
+    by_master = saved_bytes(model, replace(bare, strategy="ZeRO2"), batch)
+    # Two copies for q, k and v, which share one otherwise.
+    assert on_gpu - by_master == 2 * 2 * 4096 * 1024 * model.num_layers

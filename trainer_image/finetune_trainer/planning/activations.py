@@ -11,6 +11,9 @@ from finetune_trainer.planning.architecture import Architecture, Linear
 from finetune_trainer.planning.experts import reaches_experts
 from finetune_trainer.planning.setup import BFLOAT16, FLOAT32, Batch, Setup
 
+_WITH_SINKS = frozenset(("gpt_oss",))
+"""Families whose scores have a learned column that takes none of the values."""
+
 
 def is_target(name: str, setup: Setup) -> bool:
     """Whether a linear layer of this name gets an adapter."""
@@ -75,6 +78,9 @@ def scores_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
     if setup.attention == "eager":
         # softmax in float32, its image in the compute type, dropout's mask and result
         per_cell = FLOAT32 + (setup.value_bytes if setup.bfloat16 else 0)
+        if model.model_type in _WITH_SINKS:
+            # softmax in the compute type, and a copy without the sinks
+            per_cell = 2 * setup.value_bytes
         if model.attention_dropout:
             per_cell += setup.noise_bytes + setup.value_bytes
         if model.caps_scores:
@@ -121,7 +127,8 @@ def _norms(model: Architecture, setup: Setup) -> float:
         kept = setup.stream_bytes
     else:
         # x in float32; the normalised x as well where the norm's own weight is trained.
-        kept = FLOAT32 + (setup.stream_bytes if setup.is_full else 0)
+        weighed = FLOAT32 if model.weighs_wide else setup.stream_bytes
+        kept = FLOAT32 + (weighed if setup.is_full else 0)
     return kept * width + FLOAT32 * model.norms_per_layer
 
 
@@ -142,13 +149,14 @@ def _inputs(model: Architecture, setup: Setup) -> float:
         per_block = max(each.count for each in linears) / model.num_layers
         width = linears[0].width_in
         targets = [each for each in linears if is_target(each.name, setup)]
+        # Autocast casts a float32 input anew for every layer that takes it.
+        is_normed = width == model.hidden_size and not _is_out(linears)
+        is_cast = is_normed and (setup.casts_weights or _casts_norms(model, setup))
         if setup.is_full:
-            # Autocast casts the float32 input anew for every layer that takes it.
-            is_cast = setup.casts_weights and width == model.hidden_size and not _is_out(linears)
             copies = len(linears) if is_cast else 1
             total += copies * width * setup.value_bytes * per_block
         elif targets:
-            own = len(targets) if setup.copies_inputs else 1
+            own = len(targets) if setup.copies_inputs or is_cast else 1
             each_kept = setup.value_bytes * own
             if setup.dropout:
                 each_kept += setup.noise_bytes * len(targets)
@@ -160,17 +168,26 @@ def _inputs(model: Architecture, setup: Setup) -> float:
     return total
 
 
+def _casts_norms(model: Architecture, setup: Setup) -> bool:
+    """Whether norms put out float32 that each layer after them casts to bfloat16."""
+    return setup.widens_on_gpu and model.norms_widen
+
+
 def _mlp(model: Architecture, setup: Setup) -> float:
     """What the activation and the product keep; the product itself is the last layer's input."""
     s, h = setup.value_bytes, model.hidden_size
     if model.num_experts:
-        # Each visit of a token: its output by expert, both factors and the activated one; where
-        # experts are trained, the inputs of their products as well.
+        # Each visit of a token: its output by expert (Llama 4: its input), both factors and the
+        # activated one; where experts are trained, the inputs of their products as well.
         inputs = 0 if _freezes_experts(model, setup) else model.intermediate_size + h
-        visits = model.experts_per_token * (3 * model.intermediate_size + h + inputs)
+        visits = model.experts_per_token * (
+            model.expert_images * model.intermediate_size + h + inputs
+        )
         # Autocast leaves the residual stream of trained weights in float32 and casts by visit.
         casts = 10 * model.experts_per_token * h if setup.casts_weights else 0
-        return s * (visits + 3 * model.shared_intermediate_size) + casts + 64
+        mixed = s * (visits + 3 * model.shared_intermediate_size) + casts + 64
+        share = model.dense_layers / model.num_layers
+        return (1 - share) * mixed + share * 3 * s * model.dense_intermediate_size
     width = model.intermediate_size
     if model.gated:
         # Both factors, and the activated one unless a fused kernel computes it anew.
@@ -179,7 +196,11 @@ def _mlp(model: Architecture, setup: Setup) -> float:
         # ReLU keeps its result, which is the last layer's input unless that one is cast or dropped.
         is_shared = setup.is_full or not setup.copies_inputs
         return 0 if is_shared else s * width
-    return (4 if model.composed_activation else 1) * s * width
+    if model.composed_activation:
+        # A power is float32 under a GPU's autocast, and so is what is computed with it.
+        is_widened = model.cubes_activation and setup.widens_on_gpu
+        return (3 * FLOAT32 + BFLOAT16 if is_widened else 4 * s) * width
+    return s * width
 
 
 def _widens_inputs(setup: Setup) -> bool:
@@ -207,9 +228,9 @@ def _mlp_width(model: Architecture, setup: Setup) -> float:
 
 
 def _grouped(model: Architecture) -> Iterator[list[Linear]]:
-    groups: dict[str, list[Linear]] = {}
+    groups: dict[tuple[str, int], list[Linear]] = {}
     for linear in model.linears:
-        groups.setdefault(_group(linear.name), []).append(linear)
+        groups.setdefault((_group(linear.name), linear.width_in), []).append(linear)
     yield from groups.values()
 
 

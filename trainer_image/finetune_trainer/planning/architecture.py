@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from finetune_trainer.planning import headers
 from finetune_trainer.planning.caches import CacheShape, describe_cache
-from finetune_trainer.planning.headers import Stored, read_headers, weight_files
+from finetune_trainer.planning.headers import Stored
 from finetune_trainer.planning.positions import turns_by_length
 
 _TIED = frozenset(
@@ -25,10 +26,22 @@ _PLAIN_MLP = frozenset(
 )
 """Families whose MLP has no gate."""
 _LAYER_NORM = _PLAIN_MLP | {"stablelm", "cohere", "cohere2", "olmo"}
+_NORMS_AS_THEY_COME = frozenset(("olmo", "nemotron"))
+"""Of them, families whose norms put out the type that comes in, whatever autocast does."""
+_WEIGHS_WIDE = frozenset(
+    ("gemma", "gemma2", "gemma3", "gemma3_text", "gpt_oss", "olmo2", "olmo3", "qwen3_next")
+)
+"""Families whose RMSNorm multiplies with its weight in float32."""
 _FOUR_NORMS = frozenset(("gemma2", "gemma3", "gemma3_text", "glm4"))
 _ONE_NORM = frozenset(("phi", "cohere", "cohere2", "gptj"))
 _QK_NORM = frozenset(("qwen3", "qwen3_moe", "gemma3", "gemma3_text", "olmo2", "olmo3", "olmoe"))
-_COMPOSED = frozenset(("gelu_new", "gelu_fast", "quick_gelu", "gelu_python", "relu2"))
+_COMPOSED = frozenset(
+    ("gelu_new", "gelu_fast", "gelu_accurate", "quick_gelu", "gelu_python", "relu2")
+)
+_ALL_EXPERTS = frozenset(("llama4", "llama4_text"))
+"""Families that run every expert for every token, and weigh most by zero."""
+_EXPERT_IMAGES = {"gpt_oss": 6}
+"""Where autograd keeps other images than both factors and the activated one."""
 _TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _BLOCK = re.compile(r"(?:^|\.)(?:layers|h|blocks|block)\.(\d+)\.(.+)\.weight$")
 _EXPERT = re.compile(r"(?:^|\.)experts\.")
@@ -77,15 +90,21 @@ class Architecture:
         tied: The head is the embedding.
         gated: The MLP multiplies two projections (SwiGLU, GeGLU).
         rms_norm: RMSNorm written in Python operations, else one LayerNorm kernel.
+        norms_widen: Its norms put out float32 under a GPU's autocast.
+        weighs_wide: Its norms multiply with their weight in float32.
         norms_per_layer: Norms over the residual stream per block.
         qk_norm: Queries and keys are normalised.
         composed_activation: The activation is several Python operations, not one kernel.
+        cubes_activation: One of them is a power.
         relu: The activation is ReLU, which autograd undoes from its result.
         dropout: Residual dropout of the base model itself (GPT-2).
         attention_dropout: Its attention dropout.
         num_experts: Routed experts per block; 0 for a dense model.
-        experts_per_token: Of them, how many a token visits.
+        experts_per_token: Of them, how many compute for a token.
+        expert_images: Images of an expert's width that autograd keeps of a token.
         shared_intermediate_size: Width of the MLP beside the routed experts, 0 if none.
+        dense_layers: Blocks of a mixture that have one MLP in the place of the experts.
+        dense_intermediate_size: Its width.
         num_expert_parameters: Weights of all routed experts.
         latent_attention: Queries and keys come through a low rank (DeepSeek).
         linears: Linear layers outside the routed experts.
@@ -110,15 +129,21 @@ class Architecture:
     tied: bool = False
     gated: bool = True
     rms_norm: bool = True
+    norms_widen: bool = False
+    weighs_wide: bool = False
     norms_per_layer: int = 2
     qk_norm: bool = False
     composed_activation: bool = False
+    cubes_activation: bool = False
     relu: bool = False
     dropout: bool = False
     attention_dropout: bool = False
     num_experts: int = 0
     experts_per_token: int = 0
+    expert_images: int = 3
     shared_intermediate_size: int = 0
+    dense_layers: int = 0
+    dense_intermediate_size: int = 0
     num_expert_parameters: int = 0
     latent_attention: bool = False
     linears: tuple[Linear, ...] = ()
@@ -171,8 +196,8 @@ def read_architecture(folder: Path, config: Mapping[str, Any]) -> Architecture:
         ValueError: The configuration lacks a width, or a weight file is damaged; the message says
             which.
     """
-    is_there = all(path.is_file() for path in weight_files(folder))
-    return describe_architecture(config, read_headers(folder) if is_there else {})
+    is_there = all(path.is_file() for path in headers.weight_files(folder))
+    return describe_architecture(config, headers.read_headers(folder) if is_there else {})
 
 
 def describe_architecture(config: Mapping[str, Any], stored: Mapping[str, Stored]) -> Architecture:
@@ -188,7 +213,7 @@ def describe_architecture(config: Mapping[str, Any], stored: Mapping[str, Stored
     text: Mapping[str, Any] = config.get("text_config") or config
     base = _from_config(text, config)
     if not stored:
-        return _count_usual(base, text)
+        return _count_usual(base)
     kept = {
         name: tensor.shape
         for name, tensor in stored.items()
@@ -196,7 +221,7 @@ def describe_architecture(config: Mapping[str, Any], stored: Mapping[str, Stored
     }
     has_head = any(name.endswith(("lm_head.weight", "embed_out.weight")) for name in kept)
     tied = base.tied or not has_head
-    packed = {name: _values_per_element(name, each.dtype) for name, each in stored.items()}
+    packed = {name: headers.values_per_element(name, each.dtype) for name, each in stored.items()}
     sizes = {name: int(math.prod(shape) * packed[name]) for name, shape in kept.items()}
     if base.tied and has_head:
         sizes = {name: size for name, size in sizes.items() if not name.endswith("lm_head.weight")}
@@ -204,7 +229,7 @@ def describe_architecture(config: Mapping[str, Any], stored: Mapping[str, Stored
         base,
         tied=tied,
         num_parameters=sum(sizes.values()),
-        stored_type=_usual_type(stored),
+        stored_type=headers.usual_type(stored),
         num_expert_parameters=sum(n for name, n in sizes.items() if _EXPERT.search(name)),
         linears=_find_linears(kept, is_transposed=base.model_type == "gpt2"),
         modules=_find_modules(sizes),
@@ -216,13 +241,9 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
     hidden = _number(text, "hidden_size", "n_embd", "d_model")
     # A state-space model has no heads; its blocks are counted as attention of a usual width.
     heads = int(_first(text, "num_attention_heads", "n_head", "n_heads") or max(1, hidden // 64))
-    experts = int(_first(text, *_EXPERT_COUNTS) or 0)
     width = int(_first(text, "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden)
-    expert_width = int(text.get("moe_intermediate_size") or width)
-    shared = int(
-        text.get("shared_expert_intermediate_size")
-        or int(text.get("n_shared_experts") or 0) * expert_width
-    )
+    usual = "gelu_new" if kind == "gpt2" else ""
+    activation = str(_first(text, "hidden_act", "activation_function") or usual)
     tied = text.get("tie_word_embeddings", config.get("tie_word_embeddings"))
     dtype = _first({**config, **text}, "dtype", "torch_dtype")
     layers = _number(text, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -234,7 +255,6 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
         stored_type=_TYPES.get(str(dtype), ""),
         is_quantized="quantization_config" in config,
         hidden_size=hidden,
-        intermediate_size=expert_width if experts else width,
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
@@ -243,18 +263,16 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
         tied=kind in _TIED if tied is None else bool(tied),
         gated=kind not in _PLAIN_MLP,
         rms_norm=kind not in _LAYER_NORM,
+        norms_widen=kind in _LAYER_NORM - _NORMS_AS_THEY_COME,
+        weighs_wide=kind in _WEIGHS_WIDE,
         norms_per_layer=4 if kind in _FOUR_NORMS else 1 if kind in _ONE_NORM else 2,
         qk_norm=kind in _QK_NORM,
-        composed_activation=str(_first(text, "hidden_act", "activation_function")) in _COMPOSED
-        or (kind == "gpt2" and "activation_function" not in text),
-        relu=_first(text, "hidden_act", "activation_function") == "relu",
+        composed_activation=activation in _COMPOSED,
+        cubes_activation=activation in ("gelu_new", "gelu_accurate"),
+        relu=activation == "relu",
         dropout=float(_first(text, "resid_pdrop", "dropout") or 0) > 0,
         attention_dropout=float(_first(text, "attn_pdrop", "attention_dropout") or 0) > 0,
-        num_experts=experts,
-        experts_per_token=int(
-            _first(text, "num_experts_per_tok", "num_experts_per_token", "moe_k") or 0
-        ),
-        shared_intermediate_size=shared if experts else 0,
+        **_describe_mixture(text, kind, width, layers),
         latent_attention=bool(text.get("kv_lora_rank")),
         cache=describe_cache(
             text, num_layers=layers, kv_width=kv_heads * head_dim, hidden_size=hidden
@@ -265,17 +283,43 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
     )
 
 
-def _usual_linears(model: Architecture, text: Mapping[str, Any]) -> tuple[Linear, ...]:
+def _describe_mixture(
+    text: Mapping[str, Any], kind: str, width: int, layers: int
+) -> dict[str, int]:
+    """Describe the MLPs, which are of this width unless experts have one of their own."""
+    experts = int(_first(text, *_EXPERT_COUNTS) or 0)
+    if not experts:
+        return {"intermediate_size": width}
+    own = int(text.get("moe_intermediate_size") or width)
+    visited = _first(text, "num_experts_per_tok", "num_experts_per_token", "moe_k")
+    shared = int(text.get("n_shared_experts") or kind in _ALL_EXPERTS) * own
+    return {
+        "intermediate_size": own,
+        "num_experts": experts,
+        "experts_per_token": experts if kind in _ALL_EXPERTS else int(visited or 0),
+        "expert_images": _EXPERT_IMAGES.get(kind, 3),
+        "shared_intermediate_size": int(text.get("shared_expert_intermediate_size") or shared),
+        "dense_layers": _count_dense(text, layers),
+        "dense_intermediate_size": int(text.get("intermediate_size_mlp") or width),
+    }
+
+
+def _count_dense(text: Mapping[str, Any], num_layers: int) -> int:
+    if isinstance(mixed := text.get("moe_layers"), list):  # of Llama 4
+        return num_layers - sum(int(each) < num_layers for each in mixed)
+    every = int(text.get("interleave_moe_layer_step") or 1)
+    return int(text.get("first_k_dense_replace") or num_layers - num_layers // every)
+
+
+def _usual_linears(model: Architecture) -> tuple[Linear, ...]:
     h, layers = model.hidden_size, model.num_layers
     found = [
         ("q_proj", h, model.query_width), ("k_proj", h, model.kv_width),
         ("v_proj", h, model.kv_width), ("o_proj", model.query_width, h),
     ]  # fmt: skip
-    dense_layers = layers
-    width = model.intermediate_size
+    dense_layers, width = layers, model.intermediate_size
     if model.num_experts:
-        dense_layers = int(text.get("first_k_dense_replace") or 0)
-        width = int(text.get("intermediate_size") or width)
+        dense_layers, width = model.dense_layers, model.dense_intermediate_size
         shared = model.shared_intermediate_size
         found += [("gate_proj", h, shared), ("up_proj", h, shared), ("down_proj", shared, h)]
     linears = [
@@ -293,12 +337,12 @@ def _usual_linears(model: Architecture, text: Mapping[str, Any]) -> tuple[Linear
     return tuple(linears)
 
 
-def _count_usual(model: Architecture, text: Mapping[str, Any]) -> Architecture:
-    h, linears = model.hidden_size, _usual_linears(model, text)
+def _count_usual(model: Architecture) -> Architecture:
+    h, linears = model.hidden_size, _usual_linears(model)
     embeddings = model.vocab_size * h * (1 if model.tied else 2)
     dense = sum(each.width_in * each.width_out * each.count for each in linears)
-    experts = 3 * h * model.intermediate_size * model.num_experts * model.num_layers
-    routers = h * model.num_experts * model.num_layers
+    routers = h * model.num_experts * (model.num_layers - model.dense_layers)
+    experts = 3 * model.intermediate_size * routers
     norms = h * (model.norms_per_layer * model.num_layers + 1)
     ends = {"model.embed_tokens": model.vocab_size * h, "model.norm": h}
     if not model.tied:
@@ -340,23 +384,6 @@ def _find_linears(
         Linear(name=leaf, width_in=width_in, width_out=width_out, count=count, in_attention=attends)
         for (leaf, width_in, width_out, attends), count in counts.items()
     )
-
-
-def _usual_type(stored: Mapping[str, Stored]) -> str:
-    sizes: dict[str, int] = {}
-    for each in stored.values():
-        sizes[each.dtype] = sizes.get(each.dtype, 0) + math.prod(each.shape)
-    return max(sizes, key=lambda name: sizes[name])
-
-
-def _values_per_element(name: str, dtype: str) -> float:
-    if name.endswith(("_scales", "weight_scale_inv", ".scales", ".qzeros", ".g_idx", "_scale")):
-        return 0.0
-    if name.endswith("_blocks") and dtype == "U8":
-        return 2.0
-    if name.endswith(".qweight"):
-        return 8.0
-    return 1.0
 
 
 def _first(text: Mapping[str, Any], *names: str) -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,3 +70,22 @@ def read_header(path: Path) -> dict[str, Stored]:
             }
         except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path.name} is no safetensors file: {error}") from error
+
+
+def usual_type(stored: Mapping[str, Stored]) -> str:
+    """Return the type of most weights."""
+    sizes: dict[str, int] = {}
+    for each in stored.values():
+        sizes[each.dtype] = sizes.get(each.dtype, 0) + math.prod(each.shape)
+    return max(sizes, key=lambda name: sizes[name])
+
+
+def values_per_element(name: str, dtype: str) -> float:
+    """Return how many weights an element of a tensor holds: packed ones several, scales none."""
+    if name.endswith(("_scales", "weight_scale_inv", ".scales", ".qzeros", ".g_idx", "_scale")):
+        return 0.0
+    if name.endswith("_blocks") and dtype == "U8":
+        return 2.0
+    if name.endswith(".qweight"):
+        return 8.0
+    return 1.0

@@ -8,7 +8,7 @@ padding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from finetune_trainer.planning.activations import (
     expert_adapter_size,
@@ -241,12 +241,38 @@ def _activation_bytes(model: Architecture, setup: Setup, batch: Batch) -> tuple[
     if expert_adapter_size(model, setup):
         # PEFT adds the update to the experts' weights and keeps the sum for the backward pass.
         casts += s * model.num_expert_parameters
+    norms = _dora_bytes(model, setup)
     if not setup.checkpointing:
-        moment = batch.tokens * moment_per_token(model, setup)
+        moment = max(batch.tokens * moment_per_token(model, setup), norms)
         return int(layers * block + ends + casts), int(moment)
     inputs = layers * batch.tokens * h * stream
-    moment = block + batch.tokens * recompute_per_token(model, setup) + casts / layers
+    # Of a mixture with dense blocks, the one that is largest has experts.
+    block = batch.tokens * saved_per_token(replace(model, dense_layers=0), setup) + attention
+    moment = block + max(batch.tokens * recompute_per_token(model, setup), norms) + casts / layers
     return int(inputs + ends), int(max(moment, casts))
+
+
+def _dora_bytes(model: Architecture, setup: Setup) -> int:
+    """Return what the norms of one DoRA layer's weight take, however few tokens there are.
+
+    PEFT sends the identity through the adapter, of which autocast keeps a copy. Then there are, in
+    float32, the update, its scaled image, the weight, and their sum. With dropout, the copies that
+    are kept of all weights are more. Source: ``peft.tuners.lora.dora.DoraLinearLayer``.
+    """
+    if setup.adapter != "DoRA" or setup.dropout:
+        return 0
+    largest = 0
+    for each in model.linears:
+        if is_target(each.name, setup):
+            identity, update = each.width_in**2, each.width_in * each.width_out
+            if setup.bfloat16:
+                made = (FLOAT32 + BFLOAT16) * identity + BFLOAT16 * update
+                summed = BFLOAT16 * identity + (BFLOAT16 + 4 * FLOAT32) * update
+            else:
+                # The update and the weight are float32 already.
+                made, summed = 0, FLOAT32 * identity + 3 * FLOAT32 * update
+            largest = max(largest, made, summed)
+    return largest
 
 
 def _head_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:

@@ -111,6 +111,14 @@ class Setup:
         return self.dropout or (self.bfloat16 and is_widened)
 
     @property
+    def widens_on_gpu(self) -> bool:
+        """Whether a GPU's autocast computes LayerNorm and powers in float32; a CPU's does not.
+
+        DeepSpeed runs without autocast. Source: ``ATen/autocast_mode.h``, ``AT_FORALL_FP32``.
+        """
+        return self.bfloat16 and self.use_gpu and self.strategy not in MASTER_STRATEGIES
+
+    @property
     def whole_bytes(self) -> int:
         """Bytes of a weight of a module that is trained whole beside an adapter."""
         return FLOAT32 if trains_in_float32(self.adapter, self.strategy) else self.value_bytes
