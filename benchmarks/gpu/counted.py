@@ -85,8 +85,8 @@ def run_micro_batch(
             return _count(model, setup, batch)
 
 
-def fake_tensors_of(model: torch.nn.Module, mode: Any) -> None:
-    """Turn the tensors of a model on the meta device into fake ones on the CPU."""
+def fake_tensors_of(model: torch.nn.Module, mode: Any, device: str = "cpu") -> None:
+    """Turn the tensors of a model on the meta device into fake ones on another."""
     import torch
 
     made: dict[torch.Tensor, Any] = {}  # a tied weight stays one
@@ -94,7 +94,7 @@ def fake_tensors_of(model: torch.nn.Module, mode: Any) -> None:
     def fake(tensor: torch.Tensor) -> Any:
         if tensor not in made:
             made[tensor] = mode.fake_tensor_converter.from_meta_and_device(
-                mode, tensor.detach(), torch.device("cpu")
+                mode, tensor.detach(), torch.device(device)
             )
         return made[tensor]
 
@@ -119,7 +119,7 @@ def build_model(config: Any, setup: Setup, num_layers: int) -> torch.nn.Module:
     from finetune_trainer.model.adapters import build_lora_config, keep_input_types
     from finetune_trainer.train.ranks.whole import train_in_float32
 
-    small = type(config)(**{**config.to_dict(), "num_hidden_layers": num_layers})
+    small = shorten(config, num_layers)
     small._attn_implementation = _name_attention(setup)
     # FSDP2 gathers float32 weights as bfloat16.
     is_narrow = setup.bfloat16 and (not setup.is_full or setup.strategy == "FSDP2")
@@ -145,6 +145,13 @@ def build_model(config: Any, setup: Setup, num_layers: int) -> torch.nn.Module:
     model.train()
     found: torch.nn.Module = model
     return found
+
+
+def shorten(config: Any, num_layers: int) -> Any:
+    """Return a configuration with so many layers."""
+    by_layer = ("layer_types", "moe_layers", "no_rope_layers")
+    kept = {name: value for name, value in config.to_dict().items() if name not in by_layer}
+    return type(config)(**{**kept, "num_hidden_layers": num_layers})
 
 
 def make_inputs(setup: Setup, batch: Batch) -> dict[str, Any]:

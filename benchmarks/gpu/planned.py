@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "benchmarks" / "trainer")]
 
 from counted import Moments, count_moments  # noqa: E402
+from cuda_autocast import FAMILIES, WAYS, compare_layer  # noqa: E402
 from lines import (  # noqa: E402
     LENGTH,
     Line,
@@ -62,6 +63,11 @@ COUNTING = (
     "that it is refused. Automatic choices fill at most "
     f"{COMFORT:.0%}, if anything does.",
     "- AdamW's states are two values for each trained weight, which are counted below.",
+)
+UNDER_AUTOCAST = (
+    "The counts above run under a CPU's autocast. CUDA's computes LayerNorm and powers in float32, "
+    "and each layer casts their results to bfloat16 for itself. What one layer of a small model "
+    "saves per token, counted on fake tensors that name a GPU (`cuda_autocast.py`), in bytes:",
 )
 BY_BOUNDARIES = (
     "With varlen attention (`torch.nn.attention.varlen`, which needs no mask and keeps keys and "
@@ -139,6 +145,15 @@ def row_by_boundaries(line: Line, gpu: GPU) -> str:
     return f"| {line.name} | {compare(line, plan)} |"
 
 
+def row_under_autocast(family: str) -> str:
+    """Write what a layer of a family saves under CUDA's autocast, by the ways to train it."""
+    cells = []
+    for setup in WAYS.values():
+        planned, counted = compare_layer(family, setup)
+        cells.append(f"{planned:,.0f} / {counted:,.0f} = {planned / counted:.2f}")
+    return f"| {family} | {' | '.join(cells)} |"
+
+
 def count_weights(shape: str) -> str:
     """Count the weights of the real model, and of its adapter by PEFT, on the meta device.
 
@@ -206,6 +221,12 @@ def write_page(name: str, gpu: GPU) -> list[str]:
         "| line | saved, planned / counted | peak, planned / counted |",
         "|---|---|---|",
         *(row_by_boundaries(line, gpu) for line in fitting),
+        "",
+        *UNDER_AUTOCAST,
+        "",
+        "| family | " + " | ".join(f"{way}, planned / counted" for way in WAYS) + " |",
+        "|---|" + "---|" * len(WAYS),
+        *(row_under_autocast(family) for family in FAMILIES),
         "",
         "The weights of the real models and of PEFT's adapters at the defaults, counted on the "
         "meta device, with the planner's number over the counted one.",

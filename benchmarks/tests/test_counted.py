@@ -26,6 +26,7 @@ from counted import (
     make_inputs,
     run_micro_batch,
 )
+from cuda_autocast import FAMILIES, WAYS, compare_layer
 from random_model import config_of
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.device_mesh import init_device_mesh
@@ -141,6 +142,13 @@ def test_varlen_attention_keeps_no_mask_and_the_heads_of_keys() -> None:
     planned = [saved_bytes(model, each, batch) for each in (setup, flash)]
     assert counted[1] < counted[0]
     assert planned == pytest.approx(counted, rel=0.02)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_plan_is_what_a_layer_saves_under_the_autocast_of_a_gpu(family: str, way: str) -> None:
+    planned, counted = compare_layer(family, WAYS[way])
+    assert 0.95 * counted <= planned <= 1.15 * counted
 
 
 def test_the_batch_that_is_counted_is_the_batch_that_was_planned() -> None:

@@ -174,6 +174,10 @@ FULL = Setup(use_gpu=False, adapter="Full")
 def grid() -> list[Case]:
     """Return all cases: Llama in all ways and shapes, the real model, every family in four ways."""
     bare = replace(LORA, dropout=False)
+    dora_ways = [
+        replace(bare, adapter="DoRA", bfloat16=bfloat16, checkpointing=checkpointing)
+        for bfloat16, checkpointing in ((True, False), (False, False), (True, True))
+    ]
     llama_ways = [
         LORA,
         bare,
@@ -189,6 +193,7 @@ def grid() -> list[Case]:
         replace(LORA, targets=("q_proj", "v_proj")),
         replace(LORA, attention="eager"),
         replace(LORA, adapter="DoRA"),
+        *dora_ways,
         *(
             replace(way, saved_modules=saved)
             for way in (LORA, replace(LORA, bfloat16=False), replace(LORA, accumulation=True))
@@ -205,6 +210,8 @@ def grid() -> list[Case]:
     ]
     tiny = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4, "vocab_size": 512}
     wide = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 4}
+    # DoRA's norms take the same for few tokens as for many.
+    cases += [Case(family="llama", size=wide, setup=w, rows=1, length=64) for w in dora_ways]
     cases += [
         Case(family="llama", size=size, setup=way)
         for size in (tiny, wide, {"vocab_size": 65536})
