@@ -144,6 +144,7 @@ def test_varlen_attention_keeps_no_mask_and_the_heads_of_keys() -> None:
     assert planned == pytest.approx(counted, rel=0.02)
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_plan_is_what_a_layer_saves_under_the_autocast_of_a_gpu(family: str, way: str) -> None:
