@@ -285,7 +285,7 @@ def _from_config(text: Mapping[str, Any], config: Mapping[str, Any]) -> Architec
 
 def _describe_mixture(
     text: Mapping[str, Any], kind: str, width: int, layers: int
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Describe the MLPs, which are of this width unless experts have one of their own."""
     experts = int(_first(text, *_EXPERT_COUNTS) or 0)
     if not experts:
