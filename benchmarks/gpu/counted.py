@@ -116,7 +116,7 @@ def build_model(config: Any, setup: Setup, num_layers: int) -> torch.nn.Module:
     from trl.trainer.utils import add_fused_lm_head
 
     from finetune_api.v1alpha1.spec.method import Adapter
-    from finetune_trainer.model.adapters import build_lora_config, keep_input_types
+    from finetune_trainer.model.adapters import build_lora_config
     from finetune_trainer.train.ranks.whole import train_in_float32
 
     small = shorten(config, num_layers)
@@ -137,7 +137,7 @@ def build_model(config: Any, setup: Setup, num_layers: int) -> torch.nn.Module:
         )
         model = get_peft_model(model, build_lora_config(adapter, model))
         train_in_float32(model, adapter=setup.adapter, strategy=setup.strategy)
-        _adapt_types(model, setup, keep_input_types)
+        _adapt_types(model, setup)
     if setup.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         if not setup.is_full and setup.strategy != "FSDP2":
@@ -209,12 +209,12 @@ def _quantize(model: torch.nn.Module) -> None:
             layer.__class__ = Quantized
 
 
-def _adapt_types(
-    model: torch.nn.Module, setup: Setup, keep_input_types: Callable[[torch.nn.Module], int]
-) -> None:
+def _adapt_types(model: torch.nn.Module, setup: Setup) -> None:
     """Set what a strategy changes of adapters, and let dropout keep what a GPU's keeps."""
     import torch
     from peft.tuners.lora import Linear
+
+    from finetune_trainer.model.adapters import keep_input_types
 
     class Dropout(torch.nn.Dropout):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -103,6 +103,12 @@ async def wait_for(tab: Page, condition: str) -> None:
     )
 
 
+async def show_answers(tab: Page, endpoint: Endpoint) -> None:
+    endpoint.hold.set()
+    await tab.run(SHOW)
+    await wait_for(tab, "document.querySelectorAll('article').length === 20")
+
+
 def choose(value: str) -> str:
     return (
         f"(() => {{ const filter = document.getElementById('filter'); filter.value = '{value}'; "
@@ -142,9 +148,7 @@ async def test_an_answer_in_no_json_is_told_with_its_status(
 async def test_what_no_endpoint_has_taken_is_not_told_as_saved(
     tab: Page, endpoint: Endpoint
 ) -> None:
-    endpoint.hold.set()
-    await tab.run(SHOW)
-    await wait_for(tab, "document.querySelectorAll('article').length === 20")
+    await show_answers(tab, endpoint)
     endpoint.away = 200
     await tab.run("document.querySelector('article').act.d()")
     await wait_for(tab, f"{STATUS}.includes('200')")
@@ -154,9 +158,7 @@ async def test_what_no_endpoint_has_taken_is_not_told_as_saved(
 async def test_an_answer_that_nobody_touched_is_no_correction(
     tab: Page, endpoint: Endpoint
 ) -> None:
-    endpoint.hold.set()
-    await tab.run(SHOW)
-    await wait_for(tab, "document.querySelectorAll('article').length === 20")
+    await show_answers(tab, endpoint)
     assert await tab.run("document.querySelector('article b, article script')") is None
     assert await tab.run("[...document.querySelectorAll('article .text')].every((e) => e.dir)")
     await tab.run("document.querySelector('article').act.e()")

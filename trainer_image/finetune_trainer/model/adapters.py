@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from finetune_api.v1alpha1.spec.method import Adapter
@@ -69,7 +70,7 @@ def check_target_modules(adapter: Adapter, model: nn.Module) -> None:
     check_target_names(adapter, _kind_of(model))
     counts = linear_module_names(model)
     known = sorted(counts.keys() - find_expert_names(_kind_of(model), counts))
-    names = _names_without_experts(model)
+    names = [name for name, _ in _named_modules(model)]
     missing = [
         target
         for target in adapter.target_modules
@@ -112,19 +113,15 @@ def check_saved_modules(adapter: Adapter, model: PreTrainedModel) -> None:
         UserError: A name in ``modulesToSave`` matches no module, or a tied one, or one that also
             gets an adapter.
     """
-    names = [
-        name
-        for name in _names_without_experts(model)
-        if not list(model.get_submodule(name).children())
-    ]
+    leaves = [name for name, module in _named_modules(model) if not list(module.children())]
     for wanted in adapter.modules_to_save:
         field, leaf = f"method.adapter.modulesToSave: {wanted!r}", wanted.rsplit(".", 1)[-1]
-        matching = [name for name in names if name == wanted or name.endswith("." + wanted)]
+        matching = [name for name in leaves if name == wanted or name.endswith("." + wanted)]
         if not matching:
-            leaves = sorted({name.rsplit(".", 1)[-1] for name in names})
+            known = sorted({name.rsplit(".", 1)[-1] for name in leaves})
             raise UserError(
                 "NoMatchingModules",
-                f"{field} matches no module of the base model; it has {', '.join(leaves)}",
+                f"{field} matches no module of the base model; it has {', '.join(known)}",
             )
         head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
         is_tied = head is not None and head.weight is embeddings.weight
@@ -147,9 +144,11 @@ def check_saved_modules(adapter: Adapter, model: PreTrainedModel) -> None:
             )
 
 
-def _names_without_experts(model: nn.Module) -> list[str]:
-    """Return the names of all modules but stacked experts, which cannot be named to PEFT."""
-    return [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] != "experts"]
+def _named_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield all modules but stacked experts, which cannot be named to PEFT."""
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] != "experts":
+            yield name, module
 
 
 def _kind_of(model: nn.Module) -> str:
