@@ -90,7 +90,7 @@ def report(
     endpoint: Endpoint = None,
     region: Region = None,
 ) -> None:
-    """Open the page of a prepared data set. Prints where it lies on this machine."""
+    """Open the page of a prepared data set, and print its path."""
     from finetune_cli.reports.data import find_page, open_page, read_report
 
     if prints:

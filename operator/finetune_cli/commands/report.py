@@ -40,7 +40,7 @@ def report(
     region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Open the report of a job's evaluation. Prints where it lies on this machine.
+    """Open the report of a job's evaluation, and print its path.
 
     A cluster's job is looked up there, and its report is read from storage with the credentials of
     this machine.

@@ -95,9 +95,9 @@ def open_(
     region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Open the page on which a reviewer judges. Prints where it lies on this machine.
+    """Open the page for reviewers in a browser, and print its path.
 
-    It is one file that needs no network: send it to whoever shall judge.
+    The page is one file that needs no network. Send it to each reviewer.
     """
     from finetune_cli.reports.data import open_page
     from finetune_cli.reports.reviews import find_page
