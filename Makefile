@@ -30,12 +30,16 @@ demo-product-copy: setup ## The second example: product facts to a description
 	@$(PYTHON) tools/demo.py --example 02
 
 .PHONY: test
-test: setup ## Set up and run all tests (trains small models; starts a real Kubernetes where it can)
-	@tools/test.sh
+test: setup ## Set up, run the fast tests and one journey from data to an answer (about 7 minutes; no Go, no cluster)
+	@tools/test.sh quick
+
+.PHONY: test-all
+test-all: setup ## All tests (about an hour on two cores; trains small models; starts a real Kubernetes where it can)
+	@tools/test.sh all
 
 .PHONY: test-cluster
 test-cluster: setup ## Of these, what needs a real API server or node (Linux, root, Go)
-	@CLUSTER_ONLY=1 tools/test.sh
+	@tools/test.sh cluster
 
 .PHONY: test-fast
 test-fast: setup ## Unit tests without what needs torch or takes a second: 150 s of CPU, under two minutes on two cores
@@ -67,11 +71,11 @@ data-quality: setup ## What the data stage finds in data with planted faults, as
 	@PYTHONPATH=operator:trainer_image:tests:. $(PYTHON) benchmarks/data_quality.py $(TABLES)
 
 .PHONY: evidence
-evidence: setup ## How often intervals hold and verdicts are wrong, simulated, as tables (about 25 minutes; TABLES="gains verdicts")
+evidence: setup ## How often intervals hold and verdicts are wrong, simulated, as tables (about 30 minutes; TABLES="gains verdicts")
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.evidence $(TABLES)
 
 .PHONY: sweeps
-sweeps: setup ## How a sweep searches, stops and chooses, beside Optuna, simulated, as tables (about 3 minutes of one core; TABLES="regret")
+sweeps: setup ## How a sweep stops and chooses, beside Optuna, simulated, as tables (about 2 minutes of one core; TABLES="savings")
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.sweep_evidence $(TABLES)
 
 .PHONY: rollouts
@@ -79,7 +83,7 @@ rollouts: setup ## How often a canary is rolled back wrongly, and how soon harm 
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.rollouts $(TABLES)
 
 .PHONY: loop-evidence
-loop-evidence: setup ## False alarms in 1,000 simulated years, how soon drift is found, live quality's intervals and wrong calls, how sealed test rows wear, and what a look costs, as tables (TABLES="quiet delays quality endpoints sealing cost", SCALE=0.02 for a glance)
+loop-evidence: setup ## False alarms in 100 simulated years, how soon drift is found, live quality's intervals and wrong calls, how sealed test rows wear, and what a look costs, as tables (TABLES="quiet delays quality endpoints sealing cost", SCALE=0.02 for a glance)
 	@PYTHONPATH=operator:trainer_image:tools:. $(PYTHON) -m benchmarks.loop_evidence $(TABLES) $(if $(SCALE),--scale $(SCALE))
 
 .PHONY: probe-evidence
@@ -102,13 +106,17 @@ hostile: setup ## 20,000 jobs that mean to break out, and as many harmless ones,
 deaths: setup ## 1,000 deaths of the operator over at least 100 jobs on a real API server (minutes)
 	@FINETUNE_DEATHS=1000 $(PYTEST) tests/control_plane/test_crashes.py -k many_deaths -rP
 
+.PHONY: upgrade-drill
+upgrade-drill: setup ## Endpoints under load get an engine that answers wrongly, one that does not start, and a good one (about 8 minutes)
+	@FINETUNE_DRILLS=1 $(PYTEST) tests/e2e/test_upgrade.py -s
+
 .PHONY: pages
 pages: setup ## The pages for people in a real Chromium, if there is one (AXE=axe.min.js: accessibility check)
 	@AXE=$(AXE) $(PYTEST) tests/pages -s
 
 .PHONY: serving-bench
-serving-bench: setup ## What the serving front costs beside its engine, what capture adds, and requests over switches (about 6 minutes; PARTS="overhead switches")
-	@PYTHONPATH=operator:trainer_image:. $(PYTHON) -m benchmarks.serving.front $(PARTS)
+serving-bench: setup ## What the serving front costs beside its engine, what capture adds, requests over switches and drains, and hostile clients (about 9 minutes; PARTS="overhead switches")
+	@PYTHONPATH=operator:trainer_image:. $(PYTHON) -m benchmarks.serving $(PARTS)
 
 .PHONY: vllm-test
 vllm-test: setup ## Install vLLM beside the project (6 GB) and compare its answers with the evaluation's
@@ -127,11 +135,11 @@ garak-test: setup ## Install vLLM and garak beside the project (11 GB) and have 
 		FINETUNE_GARAK_PYTHON="$$($(PYTHON) tools/locked_environment.py garak)" $(PYTEST) tests/serving/test_red_team.py -s
 
 .PHONY: tracking
-tracking: setup ## Install MLflow, TensorBoard and wandb beside the project (0.8 GB), tell them of runs and read those back
+tracking: setup ## Install MLflow and wandb beside the project (0.8 GB), tell them of runs and read those back
 	@FINETUNE_TRACKERS_PYTHON="$$($(PYTHON) tools/locked_environment.py trackers)" $(PYTEST) tests/tracking
 
 .PHONY: verify
-verify: setup ## Generated files, lint, format, types, imports, spelling, prose
+verify: setup ## Generated files, lint, format, types, imports, spelling, prose, budgets of code
 	@$(PYTHON) tools/generate.py --check
 	@$(PYTHON) tools/chart_readme.py --check
 	@$(VENV)/bin/ruff check .
@@ -141,6 +149,7 @@ verify: setup ## Generated files, lint, format, types, imports, spelling, prose
 	@$(VENV)/bin/lint-imports
 	@$(VENV)/bin/codespell
 	@$(PYTHON) tools/prose.py
+	@$(PYTHON) tools/budgets.py
 	@tools/check_repository.sh
 
 .PHONY: generate

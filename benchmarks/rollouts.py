@@ -1,338 +1,284 @@
 """Print the tables of ``benchmarks/results/rollouts.md``: rollouts by evidence, simulated.
 
-Requests are drawn by seed: each is asked by somebody whose hash gives them to the candidate or to
-the active version. Errors are counted as the front counts them, once a sender and rollout. The
-product's own functions decide, after every few requests.
+Requests are drawn by seed. Each comes from a user behind an API key, as requests do: few keys speak
+for many users, and a user asks again and again. The front's own tallies count them, in several
+processes, and the operator's own functions merge, weigh and decide.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import random
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from zlib import crc32
 
-import numpy as np
-import numpy.typing as npt
-
-from finetune_operator.finetuneendpoint.canary.evidence import (
-    ODDS_RATIOS,
-    Counts,
-    Stream,
-    log_bound,
-    log_e_value,
+from finetune_api.protocol.serving import FrontEndpoint
+from finetune_operator.finetuneendpoint.canary.rollout import Decision, Move, Rules, decide
+from finetune_operator.finetuneendpoint.traffic import (
+    count_requests,
+    merge,
+    merge_events,
+    read_streams,
+    tally,
 )
-from finetune_operator.finetuneendpoint.canary.rollout import Move, Rules, decide
+from finetune_trainer.serve.front.rotation import number_of
+from finetune_trainer.serve.front.tallies import Tallies
 
-Numbers = npt.NDArray[np.int64]
-
-NUM_RUNS = 1000
-WEIGHT = 10
+NUM_RUNS = 200
+STEPS = (5, 25, 100)
+MIN_REQUESTS = 200
 CERTAINTY = 0.99
-NUM_REQUESTS = 4000
-"""Requests to the candidate in each run; at a weight of 10 %, a tenth of all."""
-Z_INTERVAL = 10
-Z_BOUND = 2.326
-"""One-sided 0.99 quantile of the normal distribution."""
-RULES = Rules(steps=(WEIGHT, 100), min_requests=NUM_REQUESTS + 1, certainty=CERTAINTY)
+LOOK_EVERY = 20
+"""Requests between two looks of the operator."""
+NUM_FRONTS = 2
+MAX_REQUESTS = 40_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Traffic:
-    """Counts of all runs after each request to the candidate: one row a run.
+    """Who asks, and what goes wrong.
 
     Attributes:
-        new: Requests to the candidate.
-        old: Requests to the active version.
-        bad_new: Failures of the candidate that count.
-        bad_old: Failures of the active version that count.
+        keys: Number of API keys; requests are spread over them evenly.
+        users: Users behind each key.
+        active: Share of bad answers of the active version.
+        candidate: The same of the candidate.
+        signal: Kind of bad answer.
+        always: Share of the users whose every answer is bad, whichever version answers.
+        heavy: Share of the requests that one user makes, all of whose answers are bad.
+        hostile: Whether the first key makes up a user for each request, and fails where the
+            candidate answers.
+        outage: Requests from the begin on that all fail, of both versions.
+        daily: Factor by which bad answers rise and fall over 4,000 requests, for both versions.
+        restart: Requests after which all front processes are replaced; 0 never.
+        sticks: Whether each key meets one front alone.
+        limit: Requests in all.
     """
 
-    new: Numbers
-    old: Numbers
-    bad_new: Numbers
-    bad_old: Numbers
+    keys: int
+    users: int
+    active: float = 0.02
+    candidate: float = 0.02
+    signal: str = "errors"
+    always: float = 0.0
+    heavy: float = 0.0
+    hostile: bool = False
+    outage: int = 0
+    daily: float = 1.0
+    restart: int = 0
+    sticks: bool = False
+    limit: int = MAX_REQUESTS
 
 
-def draw(
-    rng: np.random.Generator,
-    num_runs: int,
-    active: float,
-    candidate: float,
-    *,
-    loud: float = 0.0,
-    counts_once: bool = True,
-) -> Traffic:
-    """Draw the traffic of all runs.
+class Rollout:
+    """One rollout: front processes that count, and an operator that decides."""
 
-    Args:
-        rng: Where the numbers come from.
-        num_runs: Number of runs.
-        active: Error rate of the active version.
-        candidate: Error rate of the candidate.
-        loud: Share of the requests that one person makes, whose requests all fail. Everybody else
-            asks once.
-        counts_once: Whether that person's failures count once, as the front counts them.
-    """
-    shape = (num_runs, NUM_REQUESTS)
-    between = rng.negative_binomial(1, WEIGHT / 100, size=shape)
-    new = np.ones(shape, dtype=np.int64)
-    bad_new = (rng.random(shape) < candidate).astype(np.int64)
-    bad_old = rng.binomial(between, active)
-    old = between.copy()
-    if loud:
-        asked = rng.negative_binomial(1 + between, 1 - loud)
-        is_new = rng.random((num_runs, 1)) < WEIGHT / 100
-        is_first = (asked > 0) & (np.cumsum(asked > 0, axis=1) == 1)
-        counted = is_first.astype(np.int64) if counts_once else asked
-        new, old = new + asked * is_new, old + asked * ~is_new
-        bad_new, bad_old = bad_new + counted * is_new, bad_old + counted * ~is_new
-    sums = (np.cumsum(each, axis=1) for each in (new, old, bad_new, bad_old))
-    return Traffic(**dict(zip(("new", "old", "bad_new", "bad_old"), sums, strict=True)))
-
-
-def found_after(traffic: Traffic, *, every: int = 1) -> list[int | None]:
-    """Return after how many requests to the candidate the product rolls back, for each run.
-
-    Args:
-        traffic: The counts.
-        every: Requests to the candidate between two looks.
-    """
-    return [_found_in(traffic, run, every) for run in range(len(traffic.new))]
-
-
-def _found_in(traffic: Traffic, run: int, every: int) -> int | None:
-    # Between two bad events of the candidate the evidence only falls: nothing new can be decided.
-    bad = traffic.bad_new[run, every - 1 :: every]
-    for look in np.flatnonzero(np.diff(bad, prepend=0)) * every + every - 1:
-        new, old = int(traffic.new[run, look]), int(traffic.old[run, look])
-        stream = Stream(
-            front="front",
-            weight=WEIGHT,
-            active=Counts(requests=old, errors=int(traffic.bad_old[run, look])),
-            candidate=Counts(requests=new, errors=int(traffic.bad_new[run, look])),
+    def __init__(self, rng: random.Random, traffic: Traffic) -> None:
+        self._rng = rng
+        self._traffic = traffic
+        self._name = f"v2-{rng.random()}"
+        self._rules = Rules(
+            steps=STEPS,
+            min_requests=MIN_REQUESTS,
+            certainty=CERTAINTY,
+            trusts_senders=traffic.keys == 1,
         )
-        if decide(RULES, WEIGHT, [stream]).move is Move.ROLL_BACK:
-            return new
-    return None
+        self._numbers: dict[tuple[int, int], int] = {}
+        self._num_processes = 0
+        self._fronts = [self._new_front() for _ in range(NUM_FRONTS)]
+        self._weight = STEPS[0]
+        self._streams = merge((), ())
+        self._events = merge_events({}, ())
 
+    def run(self) -> tuple[str, int]:
+        """Return how it ended, and after how many requests."""
+        told: Decision | None = None
+        for number in range(1, self._traffic.limit + 1):
+            self._ask(number)
+            if number % LOOK_EVERY:
+                continue
+            told = self._look()
+            if told.move in (Move.PROMOTE, Move.ROLL_BACK):
+                return told.move.value, number
+            self._weight = told.weight
+            if self._traffic.restart and number % self._traffic.restart < LOOK_EVERY:
+                self._fronts = [self._new_front() for _ in range(NUM_FRONTS)]
+        assert told is not None
+        return "Undecided" if told.is_undecided else "Wait", self._traffic.limit
 
-def z_test_after(traffic: Traffic) -> list[int | None]:
-    """Return after how many requests to the candidate a repeated z-test calls it worse."""
-    new, old, bad_new, bad_old = (
-        each[:, Z_INTERVAL - 1 :: Z_INTERVAL]
-        for each in (traffic.new, traffic.old, traffic.bad_new, traffic.bad_old)
-    )
-    old = np.maximum(old, 1)
-    pooled = (bad_new + bad_old) / (new + old)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.sqrt(pooled * (1 - pooled) * (1 / new + 1 / old))
-        z = np.nan_to_num((bad_new / new - bad_old / old) / spread, nan=0.0)
-    is_worse = z > Z_BOUND
-    first = is_worse.argmax(axis=1)
-    found = is_worse.any(axis=1)
-    return [int(new[run, first[run]]) if found[run] else None for run in range(len(new))]
+    def _new_front(self) -> tuple[str, Tallies]:
+        self._num_processes += 1
+        tallies = Tallies()
+        tallies.begin(self._name)
+        return f"front-{self._num_processes}", tallies
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Line:
-    """How a way of deciding did over all runs.
-
-    Attributes:
-        share: Share of the runs in which the candidate was called worse.
-        median: Requests to the candidate until then, over all runs; None if in fewer than half.
-        late: The same at nine runs of ten.
-    """
-
-    share: float
-    median: float | None
-    late: float | None
-
-
-def summary(found: list[int | None]) -> Line:
-    """Return share, median and ninth decile of the delays."""
-    delays = np.array([math.inf if each is None else each for each in found])
-
-    def at(quantile: float) -> float | None:
-        value = float(np.quantile(delays, quantile, method="higher"))
-        return value if math.isfinite(value) else None
-
-    return Line(share=float(np.isfinite(delays).mean()), median=at(0.5), late=at(0.9))
-
-
-Way = Callable[[Traffic], list[int | None]]
-WAYS: dict[str, Way] = {
-    "product, looks at each request": found_after,
-    "product, looks at every 5th": lambda traffic: found_after(traffic, every=5),
-    "z-test every 10 requests": z_test_after,
-}
-
-
-def print_rates(num_runs: int) -> None:
-    """Print false rollbacks, and how soon harm is found."""
-    print("| errors, active -> candidate | way | called worse | median | nine of ten |")
-    print("|---|---|---|---|---|")
-    for seed, (active, candidate) in enumerate(
-        [
-            (0.0, 0.0),
-            (0.001, 0.001),
-            (0.02, 0.02),
-            (0.05, 0.02),
-            (0.02, 0.03),
-            (0.02, 0.04),
-            (0.02, 0.06),
-            (0.02, 0.10),
-            (0.02, 0.30),
-            (0.001, 0.01),
-        ]
-    ):
-        traffic = draw(np.random.default_rng(seed), num_runs, active, candidate)
-        for name, way in WAYS.items():
-            told = _words(summary(way(traffic)))
-            print(f"| {active:.1%} -> {candidate:.1%} | {name} | {told} |", flush=True)
-
-
-def print_loud(num_runs: int) -> None:
-    """Print what one person does who makes many requests, all of which fail."""
-    print("| one person's requests, all fail | way | called worse | median | nine of ten |")
-    print("|---|---|---|---|---|")
-    for loud in (0.1, 0.4):
-        for name, way, counts_once in (
-            ("product", found_after, True),
-            ("product, if each failure counted", found_after, False),
-            ("z-test, each failure", z_test_after, False),
-        ):
-            rng = np.random.default_rng(100)
-            traffic = draw(rng, num_runs, 0.02, 0.02, loud=loud, counts_once=counts_once)
-            print(f"| {loud:.0%} | {name} | {_words(summary(way(traffic)))} |", flush=True)
-
-
-def print_steps(num_runs: int) -> None:
-    """Print how rollouts in the default steps end, and after how many requests."""
-    print("| errors, active -> candidate | promoted | rolled back | still held | requests |")
-    print("|---|---|---|---|---|")
-    for seed, (active, candidate) in enumerate(
-        [(0.0, 0.0), (0.0001, 0.0001), (0.001, 0.001), (0.02, 0.02), (0.02, 0.03), (0.02, 0.06)],
-        start=200,
-    ):
-        ends = [
-            walk(np.random.default_rng((seed, number)), active, candidate)
-            for number in range(num_runs)
-        ]
-        shares = [
-            np.mean([move is each for move, _ in ends])
-            for each in (Move.PROMOTE, Move.ROLL_BACK, Move.WAIT)
-        ]
-        middle = np.median([asked for _, asked in ends])
-        told = " | ".join(f"{share:.1%}" for share in shares)
-        print(f"| {active:.2%} -> {candidate:.2%} | {told} | {middle:.0f} |", flush=True)
-
-
-def walk(rng: np.random.Generator, active: float, candidate: float) -> tuple[Move, int]:
-    """Walk through the default steps, and look each ten requests of the candidate.
-
-    Returns:
-        The end, ``WAIT`` if there is none, and the number of requests of the candidate.
-    """
-    rules = Rules(steps=(5, 25, 100), min_requests=200, certainty=CERTAINTY)
-    weight, asked, streams = 5, 0, {5: (Counts(), Counts())}
-    while asked < NUM_REQUESTS:
-        others = int(rng.negative_binomial(10, weight / 100))
-        old, new = streams[weight]
-        streams[weight] = (
-            old + Counts(requests=others, errors=int(rng.binomial(others, active))),
-            new + Counts(requests=10, errors=int(rng.binomial(10, candidate))),
+    def _ask(self, number: int) -> None:
+        traffic, rng = self._traffic, self._rng
+        key, user = rng.randrange(traffic.keys), rng.randrange(traffic.users)
+        is_heavy = rng.random() < traffic.heavy
+        if is_heavy:
+            key, user = 0, -1
+        is_hostile = traffic.hostile and key == 0
+        if is_hostile:
+            user = rng.randrange(10**6)
+        hashed = self._numbers.get((key, user))
+        if hashed is None:
+            hashed = self._numbers[key, user] = number_of(self._name, str(key), b"%d" % user)
+        is_candidate = hashed < self._weight / 100 * 2**64
+        share = traffic.candidate if is_candidate else traffic.active
+        if traffic.daily != 1.0:
+            share *= traffic.daily if number // 2000 % 2 else 1.0
+        is_bad = rng.random() < share
+        if is_hostile:
+            is_bad = is_candidate
+        elif is_heavy or number <= traffic.outage:
+            is_bad = True
+        elif traffic.always:
+            # `hash` of a text differs from process to process.
+            place = crc32(f"{self._name} {key} {user}".encode()) % 10**6
+            is_bad = place < traffic.always * 10**6
+        front = key % NUM_FRONTS if traffic.sticks else rng.randrange(NUM_FRONTS)
+        self._fronts[front][1].count(
+            rollout=self._name,
+            weight=self._weight,
+            is_candidate=is_candidate,
+            sender=str(key),
+            user=hashed,
+            needed=MIN_REQUESTS,
+            is_only_sender=traffic.keys == 1,
+            bad=[traffic.signal] if is_bad else [],
         )
-        asked += 10
-        made = decide(
-            rules,
-            weight,
-            [
-                Stream(front="front", weight=w, active=a, candidate=c)
-                for w, (a, c) in streams.items()
-            ],
+
+    def _look(self) -> Decision:
+        reports = [
+            (name, FrontEndpoint.model_validate({"name": "a", **tallies.report()}))
+            for name, tallies in self._fronts
+        ]
+        self._streams = merge(self._streams, read_streams(reports))
+        self._events = merge_events(self._events, reports)
+        requests = count_requests(self._weight, self._streams)
+        return decide(self._rules, self._weight, tally(self._events), requests)
+
+
+def ends_of(label: str, traffic: Traffic, num_runs: int) -> list[tuple[str, int]]:
+    """Return how the rollouts of one line end, and after how many requests."""
+    rng = random.Random(label)
+    return [Rollout(rng, traffic).run() for _ in range(num_runs)]
+
+
+def print_lines(lines: dict[str, Traffic], num_runs: int) -> None:
+    """Print one line for each traffic."""
+    print("| traffic | rolled back | promoted | told as undecided | still waits | requests |")
+    print("|---|---|---|---|---|---|")
+    for label, traffic in lines.items():
+        ends = ends_of(label, traffic, num_runs)
+        counts = Counter(end for end, _ in ends)
+        moves = (Move.ROLL_BACK.value, Move.PROMOTE.value, "Undecided", "Wait")
+        shares = " | ".join(f"{counts[move] / num_runs:.1%}" for move in moves)
+        middle = sorted(number for _, number in ends)[num_runs // 2]
+        print(f"| {label} | {shares} | {middle} |", flush=True)
+
+
+HARM = Traffic(keys=1, users=2000, candidate=0.10)
+BY_KEYS = {1: 2000, 3: 700, 5: 400, 10: 200, 30: 70, 100: 20}
+"""Keys, and the users behind each: 2,000 users in all."""
+
+
+def print_keys(num_runs: int) -> None:
+    """Print how soon harm is found with 2,000 users behind 1 to 100 keys."""
+    lines = {
+        f"errors 2 -> {harm:.0%}, {keys} keys of {users} users": replace(
+            HARM, keys=keys, users=users, candidate=harm
         )
-        if made.move in (Move.PROMOTE, Move.ROLL_BACK):
-            return made.move, asked
-        if made.move is Move.ADVANCE:
-            weight = made.weight
-            streams[weight] = (Counts(), Counts())
-    return Move.WAIT, asked
-
-
-def print_grids(num_runs: int) -> None:
-    """Print the delays of other grids of odds ratios, for half of the stake as in the product."""
-    grids = {
-        "the product's": ODDS_RATIOS,
-        "2 to 30": (2.0, 3.0, 5.0, 10.0, 30.0),
-        "2 to 16": (2.0, 4.0, 8.0, 16.0),
-        "3 to 15": (3.0, 6.0, 15.0),
-        "5 alone": (5.0,),
+        for harm in (0.10, 0.06)
+        for keys, users in BY_KEYS.items()
     }
-    harms = (0.02, 0.03, 0.04, 0.06, 0.10, 0.30)
-    print("| odds ratios | " + " | ".join(f"2 % -> {harm:.0%}" for harm in harms) + " |")
-    print("|---|" + "---|" * len(harms))
-    for name, grid in grids.items():
-        cells = []
-        for seed, harm in enumerate(harms, start=300):
-            found = grid_delays(np.random.default_rng(seed), grid, harm, num_runs)
-            is_found = np.isfinite(found)
-            middle = np.quantile(found, 0.5, method="higher")
-            cells.append(f"{middle:.0f}" if np.isfinite(middle) else f"found {is_found.mean():.1%}")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print_lines(lines, num_runs)
 
 
-def grid_delays(
-    rng: np.random.Generator, grid: tuple[float, ...], harm: float, num_runs: int
-) -> npt.NDArray[np.float64]:
-    """Return requests until worse is shown with a grid, at 2 % errors of the active version."""
-    w = WEIGHT / 100
-    new = np.cumsum(rng.random((num_runs, NUM_REQUESTS)) < harm, axis=1)
-    others = rng.negative_binomial(1, w, size=(num_runs, NUM_REQUESTS))
-    old = np.cumsum(rng.binomial(others, 0.02), axis=1)
-    e_value = np.zeros(new.shape)
-    for ratio in grid:
-        q = w * ratio / (w * ratio + 1 - w)
-        log_e = new * math.log(q / w) + old * math.log((1 - q) / (1 - w))
-        e_value += np.exp(np.minimum(log_e, 700)) / len(grid)
-    shown = 0.5 * e_value + 0.5 >= math.exp(log_bound(CERTAINTY))
-    found = np.where(shown.any(axis=1), shown.argmax(axis=1) + 1.0, np.inf)
-    return np.asarray(found, dtype=np.float64)
+def print_users(num_runs: int) -> None:
+    """Print what can be found with fewer users."""
+    counts = ((1, 100), (1, 400), (1, 1000), (5, 20), (10, 10), (10, 40), (10, 100), (100, 1))
+    lines = {
+        f"errors 2 -> 10%, {keys} keys of {users} users": replace(HARM, keys=keys, users=users)
+        for keys, users in counts
+    }
+    print_lines(lines, num_runs)
+
+
+def print_kinds(num_runs: int) -> None:
+    """Print other kinds of harm, and harm that an outage or a restart hides."""
+    ten = replace(HARM, keys=10, users=200)
+    lines = {
+        "slow 5 -> 10.7%, 10 keys": replace(ten, signal="slow", active=0.05, candidate=0.107),
+        "refusals 1 -> 5%, 10 keys": replace(ten, signal="refusals", active=0.01, candidate=0.05),
+        "refusals 0 -> 100%, 1 key": replace(HARM, signal="refusals", active=0.0, candidate=1.0),
+        "each key meets one front, 10 keys": replace(ten, sticks=True),
+        "after an outage of 300 requests, 100 keys": replace(HARM, keys=100, users=20, outage=300),
+        "after an outage of 1,500 requests, 100 keys": replace(
+            HARM, keys=100, users=20, outage=1500
+        ),
+        "fronts replaced each 1,500 requests, 10 keys": replace(ten, restart=1500),
+        "a hostile key beside 9 others": replace(ten, hostile=True),
+    }
+    print_lines(lines, num_runs)
+
+
+def print_equal(num_runs: int) -> None:
+    """Print how often versions that are no worse are rolled back; 1 % is allowed."""
+    none = Traffic(keys=10, users=200)
+    lines = {
+        "1 key of 2,000 users": replace(none, keys=1, users=2000),
+        "10 keys of 200 users": none,
+        "2,000 keys of one user": replace(none, keys=2000, users=1),
+        "one user makes 30% of the requests, all bad": replace(none, heavy=0.3),
+        "3% of the users always have bad answers": replace(none, always=0.03),
+        "the same, fronts replaced each 1,500 requests": replace(none, always=0.03, restart=1500),
+        "bad answers rise threefold by day": replace(none, daily=3.0),
+        "an outage of both versions at the begin": replace(none, outage=300),
+        "a hostile key beside 9 others": replace(none, hostile=True),
+        "a hostile key beside one other": replace(none, keys=2, users=1000, hostile=True),
+    }
+    print_lines(lines, num_runs)
 
 
 def print_cost(num_runs: int) -> None:
-    """Print what one look costs."""
-    streams = [
-        Stream(
-            front=f"front-{n}", weight=w, active=Counts(requests=9, errors=n), candidate=Counts()
+    """Print what one look costs, with as many bad answers as are kept."""
+    tallies = Tallies()
+    tallies.begin("r")
+    for number in range(2000):
+        tallies.count(
+            rollout="r",
+            weight=25,
+            is_candidate=number % 4 == 0,
+            sender=str(number % 10),
+            user=number,
+            needed=MIN_REQUESTS,
+            is_only_sender=False,
+            bad=["errors", "slow"] if number % 2 else [],
         )
-        for n in range(16)
-        for w in (5, 25)
-    ]
+    report = tallies.report()
+    told = FrontEndpoint.model_validate({"name": "a", **report})
+    rules = Rules(steps=STEPS, min_requests=MIN_REQUESTS, certainty=CERTAINTY)
     start = time.process_time()
     for _ in range(num_runs):
-        decide(RULES, 25, streams)
+        events = merge_events({}, [("front-1", told)])
+        decide(rules, 25, tally(events), count_requests(25, read_streams([("front-1", told)])))
     one = (time.process_time() - start) / num_runs
-    start = time.process_time()
-    for _ in range(num_runs):
-        log_e_value({5: (7, 2), 25: (9, 3)})
-    signal = (time.process_time() - start) / num_runs
-    print(f"A look at 32 streams takes {one * 1e6:.0f} us, one signal {signal * 1e6:.1f} us.")
+    longest = max(len(each.cells) for each in told.events)
+    print(f"A look takes {one * 1e3:.1f} ms. The longest list of users has {longest} characters.")
 
 
 TABLES: dict[str, Callable[[int], None]] = {
-    "rates": print_rates,
-    "loud": print_loud,
-    "steps": print_steps,
-    "grids": print_grids,
+    "keys": print_keys,
+    "users": print_users,
+    "kinds": print_kinds,
+    "equal": print_equal,
     "cost": print_cost,
 }
-
-
-def _words(line: Line) -> str:
-    told = (f"{each:.0f}" if each is not None else "-" for each in (line.median, line.late))
-    return f"{line.share:.1%} | {' | '.join(told)}"
 
 
 def main() -> None:

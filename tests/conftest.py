@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import sys
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
@@ -12,14 +13,24 @@ import pytest
 
 import kit.settings  # noqa: F401
 
-# One node per host, so one for the whole session: a fixture that is imported into several
-# conftest files is set up once in each.
-from kit.cluster.devcluster import base_image, kueue, node_cluster, project_images  # noqa: F401
+# A fixture that is imported into several conftest files is set up once in each. Idle clusters
+# compute, and a host bears one node.
+from kit.cluster.devcluster import (  # noqa: F401
+    base_image,
+    control_plane,
+    control_plane_factory,
+    kueue,
+    namespace,
+    node_cluster,
+    private_control_plane,
+    project_images,
+    shared_control_planes,
+)
 
 WITHOUT_SLOW_TESTS = "not slow"
-"""What `make test-fast` selects of the unit tests. `make test` runs them first, as it does."""
+"""What `make test-fast` selects of the unit tests. `make test` runs them, as it does."""
 WITHOUT_FAST_TESTS = "not fast"
-"""What `make test` runs after them."""
+"""What `make test-all` runs after them."""
 _UNIT_TESTS = Path(__file__).parent / "unit"
 _SLOW_MODULE = re.compile(r"^pytestmark = (\[[^\]]*)?pytest\.mark\.slow\b", re.MULTILINE)
 
@@ -35,10 +46,13 @@ class _FinderWithoutTorch:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Hide torch where slow tests are left out: a test that imports it all the same fails.
+    """Let Ctrl-C reach what tests start, and hide torch where slow tests are left out.
 
-    The import alone takes as long as some hundred fast tests.
+    A shell that starts a command in the background ignores Ctrl-C there, and children inherit it.
+    A test that imports hidden torch fails. The import takes as long as some hundred fast tests.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr == WITHOUT_SLOW_TESTS:
         assert "torch" not in sys.modules
         at = sys.meta_path.index(PathFinder)

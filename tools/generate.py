@@ -15,9 +15,9 @@ import yaml
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "operator"))
 
+from api_reference import render_exit_codes, render_kind, render_reasons  # noqa: E402
+from cli_reference import render_cli  # noqa: E402
 from finetune_api.crd import CUSTOM_KINDS, CustomKind, build_crd  # noqa: E402
-from finetune_api.reference import render_exit_codes, render_kind, render_reasons  # noqa: E402
-from finetune_cli.reference import render_cli  # noqa: E402
 
 HEADER = (
     "# Generated from operator/finetune_api/v1alpha1/{source} by tools/generate.py.\n"

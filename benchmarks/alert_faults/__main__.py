@@ -34,7 +34,7 @@ from devcluster.kueue.beside import start_kueue
 from devcluster.programs.binaries import ensure_built
 from devcluster.starting import start_control_plane
 from devcluster.teardown import remove_cluster
-from kit.cluster.chart import install_crd
+from kit.cluster.chart import IMAGES, install_crd
 from kit.processes.operators import connection_of, open_client
 from manifests import find_helm, render_chart
 
@@ -78,7 +78,7 @@ def render_rules(folder: Path) -> list[dict[str, Any]]:
     rule = {"enabled": True, "queuedSeconds": QUEUED_SECONDS}
     path = folder / "values.yaml"
     path.write_text(yaml.safe_dump({"metrics": {"prometheusRule": rule}}))
-    objects = render_chart(["--values", str(path)], helm=find_helm())
+    objects = render_chart([IMAGES, "--values", str(path)], helm=find_helm())
     (found,) = (each for each in objects if each["kind"] == "PrometheusRule")
     groups: list[dict[str, Any]] = found["spec"]["groups"]
     return groups

@@ -39,6 +39,8 @@ Body = dict[str, Any]
 SERVING, FRONT = "alerts-serving", "alerts-front"
 AWAY, REFUSED, WORSE, HELD = "away", "refused", "worse", "held"
 DRIFTED, BELOW = "drifted", "below"
+MOVED, SPLIT, SHORT = "moved", "split", "short"
+OPEN = {"openToAll": True}
 LIKE_BASE, FAILING = 2, 3
 """Versions that are refused, and that fail at half of their requests."""
 ROLLOUT = {"steps": [50, 100], "minRequests": 150}
@@ -51,7 +53,7 @@ QUALITY = {"low": "0.7", "estimate": "0.78", "high": "0.85", "goal": "0.9", "num
 
 
 async def troubled_endpoints(world: World) -> list[Seen]:
-    """Six endpoints in trouble, no scrape of their pods, and a front whose engine fails.
+    """Nine endpoints in trouble, no scrape of their pods, and a front whose engine fails.
 
     The recorder of that front cannot store anything.
     """
@@ -68,8 +70,11 @@ async def _troubled_operator(world: World) -> list[Seen]:
         REFUSED: {},
         WORSE: {"rollout": ROLLOUT},
         HELD: {"rollout": {**ROLLOUT, "onWorse": "Hold"}},
-        DRIFTED: {"capture": {}, "monitor": {"every": "10m"}},
-        BELOW: {"capture": {}, "monitor": {"every": "10m", "quality": {"atLeast": "0.9"}}},
+        DRIFTED: {"capture": OPEN, "monitor": {"every": "10m"}},
+        BELOW: {"capture": OPEN, "monitor": {"every": "10m", "quality": {"atLeast": "0.9"}}},
+        MOVED: {"serve": {"dedicated": True}},
+        SPLIT: {"serve": {"dedicated": True, "replicas": {"min": 2, "max": 2}}},
+        SHORT: {"serve": {"dedicated": True, "replicas": {"min": 2, "max": 2}}},
     }
     settings = {"namespaces": [SERVING], "vllmImage": "vllm/vllm-openai:v0.32.0"}
     async with world.replica("serving", **settings) as replica, pods.running():
@@ -86,10 +91,15 @@ async def _troubled_operator(world: World) -> list[Seen]:
             "FineTuneEndpointStalled",
             "FineTuneEndpointDrifted",
             "FineTuneEndpointBelowGoal",
+            "FineTuneEndpointMoveFailed",
+            "FineTuneEndpointPodsRefuse",
+            "FineTuneEndpointIncomplete",
         )
         for name, version in ((REFUSED, LIKE_BASE), (WORSE, FAILING), (HELD, FAILING)):
             await _publish(world, name, version)
         await _lose_pods(world, AWAY)
+        await _lose_pods(world, SHORT, num_left=1)
+        await _refuse_elsewhere(world, behaviour)
         await _tell_change(world, DRIFTED)
         await _report(world, await _pod_of_look(world, BELOW), quality=QUALITY)
         await replica.reach(replica.minute + 75)
@@ -144,6 +154,27 @@ def _expected(replica: Replica) -> list[Seen]:
             BELOW,
             "a look reports that people find at most 85 % of the answers good, and 90 % are wanted",
         ),
+        seen(
+            "FineTuneEndpointMoveFailed",
+            MOVED,
+            "an edit of `spec.serve`, and the pods of the new server report other answers",
+            version="1",
+            reason="MoveRefused",
+        ),
+        seen(
+            "FineTuneEndpointPodsRefuse",
+            SPLIT,
+            "one of two pods reports that the active version answers otherwise",
+            version="1",
+            reason="PodsRefuse",
+        ),
+        seen(
+            "FineTuneEndpointIncomplete",
+            SHORT,
+            "the engine of one of two pods crashes again and again",
+            version="1",
+            reason="PodsMissing",
+        ),
         Seen(
             alert="FineTuneServingNotScraped",
             fault="a Prometheus that does not know the PodMonitor",
@@ -183,22 +214,40 @@ async def _until_available(world: World, name: str) -> None:
     assert found
 
 
-async def _lose_pods(world: World, name: str) -> None:
-    """Let the pods of an endpoint's server be not ready, as a kubelet says of a dead engine."""
+async def _pods_of(world: World, name: str) -> tuple[str, list[Body]]:
+    """Return the server of an endpoint's active version, and its pods."""
     live = await world.client.get(FINETUNEENDPOINTS, SERVING, name)
-    selector = f"{SERVER_LABEL}={live['status']['active']['server']}"
-    for pod in (await world.client.list(PODS, SERVING, label_selector=selector)).items:
+    server = live["status"]["active"]["server"]
+    found = await world.client.list(PODS, SERVING, label_selector=f"{SERVER_LABEL}={server}")
+    return server, list(found.items)
+
+
+async def _lose_pods(world: World, name: str, *, num_left: int = 0) -> None:
+    """Let pods of an endpoint's server be not ready, as a kubelet says of a dead engine."""
+    _, pods = await _pods_of(world, name)
+    crash = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}}
+    engine = {"name": "engine", "image": "x", "imageID": "x", "ready": False, "restartCount": 9}
+    for pod in pods[num_left:]:
         conditions = [
             {**each, "status": "False"} if each["type"] == "Ready" else each
             for each in pod["status"]["conditions"]
         ]
+        status = {"conditions": conditions, "containerStatuses": [{**engine, "state": crash}]}
+        named = pod["metadata"]["name"]
         await world.client.merge_patch(
-            PODS,
-            SERVING,
-            pod["metadata"]["name"],
-            {"status": {"conditions": conditions}},
-            subresource="status",
+            PODS, SERVING, named, {"status": status}, subresource="status"
         )
+
+
+async def _refuse_elsewhere(world: World, behaviour: Behaviour) -> None:
+    """Let a pod refuse what its neighbour answers with, and all pods of a further server do so."""
+    for each in (AWAY, REFUSED, MOVED, SHORT):
+        behaviour.sound.add((1, (await _pods_of(world, each))[0]))
+    _, (_, *others) = await _pods_of(world, SPLIT)
+    behaviour.sound |= {(1, each["metadata"]["name"]) for each in others}
+    behaviour.faults[1] = "AnswersDiffer"
+    change = {"spec": {"serve": {"maxAdapters": 8}}}
+    await world.client.merge_patch(FINETUNEENDPOINTS, SERVING, MOVED, change)
 
 
 async def _tell_change(world: World, name: str) -> None:
@@ -223,7 +272,7 @@ async def _pod_of_look(world: World, name: str) -> Body:
 
 async def _report(world: World, pod: Body, **said: Any) -> None:
     """Let a look end and say this."""
-    report = {"version": 1, "numLooks": 1, "numAnswers": 400, **said}
+    report = {"version": 1, "numLooks": 1, "numAnswers": 400, "numUsers": 400, **said}
     ended = {"status": ended_status(0, json.dumps(report))}
     await world.client.merge_patch(
         PODS, SERVING, pod["metadata"]["name"], ended, subresource="status"

@@ -20,9 +20,8 @@ from benchmarks.alert_faults.world import Scenario, Seen, World
 
 from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
-from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS
 from kit.cluster.kubelet import Fate, Kubelet, success
-from kit.cluster.simulation import ended_status, finetunejob, timestamp
+from kit.cluster.simulation import ended_status, timestamp
 
 Body = dict[str, Any]
 
@@ -55,11 +54,6 @@ TROUBLES: tuple[tuple[str, str, dict[str, str]], ...] = (
         "FineTuneJobQueuedTooLong",
         f"a ClusterQueue of a real Kueue without quota (queuedSeconds: {QUEUED_SECONDS})",
         {"namespace": QUEUED, "finetunejob": "queued", "reason": "Pending"},
-    ),
-    (
-        "FineTuneSweepStalled",
-        f"nobody approves the data of a sweep (queuedSeconds: {QUEUED_SECONDS})",
-        {"namespace": AT_WORK, "finetunesweep": "unseen", "reason": "AwaitingApproval"},
     ),
     ("FineTuneProgressBlocked", "a training whose reports never arrive", {"namespace": BLOCKED}),
     (
@@ -115,12 +109,10 @@ async def _trouble(world: World, replica: Replica) -> None:
     replica.note(
         "FineTuneJobNotStarting",
         "FineTuneJobQueuedTooLong",
-        "FineTuneSweepStalled",
         "FineTuneProgressCertificateExpires",
     )
     await world.create("unplaced", NO_PODS)
     await world.create("queued", QUEUED, queueName="team")
-    await world.client.create(FINETUNESWEEPS, _sweep_without_a_yes())
     replica.note("FineTuneStorageErrors", "FineTuneJobsFailing")
     for number in range(NUM_STORAGE):
         await world.create(f"storage-{number}", AT_WORK)
@@ -157,19 +149,6 @@ def _fate_of(job: str, stage: Stage, attempt: int) -> Fate:
     if job in ("hung", "blocked") and stage is Stage.TRAIN:
         return Fate()
     return success(stage)
-
-
-def _sweep_without_a_yes() -> Body:
-    """Return a sweep whose trials wait for somebody who approves their data."""
-    template = finetunejob("unseen", AT_WORK)["spec"]
-    template["dataset"] = {**template["dataset"], "approval": "Required"}
-    rates = {"path": "hyperparameters.learningRate", "values": ["1e-4", "1e-3"]}
-    return {
-        "apiVersion": "finetune.dev/v1alpha1",
-        "kind": "FineTuneSweep",
-        "metadata": {"name": "unseen", "namespace": AT_WORK},
-        "spec": {"template": template, "parameters": [rates], "search": "Grid"},
-    }
 
 
 def _unplaced() -> Body:

@@ -20,7 +20,7 @@ from kit.processes.eventually import eventually_async
 Body = dict[str, Any]
 
 REFUSED, VAIN = "alerts-quota", "alerts-vain"
-NUM_CYCLES = 3
+NUM_CYCLES = 2
 GATE = {"name": "better", "metric": "exactMatch", "overPublished": "0"}
 EVERY_TEN_MINUTES = {"cron": "*/10 * * * *"}
 
@@ -31,7 +31,8 @@ async def troubled_schedules(world: World) -> list[Seen]:
     world.apply(_no_room_for_jobs())
     namespaces = [REFUSED, VAIN]
     kubelet = Kubelet(world.client, namespaces=(VAIN,), script=_miss_the_gate)
-    async with world.replica("schedules", namespaces=namespaces) as replica, kubelet.running():
+    options = {"namespaces": namespaces, "minCycleInterval": "10m"}
+    async with world.replica("schedules", **options) as replica, kubelet.running():
         await replica.reach(2)
         replica.note("FineTuneScheduleStalled", "FineTuneScheduleInVain")
         await world.client.create(FINETUNESCHEDULES, _schedule("refused", REFUSED))

@@ -28,7 +28,7 @@ from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.connection import load_kubeconfig
 from finetune_operator.kube.api.transport import Transport
 from kit.cases.crowd import NUM_TRIALS, spec_at_the_limit, sweep_at_the_limit
-from kit.cluster.chart import render_chart
+from kit.cluster.chart import IMAGES, render_chart
 from kit.cluster.simulation import finetunejob
 
 NUM_PARALLEL_CREATES = 8
@@ -43,7 +43,7 @@ RESOURCES = "finetunejobs.finetune.dev,finetunesweeps.finetune.dev"
 
 async def measure_crowd(name: str, world: World, count: int) -> dict[str, Any]:
     """Let one tenant create all it may, and another a job now and then."""
-    for each in render_chart():
+    for each in render_chart([IMAGES]):
         if each["kind"] in ("PriorityLevelConfiguration", "FlowSchema"):
             world.cluster.kubectl("apply", "-f", "-", stdin=json.dumps(each))
     async with (

@@ -12,9 +12,12 @@ from collections.abc import Callable, Iterable
 
 from benchmarks.evidence import (
     constants,
+    copies,
     coverage,
     families,
+    groups,
     jobs,
+    leaks,
     looks,
     rare,
     sample_sizes,
@@ -126,13 +129,29 @@ def print_looks() -> None:
     """Print how often one of many retrainings is published whose truth is just the goal."""
     print(
         f"| candidates that are right in {looks.TRUTH:.0%}, goal {looks.TRUTH}, {looks.NUM_ROWS} "
-        "rows | retrainings | published at least once | the same with evaluation.looks: Correct "
-        "|\n|---|---|---|---|"
+        "rows | retrainings | published at least once, looks: Report | Correct | a model right in "
+        f"{looks.BETTER:.0%} is published at the last one, Report | Correct |\n"
+        "|---|---|---|---|---|---|"
     )
     for case in looks.published_once(NUM_SIDES):
         print(
             f"| {case.candidates} | {case.num_looks} | {case.reported:.1%} | {case.corrected:.1%} "
-            "|",
+            f"| {case.better_reported:.0%} | {case.better_corrected:.0%} |",
+            flush=True,
+        )
+
+
+def print_groups() -> None:
+    """Print how often near bounds are wrong where groups have unequal sizes."""
+    print(
+        "| groups | number | atLeast: lower end above the truth | overBase | were each row to "
+        f"count: atLeast | a goal {groups.BELOW} below the truth is shown: atLeast | overBase |\n"
+        "|---|---|---|---|---|---|---|"
+    )
+    for line in groups.unequal_groups(NUM_TESTS):
+        print(
+            f"| {line.words} | {line.count} | {line.tuned_wrong:.1%} | {line.gain_wrong:.1%} "
+            f"| {line.by_rows_wrong:.1%} | {line.tuned_power:.0%} | {line.gain_power:.0%} |",
             flush=True,
         )
 
@@ -146,6 +165,36 @@ def print_constants() -> None:
         foreseen = "" if case.foreseen is None else f"{case.foreseen:.1%}"
         share = f"{met} of {NUM_CONSTANT:,}"
         print(f"| {case.words} | {asked} | {share} | {foreseen} |", flush=True)
+
+
+def print_copies() -> None:
+    """Print which goals copies, templates and constants meet, and which a good model does."""
+    print("| data | what is said | kind | goals | met |\n|---|---|---|---|---|")
+    totals: dict[str, list[int]] = {}
+    for told in copies.judge_all():
+        met = f"{len(told.met)} of {len(told.goals)}"
+        words = f"{met}: {', '.join(told.met)}" if 0 < len(told.met) < len(told.goals) else met
+        goals = "; ".join(told.goals) if told.kind != copies.MODEL else "all of them"
+        print(f"| {told.task} | {told.answer} | {told.kind} | {goals} | {words} |", flush=True)
+        total = totals.setdefault(told.kind, [0, 0])
+        total[0], total[1] = total[0] + len(told.met), total[1] + len(told.goals)
+    print()
+    for kind, (num_met, number) in totals.items():
+        print(f"- {kind}: {num_met} of {number} goals are met")
+
+
+def print_leaks() -> None:
+    """Print how often ten cycles publish by luck if sealed prompts come back into training."""
+    print(
+        "| of what comes back is trained on | cycles | published at least once | the sealed rows "
+        "read too high by |\n|---|---|---|---|"
+    )
+    for line in leaks.published_by_leaks(NUM_SIDES):
+        print(
+            f"| {line.share:.0%} | {line.num_cycles} | {line.published:.1%} "
+            f"| {line.optimism:+.3f} |",
+            flush=True,
+        )
 
 
 def print_alarms() -> None:
@@ -201,6 +250,7 @@ TABLES: dict[str, Callable[[], None]] = {
     "shares": print_shares,
     "gains": print_gains,
     "measurements": print_measurements,
+    "groups": print_groups,
     "rare": print_rare,
     "macroF1": print_macro_f1,
     "bleu": print_bleu,
@@ -210,8 +260,10 @@ TABLES: dict[str, Callable[[], None]] = {
     "canaries": print_canaries,
     "sizes": print_sizes,
     "looks": print_looks,
+    "leaks": print_leaks,
     "jobs": print_jobs,
     "constants": print_constants,
+    "copies": print_copies,
 }
 
 

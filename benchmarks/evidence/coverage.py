@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from finetune_trainer.statistics.bounded import confidence_of_mean, confidence_of_share
 from finetune_trainer.statistics.confidence import Interval
-from finetune_trainer.statistics.paired import confidence_of_scores
 
 COUNTS = (20, 50, 300)
 RATES = (0.02, 0.5, 0.98)
@@ -109,7 +108,7 @@ def measurements(num_tests: int) -> Iterator[Case]:
                 found.append((gain, clusters))
             truth = float(np.mean(np.concatenate([gain for gain, _ in found])))
             intervals = [
-                confidence_of_scores(gain, clusters, lowest=-1.0, num_draws=NUM_DRAWS).interval()
+                confidence_of_mean(gain, clusters, lowest=-1.0, num_draws=NUM_DRAWS).interval()
                 for gain, clusters in found
             ]
             yield Case(

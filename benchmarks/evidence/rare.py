@@ -21,9 +21,9 @@ from benchmarks.evidence.coverage import (
 from finetune_trainer.evaluate.metrics.answers import Measured
 from finetune_trainer.evaluate.metrics.labels import macro_f1
 from finetune_trainer.evaluate.metrics.overlap import bleu
+from finetune_trainer.statistics.bounded import confidence_of_mean
 from finetune_trainer.statistics.confidence import Interval
-from finetune_trainer.statistics.paired import confidence_of_scores
-from finetune_trainer.statistics.resampling import resample_ratio, resample_scores
+from finetune_trainer.statistics.resampling import resample_scores
 from finetune_trainer.statistics.sums import Sums, compare_sums
 
 COUNTS = (30, 60, 100)
@@ -59,7 +59,7 @@ def rare_losses(num_tests: int) -> Iterator[Rare]:
             for seed in range(num_tests):
                 gains, clusters = draw(count, rng)
                 if is_bounded:
-                    bounds = confidence_of_scores(
+                    bounds = confidence_of_mean(
                         gains, clusters, lowest=-1.0, seed=seed, num_draws=NUM_DRAWS
                     )
                     exact.append(bounds.interval())
@@ -76,9 +76,10 @@ def rare_losses(num_tests: int) -> Iterator[Rare]:
 
 
 def _resample(gains: Floats, clusters: Ints, seed: int) -> Interval:
-    sums: Floats = np.bincount(clusters, weights=gains).astype(np.float64)
-    sizes = np.bincount(clusters).astype(np.float64)
-    return resample_ratio(sums, sizes, num_samples=500, seed=seed).interval()
+    means: Floats = np.bincount(clusters, weights=gains) / np.bincount(clusters)
+    rows = [np.array([row]) for row in range(len(means))]
+    mean = [lambda taken: float(means[taken].mean())]
+    return resample_scores(mean, rows, num_samples=500, seed=seed)[0].interval()
 
 
 def _loss_cases() -> Iterator[tuple[str, _Draw, float, bool]]:
@@ -89,11 +90,11 @@ def _loss_cases() -> Iterator[tuple[str, _Draw, float, bool]]:
     yield "2 % of the rows lose all", partial(_draw_alone, 0.02, least=1.0, most=1.0), -0.02, True
     yield "none: graded gains of 0.1 ± 0.2", _draw_ordinary, 0.1, True
     yield "6 % of the clusters of 1 to 9 rows lose 0.3 to 0.9", _draw_clusters, -0.036, True
-    # In a cluster of k rows each loses 0.1 k: the mean over rows of 0.06 * 0.1 k.
-    truth = -0.06 * 0.1 * float(np.mean(np.arange(1, 10) ** 2) / 5)
+    # In a cluster of k rows each loses 0.1 k, and each cluster counts once.
+    truth = -0.06 * 0.1 * float(np.mean(np.arange(1, 10)))
     yield "the same clusters, large ones lose more", _draw_sized, truth, True
     huge = "2 % of the clusters have 50 rows, which lose 0.3 to 0.9, the others one"
-    yield huge, _draw_huge, -0.02 * 50 * 0.6 / (0.02 * 50 + 0.98), True
+    yield huge, _draw_huge, -0.02 * 0.6, True
     unlimited = partial(_draw_alone, 0.06, least=3.0, most=9.0)
     yield "a loss, 6 % of the rows worse by 3 to 9 nats", unlimited, -0.36, False
 

@@ -13,7 +13,8 @@ from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_trainer.data.asking import order_questions
 from finetune_trainer.data.held_out import HeldOut
-from finetune_trainer.statistics.paired import Compared, compare_means, confidence_of_scores
+from finetune_trainer.statistics.bounded import confidence_of_mean
+from finetune_trainer.statistics.paired import Compared, compare_means
 from finetune_trainer.statistics.power import better_than
 from finetune_trainer.verdict.gates import Found, check_gates
 from finetune_trainer.verdict.goal import Measurement, certainty_of, check_goal
@@ -71,7 +72,8 @@ def published_shares(num_jobs: int) -> Iterator[Sized]:
     for place, case in enumerate(_cases()):
         spec = _spec(case.spec)
         number = choose_number(spec, case.questions).number
-        order = order_questions(len(case.questions), seed=spec.dataset.split.seed)
+        groups = [question.group for question in case.questions]
+        order = order_questions(groups, seed=spec.dataset.split.seed)
         asked = [case.questions[place] for place in order[:number]]
         shares = []
         for scores in (case.better, case.same):
@@ -106,7 +108,7 @@ def _is_published(
         if spec.goal is not None and spec.goal.over_base is not None:
             return compare_means(drawn[0], drawn[1], clusters, **settings)
         # Nobody looks at the base model.
-        tuned = confidence_of_scores(drawn[1], clusters, **settings)
+        tuned = confidence_of_mean(drawn[1], clusters, **settings)
         return Compared(base=tuned, tuned=tuned, gain=tuned)
 
     if spec.goal is not None:

@@ -15,7 +15,7 @@ from benchmarks.evidence.coverage import (
     draw_pairs,
 )
 
-from finetune_trainer.statistics.paired import confidence_of_scores
+from finetune_trainer.statistics.bounded import confidence_of_mean
 
 LEVEL = 0.05
 COUNTS = (30, 100, 300)
@@ -32,7 +32,7 @@ def false_verdicts(num_jobs: int) -> Iterator[tuple[str, str, int, float]]:
                 for job in range(num_jobs):
                     clusters = draw_clusters(pattern, count, rng)
                     base, tuned = draw(clusters, rng)
-                    gain = confidence_of_scores(
+                    gain = confidence_of_mean(
                         tuned - base,
                         clusters,
                         lowest=-1.0,

@@ -215,6 +215,7 @@ def _adapt_types(model: torch.nn.Module, setup: Setup) -> None:
     from peft.tuners.lora import Linear
 
     from finetune_trainer.model.adapters import keep_input_types
+    from finetune_trainer.model.kernels.lora import fuse_lora
 
     class Dropout(torch.nn.Dropout):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -228,6 +229,7 @@ def _adapt_types(model: torch.nn.Module, setup: Setup) -> None:
             layer.cast_input_dtype_enabled = False
     if setup.bfloat16 and setup.strategy == "DDP":
         keep_input_types(model)
+    fuse_lora(model)
     if setup.strategy == "FSDP2" and setup.bfloat16:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(torch.bfloat16)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -10,6 +10,7 @@ from random_model import ROW_TOKENS, SIZES
 
 from finetune_api.protocol.trainer import ResolvedJob, resolve_job
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_trainer.errors import UserError
 from finetune_trainer.estimate import choose_recipe, on_gpus
 from finetune_trainer.planning.architecture import Architecture, describe_architecture
 from finetune_trainer.planning.fit import Lengths, largest_batch
@@ -25,6 +26,8 @@ METHODS = ("LoRA", "QLoRA", "Full")
 PLACES = ((1, 1), (1, 8), (2, 8))
 """Nodes, and GPUs of each."""
 ENGINES = ("ours", "trl", "axolotl", "unsloth")
+REAL = "real"
+"""Variant of the line with real weights: random ones show no fault that depends on their values."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "sdpa": {"attention": "SDPA"},
     "flash": {"attention": "Flash"},
@@ -47,7 +50,7 @@ class Line:
         gpus: GPUs of each; on a CPU one process takes the place of one.
         packed: Rows are packed to ``LENGTH`` tokens.
         engine: One of ``ENGINES``.
-        variant: Key of ``VARIANTS``; empty for the defaults.
+        variant: Key of ``VARIANTS``, or ``REAL``; empty for the defaults.
     """
 
     shape: str
@@ -91,14 +94,18 @@ class Line:
 
 
 def list_lines(shapes: list[str], engines: list[str]) -> list[Line]:
-    """List every line of these shapes, cheapest GPUs first, and the variants of the first shape."""
+    """List every line of these shapes, cheapest GPUs first, and the variants of the first shape.
+
+    The line with real weights comes before all others.
+    """
     lines = [
         Line(shape=shape, method=method, nodes=nodes, gpus=gpus, packed=packed, engine=engine)
         for (nodes, gpus), shape, method, packed, engine in product(
             PLACES, shapes, METHODS, (True, False), engines
         )
     ]
-    return [*lines, *(Line(shape=shapes[0], variant=name) for name in VARIANTS)]
+    real = Line(shape=shapes[0], variant=REAL)
+    return [real, *lines, *(Line(shape=shapes[0], variant=name) for name in VARIANTS)]
 
 
 def describe_shape(shape: str) -> Architecture:
@@ -144,6 +151,14 @@ def plan_line(line: Line, gpu: GPU, *, steps: int = 12) -> Planned:
     )
     batch = largest_batch(recipe.micro_batch_size, setup, lengths)
     return Planned(recipe=recipe, setup=setup, batch=batch, rate=rate)
+
+
+def strategy_of(line: Line, gpu: GPU) -> str:
+    """Return how our planner shares the weights of a line, for engines that do not plan."""
+    try:
+        return plan_line(replace(line, engine="ours"), gpu).recipe.strategy
+    except UserError:
+        return "FSDP2"
 
 
 def utilisation(line: Line, rate: float, peak_flops: float) -> float:

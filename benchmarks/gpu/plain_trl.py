@@ -35,6 +35,7 @@ def main() -> None:
 
 def train(arguments: argparse.Namespace, scratch: str) -> dict[str, Any]:
     """Train and return what was measured, tokens over all ranks."""
+    began = time.perf_counter()
     options = make_model(arguments)  # first: Unsloth patches what is imported after it
     import torch
     from datasets import Dataset
@@ -52,7 +53,7 @@ def train(arguments: argparse.Namespace, scratch: str) -> dict[str, Any]:
         args=SFTConfig(
             output_dir=scratch, max_steps=arguments.steps, save_strategy="no", report_to="none",
             disable_tqdm=True, use_cpu=not has_gpu, logging_steps=1, packing=arguments.packed,
-            max_length=arguments.length,
+            max_length=arguments.length, model_init_kwargs=init_options(arguments),
         ),
         train_dataset=Dataset.from_list(read_messages(arguments.rows)),
         callbacks=[Watch()],
@@ -68,10 +69,20 @@ def train(arguments: argparse.Namespace, scratch: str) -> dict[str, Any]:
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
     return {
+        "startup_seconds": marks[0] - began,
         "tokens_per_second": tokens / (marks[-1] - marks[warmup - 1]),
         "peak_bytes": peak,
         "what": "the defaults of " + {"trl": "TRL", "unsloth": "Unsloth"}[arguments.library],
     }
+
+
+def init_options(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return how TRL loads a frozen base: in bfloat16, not in its default of float32.
+
+    All weights train in float32 under autocast, as ours do.
+    """
+    is_named = arguments.library == "trl" and arguments.method == "LoRA"
+    return {"dtype": "bfloat16"} if is_named else None
 
 
 def read_messages(path: str) -> list[dict[str, Any]]:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from lines import Line
+from lines import Line, strategy_of
+
+from finetune_trainer.planning.throughput import GPUS
 
 HERE = Path(__file__).parent
 _RATE = re.compile(r"tokens_per_second(?:_per_gpu)?\W+([0-9.]+)")
@@ -79,7 +81,7 @@ def measure_peer(
     if line.nodes == 1 and line.gpus == 1:
         environment["CUDA_VISIBLE_DEVICES"] = "0"
     log = scratch / f"{line.name.replace(' ', '-')}.log"
-    command = _launch(line, place)
+    command = launch_command(line, place)
     if line.engine == "axolotl":
         file = scratch / "axolotl.yaml"
         file.write_text(yaml.safe_dump(axolotl_config(line, model, rows, steps=steps)))
@@ -90,21 +92,23 @@ def measure_peer(
     command += ["--library", line.engine, "--method", line.method]
     command += ["--packed"] if line.packed else []
     printed = run_command(command, environment=environment, seconds=seconds, log=log)
-    found = [each for each in printed.splitlines() if each.startswith('{"tokens')]
+    found = [each for each in printed.splitlines() if each.startswith('{"startup')]
     if not found:
         raise NotMeasuredError("it printed no figures")
     measured: dict[str, Any] = json.loads(found[-1])
     return measured
 
 
-def _launch(line: Line, place: dict[str, str]) -> list[str]:
+def launch_command(line: Line, place: dict[str, str]) -> list[str]:
+    """Return the command that starts TRL's or Axolotl's ranks on this node."""
     if line.nodes * line.gpus == 1:
         return [sys.executable]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--mixed_precision", "bf16"]
     command += ["--num_processes", str(line.nodes * line.gpus), "--dynamo_backend", "no"]
     command += ["--num_machines", str(line.nodes), "--machine_rank", place["rank"]]
     command += ["--main_process_ip", place["host"], "--main_process_port", "29555"]
-    if line.method != "QLoRA":
+    # Adapters run under DDP where the base fits one GPU, as ours do; TRL cannot shard 4 bits.
+    if line.method != "QLoRA" and strategy_of(line, GPUS["h100"]) == "FSDP2":
         command += ["--use_fsdp", "--fsdp_version", "2"]
         command += ["--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP"]
     return command

@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(Path(__file__).parent)]
 
-from lines import ENGINES, Line, list_lines, plan_line, utilisation  # noqa: E402
+from lines import ENGINES, REAL, Line, list_lines, plan_line, utilisation  # noqa: E402
 from random_model import ROW_TOKENS, SIZES, make_model, make_rows  # noqa: E402
 from recipes import NotMeasuredError, find_obstacle, measure_peer  # noqa: E402
 
@@ -49,6 +49,7 @@ class Bench:
         nodes: Nodes that run this command.
         rank: Of this node.
         host: Address of the node of rank 0.
+        weights: Folder of a real model for the line with real weights, if there is one.
     """
 
     scratch: Path
@@ -58,6 +59,13 @@ class Bench:
     nodes: int = 1
     rank: int = 0
     host: str = "127.0.0.1"
+    weights: Path | None = None
+
+    def folder_of(self, line: Line) -> Path:
+        """Return the folder of a line's model."""
+        if line.variant == REAL and self.weights is not None:
+            return self.weights.absolute()
+        return self.scratch / line.shape
 
     def find_obstacle(self, line: Line) -> str:
         """Say why a line cannot be measured here; empty if it can."""
@@ -65,6 +73,8 @@ class Bench:
             return f"it takes {line.nodes} node(s), and {self.nodes} run this (--nodes)"
         if line.gpus > max(1, self.num_gpus):
             return f"it takes {line.gpus} GPUs of a node, and this one has {self.num_gpus}"
+        if line.variant == REAL and self.weights is None:
+            return "it takes the folder of a real model (--weights)"
         return find_obstacle(line, use_gpu=self.num_gpus > 0)
 
     def measure(self, line: Line) -> dict[str, Any]:
@@ -73,7 +83,7 @@ class Bench:
         Raises:
             NotMeasuredError: It failed or took too long; says why.
         """
-        model, rows = self.scratch / line.shape, self.scratch / "rows.jsonl"
+        model, rows = self.folder_of(line), self.scratch / "rows.jsonl"
         if line.engine != "ours":
             place = {"rank": str(self.rank), "host": self.host, "scratch": str(self.scratch)}
             return measure_peer(
@@ -114,7 +124,9 @@ class Run:
         """Train, read what it left, and evaluate on one node; raises ``NotMeasuredError``."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.run_stage("prepare")
-        self.run_stage("train")
+        began = time.monotonic()
+        events = self.run_stage("train")
+        startup = next((e["at"] - began for e in events if e["event"] == "progress"), 0.0)
         lines = (self.folder / "metrics.jsonl").read_text().splitlines()
         points = [json.loads(line) for line in lines]
         rates = [p["tokens_per_second"] for p in points if "tokens_per_second" in p]
@@ -124,6 +136,7 @@ class Run:
         layout = "packed" if recipe["packing"] else "padded"
         layout = "flattened" if recipe["padding_free"] else layout
         measured = {
+            "startup_seconds": startup,
             "tokens_per_second": rate,
             "peak_bytes": max((p.get("peak_memory_bytes", 0) for p in points), default=0),
             "planned_bytes": recipe["estimated_memory_bytes"],
@@ -208,7 +221,10 @@ class Run:
             "name": NAME,
             "uid": self.uid,
             "spec": {
-                "model": {"uri": f"file://{scratch / self.line.shape}", "name": "random/model"},
+                "model": {
+                    "uri": f"file://{self.bench.folder_of(self.line)}",
+                    "name": "random/model",
+                },
                 "dataset": {"sources": [{"uri": f"file://{scratch}/rows.jsonl"}]},
                 "checkpoint": {"everySteps": 100000},
                 "evaluation": {"maxSamples": QUESTIONS, "maxNewTokens": 64},
@@ -233,7 +249,7 @@ def measure_lines(bench: Bench, lines: list[Line], state: Path) -> dict[str, dic
             results[line.name] = {"failed": obstacle}
             continue
         began = time.monotonic()
-        if bench.rank == 0:
+        if bench.rank == 0 and line.variant != REAL:
             make_model(bench.scratch / line.shape, line.shape)
         try:
             result = bench.measure(line)
@@ -267,12 +283,14 @@ def write_page(
             f"# Training on GPUs: {', '.join(dict.fromkeys(line.shape for line in lines))}",
             "",
             f"{device}, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}, "
-            "`python benchmarks/gpu/run.py`. Random weights, generated rows.",
+            "`python benchmarks/gpu/run.py`. Random weights except on lines named `real`, "
+            "generated rows. Start-up ends with the first step.",
             "The evaluation's share is that of a job of "
             f"{JOB_ROWS:,} rows, {JOB_EPOCHS} epochs and {JOB_QUESTIONS} questions.",
             "",
-            "| line | tokens/s | utilisation | peak GiB | planned GiB | evaluation | what ran |",
-            "|---|---|---|---|---|---|---|",
+            "| line | start-up s | tokens/s | utilisation | peak GiB | planned GiB | evaluation | "
+            "what ran |",
+            "|---|---|---|---|---|---|---|---|",
             *rows,
             "",
         ]
@@ -283,10 +301,11 @@ def _row_of(line: Line, result: dict[str, Any], gpu: GPU | None) -> str:
     if "failed" in result:
         planned = _plan_words(line, gpu)
         words = " ".join(str(result["failed"]).split())
-        return f"| {line.name} | - | - | - | {planned} | - | not measured: {words} |"
+        return f"| {line.name} | - | - | - | - | {planned} | - | not measured: {words} |"
     rate = result["tokens_per_second"]
     share = result.get("evaluation_share")
     cells = [
+        f"{result['startup_seconds']:.0f}" if "startup_seconds" in result else "-",
         f"{rate:,.0f}",
         f"{utilisation(line, rate, gpu.flops):.1%}" if gpu else "-",
         f"{result['peak_bytes'] / 2**30:.1f}",
@@ -322,6 +341,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, help="finished lines; default: gpu.json")
     parser.add_argument("--again", action="store_true", help="forget the finished lines")
     parser.add_argument("--seconds", type=float, default=600, help="most that a line may take")
+    parser.add_argument(
+        "--weights", type=Path, help="folder of a real model of the first shape: its line is first"
+    )
     parser.add_argument("--nodes", type=int, default=1, help="nodes that run this command")
     parser.add_argument("--node-rank", type=int, default=0, help="0 on the first of them")
     parser.add_argument("--host", default="127.0.0.1", help="address of the first node")
@@ -347,6 +369,7 @@ def main() -> None:
     bench = Bench(
         scratch=Path(), num_gpus=num_gpus, steps=arguments.steps, seconds=arguments.seconds,
         nodes=arguments.nodes, rank=arguments.node_rank, host=arguments.host,
+        weights=arguments.weights,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="gpu-bench-") as temporary:
         scratch = (arguments.scratch or Path(temporary)).absolute()

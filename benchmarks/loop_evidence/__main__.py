@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 from benchmarks.loop_evidence import alarms, degrading, looking, quality, sealing
 
-NUM_YEARS = 1000
-NUM_CASES = 200
+NUM_YEARS = 100
+NUM_CASES = 100
 NUM_TRIES = 4000
 NUM_ENDPOINTS = 2000
 NUM_LIVES = 100
@@ -23,27 +23,31 @@ NUM_LIVES = 100
 def print_quiet(scale: float) -> None:
     """Print how often alarms ring in years without change."""
     print(
-        "| years without change | alarms per year | years with one | most in a year |\n"
-        "|---|---|---|---|"
+        "| who asks | users of a week | looks that compare | changes found in a year "
+        "| years with one |\n|---|---|---|---|---|"
     )
     for line in alarms.quiet_years(_at_least_two(NUM_YEARS * scale)):
         print(
-            f"| {line.words} | {line.per_year:.3f} ± {2 * line.error:.3f} | {line.rang:.1%} "
-            f"| {line.most} |",
+            f"| {line.words} | {line.num_users:,} | {line.compared:.0%} | {line.rang:.2f} "
+            f"| {line.years:.0%} |",
             flush=True,
         )
 
 
 def print_delays(scale: float) -> None:
-    """Print after how many answers a change is found."""
+    """Print after how many days a change is found, and when its end is."""
     print(
-        "| change | rows of the reference | found | answers until then: half of the cases "
-        "| nine of ten | the alarm names it |\n|---|---|---|---|---|---|"
+        "| change | users of a week | smallest rise by the report | found within 30 days "
+        "| days until then, half of the cases | days from its end until it is over "
+        "|\n|---|---|---|---|---|---|"
     )
     for line in alarms.delays(_at_least_two(NUM_CASES * scale)):
+        median = f"{line.median:.0f}" if math.isfinite(line.median) else "not found"
+        ended = "" if line.ended is None else f"{line.ended:.0f}"
+        smallest = f"{line.smallest:.3f}" if line.smallest < 1 else "none"
         print(
-            f"| {line.words} | {line.num_reference:,} | {line.found:.0%} "
-            f"| {_answers(line.median)} | {_answers(line.late)} | {line.blamed:.0%} |",
+            f"| {line.words} | {line.num_users:,} | {smallest} | {line.found:.0%} | {median} "
+            f"| {ended} |",
             flush=True,
         )
 
@@ -132,10 +136,6 @@ def print_cost(scale: float) -> None:
             f"| {line.seconds:.0f} | {line.cpu_seconds:.0f} | {line.peak_mib:.0f} |",
             flush=True,
         )
-
-
-def _answers(number: float) -> str:
-    return f"{number:,.0f}" if math.isfinite(number) else "not found"
 
 
 def _at_least_two(number: float) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.monitor.quality import measuring
-from finetune_trainer.monitor.quality.drawing import (
+from finetune_trainer.monitor.quality.sampling import (
     JUDGED_PER_ASKED,
     NUM_WEEKS,
     WEEK,

@@ -23,7 +23,7 @@ from typing import Any
 import orjson
 
 from finetune_api.protocol.monitoring import TASK, LookReport, LookTask
-from finetune_trainer.serve.recorder.keeping import SEGMENT_SECONDS
+from finetune_trainer.serve.recorder.retention import SEGMENT_SECONDS
 from finetune_trainer.serve.recorder.spool import SEGMENT_BYTES
 from finetune_trainer.storage import ObjectStore, open_store, publish_folder
 from finetune_trainer.traffic.places import id_time, segment_key
@@ -214,7 +214,7 @@ class World:
                 "job": "copy",
                 "active": active,
                 "traffic": {"uri": self._output.as_uri()},
-                "monitor": {"quality": {"answersPerWeek": 30}},
+                "monitor": {"every": "1h", "quality": {"answersPerWeek": 30}},
                 "until": (START + hours * HOUR).isoformat(),
             }
         )

@@ -14,7 +14,8 @@ from finetune_trainer.statistics.prediction_powered import confidence_with_judge
 Floats = NDArray[np.float64]
 Scores = tuple[Floats, Floats]
 NUM_JUDGED = 400
-NUM_PEOPLE = (20, 30, 120)
+NUM_PEOPLE = (20, 25, 30, 120, 150)
+"""Scores of five weeks are 25 or 150 where 5 or 30 a week are asked for."""
 NUM_DRAWS = 1000
 GOOD = 0.85
 

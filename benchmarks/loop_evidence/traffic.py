@@ -1,165 +1,136 @@
-"""Simulated traffic: what users' answers look like by signal, and what a look makes of them."""
+"""Simulated users of an endpoint, and what daily looks at their last week make of them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune_trainer.statistics.bounded import confidence_of_mean
-from finetune_trainer.statistics.drift import (
-    NUM_LOUD,
-    Limits,
-    add_look,
-    limits_of,
-    log_growths,
-    log_mean_of_bets,
-    log_mean_of_signals,
-    no_evidence,
-)
+from finetune_trainer.monitor.looking import Settings
+from finetune_trainer.statistics.drift import log_evidence, log_mean_of_sides, smallest_changes
 
 Floats = NDArray[np.float64]
-NUM_DRAWS = 4000
-"""Of a reference's bounds."""
+Numbers = Mapping[str, Floats]
+SETTINGS = Settings()
+NUM_DAYS = SETTINGS.window // SETTINGS.every
+TOLERANCES = {
+    "PromptLength": 0.02,
+    "AnswerLength": 0.02,
+    "Vocabulary": 0.02,
+    "Labels/a": 0.02,
+    "Labels/b": 0.02,
+    "Refusals": 0.005,
+    "Errors": 0.005,
+    "ThumbsDown": 0.02,
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Signal:
-    """Distribution of one signal over users.
+class World:
+    """Users of an endpoint.
 
     Attributes:
-        numbers: Values that a user's number takes.
-        shares: Share of the users with each.
-        tolerance: As the monitor has it.
+        new: Returns numbers of users who come on one day alone, by day and number of users.
+        num_new: How many these are on a day.
+        regular: Returns numbers of the users who come each day, in the same order.
     """
 
-    numbers: Floats
-    shares: Floats
-    tolerance: float
-
-    def mixed(self, other: Signal, share: float) -> Signal:
-        """Return the signal where a share of the users are like those of another one."""
-        return replace(self, shares=(1 - share) * self.shares + share * other.shares)
-
-    def at(self, mean: float) -> Signal:
-        """Return a signal of hits with another share of them."""
-        return replace(self, shares=np.array([1 - mean, mean]))
-
-
-def hits(share: float, tolerance: float) -> Signal:
-    """Return a signal of hits and misses."""
-    return Signal(
-        numbers=np.array([0.0, 1.0]), shares=np.array([1 - share, share]), tolerance=tolerance
-    )
-
-
-def bell(center: float, width: float, tolerance: float) -> Signal:
-    """Return a signal whose numbers lie around a center."""
-    numbers = np.linspace(0, 1, 17)
-    heights = np.exp(-(((numbers - center) / width) ** 2) / 2)
-    return Signal(numbers=numbers, shares=heights / heights.sum(), tolerance=tolerance)
+    new: Callable[[np.random.Generator, int, int], Numbers]
+    num_new: Callable[[int], int]
+    regular: Callable[[np.random.Generator, int], Numbers] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Endpoint:
-    """An endpoint as it was when its reference was taken.
+class Found:
+    """One look.
 
     Attributes:
-        num_reference: Rows of the reference.
-        num_users: Users of each look.
+        log_e: Evidence by signal; empty if the window has too few users.
+        begun: Signals whose change is found by this look, and was not by the one before.
+        open: Signals that have changed.
+        num_users: Users of the window.
     """
 
-    signals: Mapping[str, Signal]
-    num_reference: int
-    num_users: int
+    log_e: Mapping[str, float] = field(default_factory=dict)
+    begun: frozenset[str] = frozenset()
+    open: frozenset[str] = frozenset()
+    num_users: int = 0
 
 
-class Years:
-    """Endpoints watched side by side, each with a reference of its own."""
+class Watched:
+    """An endpoint that is looked at each day."""
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        *,
-        num_years: int,
-        seed: int,
-        is_exact: bool = False,
-        num_loud: int = NUM_LOUD,
-        given: Mapping[str, Limits] | None = None,
-    ) -> None:
-        """Draw the references.
+    def __init__(self, world: World, seed: int) -> None:
+        """Gather the reference: the week before day 0."""
+        self._world, self._rng = world, np.random.default_rng(seed)
+        self._new: deque[Numbers] = deque(maxlen=NUM_DAYS)
+        self._regular: deque[Numbers] = deque(maxlen=NUM_DAYS)
+        self._open: frozenset[str] = frozenset()
+        self.bound = SETTINGS.log_bound(len(TOLERANCES))
+        for day in range(NUM_DAYS):
+            self._pass(day - NUM_DAYS)
+        self.reference = self._window()
 
-        Args:
-            endpoint: What is watched.
-            num_years: Endpoints.
-            seed: Of all draws.
-            is_exact: Take a reference's mean for the truth.
-            num_loud: Users who may give any number.
-            given: Limits of all endpoints, instead of those of references.
-        """
-        self.number = num_years
-        self._rng = np.random.default_rng(seed)
-        self._endpoint = endpoint
-        limits = {
-            name: [given[name]] * num_years
-            if given
-            else [self._limits_of(signal, is_exact) for _ in range(num_years)]
-            for name, signal in endpoint.signals.items()
-        }
-        self._growths = {
-            name: np.stack(
-                [
-                    log_growths(
-                        endpoint.signals[name].numbers,
-                        these.with_loud(num_loud, endpoint.num_users),
-                    )
-                    for these in each
-                ]
-            )
-            for name, each in limits.items()
-        }
-        self._evidence = np.stack([no_evidence(len(limits))] * num_years)
+    def looks(self, num_days: int) -> Iterator[tuple[int, Found]]:
+        """Yield the look at the end of each day from the second week on."""
+        for day in range(num_days):
+            self._pass(day)
+            if day + 1 >= NUM_DAYS:
+                yield day, self._look()
 
-    def look(
-        self, now: Mapping[str, Signal], log_bound: float, loud: float | None = None
-    ) -> Floats:
-        """Look once; return the logarithm of each signal's evidence, by endpoint.
-
-        Endpoints that reach the bound begin again.
-
-        Args:
-            now: What the traffic is.
-            log_bound: Of the alarm.
-            loud: What one of the users gives.
-        """
-        num_others = self._endpoint.num_users - (loud is not None)
-        grown = [self._growth(name, now[name], num_others, loud) for name in self._endpoint.signals]
-        self._evidence = add_look(self._evidence, np.stack(grown, axis=1))
-        by_signal = log_mean_of_bets(self._evidence)
-        self._evidence[log_mean_of_signals(by_signal) >= log_bound] = -np.inf
-        return by_signal
-
-    def _growth(self, name: str, signal: Signal, number: int, loud: float | None) -> Floats:
-        growths = self._growths[name]
-        size = len(growths)
-        if len(signal.numbers) == 2:
-            num_hits = self._rng.binomial(number, signal.shares[1], size=size)
-            counts = np.stack([number - num_hits, num_hits], axis=-1)
-        else:
-            counts = self._rng.multinomial(number, signal.shares, size=size)
-        if loud is not None:
-            counts[:, np.abs(signal.numbers - loud).argmin()] += 1
-        return np.asarray(np.matmul(growths, counts[:, None, :, None])[..., 0])
-
-    def _limits_of(self, signal: Signal, is_exact: bool) -> Limits:
-        size = self._endpoint.num_reference
-        drawn = self._rng.choice(signal.numbers, size=size, p=signal.shares)
-        if is_exact:
-            mean = float(drawn.mean())
-            return Limits(low=mean, high=mean)
-        reference = confidence_of_mean(drawn, np.arange(size), num_draws=NUM_DRAWS)
-        return limits_of(
-            reference, num_signals=len(self._endpoint.signals), tolerance=signal.tolerance
+    def smallest(self, name: str) -> float:
+        """Return the smallest rise of a signal that is found, as the report has it."""
+        then = self.reference[name]
+        rise, _ = smallest_changes(
+            then, num_users=len(then), tolerance=TOLERANCES[name], log_bound=self.bound
         )
+        return 1.0 if rise is None else rise
+
+    def _pass(self, day: int) -> None:
+        self._new.append(self._world.new(self._rng, day, self._world.num_new(day)))
+        if self._world.regular is not None:
+            self._regular.append(self._world.regular(self._rng, day))
+
+    def _window(self) -> dict[str, Floats]:
+        found = {}
+        for name in TOLERANCES:
+            parts = [day[name] for day in self._new]
+            if self._regular:
+                parts.append(np.mean([day[name] for day in self._regular], axis=0))
+            found[name] = self._rng.permutation(np.concatenate(parts))
+        return found
+
+    def _look(self) -> Found:
+        now = self._window()
+        num_users = len(now["Errors"])
+        if min(num_users, len(self.reference["Errors"])) < SETTINGS.min_users:
+            return Found(num_users=num_users)
+        log_e = {
+            name: log_mean_of_sides(
+                log_evidence(self.reference[name], now[name], tolerance=TOLERANCES[name])
+            )
+            for name in TOLERANCES
+        }
+        rings = {name for name, each in log_e.items() if each >= self.bound}
+        begun = frozenset(rings - self._open)
+        self._open = frozenset(n for n in self._open | rings if log_e[n] >= 0)
+        return Found(log_e=log_e, begun=begun, open=self._open, num_users=num_users)
+
+
+def users(number: int, rng: np.random.Generator, **changed: Floats) -> Numbers:
+    """Return numbers of ordinary users; ``changed`` has those of other signals."""
+    share = rng.random(number)
+    ordinary = {
+        "PromptLength": rng.normal(0.45, 0.08, number),
+        "AnswerLength": rng.normal(0.45, 0.08, number),
+        "Vocabulary": rng.normal(0.35, 0.06, number),
+        "Labels/a": (share < 0.3).astype(float),
+        "Labels/b": (share > 0.8).astype(float),
+        "Refusals": (rng.random(number) < 0.01).astype(float),
+        "Errors": (rng.random(number) < 0.01).astype(float),
+        "ThumbsDown": (rng.random(number) < 0.08).astype(float),
+    }
+    return {name: np.clip(each, 0, 1) for name, each in (ordinary | changed).items()}

@@ -1,1 +1,1 @@
-"""What the serving front costs, and whether a switch of versions loses a request."""
+"""What the serving front costs and withstands, and whether a switch or a drain loses a request."""

@@ -1,14 +1,11 @@
-"""The front's cost beside asking the engine directly, its memory, and requests over switches.
+"""The front's cost beside asking the engine directly, and its memory over many requests.
 
-``python -m benchmarks.serving.front [overhead|capture|throughput|memory|switches ...]``; all by
-default.
 Front, engine and client are three processes. CPU time of the front is read from the kernel, so that
 requests per second of one core do not depend on what else runs.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -17,8 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +47,13 @@ class Bench:
     """0 without a recorder. With one, all answers of a second endpoint are captured."""
 
     def follow(
-        self, active: int, candidate: int | None = None, *, weight: int = 0, rollout: str = ""
+        self,
+        active: int,
+        candidate: int | None = None,
+        *,
+        weight: int = 0,
+        rollout: str = "",
+        **spec: Any,
     ) -> None:
         """Put versions into rotation, as the operator's status does."""
         status: dict[str, Any] = {"active": self._served(active)}
@@ -59,10 +61,11 @@ class Bench:
             more = {"weight": weight, "rolloutId": rollout, "verifiedTime": "now"}
             status["candidate"] = {**self._served(candidate), **more}
         metadata = {"name": NAME, "namespace": "team-a", "uid": "1"}
-        spec = {"jobRef": {"name": NAME}}
-        endpoints = [{"metadata": metadata, "spec": spec, "status": status}]
+        spec["jobRef"] = {"name": NAME}
+        endpoints: list[dict[str, Any]] = [{"metadata": metadata, "spec": spec, "status": status}]
         if self.recorder_pid:
-            kept = {"include": "All", "sample": "1", "uri": (self.folder / "storage").as_uri()}
+            uri = (self.folder / "storage").as_uri()
+            kept = {"include": "All", "sample": "1", "uri": uri, "openToAll": True}
             more = {"metadata": {**metadata, "name": KEPT}, "spec": {**spec, "capture": kept}}
             endpoints.append({**endpoints[0], **more})
         (self.folder / "new.json").write_text(json.dumps(endpoints))
@@ -108,6 +111,12 @@ class Bench:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * PAGE_BYTES / 2**20
 
+    def peak_mib(self) -> float:
+        """Most resident memory that the front's process has had."""
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text())
+        assert found is not None
+        return int(found[1]) / 1024
+
 
 def _adapter(version: int) -> str:
     return f"team-a.{NAME}-v{version}"
@@ -116,26 +125,21 @@ def _adapter(version: int) -> str:
 @contextmanager
 def bench(num_engines: int = 1, *, records: bool = False) -> Iterator[Bench]:
     """Run engines, a front and, if asked, a recorder beside it."""
-    engines = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.serving.upstream"], stdout=subprocess.PIPE, text=True
-        )
-        for _ in range(num_engines)
-    ]
+    engines = [start_engine() for _ in range(num_engines)]
     processes: list[subprocess.Popen[str]] = [*engines]
     try:
-        ports = [_port_of(engine) for engine in engines]
+        ports = [port_of(engine) for engine in engines]
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             (folder / "endpoints.json").write_text("[]")
             (folder / "token").write_text("token-of-the-benchmark")
-            recorder = _start("recorder", folder) if records else None
+            recorder = start(RECORDER, folder, folder / "recorder.log") if records else None
             if recorder is not None:
                 processes.append(recorder)
-                _ports_of(recorder, folder / "recorder.log")
-            front = _start("front", folder)
+                ports_of(recorder, folder / "recorder.log")
+            front = start(FRONT, folder, folder / "front.log")
             processes.append(front)
-            public, private = _ports_of(front, folder / "front.log")
+            public, private = ports_of(front, folder / "front.log")
             pid = 0 if recorder is None else recorder.pid
             yield Bench(folder, ports, front.pid, public, private, recorder_pid=pid)
     finally:
@@ -144,33 +148,44 @@ def bench(num_engines: int = 1, *, records: bool = False) -> Iterator[Bench]:
             process.communicate()
 
 
-def _port_of(engine: subprocess.Popen[str]) -> int:
+def start_engine() -> subprocess.Popen[str]:
+    """Start an engine."""
+    command = [sys.executable, "-m", "benchmarks.serving.upstream"]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def port_of(engine: subprocess.Popen[str]) -> int:
+    """Return the port of an engine."""
     assert engine.stdout is not None
     return int(engine.stdout.readline())
 
 
-def _start(command: str, folder: Path) -> subprocess.Popen[str]:
+_SERVE = ("finetune_trainer.serve",)
+_ADDRESS = ("--host", "127.0.0.1", "--report-port", "0")
+FRONT = (*_SERVE, "front", *_ADDRESS, "--port", "0")
+RECORDER = (*_SERVE, "recorder", *_ADDRESS)
+
+
+def start(command: Sequence[str], folder: Path, log: Path) -> subprocess.Popen[str]:
+    """Start a module with its arguments. Its files are in ``folder``."""
     environment = {
         **os.environ,
         "FINETUNE_ENDPOINTS": (folder / "endpoints.json").as_uri(),
         "FINETUNE_SERVER_URL": "http://127.0.0.1:{server}",
         "FINETUNE_TOKEN_FILE": str(folder / "token"),
+        "FINETUNE_KEYS_DIR": str(folder / "keys"),
         "FINETUNE_SPOOL_DIR": str(folder / "spool"),
+        "FINETUNE_GRACE_SECONDS": "125",
         SOCKET: str(folder / "recorder.sock"),
     }
     # What it says goes to a file: a pipe that nobody reads would stop it.
-    with (folder / f"{command}.log").open("w") as log:
+    with log.open("w") as said:
         return subprocess.Popen(
-            [*(sys.executable, "-m", "finetune_trainer.serve", command), "--host", "127.0.0.1"]
-            + ([] if command == "recorder" else ["--port", "0"])
-            + ["--report-port", "0"],
-            env=environment,
-            stderr=log,
-            text=True,
+            [sys.executable, "-m", *command], env=environment, stderr=said, text=True
         )
 
 
-def _ports_of(process: subprocess.Popen[str], log: Path) -> tuple[int, int]:
+def ports_of(process: subprocess.Popen[str], log: Path) -> tuple[int, int]:
     """Wait until a process listens, and return its ports."""
     while (found := _LISTENING.search(log.read_text())) is None:
         if process.poll() is not None:
@@ -314,85 +329,3 @@ async def memory(count: int) -> None:
             await closed(step if number else 1000, 16, ask)
             print(f"| {number * step} | {made.resident_mib():.1f} |", flush=True)
         pool.close()
-
-
-async def switches(count: int) -> None:
-    """Ask at a steady rate over two switches and one rollback."""
-    with bench(num_engines=2) as made:
-        made.follow(1)
-        await made.settle(1)
-        pool = Pool(made.port)
-        plan: list[tuple[tuple[Any, ...], dict[str, Any], set[str]]] = [
-            ((1, 2), {"weight": 25, "rollout": "r1"}, {"1", "2"}),
-            ((2,), {}, {"2"}),
-            ((2, 3), {"weight": 50, "rollout": "r2"}, {"2", "3"}),
-            ((3,), {}, {"3"}),
-            ((3, 4), {"weight": 25, "rollout": "r3"}, {"3", "4"}),
-            ((3,), {}, {"3"}),
-        ]
-        allowed = {"1"}
-        wrong = Counter[str]()
-        by_user: dict[tuple[int, str], set[str]] = {}
-        period = 0
-
-        async def ask(number: int, due: float) -> Answered:
-            begun, before = period, set(allowed)
-            user = f"u{number % 500}"
-            sent = request(NAME, user=user, is_stream=number % 2 == 1)
-            answered = await pool.ask(sent, due)
-            if answered.version not in before | allowed:
-                wrong[answered.version] += 1
-            if begun == period and is_settled:
-                by_user.setdefault((begun, user), set()).add(answered.version)
-            if answered.is_whole and f"-v{answered.version}".encode() not in answered.body:
-                wrong["another version's answer"] += 1
-            return answered
-
-        is_settled = True
-        asking = asyncio.create_task(paced(count, RATE, ask))
-        for versions, more, then in plan:
-            await asyncio.sleep(count / RATE / (len(plan) + 1))
-            is_settled = False
-            allowed |= then
-            made.follow(*versions, **more)
-            await made.settle(*versions)
-            period += 1
-            # Requests under way may still end at the version that they began with.
-            await asyncio.sleep(0.3)
-            allowed, is_settled = then, True
-        found: list[Answered] = await asking
-        pool.close()
-    failed = sum(not each.is_whole for each in found)
-    torn = sum(len(versions) > 1 for versions in by_user.values())
-    print(f"{count} requests, half of them streamed, {RATE:.0f} a second")
-    print(f"failed: {failed}; by a version not in rotation: {sum(wrong.values())} {dict(wrong)}")
-    print(f"users in a period: {len(by_user)}, with more than one version: {torn}")
-    print(f"answers by version: {dict(sorted(Counter(each.version for each in found).items()))}")
-
-
-PARTS: dict[str, tuple[Callable[[int], Awaitable[None]], int]] = {
-    "overhead": (overhead, 6000),
-    "capture": (capture, 6000),
-    "throughput": (throughput, 5000),
-    "memory": (memory, 100_000),
-    "switches": (switches, 20_000),
-}
-
-
-def main() -> None:
-    """Run the parts that were named."""
-    global RATE
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--scale", type=float, default=1.0, help="share of the requests")
-    parser.add_argument("--rate", type=float, default=RATE, help="requests a second, where steady")
-    arguments = parser.parse_args()
-    RATE = arguments.rate
-    for name in arguments.parts or PARTS:
-        part, count = PARTS[name]
-        print(f"\n## {name}\n", flush=True)
-        asyncio.run(part(int(count * arguments.scale)))  # type: ignore[arg-type]
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 import optuna
-from benchmarks.sweep_evidence import decisions, optimism, regret, stopping
+from benchmarks.sweep_evidence import decisions, optimism, stopping
 
 from finetune_operator.finetunesweep.search.halving import Halving
 from finetune_operator.finetunesweep.search.stopping import Asha, Rule
@@ -19,7 +19,6 @@ from finetune_operator.finetunesweep.search.stopping import Asha, Rule
 NUM_CURVES = 1000
 NUM_EQUAL_SWEEPS = (1000, 20_000)
 NUM_STOPPED_SWEEPS = 200
-NUM_SURFACES = 100
 
 
 def print_decisions() -> None:
@@ -51,21 +50,6 @@ def print_savings() -> None:
         )
 
 
-def print_regret() -> None:
-    """Print how far each way of searching stays from the best setting."""
-    print(
-        "| trials | way | regret | above our TPE's on the same surface |\n|---|---|---|---|",
-        flush=True,
-    )
-    for line in regret.regrets(NUM_SURFACES):
-        paired = f"{line.above_ours:+.4f} ± {line.half_width:.4f}"
-        print(
-            f"| {line.num_trials} | {line.way} | {line.mean:.4f} "
-            f"| {'-' if line.way == regret.OURS else paired} |",
-            flush=True,
-        )
-
-
 def print_optimism() -> None:
     """Print how far what is reported of a winner is above the truth."""
     print("| sweeps | the winner is | reported above the truth | holds 0 |\n|---|---|---|---|")
@@ -90,7 +74,6 @@ def _rule_words(rule: Rule | Halving) -> str:
 TABLES: dict[str, Callable[[], None]] = {
     "decisions": print_decisions,
     "savings": print_savings,
-    "regret": print_regret,
     "optimism": print_optimism,
 }
 

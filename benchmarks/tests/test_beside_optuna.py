@@ -25,10 +25,3 @@ def test_the_same_trials_are_stopped() -> None:
     for line in agreements(80):
         assert line.num_different == 0, line
         assert 0 < line.num_pruned < line.num_curves, line
-
-
-def test_the_search_is_not_worse_beyond_noise() -> None:
-    from benchmarks.sweep_evidence.regret import regrets
-
-    for line in regrets(8, (24,)):
-        assert line.above_ours >= -2 * line.half_width, line

@@ -153,7 +153,7 @@ def test_the_plan_is_what_a_layer_saves_under_the_autocast_of_a_gpu(family: str,
 
 
 def test_the_batch_that_is_counted_is_the_batch_that_was_planned() -> None:
-    for line in list_lines(["llama3-8b"], ["ours"])[:18]:
+    for line in list_lines(["llama3-8b"], ["ours"])[1:19]:
         plan = plan_line(line, GPUS["h100"])
         memory = estimate_training(describe_shape(line.shape), plan.setup, plan.batch)
         assert memory.total == plan.recipe.estimated_memory_bytes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from itertools import islice
 from pathlib import Path
 
@@ -10,27 +9,30 @@ import pytest
 from benchmarks.loop_evidence import alarms, degrading, looking, quality, sealing
 
 pytestmark = pytest.mark.slow
-NUM_LOOKS = 200
 
 
-def test_alarms_are_rare_where_the_monitor_counts_what_it_does_not_know() -> None:
-    lines = list(alarms.quiet_years(30, NUM_LOOKS))
-    promised = [line for line in lines if not line.words.startswith("beside it")]
-    beside = [line for line in lines if line.words.startswith("beside it")]
-    assert len(promised) == 4
-    for line in promised:
-        assert line.per_year <= alarms.FALSE_ALARMS_PER_YEAR + 2 * line.error, line.words
-    for line in beside:
-        assert line.per_year > 3 * alarms.FALSE_ALARMS_PER_YEAR, line.words
+def test_no_alarm_rings_where_nothing_changes_and_twenty_users_are_not_compared() -> None:
+    small, *lines = alarms.quiet_years(1)
+    assert (small.num_users, small.compared) == (20, 0)
+    assert {line.compared for line in lines} == {1}
+    # One a year is stated, over all lines together.
+    assert sum(line.rang for line in lines) <= 2
 
 
-def test_planted_changes_are_found_and_named() -> None:
-    lines = {line.words: line for line in alarms.delays(6, sizes=(3000,))}
-    assert set(lines) == set(alarms.CHANGES)
-    for line in lines.values():
-        assert line.found == 1.0, line.words
-        assert line.blamed >= 0.8, line.words
-        assert 0 < line.median <= line.late < math.inf
+def test_planted_changes_are_found_and_end_and_small_ones_of_few_users_are_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(alarms, "SIZES", (100, 1000))
+    lines = {(line.words, line.num_users): line for line in alarms.delays(2)}
+    for words in alarms.CHANGES:
+        assert lines[words, 100].smallest > lines[words, 1000].smallest
+    half = lines["refusals from 1 to 50 %", 100]
+    assert (half.found, lines["refusals from 1 to 5 %", 100].found) == (1, 0)
+    assert half.ended is not None
+    assert 0 < half.median < half.ended <= 7
+    for (words, _), line in lines.items():
+        if words.endswith("just the smallest"):
+            assert line.found == 1, words
 
 
 def test_the_interval_of_live_quality_holds_the_truth() -> None:

@@ -63,6 +63,7 @@ def ours(
     from finetune_trainer.model.adapters import build_lora_config, name_targets
     from finetune_trainer.model.encoding import ChatTokenizer
     from finetune_trainer.model.hardware import detect_hardware
+    from finetune_trainer.model.kernels.lora import fuse_lora
     from finetune_trainer.model.load import (
         load_model,
         load_tokenizer,
@@ -98,6 +99,10 @@ def ours(
         model = load_model(folder, dtype=dtype)
         emit = EventEmitter(Stage.TRAIN, stream=sys.stderr)
         store = store or open_store(f"file://{scratch}/store", StorageAccess())
+        durable = DurableCheckpoints(
+            store, "c", outbox=Outbox(store, budget_bytes=0, tell=emit.message),
+            keep=2, curve=curve, curve_key="x", inputs={}, resumed_from=0, tell=emit.message,
+        )  # fmt: skip
         trainer = build_trainer(
             job=job,
             config=config, model=model, tokenizer=tokenizer,
@@ -106,16 +111,14 @@ def ours(
             validation=dataset.select(range(0)),
             callbacks=[
                 CurveWriter(curve, emit, resumed_from=0),
-                DurableCheckpoints(
-                    store, "c", outbox=Outbox(store, budget_bytes=0, tell=emit.message),
-                    keep=2, curve=curve, curve_key="x", inputs={}, resumed_from=0,
-                    tell=emit.message,
-                ),
+                durable,
                 StopRequest(Path(scratch) / "stop", lambda _: 0.0),
                 watch.callback,
                 *callbacks,
             ],
         )  # fmt: skip
+        fuse_lora(trainer.model)
+        durable.attach(trainer)
         with state_files_below(output):
             trainer.train()
     return {

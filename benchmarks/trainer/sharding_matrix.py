@@ -5,6 +5,7 @@ Also compares the bytes of a checkpoint's tensors with those of trained weights 
 each, which is all that resuming needs.
 
 Usage: python benchmarks/trainer/sharding_matrix.py [--only FSDP2] [--method LoRA]
+    [--precision BFloat16]
 Keeps its lines in benchmarks/results/sharding.json, puts those that it measures again in their
 place, and writes sharding.md beside it. All lines take half an hour on two cores.
 """
@@ -48,6 +49,7 @@ STRATEGIES: dict[str, dict[str, Any]] = {
 }
 METHODS: dict[str, dict[str, Any]] = {
     "LoRA": {"adapter": {"type": "LoRA"}},
+    "LoRA without dropout": {"adapter": {"type": "LoRA", "dropout": "0"}},
     "DoRA": {"adapter": {"type": "DoRA"}},
     "LoRA and a whole norm": {"adapter": {"type": "LoRA", "modulesToSave": ["model.norm"]}},
     "LoRA of experts": {
@@ -57,6 +59,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "LoRA by DPO": {"objective": "DPO", "adapter": {"type": "LoRA"}},
     "Full": {"adapter": {"type": "Full"}},
 }
+PRECISIONS = ("Float32", "BFloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +68,34 @@ class Line:
 
     method: str
     strategy: str
-    same: tuple[int, ...]
-    stored_bytes: int
-    needed_bytes: int
+    same: tuple[int, ...] = ()
+    stored_bytes: int = 0
+    needed_bytes: int = 0
     problem: str = ""
     measured: str = ""
+    precision: str = "Float32"
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        """Where the line stands on the page."""
+        orders = (PRECISIONS, tuple(STRATEGIES), tuple(METHODS))
+        names = (self.precision, self.strategy, self.method)
+        first, second, third = (o.index(n) for o, n in zip(orders, names, strict=True))
+        return first, second, third
 
 
-def run_line(folder: Path, model: Path, rows: Path, method: str, strategy: str) -> Line:
-    """Train undisturbed, then resume at each of :data:`STEPS`."""
+def run_line(folder: Path, model: Path, rows: Path, asked: Line) -> Line:
+    """Train undisturbed, then resume at each of :data:`STEPS`; return the line with what came."""
     change = {
-        "method": METHODS[method],
-        "hyperparameters": {"maxSteps": 6, "microBatchSize": 1, "learningRate": "auto"},
+        "method": METHODS[asked.method],
+        "hyperparameters": {
+            "maxSteps": 6,
+            "microBatchSize": 1,
+            "learningRate": "auto",
+            "precision": asked.precision,
+        },
         "checkpoint": {"everySteps": 1, "keepLast": 20},
-        "resources": STRATEGIES[strategy],
+        "resources": STRATEGIES[asked.strategy],
     }
 
     def bench(name: str) -> Workbench:
@@ -90,10 +107,7 @@ def run_line(folder: Path, model: Path, rows: Path, method: str, strategy: str) 
     except (AssertionError, ValidationError) as error:
         refused = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
         reason = refused.removeprefix("Value error, ").splitlines()[0]
-        return Line(
-            method=method, strategy=strategy, same=(), stored_bytes=0, needed_bytes=0,
-            problem=reason,
-        )  # fmt: skip
+        return replace(asked, problem=reason)
     same = []
     for step in STEPS:
         resumed = bench(f"resumed-{step}")
@@ -103,9 +117,8 @@ def run_line(folder: Path, model: Path, rows: Path, method: str, strategy: str) 
         if (result["resumedFromStep"], result["sha256"]) == (step, digest):
             same.append(step)
     final = next((whole.run_folder / "adapter").glob("*model.safetensors"))
-    return Line(
-        method=method,
-        strategy=strategy,
+    return replace(
+        asked,
         same=tuple(same),
         stored_bytes=sum(
             file.stat().st_size
@@ -172,51 +185,54 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--only", default="", help="strategies whose name begins so")
     parser.add_argument("--method", action="append", choices=METHODS, help="by default all")
+    parser.add_argument("--precision", choices=PRECISIONS, default=PRECISIONS[0])
     asked = parser.parse_args()
     only, methods = asked.only, asked.method or list(METHODS)
-    found = [each for each in _combinations() if each[0].startswith(only) and each[1] in methods]
+    found = [
+        Line(strategy=strategy, method=method, precision=asked.precision)
+        for strategy in STRATEGIES
+        for method in METHODS
+        if strategy.startswith(only) and method in methods
+    ]
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         rows, pairs = write_rows(root / "rows.jsonl"), write_pairs(root / "pairs.jsonl")
         models = {"": make_model(root / "llama"), "experts": write_mixture(root / "mixtral")}
-        for number, (strategy, method) in enumerate(found):
-            model = models["experts" if "experts" in method else ""]
-            folder, data = root / f"{number}", pairs if "DPO" in method else rows
-            line = run_line(folder, model, data, method, strategy)
-            print(json.dumps(line.__dict__), flush=True)
-            keep(replace(line, measured=str(date.today())))
+        for number, line in enumerate(found):
+            model = models["experts" if "experts" in line.method else ""]
+            folder, data = root / f"{number}", pairs if "DPO" in line.method else rows
+            ran = run_line(folder, model, data, line)
+            print(json.dumps(ran.__dict__), flush=True)
+            keep(replace(ran, measured=str(date.today())))
             shutil.rmtree(folder)
-    lines = [line for line in read_lines() if (line.strategy, line.method) in found]
-    return 0 if all(line.same == STEPS for line in lines if not line.problem) else 1
-
-
-def _combinations() -> list[tuple[str, str]]:
-    return [(strategy, method) for strategy in STRATEGIES for method in METHODS]
+    places = {line.place for line in found}
+    lines = [line for line in read_lines() if line.place in places and not line.problem]
+    return 0 if all(line.same == STEPS for line in lines) else 1
 
 
 def read_lines() -> list[Line]:
     """Return the lines that are kept, in the order of the page."""
     kept = json.loads(LINES.read_text()) if LINES.exists() else []
     lines = [Line(**{**line, "same": tuple(line["same"])}) for line in kept]
-    order = _combinations()
-    return sorted(lines, key=lambda line: order.index((line.strategy, line.method)))
+    return sorted(lines, key=lambda line: line.place)
 
 
 def keep(line: Line) -> None:
     """Put a line in the place of its earlier one, and write the page."""
-    others = [
-        each
-        for each in read_lines()
-        if (each.strategy, each.method) != (line.strategy, line.method)
-    ]
+    others = [each for each in read_lines() if each.place != line.place]
     LINES.write_text(json.dumps([asdict(each) for each in [*others, line]], indent=1) + "\n")
     RESULTS.write_text(render(read_lines()))
+
+
+def _name_processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(line.partition(": ")[2] for line in lines if line.startswith("model name"))
 
 
 def render(lines: list[Line]) -> str:
     """Return the page."""
     table = [
-        f"| {line.strategy} | {line.method} | "
+        f"| {line.precision} | {line.strategy} | {line.method} | "
         + (
             f"refused: {line.problem} | | |"
             if line.problem
@@ -228,13 +244,16 @@ def render(lines: list[Line]) -> str:
     return (
         f"# Resuming under every strategy, {max(line.measured for line in lines)}\n\n"
         "`python benchmarks/trainer/sharding_matrix.py`: a tiny model, four ranks on "
-        f"{os.cpu_count()} CPU cores (gloo), "
-        "float32 (QLoRA: base in 4 bits), six steps; runs that\nresume at steps "
+        f"{os.cpu_count()} CPU cores ({_name_processor()}; gloo, no GPU), "
+        "float32 or bfloat16 (QLoRA: base in 4 bits), six steps; runs that\nresume at steps "
         f"{', '.join(map(str, STEPS))} against one that was not disturbed. "
         "Needed are trained weights and two moments of each, in float32.\n"
-        "The frozen base is in no checkpoint.\n\n"
-        "| strategy | method | same bytes from step | tensors of a checkpoint, bytes | needed |\n"
-        "|---|---|---|---|---|\n" + "\n".join(table) + "\n"
+        "The frozen base is in no checkpoint. Lines that are not here were not run. "
+        "Lines were measured from "
+        f"{min(line.measured for line in lines)} on; `sharding.json` has the day of each.\n\n"
+        "| precision | strategy | method | same bytes from step | tensors of a checkpoint, bytes | "
+        "needed |\n"
+        "|---|---|---|---|---|---|\n" + "\n".join(table) + "\n"
     )
 
 

@@ -126,8 +126,7 @@ def build_schema() -> Schema:
         *edit_rules(),
         *selection_edit_rules(),
     ]
-    add_rules(properties["spec"], SPEC_RULES, prefix="")
-    add_rules(properties["spec"]["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
+    _add_job_rules(properties["spec"])
     _fix_fields(properties["spec"], IMMUTABLE_FIELDS, immutable_message)
     finish_status(properties["status"])
     return ordered(schema)
@@ -150,10 +149,8 @@ def build_sweep_schema() -> Schema:
     _set_head(schema, SWEEP_KIND)
     schema["x-kubernetes-validations"] = [{"rule": SWEEP_NAME_RULE, "message": SWEEP_NAME_MESSAGE}]
     spec = schema["properties"]["spec"]
-    template = spec["properties"]["template"]
     add_rules(spec, SWEEP_RULES, prefix="")
-    add_rules(template, SPEC_RULES, prefix="")
-    add_rules(template["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
+    _finish_template(spec["properties"]["template"])
     add_rules(spec["properties"]["parameters"]["items"], PARAMETER_RULES, prefix="")
     _fix_fields(spec, SWEEP_FIXED_FIELDS, fixed_in_sweep_message)
     finish_status(schema["properties"]["status"])
@@ -168,10 +165,8 @@ def build_schedule_schema() -> Schema:
         {"rule": SCHEDULE_NAME_RULE, "message": SCHEDULE_NAME_MESSAGE}
     ]
     spec = schema["properties"]["spec"]
-    template = spec["properties"]["jobTemplate"]["properties"]["spec"]
     add_rules(spec, SCHEDULE_RULES, prefix="")
-    add_rules(template, SPEC_RULES, prefix="")
-    add_rules(template["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
+    _finish_template(spec["properties"]["jobTemplate"]["properties"]["spec"])
     _fix_fields(spec, SCHEDULE_FIXED_FIELDS, fixed_in_schedule_message)
     finish_status(schema["properties"]["status"])
     return ordered(schema)
@@ -187,6 +182,31 @@ def build_endpoint_schema() -> Schema:
     _fix_fields(spec, ENDPOINT_FIXED_FIELDS, fixed_in_endpoint_message)
     finish_status(schema["properties"]["status"])
     return ordered(schema)
+
+
+def _add_job_rules(spec: Schema) -> None:
+    add_rules(spec, SPEC_RULES, prefix="")
+    add_rules(spec["properties"]["podTemplate"], POD_TEMPLATE_RULES, "podTemplate.")
+
+
+def _finish_template(spec: Schema) -> None:
+    """Add the rules of a FineTuneJob to a spec within another kind, and leave its words out.
+
+    ``kubectl apply`` keeps the whole object in an annotation of at most 256 KiB. So the fields of
+    a job are described once, in the kind FineTuneJob.
+    """
+    _add_job_rules(spec)
+    own = f"{spec['description']} `kubectl explain finetunejob.spec` describes its fields."
+    _drop_descriptions(spec)
+    spec["description"] = own
+
+
+def _drop_descriptions(schema: Schema) -> None:
+    schema.pop("description", None)
+    below = (schema.get("items"), schema.get("additionalProperties"))
+    for child in (*schema.get("properties", {}).values(), *below):
+        if child:
+            _drop_descriptions(child)
 
 
 def _set_head(schema: Schema, kind: str) -> None:

@@ -28,6 +28,7 @@ from finetune_api.patterns import (
     CPU_RULE,
     DURATION_RULE,
     QUANTITY_RULE,
+    RESERVED_NAME_RULE,
     SOURCE_RULES,
     TIME_RULE,
     URI_RULES,
@@ -278,7 +279,9 @@ CpuQuantity = Annotated[str, Field(max_length=16), Texts(CPU_RULE)]
 class LocalObjectReference(APIModel):
     """A reference to an object in the same namespace."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253)]
+    name: Annotated[
+        str, Field(min_length=1, max_length=253), Texts(RESERVED_NAME_RULE, only_new=True)
+    ]
     """Name of the object."""
 
 

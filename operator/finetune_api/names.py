@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.meta import API_VERSION, KIND
-from finetune_api.protocol.trainer import OF_SWEEP_LABEL, Stage
+from finetune_api.protocol.trainer import OF_SCHEDULE_LABEL, OF_SWEEP_LABEL, Stage
 
 JOB_LABEL = "finetune.dev/job"
 """Name of the FineTuneJob, on Jobs and pods."""
@@ -19,7 +19,7 @@ STAGE_LABEL = "finetune.dev/stage"
 """Stage, on Jobs and pods."""
 SWEEP_LABEL = OF_SWEEP_LABEL
 """Name of the FineTuneSweep, on its FineTuneJobs."""
-SCHEDULE_LABEL = "finetune.dev/schedule"
+SCHEDULE_LABEL = OF_SCHEDULE_LABEL
 """Name of the FineTuneSchedule, on its FineTuneJobs."""
 TRIAL_LABEL = "finetune.dev/trial"
 """Number of a trial, from 1, on a FineTuneJob of a sweep."""
@@ -158,6 +158,12 @@ def published_name(job: Mapping[str, Any]) -> str:
     """Return the name that versions of a stored FineTuneJob are published under."""
     output = (job.get("spec") or {}).get("output") or {}
     return str(output.get("publishAs") or job["metadata"]["name"])
+
+
+def run_uid(job: Mapping[str, Any]) -> str:
+    """Return the UID in the run folder of a stored FineTuneJob: its own, or a taken over one."""
+    dataset = (job.get("status") or {}).get("dataset") or {}
+    return str((dataset.get("takenOver") or {}).get("uid") or job["metadata"]["uid"])
 
 
 def server_name(digest: str) -> str:

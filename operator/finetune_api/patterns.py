@@ -105,9 +105,41 @@ class Texts:
         return {**handler(schema), "x-kubernetes-validations": validations}
 
 
+_PRINTED = (
+    "[ -~\u00a1-\u00ac\u00ae-\u05ff\u0620-\u06dc\u06de-\u070e\u0710-\u088f\u08a0-\u08e1"
+    "\u08e3-\u180d\u180f-\u1fff\u2010-\u2027\u2030-\u205e\u2070-\ud7ff\uf900-\ufdff\uff01-\uffef]*"
+)
+"""Characters that are printed where they stand. Those above U+FFFF have no escape that the API
+server reads in every form of a patch."""
+
+PRINTED_RULE = TextRule(
+    patterns={"": _PRINTED},
+    message=(
+        "must have no control or invisible characters, none that turn text, such as U+202E, and "
+        "none above U+FFFF"
+    ),
+)
+"""A text that people read and decide on."""
+
+PROSE_RULE = TextRule(
+    patterns={"": "[^\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]*"},
+    message=PRINTED_RULE.message,
+)
+"""Sentences that people read: lines end, and emojis are joined."""
+
 _REPOSITORY = "[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+(@[A-Za-z0-9][A-Za-z0-9_./%+-]*)?(/.*)?"
 # Without separate kinds, `datasets` would pass as the owner.
 _HUB_KINDS = ("hf://", "hf://datasets/", "hf://models/")
+
+RESERVED_NAMES = "finetune-serving"
+"""How the names of Secrets and ServiceAccounts begin that the operator makes."""
+RESERVED_NAME_RULE = TextRule(
+    patterns={RESERVED_NAMES: ""},
+    message=(
+        f"must not begin with {RESERVED_NAMES}: the operator gives such names to what it makes for "
+        "serving pods alone; name an object of your own"
+    ),
+)
 
 URI_RULES = (
     TextRule(
@@ -116,6 +148,7 @@ URI_RULES = (
             "must be a URI: hf://owner/name, s3://bucket/prefix, pvc://claim/path or file:///folder"
         ),
     ),
+    PRINTED_RULE,
     TextRule(
         patterns={kind: kind + _REPOSITORY for kind in _HUB_KINDS},
         message=(
@@ -243,7 +276,7 @@ ORIGIN_RULE = TextRule(
 """What a job may begin from."""
 
 ENDPOINT_RULE = TextRule(
-    patterns={"": "https?://[^/ ]+/?"},
+    patterns={"": "https?://[!-.0-~]+/?"},
     message=(
         "must be the URL of the server, with http:// or https:// and without a path: "
         "https://s3.example.org or http://10.0.0.5:9000"
@@ -301,7 +334,9 @@ SUBDOMAIN_RULE = TextRule(
 )
 """Name of an object that labels refer to."""
 
-PATH_RULE = TextRule(patterns={"": "/.*"}, message="must be an absolute path, such as /data")
+PATH_RULE = TextRule(
+    patterns={"": f"/{_PRINTED}"}, message="must be an absolute path, such as /data"
+)
 """A path in a container."""
 
 _SEGMENT = "[.]?[A-Za-z0-9_-][A-Za-z0-9._-]*"  # neither `.` nor `..`
@@ -367,6 +402,12 @@ RDMA_DEVICE_RULE = TextRule(
     message="must be the name of a device, such as mlx5_0, or of a port of it, such as mlx5_0:1",
 )
 """An InfiniBand or RoCE device as NCCL names it."""
+
+ENTRY_RULE = TextRule(
+    patterns={"": "[-._a-zA-Z0-9]+"},
+    message="must be the name of an entry of a Secret: letters, digits, dashes, dots, underscores",
+)
+"""Name of an entry of a Secret or ConfigMap."""
 
 VARIABLE_RULE = TextRule(
     patterns={"": "[A-Za-z_][A-Za-z0-9_]*"},

@@ -14,10 +14,8 @@ import typer
 from finetune_cli.commandline import Program, print_version
 from finetune_cli.commands import cluster as cluster_commands
 from finetune_cli.commands import decisions
-from finetune_cli.commands.checkpoints import checkpoints
 from finetune_cli.commands.data import data_app
 from finetune_cli.commands.endpoint import endpoint_app, monitor
-from finetune_cli.commands.evaluate import evaluate
 from finetune_cli.commands.feedback import feedback_app
 from finetune_cli.commands.report import compare, report
 from finetune_cli.commands.review import review_app
@@ -116,7 +114,10 @@ def validate(
     ] = False,
     with_model: Annotated[
         bool,
-        typer.Option("--with-model", help="With --data: count tokens with the job's model."),
+        typer.Option(
+            "--with-model",
+            help="With --data: read the tokenizer of a model that is not in a folder here, too.",
+        ),
     ] = False,
 ) -> None:
     """Check objects in files as the API server would.
@@ -328,28 +329,23 @@ def chat(
     With -o json each answer is a JSON object on a line of its own.
     """
     from finetune_cli.extras import require_trainer
-    from finetune_cli.local.chat import chat_arguments, find_base_model, run_chat
-    from finetune_cli.local.verify import find_adapter
+    from finetune_cli.local.chat import run_chat
+    from finetune_cli.local.verify import find_adapter, make_access
 
     require_trainer()
-    adapter = find_adapter(uri, endpoint=endpoint, region=region)
-    found = base_model or find_base_model(adapter, endpoint=endpoint, region=region)
-    arguments = chat_arguments(
-        adapter,
-        base_model=found,
+    as_json = format_ == "json"
+    run_chat(
+        find_adapter(uri, endpoint=endpoint, region=region),
+        make_access(endpoint, region),
+        _console(is_stderr=as_json),
         prompts=prompts or [],
+        as_json=as_json,
+        base_model=base_model,
+        trust_remote_code=trust_remote_code,
         system=system,
         with_base=base,
         max_new_tokens=max_new_tokens,
-        endpoint=endpoint,
-        region=region,
-        trust_remote_code=trust_remote_code,
     )
-    as_json = format_ == "json"
-    console = _console(is_stderr=as_json)
-    code = run_chat(arguments, console, is_interactive=not prompts, as_json=as_json)
-    if code:
-        raise typer.Exit(code)
 
 
 app.command()(serve)
@@ -365,5 +361,3 @@ app.add_typer(endpoint_app)
 app.add_typer(schedule_app)
 app.add_typer(feedback_app)
 app.command()(monitor)
-app.command()(checkpoints)
-app.command()(evaluate)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any
-
-import typer
+from typing import Any
 
 from finetune_cli.errors import CliError
 from finetune_cli.exits import STOPPED
@@ -15,10 +12,9 @@ HEADINGS = {
     "Write and check a job": ("init", "validate", "data", "plan", "advise"),
     "Run on this machine": ("run", "chat", "serve"),
     "Run on a cluster": (
-        "submit", "list", "describe", "logs", "wait", "queue", "suspend", "resume", "retry",
-        "delete", "cp",
+        "submit", "status", "logs", "queue", "retry", "cp",
     ),
-    "Look at results": ("report", "compare", "checkpoints", "evaluate", "review", "verify"),
+    "Look at results": ("report", "compare", "review", "verify"),
     "Decide on data and candidates": ("approve", "publish"),
     "Try several settings on a cluster": ("sweep", "promote"),
     "Serve published versions": ("endpoint", "feedback", "monitor"),
@@ -34,46 +30,14 @@ SYNONYMS = {
     **dict.fromkeys(("check", "lint"), "validate"),
     **dict.fromkeys(("new", "create", "config"), "init"),
     **dict.fromkeys(("predict", "generate", "infer", "inference", "ask"), "chat"),
-    **dict.fromkeys(("eval", "test", "score"), "evaluate"),
     **dict.fromkeys(("apply", "push", "deploy"), "submit"),
-    **dict.fromkeys(("ls", "ps", "get", "jobs"), "list"),
-    **dict.fromkeys(("status", "show", "info"), "describe"),
+    **dict.fromkeys(("get", "show", "info"), "status"),
     **dict.fromkeys(("log", "tail"), "logs"),
-    **dict.fromkeys(("pause", "stop"), "suspend"),
-    **dict.fromkeys(("cancel", "rm", "remove"), "delete"),
-    **dict.fromkeys(("endpoints",), "endpoint list"),
-    **dict.fromkeys(("schedules", "cron"), "schedule list"),
     **dict.fromkeys(("answers", "captures"), "feedback list"),
     **dict.fromkeys(("rollback", "undo"), "endpoint rollback"),
     **dict.fromkeys(("download", "fetch", "export"), "cp"),
 }
 """Words of other tools, and the command that they mean."""
-
-_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|m|h|d)?")
-
-
-def read_duration(text: str) -> float:
-    """Return the seconds of a duration: ``30s``, ``5m``, ``1h``, ``2d``, or a number of seconds.
-
-    Raises:
-        typer.BadParameter: It is invalid; names it and shows valid ones.
-    """
-    from finetune_api.messages.remedies import SECONDS_OF  # --help loads as little as it can
-
-    found = _DURATION.fullmatch(text.strip())
-    if found is None:
-        raise typer.BadParameter(f"{text!r} is no duration; write for example 30s, 5m or 1h")
-    return float(found[1]) * SECONDS_OF[found[2] or "s"]
-
-
-Timeout = Annotated[
-    float | None,
-    typer.Option(
-        parser=read_duration,
-        metavar="DURATION",
-        help="Longest wait: 30s, 5m, 1h, or a number of seconds.",
-    ),
-]
 
 
 def print_version() -> None:

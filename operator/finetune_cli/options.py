@@ -15,13 +15,53 @@ NEW_NAMES = {
     "--output": "--output-dir",
     "--results": "--output-dir",
     "--folder": "--output-dir",
+    "--html": "-o json",
     "-o": "--file",
 }
 """What is written today instead of options that a command had before."""
 
 
+REMOVED = {
+    "evaluate": "the step with the lowest validation loss is evaluated and published. To train on"
+    " from another one, name it in initFrom.uri of a new job",
+    "checkpoints": "`finetune report` shows the validation loss of each step",
+    "list": "`kubectl get ftj` lists jobs",
+    "describe": "`finetune status NAME` shows a job",
+    "wait": "`finetune submit --wait` waits for the end, and `kubectl wait` for a condition",
+    **dict.fromkeys(
+        ("suspend", "resume"), "set spec.suspend of the job, as with `kubectl edit ftj`"
+    ),
+    "delete": "`kubectl delete ftj NAME` deletes a job",
+    **{
+        f"{kind} {verb}": words
+        for kind, short in (("sweep", "fts"), ("endpoint", "fte"), ("schedule", "ftsch"))
+        for verb, words in (
+            ("list", f"`kubectl get {short}` lists them"),
+            ("get", f"`finetune status {kind}/NAME` shows one"),
+            ("describe", f"`finetune status {kind}/NAME` shows one"),
+            ("watch", f"`kubectl get {short} NAME --watch` shows each change"),
+        )
+    },
+    **dict.fromkeys(
+        ("schedule suspend", "schedule resume"),
+        "set spec.suspend of the schedule, as with `kubectl edit ftsch`",
+    ),
+    "review ask": "judge on the page, `finetune review open`",
+}
+"""What to use instead of a command that is gone."""
+
+
 class Commands(TyperGroup):
-    """A group of commands that says what the new name of an old option is."""
+    """A group of commands that says what to write instead of old commands and options."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; one that is gone is refused with what to use instead."""
+        words, outer = [args[0].lower()], ctx
+        while outer.parent is not None:
+            words, outer = [outer.info_name, *words], outer.parent
+        if instead := REMOVED.get(" ".join(words)):
+            ctx.fail(f"The command {' '.join(words)!r} was removed: {instead}.")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that the command line names."""

@@ -33,6 +33,22 @@ def check_pattern(pattern: str) -> str:
     return pattern
 
 
+def check_bucket_pattern(pattern: str) -> str:
+    """Return a pattern of ``s3://`` URIs as it is.
+
+    Raises:
+        ValueError: It names no bucket, or has a detour or a blank.
+    """
+    if pattern != ALL and (
+        not re.fullmatch(r"s3://[^/\s]+(/\S*)?", pattern) or ".." in pattern.split("/")
+    ):
+        raise ValueError(
+            f"{pattern!r} is not a pattern of buckets: write s3://bucket/*, or"
+            " s3://bucket/{namespace}/* for a folder of each namespace"
+        )
+    return pattern
+
+
 def check_url_pattern(pattern: str) -> str:
     """Return a pattern of URLs as it is.
 
@@ -91,6 +107,17 @@ def matches_pair(key: str, value: str | None, patterns: Iterable[str]) -> bool:
         ):
             return True
     return False
+
+
+def matches_bucket(uri: str, patterns: Iterable[str]) -> bool:
+    """Return whether an ``s3://`` URI matches a pattern, and leads out of no folder."""
+    path = uri.removeprefix("s3://").rstrip("/")
+    if ".." in unquote(path).split("/"):
+        return ALL in patterns
+    return any(
+        pattern == ALL or _matches_path(path, pattern.removeprefix("s3://"), or_root=True)
+        for pattern in patterns
+    )
 
 
 def matches_image(image: str, patterns: Iterable[str]) -> bool:

@@ -68,6 +68,10 @@ class OperatorConfig(TenantSettings):
     """How long after its grace period a pod that is being deleted may fail to end, before its node
     is taken not to answer any more and the pod is declared failed: only then is it replaced."""
 
+    server_moves: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Servers of endpoints that a change of this configuration replaces at once; in one namespace
+    it is always one. Each needs the pods of a further server meanwhile. One that does not end
+    within 15 minutes holds up only its own namespace."""
     serving_report_peers: list[dict[str, Any]] = Field(default_factory=list)
     """Who may read reports and metrics of the pods that serve endpoints, the operator included:
     peers as a NetworkPolicy has them. Empty: no NetworkPolicy is made for these pods."""
@@ -117,12 +121,11 @@ class OperatorConfig(TenantSettings):
         for policy in self.policies:
             if policy.covers(namespace):
                 changes |= policy.changes()
+        patterns = changes.get("allowed_buckets", self.allowed_buckets)
+        own = [pattern.replace("{namespace}", namespace) for pattern in patterns]
+        if own != self.allowed_buckets:
+            changes["allowed_buckets"] = own
         return self.model_copy(update=changes) if changes else self
-
-    @property
-    def gateways(self) -> frozenset[str]:
-        """The inference gateways of all namespaces."""
-        return frozenset({self.gateway, *(policy.gateway for policy in self.policies)} - {""})
 
     @classmethod
     def load(

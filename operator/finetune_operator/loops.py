@@ -64,6 +64,7 @@ def loop_of_sweeps(
 def loop_of_schedules(
     client: KubeClient,
     caches: Caches,
+    config: OperatorConfig,
     *,
     clock: Clock,
     recorder: EventRecorder,
@@ -72,7 +73,7 @@ def loop_of_schedules(
     """Return the loop of FineTuneSchedules, for a client that is fenced by the leader election."""
     schedules = caches.schedules
     reconciler = FineTuneScheduleReconciler(
-        client, schedules, caches.finetunejobs, clock=clock, recorder=recorder
+        client, schedules, caches.finetunejobs, config, clock=clock, recorder=recorder
     )
     controller = Controller(
         schedules.informer,

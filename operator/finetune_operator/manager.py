@@ -193,9 +193,10 @@ class Manager:
             is_leader=lambda: self.is_leader,
             expects_progress=bool(self.config.progress_url),
         )
-        SweepMetrics(self.caches.sweeps, self.registry, clock=self._clock)
+        SweepMetrics(self.caches.sweeps, self.registry)
         EndpointMetrics(self.caches.endpoints.store, self.registry, clock=self._clock)
-        ScheduleMetrics(self.caches.schedules.store, self.registry, clock=self._clock)
+        schedules, jobs = self.caches.schedules.store, self.caches.finetunejobs
+        ScheduleMetrics(schedules, jobs, self.registry, clock=self._clock)
 
     def observe(self, kind: str | None, body: Object) -> None:
         """Take in one of kopf's events of a FineTuneJob."""
@@ -281,7 +282,7 @@ class Manager:
         }
         models = self._models
         self._sweeps = loop_of_sweeps(client, self.caches, config, models=models, **shared)
-        self._schedules = loop_of_schedules(client, self.caches, **shared)
+        self._schedules = loop_of_schedules(client, self.caches, config, **shared)
         self._start_endpoints(client)
         self._controllers = (
             self._finetunejobs,

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from finetune_api.meta import CpuQuantity, DecimalString, Quantity
+from finetune_api.meta import CpuQuantity, DecimalString, Duration, Quantity
 from finetune_api.paths import is_below, normal_path
 from finetune_api.patterns import INTERFACE_RULE
 from finetune_api.protocol.trainer import GPUKind
 from finetune_api.v1alpha1.approval import Subject
 from finetune_api.v1alpha1.spec.podtemplate import Toleration
-from finetune_operator.allowlists import check_pattern, check_url_pattern
+from finetune_operator.allowlists import check_bucket_pattern, check_pattern, check_url_pattern
 
 
 def _read_seconds(value: Any) -> Any:
@@ -39,10 +39,6 @@ IMAGE_FOLDERS = (
 """Where the code of an image lies. No configuration opens these to mounts of a job."""
 
 
-_NAME = "[a-z0-9]([a-z0-9.-]*[a-z0-9])?"
-GATEWAY_PATTERN = f"^(Gateway/{_NAME}/{_NAME}|InferencePool/{_NAME})?$"
-
-
 def _check_mount_root(root: str) -> str:
     path = normal_path(root)
     for taken in (*RESERVED_MOUNTS, *IMAGE_FOLDERS):
@@ -61,6 +57,7 @@ def _check_interface(text: str) -> str:
 
 
 Pattern = Annotated[str, AfterValidator(check_pattern)]
+BucketPattern = Annotated[str, AfterValidator(check_bucket_pattern)]
 URLPattern = Annotated[str, AfterValidator(check_url_pattern)]
 NormalPath = Annotated[str, AfterValidator(normal_path)]
 MountRoot = Annotated[str, AfterValidator(_check_mount_root)]
@@ -152,6 +149,9 @@ class TenantSettings(BaseModel):
     """CPU request and limit of a front pod."""
     front_memory: Quantity = "512Mi"
     """Memory request and limit of a front pod."""
+    front_access_log: bool = True
+    """Whether the front logs a line for each request: key, path, status, times and tokens, and no
+    text."""
     agent_cpu: CpuQuantity = "1"
     """CPU request and limit of the agent in a server pod, which fetches and verifies versions."""
     agent_memory: Quantity = "1Gi"
@@ -159,13 +159,8 @@ class TenantSettings(BaseModel):
     keda_prometheus_url: str = ""
     """Prometheus that scrapes server pods, for example `http://prometheus.monitoring.svc:9090`.
     Servers whose endpoints have `replicas.max` above `replicas.min` are then scaled by KEDA, by the
-    requests that wait in vLLM. Empty: a HorizontalPodAutoscaler scales them by CPU, and
-    `replicas.min: 0` is refused."""
-    gateway: Annotated[str, Field(pattern=GATEWAY_PATTERN)] = ""
-    """Inference gateway that divides the requests of endpoints with `serve.routing: Gateway`.
-    `Gateway/NAMESPACE/NAME` is a Gateway of Envoy AI Gateway. `InferencePool/NAME` is a pool of
-    llm-d in the endpoint's own namespace, whose members are the front's pods. Empty: such endpoints
-    are refused."""
+    requests in vLLM. Empty: a HorizontalPodAutoscaler scales them by CPU, and GPU servers take
+    no `replicas.max` above `replicas.min`."""
     allow_cpu: bool = False
     """Let a pod that asked for GPUs and sees none go on with the CPU. For tests and demos only: it
     turns a broken driver into a job that is a hundred times slower instead of an error."""
@@ -231,6 +226,10 @@ class TenantSettings(BaseModel):
     allowed_file_paths: list[NormalPath] = []
     """Folders that `file://` URIs may lie in. A file path in a cluster means a path in the pod, so
     this only makes sense together with volumes or a node-local mount in the trainer image."""
+    allowed_buckets: list[BucketPattern] = ["*"]
+    """Buckets and folders that `s3://` URIs of jobs and endpoints may lie in, as patterns such as
+    `s3://shared/*` and `s3://teams/{namespace}/*`. `{namespace}` stands for the namespace of the
+    job. Where pods have the identity of their node, this alone keeps namespaces apart."""
     allow_trust_remote_code: bool = False
     """Accept jobs with `model.trustRemoteCode`, which run code from the model's repository with the
     job's credentials, and serve their versions, in a container without credentials."""
@@ -307,6 +306,22 @@ class TenantSettings(BaseModel):
     server: as many users as `reviewers` name the same result, each by a FineTuneApproval. Off: one
     of them hands in the files of all, and names in files are claims. Holds for jobs accepted from
     then on."""
+
+    min_cycle_interval: Duration = "1h"
+    """Least time between the begins of two cycles of a FineTuneSchedule, whatever its triggers say.
+    What a person asks for by annotation does not wait for it."""
+    max_schedules: Annotated[int, Field(ge=0, le=1000)] = 20
+    """FineTuneSchedules of a namespace that may train. Newer ones wait until older ones are
+    suspended or deleted."""
+    max_schedule_jobs: Annotated[int, Field(ge=1, le=10000)] = 100
+    """FineTuneJobs that the schedules of a namespace may have, ended ones included. At this number
+    no cycle begins."""
+    max_endpoints: Annotated[int, Field(ge=0, le=1000)] = 100
+    """FineTuneEndpoints of a namespace that may serve. Newer ones wait until older ones are
+    deleted. Those that serve already go on."""
+    min_look_interval: Duration = "10m"
+    """Least time between two looks at the traffic of an endpoint, whatever its
+    `spec.monitor.every` says."""
 
     # ---- what it costs -----------------------------------------------------------------------
     gpu_hour_price: DecimalString | None = None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from finetune_api.crd import CUSTOM_KINDS
 from finetune_api.protocol.trainer import FailureClass
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_operator.status.conditions import Reason
@@ -20,6 +21,10 @@ GUIDES = [
     *sorted((ROOT / "docs" / "how-to").glob("*.md")),
     *sorted((ROOT / "docs" / "explanation").glob("*.md")),
     *sorted((ROOT / "docs" / "adr").glob("*.md")),
+    ROOT / "README.md",
+    ROOT / "docs" / "README.md",
+    ROOT / "docs" / "playbook.md",
+    ROOT / "ARCHITECTURE.md",
     ROOT / "CONTRIBUTING.md",
     ROOT / "SECURITY.md",
     ROOT / "charts" / "finetune-operator" / "README.md",
@@ -30,7 +35,7 @@ def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", path.read_text(), re.M | re.S)
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(guide: Path) -> None:
     text = re.sub(r"^```.*?^```", "", guide.read_text(), flags=re.M | re.S)
     targets = [t.split("#")[0] for t in re.findall(r"\]\(([^)\s]+)\)", text)]
@@ -38,7 +43,14 @@ def test_links_lead_somewhere(guide: Path) -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
+@pytest.mark.parametrize("room", ["how-to", "explanation", "reference"])
+def test_every_page_has_its_place_in_the_order_of_the_work(room: str) -> None:
+    overview = (ROOT / "docs" / "README.md").read_text()
+    pages = sorted((ROOT / "docs" / room).glob("*.md"))
+    assert [page.name for page in pages if f"({room}/{page.name})" not in overview] == []
+
+
+@pytest.mark.parametrize("guide", GUIDES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_yaml_parses_and_jobs_are_valid(guide: Path) -> None:
     for block in blocks(guide, "yaml"):
         for document in yaml.safe_load_all(block):
@@ -106,6 +118,33 @@ def test_decisions_have_a_number_of_their_own_and_are_listed() -> None:
     for path in decisions:
         headings = re.findall(r"^## (.+)$", path.read_text(), re.M)
         assert headings[:3] == ["Context", "Decision", "Consequences"], path.name
+
+
+def test_commands_and_fields_of_the_playbook_exist() -> None:
+    page = (ROOT / "docs" / "playbook.md").read_text()
+    reference = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", reference, re.M | re.S))
+    commands = re.findall(r"`finetune ([^`]+)`", page)
+    assert len(commands) > 8
+    for command in commands:
+        words = command.split()
+        name = next((n for n in (" ".join(words[:2]), words[0]) if n in sections), None)
+        assert name is not None or any(each.startswith(f"{words[0]} ") for each in sections), (
+            command
+        )
+        for option in re.findall(r" (--[a-z-]+)", command):
+            assert name is not None, command
+            assert f"`{option}`" in sections[name], command
+    known = {path for custom in CUSTOM_KINDS for path in paths_of(custom.build_schema())}
+    fields = re.findall(r"`(spec\.[a-zA-Z.]+)", page)
+    assert len(fields) > 8
+    assert [field for field in fields if field not in known] == []
+
+
+def paths_of(schema: dict[str, Any], path: str = "") -> Iterator[str]:
+    for name, child in schema.get("properties", {}).items():
+        yield f"{path}{name}"
+        yield from paths_of(child, f"{path}{name}.")
 
 
 def test_kind_cluster_mounts_files_that_exist() -> None:

@@ -132,3 +132,11 @@ def test_context_holds_what_is_copied_and_no_more() -> None:
         ".env",
     ):
         assert not is_sent(path), path
+
+
+def test_trainer_image_has_the_libraries_that_nccl_opens_by_name() -> None:
+    system = [rest for word, rest in instructions(DOCKERFILES["finetune_trainer"]) if word == "RUN"]
+    packages = re.search(r'packages="([^"]*)"', system[0])
+    assert packages
+    wanted = {"libibverbs1", "ibverbs-providers", "librdmacm1", "libnuma1"}
+    assert wanted <= set(packages[1].split())

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kit.cluster.chart import CHART, install_crd, render_chart
+from kit.cluster.chart import CHART, IMAGES, install_crd, render_chart
 from kit.processes.eventually import eventually
 from kit.servers.ports import free_port
 
@@ -33,7 +33,7 @@ class ChartOperator:
         self.progress_port = free_port()
         self.namespace = release
         values = f"watch.namespaces={json.dumps(namespaces)}"
-        objects = render_chart(["--set-json", values], release=release, namespace=release)
+        objects = render_chart([IMAGES, "--set-json", values], release=release, namespace=release)
         self.name = next(o["metadata"]["name"] for o in objects if o["kind"] == "Deployment")
         kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
         rights = [o for o in objects if o["kind"] in kinds]

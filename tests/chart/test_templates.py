@@ -14,7 +14,6 @@ import yaml
 from finetune_api.names import SERVING_LABEL
 from finetune_api.protocol.serving import REPORT_PORT
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.render.front import render_front
 from kit.cluster.chart import CHART, Objects, Render, RenderError
 
@@ -314,46 +313,6 @@ def test_objects_of_keda_are_created_where_it_scales_some_namespace(
     assert (("scaledobjects", "create") in rights_of(objects)) is is_granted
 
 
-GATEWAY_RIGHTS = {
-    "Gateway/infra/ai": {"aigatewayroutes", "aiservicebackends", "backends"},
-    "InferencePool/fronts": {"inferencemodelrewrites"},
-}
-
-
-@pytest.mark.parametrize(
-    ("config", "gateways"),
-    [
-        ({}, []),
-        ({"gateway": "Gateway/infra/ai"}, ["Gateway/infra/ai"]),
-        ({"gateway": "InferencePool/fronts"}, ["InferencePool/fronts"]),
-        (
-            {
-                "gateway": "Gateway/infra/ai",
-                "policies": [{"namespaces": ["a"], "gateway": "InferencePool/fronts"}],
-            },
-            ["Gateway/infra/ai", "InferencePool/fronts"],
-        ),
-    ],
-)
-def test_objects_of_a_gateway_are_written_where_one_is_configured(
-    config: dict[str, Any], gateways: list[str], run_helm: Any, tmp_path: Path
-) -> None:
-    path = tmp_path / "values.yaml"
-    path.write_text(yaml.safe_dump({"config": config}))
-    done = run_helm("template", "x", str(CHART), f"--values={path}")
-    assert done.returncode == 0, done.stderr
-    objects = list(filter(None, yaml.safe_load_all(done.stdout)))
-    granted = {name for name, _ in rights_of(objects)}
-    wanted = set().union(*(GATEWAY_RIGHTS[gateway] for gateway in gateways))
-    assert granted & set().union(*GATEWAY_RIGHTS.values()) == wanted
-
-
-def test_a_gateway_without_kind_and_names_is_refused(run_helm: Any) -> None:
-    done = run_helm("template", "x", str(CHART), "--set", "config.gateway=ai")
-    assert done.returncode != 0
-    assert "gateway" in done.stderr
-
-
 def test_reports_are_read_from_serving_pods_of_the_watched_namespaces(render: Render) -> None:
     (rule,) = (
         rule
@@ -535,6 +494,14 @@ def test_a_cluster_that_cannot_enforce_a_policy_is_told_at_install(
     assert done.returncode != 0
     assert f"{switch}=false" in done.stderr
     assert run_helm(*arguments, "--set", f"{switch}=false").returncode == 0
+
+
+@pytest.mark.parametrize("image", ["image", "trainerImage"])
+def test_an_install_without_images_ends_with_the_remedy(image: str, run_helm: Any) -> None:
+    done = run_helm("template", "x", str(CHART), "--set", f"{image}.repository=")
+    assert done.returncode != 0
+    assert f"{image}.repository is empty" in done.stderr
+    assert "--set image.repository=" in done.stderr
 
 
 def test_the_policy_of_tenants_holds_where_the_operator_works(render: Render) -> None:
@@ -727,8 +694,7 @@ def test_pod_monitor_finds_fronts_and_servers_and_lets_them_name_no_namespace(
     assert monitor["spec"]["namespaceSelector"] == {"matchNames": ["team-a"]}
     (selector,) = monitor["spec"]["selector"]["matchExpressions"]
     (scraped,) = monitor["spec"]["podMetricsEndpoints"]
-    recording = Recording(uris=("s3://traffic",), secrets=())
-    front = render_front("team-a", [], [], OperatorConfig(), recording)["spec"]["template"]
+    front = render_front("team-a", [], [], OperatorConfig(), [])["spec"]["template"]
     assert selector == {"key": SERVING_LABEL, "operator": "Exists"}
     assert SERVING_LABEL in front["metadata"]["labels"]
     (port,) = front["spec"]["containers"][0]["ports"]

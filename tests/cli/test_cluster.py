@@ -71,12 +71,12 @@ def stage(control_plane: Any, namespace: str, tmp_path: Path) -> Iterator[Stage]
 
 def test_submit_creates_once_and_changes_what_may_change(stage: Stage) -> None:
     assert stage.run("submit", "job.yaml", "--dry-run").out == f"{JOB} created (dry run)\n"
-    assert "no FineTuneJobs in namespace" in stage.run("list").out
+    assert stage.run("status", "example").code == 64
     assert stage.run("submit", "job.yaml").out == f"{JOB} created\n"
     assert stage.run("submit", "job.yaml").out == f"{JOB} unchanged\n"
     stage.write(changed(minimal_job(), {"spec.backoffLimit": 1}))
     assert stage.run("submit", "job.yaml", "-o", "name").out == f"{JOB}\n"
-    stored = json.loads(stage.run("describe", "example", "-o", "json").out)
+    stored = json.loads(stage.run("status", "example", "-o", "json").out)
     assert stored["spec"]["backoffLimit"] == 1
     assert "managedFields" not in stored["metadata"]
 
@@ -104,18 +104,10 @@ def test_submit_takes_over_from_kubectl_only_when_told(stage: Stage) -> None:
     )
     assert "finetune submit --force-conflicts" in done.err
     assert stage.run("submit", "job.yaml", "--force-conflicts").out == f"{JOB} configured\n"
-    stored = json.loads(stage.run("describe", "example", "-o", "json").out)
+    stored = json.loads(stage.run("status", "example", "-o", "json").out)
     assert stored["spec"]["backoffLimit"] == 2
     stage.write(changed(minimal_job(), {"spec.backoffLimit": 3}))
     assert stage.run("submit", "job.yaml").out == f"{JOB} configured\n"  # now it is the owner
-
-
-def test_submit_with_a_field_that_suspend_has_set_names_suspend(stage: Stage) -> None:
-    stage.run("submit", "job.yaml")
-    stage.run("suspend", "example")
-    stage.write(changed(minimal_job(), {"spec.suspend": False}))
-    done = stage.run("submit", "job.yaml")
-    assert "  .spec.suspend  (set by finetune-cli, which is finetune suspend or resume)" in done.err
 
 
 def test_submit_refuses_files_of_this_machine(stage: Stage) -> None:
@@ -125,7 +117,7 @@ def test_submit_refuses_files_of_this_machine(stage: Stage) -> None:
     assert "file://./data.jsonl lies on this machine" in done.err
 
 
-def test_list_and_describe_show_progress_and_failure(stage: Stage) -> None:
+def test_status_shows_progress_and_failure(stage: Stage) -> None:
     stage.write(changed(minimal_job(), {"spec.queueName": "team-a"}))
     stage.run("submit", "job.yaml")
     stage.report(
@@ -136,30 +128,15 @@ def test_list_and_describe_show_progress_and_failure(stage: Stage) -> None:
         metrics=[{"name": "loss", "value": "1.23"}],
         lastFailure={"class": "Evicted", "reason": "Preempted", "message": "node drained"},
     )
-    lines = stage.run("list").out.splitlines()
-    assert lines[0].split() == ["NAME", "PHASE", "PROGRESS", "STEP", "LOSS", "QUEUE", "AGE"]
-    assert lines[1].split()[:-1] == ["example", "Training", "20%", "120/600", "1.23", "team-a"]
-    assert "WaitingForPods" in stage.run("list", "-o", "wide").out
-    assert stage.run("list", "-o", "name").out == f"{JOB}\n"
-    assert yaml.safe_load(stage.run("list", "-o", "yaml").out)["kind"] == "FineTuneJobList"
-    described = stage.run("describe", "example").out
+    described = stage.run("status", "example").out
     for text in ("Phase:", "Training", "120/600", "Accepted", "the job can run", "node drained"):
         assert text in described
 
 
-def test_suspend_and_resume_turn_one_field(stage: Stage) -> None:
-    stage.run("submit", "job.yaml")
-    assert stage.run("suspend", "example").out == f"{JOB} suspended\n"
-    assert json.loads(stage.run("describe", "example", "-o", "json").out)["spec"]["suspend"] is True
-    assert stage.run("resume", "example").out == f"{JOB} resumed\n"
-    stored = json.loads(stage.run("describe", "example", "-o", "json").out)
-    assert stored["spec"]["suspend"] is False
-
-
-def test_wait_ends_with_the_jobs_end(stage: Stage) -> None:
-    stage.run("submit", "job.yaml")
-    process = stage.cli.start("wait", "example", *stage.options)
+def test_submit_waits_for_the_jobs_end(stage: Stage) -> None:
+    process = stage.cli.start("submit", "job.yaml", "--wait", *stage.options)
     assert process.stdout is not None
+    assert process.stdout.readline() == f"{JOB} created\n"
     assert process.stdout.readline() == "Pending\n"
     stage.report(phase="Training")
     assert process.stdout.readline() == "Training\n"
@@ -169,21 +146,16 @@ def test_wait_ends_with_the_jobs_end(stage: Stage) -> None:
     assert out.splitlines()[-1] == f"{JOB}: Complete=True, Succeeded, published"
 
 
-def test_wait_fails_with_the_job_and_when_time_is_up(stage: Stage) -> None:
+def test_waiting_fails_with_the_job(stage: Stage) -> None:
     stage.run("submit", "job.yaml")
-    done = stage.run("wait", "example", "--timeout", "0.2")
-    assert done.code == 1
-    assert "FineTuneJob example is still Pending after 0.2 s" in done.err
     stage.report(phase="Failed", conditions=[held("Failed", "BucketNotFound", "no such bucket")])
-    done = stage.run("wait", "example")
+    done = stage.run("submit", "job.yaml", "--wait")
     assert done.code == 1
     assert "Failed=True, BucketNotFound, no such bucket" in done.err
 
 
-def test_delete_removes_the_job(stage: Stage) -> None:
-    stage.run("submit", "job.yaml")
-    assert stage.run("delete", "example").out == f"{JOB} deleted\n"
-    done = stage.run("describe", "example")
+def test_a_job_that_is_not_there_is_told(stage: Stage) -> None:
+    done = stage.run("status", "example")
     assert done.code == 64
     assert "cannot read FineTuneJob" in done.err
     assert "not found" in done.err
@@ -193,7 +165,7 @@ def test_logs_before_any_pod_say_where_to_look(stage: Stage) -> None:
     stage.run("submit", "job.yaml")
     done = stage.run("logs", "example")
     assert done.code == 64
-    assert "finetune describe example says why" in done.err
+    assert "finetune status example says why" in done.err
 
 
 def test_following_logs_tells_what_is_waited_for_and_how_it_ended(stage: Stage) -> None:
@@ -223,7 +195,7 @@ def test_following_the_logs_of_a_deleted_job_ends(stage: Stage) -> None:
     process = stage.cli.start("logs", "-f", "example", *stage.options)
     assert process.stderr is not None
     process.stderr.readline()
-    stage.run("delete", "example")
+    stage.cluster.kubectl("delete", "-n", stage.namespace, "ftj", "example")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert err == "error: FineTuneJob example was deleted\n"
@@ -256,7 +228,7 @@ def test_cp_brings_the_adapter_and_checks_it(stage: Stage) -> None:
 def test_bad_kubeconfig_is_explained(
     tmp_path: Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    done = Cli(tmp_path)("list", *arguments)
+    done = Cli(tmp_path)("queue", *arguments)
     assert done.code == 64
     assert message in done.err
 
@@ -273,11 +245,11 @@ def test_a_context_is_chosen_by_its_name(tmp_path: Path) -> None:
     }
     (tmp_path / "config").write_text(yaml.safe_dump(config))  # and no current context
     run = Cli(tmp_path)
-    done = run("list", "--kubeconfig", "config", "--context", "far")
+    done = run("queue", "--kubeconfig", "config", "--context", "far")
     assert "cannot list FineTuneJobs: http://127.0.0.1:9 does not answer" in done.err
-    done = run("list", "--kubeconfig", "config", "--context", "near")
+    done = run("queue", "--kubeconfig", "config", "--context", "near")
     assert "it has no context near, only far." in done.err
-    assert "cannot use the kubeconfig" in run("list", "--kubeconfig", "config").err
+    assert "cannot use the kubeconfig" in run("queue", "--kubeconfig", "config").err
 
 
 def test_silent_server_is_told(tmp_path: Path) -> None:
@@ -290,7 +262,7 @@ def test_silent_server_is_told(tmp_path: Path) -> None:
         "users": [{"name": "a", "user": {}}],
     }
     (tmp_path / "config").write_text(yaml.safe_dump(config))
-    done = Cli(tmp_path)("list", "--kubeconfig", "config")
+    done = Cli(tmp_path)("queue", "--kubeconfig", "config")
     assert done.code == 64
     assert "http://127.0.0.1:9 does not answer" in done.err
 
@@ -311,26 +283,9 @@ def test_retry_writes_a_new_job_that_begins_from_what_the_failed_one_trained(sta
     assert stage.run("retry", "example", "--fresh").out == f"{JOB}-3 created, afresh\n"
     again = stage.run("retry", "example", "--name", "example-2")
     assert "there is a FineTuneJob example-2 already" in again.err
-    stored = json.loads(stage.run("describe", "example-2", "-o", "json").out)
+    stored = json.loads(stage.run("status", "example-2", "-o", "json").out)
     assert stored["spec"]["initFrom"]["uri"] == adapter
     # What printed the job can send it again, with a field changed.
     edit = {"spec.backoffLimit": 1, "spec.hyperparameters.epochs": "3"}
     stage.write(changed(shown, edit))
     assert stage.run("submit", "job.yaml").out == f"{JOB}-2 configured\n"
-
-
-def test_evaluate_creates_a_job_that_takes_a_step_of_another_one_as_it_is(stage: Stage) -> None:
-    # A claim cannot be looked into from outside.
-    stage.write(changed(minimal_job(), {"spec.output.uri": "pvc://models/tuned"}))
-    stage.run("submit", "job.yaml")
-    unread = stage.run("evaluate", "example", "--step", "20")
-    assert unread.code != 0
-    assert "Name the weights with --from" in unread.err
-    uri = "pvc://models/tuned/runs/x/example/u/checkpoints/best-20"
-    made = stage.run("evaluate", "example", "--from", uri, "--name", "example-step-20")
-    assert made.out == f"{JOB}-step-20 created, evaluates {uri}\n"
-    stored = json.loads(stage.run("describe", "example-step-20", "-o", "json").out)
-    assert stored["spec"]["initFrom"] == {"uri": uri, "train": False}
-    assert stored["spec"]["resources"]["nodes"] == 1
-    again = stage.run("evaluate", "example", "--from", uri, "--name", "example-step-20")
-    assert "example-step-20" in again.err

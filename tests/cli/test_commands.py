@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,14 +22,8 @@ COMMANDS = [
     "verify",
     "chat",
     "submit",
-    "list",
-    "describe",
-    "evaluate",
+    "status",
     "logs",
-    "wait",
-    "suspend",
-    "resume",
-    "delete",
     "cp",
 ]
 
@@ -148,7 +141,7 @@ def test_validate_reads_templates_as_prepare_does(cli: Cli) -> None:
     ("arguments", "message"),
     [
         (("run", "missing.yaml"), "missing.yaml: no such file"),
-        (("checkpoints", "nosuch"), "nosuch: there is no such file or folder here, and no cluster"),
+        (("report", "nosuch"), "nosuch: there is no such file or folder here, and no cluster"),
         (("run", "list.yaml"), "a mapping of fields, this is array; write apiVersion, kind"),
         (("validate", "broken.yaml"), "not valid YAML"),
         (("run", "wrong.yaml"), "wrong.yaml is not a valid FineTuneJob: 1 problem"),
@@ -199,48 +192,11 @@ def test_run_without_the_trainer_extra_says_what_to_install(cli: Cli) -> None:
     assert "'finetune-operator[trainer]'" in done.err
 
 
-@pytest.fixture
-def adapter(cli: Cli) -> str:
-    (cli.folder / "adapter").mkdir()
-    return f"file://{cli.folder}/adapter"
-
-
-def test_chat_asks_the_prompts_given(cli: Cli, adapter: str) -> None:
-    done = cli("chat", adapter, "-p", "hello", "-p", "bye", "--base")
-    assert done.code == 0, done.err
-    assert [line for line in done.out.splitlines() if line.startswith("tuned")] == [
-        "tuned: HELLO",
-        "tuned: BYE",
-    ]
-
-
-def test_chat_reads_questions_line_by_line(cli: Cli, adapter: str) -> None:
-    done = cli("chat", adapter, "-o", "json", stdin="one\n\ntwo\n")
-    assert [json.loads(line)["tuned"] for line in done.out.splitlines()] == ["ONE", "TWO"]
-    assert done.err.splitlines()[0] == f"loading the model of {adapter}"
-
-
-def test_chat_finds_the_base_model_of_a_local_run(cli: Cli) -> None:
-    folder = cli.cache / "finetune" / "runs" / "local-1"
-    folder.mkdir(parents=True)
-    job = {"spec": {"model": {"uri": "file:///models/base"}}}
-    (folder / "job.json").write_text(json.dumps(job))
-    adapter = cli.folder / "out/runs/default/example/local-1/adapter"
-    adapter.mkdir(parents=True)
-    done = cli("chat", f"file://{adapter}", "-p", "x")
-    assert "file:///models/base" in done.out
-
-
-def test_chat_passes_the_trainers_failure_on(cli: Cli) -> None:
-    (cli.folder / "missing").mkdir()
-    done = cli("chat", f"file://{cli.folder}/missing", "-p", "x")
-    assert done.code == 73
-    assert done.err == "error: there is no adapter\n"
-
-
 def test_examples_are_valid_and_reproducible(cli: Cli) -> None:
     for example in sorted((REPOSITORY / "examples").glob("[0-9]*")):
         for file in example.glob("*.yaml"):
+            if "apiVersion: finetune.dev/" not in file.read_text():
+                continue  # for another program: tests/chart applies it
             done = cli("validate", str(file))
             assert done.code == 0, done.out
         if not (example / "generate.py").exists():

@@ -58,6 +58,23 @@ def test_enough_prompts_are_held_out_of_few_rows(cli: Cli) -> None:
     assert done.code == 0, done.out
 
 
+@pytest.mark.parametrize(("number", "at_least"), [(200, "0.80"), (1500, "0.90")])
+def test_the_goal_is_one_that_the_held_out_rows_can_show(
+    cli: Cli, number: int, at_least: str
+) -> None:
+    rng = random.Random(7)
+    rows = [
+        {"text": " ".join(rng.sample(WORDS, 9)), "label": ("late", "lost", "paid", "other")[n % 4]}
+        for n in range(number)
+    ]
+    (cli.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = cli("init", "--data", "rows.jsonl")
+    assert done.code == 0, done.err
+    text = (cli.folder / "job.yaml").read_text()
+    assert yaml.safe_load(text)["spec"]["goal"]["atLeast"] == at_least
+    assert ("# 0.90 is too high for 40 test rows" in text) == (at_least != "0.90")
+
+
 def test_too_few_rows_are_told_at_once_with_the_number_needed(cli: Cli) -> None:
     write_rows(cli.folder, 40)
     done = cli("init", "--data", "rows.jsonl")

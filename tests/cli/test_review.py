@@ -9,7 +9,7 @@ import pytest
 
 from finetune_trainer.evaluate.sources.review.agreement import cohen_kappa
 from finetune_trainer.evaluate.sources.review.blinding import Blind, KeyEntry
-from finetune_trainer.evaluate.sources.review.exchange import to_label_studio
+from finetune_trainer.evaluate.sources.review.exchange import to_argilla
 from finetune_trainer.evaluate.sources.review.files import write_review
 from finetune_trainer.evaluate.sources.review.verdicts import ReviewFile, Verdict
 from finetune_trainer.storage import open_store, publish_folder
@@ -47,32 +47,23 @@ def write(path: Path, file: ReviewFile) -> str:
     return path.name
 
 
-def test_two_people_judge_by_file_and_terminal_and_agree_as_scikit_learn_would_say(
+def test_two_people_judge_and_agree_as_scikit_learn_would_say(
     cli: Cli, tmp_path: Path, run: tuple[Path, Blind, dict[str, KeyEntry]]
 ) -> None:
     folder, hidden, key = run
     ann = write(tmp_path / "ann.json", verdicts_of("Ann", hidden, key))
-    keys = ["1", "1", "1", "2", "c", "so so", "2", "2", "3", "3", "3"]
-    first = cli("review", "ask", "run", "--as", "Ben", "--file", "ben.json", stdin="\n".join(keys))
-    assert first.code == 1
-    assert "3 of 6 judged, in ben.json" in first.err
-    assert "tuned" not in first.out
-    # The same command goes on; u goes back to the question before.
-    more = ["u", *"333", *"333", *"113", *"222"]
-    again = cli("review", "ask", "run", "--as", "ben", "--file", "ben.json", stdin="\n".join(more))
-    assert again.code == 0, again.err
-    assert "6 of 6 judged" in again.err
-    ben = json.loads((tmp_path / "ben.json").read_text())["verdicts"]
-    assert [each["choices"]["voice"] for each in ben.values()] == [
-        "left", "same", "right", "right", "left", "same",
-    ]  # fmt: skip
-    assert [each.get("comment") for each in ben.values()][1] == "so so"
+    chosen = ("left", "same", "right", "right", "left", "same")
+    said = {
+        item.id: Verdict(choices=dict.fromkeys(hidden.rubric, side))
+        for item, side in zip(hidden.items, chosen, strict=True)
+    }
+    write(tmp_path / "ben.json", ReviewFile(review=hidden.digest, reviewer="Ben", items=said))
     done = cli("review", "submit", "run", ann, "ben.json", "-o", "json")
     assert done.code == 0, done.err
     answer = json.loads(done.out)
     sides = [next(iter(verdicts_of("Ann", hidden, key).items[name].choices.values()))
              for name in key]  # fmt: skip
-    expected = cohen_kappa(sides, [ben[name]["choices"]["voice"] for name in key])
+    expected = cohen_kappa(sides, [said[name].choices["voice"] for name in key])
     voice = answer["judged"][1]
     assert voice["cohenKappa"] == f"{expected:.4f}"
     stored = folder / "review" / f"{answer['digest']}.json"
@@ -108,23 +99,23 @@ def test_preferences_are_rows_that_prepare_reads(
     assert "5 usable, 0 invalid" in found.out
 
 
-def test_questions_go_to_label_studio_and_come_back_as_files(
+def test_questions_go_to_argilla_and_come_back_as_files(
     cli: Cli, tmp_path: Path, run: tuple[Path, Blind, dict[str, KeyEntry]]
 ) -> None:
-    assert cli("review", "export", "run", "--to", "label-studio").code == 0
-    tasks = json.loads((tmp_path / "label-studio.json").read_text())
-    assert tasks == to_label_studio(run[1])
-    for task in tasks:
-        result = [{"type": "choices", "from_name": name, "value": {"choices": ["same"]}}
-                  for name in RUBRIC]  # fmt: skip
-        task["annotations"] = [{"completed_by": {"email": "ann@example.org"}, "result": result}]
-    (tmp_path / "done.json").write_text(json.dumps(tasks))
-    done = cli("review", "import", "run", "done.json", "--from", "label-studio")
+    assert cli("review", "export", "run", "--to", "argilla").code == 0
+    records = json.loads((tmp_path / "argilla.json").read_text())
+    assert records == to_argilla(run[1])
+    for record in records:
+        record["responses"] = {
+            name: [{"value": "same", "user_id": "ann@example.org"}] for name in RUBRIC
+        }
+    (tmp_path / "done.json").write_text(json.dumps(records))
+    done = cli("review", "import", "run", "done.json", "--from", "argilla")
     assert done.code == 0, done.err
     assert done.out.strip() == f"verdicts-ann-example-org-{run[1].digest[:8]}.json"
-    tasks[0]["annotations"][0]["result"][0]["value"]["choices"] = ["A"]
-    (tmp_path / "done.json").write_text(json.dumps(tasks))
-    refused = cli("review", "import", "run", "done.json", "--from", "label-studio")
+    records[0]["responses"]["voice"][0]["value"] = "A"
+    (tmp_path / "done.json").write_text(json.dumps(records))
+    refused = cli("review", "import", "run", "done.json")
     assert refused.code == 64
     assert "voice is A, it must be left, same or right" in refused.err
 

@@ -136,24 +136,6 @@ def test_options_change_the_job(cli: Cli) -> None:
     assert job["spec"]["dataset"]["sources"][0]["uri"] == f"file://{cli.folder}/other.jsonl"
 
 
-def test_weights_of_a_run_are_evaluated_under_its_name(cli: Cli) -> None:
-    cli("run", "job.yaml")
-    first = json.loads((work_dir(cli) / "job.json").read_text())
-    weights = "out/runs/default/example/local-1/checkpoints/step-20"
-    done = cli("evaluate", "job.yaml", "--from", f"file://./{weights}")
-    assert done.code == 0, done.err
-    made = [
-        json.loads((folder / "job.json").read_text())
-        for folder in (cli.cache / "finetune" / "runs").iterdir()
-    ]
-    (second,) = [job for job in made if job["uid"] != first["uid"]]
-    assert second["name"] == first["name"]
-    assert second["spec"]["initFrom"] == {
-        "uri": f"file://{cli.folder}/{weights}",
-        "train": False,
-    }
-
-
 @pytest.mark.parametrize("code", [64, 65, 73, 77])
 def test_exit_code_of_a_failed_stage_passes_through(cli: Cli, code: int) -> None:
     cli.script(train=[f"fail:{code}"])

@@ -6,15 +6,6 @@ import asyncio
 
 import pytest
 
-from kit.cluster.devcluster import (
-    control_plane,
-    control_plane_factory,
-    namespace,
-    private_control_plane,
-)
-
-__all__ = ["control_plane", "control_plane_factory", "namespace", "private_control_plane"]
-
 
 @pytest.fixture(autouse=True)
 async def goodbye():

@@ -289,13 +289,17 @@ def test_only_the_requester_changes_a_schedule_or_asks_for_a_cycle(
         '{"spec":{"jobTemplate":{"spec":{"dataset":{"sources":[{"uri":"s3://b/other.jsonl"}]}}}}}'
     )
     asked = '{"metadata":{"annotations":{"finetune.dev/trigger":"now"}}}'
+    both = '{"spec":{"suspend":false,"promote":"Auto"}}'
     noted = '{"metadata":{"annotations":{"team":"news"}}}'
-    for patch in (spec, asked, '{"spec":{"suspend":true}}'):
+    for patch in (spec, asked, both, '{"spec":{"historyLimit":5}}'):
         done, said = bob.kubectl("patch", "ftsch", "mine", "--type=merge", "-p", patch)
         assert not done
         assert "nobody asks in another's name" in said
         assert developer.kubectl("patch", "ftsch", "mine", "--type=merge", "-p", patch)[0]
-    assert bob.kubectl("patch", "ftsch", "mine", "--type=merge", "-p", noted)[0]
+    budget = '{"spec":{"budget":{"jobs":1},"cooldown":"24h"}}'
+    for patch in (noted, '{"spec":{"suspend":true}}', budget, '{"spec":{"budget":null}}'):
+        done, said = bob.kubectl("patch", "ftsch", "mine", "--type=merge", "-p", patch)
+        assert done, said
 
 
 async def _jobs(control_plane, namespace):

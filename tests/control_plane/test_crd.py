@@ -25,8 +25,11 @@ from finetune_api.v1alpha1.rules.selection import HOLD_IS_NOT_ADDED, PRUNE_IS_KE
 from kit.cases.endpoint_cases import ENDPOINT_CASES, minimal_endpoint
 from kit.cases.schedule_cases import SCHEDULE_CASES
 from kit.cases.spec_cases import CASES, FULL_SPEC, Case, changed, minimal_job
-from kit.cluster.crd import install_crd
+from kit.cluster.crd import install_crd, install_gateway_api
 from kit.cluster.raw_api import APPLY, MERGE, RawApi
+from kit.processes.eventually import eventually
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +78,23 @@ def _disagreement(api: RawApi, jobs: str, case: Case) -> str | None:
     if status >= 400 and case.server_expected not in answer["message"]:
         return f"expected {case.server_expected!r} in {answer['message']!r}"
     return None
+
+
+@pytest.mark.parametrize("name", ["ingress", "httproute"])
+def test_an_api_server_takes_the_ways_in_from_outside(
+    name: str, control_plane: Any, namespace: str
+) -> None:
+    install_gateway_api(control_plane)
+    document = (EXAMPLES / "05-endpoint" / f"{name}.yaml").read_text(encoding="utf-8")
+
+    def is_taken() -> bool:
+        """The kind is known a moment after its CRD."""
+        said = control_plane.kubectl(
+            *("-n", namespace, "create", "--validate=strict", "-f", "-"), stdin=document
+        )
+        return "created" in said
+
+    eventually(is_taken, timeout=30)
 
 
 def test_api_server_and_models_judge_endpoints_alike(api: RawApi, namespace: str) -> None:

@@ -6,6 +6,7 @@ operator polls.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
@@ -26,6 +27,7 @@ from finetune_api.protocol.termination import TerminationMessage
 from finetune_api.protocol.trainer import ExitCode, Stage
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS
+from finetune_operator.controllers.serving_objects import CHECK_SECONDS
 from finetune_operator.kube.api.errors import NotFound
 from finetune_operator.kube.api.resource import (
     DEPLOYMENTS,
@@ -64,15 +66,17 @@ def crd(control_plane: Any) -> None:
 
 
 def config_of(namespace: str, **settings: Any) -> Any:
-    return test_config(namespace, vllm_image="vllm/vllm-openai:v0.32.0", **settings)
+    return test_config(namespace, **{"vllm_image": "vllm/vllm-openai:v0.32.0", **settings})
 
 
 @contextlib.asynccontextmanager
-async def running_operator(control_plane: Any, namespace: str) -> AsyncIterator[Any]:
+async def running_operator(
+    control_plane: Any, namespace: str, **settings: Any
+) -> AsyncIterator[Any]:
     """Run an operator with a client of its own, as a process has."""
     async with (
         open_client(connection_of(control_plane)) as own,
-        running_manager(own, config_of(namespace)) as manager,
+        running_manager(own, config_of(namespace, **settings)) as manager,
     ):
         yield manager
 
@@ -233,6 +237,101 @@ async def test_versions_are_verified_rolled_out_refused_and_rolled_back(
         await eventually_async(is_all_gone, timeout=60)
 
 
+async def test_the_active_version_stays_when_the_job_of_a_schedule_is_deleted_and_by_hand_it_goes(
+    control_plane: Any, world: World
+) -> None:
+    client, namespace = world.client, world.namespace
+    output = {**finetunejob(NAME, namespace)["spec"]["output"], "publishAs": NAME}
+    weekly = finetunejob("weekly-29612345", namespace, output=output)
+
+    async def edit(**spec: Any) -> dict[str, Any]:
+        """Edit the endpoint, and return its status once the operator has acted on the edit."""
+        change = {"spec": spec}
+        edited = await client.merge_patch(FINETUNEENDPOINTS, namespace, NAME, change)
+        number = edited["metadata"]["generation"]
+        return await world.until(lambda status: status["observedGeneration"] == number)
+
+    async with running_operator(control_plane, namespace):
+        await client.create(FINETUNEENDPOINTS, endpoint(namespace))
+        await world.publish(1)
+        await world.until(serves(1))
+        world.version = 2
+        await client.create(FINETUNEJOBS, weekly)
+        await world.until(serves(2))
+        await client.delete(FINETUNEJOBS, namespace, "weekly-29612345", propagation="Foreground")
+
+        async def is_gone() -> bool:
+            return not await exists(client, FINETUNEJOBS, namespace, "weekly-29612345")
+
+        await eventually_async(is_gone, timeout=30)
+        status = await edit(access={"requestsPerMinute": 600})
+        assert serves(2)(status)
+    async with running_operator(control_plane, namespace):
+        status = await edit(access={"requestsPerMinute": 601})
+        assert serves(2)(status)
+        assert status["newest"]["version"] == 2
+        before = len(status["decisions"])
+        await edit(version=1)
+        lowered = await world.until(serves(1))
+        assert [each["version"] for each in lowered["decisions"][before:]] == [1, 1]
+        await edit(version=None)
+        await world.until(serves(2))
+
+
+async def test_a_new_engine_image_is_a_move_that_a_refusal_stops_and_the_old_one_ends(
+    control_plane: Any, world: World
+) -> None:
+    client, namespace, newer = world.client, world.namespace, "vllm/vllm-openai:v0.33.0"
+
+    def is_stalled(status: dict[str, Any]) -> bool:
+        found = condition({"status": status}, "Stalled") or {}
+        return found.get("reason") == "MoveRefused"
+
+    async def engine_of(server: str) -> tuple[str, int]:
+        live = await client.get(DEPLOYMENTS, namespace, server)
+        containers = live["spec"]["template"]["spec"]["initContainers"]
+        containers += live["spec"]["template"]["spec"]["containers"]
+        (image,) = (each["image"] for each in containers if each["name"] == "engine")
+        return image, live["metadata"]["generation"]
+
+    async with running_operator(control_plane, namespace):
+        await client.create(FINETUNEENDPOINTS, endpoint(namespace))
+        await world.publish(1)
+        old = (await world.until(serves(1)))["active"]["server"]
+    before = await engine_of(old)
+    world.behaviour.sound.add((1, old))
+    world.behaviour.faults[1] = "AnswersDiffer"
+    async with running_operator(control_plane, namespace, vllm_image=newer):
+        refused = await world.until(is_stalled)
+        new = refused["refused"]["server"]
+        assert "candidate" not in refused
+        assert refused["active"]["server"] == old
+        assert holds({"status": refused}, "Available")
+        assert await engine_of(old) == before
+
+        async def is_gone() -> bool:
+            return not await exists(client, DEPLOYMENTS, namespace, new)
+
+        await eventually_async(is_gone, timeout=60)
+    async with running_operator(control_plane, namespace):
+        back = await world.until(lambda status: serves(1)(status) and not is_stalled(status))
+        assert back["active"]["server"] == old
+        assert "refused" not in back
+        assert not holds({"status": back}, "Stalled")
+        assert await engine_of(old) == before
+    world.behaviour.faults.clear()
+    async with running_operator(control_plane, namespace, vllm_image=newer):
+        moved = await world.until(
+            lambda status: serves(1)(status) and status["active"]["server"] == new
+        )
+        assert "rejected" not in moved
+
+        async def is_left() -> bool:
+            return not await exists(client, DEPLOYMENTS, namespace, old)
+
+        await eventually_async(is_left, timeout=60)
+
+
 async def test_a_candidate_that_nothing_counts_for_takes_over_when_its_steps_are_skipped(
     control_plane: Any, world: World
 ) -> None:
@@ -307,7 +406,9 @@ async def test_an_idle_endpoint_costs_no_writes(control_plane: Any, world: World
         queue = manager._finetuneendpoints.queue
 
         async def is_quiet() -> bool:
-            return not (queue.num_delayed or queue.num_processing)
+            """Tell whether nothing is due but the check of the parts, minutes later."""
+            soon = asyncio.get_running_loop().time() + CHECK_SECONDS / 2
+            return not queue.num_processing and all(due > soon for due, _ in queue._due.values())
 
         await eventually_async(is_quiet, timeout=30)
         written = len(writes)
@@ -316,6 +417,37 @@ async def test_an_idle_endpoint_costs_no_writes(control_plane: Any, world: World
             await eventually_async(is_quiet, timeout=30)
         events = [each for each in writes[written:] if "events" not in each]
         assert events == []
+
+
+async def test_a_status_that_cannot_be_read_is_told_in_a_condition_and_else_left_as_it_is(
+    control_plane: Any, world: World
+) -> None:
+    client, namespace = world.client, world.namespace
+    async with running_operator(control_plane, namespace):
+        await world.publish(1)
+        await client.create(FINETUNEENDPOINTS, endpoint(namespace))
+        before = await world.until(serves(1))
+
+    def is_told(status: dict[str, Any]) -> bool:
+        found = condition({"status": status}, "Stalled") or {}
+        return (found.get("status"), found.get("reason")) == ("True", "InvalidStatus")
+
+    evidence = [{"signal": "All", "logE": "none", "active": 0, "candidate": 0}]
+    candidate = {**before["active"], "evidence": evidence}
+    patch = {"status": {"candidate": candidate}}
+    await client.merge_patch(FINETUNEENDPOINTS, namespace, NAME, patch, subresource="status")
+    broken = await world.status()
+    async with running_operator(control_plane, namespace):
+        told = await world.until(is_told)
+    assert {k: v for k, v in told.items() if k != "conditions"} == {
+        k: v for k, v in broken.items() if k != "conditions"
+    }
+    assert holds({"status": told}, "Available")
+    patch = {"status": {"candidate": None}}
+    await client.merge_patch(FINETUNEENDPOINTS, namespace, NAME, patch, subresource="status")
+    async with running_operator(control_plane, namespace):
+        mended = await world.until(lambda status: not is_told(status) and serves(1)(status))
+    assert mended["active"] == before["active"]
 
 
 async def test_a_job_looks_at_captured_answers_and_its_report_becomes_a_condition(
@@ -328,23 +460,24 @@ async def test_a_job_looks_at_captured_answers_and_its_report_becomes_a_conditio
         return next(iter(pods.items), None)
 
     async with running_operator(control_plane, namespace):
-        monitored = endpoint(namespace, capture={}, monitor={"every": "1h"})
+        monitored = endpoint(namespace, capture={"openToAll": True}, monitor={"every": "1h"})
         await client.create(FINETUNEENDPOINTS, monitored)
         await world.publish(1)
         status = await world.until(serves(1))
-        assert condition({"status": status}, "Drifted")["reason"] == "TooFewAnswers"
+        assert condition({"status": status}, "Drifted")["reason"] == "TooFewUsers"
         # As if it had answered for a day, and somebody edits the spec.
         since = timestamp(datetime.now(UTC) - timedelta(days=1))
         for patch, subresource in (
             ({"status": {"active": {"since": since}}}, "status"),
-            ({"spec": {"monitor": {"minAnswers": 300}}}, ""),
+            ({"spec": {"monitor": {"minUsers": 300}}}, ""),
         ):
             await client.merge_patch(
                 FINETUNEENDPOINTS, namespace, NAME, patch, subresource=subresource
             )
         pod: Any = await eventually_async(pod_of_look, timeout=60)
         signal = {"name": "Vocabulary", "logE": "9", "since": since}
-        report = {"version": 1, "numLooks": 1, "numAnswers": 400, "signals": [signal]}
+        counts = {"numLooks": 1, "numAnswers": 400, "numUsers": 300}
+        report = {"version": 1, **counts, "signals": [signal]}
         ended = {"status": ended_status(ExitCode.OK, json.dumps(report))}
         await client.merge_patch(
             PODS, namespace, pod["metadata"]["name"], ended, subresource="status"

@@ -34,7 +34,7 @@ from finetune_operator.kube.api.resource import (
     SERVICES,
     Resource,
 )
-from kit.cluster.chart import HelmNotFoundError, install_crd, render_chart
+from kit.cluster.chart import IMAGES, HelmNotFoundError, install_crd, render_chart
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.rights import rules_of, used
 from kit.cluster.serving_pods import Behaviour, ServingPods
@@ -57,7 +57,7 @@ BINDINGS = Resource(group="", version="v1", plural="bindings", kind="Binding")
 def rendered_rbac() -> list[dict]:
     """Render the chart's roles with Helm."""
     try:
-        documents = render_chart(["--set", "kueue.enabled=false"])
+        documents = render_chart([IMAGES, "--set", "kueue.enabled=false"])
     except HelmNotFoundError as error:
         pytest.skip(str(error))
     return [

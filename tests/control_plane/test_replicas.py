@@ -55,7 +55,9 @@ async def test_a_leader_that_was_frozen_beyond_its_lease_does_no_harm_when_it_wa
                 )
             async with kubelet.running(), observer.watching():
                 first = await eventually_async(lambda: holder(client, namespace), timeout=40)
-                frozen = operators["one" if first.startswith("one") else "two"]
+                frozen, other = operators.values()
+                if first.startswith("two"):
+                    frozen, other = other, frozen
                 for index in range(20):
                     await client.create(FINETUNEJOBS, finetunejob(f"job-{index:02d}", namespace))
                 await eventually_async(lambda: len(observer.jobs) >= 3, timeout=30)
@@ -65,11 +67,18 @@ async def test_a_leader_that_was_frozen_beyond_its_lease_does_no_harm_when_it_wa
                     now = await holder(client, namespace)
                     return now and now != first
 
+                def have_ended(num_jobs):
+                    # On a busy machine it may fail to renew so short a lease, and end.
+                    other.restart_if_ended()
+                    return observer.num_ended() >= num_jobs
+
                 await eventually_async(is_taken_over, timeout=40)
-                await eventually_async(lambda: observer.num_ended() >= 10, timeout=90)
+                await eventually_async(lambda: have_ended(10), timeout=90)
                 frozen.signal(signal.SIGCONT)
-                await eventually_async(lambda: observer.num_ended() == 20, timeout=120)
+                await eventually_async(lambda: have_ended(20), timeout=120)
                 await eventually_async(lambda: frozen.process.poll() is not None, timeout=30)
+                assert observer.num_ended() == 20
+                assert other.log.read_text().count("election ended: ") >= other.num_restarts
                 assert observer.violations == []
                 assert len(observer.jobs) == 60
                 assert await holder(client, namespace) != first

@@ -150,10 +150,12 @@ PODS = [
         )
     ),
 ]
+OF_OTHERS = "others/trainer:1"
+"""The trainer image of other namespaces."""
 IMAGES = [
     *("registry.corp/a:1", "registry.corp/a/b@sha256:ab", "registry.corp.evil.io/a:1"),
     *("evil.io/registry.corp/a:1", "x.corp:5000/team-a/a", "x.corp:5000/team-a/b/a", "plain:1"),
-    *("plain/x:1", "registry.corp:5000/a"),
+    *("plain/x:1", "registry.corp:5000/a", OF_OTHERS),
 ]
 OWN_METRIC = {"evaluation": {"customMetric": {"path": "/data/score.py"}}}
 NETWORKS = [
@@ -263,7 +265,7 @@ def server(control_plane, namespace):
     before = {"namespaces": [namespace], "allowedImages": ["*"]}
     values = {
         "watch": {"namespaces": [namespace]},
-        "config": {"policies": [before, policy, {"namespaces": ["x"], "allowedImages": []}]},
+        "config": {"policies": [before, policy, {"namespaces": ["x"], "trainerImage": OF_OTHERS}]},
     }
     with chart_objects(control_plane, namespace, is_of_tenants, values):
         made = Server(control_plane, namespace)

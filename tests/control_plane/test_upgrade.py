@@ -21,7 +21,7 @@ from control_plane.test_replicas import LEASE, holder
 from finetune_api.protocol.trainer import ExitCode, FailureClass, Stage
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
 from finetune_operator.kube.api.resource import PODS
-from kit.cluster.chart import HelmNotFoundError, find_helm, install_crd
+from kit.cluster.chart import IMAGES, HelmNotFoundError, find_helm, install_crd
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.simulation import ended_status, finetunejob, success_text
 from kit.processes.eventually import eventually_async
@@ -301,7 +301,8 @@ def test_the_chart_is_upgraded_in_place_with_the_values_it_was_given(
         return done.stdout
 
     name = f"upgrade-{namespace}"
-    values = ("--set", f"watch.namespaces={{{namespace}}}", "--set", "config.allowCpu=true")
+    watched = ("--set", f"watch.namespaces={{{namespace}}}", "--set", "config.allowCpu=true")
+    values = (IMAGES, *watched)
     run("install", name, str(previous / "charts" / "finetune-operator"), "--skip-crds", *values)
     try:
         run("upgrade", name, str(CHART), "--reset-then-reuse-values")

@@ -332,6 +332,7 @@ def test_meanwhile_no_request_fails_and_none_is_answered_by_a_version_out_of_rot
     assert {what: len(found) for what, found in wrong.items() if found} == {}, "\n".join(
         [f"{kill.time:.1f} {kill.way}: {' '.join(kill.pods)}" for kill in killer.kills]
         + [f"{what}: {each}" for what, found in wrong.items() for each in found[:20]]
+        + [endpoint.kubectl("get", "events", "--sort-by=.lastTimestamp")[-20_000:]]
     )
 
 

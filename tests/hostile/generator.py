@@ -76,6 +76,7 @@ KINDS: dict[str, Callable[[Random, Object], None]] = {
     "nodes and affinity": pod_attacks.try_node,
     "fields of a pod": pod_attacks.try_field,
     "GPU resource": pod_attacks.try_resource,
+    "reserved names": spec_attacks.try_reserved,
     "judges": spec_attacks.try_judge,
     "S3 endpoints": spec_attacks.try_endpoint,
     "trackers": spec_attacks.try_tracker,

@@ -203,11 +203,18 @@ def _security(pod: Object, container: Object, capabilities: tuple[str, ...]) -> 
         yield f"container {container['name']}: {sorted(container)}"
 
 
+def _is_ours(name: str) -> bool:
+    return name.startswith("finetune-serving")
+
+
 def _volumes(case: Case, pod: Object) -> Iterator[str]:
     names = [volume["name"] for volume in pod["volumes"]]
     if len(set(names)) != len(names):
         yield f"volumes: a name twice in {names}"
     secrets = set(_named(case.body["spec"], "credentialsRef"))
+    taken = [each for each in (*secrets, pod.get("serviceAccountName") or "") if _is_ours(each)]
+    if taken:
+        yield f"names of the operator: {taken}"
     for volume in pod["volumes"]:
         (kind,) = volume.keys() - {"name"}
         source = volume[kind]

@@ -63,6 +63,23 @@ def try_judge(rng: Random, body: Object) -> None:
     spec["evaluation"]["metrics"] = ["judgeWinRate"]
 
 
+def try_reserved(rng: Random, body: Object) -> None:
+    """Name what the operator makes for serving pods, which opens engines past their fronts."""
+    spec, name = body["spec"], rng.choice(["finetune-serving-token", "finetune-serving"])
+    named = {"credentialsRef": {"name": name}}
+    match rng.randrange(5):
+        case 0:
+            spec["output"] = {**spec["output"], **named}
+        case 1:
+            spec["model"] = {**spec["model"], **named}
+        case 2:
+            spec["dataset"]["sources"][0] |= named
+        case 3:
+            spec["tracking"] = {"mlflow": {"uri": "https://mlflow.corp.example/team", **named}}
+        case _:
+            template(body)["serviceAccountName"] = name
+
+
 def try_endpoint(rng: Random, body: Object) -> None:
     body["spec"]["s3"] = {
         "endpoint": _bent_url(rng, "https", rng.choice(["s3.corp.example", "10.0.0.5"]), "")

@@ -29,11 +29,13 @@ class Endpoint:
         hold: Lists of all answers wait for this.
         away: Status with which a proxy answers in its place; 0: none.
         saved: The feedback that came in.
+        labels: What the model answers by turns; empty: other texts.
     """
 
     hold: asyncio.Event = field(default_factory=asyncio.Event)
     away: int = 0
     saved: list[dict[str, Any]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
 
     async def page(self, request: web.Request) -> web.Response:
         return editors_page(request.match_info["name"])
@@ -47,7 +49,7 @@ class Endpoint:
         first = int(request.query.get("after", "-1")) + 1
         numbers = range(25)[first : first + 20]
         return web.json_response({
-            "data": [row(number, rating) for number in numbers],
+            "data": [row(number, rating, self.labels) for number in numbers],
             "last_id": str(numbers[-1]), "has_more": first == 0,
         })  # fmt: skip
 
@@ -58,12 +60,13 @@ class Endpoint:
         return web.json_response({})
 
 
-def row(number: int, rating: str | None) -> dict[str, Any]:
+def row(number: int, rating: str | None, labels: list[str]) -> dict[str, Any]:
     text = "أين طردي؟" if number else "<script>alert(1)</script><b>bold</b>"
+    text = labels[number % len(labels)] if labels else text + "\r\nline"
     return {
         "id": str(number), "created": 1767225600, "version": 3, "metadata": {"rating": rating},
         "request": {"messages": [{"role": "user", "content": f"{rating} {number}"}]},
-        "choices": [{"message": {"content": text + "\r\nline"}}],
+        "choices": [{"message": {"content": text}}],
     }  # fmt: skip
 
 
@@ -166,4 +169,28 @@ async def test_an_answer_that_nobody_touched_is_no_correction(
     await wait_for(tab, f"{STATUS} === 'Saved.'")
     assert [(each["rating"], each["correction"]) for each in endpoint.saved] == [("down", "")]
     assert await tab.run("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.errors == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "offered"),
+    [
+        (["refund", "parcel", "other"], ["other", "parcel", "refund"]),
+        (["refund", "parcel"] * 5 + ["refnud"] + ["parcel"] * 14, ["parcel", "refund"]),
+        ([f"text {number}" for number in range(25)], []),
+    ],
+)
+async def test_labels_that_come_again_are_offered_to_who_corrects(
+    tab: Page, endpoint: Endpoint, labels: list[str], offered: list[str]
+) -> None:
+    endpoint.labels = labels
+    await show_answers(tab, endpoint)
+    await tab.run("document.querySelector('article').act.e()")
+    shown = "[...document.querySelectorAll('article:first-child .labels button')]"
+    assert await tab.run(f"{shown}.map((e) => e.textContent)") == offered
+    if offered:
+        await tab.run(f"{shown}[0].click()")
+        await tab.run("document.querySelector('article').act.d()")
+        await wait_for(tab, f"{STATUS} === 'Saved.'")
+        assert endpoint.saved[0]["correction"] == offered[0]
     assert tab.errors == []

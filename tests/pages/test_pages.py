@@ -28,7 +28,6 @@ from finetune_trainer.prepare.report.page import render_page
 from kit.reports.browser import Page, browsing, find_browser
 from kit.reports.data_reports import report, sample
 from kit.reports.evaluation_pages import RECORD, baseline_section, label_section, page
-from kit.reports.experiment_runs import Made, comparison_page, trials
 from kit.reports.report_cases import CASES, report_page
 from kit.reports.reviews import RUBRIC, review
 from kit.serving.monitored import MonitoredVersion
@@ -67,8 +66,9 @@ def scored_traffic_page() -> str:
     """Return a page with scores of people, and a label of 200 characters in one word."""
     with TemporaryDirectory() as folder:
         world = MonitoredVersion(Path(folder))
-        world.capture(0)
-        world.look(1)
+        for hour in range(2):
+            world.capture(hour)
+            world.look(hour + 1)
         report = orjson.loads(world.traffic.read_bytes(REPORT_KEY))
         looks = orjson.loads(world.traffic.read_bytes(HISTORY_KEY))["looks"]
     report["quality"] = {
@@ -85,10 +85,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "data": lambda: render_page(report(checks=[PERSONAL]), [sample()], reason_hidden=""),
     "evaluation": lambda: page(
         curve=draw_picture(RECORD), labels=label_section(), sections=[baseline_section()]
-    ),
-    "comparison": lambda: comparison_page(trials()),
-    "comparison on other data": lambda: comparison_page(
-        [*trials()[:2], Made(name="<b>support</b> with a name that is long", data="support")]
     ),
     "review": lambda: render_review(review()[0]),
     "traffic": lambda: traffic_page(8),

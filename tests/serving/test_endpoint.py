@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
 from finetune_operator.config import OperatorConfig
@@ -238,6 +239,43 @@ def test_versions_live_on_vllm_as_they_were_evaluated(
     num_answered = users.answered.total()
     print(f"{num_answered} answers, {len(users.differing)} differ: {dict(users.answered)}")
     assert len(users.differing) <= (1 - LEAST_EQUAL) * num_answered, users.differing
+
+
+def test_a_clients_tool_calls_are_read_by_vllm_and_pass_the_front(
+    first: tuple[Workbench, StoredVersion], operator: LocalOperator
+) -> None:
+    bench, version = first
+    spec = operator.endpoints[JOB]["spec"]
+    del spec["rollout"]
+    parser = ["--enable-auto-tool-choice", "--tool-call-parser=pythonic"]
+    spec["serve"] = {**SERVE, "arguments": [*SERVE["arguments"], *parser]}
+    operator.jobs[JOB] = version.published_by(bench.spec())
+    operator.until(serves(operator, 1), seconds=START_SECONDS)
+    maker = AdapterMaker(folder=bench.model, rank=16)
+    calling = make_version(version, 2, maker, lambda _: "[paint(x=1)]")
+    operator.jobs[JOB] = calling.published_by(bench.spec())
+    operator.until(serves(operator, 2), seconds=STEP_SECONDS)
+
+    parameters = {"type": "object", "properties": {"x": {"type": "integer"}}}
+    settings: dict[str, Any] = {
+        "model": JOB,
+        "messages": [{"role": "user", "content": next(iter(calling.answers))}],
+        "tools": [{"type": "function", "function": {"name": "paint", "parameters": parameters}}],
+        "temperature": 0,
+        "max_tokens": NUM_TOKENS,
+    }
+    with openai.OpenAI(base_url=f"{operator.url}/v1", api_key=key_of(0)) as client:
+        reply = client.chat.completions.create(**settings)
+        (call,) = reply.choices[0].message.tool_calls
+        assert (call.function.name, json.loads(call.function.arguments)) == ("paint", {"x": 1})
+        assert reply.choices[0].finish_reason == "tool_calls"
+        name = arguments = ""
+        for event in client.chat.completions.create(**settings, stream=True):
+            for choice in event.choices:
+                for part in choice.delta.tool_calls or ():
+                    name += part.function.name or ""
+                    arguments += part.function.arguments or ""
+        assert (name, json.loads(arguments)) == ("paint", {"x": 1})
 
 
 def assert_refused(users: Users, number: int, reason: str) -> None:

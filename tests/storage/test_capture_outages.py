@@ -28,9 +28,9 @@ NUM_CLIENTS = 4
 HURRY = {
     "serve.front.capturing.MAX_FRAMES": 100,
     "serve.front.capturing.MAX_PAUSE_SECONDS": 0.2,
-    "serve.recorder.keeping.SEGMENT_SECONDS": 0.2,
-    "serve.recorder.keeping.LOOK_SECONDS": 0.1,
-    "serve.recorder.keeping.MAX_PAUSE_SECONDS": 0.5,
+    "serve.recorder.retention.SEGMENT_SECONDS": 0.2,
+    "serve.recorder.retention.LOOK_SECONDS": 0.1,
+    "serve.recorder.retention.MAX_PAUSE_SECONDS": 0.5,
     "serve.recorder.spool.MAX_BYTES": 80 * ROW_BYTES,
     "serve.recorder.spool.SEGMENT_BYTES": 20 * ROW_BYTES,
     "storage.s3.store.MAX_ATTEMPTS": 1,

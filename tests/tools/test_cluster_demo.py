@@ -15,6 +15,7 @@ from cluster_chart import install_chart
 from cluster_place import TEAM, Place
 from devcluster.programs.binaries import program
 from devcluster.teardown import remove_cluster
+from kit.cluster.chart import IMAGES
 from manifests import CHART, NAMESPACE, RELEASE, render_chart
 
 DIGEST = "sha256:" + "0" * 64
@@ -89,7 +90,7 @@ def test_demo_installs_its_own_operator_and_touches_no_other(
 
     # Another operator, by whatever means it came.
     cluster.kubectl("create", "namespace", "platform")
-    objects = render_chart(release="production", namespace="platform")
+    objects = render_chart([IMAGES], release="production", namespace="platform")
     other = next(each for each in objects if each["kind"] == "Deployment")
     cluster.kubectl("apply", "-f", "-", stdin=json.dumps(other))
     with pytest.raises(RuntimeError, match=r"in namespace platform\. Nothing was changed"):
@@ -98,7 +99,7 @@ def test_demo_installs_its_own_operator_and_touches_no_other(
 
     # A release under the same name that is somebody's own.
     helm("uninstall", RELEASE)
-    helm("install", RELEASE, str(CHART), "--set", "replicas=3")
+    helm("install", RELEASE, str(CHART), IMAGES, "--set", "replicas=3")
     with pytest.raises(RuntimeError, match=f"Helm release {RELEASE} in namespace {NAMESPACE}"):
         install_chart(place)
-    assert json.loads(helm("get", "values", RELEASE, "--output", "json")) == {"replicas": 3}
+    assert json.loads(helm("get", "values", RELEASE, "--output", "json"))["replicas"] == 3

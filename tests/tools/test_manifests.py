@@ -12,6 +12,7 @@ import yaml
 
 from devcluster.errors import DevclusterError
 from devcluster.programs.binaries import program
+from kit.cluster.chart import IMAGES
 from manifests import build_manifests, write_manifests
 
 EVERYTHING = [
@@ -31,21 +32,22 @@ def kubectl() -> str:
 
 @pytest.mark.usefixtures("helm")
 def test_no_trace_of_helm_is_left() -> None:
-    assert "helm" not in json.dumps(build_manifests()).lower()
+    assert "helm" not in json.dumps(build_manifests([IMAGES])).lower()
 
 
 @pytest.mark.usefixtures("helm")
 def test_order_is_one_that_can_be_applied() -> None:
-    kinds = [item["kind"] for item in build_manifests()]
+    kinds = [item["kind"] for item in build_manifests([IMAGES])]
     assert kinds[:7] == ["Namespace", *["CustomResourceDefinition"] * 5, "ServiceAccount"]
     assert kinds[-1] == "Deployment"
 
 
 @pytest.mark.usefixtures("helm")
-@pytest.mark.parametrize("arguments", [[], EVERYTHING], ids=["defaults", "everything"])
+@pytest.mark.parametrize("more", [[], EVERYTHING], ids=["defaults", "everything"])
 def test_one_file_and_the_folder_hold_the_same_objects(
-    arguments: list[str], tmp_path: Path, kubectl: str
+    more: list[str], tmp_path: Path, kubectl: str
 ) -> None:
+    arguments = [IMAGES, *more]
     objects = build_manifests(arguments)
     write_manifests(objects, tmp_path)
     write_manifests(objects, tmp_path)  # over what is there
@@ -65,10 +67,11 @@ def test_one_file_and_the_folder_hold_the_same_objects(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("helm")
-@pytest.mark.parametrize("arguments", [[], EVERYTHING], ids=["defaults", "everything"])
+@pytest.mark.parametrize("more", [[], EVERYTHING], ids=["defaults", "everything"])
 def test_api_server_accepts_the_manifests(
-    arguments: list[str], tmp_path: Path, control_plane: Any
+    more: list[str], tmp_path: Path, control_plane: Any
 ) -> None:
+    arguments = [IMAGES, *more]
     write_manifests(build_manifests(arguments), tmp_path)
     # A dry run creates nothing, so what the others live in has to be there.
     for name in ("finetune-system", "finetune-a", "finetune-b"):
@@ -84,7 +87,7 @@ def test_api_server_accepts_the_manifests(
 @pytest.mark.slow
 @pytest.mark.usefixtures("helm")
 def test_operators_account_may_do_its_work_and_nothing_near_it(control_plane: Any) -> None:
-    rights = [item for item in build_manifests() if "Role" in item["kind"]]
+    rights = [item for item in build_manifests([IMAGES]) if "Role" in item["kind"]]
     document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "finetune-system"}}
     control_plane.kubectl("apply", "-f", "-", stdin=json.dumps(document))
     control_plane.kubectl(*("apply", "--server-side", "-f", "-"), stdin=yaml.safe_dump_all(rights))

@@ -12,7 +12,6 @@ from finetune_api.protocol.trainer import Stage
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.tracking.stage import StageTracking
-from kit.reports.event_files import read_events
 from kit.reports.tracked import job_with, write_curve
 from kit.servers.mlflow_server import OwnServer
 
@@ -29,7 +28,6 @@ def test_each_is_told_and_what_ails_one_is_named(
     named = {
         "mlflow": {"uri": server.uri},
         "wandb": {"uri": "http://wandb:8080", "credentialsRef": {"name": "keys"}},
-        "tensorboard": {},
     }
     job = job_with("u-1", named)
     output = job.spec.output.model_copy(update={"uri": (tmp_path / "models").as_uri()})
@@ -45,20 +43,16 @@ def test_each_is_told_and_what_ails_one_is_named(
         (run,) = server.read()["runs"]
     finally:
         server.stop()
-    folder = tmp_path / "models" / job.run_prefix / "tensorboard"
     assert result.tracking is not None
-    assert result.tracking.uris == [
-        f"{server.uri}/#/experiments/0/runs/{run['id']}", folder.as_uri()
-    ]  # fmt: skip
+    assert result.tracking.uris == [f"{server.uri}/#/experiments/0/runs/{run['id']}"]
     assert result.tracking.problem.startswith("http://wandb:8080: there is no WANDB_API_KEY")
     assert [step for step, _ in run["metrics"]["loss"]] == [1, 2, 3]
-    assert [step for step, _ in read_events(folder)["scalars"]["loss"]] == [1, 2, 3]
     messages = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len([each for each in messages if "tracking: " in each["message"]]) == 1
 
 
 def test_only_the_first_node_tells(tmp_path: Path) -> None:
-    job = job_with("u-1", {"tensorboard": {}})
+    job = job_with("u-1", {"mlflow": {"uri": "http://nowhere.invalid"}})
     storage = RunStorage(job=job, stage=Stage.TRAIN, say=print)
     tracking = StageTracking(storage, Workspace(folder=tmp_path), is_first_node=False)
     assert tracking.finish(TRAINED) is TRAINED

@@ -62,6 +62,32 @@ def test_adapter_away_from_its_run_still_knows_its_base(
     assert "base:" in done.out
 
 
+def test_each_prompt_is_answered_in_its_order(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    workbench, _ = undisturbed
+    adapter = f"file://{workbench.run_folder}/adapter"
+    done = ask(tmp_path, adapter, "-p", "And the other one?", "--base")
+    assert done.code == 0, done.err
+    starts = [line.split(":")[0][:5] for line in done.out.splitlines() if line[:1] in ">bt"]
+    asked = [line for line in done.out.splitlines() if line.startswith("> ")]
+    assert asked == ["> What colour is the thing?", "> And the other one?"]
+    assert [start for start in starts if start in ("base", "tuned")] == 2 * ["base", "tuned"]
+
+
+def test_questions_are_read_line_by_line(
+    undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
+) -> None:
+    workbench, _ = undisturbed
+    adapter = f"file://{workbench.run_folder}/adapter"
+    cli = Cli(tmp_path, use_fake_trainer=False)
+    done = cli("chat", adapter, "--max-new-tokens", "2", "-o", "json", stdin="one\n\ntwo\n")
+    assert [json.loads(line)["prompt"] for line in done.out.splitlines()] == ["one", "two"]
+    first, *others = done.err.splitlines()
+    assert first == f"loading the model of {adapter}"
+    assert len(others) == 1
+
+
 def test_code_of_a_base_is_run_only_when_asked_for(
     undisturbed: tuple[Workbench, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from kit.processes.eventually import eventually
 from kit.processes.pickles import find_pickles, forge_checkpoint
-from kit.processes.stages import Workbench
+from kit.processes.stages import Workbench, merge
 
 SIX_STEPS = {"hyperparameters": {"maxSteps": 6, "microBatchSize": 1}}
 STRATEGIES = {
@@ -47,11 +47,16 @@ def train_and_copy(workbench: Workbench, copy: Path) -> dict[str, Any]:
     return run.result
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    ("strategy", "precision"),
+    # Auto is bfloat16 on processors that compute in it.
+    [*((strategy, "Float32") for strategy in STRATEGIES), ("FSDP2", "Auto")],
+)
 def test_run_that_resumes_beside_planted_pickles_ends_with_the_same_bytes(
-    bench: Callable[..., Workbench], tmp_path: Path, strategy: str
+    bench: Callable[..., Workbench], tmp_path: Path, strategy: str, precision: str
 ) -> None:
-    change = {**SIX_STEPS, "resources": STRATEGIES[strategy]}
+    numbers = {"hyperparameters": {"precision": precision}, "resources": STRATEGIES[strategy]}
+    change = merge(SIX_STEPS, numbers)
     undisturbed, good = bench(change), tmp_path / "step-3"
     result = train_and_copy(undisturbed, good)
     # accelerate may run DDP instead without a word: only ZeRO leaves one file per rank.

@@ -19,6 +19,7 @@ from finetune_trainer.model.load import load_model, read_model_architecture
 from finetune_trainer.train.ranks.isolation import IsolationProbe, judge_isolation
 from finetune_trainer.train.ranks.sft import build_config, build_trainer
 from finetune_trainer.train.recipe.recipe import DataShape, decide_recipe
+from kit.models.base_model import ensure_model
 from kit.models.tiny_tokenizer import make_tokenizer
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -136,6 +137,39 @@ def test_packing_goes_on_where_examples_do_not_meet(tmp_path: Path) -> None:
     trainer, told = train_one_step("llama", tmp_path, packing="On")
     assert trainer.state.global_step == 1
     assert told == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_real_model_on_two_kernels_keeps_examples_apart() -> None:
+    folder = ensure_model()
+    model = load_model(folder, dtype=torch.bfloat16).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    texts = [
+        "What is the colour of the sea at night when nobody looks at it, and why is it so?",
+        "Write a headline about a market that fell after a long week of news and of rumours.",
+    ]
+    ids = torch.tensor([token for text in texts for token in tokenizer(text)["input_ids"][:16]])
+    begins_anew = torch.arange(16).repeat(2)
+
+    def logits(tokens: torch.Tensor, positions: torch.Tensor, *, is_fast: bool) -> torch.Tensor:
+        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=is_fast):
+            output = model(input_ids=tokens[None], position_ids=positions[None], use_cache=False)
+        return output.logits[0, -16:].float()
+
+    alone = logits(ids[16:], begins_anew[16:], is_fast=False)
+    apart = logits(ids, begins_anew, is_fast=True)
+    leaking = logits(ids, torch.arange(32), is_fast=True)
+    assert judge_isolation(apart, apart, alone, is_bfloat16=True).is_exact
+    assert not judge_isolation(leaking, leaking, alone, is_bfloat16=True).is_exact
+
+
+def test_a_few_logits_that_round_far_are_no_leak() -> None:
+    """As two kernels of bfloat16 differ: by a fortieth of the spread, and far more at one logit."""
+    drawn = torch.Generator().manual_seed(1)
+    alone = torch.randn(16, 4096, generator=drawn)
+    flattened = alone + torch.randn(16, 4096, generator=drawn) / 40
+    assert (flattened - alone).abs().max() > 0.1
+    assert judge_isolation(flattened, flattened, alone, is_bfloat16=True).is_exact
 
 
 @pytest.mark.parametrize(

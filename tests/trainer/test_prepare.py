@@ -333,9 +333,8 @@ def test_a_folder_stands_for_all_its_files_and_sources_may_be_mixed(
     write("set/notes.txt", "not data")
     write("set/.hidden.jsonl", "no")
     write("more.json", json.dumps([{"text": f"c{n}"} for n in range(10)]))
-    context = make_context({"uri": "in/set/", "format": "Auto"}, "in/more.json")
-    with pytest.raises(DataError, match=r"messages is missing|no column"):
-        prepare(context)
+    _, prepared = prepare_and_read(make_context({"uri": "in/set/", "format": "Auto"}))
+    assert prepared.report.sources[0].rows == 20
     context = make_context("in/set/b.jsonl", "in/set/a.csv", "in/more.json")
     _, prepared = prepare_and_read(context)
     rows = [*prepared.train, *prepared.validation, *prepared.test]
@@ -349,6 +348,51 @@ def test_a_folder_stands_for_all_its_files_and_sources_may_be_mixed(
 
 def chat(question: str, answer: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def mixed_rows(number: int) -> str:
+    return as_jsonl(
+        row
+        for n in range(number)
+        for row in (
+            {"messages": chat(f"first {n}", f"one {n}")},
+            {"prompt": f"second {n}", "completion": f"two {n}", "messages": None},
+            {"instruction": f"third {n}", "input": "", "output": f"three {n}"},
+            {"prompt": f"fourth {n}", "completion": f"four {n}"},
+            {"text": f"a fifth {n}"},
+        )
+    )
+
+
+def test_rows_of_several_formats_in_one_file_are_read_each_by_its_fields(
+    make_context: MakeContext, write: Write
+) -> None:
+    write("rows.jsonl", mixed_rows(20))
+    _, prepared = prepare_and_read(make_context())
+    (source,) = prepared.report.sources
+    assert (source.rows, source.invalid_rows) == (100, 0)
+    assert source.format == "PromptCompletion"
+    counts = "PromptCompletion 40, Chat 20, Alpaca 20, Text 20"
+    assert source.format_reason.endswith(f"; rows kept: {counts}")
+    shapes = {tuple(sorted(row.keys() - {"metadata"})) for row in prepared.train}
+    assert shapes == {("completion", "prompt"), ("messages",), ("text",)}
+    assert "unreadFields" not in {check.name for check in prepared.report.checks}
+
+
+def test_a_row_beside_those_of_its_file_is_invalid_if_the_model_cannot_learn_it(
+    make_context: MakeContext, write: Write
+) -> None:
+    odd = [
+        {"messages": chat("q", "a")},
+        {"text": "a text", "answer": "beside it"},
+        {"prompt": "one", "completion": None, "text": "a part of it"},
+    ]
+    write("rows.jsonl", pairs(30) + as_jsonl(odd))
+    context = make_context(chat_template=False, maxInvalidRows=3)
+    _, prepared = prepare_and_read(context)
+    (source,) = prepared.report.sources
+    assert (source.rows, source.invalid_rows) == (30, 3)
+    assert "NoChatTemplate" in prepared.report.invalid_rows.by_reason
 
 
 def test_sources_bound_to_a_side_stay_there(make_context: MakeContext, write: Write) -> None:
@@ -526,26 +570,26 @@ GOAL = {"goal": {"metric": "exactMatch", "atLeast": "0.9"}}
         (pairs(9), {"split": {"testPercent": 0}}, DataError, "NoTestRows", "testPercent"),
         (
             pairs(100),
-            {"spec": GOAL},
+            {"spec": {**GOAL, "evaluation": {"looks": "Report", "minPrompts": 1}}},
             DataError,
             "GoalUndecidable",
             "goal.atLeast 0.9 cannot be met on 20 independent held-out prompt(s): with every "
             "answer right, and none of the base model's, its lower bound would be 0.832 "
-            "(goal.certainty 0.95). 36 are the least that could decide it: add examples",
+            "(goal.certainty 0.95). 36 are the least that could show it: add examples",
         ),
         (
             pairs(180),
-            {"spec": {**GOAL, "evaluation": {"looks": "Correct"}}},
+            {"spec": GOAL},
             DataError,
             "GoalUndecidable",
-            "(goal.certainty 0.96960365). 40 are the least that could decide it: add examples",
+            "evaluation.looks: Correct has raised goal.certainty from 0.95 for this evaluation",
         ),
         (
             pairs(100),
             {"spec": {"goal": {"metric": "exactMatch", "overBase": "0.8"}}},
             DataError,
             "GoalUndecidable",
-            "its lower bound would be 0.663 (goal.certainty 0.95). 36 are the least",
+            "(goal.certainty 0.96960365). 40 are the least",
         ),
         (
             pairs(200),

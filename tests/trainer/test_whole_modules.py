@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +15,7 @@ from finetune_trainer.model.adapters import build_lora_config
 from finetune_trainer.planning.setup import Setup
 from finetune_trainer.train.ranks.whole import train_in_float32
 from kit.models.measured_trainer import Case, make_trainer
+from kit.processes.ranks import run_ranks
 
 SIZE: dict[str, Any] = {
     "vocab_size": 256,
@@ -119,29 +115,6 @@ def test_every_weight_beside_a_4_bit_base_moves_at_the_rates_of_adapters(tmp_pat
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
 
 
-def train_on_two_ranks(folder: Path, base: str) -> list[list[dict[str, Any]]]:
-    """Return what both ranks of two trainings say."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    env = {
-        **os.environ,
-        **{"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"},
-        **{"ACCELERATE_USE_CPU": "true", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
-        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-    }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", "kit.models.two_rank_adapter", str(folder), base],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**env, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(2)
-    ]
-    return [json.loads(rank.communicate(timeout=600)[0].splitlines()[-1]) for rank in ranks]
-
-
 @pytest.mark.parametrize(
     "base",
     [
@@ -154,7 +127,7 @@ def test_ranks_that_share_gradients_move_every_weight_of_a_float32_adapter(
 ) -> None:
     """In the type that TRL chooses a large part of the weights does not move."""
     kind = base if base == "bfloat16" else str(tiny_model)
-    first, second = train_on_two_ranks(tmp_path, kind)
+    first, second = run_ranks("kit.models.two_rank_adapter", str(tmp_path), kind)
     assert first == second
     ours, theirs = first
     assert (ours["num_ranks"], ours["types"]) == (2, ["torch.float32"])

@@ -20,8 +20,8 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.finetuneschedule import FineTuneSchedule
 from finetune_api.v1alpha1.finetunesweep import FineTuneSweep
 from finetune_trainer.monitor.looking import Settings, look_at
-from finetune_trainer.monitor.reference import ReferenceRow, make_reference
-from finetune_trainer.monitor.signals import Answered
+from finetune_trainer.monitor.signals import Answered, fit_signals
+from finetune_trainer.monitor.state import State
 from finetune_trainer.monitor.users import UserRow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -147,13 +147,15 @@ def test_the_schedule_trains_what_its_first_job_trains_and_readers_ask() -> None
 def settings_of_the_readme() -> Settings:
     """Return the settings of the monitor that the example's commands give it."""
     told = re.search(
-        r"finetune monitor captured --every 1m --min-answers (\d+) --false-alarms-per-year (\d+);",
+        r"finetune monitor captured --every 1m --window 1m --min-users (\d+)"
+        r" --false-alarms-per-year (\d+);",
         (LOOP / "README.md").read_text(),
     )
     assert told is not None
     return Settings(
         every=timedelta(minutes=1),
-        min_answers=int(told[1]),
+        window=timedelta(minutes=1),
+        min_users=int(told[1]),
         false_alarms_per_year=float(told[2]),
     )
 
@@ -164,17 +166,12 @@ def test_the_monitor_finds_the_new_vocabulary_of_the_year_and_nothing_before() -
     names = one["companies"](one["TRAIN_FIRST"])
     january = one["generate_side"](one["TRAIN_PATTERNS"], names, 600, rng)
     year = list(load("06-closed-loop").year(one, rng))
-    reference = make_reference(
-        [
-            ReferenceRow(
-                answered=Answered(prompt=f"Sentiment of: {row.text}", answer=row.label),
-                group=row.text,
-            )
-            for row in january
-        ]
+    signals = fit_signals(
+        [Answered(prompt=f"Sentiment of: {row.text}", answer=row.label) for row in january]
     )
     settings = settings_of_the_readme()
-    begin, evidence = datetime(2026, 1, 1, tzinfo=UTC), None
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    end, state = begin, State(of="")
     for month in range(1, 13):
         rows = [
             UserRow(
@@ -184,11 +181,9 @@ def test_the_monitor_finds_the_new_vocabulary_of_the_year_and_nothing_before() -
             for row in year
             if row["month"] == month
         ]
-        end = begin + settings.every
-        evidence = look_at(rows, reference, evidence, settings, begin=begin, end=end).evidence
-        begin = end
-        if evidence.alarms:
+        end += settings.every
+        state = look_at(rows, signals, state, settings, since=begin, end=end).state
+        if state.changes:
             break
-    assert evidence is not None
-    assert [alarm.signal for alarm in evidence.alarms] == ["Vocabulary"]
+    assert {each.part for each in state.changes} == {"Vocabulary"}
     assert 8 <= month <= 10

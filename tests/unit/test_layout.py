@@ -113,7 +113,7 @@ def test_fast_tests_import_no_torch(module: str, found: dict[str, int], tmp_path
 
 
 @pytest.mark.slow
-def test_each_test_runs_in_one_of_the_sessions_of_make_test(tmp_path: Path) -> None:
+def test_each_test_runs_in_one_of_the_sessions_of_all_tests(tmp_path: Path) -> None:
     sessions = re.findall(r'-m "([^"]+)"', (ROOT / "tools" / "test.sh").read_text())
     slow = "pytest.mark.slow\n"
     modules = {

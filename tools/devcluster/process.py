@@ -45,16 +45,21 @@ def boot_id() -> str:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Start time of a live process, None if there is none (zombies count as none)."""
+    """Start time of a live process, None if there is none.
+
+    A zombie counts as none once its last thread is gone: until then its sockets are open.
+    """
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)  # reap it if it was ours, or it stays visible as a zombie
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command name, in parentheses, may hold blanks: split after it. Field 3 is the state.
+    # The command name, in parentheses, may hold blanks: split after it. Field 3 is the state,
+    # field 20 the number of threads (proc_pid_stat(5)).
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    is_gone = fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1)
+    return None if is_gone else int(fields[19])
 
 
 def is_alive(record: ProcessRecord) -> bool:

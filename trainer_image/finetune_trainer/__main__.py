@@ -1,4 +1,4 @@
-"""``python -m finetune_trainer STAGE --job job.json``, or plan, advise, inspect, chat."""
+"""``python -m finetune_trainer STAGE --job job.json``, or plan, advise, inspect."""
 
 from __future__ import annotations
 
@@ -24,10 +24,6 @@ def main(argv: list[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    if arguments.command == "chat":
-        from finetune_trainer.chat import chat_with
-
-        return chat_with(arguments)
     if arguments.command == "plan":
         from finetune_trainer.plan import plan_job
 
@@ -90,26 +86,10 @@ def _make_parser() -> argparse.ArgumentParser:
             stage.add_argument("--reason", default="", help="why")
             stage.add_argument("--approval", default="", help="name of the FineTuneApproval")
             stage.add_argument("--panel", default="", help="digest of the panel's result")
-    _add_chat(commands)
     _add_plan(commands)
     _add_advise(commands)
     _add_inspect(commands)
     return parser
-
-
-def _add_chat(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    chat = commands.add_parser("chat", help="ask a tuned model")
-    chat.add_argument("--adapter", required=True, help="URI of an adapter folder")
-    chat.add_argument("--base-model", help="URI of the base model; default: as recorded")
-    chat.add_argument("--prompt", action="append", default=[], help="ask this; may be repeated")
-    chat.add_argument("--system", help="system message")
-    chat.add_argument("--base", action="store_true", help="ask the base model as well")
-    chat.add_argument(
-        "--trust-remote-code", action="store_true", help="run code that ships with the base model"
-    )
-    chat.add_argument("--max-new-tokens", type=int, default=256)
-    chat.add_argument("--endpoint")
-    chat.add_argument("--region")
 
 
 def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

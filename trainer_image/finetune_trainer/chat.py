@@ -1,25 +1,18 @@
-"""Asks a tuned model: ``python -m finetune_trainer chat``; JSON lines out.
-
-Prompts come from ``--prompt`` or, one per line, from stdin. An answer is ``{"prompt": ..., "tuned":
-..., "base": ...}``, with a ``note`` if reasoning gave no answer. The first line is ``{"ready":
-true, ...}``, with a ``note`` if the base may differ from training's.
-"""
+"""Asks a tuned model."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.protocol.trainer import Environment
 from finetune_trainer.context import cache_dir
-from finetune_trainer.errors import TrainerError, UserError
-from finetune_trainer.failures import classify
+from finetune_trainer.errors import UserError
 from finetune_trainer.storage import StorageAccess, fetch_folder, open_store
 from finetune_trainer.storage.models.cache import fetch_model
 
@@ -28,23 +21,62 @@ if TYPE_CHECKING:
     from finetune_trainer.model.pair import ModelPair
 
 
-def chat_with(arguments: argparse.Namespace) -> int:
-    """Answer all prompts; returns the exit code."""
-    try:
-        for line in answer_all(arguments):
-            print(json.dumps(line, ensure_ascii=False), flush=True)
-    except Exception as error:
-        failure: TrainerError = classify(error)
-        print(
-            json.dumps({"event": "failure", "reason": failure.reason, "message": failure.message}),
-            flush=True,
-        )
-        return failure.exit_code
-    return 0
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chat:
+    """A tuned model and its base.
+
+    Attributes:
+        model: Name of the base model.
+        note: How the base may differ from training's; empty if it does not.
+    """
+
+    model: str
+    note: str
+    pair: ModelPair
+    encoder: ChatTokenizer
+
+    def ask(
+        self, prompt: str, *, system: str | None, with_base: bool, max_new_tokens: int
+    ) -> dict[str, Any]:
+        """Return ``{"prompt": ..., "tuned": ..., "base": ...}``.
+
+        There is a ``note`` if reasoning gave no answer.
+        """
+        from finetune_trainer.evaluate.inference.engine import Prompt
+        from finetune_trainer.evaluate.inference.transformers_engine import generate_batch
+
+        ids = _encode(self.encoder, prompt, system)
+        line: dict[str, Any] = {"prompt": prompt}
+        sides = [("tuned", self.pair.tuned)] + ([("base", self.pair.base)] if with_base else [])
+        for name, side in sides:
+            with side() as model:
+                asked = Prompt(token_ids=ids, max_new_tokens=max_new_tokens)
+                stop_ids, pad_id = self.encoder.chat_format.stop_ids, self.encoder.pad_id
+                [said] = generate_batch(
+                    model, [asked], stop_ids=stop_ids, pad_id=pad_id, part_tokens=None
+                )
+            answer = self.encoder.reader.read_generated(ids, said.token_ids)
+            line[name] = answer or ""
+            if answer is None:
+                line["note"] = (
+                    f"reasoning had no end within {max_new_tokens} tokens, so there is no "
+                    "answer; raise --max-new-tokens"
+                )
+        return line
 
 
-def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Load the models and answer, one dict per prompt."""
+@contextmanager
+def open_chat(
+    adapter: str, access: StorageAccess, *, base_model: str | None, trust_remote_code: bool
+) -> Iterator[Chat]:
+    """Load an adapter and its base.
+
+    Args:
+        adapter: URI of the adapter's folder.
+        access: How to reach it.
+        base_model: URI of the base model; None takes it as recorded.
+        trust_remote_code: Run code that ships with the base model.
+    """
     import torch
 
     from finetune_trainer.model.chat_format import FORMAT_NAME, decide_format, read_format
@@ -53,19 +85,12 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     from finetune_trainer.model.load import load_tokenizer
     from finetune_trainer.model.pair import ModelPair
 
-    credentials = os.environ.get(Environment.CREDENTIALS_DIR)
-    access = StorageAccess(
-        endpoint=arguments.endpoint,
-        region=arguments.region,
-        credentials_dir=Path(credentials) if credentials else None,
-    )
-    cache = cache_dir()
     with tempfile.TemporaryDirectory(prefix="finetune-chat-") as scratch:
         folder = Path(scratch) / "adapter"
-        fetch_folder(open_store(arguments.adapter, access), "", folder)
-        record = _read_record(folder, arguments.adapter)
-        trust = _check_trust(record, given=arguments.trust_remote_code)
-        base_dir, note = _fetch_base(arguments.base_model, record, access, cache, allow_code=trust)
+        fetch_folder(open_store(adapter, access), "", folder)
+        record = _read_record(folder, adapter)
+        trust = _check_trust(record, given=trust_remote_code)
+        base_dir, note = _fetch_base(base_model, record, access, allow_code=trust)
         tokenizer = load_tokenizer(base_dir, trust_remote_code=trust)
         # A run from before there was such a file.
         known = (folder / FORMAT_NAME).exists()
@@ -86,36 +111,8 @@ def answer_all(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             trust_remote_code=trust,
         )
         with pair.tuned():
-            ready = {"ready": True, "model": record["model"], "adapter": arguments.adapter}
-            yield {**ready, "note": note} if note else ready
-        for prompt in _prompts(arguments.prompt):
-            yield _answer(pair, encoder, prompt, arguments)
-
-
-def _answer(
-    pair: ModelPair, encoder: ChatTokenizer, prompt: str, arguments: argparse.Namespace
-) -> dict[str, Any]:
-    from finetune_trainer.evaluate.inference.engine import Prompt
-    from finetune_trainer.evaluate.inference.transformers_engine import generate_batch
-
-    ids = _encode(encoder, prompt, arguments.system)
-    line: dict[str, Any] = {"prompt": prompt}
-    sides = [("tuned", pair.tuned)] + ([("base", pair.base)] if arguments.base else [])
-    for name, side in sides:
-        with side() as model:
-            asked = Prompt(token_ids=ids, max_new_tokens=arguments.max_new_tokens)
-            stop_ids, pad_id = encoder.chat_format.stop_ids, encoder.pad_id
-            [said] = generate_batch(
-                model, [asked], stop_ids=stop_ids, pad_id=pad_id, part_tokens=None
-            )
-        answer = encoder.reader.read_generated(ids, said.token_ids)
-        line[name] = answer or ""
-        if answer is None:
-            line["note"] = (
-                f"reasoning had no end within {arguments.max_new_tokens} tokens, so there is no "
-                "answer; raise --max-new-tokens"
-            )
-    return line
+            chat = Chat(model=record["model"], note=note, pair=pair, encoder=encoder)
+        yield chat
 
 
 def _read_record(folder: Path, uri: str) -> dict[str, Any]:
@@ -145,7 +142,6 @@ def _fetch_base(
     given: str | None,
     record: dict[str, Any],
     access: StorageAccess,
-    cache: Path,
     *,
     allow_code: bool,
 ) -> tuple[Path, str]:
@@ -161,7 +157,7 @@ def _fetch_base(
     recorded = record["revision"]
     try:
         folder, revision = fetch_model(
-            uri, recorded if uri == known else None, access, cache, allow_code=allow_code
+            uri, recorded if uri == known else None, access, cache_dir(), allow_code=allow_code
         )
     except UserError as error:
         raise UserError(
@@ -176,11 +172,6 @@ def _fetch_base(
             "answers are only the run's if both hold the same weights"
         )
     return folder, note
-
-
-def _prompts(given: Iterable[str]) -> Iterator[str]:
-    given = list(given)
-    yield from given or (line.rstrip("\n") for line in sys.stdin if line.strip())
 
 
 def _encode(encoder: ChatTokenizer, prompt: str, system: str | None) -> list[int]:

@@ -29,7 +29,12 @@ from finetune_trainer.model.chat_format import read_format
 from finetune_trainer.model.hardware import Hardware, detect_hardware
 from finetune_trainer.model.load import expected_attention, read_model_architecture
 from finetune_trainer.planning.architecture import Architecture
-from finetune_trainer.planning.host import HostMemory, estimate_host, require_host_memory
+from finetune_trainer.planning.host import (
+    HostMemory,
+    estimate_host,
+    require_disk,
+    require_host_memory,
+)
 from finetune_trainer.planning.setup import Setup
 from finetune_trainer.planning.throughput import (
     CPU_BANDWIDTH,
@@ -42,7 +47,7 @@ from finetune_trainer.planning.throughput import (
     flops_per_token,
     tokens_per_second,
 )
-from finetune_trainer.train.adopted import idle_recipe
+from finetune_trainer.storage.patience import read_number
 from finetune_trainer.train.recipe.evaluation import EvaluationPlan, plan_evaluation
 from finetune_trainer.train.recipe.planned import setup_of
 from finetune_trainer.train.recipe.recipe import DataShape, Recipe, decide_recipe
@@ -111,7 +116,7 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
     A failed estimate does not fail the stage.
 
     Raises:
-        UserError: ``HostMemoryTooSmall``.
+        UserError: ``HostMemoryTooSmall`` or ``DiskTooSmall``.
         TrainerError: As ``prepare`` does.
     """
     # Late: a plan for rows that are not read needs none of its libraries.
@@ -131,6 +136,7 @@ def prepare_with_estimate(context: StageContext) -> PrepareResult:
     except Exception as error:  # whatever it is, the data set is prepared
         context.emit.message(f"no estimate of time and cost: {classify(error).message}")
         return result
+    check_disk(planned)
     may_lack_gpus = os.environ.get(Environment.ALLOW_CPU) == "1"
     limit = None if may_lack_gpus else _read_node().get("memoryBytes")
     if words := check_host_memory(planned, limit=limit):
@@ -171,6 +177,17 @@ def estimate(
     held_out = expect_held_out(job, report, chosen=num_chosen, may_reason=may_reason)
     validation = expect_validation(job, report, may_reason=may_reason)
     return planned, estimate_time(planned, held_out, validation)
+
+
+def check_disk(planned: Planned) -> None:
+    """Compare what training saves with ``FINETUNE_SCRATCH_BYTES``, if that is set.
+
+    Raises:
+        UserError: ``DiskTooSmall``, or the variable is no number of bytes.
+    """
+    asked = os.environ.get(Environment.SCRATCH_BYTES)
+    if asked and planned.recipe.total_steps:
+        require_disk(planned.model, planned.setup, read_number(Environment.SCRATCH_BYTES, asked))
 
 
 def check_host_memory(planned: Planned, *, limit: int | None) -> str:
@@ -230,13 +247,7 @@ def plan_on(
     """
     recipe = choose_recipe(job, data, model, device)
     evaluation = plan_evaluation(
-        job,
-        data,
-        model,
-        recipe,
-        device.hardware,
-        num_chosen=num_chosen,
-        may_reason=may_reason,
+        job, data, model, recipe, device.hardware, num_chosen=num_chosen, may_reason=may_reason
     )
     return Planned(
         job=job, data=data, model=model, recipe=recipe, evaluation=evaluation, device=device
@@ -250,8 +261,6 @@ def choose_recipe(job: ResolvedJob, data: DataShape, model: Architecture, device
         UserError: The settings do not fit each other, or the device.
     """
     use_gpu = device.gpu is not None
-    if job.spec.trains_nothing:
-        return idle_recipe(job, device.hardware, use_gpu=use_gpu)
     check_target_names(job.spec.method.adapter, model.model_type)
     return decide_recipe(
         job,
@@ -284,8 +293,7 @@ def read_device(job: ResolvedJob) -> Device:
 
 
 def _read_node() -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(os.environ.get(Environment.TRAINING_NODE) or "{}")
-    return told
+    return dict(json.loads(os.environ.get(Environment.TRAINING_NODE) or "{}"))
 
 
 def device_here(job: ResolvedJob) -> Device:

@@ -101,11 +101,7 @@ def _place_of(error: BaseException) -> str:
 
 def failure_record(failure: TrainerError) -> dict[str, Any]:
     """Return what a child process leaves in a file for its parent."""
-    return {
-        "exit_code": failure.exit_code,
-        "reason": failure.reason,
-        "message": failure.message,
-    }
+    return {"exit_code": failure.exit_code, "reason": failure.reason, "message": failure.message}
 
 
 def failure_of_record(record: dict[str, Any]) -> TrainerError:

@@ -50,7 +50,7 @@ def _describe_power(job: ResolvedJob, found: Inspection) -> str:
     from finetune_trainer.data.rows import Side
     from finetune_trainer.verdict.certainty import at_first_look
     from finetune_trainer.verdict.decidable import count_labels
-    from finetune_trainer.verdict.power import count_alike, describe_power
+    from finetune_trainer.verdict.power import describe_power
     from finetune_trainer.verdict.sizes import unevenness_of
 
     goal, folder = at_first_look(job.spec).goal, found.folder
@@ -58,8 +58,7 @@ def _describe_power(job: ResolvedJob, found: Inspection) -> str:
         return ""
     most = most_asked(job.spec.evaluation, found.questions.number if found.questions else None)
     side = read_held_out(folder, (), seed=job.spec.dataset.split.seed)
-    groups = side.groups(most, counts_for(goal))
-    number = count_alike(list(groups.values()))
+    number = len(side.groups(most, counts_for(goal)))
     has_constant = goal.metric in ANSWER_METRICS - FORM_METRICS
     constant = _foresee(job, folder, most) if has_constant else None
     labels = count_labels(side.drawn(most)) if goal.metric == "macroF1" else None

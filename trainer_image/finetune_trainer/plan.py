@@ -40,7 +40,6 @@ from finetune_trainer.model.load import read_model_architecture
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.throughput import GPUS, find_gpu
 from finetune_trainer.report.events import EventEmitter
-from finetune_trainer.train.adopted import describe_idle
 from finetune_trainer.train.recipe.planned import describe_plan
 from finetune_trainer.train.recipe.recipe import DataShape, find_warnings
 from finetune_trainer.train.recipe.shape import shape_of_train_split
@@ -89,12 +88,7 @@ def plan_job(arguments: argparse.Namespace) -> int:
 
 
 def _plan(
-    device: Device,
-    job: ResolvedJob,
-    data: DataShape,
-    model: Architecture,
-    *,
-    may_reason: bool,
+    device: Device, job: ResolvedJob, data: DataShape, model: Architecture, *, may_reason: bool
 ) -> Planned:
     try:
         return plan_on(device, job, data, model, may_reason=may_reason)
@@ -137,8 +131,6 @@ def _find_differences(job: ResolvedJob, device: Device) -> list[str]:
 def describe_recipe(planned: Planned) -> PlanStatus:
     """Return the plan in the words of the API."""
     job, data, model, recipe = planned.job, planned.data, planned.model, planned.recipe
-    if job.spec.trains_nothing:
-        return describe_idle(job, data, model, recipe, step=None)
     return describe_plan(job, data, model, recipe)
 
 

@@ -76,6 +76,21 @@ def threads_per_process(num_processes: int) -> int:
     return max(1, (int(budget) if budget.isdigit() else num_cores()) // num_processes)
 
 
+def environment_of(num_processes: int, *, use_gpu: bool) -> dict[str, str]:
+    """Return the environment of each of several processes that compute at once.
+
+    On GPUs the allocator extends its segments: batches differ in length, and fixed segments would
+    leave gaps. Settings of the pod's own stay.
+    """
+    environment = dict(os.environ)
+    environment["OMP_NUM_THREADS"] = str(threads_per_process(num_processes))
+    environment.setdefault("PYTHONHASHSEED", "0")
+    environment.setdefault("HF_HUB_OFFLINE", "1")
+    if use_gpu and not any(name.endswith("_ALLOC_CONF") for name in environment):
+        environment["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    return environment
+
+
 def num_oom_kills() -> int:
     """Return how many processes of this container the kernel has killed for lack of memory.
 

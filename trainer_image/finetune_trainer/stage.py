@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from finetune_api.protocol.stage_results import limit_places
@@ -24,6 +25,7 @@ from finetune_trainer.errors import RowsRefused, TrainerError
 from finetune_trainer.failures import classify
 from finetune_trainer.model.hardware import has_gpu_driver
 from finetune_trainer.process import hide_torch
+from finetune_trainer.publish.earlier import job_of_run
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
 from finetune_trainer.report.termination import write_termination
@@ -55,6 +57,8 @@ def run_stage(
             approved_data=approved_data,
             decision=decision,
         )
+        if stage is not Stage.PREPARE:
+            context = replace(context, job=job_of_run(context.storage))
         if does_without_torch(stage, context.job):
             hide_torch()
         is_first_node = _is_first_node()

@@ -45,8 +45,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   namespace: {{ .Release.Namespace }}
 {{- end -}}
 
-{{/* Image reference; expects (dict "image" .Values.image "root" $). */}}
+{{/* Image reference; expects (dict "image" .Values.image "name" "image" "root" $). */}}
 {{- define "finetune-operator.image" -}}
+{{- if not .image.repository -}}
+{{- fail (printf "%s.repository is empty: no image is published. Build and push both images (docs/how-to/install.md), then name them with --set image.repository=REGISTRY/finetune-operator --set trainerImage.repository=REGISTRY/finetune-trainer" .name) -}}
+{{- end -}}
 {{- if .image.digest -}}
 {{- printf "%s@%s" .image.repository .image.digest -}}
 {{- else -}}

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from finetune_api.messages.remedies import field_remedy, remedy_of, synonym_of, uri_remedy
-from finetune_api.messages.yaml_slips import is_left_empty, slip_of
 from finetune_api.meta import KIND, NAME_PATTERN
 from finetune_api.patterns import LABEL_RULE
 from finetune_api.rule import BrokenRulesError
@@ -178,11 +177,7 @@ def _explain_one(
         rule_message = _schema_at(location, schema)["x-kubernetes-validations"][0]["message"]
         yield location, f"Invalid value: {_shown(details['input'])}: {rule_message}"
     else:
-        message = _message(details, location, schema)
-        slip = slip_of(details["input"], _schema_at(location, schema).get("enum", ()))
-        if details["type"] == "missing" and is_left_empty(body, location):
-            slip = f"{location[-1]} has no value; write one after it"
-        yield location, f"{message}; {slip}" if slip else message
+        yield location, _message(details, location, schema)
 
 
 def _place_of(location: Location, field: str) -> Location:

@@ -15,67 +15,15 @@ MAX_SHOWN = 60
 MAX_FIELDS = 8
 SECONDS_OF = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
-SYNONYMS = METRIC_SYNONYMS | {
-    **dict.fromkeys(("openai", "chatml", "messages", "conversation"), "Chat"),
-    **dict.fromkeys(("instruction", "instruct"), "Alpaca"),
-    **dict.fromkeys(("tsv", "xlsx", "excel", "parquet", "table"), "Csv"),
-    **dict.fromkeys(("json", "jsonl"), "Auto"),
-    **dict.fromkeys(("txt", "raw", "plain"), "Text"),
-    **dict.fromkeys(("pairwise", "comparison"), "Preference"),
-    **dict.fromkeys(
-        (
-            "adam",
-            "adamw_torch",
-            "adamw_torch_fused",
-            "adamw_hf",
-            "adamw_32bit",
-            "paged_adamw_32bit",
-        ),
-        "AdamW",
-    ),
-    **dict.fromkeys(
-        (
-            "adam8bit",
-            "adamw_8bit",
-            "adamw_bnb_8bit",
-            "adamw_torch_8bit",
-            "adamw-8bit",
-            "8bit-adam",
-            "paged_adamw_8bit",
-            "pagedadamw8bit",
-        ),
-        "AdamW8bit",
-    ),
-    **dict.fromkeys(("adafactor_torch", "factored"), "Adafactor"),
+_REMOVED = {
+    ("spec", "lateTrials"): "it was removed: leave it out. All trials have"
+    " template.priorityClassName; change priorityClassName of a FineTuneJob to have it wait",
+    ("tracking", "tensorboard"): "it was removed: leave it out. mlflow and wandb are trackers, and"
+    " metrics.jsonl beside the run has the curve",
+    ("initFrom", "train"): "it was removed: leave it out. A job trains on from these weights, and"
+    " the evaluation judges what comes out",
 }
-"""Words of other tools, in lower case, and the value of ours that they mean."""
-
-REINFORCEMENT = frozenset(("grpo", "ppo", "rlhf", "rloo", "dapo", "gspo", "reinforce", "rl"))
-OTHER_OPTIMIZERS = frozenset(
-    ("lion", "lion_8bit", "lion_32bit", "paged_lion_8bit", "sgd", "muon", "lomo", "adalomo",
-     "sophia", "galore_adamw", "apollo_adamw", "schedule_free_adamw", "ademamix", "rmsprop")
-)  # fmt: skip
-OFFERED_OPTIMIZERS = (
-    "it is not offered; AdamW is the default, AdamW8bit and Adafactor need less memory at the same "
-    "learning rate"
-)
-NO_REINFORCEMENT = (
-    "reinforcement learning is not offered; SFT learns from examples, and DPO, KTO and ORPO learn "
-    "from preferences"
-)
-
-_FIXED = {
-    "optimizer": "write hyperparameters: {optimizer: AdamW}, AdamW8bit or Adafactor; its settings "
-    "are learningRate, weightDecay and maxGradNorm beside it",
-    "precision": "the precision follows from the hardware and cannot be chosen",
-    "loadin4bit": "write method: {adapter: {type: QLoRA}} for a base model in 4 bits",
-}
-_OTHER_NAMES = {
-    "optim": "optimizer",
-    "optimiser": "optimizer",
-    "fp16": "precision",
-    "bf16": "precision",
-}
+"""What to write instead of a field that is gone, by its parent and its name."""
 _PLACES = ("path", "file", "files", "uri", "url", "name", "data", "id")
 """Words that people write for the address of a model or a data set."""
 _HUB_PAGE = re.compile(r"https?://huggingface\.co/((datasets/)?[^/?#]+/[^/?#]+)")
@@ -110,21 +58,19 @@ def remedy_of(wanted: str, value: object, schema: Schema, field: str) -> str:
 
 
 def synonym_of(value: object, allowed: list[str]) -> str:
-    """Return what stands for a value among those allowed, or why nothing does; empty if unknown."""
+    """Return what stands for a value among those allowed; empty if unknown."""
     word = str(value).lower()
-    if word in REINFORCEMENT and "ORPO" in allowed:
-        return f"; {NO_REINFORCEMENT}"
-    if word in OTHER_OPTIMIZERS and "Adafactor" in allowed:
-        return f"; {OFFERED_OPTIMIZERS}"
-    meant = SYNONYMS.get(word)
+    if word == "tpe" and "Halving" in allowed:
+        return "; TPE was removed: write Random, or Halving for many trials"
+    meant = METRIC_SYNONYMS.get(word)
     return f"; did you mean {meant}?" if meant in allowed else ""
 
 
 def field_remedy(location: tuple[str | int, ...], value: object) -> str:
     """Return what to write instead of a field that there is not; empty where nothing is known."""
-    word = re.sub("[_-]", "", str(location[-1]).lower())
-    if fixed := _FIXED.get(_OTHER_NAMES.get(word, word)):
-        return fixed
+    if gone := _REMOVED.get((str(location[-2]) if len(location) > 1 else "", str(location[-1]))):
+        return gone
+    word = str(location[-1]).lower()
     if not isinstance(value, str) or word not in _PLACES:
         return ""
     if location[1:-1] == ("dataset",):
@@ -199,11 +145,8 @@ def _as_object(value: object, schema: Schema) -> str:
         return "write a mapping, as {key: value}"
     if isinstance(value, bool) and not required:
         return "write {} to have it with its defaults" if value else "leave it out"
-    if isinstance(value, str):
-        if value.lower() in REINFORCEMENT and "objective" in fields:
-            return NO_REINFORCEMENT
-        if example := _choice_below(value, schema):
-            return f"write {example}"
+    if isinstance(value, str) and (example := _choice_below(value, schema)):
+        return f"write {example}"
     if required:
         return f"write {_example_of(value, schema)}"
     names = ", ".join([*list(fields)[:MAX_FIELDS], *(["..."] if len(fields) > MAX_FIELDS else [])])

@@ -12,7 +12,7 @@ from finetune_api.v1alpha1.evaluation.gates import MAX_GATES
 from finetune_api.v1alpha1.evaluation.judging import JudgeMode
 from finetune_api.v1alpha1.evaluation.probing import MAX_ALARMS
 from finetune_api.v1alpha1.evaluation.scoring import BaselineName
-from finetune_api.v1alpha1.status.fields import Count, Number, StoredURI
+from finetune_api.v1alpha1.status.fields import MAX_VERSION, Count, Number, StoredURI
 
 MAX_GATE_MESSAGE = 480
 """Most characters of the message on one gate."""
@@ -224,12 +224,16 @@ class EvaluateResult(APIModel):
     """Which evaluation against its held-out side this is; None where nobody counted."""
     num_leaked: Count = 0
     """Held-out prompts that also stand in training (``duplicates.leaked: Report``)."""
+    origins: Annotated[str, Field(max_length=300)] = ""
+    """How many held-out prompts `spec.initFrom` was trained on, in a sentence; empty without."""
+    grouped: Annotated[str, Field(max_length=300)] = ""
+    """How groups of questions count, in a sentence; empty where none has several."""
     custom_metric: Annotated[str, Field(max_length=400)] = ""
     """File of the metric ``custom``, with its digest; empty where there is none."""
     report_uri: StoredURI
     digest: Annotated[str, Field(max_length=64)] = ""
     """Digest of the evaluation's manifest: what a decision to publish names."""
-    version: Count | None = None
+    version: Annotated[int, Field(ge=0, le=MAX_VERSION)] | None = None
     """Published version, or None when nothing was published."""
     manifest_uri: StoredURI = ""
     tracking: TrackingResult | None = None
@@ -244,7 +248,8 @@ class EvaluateResult(APIModel):
         )
         look = self.look.message if self.look else ""
         custom = f"Custom metric {self.custom_metric}" if self.custom_metric else ""
-        return [words for words in (leaked if self.num_leaked else "", look, custom) if words]
+        remarks = (leaked if self.num_leaked else "", self.origins, look, self.grouped, custom)
+        return [words for words in remarks if words]
 
     @property
     def missed_gates(self) -> list[GateResult]:

@@ -25,7 +25,7 @@ REPORT_PAGE = "monitor/report.html"
 
 
 class LookTask(APIModel):
-    """The answers of one look, and the version that they are compared with."""
+    """The answers of one look, and the version that gave them."""
 
     namespace: str
     endpoint: str
@@ -37,6 +37,8 @@ class LookTask(APIModel):
     """Where answers are stored: ``capture.uri``, and how it is reached."""
     monitor: Monitor
     """``spec.monitor``."""
+    share: str = ""
+    """Share of the requests that is captured: with another one a reference is gathered anew."""
     judge: Judge | None = None
     """The judge of the job's evaluation; None if it has none, or it may not be asked."""
     until: Timestamp
@@ -48,12 +50,16 @@ class LookReport(APIModel):
 
     version: Count = 0
     num_looks: Count = 0
-    """Looks with enough answers, since the version answers."""
+    """Looks that have compared, since the version answers."""
     num_answers: Count = 0
-    """Answers in them."""
-    num_waiting: Count = 0
-    """Answers that are too few for a look, and wait for the next one."""
+    """Answers in the window of the last one."""
+    num_users: Count = 0
+    """Users in it."""
+    compares_from: Timestamp | None = None
+    """Time of the first comparison; None before there is a reference."""
     signals: Annotated[list[SignalStatus], Field(max_length=10)] = []
+    note: str = ""
+    """Signals that were not compared, or why the reference is new."""
     quality: QualityStatus | None = None
     reason: Annotated[str, Field(max_length=63)] = ""
     """Why it failed, CamelCase."""
@@ -63,5 +69,6 @@ class LookReport(APIModel):
     def to_text(self) -> str:
         """Serialise within what the kubelet keeps; a long message is cut."""
         wire = self.to_wire()
-        wire["message"] = str(wire.get("message", ""))[: TERMINATION_MESSAGE_BYTES // 8]
+        for name in ("message", "note"):
+            wire[name] = str(wire.get(name, ""))[: TERMINATION_MESSAGE_BYTES // 8]
         return json.dumps(wire, separators=(",", ":"))

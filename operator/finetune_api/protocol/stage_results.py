@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from finetune_api.meta import APIModel
 from finetune_api.v1alpha1.spec.tracking import MAX_TRACKERS
-from finetune_api.v1alpha1.status.dataset import InvalidRowPlace
+from finetune_api.v1alpha1.status.dataset import AnchorStatus, InvalidRowPlace
 from finetune_api.v1alpha1.status.fields import Count, Number, ShortText, StoredURI, check_number
 
 INVALID_ROWS_BYTES = 1700
@@ -92,6 +92,20 @@ class QuestionCount(APIModel):
     """Why, for people."""
 
 
+class TakenOver(APIModel):
+    """A complete run of an earlier FineTuneJob of the same name and content."""
+
+    uid: Annotated[str, Field(min_length=1, max_length=64)]
+    """UID of that FineTuneJob."""
+    is_published: bool
+    """Whether its candidate is a version already."""
+    uri: StoredURI
+    """Folder of its adapter."""
+    sha256: ShortText
+    """Digest of the weights file."""
+    num_bytes: Count
+
+
 class PrepareResult(APIModel):
     """What ``prepare`` found and wrote."""
 
@@ -115,6 +129,10 @@ class PrepareResult(APIModel):
     """How long the stages after it would take; None where that cannot be said."""
     reused: bool = False
     """True when a data set with the same source and recipe was there already."""
+    taken_over: TakenOver | None = None
+    """The run whose adapter and evaluation stand for this job's; None where it trains."""
+    anchor: AnchorStatus | None = None
+    """The sealed rows on record of the job's schedule, where the job itself names none."""
 
 
 class TrackingResult(APIModel):
@@ -192,8 +210,5 @@ class TrainResult(APIModel):
     """Largest micro batch that ran out of memory in an earlier attempt of the run; 0 for none."""
     origin_digest: ShortText = ""
     """Manifest digest of the weights the run began from (``spec.initFrom``); empty for none."""
-    origin_step: Count | None = None
-    """Step of their run after which they were taken, where nothing was trained and they are the
-    adapter as they are."""
     tracking: TrackingResult | None = None
     reused: bool = False

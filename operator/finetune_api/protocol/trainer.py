@@ -30,6 +30,9 @@ PROGRESS_AUDIENCE = "finetune.dev"
 OF_SWEEP_LABEL = "finetune.dev/sweep"
 """Name of the sweep, on a FineTuneJob that is a trial of it."""
 
+OF_SCHEDULE_LABEL = "finetune.dev/schedule"
+"""Name of the schedule, on a FineTuneJob that is a cycle of it."""
+
 
 RAW_COPIES = "raw"
 """Folder of the work folder for rows as the user wrote them; it goes when ``prepare`` ends."""
@@ -180,6 +183,8 @@ class ResolvedJob(APIModel):
     uid: Annotated[str, Field(min_length=1, max_length=64)]
     sweep: Annotated[str, Field(max_length=63)] | None = None
     """The sweep that the job is a trial of, for its trackers; None where it has none."""
+    schedule: Annotated[str, Field(max_length=63)] | None = None
+    """The schedule that the job is a cycle of, whose sealed rows it holds out."""
     required_approvals: Annotated[list[Subject], Field(max_length=2)] | None = None
     """What the administrator's policy has a person decide on, whatever the spec says. With
     `Publication` the evaluation leaves the candidate unpublished. None: nothing."""
@@ -216,6 +221,14 @@ class ResolvedJob(APIModel):
     def world_size(self) -> int:
         """Number of data-parallel ranks; a job without GPUs runs one process per node."""
         return world_size_of(self.spec)
+
+    @property
+    def content_digest(self) -> str:
+        """Digest of what decides the result beside the data: equal for a job that is restored."""
+        lived = {"uid": "", "sweep": None, "required_approvals": None, "traffic": None}
+        spec = self.spec.model_copy(update={"tracking": None})
+        body = self.model_copy(update={**lived, "spec": spec}).to_json()
+        return hashlib.sha256(body.encode()).hexdigest()
 
     def to_json(self) -> str:
         """Serialise canonically: the same job always gives the same bytes."""
@@ -277,6 +290,7 @@ def resolve_job(
         "name": job.metadata.name,
         "uid": uid,
         "sweep": sweep or None,
+        "schedule": job.metadata.labels.get(OF_SCHEDULE_LABEL) or None,
         "required_approvals": list(required_approvals) or None,
         "traffic": list(traffic) or None,
     }

@@ -14,8 +14,9 @@ ACCEPTANCE = {
         "A source's `template` is not valid Jinja.", "Correct it where the message says."
     ),
     "URINotAllowed": ReasonHelp(
-        "A `file://` path outside the allowed folders, or a malformed `pvc://`.",
-        "Use `s3://` or `pvc://claim/path`.",
+        "A `file://` path or an `s3://` folder outside the allowed ones, a malformed `pvc://`, or"
+        " an endpoint whose answers would go to a `pvc://`.",
+        "Use an allowed `s3://` folder, or for jobs `pvc://claim/path`.",
     ),
     "TrafficNotCaptured": ReasonHelp(
         "A `traffic://` source names no FineTuneEndpoint of the namespace, or one that captures"

@@ -31,8 +31,14 @@ _SIGNALS = {
 ENDPOINTS = {
     "Serving": ReasonHelp("The active version answers.", "Nothing."),
     "InvalidStatus": ReasonHelp(
-        "This version of the operator cannot read the status, which a newer one wrote.",
-        "Bring CRD and operator to one version.",
+        "This version of the operator cannot read the field of the status that the message names: a"
+        " newer version wrote it, or somebody edited it. It changes nothing until it can.",
+        "Bring CRD and operator to one version. After an edit, write the field as it was:"
+        " `kubectl edit --subresource=status`.",
+    ),
+    "TooManyEndpoints": ReasonHelp(
+        "The namespace has more endpoints than `config.maxEndpoints`. Newer ones do not serve.",
+        "Delete another one, or ask your administrator. It starts within five minutes.",
     ),
     "UpToDate": ReasonHelp("The active version has all requests.", "Nothing."),
     "AsWanted": ReasonHelp("Nothing is wrong with the endpoint.", "Nothing."),
@@ -44,10 +50,6 @@ ENDPOINTS = {
         "The job has published no version yet, or not the one that `spec.version` names.",
         "Nothing while the job runs; else correct `spec.version`.",
     ),
-    "GatewayNotFound": ReasonHelp(
-        "`serve.routing` is `Gateway`, and the cluster has no inference gateway for it.",
-        "Write `Front`, or ask the administrator to set `config.gateway` and to install it.",
-    ),
     "FrontNotReady": ReasonHelp(
         "No pod of the namespace's front is ready.",
         "`kubectl describe deployment finetune-front`; the message has what is known.",
@@ -55,6 +57,43 @@ ENDPOINTS = {
     "ServerNotReady": ReasonHelp(
         "No pod of the server is ready: it starts, loads the base model, or cannot be scheduled.",
         "Nothing at first. If it lasts, `kubectl describe` the Deployment that the message names.",
+    ),
+    "PodsMissing": ReasonHelp(
+        "The active version answers, but from fewer pods than are wanted.",
+        "The message has the cluster's words, such as a resource that no node has left, or an image"
+        " that cannot be pulled.",
+    ),
+    "PodsRefuse": ReasonHelp(
+        "Pods of the server refuse the active version, and others answer with it.",
+        "The message has a pod and its reason. Restart no pod while files are damaged in the"
+        " storage; delete a pod that alone goes on refusing.",
+    ),
+    "NotReported": ReasonHelp(
+        "No pod of the server has told the operator for 90 seconds which versions it answers with.",
+        "May the operator reach port 8081 of the pods? See the NetworkPolicies of the namespace and"
+        " the log of container `agent`.",
+    ),
+    "Moving": ReasonHelp(
+        "`spec.serve` or the operator's configuration was changed, so the version is verified on a"
+        " further server before it leaves the present one.",
+        _WAIT,
+    ),
+    "WaitsForTurn": ReasonHelp(
+        "The operator's configuration was changed, and other servers move before this one.",
+        "Nothing. If it lasts, look at the endpoint that the message leads to: its move may have"
+        " failed. `config.serverMoves` is the number of servers that move at once.",
+    ),
+    "MoveRefused": ReasonHelp(
+        "The active version does not answer as evaluated on the server that it was to move to. It"
+        " goes on answering on the present one. The other server is stopped.",
+        "Undo the edit of `spec.serve`, or the operator's configuration by `helm rollback`. The"
+        " operator tries again an hour later, then more seldom, and after an edit of the spec.",
+    ),
+    "MoveStuck": ReasonHelp(
+        "Pods of the server that the active version is to move to do not start. It goes on"
+        " answering on the present one.",
+        "The message has the cluster's words. Correct the image, free the resource, or undo the"
+        " change (`helm rollback` for the operator's configuration).",
     ),
     "Fetching": ReasonHelp(
         "The version's files are fetched and compared with its manifest.",
@@ -93,16 +132,69 @@ ENDPOINTS = {
         "The message has the engine's words: often a rank above `--max-lora-rank`, or a kind of "
         "adapter that it does not know.",
     ),
+    "OthersDamaged": ReasonHelp(
+        "Since the version was loaded, the base model or another version answers otherwise: the "
+        "engine mixes adapters up. The version was unloaded.",
+        "Serve it from a server of its own (`serve.dedicated`), or with another release of the "
+        "engine.",
+    ),
+    "EngineSlow": ReasonHelp(
+        "The engine does not answer in time. Answers that it has given are kept, and the others "
+        "are asked again with growing pauses; after five tries without progress, when the engine "
+        "starts again.",
+        "Is the engine overloaded? The message says how many questions are answered. Give the "
+        "server more GPUs or replicas, or restart its pod.",
+    ),
+    "FewQuestions": ReasonHelp(
+        "The candidate is verified, on fewer than 20 held-out questions. It replaces no version by "
+        "itself.",
+        "`finetune endpoint promote NAME`, or name it in `spec.version`. Or hold out more rows, "
+        "and publish another version.",
+    ),
     "VersionRejected": ReasonHelp(
         "The newest version was refused or rolled back, and none before it was served.",
         "Read `status.rejected`. Publish another version, or name one in `spec.version`.",
+    ),
+    "VersionNotFound": ReasonHelp(
+        "Object storage has no version of the number that is wanted, mostly because `spec.version`"
+        " names one that was never published.",
+        "Set `spec.version` to a published version, or remove it. The active one stays.",
+    ),
+    "DecisionsUnread": ReasonHelp(
+        "The endpoint has no version that answers, and its server still reads from object storage"
+        " which version answered before.",
+        _WAIT,
+    ),
+    "Recorded": ReasonHelp(
+        "The decisions on the endpoint are stored beside its versions.", "Nothing."
+    ),
+    "Restored": ReasonHelp(
+        "The status was lost, and the stored decisions were taken over: the version that answered"
+        " before answers again, and rejected versions stay out.",
+        "Nothing.",
+    ),
+    "StatusIsOlder": ReasonHelp(
+        "The stored decisions are newer than the endpoint's status, mostly because the cluster was"
+        " restored from an older backup.",
+        "Is the active version the right one? If not, set `spec.version`. The next decision is"
+        " stored again.",
+    ),
+    "DecisionsDamaged": ReasonHelp(
+        "The stored decisions on the endpoint cannot be read.",
+        "Nothing: they are stored anew once a version answers.",
     ),
     "RollingOut": ReasonHelp("The candidate gets a share of the requests.", _WAIT),
     "Held": ReasonHelp(
         "The candidate is shown to be worse, and `rollout.onWorse` is `Hold`; or a front took it "
         "out of rotation, and its server is waited for.",
-        "`finetune endpoint describe NAME` shows the counts. `finetune endpoint rollback NAME` "
+        "`finetune status endpoint/NAME` shows the counts. `finetune endpoint rollback NAME` "
         "goes back to the active version; remove `rollout` to go on.",
+    ),
+    "Undecided": ReasonHelp(
+        "The requests of this step cannot decide: too few users send them, nearly all bad answers "
+        "went to one sender's users, or the evidence stays between as good and worse.",
+        "The message says what is missing ([table](../explanation/rollouts.md)). "
+        "`finetune endpoint promote NAME --at-once` or `rollback NAME` decides.",
     ),
     "Worse": ReasonHelp(
         "Requests show, at `rollout.certainty`, that the candidate is worse. It was rolled back.",
@@ -123,10 +215,20 @@ ENDPOINTS = {
         "The candidate was taken out of rotation; the active version has all requests.",
         "Read the message of the Event, which has the numbers.",
     ),
-    "NoDrift": ReasonHelp("Answers and requests are what the version was made for.", "Nothing."),
-    "TooFewAnswers": ReasonHelp(
-        "Fewer answers have been captured than `monitor.minAnswers`.",
-        "Nothing; or capture a larger share (`capture.sample`).",
+    "NoDrift": ReasonHelp(
+        "Users ask and get what those of the version's first window did.", "Nothing."
+    ),
+    "NoComparison": ReasonHelp(
+        "The first window of the version, or the one after it, has not passed.", _WAIT
+    ),
+    "TooFewUsers": ReasonHelp(
+        "The window has fewer users than `monitor.minUsers`, or too few to find any change that"
+        " would be of interest.",
+        "Capture a larger share (`capture.sample`), or write a longer `monitor.window`.",
+    ),
+    "LooksTooFrequent": ReasonHelp(
+        "`monitor.every` is less than `config.minLookInterval`, which counts instead.",
+        "Write a longer `monitor.every`, or ask your administrator.",
     ),
     "LookFailed": ReasonHelp(
         "The last look at captured answers failed.",

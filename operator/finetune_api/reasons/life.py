@@ -7,6 +7,12 @@ from finetune_api.reason_help import GOES_ON, ReasonHelp
 LIFE = {
     "Preparing": ReasonHelp("`prepare` reads, checks and divides the examples.", GOES_ON),
     "Prepared": ReasonHelp("The data set is stored and verified.", GOES_ON),
+    "TakenOver": ReasonHelp(
+        "The job trains nothing: an earlier FineTuneJob of its name had the same content, and its"
+        " run in storage is complete. Job `publish` reads its evaluation, and its version if it has"
+        " one.",
+        "Nothing. To train again on purpose, give the job another name or another seed.",
+    ),
     "WaitingForPods": ReasonHelp(
         "The stage's pods do not run yet.", "Nothing; `kubectl describe pod` if it lasts."
     ),

@@ -30,12 +30,6 @@ SWEEPS = {
         "A trial is chosen: it is evaluated, and published if it passes.", GOES_ON
     ),
     "Searching": ReasonHelp("Trials are created, trained and compared.", GOES_ON),
-    "NoHeadway": ReasonHelp(
-        "For two hours no trial of the sweep has begun, reported a step or ended. It goes on by "
-        "itself once one does.",
-        "`finetune sweep describe NAME` shows what each trial does; the message names the one that "
-        "moved last. [What may be the cause](../how-to/troubleshooting.md#finetunesweepstalled).",
-    ),
     "Replicating": ReasonHelp("The best setting is trained again, with other seeds.", GOES_ON),
     "BudgetReached": ReasonHelp(
         "`spec.budget` has ended the search; the best of what was trained is chosen.",

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from finetune_api.meta import API_VERSION, APIModel
-from finetune_api.patterns import LABEL_RULE, SUBDOMAIN_RULE, TextRule, Texts
+from finetune_api.patterns import LABEL_RULE, PROSE_RULE, SUBDOMAIN_RULE, TextRule, Texts
 from finetune_api.rule import Rule, check_rules
 
 DIGEST_RULE = TextRule(
@@ -89,7 +89,7 @@ class FineTuneApprovalSpec(APIModel):
     by: UserName
     """Who decided: the user name that the API server knows the requester by. The chart's admission
     policy refuses any other."""
-    reason: Annotated[str, Field(max_length=512)] | None = None
+    reason: Annotated[str, Field(max_length=512), Texts(PROSE_RULE)] | None = None
     """Why, in a sentence; required for `Rejected` and for `Publication`."""
 
     @model_validator(mode="after")

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, model_validator
 
 from finetune_api.meta import (
     API_VERSION,
+    MAP_BY_NAME,
     NAME_PATTERN,
     SET_LIST,
     APIModel,
     DecimalString,
     Integer,
     Unique,
+    UniqueNames,
     decimal_of,
 )
-from finetune_api.patterns import LABEL_RULE, STORED, Texts
+from finetune_api.patterns import ENTRY_RULE, LABEL_RULE, STORED, Texts
 from finetune_api.rule import Rule, check_rules
 from finetune_api.v1alpha1.spec.serving import SERVE_RULES, KeysSource, Serve
 from finetune_api.v1alpha1.status.endpoint import FineTuneEndpointStatus
+from finetune_api.v1alpha1.status.fields import MAX_VERSION
 from finetune_api.v1alpha1.traffic import TRAFFIC_RULES, Capture, Monitor
 
-MAX_VERSION = 1_000_000
 MAX_STEPS = 10
+MAX_RATE = 1_000_000_000
+"""Most tokens that a limit may allow in a minute."""
 
 
 class JobReference(APIModel):
@@ -44,7 +48,9 @@ class Rollout(APIModel):
     """Shares of requests, in percent, that the new version gets one after another. They rise, and
     the last is 100."""
     min_requests: Annotated[Integer, Field(ge=1, le=1000000)] = 200
-    """Requests that the new version must have answered at a step before the next one begins."""
+    """Requests that the new version must have answered at a step before the next one begins. At
+    each pod of the front, one user counts for at most a fortieth, and one of several senders for
+    at most a half."""
     certainty: DecimalString = "0.99"
     """Certainty at which the new version counts as worse. At `0.99`, at most 1 % of versions that
     are no worse are rolled back, however often the counts are looked at."""
@@ -52,24 +58,45 @@ class Rollout(APIModel):
     """What happens to a version that is shown to be worse. `RollBack` takes it out of rotation.
     `Hold` leaves it at its step until somebody decides."""
     latency_seconds: DecimalString | None = None
-    """An answer that begins later than this counts as slow. Default: none does."""
+    """An answer that begins later than this counts as slow, and so does a client that gives up
+    before. Default: only such clients."""
 
 
-class Shadow(APIModel):
-    """Requests that the candidate answers too. Its answers are measured, then discarded."""
+class KeyLimits(APIModel):
+    """Limits of one key."""
 
-    percent: Annotated[Integer, Field(ge=1, le=100)]
-    """Share of requests that are copied, in percent."""
+    name: Annotated[str, Field(min_length=1, max_length=63), Texts(ENTRY_RULE)]
+    """Name of the key: that of its entry in the Secret."""
+    requests_per_minute: Annotated[Integer, Field(ge=1, le=1000000)] | None = None
+    """Instead of `access.requestsPerMinute`."""
+    tokens_per_minute: Annotated[Integer, Field(ge=1, le=MAX_RATE)] | None = None
+    """Instead of `access.tokensPerMinute`."""
 
 
 class Access(APIModel):
-    """Who may ask, and how often."""
+    """Who may ask, how often, and how."""
 
     keys_from: KeysSource | None = None
     """Keys, one of which a request must bring. Default: none is asked for."""
     requests_per_minute: Annotated[Integer, Field(ge=1, le=1000000)] | None = None
     """Requests that each key may make in a minute at each pod of the front; without keys, all
-    askers together. Default: no limit."""
+    askers together. The keys of one entry of the Secret count as one. Default: no limit."""
+    tokens_per_minute: Annotated[Integer, Field(ge=1, le=MAX_RATE)] | None = None
+    """Tokens, of prompts and answers, that each key may use in a minute at each pod of the front;
+    without keys, all askers together. An answer may use more than is left: then the key waits until
+    the minutes have paid for it. Default: no limit."""
+    limits: Annotated[
+        list[KeyLimits], Field(max_length=32, json_schema_extra=MAP_BY_NAME), UniqueNames
+    ] = []
+    """Other limits for some keys."""
+    unknown_fields: Literal["Refuse", "Drop"] = "Refuse"
+    """What happens to a field of a request that the front does not know. `Refuse` answers 400.
+    `Drop` answers without it, and names it in the header `x-finetune-dropped-fields`. A field that
+    is known to change the answer, such as `functions` or `guided_json`, is always refused."""
+    trust_users: bool = False
+    """Whether the `user` in requests is true. Set it if backends of your own send all requests.
+    Then a rollout counts by users alone. Otherwise no single sender can roll a version back, unless
+    it has the only key. Without keys, each address is one user."""
 
 
 ENDPOINT_RULES: tuple[Rule, ...] = (
@@ -80,22 +107,6 @@ ENDPOINT_RULES: tuple[Rule, ...] = (
         message="rollout.steps must rise, such as [5, 25, 100]",
         field="rollout.steps",
         check=lambda s: s.rollout is None or s.rollout.steps == sorted(s.rollout.steps),
-    ),
-    Rule(
-        rule=(
-            "!has(self.rollout) || !has(self.serve) || !has(self.serve.routing) ||"
-            " self.serve.routing != 'Gateway' || (has(self.access) && has(self.access.keysFrom))"
-        ),
-        message=(
-            "a rollout behind a gateway needs access.keysFrom: without keys all clients are one"
-            " sender, and no step would ever get its evidence"
-        ),
-        field="access.keysFrom",
-        check=lambda s: (
-            s.rollout is None
-            or s.serve.routing != "Gateway"
-            or (s.access is not None and s.access.keys_from is not None)
-        ),
     ),
     Rule(
         rule="!has(self.rollout) || 100 in self.rollout.steps",
@@ -131,14 +142,35 @@ ENDPOINT_RULES: tuple[Rule, ...] = (
     Rule(
         rule=(
             "!has(self.access) || has(self.access.keysFrom) || has(self.access.requestsPerMinute)"
+            " || has(self.access.tokensPerMinute)"
+            " || (has(self.access.trustUsers) && self.access.trustUsers)"
+            " || (has(self.access.unknownFields) && self.access.unknownFields == 'Drop')"
         ),
-        message="access needs keysFrom or requestsPerMinute; leave access out to let all ask",
+        message=(
+            "access needs keysFrom, requestsPerMinute, tokensPerMinute, trustUsers or"
+            " unknownFields: Drop; leave access out to let all ask"
+        ),
         field="access",
         check=lambda s: (
             s.access is None
             or s.access.keys_from is not None
             or s.access.requests_per_minute is not None
+            or s.access.tokens_per_minute is not None
+            or s.access.trust_users
+            or s.access.unknown_fields == "Drop"
         ),
+    ),
+    Rule(
+        rule=(
+            "!has(self.access) || !has(self.access.limits) || size(self.access.limits) == 0 ||"
+            " has(self.access.keysFrom)"
+        ),
+        message=(
+            "access.limits are of keys by name: set access.keysFrom, or give all one limit with"
+            " access.requestsPerMinute and access.tokensPerMinute"
+        ),
+        field="access.limits",
+        check=lambda s: s.access is None or not s.access.limits or s.access.keys_from is not None,
     ),
 )
 
@@ -166,8 +198,6 @@ class FineTuneEndpointSpec(APIModel):
     """The server."""
     rollout: Rollout | None = None
     """How a new version takes over. Default: at once, when it is verified."""
-    shadow: Shadow | None = None
-    """Requests that the candidate answers too, for measurements alone. Default: none."""
     access: Access | None = None
     """Who may ask, and how often. Default: everybody who reaches the URL, without a limit."""
     capture: Capture | None = None
@@ -177,8 +207,8 @@ class FineTuneEndpointSpec(APIModel):
     """Watch captured answers for drift. Default: nobody does."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> FineTuneEndpointSpec:
-        check_rules(self, ENDPOINT_RULES)
+    def _check_rules(self, info: ValidationInfo) -> FineTuneEndpointSpec:
+        check_rules(self, ENDPOINT_RULES, context=info.context)
         return self
 
 

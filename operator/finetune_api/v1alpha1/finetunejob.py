@@ -124,11 +124,6 @@ class FineTuneJobSpec(APIModel):
     there the requester's own FineTuneApproval does not count. Default: none, nobody is named."""
 
     @property
-    def trains_nothing(self) -> bool:
-        """Whether the weights of another run become the adapter as they are."""
-        return self.init_from is not None and not self.init_from.train
-
-    @property
     def writes_merged(self) -> bool:
         """Whether base and adapter are also written as one model; `Full` is one anyway."""
         return "Merged" in self.output.formats and self.method.adapter.type != "Full"

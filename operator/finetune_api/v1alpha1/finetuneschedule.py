@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StrictBool, model_validator
+from pydantic import Field, StrictBool, ValidationInfo, model_validator
 
 from finetune_api.meta import (
     API_VERSION,
@@ -25,6 +25,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.spec.affinity import LabelKey, LabelValue
 from finetune_api.v1alpha1.status.schedule import MAX_HISTORY, FineTuneScheduleStatus
 
+MAX_JOBS_KEPT = 50
 MAX_SCHEDULE_NAME_LENGTH = 43
 """Longest name: its FineTuneJobs add nine characters, and may have 52."""
 
@@ -33,7 +34,8 @@ class TemplateMeta(APIModel):
     """Metadata of the FineTuneJobs."""
 
     labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = {}
-    """Labels; `finetune.dev/` and `kueue.x-k8s.io/` keys are refused."""
+    """Labels. Keys have no prefix, or are `app.kubernetes.io/` with `component`, `part-of` or
+    `version`: controllers such as Argo CD act on others."""
 
 
 class JobTemplate(APIModel):
@@ -96,6 +98,7 @@ def _over_published(spec: FineTuneJobSpec) -> bool:
 
 
 _SPEC = "self.jobTemplate.spec"
+_PREFIXED_LABELS = tuple(f"app.kubernetes.io/{key}" for key in ("component", "part-of", "version"))
 
 SCHEDULE_RULES: tuple[Rule, ...] = (
     Rule(
@@ -157,21 +160,18 @@ SCHEDULE_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         rule=(
-            "!has(self.jobTemplate.metadata.labels) || "
-            "!self.jobTemplate.metadata.labels.exists(k, k.startsWith('finetune.dev/') || "
-            "k.startsWith('kueue.x-k8s.io/'))"
+            "!has(self.jobTemplate.metadata.labels) || self.jobTemplate.metadata.labels.all(k, "
+            f"!k.contains('/') || k in {list(_PREFIXED_LABELS)})"
         ),
         message=(
-            "jobTemplate.metadata.labels must not use finetune.dev/ or kueue.x-k8s.io/ keys: the "
-            "operator sets them"
+            "jobTemplate.metadata.labels may have keys without a prefix, and "
+            f"{', '.join(_PREFIXED_LABELS)}: controllers act on others; write team or cost-center"
         ),
         field="jobTemplate.metadata.labels",
-        check=lambda s: (
-            not any(
-                key.startswith(("finetune.dev/", "kueue.x-k8s.io/"))
-                for key in s.job_template.metadata.labels
-            )
+        check=lambda s: all(
+            "/" not in key or key in _PREFIXED_LABELS for key in s.job_template.metadata.labels
         ),
+        only_new=True,
     ),
     Rule(
         rule=(
@@ -241,20 +241,32 @@ class FineTuneScheduleSpec(APIModel):
     triggers: Triggers
     """What makes it train."""
     concurrency_policy: Literal["Forbid"] = "Forbid"
-    """`Forbid`: no cycle begins before the one before has ended, with the end of its job, or of the
-    rollout of its version. A time that passes meanwhile is made up for, if it is not too late."""
+    """`Forbid`: no cycle begins before the one before has ended, with the end of its job, of the
+    rollout of its version, or of `cycleDeadlineSeconds`. A time that passes meanwhile is made up
+    for, if it is not too late."""
     starting_deadline_seconds: Annotated[Integer, Field(ge=10, le=31536000)] | None = None
     """How much later than `triggers.cron` says a job may begin. A start that is missed by more is
     left out. Default: no limit; the last missed one is made up for."""
     cooldown: Duration | None = None
-    """Shortest time between the begins of two cycles. Default: none."""
+    """Shortest time between the begins of two cycles. Default: none. After a cycle without a
+    version the next one begins 10 minutes after it at the earliest, then 20, 40, up to 12 hours,
+    until one brings a version or the spec is edited."""
     budget: ScheduleBudget | None = None
     """What the schedule may use in a period. Default: no limit."""
     suspend: StrictBool = False
     """Begin no more cycles. The present one goes on."""
     history_limit: Annotated[Integer, Field(ge=1, le=MAX_HISTORY)] = 10
-    """Ended cycles that the status lists. The FineTuneJobs stay; their own
-    `ttlSecondsAfterFinished` deletes them."""
+    """Ended cycles that the status lists."""
+    successful_jobs_history_limit: Annotated[Integer, Field(ge=1, le=MAX_JOBS_KEPT)] = 3
+    """Number of FineTuneJobs that are kept after they have published. Older ones are deleted;
+    their versions stay in storage."""
+    failed_jobs_history_limit: Annotated[Integer, Field(ge=0, le=MAX_JOBS_KEPT)] = 3
+    """Number of FineTuneJobs without a version that are kept after their end. Older ones are
+    deleted."""
+    cycle_deadline_seconds: Annotated[Integer, Field(ge=3600, le=31536000)] | None = None
+    """How long a cycle may last. One that lasts longer ends `TimedOut`, and its FineTuneJob is
+    deleted if it has not ended. Default: the time between two starts by `triggers.cron`, and at
+    least 14 days."""
     promote: Literal["Auto", "Approval"] = "Approval"
     """`Auto`: what passes goal and gates is published, and traffic decides. `Approval`: it is
     published once a FineTuneApproval of the `Publication` says so."""
@@ -262,8 +274,8 @@ class FineTuneScheduleSpec(APIModel):
     """Who asks for the schedule and its jobs; as `requestedBy` of a FineTuneJob."""
 
     @model_validator(mode="after")
-    def _check_rules(self) -> FineTuneScheduleSpec:
-        check_rules(self, SCHEDULE_RULES)
+    def _check_rules(self, info: ValidationInfo) -> FineTuneScheduleSpec:
+        check_rules(self, SCHEDULE_RULES, context=info.context)
         return self
 
 

@@ -18,7 +18,7 @@ from finetune_api.meta import (
     Integer,
     decimal_of,
 )
-from finetune_api.patterns import STORED, SUBDOMAIN_RULE, Texts
+from finetune_api.patterns import STORED
 from finetune_api.rule import Rule, check_rules
 from finetune_api.v1alpha1.approval import UserName
 from finetune_api.v1alpha1.evaluation.objective import OBJECTIVE_RULES, Objective
@@ -49,16 +49,6 @@ class SweepEarlyStopping(APIModel):
     (`checkpoint.validateEverySteps`)."""
     reduction: Annotated[Integer, Field(ge=2, le=10)] = 3
     """For `ASHA` and `Halving`: one of so many goes on, to a rung so many times as far."""
-
-
-class LateTrials(APIModel):
-    """What trials that begin late have otherwise: they matter least, and may wait."""
-
-    after: Annotated[Integer, Field(ge=1, le=MAX_TRIALS)]
-    """So many trials of the search are not late. Replicates are not."""
-    priority_class_name: Annotated[str, Field(max_length=63), Texts(SUBDOMAIN_RULE)]
-    """Kueue WorkloadPriorityClass of the late ones, in place of the template's. The one that is
-    chosen gets the template's back."""
 
 
 class SweepBudget(APIModel):
@@ -137,13 +127,6 @@ SWEEP_RULES: tuple[Rule, ...] = (
         check=lambda s: s.replicates == 0 or all(p.path != SEED_PATH for p in s.parameters),
     ),
     Rule(
-        rule="!has(self.lateTrials) || has(self.template.priorityClassName)",
-        message="lateTrials needs template.priorityClassName, the class of all others: the chosen "
-        "trial gets it, for Kueue takes no priority back",
-        field="lateTrials",
-        check=lambda s: s.late_trials is None or s.template.priority_class_name is not None,
-    ),
-    Rule(
         rule="!has(self.budget) || has(self.budget.trials) || has(self.budget.gpuHours) || "
         "has(self.budget.durationSeconds)",
         message="budget needs trials, gpuHours or durationSeconds; leave budget out to set none",
@@ -213,11 +196,10 @@ class FineTuneSweepSpec(APIModel):
         Field(min_length=1, max_length=8, json_schema_extra=ATOMIC_LIST),
     ]
     """What differs from trial to trial; each field once."""
-    search: Literal["Grid", "Random", "Halving", "TPE"] = "Random"
+    search: Literal["Grid", "Random", "Halving"] = "Random"
     """`Grid`: every setting, the last parameter changing fastest. `Random`: drawn. `Halving`: drawn
-    too, and halted at rungs (`earlyStopping`), from where only the best go on. `TPE`: after five
-    drawn trials, where good ones were denser than bad ones. No setting of a space that can be
-    counted is tried twice, and a search ends when all were tried."""
+    too, and halted at rungs (`earlyStopping`), from where only the best go on. No setting of
+    a space that can be counted is tried twice, and a search ends when all were tried."""
     trials: Annotated[Integer, Field(ge=1, le=MAX_TRIALS)] | None = None
     """How many settings are tried. Default: 8; for `Grid` all of them, at most 100."""
     parallelism: Annotated[Integer, Field(ge=1, le=MAX_TRIALS)] = 2
@@ -226,9 +208,6 @@ class FineTuneSweepSpec(APIModel):
     """What decides which trial is best."""
     early_stopping: SweepEarlyStopping = SweepEarlyStopping()
     """When hopeless trials are stopped."""
-    late_trials: LateTrials | None = None
-    """Have late trials wait behind others in the queue. May be changed at any time; trials that
-    exist keep their class. Default: all have the template's."""
     replicates: Annotated[Integer, Field(ge=0, le=MAX_REPLICATES)] = 0
     """How often the best setting is trained again, with another seed each time, before one of these
     runs is chosen. Shows how much of a difference is chance."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, StrictBool
 
 from finetune_api.meta import (
     SET_LIST,
@@ -17,6 +17,7 @@ from finetune_api.meta import (
     LocalObjectReference,
     Unique,
     decimal_of,
+    seconds_of,
 )
 from finetune_api.rule import Rule
 from finetune_api.v1alpha1.spec.serving import KeysSource
@@ -24,6 +25,11 @@ from finetune_api.v1alpha1.status.traffic import DriftSignal
 
 MAX_RETENTION_DAYS = 3650
 DEFAULT_SAMPLE = "0.1"
+MAX_WINDOW_DAYS = 28
+"""Above it, a month has no second window."""
+_SECONDS = (
+    "int(d.substring(0, size(d) - 1)) * (d.endsWith('m') ? 60 : d.endsWith('h') ? 3600 : 86400)"
+)
 LEAST_DAYS = 15
 """Days that answers have to stay where people are asked about them."""
 
@@ -42,14 +48,16 @@ class Capture(APIModel):
     retention_days: Annotated[Integer, Field(ge=1, le=MAX_RETENTION_DAYS)] = 30
     """Days after which answers and their feedback are deleted."""
     uri: URI | None = None
-    """Folder below which they are stored, at `s3://`, `pvc://` or `file://`. Default: `output.uri`
-    of the job whose version answers."""
+    """Folder below which they are stored: `s3://`, or `file://` where the administrator allows it.
+    Default: `output.uri` of the job whose version answers."""
     secret_ref: LocalObjectReference | None = None
     """Secret to write there with. Default: that of the job's output."""
     editors_from: KeysSource | None = None
     """Keys of editors. They see, correct and delete all answers, and ask none. With other keys
-    somebody sees the answers that were given to the same key. Endpoints without keys and without
-    editors show their answers to everyone who reaches them."""
+    somebody sees the answers that were given to the same key. Without a key nobody sees any."""
+    open_to_all: StrictBool = False
+    """Whether everybody who reaches the URL sees, corrects and deletes all answers, without a key.
+    Only for an endpoint that has neither keys nor editors, which captures nothing otherwise."""
 
     @property
     def share(self) -> str:
@@ -75,14 +83,17 @@ class LiveQuality(APIModel):
 
 
 class Monitor(APIModel):
-    """Whether traffic and answers are still what the active version was trained and tested on."""
+    """Whether users and answers are still those of the active version's first window."""
 
-    every: Duration = "1h"
-    """How often new answers are looked at."""
+    every: Duration = "1d"
+    """How often the last window is looked at."""
+    window: Duration = "7d"
+    """Time whose users are compared: the first one after the version began, and the last one. Whole
+    weeks where weekdays differ. At least `every`, at most `28d`, below `capture.retentionDays`."""
     false_alarms_per_year: DecimalString = "1"
     """False alarms in a year, on average and over all signals together, where nothing changes."""
-    min_answers: Annotated[Integer, Field(ge=30, le=1000000)] = 200
-    """Answers that must have been captured before a signal can raise an alarm."""
+    min_users: Annotated[Integer, Field(ge=30, le=10000)] = 100
+    """Users that a window must have to be compared. With fewer, `Drifted` is `Unknown`."""
     signals: (
         Annotated[
             list[DriftSignal],
@@ -91,9 +102,14 @@ class Monitor(APIModel):
         ]
         | None
     ) = None
-    """What is watched. Default: everything that the answers of the version allow."""
+    """What is watched. Default: everything that the version's data allow."""
     quality: LiveQuality | None = None
     """Ask people, and the job's judge, about some of the answers. Default: nobody is asked."""
+
+    @property
+    def window_days(self) -> float:
+        """Length of the windows that are compared."""
+        return max(seconds_of(self.every), seconds_of(self.window)) / 86400
 
 
 def _is_share(capture: Capture | None) -> bool:
@@ -117,6 +133,10 @@ def _has_time(capture: Capture | None, monitor: Monitor | None) -> bool:
     return not is_asked or capture is None or capture.retention_days >= LEAST_DAYS
 
 
+def _keeps_window(capture: Capture | None, monitor: Monitor | None) -> bool:
+    return capture is None or monitor is None or capture.retention_days > monitor.window_days
+
+
 def _quality_rule(field: str, attribute: str, low: str, high: str, *, such_as: str) -> Rule:
     given = f"self.monitor.quality.{field}"
     return Rule(
@@ -130,8 +150,17 @@ def _quality_rule(field: str, attribute: str, low: str, high: str, *, such_as: s
     )
 
 
-def _keeps(capture: Any) -> bool:
-    return capture is None or capture.uri is None or not capture.uri.startswith("hf://")
+def _keeps(capture: Capture | None) -> bool:
+    uri = None if capture is None else capture.uri
+    return uri is None or not uri.startswith(("hf://", "pvc://"))
+
+
+def _has_readers(spec: Any) -> bool:
+    capture: Capture | None = spec.capture
+    if capture is None:
+        return True
+    has_keys = spec.access is not None and spec.access.keys_from is not None
+    return capture.open_to_all != (has_keys or capture.editors_from is not None)
 
 
 TRAFFIC_RULES: tuple[Rule, ...] = (
@@ -155,14 +184,30 @@ TRAFFIC_RULES: tuple[Rule, ...] = (
     ),
     Rule(
         rule=(
-            "!has(self.capture) || !has(self.capture.uri) || !self.capture.uri.startsWith('hf://')"
+            "!has(self.capture) || !has(self.capture.uri) || "
+            "!self.capture.uri.matches('^(hf|pvc)://')"
         ),
         message=(
-            "capture.uri must be a place that can be written to: s3://bucket/prefix, "
-            "pvc://claim/path or file:///folder"
+            "capture.uri must be a place that can be written to without a claim, because endpoints "
+            "share the pods that write: s3://bucket/prefix"
         ),
         field="capture.uri",
         check=lambda s: _keeps(s.capture),
+        only_new=True,
+    ),
+    Rule(
+        rule=(
+            "!has(self.capture) || self.capture.openToAll != (has(self.capture.editorsFrom) || "
+            "(has(self.access) && has(self.access.keysFrom)))"
+        ),
+        message=(
+            "capture keeps what users ask, so say who reads it: set access.keysFrom or "
+            "capture.editorsFrom; or, without both, capture.openToAll: true, which lets everybody "
+            "who reaches the URL read, correct and delete all answers"
+        ),
+        field="capture.openToAll",
+        check=_has_readers,
+        only_new=True,
     ),
     Rule(
         rule="!has(self.monitor) || has(self.capture)",
@@ -192,6 +237,29 @@ TRAFFIC_RULES: tuple[Rule, ...] = (
         ),
         field="capture.retentionDays",
         check=lambda s: _has_time(s.capture, s.monitor),
+    ),
+    Rule(
+        rule=(
+            "!has(self.monitor) || [self.monitor.every, self.monitor.window]"
+            f".all(d, {_SECONDS} <= {MAX_WINDOW_DAYS * 86400})"
+        ),
+        message=f"monitor.window and monitor.every must be at most {MAX_WINDOW_DAYS}d",
+        field="monitor.window",
+        check=lambda s: s.monitor is None or s.monitor.window_days <= MAX_WINDOW_DAYS,
+        only_new=True,
+    ),
+    Rule(
+        rule=(
+            "!has(self.monitor) || !has(self.capture) || [self.monitor.every, self.monitor.window]"
+            f".all(d, {_SECONDS} < self.capture.retentionDays * 86400)"
+        ),
+        message=(
+            "monitor compares whole windows, so capture.retentionDays must be greater than "
+            "monitor.window and monitor.every"
+        ),
+        field="capture.retentionDays",
+        check=lambda s: _keeps_window(s.capture, s.monitor),
+        only_new=True,
     ),
 )
 """Rules on both, over the spec of an endpoint."""

@@ -47,7 +47,7 @@ def find_digest(job: Mapping[str, Any] | None, name: str, asked: str | None) -> 
         phase = job.get("status", {}).get("phase", "Pending")
         raise CliError(
             f"the data set of FineTuneJob {name} is not prepared yet, the job is {phase}; wait for "
-            f"it: finetune wait {name} --for DatasetReady",
+            f"it: kubectl wait ftj/{name} --for=condition=DatasetReady",
             exit_code=NOT_MET,
         )
     return str(asked or known)
@@ -139,11 +139,9 @@ def make_approval(
         "digest": digest,
         "decision": verb.capitalize(),
         "by": user,
+        "panel": panel,
+        "reason": reason or None,
     }
-    if panel is not None:
-        spec["panel"] = panel
-    if reason:
-        spec["reason"] = reason
     body: Body = {
         "apiVersion": API_VERSION,
         "kind": APPROVAL_KIND,
@@ -151,7 +149,7 @@ def make_approval(
             "name": f"{job}-{what}-{named[:SHORT_DIGITS]}-{who}{again}",
             "namespace": namespace,
         },
-        "spec": spec,
+        "spec": {name: value for name, value in spec.items() if value is not None},
     }
     try:
         FineTuneApproval.from_wire(body)

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
 from finetune_cli.cluster.connection import READ_TIMEOUT_SECONDS, Body, Connection
-from finetune_cli.cluster.errors import FIELD_MANAGER, GROUP_PATH, ApiError, UnknownTypeError
+from finetune_cli.cluster.errors import FIELD_MANAGER, GROUP_PATH, KINDS, ApiError, UnknownTypeError
 
-JOBS, SWEEPS = "finetunejobs", "finetunesweeps"
-ENDPOINTS, SCHEDULES = "finetuneendpoints", "finetuneschedules"
+JOB, JOBS = "finetunejob", "finetunejobs"
 JOB_LABEL = "finetune.dev/job"
 STAGE_LABEL = "finetune.dev/stage"
 VISIBILITY_PATH = "/apis/visibility.kueue.x-k8s.io"
@@ -25,15 +24,31 @@ LOG_SILENCE_SECONDS = 300.0
 class Cluster(Connection):
     """What commands ask of a cluster, in one namespace."""
 
-    # FineTuneJobs
-
-    def get_job(self, name: str) -> Body:
-        """Return one job.
+    def get(self, kind: str, name: str) -> Body:
+        """Return one object of a kind such as ``finetunejob``.
 
         Raises:
             ApiError: There is none, or the API server refused.
         """
-        return self._json("GET", self._path(JOBS, name), what=f"read {self._named(name)}")
+        path = self._path(f"{kind}s", name)
+        return self._json("GET", path, what=f"read {self._named(name, kind)}")
+
+    def patch(self, kind: str, name: str, patch: Body) -> Body:
+        """Change single fields of an object."""
+        return self._json(
+            "PATCH",
+            self._path(f"{kind}s", name),
+            {"fieldManager": FIELD_MANAGER},
+            body=patch,
+            content_type="application/merge-patch+json",
+            what=f"change {self._named(name, kind)}",
+        )
+
+    # FineTuneJobs
+
+    def get_job(self, name: str) -> Body:
+        """Return one job; raises as :meth:`get`."""
+        return self.get(JOB, name)
 
     def list_jobs(self, *, all_namespaces: bool = False, selector: str | None = None) -> Body:
         """Return a list object of jobs."""
@@ -76,15 +91,6 @@ class Cluster(Connection):
         is_same = stored["metadata"]["resourceVersion"] == before
         return stored, "unchanged" if is_same else "configured"
 
-    def patch_job(self, name: str, patch: Body) -> Body:
-        """Change single fields of a job."""
-        return self._patch(self._path(JOBS, name), patch, what=f"change {self._named(name)}")
-
-    def delete_job(self, name: str) -> None:
-        """Delete a job; its pods go with it, its files in object storage stay."""
-        body = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Background"}
-        self._json("DELETE", self._path(JOBS, name), body=body, what=f"delete {self._named(name)}")
-
     def watch_job(self, name: str, resource_version: str) -> Iterator[tuple[str, Body]]:
         """Yield (type, job) for changes after a version; ends when the server ends the watch.
 
@@ -104,64 +110,6 @@ class Cluster(Connection):
             if event["type"] == "ERROR":
                 return  # the version is too old: the caller reads again
             yield event["type"], event["object"]
-
-    # FineTuneSweeps
-
-    def get_sweep(self, name: str) -> Body:
-        """Return one FineTuneSweep.
-
-        Raises:
-            ApiError: There is none, or the API server refused.
-        """
-        what = f"read FineTuneSweep {self.namespace}/{name}"
-        return self._json("GET", self._path(SWEEPS, name), what=what)
-
-    def list_sweeps(self, *, all_namespaces: bool = False) -> Body:
-        """Return a list object of FineTuneSweeps."""
-        path = self._path(SWEEPS, everywhere=all_namespaces)
-        return self._json("GET", path, what="list FineTuneSweeps")
-
-    # FineTuneEndpoints
-
-    def get_endpoint(self, name: str) -> Body:
-        """Return one FineTuneEndpoint.
-
-        Raises:
-            ApiError: There is none, or the API server refused.
-        """
-        what = f"read FineTuneEndpoint {self.namespace}/{name}"
-        return self._json("GET", self._path(ENDPOINTS, name), what=what)
-
-    def list_endpoints(self, *, all_namespaces: bool = False) -> Body:
-        """Return a list object of FineTuneEndpoints."""
-        path = self._path(ENDPOINTS, everywhere=all_namespaces)
-        return self._json("GET", path, what="list FineTuneEndpoints")
-
-    def patch_endpoint(self, name: str, patch: Body) -> Body:
-        """Change single fields of an endpoint."""
-        what = f"change FineTuneEndpoint {self.namespace}/{name}"
-        return self._patch(self._path(ENDPOINTS, name), patch, what=what)
-
-    # FineTuneSchedules
-
-    def get_schedule(self, name: str) -> Body:
-        """Return one FineTuneSchedule.
-
-        Raises:
-            ApiError: There is none, or the API server refused.
-        """
-        what = f"read FineTuneSchedule {self.namespace}/{name}"
-        return self._json("GET", self._path(SCHEDULES, name), what=what)
-
-    def list_schedules(self, *, all_namespaces: bool = False) -> Body:
-        """Return a list object of FineTuneSchedules."""
-        path = self._path(SCHEDULES, everywhere=all_namespaces)
-        return self._json("GET", path, what="list FineTuneSchedules")
-
-    def patch_schedule(self, name: str, patch: Body) -> Body:
-        """Change single fields of a schedule."""
-        what = f"change FineTuneSchedule {self.namespace}/{name}"
-        return self._patch(self._path(SCHEDULES, name), patch, what=what)
 
     # FineTuneApprovals
 
@@ -287,15 +235,5 @@ class Cluster(Connection):
         path = f"{GROUP_PATH}{where}/{plural}"
         return f"{path}/{quote(name)}" if name else path
 
-    def _patch(self, path: str, patch: Body, *, what: str) -> Body:
-        return self._json(
-            "PATCH",
-            path,
-            {"fieldManager": FIELD_MANAGER},
-            body=patch,
-            content_type="application/merge-patch+json",
-            what=what,
-        )
-
-    def _named(self, name: str) -> str:
-        return f"FineTuneJob {self.namespace}/{name}"
+    def _named(self, name: str, kind: str = JOB) -> str:
+        return f"{KINDS[f'{kind}s'].removesuffix('s')} {self.namespace}/{name}"

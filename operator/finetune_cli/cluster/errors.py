@@ -14,7 +14,7 @@ from finetune_cli.exits import NOT_MET, USER_ERROR
 FIELD_MANAGER = "finetune-cli"
 GROUP_PATH = "/apis/finetune.dev/v1alpha1"
 
-_KINDS = {
+KINDS = {
     "finetuneapprovals": "FineTuneApprovals",
     "finetuneendpoints": "FineTuneEndpoints",
     "finetunejobs": "FineTuneJobs",
@@ -26,7 +26,7 @@ _KINDS = {
 _PROGRAMS = {
     "kubectl-client-side-apply": "kubectl apply",
     "kubectl": "kubectl apply --server-side",
-    FIELD_MANAGER: "finetune suspend or resume",
+    FIELD_MANAGER: "finetune promote",
 }
 
 
@@ -89,7 +89,7 @@ def read_refusal(response: Any, path: str, what: str) -> ApiError:
     details = answer.get("details") or {}
     # A server names the missing object; for a missing type it answers "404 page not found".
     if status == 404 and path.startswith(GROUP_PATH) and not details.get("name"):
-        kind = next((kinds for plural, kinds in _KINDS.items() if f"/{plural}" in path), "its kind")
+        kind = next((kinds for plural, kinds in KINDS.items() if f"/{plural}" in path), "its kind")
         return UnknownTypeError(
             f"cannot {what}: the cluster does not know {kind}; install the operator and all its "
             "CRDs (docs/how-to/install.md)",

@@ -26,58 +26,43 @@ def watch_until(
     name: str,
     is_done: Callable[[Body], bool],
     *,
-    timeout_seconds: float | None,
     on_change: Callable[[Body], None],
-    clock: Callable[[], float] = time.monotonic,
 ) -> Body:
     """Follow a job until a predicate holds.
 
     Raises:
-        CliError: The job was deleted, time is up, or the API server is away for too long.
+        CliError: The job was deleted, or the API server is away for too long.
     """
-    deadline = None if timeout_seconds is None else clock() + timeout_seconds
     job = cluster.get_job(name)  # print early errors at once
     while True:
         on_change(job)
         if is_done(job):
             return job
-        for kind, body in _changes(cluster, job, deadline, clock):
+        for kind, body in _changes(cluster, job):
             if kind == "DELETED":
                 raise CliError(f"FineTuneJob {name} was deleted", exit_code=NOT_MET)
             on_change(body)
             if is_done(body):
                 return body
-        if deadline is not None and clock() >= deadline:
-            phase = job.get("status", {}).get("phase", "Pending")
-            raise CliError(
-                f"FineTuneJob {name} is still {phase} after {timeout_seconds:g} s",
-                exit_code=NOT_MET,
-            )
-        job = _read_again(cluster, name, None if deadline is None else deadline - clock())
+        job = _read_again(cluster, name)
 
 
-def _changes(
-    cluster: Cluster, job: Body, deadline: float | None, clock: Callable[[], float]
-) -> Iterator[tuple[str, Body]]:
-    if deadline is None:
-        name, version = job["metadata"]["name"], job["metadata"]["resourceVersion"]
-        try:
-            yield from cluster.watch_job(name, version)
-        except CliError as error:
-            is_outdated = isinstance(error, ApiError) and error.status == 410
-            if not is_outdated and not is_passing(error):
-                raise
-            time.sleep(RETRY_SECONDS)  # then the caller reads again
-        return
-    # With a deadline the state is polled: a silent watch would outlast it.
-    time.sleep(min(POLL_SECONDS, max(0.0, deadline - clock())))
+def _changes(cluster: Cluster, job: Body) -> Iterator[tuple[str, Body]]:
+    name, version = job["metadata"]["name"], job["metadata"]["resourceVersion"]
+    try:
+        yield from cluster.watch_job(name, version)
+    except CliError as error:
+        is_outdated = isinstance(error, ApiError) and error.status == 410
+        if not is_outdated and not is_passing(error):
+            raise
+        time.sleep(RETRY_SECONDS)  # then the caller reads again
 
 
-def verdict(job: Body, wanted: str) -> tuple[bool, str]:
-    """Return whether the wanted condition holds, and the state in words."""
-    held = is_true(job, wanted)
-    ends = (wanted, "Failed", "Pruned")
-    shown = next((kind for kind in ends if is_true(job, kind)), wanted)
+def verdict(job: Body) -> tuple[bool, str]:
+    """Return whether a job is complete, and its end in words."""
+    held = is_true(job, "Complete")
+    ends = ("Complete", "Failed", "Pruned")
+    shown = next((kind for kind in ends if is_true(job, kind)), "Complete")
     found = condition(job, shown)
     words = f"{shown}={found.get('status', 'Unknown')}"
     for part in (found.get("reason"), found.get("message")):
@@ -123,7 +108,7 @@ def follow_logs(
         if fresh:
             num_idle = 0
         elif is_terminal(job):
-            note(f"{name}: {verdict(job, 'Complete')[1]}")
+            note(f"{name}: {verdict(job)[1]}")
             return
         elif stage is not None and _is_over(job, stage):
             return
@@ -136,9 +121,9 @@ def follow_logs(
         job = _read_again(cluster, name)
 
 
-def _read_again(cluster: Cluster, name: str, patience_seconds: float | None = None) -> Body:
+def _read_again(cluster: Cluster, name: str) -> Body:
     try:
-        return patiently(lambda: cluster.get_job(name), patience_seconds=patience_seconds)
+        return patiently(lambda: cluster.get_job(name))
     except ApiError as error:
         if error.status != 404:
             raise

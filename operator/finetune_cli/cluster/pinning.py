@@ -76,7 +76,7 @@ def check_change(endpoint: Body, version: int | None, *, at_once: bool = False) 
     if present == version and (is_skipping or not at_once):
         what = "follows the newest version" if version is None else f"pins version {version}"
         raise CliError(
-            f"FineTuneEndpoint {name} {what} already; finetune endpoint describe {name} shows its "
+            f"FineTuneEndpoint {name} {what} already; finetune status endpoint/{name} shows its "
             "state",
             exit_code=NOT_MET,
         )

@@ -32,19 +32,19 @@ def check_trial(sweep: str, job: Body) -> None:
         )
     if is_true(job, "Failed"):
         raise CliError(
-            f"{name} has failed, there is nothing to evaluate; finetune describe {name} says why, "
+            f"{name} has failed, there is nothing to evaluate; finetune status {name} says why, "
             f"finetune retry {name} begins it again",
             exit_code=NOT_MET,
         )
     if "holdAfter" not in spec:
         raise CliError(
-            f"{name} was released before, it is {phase}; finetune describe {name} shows it",
+            f"{name} was released before, it is {phase}; finetune status {name} shows it",
             exit_code=NOT_MET,
         )
     if phase != "AwaitingSelection":
         raise CliError(
             f"{name} is not trained yet, it is {phase}: its score is not final. Wait until it is "
-            f"Trained; finetune sweep watch {sweep} shows when",
+            f"Trained; finetune status sweep/{sweep} shows when",
             exit_code=NOT_MET,
         )
 

@@ -1,8 +1,7 @@
 """The job that retries another one: same spec, new name, its weights.
 
 The old job is not changed. Training starts from its weights, with a new optimiser, schedule and row
-order (``spec.initFrom``). Or the weights of one step are evaluated without training
-(``spec.initFrom.train: false``).
+order (``spec.initFrom``).
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from finetune_api.names import MANAGED_BY_LABEL, REPLICATE_LABEL, SWEEP_LABEL, TRIAL_LABEL
+from finetune_api.names import MANAGED_BY_LABEL, REPLICATE_LABEL, SWEEP_LABEL, TRIAL_LABEL, run_uid
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.views.state import is_true
@@ -69,7 +68,7 @@ def run_uri(job: Mapping[str, Any]) -> str:
     """Return the folder that a job's run left in object storage."""
     metadata = job["metadata"]
     output = job["spec"]["output"]["uri"].rstrip("/")
-    return f"{output}/runs/{metadata['namespace']}/{metadata['name']}/{metadata['uid']}"
+    return f"{output}/runs/{metadata['namespace']}/{metadata['name']}/{run_uid(job)}"
 
 
 def has_trained(job: Mapping[str, Any]) -> bool:
@@ -114,26 +113,11 @@ _CHOICE = (
 )
 
 
-def name_of_step(name: str, step: int) -> str:
-    """Return the name of the job that evaluates a step of another one: ``a-step-200``."""
-    suffix = f"-step-{step}"
-    return f"{name[: MAX_NAME - len(suffix)].rstrip('-.')}{suffix}"
-
-
-def take_as_is(spec: Body, weights: str) -> None:
-    """Have a job train nothing and take the weights as they are."""
-    spec["initFrom"] = {"uri": weights, "train": False}
-    spec.pop("holdAfter", None)  # there is only one set of weights
-    # Ranks share nothing, and the evaluation takes one node anyway.
-    spec["resources"] = {**(spec.get("resources") or {}), "nodes": 1}
-
-
 def make_retry(
     job: Mapping[str, Any],
     *,
     name: str,
     weights: str | None,
-    trains: bool = True,
     overrides: list[str] | None = None,
 ) -> Body:
     """Return the new job, without a requester.
@@ -142,7 +126,6 @@ def make_retry(
         job: The earlier job as the API server holds it.
         name: Name of the new one.
         weights: Initial weights; None for those of the earlier job.
-        trains: False evaluates the weights without training.
         overrides: ``path=value`` texts applied last.
 
     Raises:
@@ -155,10 +138,7 @@ def make_retry(
     spec = copy.deepcopy(dict(job["spec"]))
     for ended in ("suspend", "prune", "requestedBy"):
         spec.pop(ended, None)
-    trained_nothing = (spec.get("initFrom") or {}).get("train") is False
-    if weights is not None and (trained_nothing or not trains):
-        take_as_is(spec, weights)
-    elif weights is not None:
+    if weights is not None:
         spec["initFrom"] = {"uri": weights}
     body: Body = {
         "apiVersion": job["apiVersion"],
@@ -175,8 +155,7 @@ def make_retry(
         body["metadata"]["labels"] = labels
     for override in overrides or []:
         apply_override(body, override)
-    what = "retry" if trains else "evaluation of a step"
     parse_document(
-        Document(source=f"the {what} of {metadata['name']}", body=body, lines={}, first_line=1)
+        Document(source=f"the retry of {metadata['name']}", body=body, lines={}, first_line=1)
     )
     return body

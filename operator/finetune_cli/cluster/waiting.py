@@ -26,18 +26,16 @@ def is_passing(error: CliError) -> bool:
     return isinstance(error, ConnectionLostError)
 
 
-def patiently(call: Callable[[], T], *, patience_seconds: float | None = None) -> T:
+def patiently(call: Callable[[], T]) -> T:
     """Call ``call``, repeatedly while the API server is away.
 
     Args:
         call: The request; it may be sent twice.
-        patience_seconds: Time limit; None for `PATIENCE_SECONDS`.
 
     Raises:
         CliError: The API server refused, or was away for too long.
     """
-    patience = PATIENCE_SECONDS if patience_seconds is None else patience_seconds
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
         try:
             return call()

@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
-from finetune_cli.commandline import Timeout
-from finetune_cli.commands.objects import (
-    Name,
-    list_text,
-    print_object,
-    with_requester,
-)
+from finetune_cli.commands.objects import Name, print_object, with_requester
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
 from finetune_cli.options import JobEndpoint, JobRegion, ObjectFormat, Overrides, format_option
@@ -25,12 +19,25 @@ if TYPE_CHECKING:
     from finetune_cli.cluster.client import Cluster
 
 
+_KINDS = {
+    **dict.fromkeys(("", "job", "jobs", "ftj", "finetunejob", "finetunejobs"), "finetunejob"),
+    **dict.fromkeys(("sweep", "sweeps", "fts", "finetunesweep", "finetunesweeps"), "finetunesweep"),
+    **dict.fromkeys(
+        ("endpoint", "endpoints", "fte", "finetuneendpoint", "finetuneendpoints"),
+        "finetuneendpoint",
+    ),
+    **dict.fromkeys(
+        ("schedule", "schedules", "ftsch", "finetuneschedule", "finetuneschedules"),
+        "finetuneschedule",
+    ),
+}
+_KIND_WORDS = "write the name of a FineTuneJob, or sweep/NAME, endpoint/NAME or schedule/NAME"
+
+
 def register(app: typer.Typer) -> None:
     """Add the cluster's commands to the program."""
-    for command in (
-        submit, list_, queue, describe, logs, wait, suspend, resume, retry, delete, cp,
-    ):  # fmt: skip
-        app.command(command.__name__.rstrip("_"))(command)
+    for command in (submit, queue, status, logs, retry, cp):
+        app.command()(command)
 
 
 @with_cluster_options
@@ -74,29 +81,7 @@ def submit(
     note = " (dry run)" if dry_run else ""
     print_object(stored, output, f"finetunejob.finetune.dev/{name} {verb}{note}")
     if wait_for_end and not dry_run:
-        _wait(cluster, name, "Complete", None)
-
-
-@with_cluster_options
-def list_(
-    all_namespaces: Annotated[
-        bool, typer.Option("--all-namespaces", "-A", help="Jobs of all namespaces.")
-    ] = False,
-    selector: Annotated[str | None, typer.Option("--selector", "-l", help="Labels.")] = None,
-    output: Annotated[str, format_option("yaml", "name", "wide")] = "text",
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """List jobs and how far they are."""
-    from finetune_cli.views.job import COLUMNS, WIDE_COLUMNS, row
-    from finetune_cli.views.layout import current_time
-
-    cluster = where.connect()
-    found = cluster.list_jobs(all_namespaces=all_namespaces, selector=selector)
-    is_wide = output == "wide"
-    columns = WIDE_COLUMNS if is_wide else COLUMNS
-    rows = [row(job, current_time(), is_wide=is_wide) for job in found["items"]]
-    words = list_text(cluster, found, columns, rows, "FineTuneJobs", everywhere=all_namespaces)
-    print_object(found, output, words)
+        _wait(cluster, name)
 
 
 @with_cluster_options
@@ -136,19 +121,38 @@ def queue(
 
 
 @with_cluster_options
-def describe(
-    name: Name,
+def status(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="[KIND/]NAME",
+            help="A FineTuneJob, or sweep/NAME, endpoint/NAME, schedule/NAME.",
+        ),
+    ],
     output: ObjectFormat = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Show everything about one job. Conditions, scores, adapter, failure, events."""
-    from finetune_cli.views.job import describe as lines_of
+    """Show everything about one object. Conditions, scores, trials, versions, cycles, events."""
+    from finetune_cli.views import endpoint, job, schedule, sweep
     from finetune_cli.views.layout import current_time
 
+    word, _, name = target.rpartition("/")
+    kind = _KINDS.get(word.lower().partition(".")[0])
+    if kind is None:
+        raise CliError(f"{target}: there is no kind {word}; {_KIND_WORDS}")
     cluster = where.connect()
-    job = cluster.get_job(name)
-    events = [] if output != "text" else cluster.list_events(name)
-    print_object(job, output, "\n".join(lines_of(job, events, current_time())))
+    now = current_time()
+    body = cluster.get(kind, name)
+    if kind == "finetunejob":
+        lines = job.describe(body, cluster.list_events(name) if output == "text" else [], now)
+    else:
+        views = {
+            "finetunesweep": sweep.describe,
+            "finetuneendpoint": endpoint.describe,
+            "finetuneschedule": schedule.describe,
+        }
+        lines = views[kind](body, now)
+    print_object(body, output, "\n".join(lines), kind=kind)
 
 
 @with_cluster_options
@@ -181,27 +185,14 @@ def logs(
     cluster.get_job(name)
     pods = [pod for pod in cluster.list_pods(name, stage) if has_started(pod)]
     if not pods:
-        raise CliError(f"no pod of {name} has started yet; finetune describe {name} says why")
+        raise CliError(f"no pod of {name} has started yet; finetune status {name} says why")
     for pod in pods:
         print_log(cluster, pod, follow=False, tail=tail, is_raw=raw, write=write)
 
 
-@with_cluster_options
-def wait(
-    name: Name,
-    wanted: Annotated[
-        str, typer.Option("--for", help="Condition to wait for, for example DatasetReady.")
-    ] = "Complete",
-    timeout: Timeout = None,
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Wait for a job's end. Exit code 1 if it failed, was pruned, or time is up."""
-    _wait(where.connect(), name, wanted, timeout)
-
-
-def _wait(cluster: Cluster, name: str, wanted: str, timeout_seconds: float | None) -> None:
+def _wait(cluster: Cluster, name: str) -> None:
     from finetune_cli.cluster.follow import verdict, watch_until
-    from finetune_cli.views.state import is_terminal, is_true
+    from finetune_cli.views.state import is_terminal
 
     shown: list[str] = []
 
@@ -214,38 +205,13 @@ def _wait(cluster: Cluster, name: str, wanted: str, timeout_seconds: float | Non
     job = watch_until(
         cluster,
         name,
-        lambda body: is_true(body, wanted) or is_terminal(body),
-        timeout_seconds=timeout_seconds,
+        is_terminal,
         on_change=show,
     )
-    is_held, words = verdict(job, wanted)
+    is_held, words = verdict(job)
     if not is_held:
         raise CliError(f"FineTuneJob {name}: {words}", exit_code=NOT_MET)
     print(f"finetunejob.finetune.dev/{name}: {words}")
-
-
-@with_cluster_options
-def suspend(
-    name: Name,
-    output: ObjectFormat = "text",
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Hold a job. Running pods save and stop, nothing new starts."""
-    cluster = where.connect()
-    stored = cluster.patch_job(name, {"spec": {"suspend": True}})
-    print_object(stored, output, f"finetunejob.finetune.dev/{name} suspended")
-
-
-@with_cluster_options
-def resume(
-    name: Name,
-    output: ObjectFormat = "text",
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Let a held job go on from its last checkpoint."""
-    cluster = where.connect()
-    stored = cluster.patch_job(name, {"spec": {"suspend": False}})
-    print_object(stored, output, f"finetunejob.finetune.dev/{name} resumed")
 
 
 @with_cluster_options
@@ -300,18 +266,6 @@ def retry(
     print_object(
         stored, output, f"finetunejob.finetune.dev/{stored['metadata']['name']} created{note}"
     )
-
-
-@with_cluster_options
-def delete(
-    names: Annotated[list[str], typer.Argument(help="Names of FineTuneJobs.")],
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Delete jobs and their pods. Files in object storage stay."""
-    cluster = where.connect()
-    for name in names:
-        cluster.delete_job(name)
-        print(f"finetunejob.finetune.dev/{name} deleted")
 
 
 @with_cluster_options

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
-from finetune_cli.commandline import Timeout
-from finetune_cli.commands.objects import list_text, print_object, watch_object
+from finetune_cli.commands.objects import print_object
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.options import Format, ObjectFormat
+from finetune_cli.options import Commands, Format, ObjectFormat
 
 if TYPE_CHECKING:
     from finetune_cli.cluster.client import Cluster
 
 endpoint_app = typer.Typer(
     name="endpoint",
-    help="Watch, pin and roll back versions that answer requests.",
+    cls=Commands,
+    help="Pin and roll back versions that answer requests.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -30,77 +30,7 @@ To = Annotated[
     int | None, typer.Option("--to", metavar="VERSION", min=1, help="Number of a version.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask again.")]
-POLL_SECONDS = 2.0
 KIND = "finetuneendpoint"
-
-
-@endpoint_app.command("list")
-@with_cluster_options
-def list_(
-    all_namespaces: Annotated[
-        bool, typer.Option("--all-namespaces", "-A", help="Endpoints of all namespaces.")
-    ] = False,
-    output: ObjectFormat = "text",
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """List endpoints with the active version and the candidate."""
-    from finetune_cli.views.endpoint import COLUMNS, row
-    from finetune_cli.views.layout import current_time
-
-    cluster = where.connect()
-    found = cluster.list_endpoints(all_namespaces=all_namespaces)
-    rows = [row(endpoint, current_time()) for endpoint in found["items"]]
-    words = list_text(cluster, found, COLUMNS, rows, "FineTuneEndpoints", everywhere=all_namespaces)
-    print_object(found, output, words, kind=KIND)
-
-
-@endpoint_app.command()
-@with_cluster_options
-def describe(
-    name: EndpointName,
-    output: ObjectFormat = "text",
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Show everything about one endpoint. Versions, conditions, counts, decisions."""
-    from finetune_cli.views import endpoint as endpointview
-    from finetune_cli.views.layout import current_time
-
-    endpoint = where.connect().get_endpoint(name)
-    words = "\n".join(endpointview.describe(endpoint, current_time()))
-    print_object(endpoint, output, words, kind=KIND)
-
-
-@endpoint_app.command()
-@with_cluster_options
-def watch(
-    name: EndpointName,
-    version: Annotated[
-        int | None,
-        typer.Option(metavar="VERSION", min=1, help="Wait until this one answers or is rejected."),
-    ] = None,
-    timeout: Timeout = None,
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Watch the candidate until it is decided. It may also wait for you.
-
-    Exit code 1 if the endpoint is not available, a version was rejected or is held, or time is up.
-    """
-    from finetune_cli.views.endpoint import changes, has_gone_wrong, is_settled
-    from finetune_cli.views.state import state_text
-
-    cluster = where.connect()
-    endpoint = watch_object(
-        lambda: cluster.get_endpoint(name),
-        changes=changes,
-        is_done=lambda found: is_settled(found, version),
-        timeout_seconds=timeout,
-        poll_seconds=POLL_SECONDS,
-        overdue=lambda last: (
-            f"FineTuneEndpoint {name} has not settled after {timeout:g} s, it is {state_text(last)}"
-        ),
-    )
-    if has_gone_wrong(endpoint, version):
-        raise typer.Exit(NOT_MET)
 
 
 @endpoint_app.command()
@@ -133,7 +63,7 @@ def promote(
             " the version with --to"
         )
     cluster = where.connect()
-    endpoint = cluster.get_endpoint(name)
+    endpoint = cluster.get(KIND, name)
     version = None if newest else to or version_to_promote(endpoint)
     _change(cluster, endpoint, version, at_once=at_once, yes=yes, output=output)
 
@@ -154,7 +84,7 @@ def rollback(
     from finetune_cli.cluster.pinning import version_to_restore
 
     cluster = where.connect()
-    endpoint = cluster.get_endpoint(name)
+    endpoint = cluster.get(KIND, name)
     _change(cluster, endpoint, to or version_to_restore(endpoint), yes=yes, output=output)
 
 
@@ -167,19 +97,22 @@ def monitor(
             help="Folder of finetune serve --capture, or name of a FineTuneEndpoint.",
         ),
     ],
-    every: Annotated[str, typer.Option(help="Shortest time between two looks at a folder.")] = "1h",
+    every: Annotated[str, typer.Option(help="Shortest time between two looks at a folder.")] = "1d",
+    window: Annotated[
+        str, typer.Option(help="Time whose users are compared: the first and the last.")
+    ] = "7d",
     false_alarms: Annotated[
         str,
         typer.Option("--false-alarms-per-year", help="False alarms to expect in a year."),
     ] = "1",
-    min_answers: Annotated[int, typer.Option(help="Answers that make a look at a folder.")] = 200,
+    min_users: Annotated[int, typer.Option(help="Users that a window must have.")] = 100,
     answers_per_week: Annotated[
         int | None, typer.Option(help="Answers in a folder that people are asked about.")
     ] = None,
     output: Format = "text",
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Find out whether traffic still resembles the training.
+    """Compare the traffic of a version with that of its first window.
 
     Answers of the last five minutes wait for the next look. Exit code 1 if a signal has changed.
     """
@@ -187,7 +120,7 @@ def monitor(
     from finetune_cli.views.monitor import describe_report, describe_status
 
     if not Path(target).is_dir():
-        status = where.connect().get_endpoint(target).get("status", {}).get("monitor")
+        status = where.connect().get(KIND, target).get("status", {}).get("monitor")
         if status is None:
             raise CliError(f"nobody has looked at FineTuneEndpoint {target}: set spec.monitor")
         print_object(status, output, "\n".join(describe_status(status, current_time())))
@@ -199,12 +132,12 @@ def monitor(
 
     require_trainer(("finetune_trainer", "numpy"), to="looking at captured answers")
     settings: dict[str, Any] = {
-        "every": every, "falseAlarmsPerYear": false_alarms, "minAnswers": min_answers
+        "every": every, "window": window, "falseAlarmsPerYear": false_alarms, "minUsers": min_users
     }  # fmt: skip
     if answers_per_week is not None:
         settings["quality"] = {"answersPerWeek": answers_per_week}
     found = monitor_folder(Path(target), settings)
-    if found.report is None:
+    if found.report is None or "numUsers" not in found.report:  # of an older release
         when = f"{every} and 5m after the version began to answer"
         print(f"no look yet: the first begins {when}", file=sys.stderr)
         return
@@ -234,7 +167,7 @@ def _change(
     name = endpoint["metadata"]["name"]
     if not yes:
         typer.confirm(f"change {name}?", abort=True, err=True)
-    stored = cluster.patch_endpoint(name, pin(version, at_once=at_once))
+    stored = cluster.patch(KIND, name, pin(version, at_once=at_once))
     what = "follows the newest version" if version is None else f"wants version {version}"
-    words = f"{KIND}.finetune.dev/{name} {what}; finetune endpoint watch {name} shows its way"
+    words = f"{KIND}.finetune.dev/{name} {what}; finetune status endpoint/{name} shows its way"
     print_object(stored, output, words, kind=KIND)

@@ -106,8 +106,8 @@ def correct(
 
     if (text is None) == (file is None):
         raise CliError("give the corrected text, or its file with --file; one of both")
-    correction = text if file is None else read_text(file)
-    if not correction or not correction.strip():
+    correction = (read_text(file) if file is not None else text or "").rstrip()
+    if not correction:
         raise CliError(
             "the corrected text is empty; rate the answer instead: finetune feedback rate"
         )
@@ -141,7 +141,9 @@ def delete(
     if not yes:
         typer.confirm(f"delete {what} at {front.url} for good?", abort=True, err=True)
     if user is not None:
-        _print_deleted(front.delete_user(user, endpoint), f"deleted {what}", output)
+        told = front.delete_user(user, endpoint)
+        words = f"deleted {told.get('rows', 'all')} answers of user {user}"
+        print(json.dumps(told) if output == "json" else words)
     for each in response_ids or ():
         _print_deleted(front.delete_answer(each), f"deleted {each}", output)
 

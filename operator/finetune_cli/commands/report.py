@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,7 +17,7 @@ from finetune_cli.options import Format, JobEndpoint, JobRegion, OutputDir, Over
 if TYPE_CHECKING:
     from finetune_trainer.experiments.comparison import Comparison
 
-COMPARE_MODULES = ("finetune_trainer", "jinja2", "numpy", "scipy")
+COMPARE_MODULES = ("finetune_trainer", "numpy", "scipy")
 """What comparing runs needs; no torch."""
 
 
@@ -73,9 +72,6 @@ def compare(
             help="Names of FineTuneJobs; or of runs their folders, URIs, job files or results.",
         ),
     ],
-    html: Annotated[
-        Path | None, typer.Option("--html", help="Also write a page: one file, no network.")
-    ] = None,
     against: Annotated[
         str | None,
         typer.Option(metavar="RUN", help="Compare the scores of all others with this one."),
@@ -99,7 +95,6 @@ def compare(
     from finetune_cli.extras import require_trainer
     from finetune_cli.reports.run_files import Asking, read_runs
 
-    check_page(html)
     require_trainer(COMPARE_MODULES, to="comparing runs")
     asking = Asking(
         connect=where.connect,
@@ -116,60 +111,18 @@ def compare(
     if against is not None and against not in names:
         raise CliError(f"--against {against}: choose one of {', '.join(names)}")
     comparison = compare_runs(found, against=None if against is None else names.index(against))
-    show(comparison, format_, html, title=f"{len(found)} runs side by side")
+    show(comparison, format_)
 
 
-def show(
-    comparison: Comparison,
-    format_: str,
-    html: Path | None,
-    *,
-    title: str,
-    first: Sequence[str] = (),
-) -> None:
-    """Print a comparison, and write its page if ``html`` names a file.
-
-    ``first`` are sentences that come before all else.
-
-    Raises:
-        CliError: The page cannot be written.
-    """
+def show(comparison: Comparison, format_: str, *, first: Sequence[str] = ()) -> None:
+    """Print a comparison; ``first`` are sentences that come before all else."""
     if format_ == "json":
         from finetune_trainer.experiments.comparison import to_wire
 
         print(json.dumps(to_wire(comparison), indent=1))
-    else:
-        from finetune_cli.views.comparison import describe_comparison
-        from finetune_cli.views.display import printable
+        return
+    from finetune_cli.views.comparison import describe_comparison
+    from finetune_cli.views.display import printable
 
-        print("".join(f"{printable(sentence)}\n" for sentence in first), end="\n" if first else "")
-        print(describe_comparison(comparison))
-    if html is not None:
-        from finetune_trainer.experiments.page import render_page
-
-        _write_page(html, render_page(comparison, title=title, first=first))
-
-
-def check_page(file: Path | None) -> None:
-    """Refuse a path that no page can be written to, before any read.
-
-    Raises:
-        CliError: Names the file and the cause.
-    """
-    from finetune_cli.reports.summary import find_obstacle
-
-    if file is not None and (why := find_obstacle(file)):
-        raise CliError(f"--html {file}: {why}")
-
-
-def _write_page(file: Path, page: str) -> None:
-    """Write a page and say so.
-
-    Raises:
-        CliError: It cannot be written.
-    """
-    try:
-        file.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise CliError(f"--html {file}: cannot be written: {error.strerror}") from error
-    print(f"wrote {file}", file=sys.stderr)
+    print("".join(f"{printable(sentence)}\n" for sentence in first), end="\n" if first else "")
+    print(describe_comparison(comparison))

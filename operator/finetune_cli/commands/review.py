@@ -11,14 +11,14 @@ import typer
 
 from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
 from finetune_cli.errors import CliError
-from finetune_cli.exits import NOT_MET
-from finetune_cli.options import Format, JobEndpoint, JobRegion
+from finetune_cli.options import Commands, Format, JobEndpoint, JobRegion
 
 if TYPE_CHECKING:
     from finetune_cli.reports.reviews import Panel, Source
 
 review_app = typer.Typer(
     name="review",
+    cls=Commands,
     help="Judge answers without knowing the model, and count verdicts.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -33,7 +33,7 @@ Target = Annotated[
 Files = Annotated[
     list[Path], typer.Argument(metavar="FILE", help="Files of verdicts, one of each reviewer.")
 ]
-Tool = Literal["label-studio", "argilla"]
+Tool = Literal["argilla"]
 
 
 def _find(
@@ -106,48 +106,6 @@ def open_(
     print(page)
     if opens and sys.stdout.isatty():
         open_page(page)
-
-
-@review_app.command()
-@with_cluster_options
-def ask(
-    target: Target,
-    reviewer: Annotated[str, typer.Option("--as", metavar="NAME", help="Your name.")],
-    file: Annotated[
-        Path | None,
-        typer.Option(help="Where verdicts are kept; one that is there is continued."),
-    ] = None,
-    endpoint: JobEndpoint = None,
-    region: JobRegion = None,
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Judge in the terminal, one question at a time. Exit code 1 while some are not judged."""
-    from finetune_cli.reports.review_terminal import judge_in_terminal
-    from finetune_cli.reports.reviews import read_blind, read_file, verdicts_name
-
-    source = _find(target, where, endpoint, region)
-    from finetune_trainer.evaluate.sources.review.verdicts import (
-        ReviewFile,
-        ReviewFileError,
-        check_reviewer,
-    )
-
-    blind = read_blind(source)
-    try:
-        name = check_reviewer(reviewer, "--as")
-    except ReviewFileError as error:
-        raise CliError(str(error)) from error
-    kept = file or Path(verdicts_name(name, blind.digest))
-    verdicts = ReviewFile(review=blind.digest, reviewer=name, items={})
-    if kept.exists():
-        verdicts = read_file(blind, kept)
-        if verdicts.reviewer.casefold() != name.casefold():
-            raise CliError(f"{kept} is by {verdicts.reviewer}, not by {name}: name another --file")
-    done = judge_in_terminal(blind, verdicts, kept)
-    missing = done.count_missing([item.id for item in blind.items], blind.rubric)
-    print(f"{len(blind.items) - missing} of {len(blind.items)} judged, in {kept}", file=sys.stderr)
-    if missing:
-        raise typer.Exit(NOT_MET)
 
 
 @review_app.command()
@@ -228,11 +186,11 @@ def export_(
         typer.Argument(metavar="FILE", help="Files of verdicts, for preferences."),
     ] = None,
     to: Annotated[
-        Literal["preferences", "label-studio", "argilla"], typer.Option(help="What to write.")
+        Literal["preferences", "argilla"], typer.Option(help="What to write.")
     ] = "preferences",
     out: Annotated[
         Path | None,
-        typer.Option("--file", help="Where to. Default: preferences.jsonl, TOOL.json."),
+        typer.Option("--file", help="Where to. Default: preferences.jsonl, argilla.json."),
     ] = None,
     criterion: Annotated[
         str, typer.Option(help="The criterion that decides a preference.")
@@ -241,7 +199,7 @@ def export_(
     region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Write verdicts as rows for DPO, or questions for another tool."""
+    """Write verdicts as rows for DPO, or questions for Argilla."""
     from finetune_cli.reports.review_exchange import write_preferences, write_tasks
 
     source = _find(target, where, endpoint, region)
@@ -250,7 +208,7 @@ def export_(
             raise CliError("preferences come from verdicts: name the reviewers' files")
         words = write_preferences(source, files, out or Path("preferences.jsonl"), criterion)
     else:
-        words = write_tasks(source, to, out or Path(f"{to}.json"))
+        words = write_tasks(source, out or Path("argilla.json"))
     print(words)
 
 
@@ -259,7 +217,7 @@ def export_(
 def import_(
     target: Target,
     file: Annotated[Path, typer.Argument(help="What the tool has exported, as JSON.")],
-    tool: Annotated[Tool, typer.Option("--from", help="The tool.")],
+    tool: Annotated[Tool, typer.Option("--from", help="The tool.")] = "argilla",
     folder: Annotated[
         Path, typer.Option("--output-dir", help="Where the files of verdicts go.")
     ] = Path(),
@@ -267,12 +225,12 @@ def import_(
     region: JobRegion = None,
     where: ClusterOptions = CURRENT_CONTEXT,
 ) -> None:
-    """Turn verdicts of Label Studio or Argilla into files of verdicts.
+    """Turn verdicts of Argilla into files of verdicts.
 
     There is one file for each person.
     """
     from finetune_cli.reports.review_exchange import read_tool
 
     source = _find(target, where, endpoint, region)
-    for path in read_tool(source, file, tool, folder):
+    for path in read_tool(source, file, folder):
         print(path)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finetune_cli.cluster.options import CURRENT_CONTEXT, ClusterOptions, with_cluster_options
-from finetune_cli.commandline import Timeout
-from finetune_cli.commands.objects import list_text, print_object, watch_object
+from finetune_cli.commands.objects import print_object
 from finetune_cli.errors import CliError
 from finetune_cli.exits import NOT_MET
-from finetune_cli.options import ObjectFormat
+from finetune_cli.options import Commands, ObjectFormat
 
 if TYPE_CHECKING:
     from finetune_cli.local.runner import RunOutcome
@@ -22,79 +21,14 @@ if TYPE_CHECKING:
 
 schedule_app = typer.Typer(
     name="schedule",
+    cls=Commands,
     help="Training that begins by itself, and its last outcome.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 
 ScheduleName = Annotated[str, typer.Argument(help="Name of the FineTuneSchedule.")]
-POLL_SECONDS = 2.0
 KIND = "finetuneschedule"
-
-
-@schedule_app.command("list")
-@with_cluster_options
-def list_(
-    all_namespaces: Annotated[
-        bool, typer.Option("--all-namespaces", "-A", help="Schedules of all namespaces.")
-    ] = False,
-    output: ObjectFormat = "text",
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """List schedules with triggers, present cycle and last outcome."""
-    from finetune_cli.views.layout import current_time
-    from finetune_cli.views.schedule import COLUMNS, row
-
-    cluster = where.connect()
-    found = cluster.list_schedules(all_namespaces=all_namespaces)
-    rows = [row(schedule, current_time()) for schedule in found["items"]]
-    words = list_text(cluster, found, COLUMNS, rows, "FineTuneSchedules", everywhere=all_namespaces)
-    print_object(found, output, words, kind=KIND)
-
-
-@schedule_app.command()
-@with_cluster_options
-def describe(
-    name: ScheduleName,
-    output: ObjectFormat = "text",
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Show one schedule and each cycle, from trigger to outcome."""
-    from finetune_cli.views import schedule as scheduleview
-    from finetune_cli.views.layout import current_time
-
-    schedule = where.connect().get_schedule(name)
-    words = "\n".join(scheduleview.describe(schedule, current_time()))
-    print_object(schedule, output, words, kind=KIND)
-
-
-@schedule_app.command()
-@with_cluster_options
-def watch(
-    name: ScheduleName,
-    timeout: Timeout = None,
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Watch a cycle to its end. It is the one under way, or the one that was asked for.
-
-    Exit code 1 if the schedule cannot go on, the last cycle has brought no version, or time is up.
-    """
-    from finetune_cli.views.schedule import changes, has_gone_wrong, is_settled, state_text
-
-    cluster = where.connect()
-    schedule = watch_object(
-        lambda: cluster.get_schedule(name),
-        changes=changes,
-        is_done=is_settled,
-        timeout_seconds=timeout,
-        poll_seconds=POLL_SECONDS,
-        overdue=lambda last: (
-            f"the cycle of FineTuneSchedule {name} has not ended after {timeout:g} s, it is "
-            f"{state_text(last)}"
-        ),
-    )
-    if has_gone_wrong(schedule):
-        raise typer.Exit(NOT_MET)
 
 
 @schedule_app.command()
@@ -112,17 +46,18 @@ def trigger(
     from finetune_cli.views.schedule import awaits, state_text
 
     cluster = where.connect()
-    schedule = cluster.get_schedule(name)
+    schedule = cluster.get(KIND, name)
     active = (schedule.get("status") or {}).get("active") or {}
     if schedule["spec"].get("suspend"):
         raise CliError(
-            f"FineTuneSchedule {name} is suspended: finetune schedule resume {name} comes first",
+            f"FineTuneSchedule {name} is suspended: set spec.suspend to false first (kubectl"
+            f" edit ftsch {name})",
             exit_code=NOT_MET,
         )
     if active or awaits(schedule):
         what = f"cycle {active['job']} is under way" if active else "a cycle is asked for already"
         raise CliError(
-            f"FineTuneSchedule {name}: {what}; finetune schedule watch {name} shows its end",
+            f"FineTuneSchedule {name}: {what}; finetune status schedule/{name} shows its end",
             exit_code=NOT_MET,
         )
     print(
@@ -131,9 +66,11 @@ def trigger(
     if not yes:
         typer.confirm(f"begin a cycle of {name}?", abort=True, err=True)
     annotations = {TRIGGER_ANNOTATION: secrets.token_hex(8)}
-    stored = cluster.patch_schedule(name, {"metadata": {"annotations": annotations}})
-    words = f"{KIND}.finetune.dev/{name} is to begin a cycle; finetune schedule watch {name} shows"
-    print_object(stored, output, f"{words} its way", kind=KIND)
+    stored = cluster.patch(KIND, name, {"metadata": {"annotations": annotations}})
+    words = f"{KIND}.finetune.dev/{name} is to begin a cycle"
+    print_object(
+        stored, output, f"{words}; finetune status schedule/{name} shows its way", kind=KIND
+    )
 
 
 @schedule_app.command()
@@ -213,36 +150,3 @@ def _show(schedule: LocalSchedule, capture: Path, output: str, *, has_passed: bo
 
 def _log(words: str) -> None:
     print(words, file=sys.stderr, flush=True)
-
-
-@schedule_app.command()
-@with_cluster_options
-def suspend(
-    name: ScheduleName,
-    output: ObjectFormat = "text",
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Begin no more cycles. The present one goes on."""
-    _set_suspend(where, name, "begins no more cycles", output, suspend=True)
-
-
-@schedule_app.command()
-@with_cluster_options
-def resume(
-    name: ScheduleName,
-    output: ObjectFormat = "text",
-    where: ClusterOptions = CURRENT_CONTEXT,
-) -> None:
-    """Begin cycles again. What a trigger waited for meanwhile begins at once."""
-    _set_suspend(where, name, "begins cycles again", output, suspend=False)
-
-
-def _set_suspend(
-    where: ClusterOptions, name: str, what: str, output: str, *, suspend: bool
-) -> None:
-    change: dict[str, Any] = {"spec": {"suspend": suspend}}
-    stored = where.connect().patch_schedule(name, change)
-    words = f"{KIND}.finetune.dev/{name} {what}"
-    if suspend and (active := (stored.get("status") or {}).get("active")):
-        words += f"; cycle {active['job']} goes on: finetune suspend {active['job']} stops its job"
-    print_object(stored, output, words, kind=KIND)

@@ -6,9 +6,9 @@ refuse the same files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ from finetune_cli.errors import CliError
 
 if TYPE_CHECKING:
     from finetune_api.v1alpha1.spec.dataset import Source
-    from finetune_trainer.data.rows import Example, RowError
+    from finetune_trainer.data.rows import Example, RawRow, RowError
+    from finetune_trainer.prepare.reading.examples import OpenSource
     from finetune_trainer.prepare.reading.lengths import RowLength
     from finetune_trainer.prepare.reading.proposals import Proposal
     from finetune_trainer.prepare.reading.sources import SourceFile
@@ -73,21 +74,46 @@ def inspect_data(path: Path) -> DataGuess:
     Raises:
         CliError: The file is missing, empty, of an unknown kind, or its rows cannot be trained on.
     """
+    from finetune_trainer.data.rows import RawRow, RowError
+    from finetune_trainer.prepare.reading.examples import open_source, refuse_unwanted_row
     from finetune_trainer.prepare.reading.files.encodings import UTF8
     from finetune_trainer.prepare.reading.files.file_types import is_plain
-    from finetune_trainer.prepare.reading.lengths import part_outliers
+    from finetune_trainer.prepare.reading.lengths import RowLength, estimate_tokens, part_outliers
     from finetune_trainer.prepare.reading.proposals import propose_reading
     from finetune_trainer.prepare.reading.sources import describe_file
 
+    lengths: list[RowLength] = []
+    unread: dict[str, None] = {}
+    errors: list[RowError] = []
+    has_tools = False
     with _explaining(path):
         paths = _find_files(path)
         most = NUM_READ_TEXTS if is_plain(paths[0].name) else NUM_READ_FILES
         files = [describe_file(one, name=str(one)) for one in paths[:most]]
         header, rows = _read_first_rows(files)
         proposal = propose_reading(rows, where=str(path))
-        source = proposal.make_source("file:///data", header=header)
-        read = _read_in_this_way(source, files, proposal.objective)
-        bulk = part_outliers(read.lengths)
+        source, objective = proposal.make_source("file:///data", header=header), proposal.objective
+        opened = open_source(
+            source, files, index=0, label="", conversational=True, objective=objective
+        )
+        assert opened.conversion is not None  # there are rows
+        find_unread = opened.conversion.find_unread()
+        outcomes = _convert(opened, source, objective)
+        for name, row, outcome in islice(outcomes, NUM_READ_ROWS):
+            if objective == "SFT" and isinstance(row, RawRow):
+                # The proposed format trains on them.
+                outcome = refuse_unwanted_row(name, row, source.format) or outcome
+            if isinstance(outcome, RowError):
+                errors.append(outcome)
+            elif outcome is not None and isinstance(row, RawRow):
+                tokens = estimate_tokens(outcome.row)
+                lengths.append(RowLength(file=name, line=row.line, num_tokens=tokens))
+                has_tools |= "tools" in outcome.row
+                unread.update(dict.fromkeys(find_unread(row.fields)))
+        if errors:
+            raise _refuse(errors, num_good=len(lengths))
+        is_whole = next(outcomes, None) is None and len(paths) == len(files)
+        bulk = part_outliers(lengths)
     others = [
         file.encoding.name for file in files if file.encoding and file.encoding.codec != UTF8.codec
     ]
@@ -96,12 +122,12 @@ def inspect_data(path: Path) -> DataGuess:
         header=header,
         encodings=tuple(dict.fromkeys(others)),
         names=tuple(file.name for file in files),
-        num_rows=len(read.lengths),
-        is_whole=read.is_whole and len(paths) == len(files),
+        num_rows=len(lengths),
+        is_whole=is_whole,
         longest=bulk.longest,
         outliers=bulk.outliers,
-        has_tools=read.has_tools,
-        unread=tuple(read.unread),
+        has_tools=has_tools,
+        unread=tuple(unread),
         unlike=_find_unlike(files, header),
     )
 
@@ -155,19 +181,14 @@ def read_whole(path: Path) -> Iterator[Example]:
     from finetune_trainer.prepare.reading.sources import describe_file
 
     source, objective = propose_source(path)
-    screen = _choose_screen(source, objective)
     with _explaining(path):
         files = [describe_file(one, name=one.name) for one in _find_files(path)]
         opened = open_source(
             source, files, index=0, label="", conversational=True, objective=objective
         )
-        assert opened.conversion is not None  # there are rows
-        convert = opened.conversion.build()
-        for name, row in opened.rows:
-            outcome = row if isinstance(row, RowError) else convert(name, row)
-            screened = outcome if isinstance(outcome, RowError) else screen(outcome)
-            if screened is not None and not isinstance(screened, RowError):
-                yield screened
+        for _, _, outcome in _convert(opened, source, objective):
+            if outcome is not None and not isinstance(outcome, RowError):
+                yield outcome
 
 
 def _find_files(path: Path) -> list[Path]:
@@ -266,57 +287,12 @@ def _read_some(file: SourceFile, header: str, *, skips_errors: bool) -> list[dic
     return fields
 
 
-@dataclass(kw_only=True, slots=True)
-class _ReadRows:
-    """Rows that were read: their estimated lengths in tokens, and other facts."""
-
-    lengths: list[RowLength] = field(default_factory=list)
-    is_whole: bool = False
-    has_tools: bool = False
-    unread: dict[str, None] = field(default_factory=dict)
-
-
-def _read_in_this_way(source: Source, files: list[SourceFile], objective: str) -> _ReadRows:
-    """Read rows in the proposed format, to the end or to their limit.
-
-    Raises:
-        CliError: Some of them cannot be used.
-        TrainerError: The file cannot be read in this way.
-    """
-    from finetune_trainer.data.rows import RawRow, RowError
-    from finetune_trainer.prepare.reading.examples import open_source, refuse_unwanted_row
-    from finetune_trainer.prepare.reading.lengths import RowLength, estimate_tokens
-
-    opened = open_source(source, files, index=0, label="", conversational=True, objective=objective)
-    assert opened.conversion is not None  # there are rows
-    convert, screen = opened.conversion.build(), _choose_screen(source, objective)
-    unread = opened.conversion.find_unread()
-    read = _ReadRows()
-    errors: list[RowError] = []
-    for name, row in islice(opened.rows, NUM_READ_ROWS):
-        outcome = row if isinstance(row, RowError) else convert(name, row)
-        if objective == "SFT" and not isinstance(row, RowError):
-            # The proposed format trains on them.
-            outcome = refuse_unwanted_row(name, row, source.format) or outcome
-        screened = outcome if isinstance(outcome, RowError) else screen(outcome)
-        if isinstance(screened, RowError):
-            errors.append(screened)
-        elif screened is not None:
-            tokens = estimate_tokens(screened.row)
-            read.lengths.append(RowLength(file=name, line=row.line, num_tokens=tokens))
-            read.has_tools |= "tools" in screened.row
-            if isinstance(row, RawRow):
-                read.unread.update(dict.fromkeys(unread.find(row.fields)))
-    if errors:
-        raise _refuse(errors, num_good=len(read.lengths))
-    read.is_whole = next(opened.rows, None) is None
-    return read
-
-
-def _choose_screen(
-    source: Source, objective: str
-) -> Callable[[Example], Example | RowError | None]:
+def _convert(
+    opened: OpenSource, source: Source, objective: str
+) -> Iterator[tuple[str, RawRow | RowError, Example | RowError | None]]:
+    """Yield rows with their file and what the row steps make of them; None removes a row."""
     from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+    from finetune_trainer.data.rows import RowError
     from finetune_trainer.prepare.checks.screening import Screening
     from finetune_trainer.prepare.steps import choose_steps
 
@@ -326,7 +302,12 @@ def _choose_screen(
         "method": {"objective": objective},
         "output": {"uri": "file:///out"},
     }
-    return Screening(choose_steps(FineTuneJobSpec.model_validate(spec))).screen
+    screen = Screening(choose_steps(FineTuneJobSpec.model_validate(spec))).screen
+    assert opened.conversion is not None  # there are rows
+    convert = opened.conversion.build()
+    for name, row in opened.rows:
+        outcome = row if isinstance(row, RowError) else convert(name, row)
+        yield name, row, outcome if isinstance(outcome, RowError) else screen(outcome)
 
 
 def _refuse(errors: list[RowError], *, num_good: int) -> CliError:

@@ -69,7 +69,7 @@ spec:
 {length}
     seed: 42
   checkpoint:
-    everySteps: 50        # what an interrupted run goes on from
+    # everySteps: 50      # what an interrupted run goes on from
     keepLast: 2
   output:
     # Where data set, adapter and report go: file://./folder or s3://bucket/prefix
@@ -81,9 +81,10 @@ spec:
     strategy: Auto        # DDP, ZeRO2, ZeRO3 or FSDP2
 """
 
-GOAL_LABELS = """\
+GOAL_OF_LABELS = 'goal: {metric: exactMatch, atLeast: "0.90", overBase: "0.10"}'
+GOAL_LABELS = f"""\
   # What the tuned model must reach on held-out rows before it is published.
-  goal: {metric: exactMatch, atLeast: "0.90", overBase: "0.10"}"""
+  {GOAL_OF_LABELS}"""
 
 GOAL_JSON = """\
   # What the tuned model must reach on held-out rows before it is published. jsonSchema in

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_api.v1alpha1.evaluation.spec import Evaluation
 from finetune_cli.errors import CliError
-from finetune_cli.extras import DATA_MODULES, has_modules
+from finetune_cli.extras import DATA_MODULES, POWER_MODULES, has_modules
 from finetune_cli.files.data import DataGuess
 from finetune_cli.files.documents import parse_documents
-from finetune_cli.files.starter import TEST_PERCENT, TOOL_MODEL, render_starter
+from finetune_cli.files.starter import GOAL_OF_LABELS, TEST_PERCENT, TOOL_MODEL, render_starter
 
 if TYPE_CHECKING:
     from finetune_cli.local.job import LocalRun
@@ -22,6 +22,11 @@ MAX_FITTED_ROWS = 2_000
 
 TEST_PERCENTS = (TEST_PERCENT, 25, 30, 40, 50)
 """Shares to hold out that are tried, one after the other."""
+
+LABEL_GOALS = tuple(f"0.{percent}" for percent in range(90, 45, -5))
+"""What a goal on labels may ask, the highest first."""
+GOOD, LEAST_CHANCE = 0.95, 0.5
+"""True score of a good model, and the chance with which it meets a proposed goal, at least."""
 
 TEMPLATE = "Template"
 """Reasons that begin so are about the model's chat template."""
@@ -82,13 +87,40 @@ def fit_starter(
         if not _is_too_few(other):
             text, found = raised, other
             break
+    fitted = _lower_goal(text, file, found["report"])
+    if fitted != text and found["refusals"]:
+        found = _look(fitted, file)
     refusals = [*of_template, *found["refusals"]]
     return Fitted(
-        text=text,
+        text=fitted,
         guess=guess,
         warnings=[*unread, *map(_word, of_template), *_format_refusals(found)],
         reasons=list(dict.fromkeys(each["reason"] for each in refusals)),
     )
+
+
+def _lower_goal(text: str, file: Path, report: dict[str, Any] | None) -> str:
+    """Ask of labels no more than the held-out rows can show of a model that is right in 95 %."""
+    if GOAL_OF_LABELS not in text or report is None or not has_modules(POWER_MODULES):
+        return text
+    from finetune_trainer.verdict.certainty import at_first_look
+    from finetune_trainer.verdict.power import chance_of_goal, suppose
+
+    number, held_out = report["split"]["testGroups"], [each["test"] for each in report["labels"]]
+    constant, chances = max(held_out, default=0) / max(1, sum(held_out)), []
+    for at_least in LABEL_GOALS:
+        lowered = GOAL_OF_LABELS.replace(LABEL_GOALS[0], at_least)
+        goal = at_first_look(_plan(text.replace(GOAL_OF_LABELS, lowered), file).job.spec).goal
+        supposed = suppose(goal, constant=constant) if goal else None
+        good = supposed and replace(supposed, truth=GOOD)
+        chances.append(chance_of_goal(good, number) if good else 0.0)
+        if chances[-1] >= LEAST_CHANCE:
+            break
+    if len(chances) == 1 or chances[-1] < LEAST_CHANCE:
+        return text
+    why = f"# {LABEL_GOALS[0]} is too high for {number:,} test rows: a model that is right 95 % of"
+    passes = f"# the time would meet it in {int(100 * chances[0])} % of runs."
+    return text.replace(GOAL_OF_LABELS, f"{why}\n  {passes}\n  {lowered}")
 
 
 def _is_asked(guess: DataGuess) -> bool:

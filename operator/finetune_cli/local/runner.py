@@ -206,8 +206,13 @@ def stage_environment(run: LocalRun) -> dict[str, str]:
     environment["PYTHONUNBUFFERED"] = "1"
     if not has_gpu():
         environment[Environment.ALLOW_CPU] = "1"
-    # A rank or push address of a surrounding pod does not belong to this run.
-    for name in (Environment.NODE_RANK, Environment.RENDEZVOUS_HOST, Environment.PROGRESS_URL):
+    # A rank, push address or disk of a surrounding pod does not belong to this run.
+    for name in (
+        Environment.NODE_RANK,
+        Environment.RENDEZVOUS_HOST,
+        Environment.PROGRESS_URL,
+        Environment.SCRATCH_BYTES,
+    ):
         environment.pop(name, None)
     return environment
 
@@ -305,10 +310,8 @@ def _summary(attempt: StageOutcome) -> str:
         facts = f"{rows.get('train')} train / {rows.get('validation')} validation / "
         facts += f"{rows.get('test')} test rows, "
     elif attempt.stage is Stage.TRAIN:
-        resumed, taken = result.get("resumedFromStep"), result.get("originStep")
+        resumed = result.get("resumedFromStep")
         facts = f"{result.get('step')} steps{f' (resumed at {resumed})' if resumed else ''}, "
-        if taken is not None:
-            facts = f"nothing trained, weights taken after step {taken}, "
     elif attempt.stage is Stage.EVALUATE:
         facts = f"{result.get('numSamples')} held-out samples, "
     return f"{facts}{took}"

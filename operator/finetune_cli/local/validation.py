@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from finetune_api.messages.messages import Problem, path_of
 from finetune_api.meta import SWEEP_KIND
@@ -60,7 +61,7 @@ def judge_file(
     Args:
         source: Name of the file, ``-`` for standard input.
         with_data: Also read the data of valid jobs, and judge it as the stage prepare would.
-        with_model: Fetch their models' tokenizers for that.
+        with_model: Fetch their models' tokenizers for that. Those of local folders are always read.
     """
     is_empty = True
     try:
@@ -127,7 +128,9 @@ def _judge_data(document: Document, name: str, *, with_model: bool) -> Verdict:
     from finetune_cli.local.job import plan_run
 
     require_trainer(DATA_MODULES, to="reading the data")
-    found = inspect_run(plan_run(document, namespace="default"), with_model=with_model)
+    run = plan_run(document, namespace="default")
+    with_model |= Path(run.job.spec.model.uri.removeprefix("file://")).is_dir()
+    found = inspect_run(run, with_model=with_model)
     unread = "" if with_model else MODEL_NOT_READ
     if found["refusals"]:
         lines = [f"{name} is valid, but its data would be refused:", *describe_refusals(found)]

@@ -1,1 +1,1 @@
-"""What a run leaves for people: reports, reviews, checkpoints."""
+"""What a run leaves for people: reports and reviews."""

@@ -1,4 +1,4 @@
-"""Verdicts as rows to learn from, and reviews to and from labelling tools."""
+"""Verdicts as rows to learn from, and reviews to and from Argilla."""
 
 from __future__ import annotations
 
@@ -33,39 +33,29 @@ def write_preferences(source: Source, files: Sequence[Path], out: Path, criterio
     )
 
 
-def write_tasks(source: Source, tool: str, out: Path) -> str:
-    """Write the questions for a labelling tool, as blind as the page, and say what to do."""
+def write_tasks(source: Source, out: Path) -> str:
+    """Write the questions for Argilla, as blind as the page, and say what to do."""
     blind = read_blind(source)
-    from finetune_trainer.evaluate.sources.review.exchange import (
-        label_studio_config,
-        to_argilla,
-        to_label_studio,
-    )
+    from finetune_trainer.evaluate.sources.review.exchange import to_argilla
 
-    tasks = to_argilla(blind) if tool == "argilla" else to_label_studio(blind)
+    tasks = to_argilla(blind)
     out.write_text(json.dumps(tasks, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    words = f"wrote {len(tasks)} questions to {out}"
-    if tool == "label-studio":
-        config = out.with_suffix(".xml")
-        config.write_text(label_studio_config(blind), encoding="utf-8")
-        words += f", and the labelling interface to {config}"
-    return words
+    return f"wrote {len(tasks)} questions to {out}"
 
 
-def read_tool(source: Source, file: Path, tool: str, folder: Path) -> list[Path]:
+def read_tool(source: Source, file: Path, folder: Path) -> list[Path]:
     """Write a file of verdicts for each person in an export, and return the files.
 
     Raises:
         CliError: The export cannot be read, or is not of this review.
     """
     blind = read_blind(source)
-    from finetune_trainer.evaluate.sources.review.exchange import read_argilla, read_label_studio
+    from finetune_trainer.evaluate.sources.review.exchange import read_argilla
     from finetune_trainer.evaluate.sources.review.verdicts import ReviewFileError, read_verdicts
 
-    read = read_argilla if tool == "argilla" else read_label_studio
     try:
         body = json.loads(file.read_bytes().decode("utf-8-sig"))
-        people = read(body, name=str(file), review=blind.digest)
+        people = read_argilla(body, name=str(file), review=blind.digest)
         names = [item.id for item in blind.items]
         for person in people:  # any value that the tool offered
             read_verdicts(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from finetune_api.names import run_uid
 from finetune_cli.cluster.client import Cluster
 from finetune_cli.cluster.errors import looking_up
 from finetune_cli.errors import CliError
@@ -153,7 +154,7 @@ def find_runs(target: str, asking: Asking) -> list[Found]:
 def found_on_cluster(job: Body) -> Found:
     """Return the run of a FineTuneJob."""
     metadata = job["metadata"]
-    run = f"runs/{metadata['namespace']}/{metadata['name']}/{metadata['uid']}"
+    run = f"runs/{metadata['namespace']}/{metadata['name']}/{run_uid(job)}"
     root = str(job["spec"].get("output", {}).get("uri", "")).rstrip("/")
     return Found(name=metadata["name"], uri=f"{root}/{run}", job=job)
 

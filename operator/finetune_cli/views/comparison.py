@@ -30,7 +30,6 @@ def describe_comparison(comparison: Comparison) -> str:
         _curves(comparison.runs),
         _scores(comparison),
         _differences(comparison),
-        _importance(comparison),
         [f"note: {run.name}: {note}" for run in comparison.runs for note in run.notes],
     ]
     return printable("\n\n".join("\n".join(part) for part in parts if part))
@@ -192,19 +191,3 @@ def verdict_text(each: Difference, runs: Sequence[Run]) -> str:
     if each.better is None:
         return "real" if each.metric in DIRECTION_UNKNOWN else "real, no better side"
     return f"{runs[each.better].name} is better"
-
-
-def _importance(comparison: Comparison) -> list[str]:
-    if not comparison.importance:
-        if len(comparison.parameters) < 2 or not comparison.no_importance:
-            return []
-        return [f"which settings matter: not told, {comparison.no_importance}"]
-    rows = []
-    for each in comparison.importance:
-        it = each.correlation
-        text = f"{it.value:+.2f} [{it.low:+.2f}, {it.high:+.2f}]"
-        rows.append([each.parameter.path, text, "yes" if each.is_shown else "not shown"])
-    return [
-        *table(rows, ("SETTING", "RANK CORRELATION WITH VALIDATION LOSS", "MATTERS")),
-        "Above 0 the loss rises with the setting. A best value in the middle does not show here.",
-    ]

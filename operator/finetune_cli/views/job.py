@@ -10,9 +10,6 @@ from finetune_cli.views.display import duration_text
 from finetune_cli.views.layout import age, conditions, facts, section, table
 from finetune_cli.views.state import Body, awaits_data_approval, condition
 
-COLUMNS = ("NAME", "PHASE", "PROGRESS", "STEP", "LOSS", "QUEUE", "AGE")
-WIDE_COLUMNS = (*COLUMNS, "REASON", "ADAPTER")
-
 
 def metric(job: Body, name: str) -> str:
     """Return the latest value of a training metric, or nothing."""
@@ -20,32 +17,8 @@ def metric(job: Body, name: str) -> str:
     return next((str(m.get("value", "")) for m in metrics if m.get("name") == name), "")
 
 
-def row(job: Body, now: datetime, *, is_wide: bool) -> list[str]:
-    """Return the cells of one line of ``finetune list``."""
-    status = job.get("status", {})
-    progress = status.get("progress", {})
-    percent = progress.get("percent")
-    total = progress.get("totalSteps")
-    step = progress.get("step")
-    cells = [
-        job["metadata"]["name"],
-        status.get("phase", "Pending"),
-        "" if percent is None else f"{percent}%",
-        "" if step is None else f"{step}/{total}" if total else str(step),
-        metric(job, "loss"),
-        job["spec"].get("queueName", ""),
-        age(job["metadata"].get("creationTimestamp"), now),
-    ]
-    if is_wide:
-        cells += [
-            status.get("reason", ""),
-            status.get("artifact", {}).get("uri", ""),
-        ]
-    return cells
-
-
 def describe(job: Body, events: Iterable[Body], now: datetime) -> list[str]:
-    """Return the lines of ``finetune describe``."""
+    """Return the lines of ``finetune status``."""
     lines: list[str] = []
     lines += facts(_overview(job, now))
     lines += section("Progress", facts(_progress(job)))
@@ -290,7 +263,6 @@ def _artifact(job: Body) -> dict[str, Any]:
     artifact = job.get("status", {}).get("artifact", {})
     return {
         "URI": artifact.get("uri"),
-        "Taken after step": artifact.get("originStep"),
         "Version": artifact.get("version"),
         "Decision": _publication_text(job),
         "SHA-256": artifact.get("sha256"),

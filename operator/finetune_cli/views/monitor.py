@@ -9,21 +9,26 @@ from typing import Any
 from finetune_cli.views.layout import age, table
 
 Body = Mapping[str, Any]
+_TOLD = ("smallest", "since")
+_COLUMNS = (
+    "SIGNAL", "THEN", "NOW", "USERS", "EVIDENCE", "FOUND BELOW", "FOUND ABOVE", "CHANGED SINCE"
+)  # fmt: skip
 
 
 def describe_status(monitor: Body, now: datetime) -> list[str]:
     """Return the lines of a ``status.monitor``."""
     lines = [
-        f"{monitor.get('numAnswers', 0):,} answers in {monitor.get('numLooks', 0)} looks, the last"
-        f" {age(monitor.get('lastRunTime'), now)} ago; {monitor.get('numWaiting', 0)} wait"
+        f"{monitor.get('numLooks', 0)} looks, the last {age(monitor.get('lastRunTime'), now)} ago"
+        f" with {monitor.get('numAnswers', 0):,} answers of {monitor.get('numUsers', 0):,} users"
     ]
     if monitor.get("failure"):
         lines.append(f"the last look failed: {monitor['failure']}")
+    lines += [monitor["note"]] if monitor.get("note") else []
     rows = [
-        [each["name"], _evidence(each.get("logE")), each.get("since", "")]
+        [each["name"], f"{float(each['logE']):+.1f}", *(each.get(key, "") for key in _TOLD)]
         for each in monitor.get("signals", [])
     ]
-    lines += table(rows, ("SIGNAL", "EVIDENCE", "CHANGED SINCE")) if rows else []
+    lines += table(rows, ("SIGNAL", "EVIDENCE", "SMALLEST", "CHANGED SINCE")) if rows else []
     lines += describe_quality(monitor.get("quality"))
     if monitor.get("reportUri"):
         lines.append(f"page: {monitor['reportUri']}")
@@ -40,19 +45,20 @@ def describe_report(
     rows = [
         [
             part["name"],
-            number_text(part["name"], part["referenceMean"]),
-            number_text(part["name"], part["mean"]),
+            *(number_text(part["name"], part[key]) for key in ("referenceMean", "mean")),
             str(part["numUsers"]),
-            _evidence(part["logE"]),
+            f"{part['logE']:+.1f}",
+            *(number_text(part["name"], part[key]) for key in ("low", "high")),
             drifted.get(part["name"].partition("/")[0], ""),
         ]
         for part in report["parts"]
     ]
     return [
-        f"{report['numAnswers']:,} answers in {report['numLooks']} looks until {report['end']};"
-        f" {report['numWaiting']} wait; alarm at evidence {report['logBound']:.1f}; lengths are in"
-        " characters",
-        *table(rows, ("SIGNAL", "THEN", "NOW", "USERS", "EVIDENCE", "CHANGED SINCE")),
+        f"{report['numAnswers']:,} answers of {report['numUsers']:,} users until {report['end']};"
+        f" first comparison: {report['comparesFrom'] or 'after the first window'}; change at"
+        f" evidence {report['logBound']:.1f}; lengths are in characters",
+        *table(rows, _COLUMNS),
+        *(f"{name}: left out, {rows}" for name, rows in report.get("leftOut", {}).items()),
         *describe_quality(report.get("quality")),
     ]
 
@@ -74,8 +80,3 @@ def describe_quality(quality: Body | None) -> list[str]:
         f"good answers: {words}; {scores}; {quality.get('numOpen', 0)} answers wait for people"
     ]
     return [*lines, *([f"judge: {quality['failure']}"] if quality.get("failure") else [])]
-
-
-def _evidence(log_e: str | float | None) -> str:
-    number = float("-inf") if log_e is None else float(log_e)
-    return f"{number:+.1f}" if abs(number) < float("inf") else ""

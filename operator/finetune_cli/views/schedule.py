@@ -12,10 +12,7 @@ from finetune_cli.views.state import condition, is_true
 
 Body = Mapping[str, Any]
 
-COLUMNS = ("NAME", "TRIGGERS", "SUSPEND", "ACTIVE", "LAST", "OUTCOME", "ENDPOINT", "AGE")
 HISTORY = ("SINCE", "TRIGGER", "DATA", "JOB", "VERSION", "VERDICT", "OUTCOME", "MESSAGE")
-GOOD = ("Promoted", "Published")
-"""Outcomes of cycles whose version is there to be used."""
 _DIGEST_CHARACTERS = 12
 
 
@@ -27,22 +24,6 @@ def _status(schedule: Body) -> Body:
 def history(schedule: Body) -> list[Body]:
     """Return the ended cycles, newest first."""
     return [*reversed(_status(schedule).get("history", []))]
-
-
-def row(schedule: Body, now: datetime) -> list[str]:
-    """Return the cells of one line of ``finetune schedule list``."""
-    spec, status = schedule["spec"], _status(schedule)
-    ended = history(schedule)
-    return [
-        schedule["metadata"]["name"],
-        triggers_text(spec["triggers"]),
-        "yes" if spec.get("suspend") else "no",
-        status.get("active", {}).get("job", ""),
-        age(status.get("lastTriggerTime"), now),
-        ended[0]["outcome"] if ended else "",
-        spec.get("endpointRef", {}).get("name", ""),
-        age(schedule["metadata"].get("creationTimestamp"), now),
-    ]
 
 
 def triggers_text(triggers: Body) -> str:
@@ -72,46 +53,8 @@ def awaits(schedule: Body) -> str:
     return "" if asked == _status(schedule).get("handledTrigger") else asked
 
 
-def is_settled(schedule: Body) -> bool:
-    """Whether no cycle is under way or asked for, or the operator cannot go on by itself.
-
-    An edit that the operator has not seen is under way.
-    """
-    status = _status(schedule)
-    if status.get("observedGeneration") != schedule["metadata"].get("generation"):
-        return False
-    if is_true(schedule, "Stalled"):
-        return True
-    return not status.get("active") and not (
-        awaits(schedule) and not schedule["spec"].get("suspend")
-    )
-
-
-def has_gone_wrong(schedule: Body) -> bool:
-    """Whether a settled schedule cannot go on, or its last cycle has brought no version."""
-    ended = history(schedule)
-    return is_true(schedule, "Stalled") or bool(ended and ended[0]["outcome"] not in GOOD)
-
-
-def changes(before: Body | None, after: Body) -> list[str]:
-    """Return a line for each cycle that has ended, and one for a new state."""
-    old = {} if before is None else before
-    known = {(each["time"], each["job"]) for each in _status(old).get("history", [])}
-    ended = _status(after).get("history", []) if before is not None else []
-    lines = [_end(each) for each in ended if (each["time"], each["job"]) not in known]
-    if before is None or state_text(before) != state_text(after):
-        lines.append(state_text(after))
-    return lines
-
-
-def _end(cycle: Body) -> str:
-    return f"{cycle['job']}, because of {cycle['trigger']}: {cycle['outcome']}" + (
-        f": {cycle['message']}" if cycle.get("message") else ""
-    )
-
-
 def describe(schedule: Body, now: datetime) -> list[str]:
-    """Return the lines of ``finetune schedule describe``."""
+    """Return the lines of ``finetune status``."""
     metadata, spec, status = schedule["metadata"], schedule["spec"], _status(schedule)
     lines = facts(
         {

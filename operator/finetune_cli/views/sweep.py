@@ -12,11 +12,9 @@ from finetune_api.names import SWEEP_LABEL
 from finetune_api.v1alpha1.evaluation.objective import VALIDATION_LOSS
 from finetune_api.v1alpha1.finetunesweep import default_stopping
 from finetune_cli.views.layout import age, conditions, facts, section, table
-from finetune_cli.views.state import is_true
 
 Body = Mapping[str, Any]
 
-COLUMNS = ("NAME", "PHASE", "TRIALS", "BEST", "SCORE", "METRIC", "AGE")
 STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 """Quantiles at 97.5 % of Student's t with 1 to 10 degrees of freedom."""
 MIN_REPLICATES = 2
@@ -24,26 +22,6 @@ NO_NOISE = (
     "How much of a difference is chance is not known: set replicates to 2 or more, and the best"
     " setting is trained again with other seeds."
 )
-
-
-def row(sweep: Body, now: datetime) -> list[str]:
-    """Return the cells of one line of ``finetune sweep list``."""
-    status = sweep.get("status", {})
-    best = status.get("best", {})
-    return [
-        sweep["metadata"]["name"],
-        status.get("phase", "Pending"),
-        status.get("progress", ""),
-        best.get("name", ""),
-        best.get("score", ""),
-        metric_of(sweep),
-        age(sweep["metadata"].get("creationTimestamp"), now),
-    ]
-
-
-def is_over(sweep: Body) -> bool:
-    """Whether the sweep has ended, one way or the other."""
-    return is_true(sweep, "Complete") or is_true(sweep, "Failed")
 
 
 def metric_of(sweep: Body) -> str:
@@ -128,7 +106,7 @@ def leaderboard(sweep: Body) -> list[str]:
     counts = sweep["status"].get("counts", {})
     if counts.get("created", 0) > len(trials):
         left_out = counts["created"] - len(trials)
-        lines.append(f"{left_out} more trials: finetune list -l {SWEEP_LABEL}=SWEEP")
+        lines.append(f"{left_out} more trials: kubectl get ftj -l {SWEEP_LABEL}=SWEEP")
     lines.append(noise_words(sweep))
     return lines
 
@@ -200,7 +178,7 @@ def labelled(paths: Sequence[str]) -> list[str]:
 
 
 def describe(sweep: Body, now: datetime) -> list[str]:
-    """Return the lines of ``finetune sweep describe``."""
+    """Return the lines of ``finetune status``."""
     metadata, spec, status = sweep["metadata"], sweep["spec"], sweep.get("status", {})
     counts, spent = status.get("counts", {}), status.get("spent", {})
     lines = facts(
@@ -264,28 +242,6 @@ def _parameter(parameter: Body) -> str:
             ends = parameter[kind]
             return f"{parameter['path']}: {ends['min']} to {ends['max']}{words}"
     return str(parameter["path"])
-
-
-def changes(before: Body | None, after: Body) -> list[str]:
-    """Return a line for each trial whose state or score is new."""
-    known = {} if before is None else {t["name"]: t for t in before["status"].get("trials", [])}
-    lines = []
-    for trial in after.get("status", {}).get("trials", []):
-        old = known.get(trial["name"], {})
-        if any(old.get(key) != trial.get(key) for key in ("state", "score", "loss")):
-            score = _score_words(trial, metric_of(after))
-            step = f" at step {trial['step']:,}" if score and trial.get("step") else ""
-            lines.append(f"{trial['name']}  {trial.get('state', '')}{score}{step}")
-    return lines
-
-
-def _score_words(trial: Body, metric: str) -> str:
-    """Return the known scores of a trial: `` exactMatch 0.91, loss 0.31``."""
-    if metric in ("", VALIDATION_LOSS):
-        return f"  {trial['score']}" if trial.get("score") else ""
-    words = [f"{metric} {trial['score']}"] if trial.get("score") else []
-    words += [f"loss {trial['loss']}"] if trial.get("loss") else []
-    return f"  {', '.join(words)}" if words else ""
 
 
 def outcome(sweep: Body) -> str:

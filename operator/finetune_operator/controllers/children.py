@@ -11,16 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from finetune_api.names import (
-    ACTIVE_SECONDS_ANNOTATION,
-    ACTIVE_START_ANNOTATION,
-    PAUSED_ANNOTATION,
-)
+from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION, PAUSED_ANNOTATION
 from finetune_api.protocol.trainer import Stage
 from finetune_operator.controllers.guarding import FIELD_MANAGER
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS, Caches
 from finetune_operator.controllers.parents import find_live
-from finetune_operator.controllers.refusals import NameTaken, Refusals
+from finetune_operator.controllers.refusals import NameTaken, Refusals, create_owned
 from finetune_operator.controllers.warnings import PodWarnings
 from finetune_operator.finetunejob.render.config import digest_of
 from finetune_operator.finetunejob.state.actions import (
@@ -104,23 +100,16 @@ class Children:
         Raises:
             NameTaken: The name belongs to an object of another owner, or to another job file.
         """
-        resource = _RESOURCES[obj["kind"]]
-        try:
-            return await self._client.create(resource, obj, field_manager=FIELD_MANAGER)
-        except AlreadyExists as error:
-            metadata = obj["metadata"]
-            live = await self._client.get(resource, metadata["namespace"], metadata["name"])
-            if _controller_uid(live) != uid:
-                raise NameTaken(
-                    f"{resource.kind} {metadata['name']} exists and belongs to another object;"
-                    " the job waits until it is gone"
-                ) from error
-            if job_digest and obj["kind"] == "ConfigMap" and digest_of(live) != job_digest:
-                raise NameTaken(
-                    f"{resource.kind} {metadata['name']} exists and holds another job file than"
-                    " that of the run. Delete it: the job waits until it is gone"
-                ) from error
-            return live
+        resource, name = _RESOURCES[obj["kind"]], obj["metadata"]["name"]
+        live = await create_owned(
+            self._client, resource, obj, lambda live: _controller_uid(live) == uid, noun="job"
+        )
+        if job_digest and obj["kind"] == "ConfigMap" and digest_of(live) != job_digest:
+            raise NameTaken(
+                f"{resource.kind} {name} exists and holds another job file than that of the run."
+                " Delete it: the job waits until it is gone"
+            )
+        return live
 
     def _with_job(self, observed: Observed, stage: Stage, job: Object) -> Observed:
         with self._caches.quiet():
@@ -156,11 +145,7 @@ class Children:
             restored[name] = True
         return replace(observed, restored=restored)
 
-    async def perform(
-        self,
-        observed: Observed,
-        action: Write,
-    ) -> bool:
+    async def perform(self, observed: Observed, action: Write) -> bool:
         """Perform an action after the status write; return False if its object is gone.
 
         Raises:
@@ -223,10 +208,7 @@ class Children:
         )
 
     async def _patch_job(
-        self,
-        observed: Observed,
-        action: PauseJob | ResumeJob | RelabelJob,
-        patch: Object,
+        self, observed: Observed, action: PauseJob | ResumeJob | RelabelJob, patch: Object
     ) -> None:
         # Not quiet: the next reconcile acts on the stop.
         await self._patch(

@@ -1,4 +1,4 @@
-"""``reconcile(key)`` of FineTuneSchedules: caches to snapshot, plan, one status write, one job.
+"""``reconcile(key)`` of FineTuneSchedules: caches to snapshot, plan, status, jobs.
 
 A cycle is in the status before its FineTuneJob is created. A stop between both is harmless: the
 name of the job is in the status, and a second creation finds it taken by the first.
@@ -6,26 +6,33 @@ name of the job is in the status, and a second creation finds it taken by the fi
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
 from finetune_api.meta import SCHEDULE_KIND
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetuneschedule import FineTuneSchedule
-from finetune_operator.controllers.guarding import FIELD_MANAGER, Guard
+from finetune_operator.config import OperatorConfig
+from finetune_operator.controllers.guarding import Guard
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
-from finetune_operator.controllers.memory.schedules import FINETUNESCHEDULES, Schedules
+from finetune_operator.controllers.memory.schedules import (
+    BY_NAMESPACE_OF_SCHEDULE,
+    FINETUNESCHEDULES,
+    Schedules,
+)
 from finetune_operator.controllers.memory.validated import parse_stored
 from finetune_operator.controllers.parents import find_live
-from finetune_operator.controllers.refusals import NameTaken, Refusals
+from finetune_operator.controllers.refusals import NameTaken, Refusals, create_owned
 from finetune_operator.finetunejob.state.gpu_time import HOUR_SECONDS, gpu_time_of_job
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.finetuneschedule.draft import OWNED_FIELDS, STATUS
 from finetune_operator.finetuneschedule.observed import Observed, schedule_owner
 from finetune_operator.finetuneschedule.plan import plan
 from finetune_operator.kube.api.client import KubeClient
-from finetune_operator.kube.api.errors import AlreadyExists, KubeError
+from finetune_operator.kube.api.errors import Conflict, KubeError, NotFound
 from finetune_operator.kube.api.resource import Object, ObjectKey
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
@@ -34,6 +41,8 @@ from finetune_operator.kube.recorder import EventRecorder
 
 logger = logging.getLogger(__name__)
 
+MAX_DELETIONS = 20
+"""FineTuneJobs that are deleted in one look."""
 MAX_LOOKS = 3
 """Plans per reconcile: a cycle ends, the next one begins, and its job is noted."""
 
@@ -64,6 +73,7 @@ class FineTuneScheduleReconciler:
         client: The API client, fenced by the leader election.
         schedules: The cache of schedules.
         jobs: The cache of FineTuneJobs; takes the answers, so that the next plan sees them.
+        config: The administrator's settings.
     """
 
     def __init__(
@@ -71,6 +81,7 @@ class FineTuneScheduleReconciler:
         client: KubeClient,
         schedules: Schedules,
         jobs: Store,
+        config: OperatorConfig,
         *,
         clock: Clock,
         recorder: EventRecorder,
@@ -79,6 +90,7 @@ class FineTuneScheduleReconciler:
         self._schedules = schedules
         self._store = schedules.store
         self._jobs = jobs
+        self._config = config
         self._clock = clock
         self._guard = Guard(
             resource=FINETUNESCHEDULES,
@@ -112,11 +124,13 @@ class FineTuneScheduleReconciler:
             schedule = self._guard.as_planned(self._store.get(*key) or schedule)
             observed = await self._observe(schedule, memory)
             step = plan(observed, self._clock.now())
-            answer = await self._guard.write_status(schedule, step.status)
+            answer = await self._guard.write_status(schedule, step.status, step.conditions)
             if answer is not None:
                 self._store.absorb(answer)
             self._guard.announce(schedule, step.events)
             wait = step.requeue_after
+            if self._guard.is_written(observed.uid):
+                await self._delete(step.delete)
             if step.create is None or not self._guard.is_written(observed.uid):
                 break
             if memory.refusal is not None and self._clock.monotonic() < memory.refused_until:
@@ -125,10 +139,24 @@ class FineTuneScheduleReconciler:
             await self._create(observed, step.create, memory)
         return Done() if wait is None else RequeueAfter(max(wait, 0.05))
 
+    async def _delete(self, jobs: Sequence[Object]) -> None:
+        """Delete jobs that are no longer kept; a change of the cache brings the next ones."""
+        for job in jobs[:MAX_DELETIONS]:
+            metadata = job["metadata"]
+            key = (metadata["namespace"], metadata["name"])
+            with contextlib.suppress(NotFound, Conflict):
+                await self._client.delete(FINETUNEJOBS, *key, uid=metadata["uid"])
+
     async def _create(self, observed: Observed, job: Object, memory: _Memory) -> None:
         """Create the job of a cycle, or find that an earlier attempt did."""
         try:
-            answer = await self._create_owned(observed, job)
+            # A server whose FineTuneJobs lack publishAs would publish under another name.
+            answer = await create_owned(
+                *(self._client, FINETUNEJOBS, job),
+                lambda live: schedule_owner(live).get("uid") == observed.uid,
+                noun="schedule",
+                strict=True,
+            )
         except (KubeError, NameTaken) as error:
             # The job as its first stage needs it.
             refusal = self._refusals.explain(observed.uid, Stage.PREPARE, error)
@@ -140,24 +168,6 @@ class FineTuneScheduleReconciler:
         self._refusals.forget(observed.uid)
         memory.refusal = None
         self._jobs.absorb(answer)
-
-    async def _create_owned(self, observed: Observed, job: Object) -> Object:
-        try:
-            # A server whose FineTuneJobs lack publishAs would publish under another name.
-            return await self._client.create(
-                FINETUNEJOBS, job, field_manager=FIELD_MANAGER, strict=True
-            )
-        except AlreadyExists as error:
-            namespace, name = job["metadata"]["namespace"], job["metadata"]["name"]
-            live = await find_live(self._client, FINETUNEJOBS, (namespace, name))
-            if live is None:
-                raise  # deleted meanwhile: tried again
-            if schedule_owner(live).get("uid") != observed.uid:
-                raise NameTaken(
-                    f"FineTuneJob {name} exists and is none of this schedule's; the schedule waits"
-                    " until it is gone"
-                ) from error
-            return live
 
     async def _observe(self, schedule: Object, memory: _Memory) -> Observed:
         metadata = schedule["metadata"]
@@ -172,6 +182,7 @@ class FineTuneScheduleReconciler:
             hours = Decimal(gpu_time_of_job(job).until(self._clock.now())) / HOUR_SECONDS
             memory.gpu_hours = (active["job"], hours.quantize(Decimal("0.0001")))
         name, hours = memory.gpu_hours
+        jobs = self._jobs.by_index(BY_NAMESPACE_OF_SCHEDULE, metadata["namespace"])
         return Observed(
             schedule=schedule,
             parsed=memory.parsed,
@@ -181,6 +192,10 @@ class FineTuneScheduleReconciler:
             is_job_gone=is_gone,
             gpu_hours=hours if name == active.get("job") else Decimal(0),
             refusal=memory.refusal if active and job is None else None,
+            jobs=tuple(each for each in jobs if schedule_owner(each)["uid"] == metadata["uid"]),
+            num_jobs=len(jobs),
+            num_older=self._schedules.num_older(schedule),
+            settings=self._config.for_namespace(metadata["namespace"]),
         )
 
     def _endpoint_of(self, schedule: Object) -> Object | None:

@@ -21,7 +21,7 @@ from finetune_operator.controllers.memory.sweep_memory import SweepMemory
 from finetune_operator.controllers.memory.sweeps import FINETUNESWEEPS, Sweeps
 from finetune_operator.controllers.memory.validated import SharedModels, parse_stored
 from finetune_operator.controllers.parents import find_live, read_parent
-from finetune_operator.controllers.refusals import NameTaken, Refusals
+from finetune_operator.controllers.refusals import NameTaken, Refusals, create_owned
 from finetune_operator.finetunejob.state.excerpts import is_whole
 from finetune_operator.finetunesweep.actions import (
     Action,
@@ -37,7 +37,6 @@ from finetune_operator.finetunesweep.trials.rendering import has_recipe
 from finetune_operator.finetunesweep.trials.trial import Trial
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.errors import (
-    AlreadyExists,
     Conflict,
     Forbidden,
     Invalid,
@@ -168,7 +167,7 @@ class FineTuneSweepReconciler:
         while unread is not None:
             await self._judge(unread, sweep, spec, memory)
             trials, unread = memory.own_trials(sweep, self._sweeps.trials_of(key), spec)
-        memory.last_seen.update({trial.number: trial.last_seen for trial in trials})
+        memory.seen.update({trial.number: trial for trial in trials})
         missing = memory.missing - {trial.number for trial in trials}
         return Observed(
             sweep=sweep,
@@ -176,7 +175,7 @@ class FineTuneSweepReconciler:
             problem=memory.problem,
             trials=trials,
             missing=missing,
-            last_seen={n: memory.last_seen[n] for n in missing if n in memory.last_seen},
+            gone=tuple(memory.seen[number] for number in sorted(missing & memory.seen.keys())),
             num_created=memory.num_created,
             refusal=memory.refusal,
         )
@@ -241,13 +240,19 @@ class FineTuneSweepReconciler:
                     self._absorb(live)
                 else:
                     memory.missing |= {number}
-                    if (seen := memory.last_seen.get(number)) is not None:
-                        memory.last_seen[number] = seen.until(self._clock.now())
 
     async def _create(self, observed: Observed, action: CreateTrial, memory: SweepMemory) -> None:
         """Create a trial, or find that an earlier attempt did."""
+        job = action.job
+
+        def is_own(live: Object) -> bool:
+            return owner_uid(live) == observed.uid and has_recipe(job["spec"], live["spec"])
+
         try:
-            answer = await self._create_owned(observed, action.job)
+            # A server whose FineTuneJobs lack holdAfter would drop it, and publish every trial.
+            answer = await create_owned(
+                self._client, FINETUNEJOBS, job, is_own, noun="sweep", strict=True
+            )
         except (KubeError, NameTaken) as error:
             # The job as its first stage needs it.
             refusal = self._refusals.explain(observed.uid, Stage.PREPARE, error)
@@ -259,25 +264,6 @@ class FineTuneSweepReconciler:
         self._refusals.forget(observed.uid)
         memory.num_created = max(memory.num_created, action.number)
         self._absorb(answer)
-
-    async def _create_owned(self, observed: Observed, job: Object) -> Object:
-        name = job["metadata"]["name"]
-        try:
-            # A server whose FineTuneJobs lack holdAfter would drop it, and publish every trial.
-            return await self._client.create(
-                FINETUNEJOBS, job, field_manager=FIELD_MANAGER, strict=True
-            )
-        except AlreadyExists as error:
-            live = await self._read(observed.namespace, name)
-            if live is None:
-                raise  # deleted meanwhile: tried again
-            is_own = owner_uid(live) == observed.uid
-            if not is_own or not has_recipe(job["spec"], live["spec"]):
-                raise NameTaken(
-                    f"FineTuneJob {name} exists and is none of this sweep's; the sweep waits until"
-                    " it is gone"
-                ) from error
-            return live
 
     async def _read(self, namespace: str, name: str) -> Object | None:
         return await find_live(self._client, FINETUNEJOBS, (namespace, name))

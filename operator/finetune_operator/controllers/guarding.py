@@ -151,13 +151,16 @@ class Guard:
         others = {name: value for name, value in stored.items() if name not in self.owned}
         return {**obj, "status": {**unwritten.status, **others}}
 
-    async def write_status(self, obj: Object, status: FittedStatus | None) -> Object | None:
+    async def write_status(
+        self, obj: Object, status: FittedStatus | None, conditions: list[Object] | None = None
+    ) -> Object | None:
         """Write a status over the version that it was planned for.
 
         Args:
             obj: The object that it was planned for.
             status: The status; None if unchanged. A refused one is then written again once its
                 pause is over.
+            conditions: The conditions alone, where the rest of the stored status has to stay.
 
         Returns:
             The server's answer; None if nothing was written. An Event on the object reports a
@@ -167,6 +170,8 @@ class Guard:
             ParentGone: The object does not exist any more.
             KubeError: No answer, or a conflict: plan again.
         """
+        if conditions is not None:
+            return await self._write_conditions(obj, conditions)
         uid = obj["metadata"]["uid"]
         unwritten = self._unwritten.get(uid)
         if unwritten is not None and status in (None, unwritten.status):
@@ -189,6 +194,20 @@ class Guard:
             return None
         self.forget(uid)
         return answer
+
+    async def _write_conditions(self, obj: Object, conditions: list[Object]) -> Object:
+        """Write conditions over the stored ones; all other fields stay."""
+        kept = {name: obj["metadata"][name] for name in ("uid", "resourceVersion")}
+        patch = {"metadata": kept, "status": {"conditions": conditions}}
+        where, by = (self.resource, *key_of(obj)), FIELD_MANAGER
+        try:
+            return await self.client.merge_patch(
+                *where, patch, subresource="status", field_manager=by
+            )
+        except KubeError as error:
+            if _is_refusal(error):
+                self.tell_refused(obj, error)
+            raise
 
     def is_written(self, uid: str) -> bool:
         """Return whether the server has the status that was planned last."""
@@ -277,8 +296,8 @@ class Guard:
     def _outdated_crd(self, error: KubeError) -> Announce:
         message = (
             f"The operator cannot write this {self.noun}'s status: the CustomResourceDefinition is"
-            " older than the operator. Apply that of the chart: kubectl apply --server-side -f"
-            f" charts/finetune-operator/crds/. {self.meanwhile} {error}"
+            " older than the operator. Apply that of the chart: kubectl apply --server-side"
+            f" --force-conflicts -f charts/finetune-operator/crds/. {self.meanwhile} {error}"
         )
         return Announce(kind="Warning", reason="OutdatedCRD", message=message)
 

@@ -6,17 +6,23 @@ server errors can change, so they do not end a job.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from finetune_api.protocol.trainer import Stage
+from finetune_operator.controllers.guarding import FIELD_MANAGER
+from finetune_operator.controllers.parents import find_live
 from finetune_operator.finetunejob.state.observed import Refusal
+from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.errors import (
+    AlreadyExists,
     Forbidden,
     Invalid,
     KubeError,
     NotFound,
     ServerUnavailable,
 )
+from finetune_operator.kube.api.resource import Object, Resource
 from finetune_operator.kube.backoff import Pauses, exponential
 from finetune_operator.kube.clock import Clock
 from finetune_operator.status.conditions import Reason, shorten
@@ -41,6 +47,44 @@ def taken(kind: str, name: str) -> NameTaken:
         f"{kind} {name} exists, and somebody else has written it; the endpoint waits until it is"
         f" gone. Rename it or delete it: kubectl delete {kind.lower()} {name}"
     )
+
+
+async def create_owned(
+    client: KubeClient,
+    resource: Resource,
+    manifest: Object,
+    is_own: Callable[[Object], bool],
+    *,
+    noun: str,
+    strict: bool = False,
+) -> Object:
+    """Create a child, or return the one that an earlier attempt has created.
+
+    Args:
+        client: The API client.
+        resource: Kind of the child.
+        manifest: The child.
+        is_own: Tells whether an object of this name is that child.
+        noun: Kind of the parent, for people.
+        strict: Refuse fields that the server does not know. It would drop them otherwise.
+
+    Raises:
+        NameTaken: The name belongs to another object.
+        AlreadyExists: The object was deleted meanwhile.
+    """
+    metadata = manifest["metadata"]
+    try:
+        return await client.create(resource, manifest, field_manager=FIELD_MANAGER, strict=strict)
+    except AlreadyExists as error:
+        live = await find_live(client, resource, (metadata["namespace"], metadata["name"]))
+        if live is None:
+            raise
+        if not is_own(live):
+            raise NameTaken(
+                f"{resource.kind} {metadata['name']} exists and belongs to another object; the"
+                f" {noun} waits until it is gone"
+            ) from error
+        return live
 
 
 class Refusals:

@@ -3,7 +3,8 @@
 Deployments are applied, because endpoints share them and their owners change. The parts of a
 Deployment never change, so they are created and left alone; only autoscalers follow the spec, and
 NetworkPolicies the configuration. A digest on the Deployment says that all of it was done, so that
-an idle endpoint costs no request.
+an idle endpoint costs requests only after ``check_seconds``: parts that somebody has deleted are
+created again.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import secrets
 from collections.abc import Callable, Iterable
 from functools import partial
 from weakref import WeakValueDictionary
+from zlib import crc32
 
 from finetune_api.names import FRONT
 from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.guarding import FIELD_MANAGER
 from finetune_operator.controllers.memory.endpoints import Endpoints
-from finetune_operator.controllers.refusals import NameTaken, taken
+from finetune_operator.controllers.refusals import NameTaken, judge, taken
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer
 from finetune_operator.finetuneendpoint.render.front import (
     render_front,
@@ -36,7 +38,7 @@ from finetune_operator.finetuneendpoint.render.server import (
 )
 from finetune_operator.finetuneendpoint.trimming import APPLIED_ANNOTATION, trim_deployment
 from finetune_operator.kube.api.client import KubeClient
-from finetune_operator.kube.api.errors import AlreadyExists, Conflict, NotFound
+from finetune_operator.kube.api.errors import AlreadyExists, Conflict, KubeError, NotFound
 from finetune_operator.kube.api.resource import (
     AUTOSCALERS,
     DEPLOYMENTS,
@@ -58,7 +60,9 @@ from finetune_operator.kube.digest import digest_of
 logger = logging.getLogger(__name__)
 
 REPAIR_SECONDS = 15.0
-"""Time between two looks for missing parts of a Deployment that has no ready pod."""
+"""Time between two looks for missing parts of a Deployment of which a pod waits."""
+CHECK_SECONDS = 600.0
+"""Time between two looks for missing parts of a Deployment whose pods are ready."""
 OWNERS_SECONDS = 2.0
 """Shortest time between two writes of a Deployment that change only its owners."""
 TOKEN_BYTES = 32
@@ -78,6 +82,14 @@ _RESOURCES: dict[str, Resource] = {
 }
 Part = Callable[[Deployed], Object | None]
 Parts = Callable[[Deployed], list[Object]]
+
+
+def check_seconds(uid: str) -> float:
+    """Return the time between two checks of an endpoint: once to twice ``CHECK_SECONDS``, by UID.
+
+    So endpoints that an operator sees first in one second are not checked in one second.
+    """
+    return CHECK_SECONDS * (1 + crc32(uid.encode()) / 2**32)
 
 
 class ServingObjects:
@@ -125,7 +137,9 @@ class ServingObjects:
     async def _apply_front(self, front: Front, config: OperatorConfig) -> bool:
         namespace = front.namespace
         parts = partial(_front_parts, namespace)
-        manifest = render_front(namespace, front.owners, front.key_secrets, config, front.recording)
+        manifest = render_front(
+            namespace, front.owners, front.key_secrets, config, front.store_secrets
+        )
         policy = partial(render_front_policy, namespace, config=config)
         return await self._apply(namespace, FRONT, manifest, parts, policy=policy)
 
@@ -165,7 +179,7 @@ class ServingObjects:
             if found is not None and not _is_ours(found, manifest):
                 raise taken("Deployment", name)
             if found is not None and _is_as_applied(found, manifest, digest):
-                await self._repair(found, parts)
+                await self._repair(found, parts, (policy, *((scaler,) if scaler else ())))
                 return await self._keep_owners(found, manifest)
             is_known = found is not None
             if found is not None:
@@ -268,20 +282,35 @@ class ServingObjects:
         except (NotFound, Conflict):
             return  # it is gone, and another one may have its name
 
-    async def _repair(self, found: Object, parts: Parts) -> None:
-        """Create again what is missing, of a Deployment whose pods do not come up."""
+    async def _repair(self, found: Object, parts: Parts, others: Iterable[Part]) -> None:
+        """Create again what is missing of a Deployment: soon while a pod waits, else seldom.
+
+        While its pods are ready, a part that the cluster refuses, as at a full quota, stops neither
+        the endpoint nor the other parts.
+
+        Args:
+            found: The Deployment.
+            parts: Its parts that never change.
+            others: Those that may change. Changes by other users stay.
+        """
         key = (found["metadata"]["namespace"], found["metadata"]["name"])
-        if found["numReady"] or not found["numWanted"]:
-            self._repaired.pop(key, None)
-            return
+        is_up = (found["numReady"] or not found["numWanted"]) and not found["numWaiting"]
         now = self._clock.monotonic()
-        if now - self._repaired.setdefault(key, now) < REPAIR_SECONDS:
+        if now - self._repaired.setdefault(key, now) < (CHECK_SECONDS if is_up else REPAIR_SECONDS):
             return
         self._repaired[key] = now
         deployed = Deployed(name=key[1], uid=found["metadata"]["uid"])
-        for part in parts(deployed):
-            await self._create(part, deployed)
-        if deployed.name != FRONT:
+        todo = [partial(self._create, part, deployed) for part in parts(deployed)]
+        wanted = [other(deployed) for other in others if is_up]
+        todo += [partial(self._put, each) for each in wanted if each is not None]
+        for put in todo:
+            try:
+                await put()
+            except (KubeError, NameTaken) as error:
+                if not is_up or not judge(error)[0]:
+                    raise
+                logger.warning("Deployment %s/%s: a part was not checked: %s", *key, error)
+        if not is_up and deployed.name != FRONT:
             await self._repair_account(key[0], now)
 
     async def _repair_account(self, namespace: str, now: float) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from finetune_api.names import Owner
 from finetune_api.protocol.monitoring import LookTask
 from finetune_api.v1alpha1.spec.serving import Replicas
-from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.status.draft import Announce
 from finetune_operator.status.fitting import FittedStatus
+
+Object = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,26 +42,14 @@ class Front:
     Attributes:
         owners: All endpoints of the namespace, by UID.
         key_secrets: Names of all Secrets with keys of theirs, sorted.
-        recording: Where they store captured answers; None if nobody captures any.
+        store_secrets: Names of the Secrets that captured answers are stored with; None if no
+            endpoint captures any.
     """
 
     namespace: str
     owners: tuple[Owner, ...]
     key_secrets: tuple[str, ...] = ()
-    recording: Recording | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Split:
-    """How an inference gateway divides the requests of one endpoint.
-
-    Attributes:
-        weights: Version and percent of the requests, of each version that gets some. Empty where no
-            gateway divides them: then no object may say otherwise.
-    """
-
-    owner: Owner
-    weights: tuple[tuple[int, int], ...] = ()
+    store_secrets: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,14 +64,12 @@ class ApplyServing:
             present spec no longer describes them.
         release: Servers that this endpoint owns and needs no more: take its owner reference away,
             and delete those without another owner.
-        split: Weights for an inference gateway; None to leave its object as it is.
     """
 
     front: Front
     servers: tuple[NeededServer, ...] = ()
     keep: tuple[str, ...] = ()
     release: tuple[str, ...] = ()
-    split: Split | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +78,8 @@ class Plan:
 
     Attributes:
         status: The status, complete; None to leave it as it is.
+        conditions: The conditions alone, of a status that cannot be read; None if it can be, or if
+            they are unchanged.
         events: Events of changes, recorded after the status is written.
         serving: What must exist; None to touch nothing.
         look: Look at captured answers to create a Job for; None for none now.
@@ -98,6 +88,7 @@ class Plan:
     """
 
     status: FittedStatus | None = None
+    conditions: list[Object] | None = None
     events: tuple[Announce, ...] = ()
     serving: ApplyServing | None = None
     look: LookTask | None = None

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpointSpec
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
 from finetune_api.v1alpha1.spec.serving import Serve
 from finetune_operator.allowlists import matches_image
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetuneendpoint.render.gateway import kind_of
+from finetune_operator.finetuneendpoint.render.scaling import is_scaled
 from finetune_operator.finetuneendpoint.render.vllm import num_parallel
 from finetune_operator.finetuneendpoint.servers import Server
 from finetune_operator.finetunejob.pods.admission import (
     endpoint_problem,
     find_placement_violations,
+    find_reserved,
     uri_problem,
 )
 from finetune_operator.finetunejob.pods.podbounds import find_pod_violations
@@ -25,14 +24,11 @@ SOURCE_RETRY_SECONDS = 600.0
 """Only a new configuration helps, with which the operator starts anew."""
 
 
-def find_fault(
-    spec: FineTuneEndpointSpec, config: OperatorConfig, splits: Collection[str] = ()
-) -> Refusal | None:
-    """Return the first thing in a spec that this cluster does not allow, or None.
-
-    ``splits`` are the kinds with weights for inference gateways that the cluster serves.
-    """
+def find_fault(spec: FineTuneEndpointSpec, config: OperatorConfig) -> Refusal | None:
+    """Return the first thing in a spec that this cluster does not allow, or None."""
     serve, capture = spec.serve, spec.capture
+    for taken in find_reserved(spec.to_wire()):
+        return _fault(taken.reason, str(taken))
     if capture is not None and capture.uri and (problem := uri_problem(capture.uri, config)):
         return _fault(Reason.URI_NOT_ALLOWED, f"spec.capture.uri: {problem}")
     own = {config.trainer_image, config.vllm_image}
@@ -53,14 +49,14 @@ def find_fault(
             " operator's configuration is empty); use Transformers, or ask the administrator to"
             " name one",
         )
-    if serve.replicas.min == 0 and not config.keda_prometheus_url:
+    if serve.num_gpus and is_scaled(serve.replicas) and not config.keda_prometheus_url:
         return _fault(
             Reason.INVALID_SPEC,
-            "spec.serve.replicas.min: 0 needs KEDA, and this cluster has none (kedaPrometheusUrl in"
-            " the operator's configuration is empty); write 1, or ask the administrator to set it",
+            f"spec.serve.replicas.max: {serve.replicas.max} would never be reached: without KEDA"
+            " the use of the CPU decides, which an engine on GPUs hardly raises (kedaPrometheusUrl"
+            f" in the operator's configuration is empty); write {serve.replicas.min}, or ask the"
+            " administrator to set it",
         )
-    if serve.routing == "Gateway" and kind_of(config.gateway) not in splits:
-        return _gateway_fault(config)
     if "kubernetes.io/" in serve.resources.gpu_resource:
         return _fault(
             Reason.INVALID_SPEC,
@@ -92,24 +88,10 @@ def find_source_fault(server: Server, config: OperatorConfig) -> Refusal | None:
     return None
 
 
-def _gateway_fault(config: OperatorConfig) -> Refusal:
-    kind = kind_of(config.gateway)
-    problem = f"this cluster does not let it read {kind}" if kind else "it names none"
-    return _fault(
-        Reason.GATEWAY_NOT_FOUND,
-        "spec.serve.routing: 'Gateway' needs an inference gateway, but gateway in the operator's"
-        f" configuration is {config.gateway!r}, and {problem}; write Front, or ask the"
-        " administrator to set it, and to install the gateway's CustomResourceDefinitions",
-    )
-
-
 def _find_placement_fault(serve: Serve, config: OperatorConfig) -> Refusal | None:
     """Hold nodes and taints to the lists that hold for jobs."""
     asked = PodTemplate(node_selector=serve.node_selector, tolerations=serve.tolerations)
-    violations = (
-        *find_pod_violations(asked, config),
-        *find_placement_violations(asked, config),
-    )
+    violations = (*find_pod_violations(asked, config), *find_placement_violations(asked, config))
     for violation in violations:
         message = str(violation).replace("podTemplate", "serve")
         return Refusal(reason=violation.reason, message=f"{message}.", is_final=True)

@@ -9,12 +9,14 @@ from typing import Any
 
 from finetune_api.meta import ENDPOINT_KIND
 from finetune_api.names import FRONT, SKIP_STEPS_ANNOTATION, Owner
-from finetune_api.protocol.serving import FrontReport, ServerReport
+from finetune_api.protocol.serving import MAX_RECORDS, FrontReport, RecordReport, ServerReport
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint, FineTuneEndpointSpec
 from finetune_api.v1alpha1.spec.serving import Replicas
+from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.monitoring.looks import Look
 from finetune_operator.finetuneendpoint.recording import Place, read_place
 from finetune_operator.finetunejob.state.observed import Refusal
+from finetune_operator.status.conditions import ConditionType, find_condition
 
 Object = dict[str, Any]
 
@@ -30,9 +32,11 @@ class Neighbour:
         servers: Servers that its status names.
         key_secrets: Secrets with its keys and those of its editors.
         recorded: Where it stores captured answers; None if it captures none.
+        created: When it was created, as the API server writes it.
     """
 
     owner: Owner
+    created: str = ""
     servers: frozenset[str] = frozenset()
     key_secrets: frozenset[str] = frozenset()
     recorded: Place | None = None
@@ -44,18 +48,20 @@ class Workload:
     """A Deployment of ours.
 
     Attributes:
-        num_wanted: Pods that its spec asks for; an autoscaler may have set it to 0.
+        num_wanted: Pods that its spec asks for.
+        num_updated: Pods that were made from its present spec.
         problem: Why its pods do not come up, in the cluster's words; empty if nothing is wrong.
     """
 
     num_ready: int
     num_wanted: int
+    num_updated: int = 0
     problem: str = ""
 
     @property
     def is_up(self) -> bool:
-        """Whether a pod is ready, or none is wanted while nobody asks."""
-        return self.num_ready > 0 or self.num_wanted == 0
+        """Whether a pod is ready."""
+        return self.num_ready > 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,12 +70,14 @@ class ServerPod:
 
     Attributes:
         server: Name of the Deployment.
+        node: Name of its node; empty if nobody knows.
         report: Its last report; None without one.
     """
 
     name: str
     server: str
     is_ready: bool
+    node: str = ""
     report: ServerReport | None = None
 
 
@@ -80,32 +88,47 @@ class Observed:
     Attributes:
         endpoint: The object as stored.
         parsed: The validated object; None if ``problem`` is set.
+        config: The administrator's settings for the namespace.
         problem: Cause for which the spec cannot be read.
         fault: Cause for which this cluster does not allow the spec, such as an image.
         job: The FineTuneJob that ``spec.jobRef`` names; None if there is none.
-        neighbours: The other endpoints of the namespace, without those that are being deleted.
+        neighbours: The other endpoints of the namespace that may serve, without those that are
+            being deleted.
+        num_older: Older endpoints of the namespace.
         fronts: Last reports of the fronts of the namespace.
         servers: Pods of the servers of the namespace.
         workloads: The front's and the servers' Deployments by name.
+        moving: Servers of the namespace that other endpoints are moving to.
+        is_crowded: As many servers of other namespaces move as the administrator lets move at once.
+        num_failed_moves: Namespaces of other endpoints whose versions cannot move.
+        is_young: The operator has not run long enough to miss the report of a pod.
         owned: Servers that have this endpoint among their owners.
         looks: Looks at its captured answers that exist.
         look_refusal: Cause for which the API server does not take the Job of one.
+        min_look_interval: Shortest allowed time between two looks.
         refusal: Cause for which the API server does not take what was asked for.
         written_at: When this process last wrote the status; None if it has not.
     """
 
     endpoint: Object
     parsed: FineTuneEndpoint | None
+    config: OperatorConfig = field(default_factory=OperatorConfig)
     problem: str = ""
     fault: Refusal | None = None
     job: Object | None = None
     neighbours: tuple[Neighbour, ...] = ()
+    num_older: int = 0
     fronts: tuple[FrontReport, ...] = ()
     servers: tuple[ServerPod, ...] = ()
     workloads: Mapping[str, Workload] = field(default_factory=dict)
+    moving: frozenset[str] = frozenset()
+    is_crowded: bool = False
+    num_failed_moves: int = 0
+    is_young: bool = False
     owned: frozenset[str] = frozenset()
     looks: tuple[Look, ...] = ()
     look_refusal: Refusal | None = None
+    min_look_interval: str = "1m"
     refusal: Refusal | None = None
     written_at: datetime | None = None
 
@@ -137,6 +160,24 @@ class Observed:
         return bool(told != self.endpoint["metadata"].get("generation"))
 
     @property
+    def lacks_decisions(self) -> bool:
+        """Whether the status has no version that answers, and nobody has read what is stored."""
+        status = self.endpoint.get("status") or {}
+        conditions = status.get("conditions")
+        return "active" not in status and not find_condition(conditions, ConditionType.RECORDED)
+
+    def records_on(self, server: str) -> list[RecordReport] | None:
+        """Return what the pods of a server report of the endpoint's stored decisions.
+
+        None: no pod reports, or none of a release that stores decisions.
+        """
+        reports = [pod.report for pod in self.servers if pod.server == server and pod.report]
+        lists = [each.records for each in reports if each.records is not None]
+        if not lists or any(len(each) >= MAX_RECORDS for each in lists):
+            return None
+        return [each for records in lists for each in records if each.name == self.name]
+
+    @property
     def skips_steps_of(self) -> str:
         """Number of the version that a person lets answer all requests at once; empty if none."""
         return str(
@@ -147,6 +188,11 @@ class Observed:
     def owner(self) -> Owner:
         """The endpoint as an owner of its front and servers."""
         return owner_of(self.endpoint)
+
+    @property
+    def created(self) -> str:
+        """When it was created, as the API server writes it."""
+        return str(self.endpoint["metadata"].get("creationTimestamp") or "")
 
     @property
     def front(self) -> Workload | None:
@@ -176,6 +222,13 @@ def servers_of(endpoint: Object) -> frozenset[str]:
     return frozenset(str(each["server"]) for each in versions_of(endpoint) if each.get("server"))
 
 
+def move_of(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the section on the server that an active version moves to, or that refused it."""
+    active, candidate = status.get("active") or {}, status.get("candidate") or {}
+    one, other = ((each.get("version"), each.get("manifestUri")) for each in (active, candidate))
+    return candidate if candidate and one == other else status.get("refused") or {}
+
+
 def read_neighbour(endpoint: Object) -> Neighbour | None:
     """Return what an endpoint shares with others; None if it is being deleted.
 
@@ -190,10 +243,12 @@ def read_neighbour(endpoint: Object) -> Neighbour | None:
     )
     secrets = (((each or {}).get("secretRef") or {}).get("name") for each in sources)
     replicas = (spec.get("serve") or {}).get("replicas") or {}
+    place = read_place(endpoint)
     return Neighbour(
         owner=owner_of(endpoint),
+        created=str(endpoint["metadata"].get("creationTimestamp") or ""),
         servers=servers_of(endpoint),
         key_secrets=frozenset(str(each) for each in secrets if each),
-        recorded=read_place(endpoint),
+        recorded=None if place is None or place.is_claim else place,
         replicas=Replicas(min=replicas.get("min", 1), max=replicas.get("max", 1)),
     )

@@ -12,6 +12,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from finetune_operator.finetuneendpoint.actions import Plan
+from finetune_operator.finetuneendpoint.conditions import set_conditions
 from finetune_operator.finetuneendpoint.draft import EndpointDraft
 from finetune_operator.finetuneendpoint.observed import Observed
 from finetune_operator.finetuneendpoint.rotation import (
@@ -19,17 +20,29 @@ from finetune_operator.finetuneendpoint.rotation import (
     is_same_version,
     read_rotation,
 )
-from finetune_operator.finetuneendpoint.serving import next_look, serving_of
-from finetune_operator.finetuneendpoint.telling import set_conditions
-from finetune_operator.finetuneendpoint.traffic import enter, is_tripped, judge, rules_of
-from finetune_operator.finetuneendpoint.verification import Outcome, Verdict, look_at
+from finetune_operator.finetuneendpoint.serving import next_look, seconds_to_outlive, serving_of
+from finetune_operator.finetuneendpoint.traffic import (
+    enter,
+    is_tripped,
+    judge,
+    rules_of,
+    waits_for_person,
+)
+from finetune_operator.finetuneendpoint.verification import (
+    Outcome,
+    Verdict,
+    answering,
+    look_at,
+)
 from finetune_operator.finetuneendpoint.versions import (
     follow,
-    forgive_pinned,
+    forgive_edited,
+    recall,
+    remember,
+    seconds_to_retry,
     takes_over_at_once,
 )
 from finetune_operator.status.conditions import ConditionType, Reason
-from finetune_operator.status.draft import Announce
 
 __all__ = ["plan"]
 
@@ -37,6 +50,12 @@ MAX_ROUNDS = 8
 """Changes of the rotation in one plan. Two versions cannot make more of them."""
 FREQUENT_SECONDS = 1.0
 SELDOM_SECONDS = 30.0
+ROOM_SECONDS = 300.0
+"""Time between two looks of an endpoint that waits for older ones to be deleted."""
+_UNREADABLE = (
+    "Versions in rotation go on answering. Nothing is changed until CRD and operator are of one"
+    " version."
+)
 
 
 def plan(observed: Observed, now: datetime) -> Plan:
@@ -55,26 +74,48 @@ def plan(observed: Observed, now: datetime) -> Plan:
     try:
         stored = read_rotation(observed.endpoint.get("status") or {})
     except ValidationError as error:
-        return _status_unreadable(error)
-    rotation = settle(observed, forgive_pinned(observed, stored), now)
+        # Fronts and servers may be able to read what this operator cannot.
+        conditions = draft.stall_unreadable(error, _UNREADABLE)
+        events = tuple(draft.events)
+        return Plan(conditions=conditions, events=events, requeue_after=ROOM_SECONDS)
+    told = observed.endpoint.get("status") or {}
+    # Anybody may name an endpoint as an owner, so this counts only where the status was lost. A
+    # user may also write labels, managers of fields and records.
+    is_lost = not told.get("conditions") and "observedGeneration" not in told
+    has_servers = stored.served or (is_lost and observed.owned)
+    if observed.num_older >= observed.config.max_endpoints and not has_servers:
+        return _wait_for_room(draft, observed)
+    rotation = recall(observed, forgive_edited(observed, stored), now)
+    rotation = settle(observed, rotation, now)
     draft.put_rotation(rotation)
     set_conditions(draft, observed, rotation)
     status, counts_wait = draft.to_wire(observed.written_at)
     waits = [] if counts_wait is None else [counts_wait]
+    active = rotation.active
+    is_served = active is None or answering(observed, active).verdict is Verdict.VERIFIED
+    is_unheard = observed.is_young and not is_served
+    if is_unheard or draft.conditions.reason_of(ConditionType.PROGRESSING) == Reason.WAITS_FOR_TURN:
+        waits.append(SELDOM_SECONDS)
     if observed.refusal is not None:
         waits.append(observed.refusal.retry_seconds)
     look, wait = next_look(observed, rotation, now)
     if wait is not None:
         waits.append(wait)
+    if wait := seconds_to_outlive(observed, rotation, now):
+        waits.append(wait)
     if rotation.candidate is not None:
         waits.append(SELDOM_SECONDS if not _is_resting(rotation) else FREQUENT_SECONDS)
+    elif rotation.refused is not None:
+        waits.append(max(SELDOM_SECONDS, seconds_to_retry(rotation.refused, now)))
     return Plan(
         status=status,
         events=tuple(draft.events),
-        serving=serving_of(observed, rotation),
+        serving=serving_of(observed, rotation, now),
         look=look,
         requeue_after=min(waits, default=None),
-        report_interval_seconds=FREQUENT_SECONDS if rotation.candidate else SELDOM_SECONDS,
+        report_interval_seconds=SELDOM_SECONDS
+        if is_served and rotation.candidate is None
+        else FREQUENT_SECONDS,
     )
 
 
@@ -82,7 +123,8 @@ def settle(observed: Observed, rotation: Rotation, now: datetime) -> Rotation:
     """Return the rotation after all changes that the facts ask for now."""
     for _ in range(MAX_ROUNDS):
         before = rotation
-        rotation = _go_on(observed, follow(observed, rotation, now), now)
+        rotation = follow(observed, remember(observed, rotation), now)
+        rotation = _go_on(observed, rotation, now)
         if rotation == before:
             break
     return rotation
@@ -98,16 +140,20 @@ def _go_on(observed: Observed, rotation: Rotation, now: datetime) -> Rotation:
         if rollout is None or (at_once and not is_tripped(observed, candidate)):
             text = "The rollout has no more steps."
             return rotation.promote(now).record(now, candidate, "Promoted", text, 100)
-        return judge(observed, rotation, rules_of(rollout), now)
-    outcome = look_at(observed, candidate)
+        return judge(observed, rotation, rules_of(observed, candidate), now)
+    outcome = look_at(observed, candidate, rotation.active)
     if outcome.verdict is Verdict.VERIFIED:
+        if waits_for_person(observed, rotation, outcome):
+            return rotation
         if at_once or rollout is None:
             return _take_over(rotation, outcome, now)
-        return enter(rotation, rules_of(rollout), outcome, now)
+        return enter(rotation, rules_of(observed, candidate), outcome, now)
     is_move = rotation.active is not None and is_same_version(rotation.active, candidate)
-    if outcome.verdict is Verdict.OPEN or is_move:
-        # A version that fails on its new server goes on answering on the present one.
+    if outcome.verdict is Verdict.OPEN:
         return rotation
+    if is_move:
+        # The version goes on answering on its present server.
+        return rotation.refuse_move(now, outcome.reason, outcome.message)
     refused = rotation.reject(now, outcome.reason, outcome.message, outcome.sha256)
     return refused.record(now, candidate, "Refused", f"{outcome.reason}: {outcome.message}")
 
@@ -117,7 +163,10 @@ def _take_over(rotation: Rotation, outcome: Outcome, now: datetime) -> Rotation:
     candidate = verified.candidate
     assert candidate is not None
     promoted = verified.record(now, candidate, "Verified", outcome.message).promote(now)
-    return promoted.record(now, candidate, "Promoted", "It answers all requests.", 100)
+    before, text = rotation.active, "It answers all requests"
+    if before is not None and candidate.version < before.version:
+        text += f" instead of version {before.version}, because spec.version names it"
+    return promoted.record(now, candidate, "Promoted", f"{text}.", 100)
 
 
 def _is_resting(rotation: Rotation) -> bool:
@@ -125,23 +174,27 @@ def _is_resting(rotation: Rotation) -> bool:
     return last is not None and last.action == "Held"
 
 
+def _wait_for_room(draft: EndpointDraft, observed: Observed) -> Plan:
+    """Start nothing, because older endpoints take all places of the namespace."""
+    # Without the number of older ones: a deletion would change the status of all that wait.
+    reason, most = Reason.TOO_MANY_ENDPOINTS, observed.config.max_endpoints
+    text = (
+        f"config.maxEndpoints is {most}, and at least so many endpoints of this namespace are"
+        " older: delete one of them, or ask your administrator for more."
+    )
+    draft.conditions.set(ConditionType.AVAILABLE, False, reason, text)
+    draft.conditions.set(ConditionType.STALLED, True, reason, text)
+    draft.put("phase", "Pending")
+    draft.put("reason", reason.value)
+    status, _ = draft.to_wire(None)
+    return Plan(status=status, requeue_after=ROOM_SECONDS)
+
+
 def _spec_unreadable(draft: EndpointDraft, observed: Observed) -> Plan:
     """Leave everything as it is: fronts and servers go on by the status."""
-    message = _cannot_read(f"the spec: {observed.problem}")
+    message = (
+        f"This version of the operator cannot read the spec: {observed.problem}. {_UNREADABLE}"
+    )
     draft.conditions.set(ConditionType.STALLED, True, Reason.INVALID_SPEC, message)
     status, _ = draft.to_wire(None)
     return Plan(status=status)
-
-
-def _status_unreadable(error: ValidationError) -> Plan:
-    """Write nothing: fronts and servers may be able to read what this operator cannot."""
-    field = ".".join(str(part) for part in error.errors()[0]["loc"])
-    message = _cannot_read(f"status.{field}")
-    return Plan(events=(Announce(kind="Warning", reason="InvalidStatus", message=message),))
-
-
-def _cannot_read(what: str) -> str:
-    return (
-        f"This version of the operator cannot read {what}. Versions in rotation go on answering."
-        " Nothing is changed until CRD and operator are of one version."
-    )

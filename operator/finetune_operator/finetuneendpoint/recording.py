@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +22,10 @@ class Place:
     uri: str
     secret: str | None = None
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recording:
-    """Where all endpoints of a namespace store them.
-
-    Attributes:
-        uris: Folders; those of claims are mounted.
-        secrets: Secrets that they are reached with.
-    """
-
-    uris: tuple[str, ...]
-    secrets: tuple[str, ...] = ()
+    @property
+    def is_claim(self) -> bool:
+        """Whether it is a claim. The pods of all endpoints mount none that one of them names."""
+        return self.uri.startswith("pvc://")
 
 
 def place_of(capture: Capture | None, storage: ServedStorage | None) -> Place | None:
@@ -60,14 +52,3 @@ def read_place(endpoint: Mapping[str, Any]) -> Place | None:
     uri = capture.get("uri") or storage.get("uri")
     secret = (capture.get("secretRef") or {}).get("name") or storage.get("credentialsSecret")
     return Place(uri=str(uri), secret=secret) if uri else None
-
-
-def join_places(places: Iterable[Place | None]) -> Recording | None:
-    """Return what the front's pods need for all of them; None if there is nothing to store."""
-    found = [place for place in places if place is not None]
-    if not found:
-        return None
-    return Recording(
-        uris=tuple(sorted({place.uri for place in found})),
-        secrets=tuple(sorted({place.secret for place in found if place.secret})),
-    )

@@ -9,11 +9,15 @@ from typing import Any
 
 from finetune_api.v1alpha1.status.endpoint import (
     MAX_DECISIONS,
+    MAX_KNOWN,
     MAX_REJECTED,
     Action,
     Candidate,
     Decision,
     FineTuneEndpointStatus,
+    KnownVersion,
+    Published,
+    RefusedMove,
     RejectedVersion,
     Served,
 )
@@ -23,8 +27,9 @@ from finetune_operator.status.conditions import shorten, timestamp
 Object = dict[str, Any]
 
 MAX_SENTENCE_CHARACTERS = 300
-LIST_SECTIONS = ("rejected", "decisions")
-SECTIONS = (*VERSION_SECTIONS, *LIST_SECTIONS)
+ONE_SECTIONS = (*VERSION_SECTIONS, "newest", "refused")
+LIST_SECTIONS = {"knownVersions": "known", "rejected": "rejected", "decisions": "decisions"}
+SECTIONS = (*ONE_SECTIONS, *LIST_SECTIONS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +40,10 @@ class Rotation:
         active: The version that answers.
         candidate: The version that is to take over. It has a weight of 0 until it is verified.
         previous: The version that answered before, still loaded.
+        newest: The version with the highest number that was ever known.
+        known: Who published the last versions with which content, by number.
         rejected: Versions that are not tried again, newest last.
+        refused: The server that the active version has failed on, also while it is tried again.
         decisions: What was decided, newest last.
         news: Decisions of this plan.
     """
@@ -43,7 +51,10 @@ class Rotation:
     active: Served | None = None
     candidate: Candidate | None = None
     previous: Served | None = None
+    newest: Published | None = None
+    known: tuple[KnownVersion, ...] = ()
     rejected: tuple[RejectedVersion, ...] = ()
+    refused: RefusedMove | None = None
     decisions: tuple[Decision, ...] = ()
     news: tuple[Decision, ...] = ()
 
@@ -52,15 +63,33 @@ class Rotation:
         """The versions that servers have to hold."""
         return tuple(each for each in (self.active, self.candidate, self.previous) if each)
 
-    def rejection_of(self, version: Served) -> RejectedVersion | None:
+    def rejection_of(self, version: Published) -> RejectedVersion | None:
         """Return the entry of a version that was rejected, or None."""
-        for entry in reversed(self.rejected):
-            # A later job of the same name may publish this number with other content.
-            both = entry.weights_sha256, version.weights_sha256
-            differs = all(both) and both[0] != both[1]
-            if entry.version == version.version and not differs:
-                return entry
-        return None
+        return next((e for e in reversed(self.rejected) if _is_about(e, version)), None)
+
+    def digests_of(self, version: Published) -> KnownVersion | None:
+        """Return the known digests of a version, or None."""
+        return next((each for each in self.known if _is_about(each, version)), None)
+
+    def learn(self, version: Published) -> Rotation:
+        """Note a published version. Its number raises that of the newest; nothing lowers it."""
+        newest = self.newest
+        is_newest = newest is None or version.version > newest.version
+        if newest is not None and is_same_version(newest, version):
+            is_newest = True  # another job may have published this number anew
+        before = self.digests_of(version)
+        told = KnownVersion(
+            version=version.version,
+            job_uid=version.job_uid or (before.job_uid if before else None),
+            weights_sha256=version.weights_sha256 or (before.weights_sha256 if before else None),
+            sha256=getattr(version, "sha256", "") or (before.sha256 if before else None),
+        )
+        others = [each for each in self.known if each.version != told.version]
+        return replace(
+            self,
+            newest=published_of(version) if is_newest else newest,
+            known=tuple(sorted([*others, told], key=lambda each: each.version)[-MAX_KNOWN:]),
+        )
 
     @property
     def last_decision(self) -> Decision | None:
@@ -86,18 +115,19 @@ class Rotation:
             message=shorten(message, MAX_SENTENCE_CHARACTERS),
         )
         return replace(
-            self,
-            decisions=(*self.decisions, made)[-MAX_DECISIONS:],
-            news=(*self.news, made),
+            self, decisions=(*self.decisions, made)[-MAX_DECISIONS:], news=(*self.news, made)
         )
 
-    def start(self, now: datetime, version: Served) -> Rotation:
-        """Make a version the candidate, out of traffic until it is verified."""
+    def start(self, now: datetime, version: Served, *, is_edit: bool = False) -> Rotation:
+        """Make a version the candidate, out of traffic until it is verified.
+
+        ``is_edit`` tells that an edit of the spec moves the active version.
+        """
         fields = {name: getattr(version, name) for name in Served.model_fields}
         moment = now.strftime("%Y%m%d%H%M%S")
         rollout = f"v{version.version}-{moment}"
         fields |= {"since": None, "verified_time": None, "rollout_id": rollout}
-        return replace(self, candidate=Candidate(**fields))
+        return replace(self, candidate=Candidate(**fields, is_edit=is_edit or None))
 
     def verify(self, now: datetime, sha256: str) -> Rotation:
         """Note that the candidate is verified, and with which manifest."""
@@ -115,7 +145,7 @@ class Rotation:
             before, previous = previous, self.previous
             if previous is not None and previous.server == before.server:
                 previous = previous.model_copy(update={"server": new.server})
-        return replace(self, active=new, candidate=None, previous=previous)
+        return replace(self, active=new, candidate=None, previous=previous, refused=None)
 
     def reject(self, now: datetime, reason: str, message: str, sha256: str = "") -> Rotation:
         """Take the candidate out, and do not try it again by itself.
@@ -134,6 +164,15 @@ class Rotation:
         others = (each for each in self.rejected if each.version != entry.version)
         return replace(self, candidate=None, rejected=(*others, entry)[-MAX_REJECTED:])
 
+    def refuse_move(self, now: datetime, reason: str, message: str) -> Rotation:
+        """Take the candidate out, which is the active version on a further server."""
+        assert self.candidate is not None
+        told = {"reason": reason, "message": shorten(message, MAX_SENTENCE_CHARACTERS)}
+        move = {"server": self.candidate.server, "is_edit": self.candidate.is_edit}
+        failures = 1 if self.refused is None else self.refused.failures + 1
+        refused = RefusedMove(**move, **told, time=timestamp(now), failures=failures)
+        return replace(self, candidate=None, refused=refused)
+
     def forgive(self, number: int) -> Rotation:
         """Let a rejected version be tried again."""
         kept = tuple(each for each in self.rejected if each.version != number)
@@ -142,11 +181,11 @@ class Rotation:
     def to_wire(self) -> Object:
         """Return the sections of the status; those that are empty are left out."""
         wire: Object = {}
-        for name in VERSION_SECTIONS:
+        for name in ONE_SECTIONS:
             if (version := getattr(self, name)) is not None:
                 wire[name] = _compact(version)
-        for name in LIST_SECTIONS:
-            if entries := getattr(self, name):
+        for name, attribute in LIST_SECTIONS.items():
+            if entries := getattr(self, attribute):
                 wire[name] = [entry.to_wire() for entry in entries]
         return wire
 
@@ -165,7 +204,10 @@ def read_rotation(status: Mapping[str, Any]) -> Rotation:
         active=told.active,
         candidate=told.candidate,
         previous=told.previous,
+        newest=told.newest,
+        known=tuple(told.known_versions),
         rejected=tuple(told.rejected),
+        refused=told.refused,
         decisions=tuple(told.decisions),
     )
 
@@ -175,7 +217,12 @@ def served_of(version: Served) -> Served:
     return Served(**{name: getattr(version, name) for name in Served.model_fields})
 
 
-def is_same_version(one: Served, other: Served) -> bool:
+def published_of(version: Published) -> Published:
+    """Return a version without the server that it has."""
+    return Published(**{name: getattr(version, name) for name in Published.model_fields})
+
+
+def is_same_version(one: Published, other: Published) -> bool:
     """Return whether both are one published version, on whatever server."""
     return one.version == other.version and one.manifest_uri == other.manifest_uri
 
@@ -185,7 +232,13 @@ def is_same(one: Served, other: Served) -> bool:
     return is_same_version(one, other) and one.server == other.server
 
 
-def _compact(version: Served) -> Object:
+def _is_about(entry: RejectedVersion | KnownVersion, version: Published) -> bool:
+    # A later job of the same name may publish this number with other content.
+    both = entry.weights_sha256, version.weights_sha256
+    return entry.version == version.version and not (all(both) and both[0] != both[1])
+
+
+def _compact(version: Published | RefusedMove) -> Object:
     """Return a version for the status, without counts of 0 and empty lists."""
     wire = version.to_wire()
     for stream in wire.get("streams", ()):

@@ -1,19 +1,33 @@
-"""Which server a version runs on: named by its content, so that equal needs share one. Pure."""
+"""Which server a version runs on: named by its content, so that equal needs share one. Pure.
+
+The content includes the administrator's settings. So a new engine image is another server, on which
+versions are verified before they leave the present one.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_api.names import server_name
 from finetune_api.v1alpha1.spec.serving import Serve
-from finetune_api.v1alpha1.status.endpoint import Served, ServedStorage
+from finetune_api.v1alpha1.status.endpoint import Published, ServedStorage
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetunejob.render.resources import default_cpu, default_memory
 
-_NOT_IN_THE_NAME = frozenset({"replicas", "dedicated", "routing"})
-"""Settings that change without a new server: how many pods it has, and who reaches them."""
+_NOT_IN_THE_NAME = frozenset({"replicas", "dedicated"})
+"""Settings that change without a new server: how many pods it has, and who shares them."""
+_IN_ALL_PODS = frozenset(
+    {
+        *("trainer_image", "trainer_image_pull_policy", "image_pull_secrets", "agent_cpu"),
+        *("agent_memory", "scratch_size", "cache_claim", "trainer_environment"),
+        *("allow_trust_remote_code", "default_node_selector", "default_tolerations"),
+    }
+)
+"""The administrator's settings that all servers have; :func:`_settings_of` adds the others."""
 SMALLEST_RANK = 64
 """Every server takes adapters up to this rank, so that usual ranks share one."""
 _RANKS = (SMALLEST_RANK, 128, 256, 320, 512)
@@ -33,6 +47,7 @@ class Server:
         max_rank: Largest rank of an adapter that it takes.
         manifest_uri: Manifest of the one version that it serves whole; empty if it takes adapters.
         endpoint_uid: UID of the endpoint that has it alone; empty if it is shared.
+        settings: The administrator's settings that its pods are made from.
     """
 
     namespace: str
@@ -40,6 +55,7 @@ class Server:
     base_model_secret: str | None = None
     storage: ServedStorage
     serve: Serve
+    settings: Mapping[str, Any] = field(default_factory=dict)
     max_rank: int = SMALLEST_RANK
     manifest_uri: str = ""
     endpoint_uid: str = ""
@@ -60,15 +76,19 @@ class Server:
             "maxRank": self.max_rank,
             "manifestURI": self.manifest_uri,
             "endpointUID": self.endpoint_uid,
+            "settings": self.settings,
         }
 
 
-def server_of(served: Served, serve: Serve, *, namespace: str, endpoint_uid: str) -> Server:
+def server_of(
+    served: Published, serve: Serve, config: OperatorConfig, *, namespace: str, endpoint_uid: str
+) -> Server:
     """Return the server that a version runs on under an endpoint's settings.
 
     Args:
-        served: The version. Its ``server`` is not read.
+        served: The version.
         serve: ``spec.serve`` of the endpoint.
+        config: The administrator's settings for the namespace.
         namespace: Namespace of the endpoint.
         endpoint_uid: UID of the endpoint.
     """
@@ -79,10 +99,36 @@ def server_of(served: Served, serve: Serve, *, namespace: str, endpoint_uid: str
         base_model_secret=served.base_model_secret,
         storage=served.storage,
         serve=serve,
+        settings=_settings_of(serve, config),
         max_rank=SMALLEST_RANK if is_whole else rank_class(served.rank or 0),
         manifest_uri=served.manifest_uri if is_whole else "",
         endpoint_uid=endpoint_uid if serve.dedicated else "",
     )
+
+
+def engine_image(serve: Serve, config: OperatorConfig) -> str:
+    """Return the image of a server's engine."""
+    own = config.vllm_image if serve.engine == "VLLM" else config.trainer_image
+    return serve.image or own
+
+
+def engine_limits(serve: Serve, config: OperatorConfig) -> dict[str, str]:
+    """Return CPU and memory of a server's engine."""
+    return {
+        "cpu": serve.resources.cpu or default_cpu(config, serve.num_gpus),
+        "memory": serve.resources.memory or default_memory(config, serve.num_gpus),
+    }
+
+
+def _settings_of(serve: Serve, config: OperatorConfig) -> dict[str, Any]:
+    """Return the settings of the administrator that change a server's pods."""
+    return {
+        **config.model_dump(mode="json", include=set(_IN_ALL_PODS)),
+        **engine_limits(serve, config),
+        "image": engine_image(serve, config),
+        "arguments": config.vllm_arguments if serve.engine == "VLLM" else [],
+        "shared_memory": serve.resources.shared_memory or config.default_shared_memory,
+    }
 
 
 def rank_class(rank: int) -> int:

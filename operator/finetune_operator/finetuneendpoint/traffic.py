@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from finetune_api.protocol.serving import FrontEndpoint, ReportedStream
-from finetune_api.v1alpha1.finetuneendpoint import Rollout
+from finetune_api.protocol.serving import (
+    NUM_USERS,
+    OF_CANDIDATE,
+    FrontEndpoint,
+    add_cell,
+    read_cells,
+    write_cells,
+)
 from finetune_api.v1alpha1.status.endpoint import (
     MAX_STREAMS,
     Candidate,
+    EventsStatus,
     EvidenceStatus,
     StreamCounts,
     StreamStatus,
 )
 from finetune_operator.finetuneendpoint.canary.evidence import (
-    COUNTED,
     Counts,
     Evidence,
     Signal,
@@ -25,17 +33,21 @@ from finetune_operator.finetuneendpoint.canary.evidence import (
 from finetune_operator.finetuneendpoint.canary.rollout import (
     Decision,
     Move,
+    Requests,
     Rules,
     decide,
     totals,
 )
 from finetune_operator.finetuneendpoint.observed import Observed
-from finetune_operator.finetuneendpoint.rotation import Rotation
+from finetune_operator.finetuneendpoint.rotation import Rotation, is_same_version
 from finetune_operator.finetuneendpoint.verification import Outcome, Verdict, look_at
 from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
 
+Events = dict[Signal, dict[int, int]]
+"""Cells of each signal."""
+
 EARLIER = "earlier"
-"""Name of the counts of processes and rotations that are over."""
+"""Name of the counts of processes that are over."""
 REST_AFTER_TRIPS = (timedelta(seconds=10), timedelta(seconds=60))
 """How long a candidate rests after each trip, if its server then answers again. A further trip is
 taken as the version's fault."""
@@ -43,13 +55,18 @@ TRIP_PATIENCE = timedelta(minutes=10)
 """How long a candidate out of rotation waits for its server."""
 
 
-def rules_of(rollout: Rollout) -> Rules:
-    """Return the rules of ``spec.rollout``."""
+def rules_of(observed: Observed, candidate: Candidate) -> Rules:
+    """Return the rules of ``spec.rollout``. With a single key, its owner decides."""
+    spec = observed.spec
+    assert spec.rollout is not None
+    num_keys = [told.keys for _, told in _reports_on(observed, candidate) if told.keys is not None]
+    is_trusted = spec.access is not None and spec.access.trust_users
     return Rules(
-        steps=tuple(rollout.steps),
-        min_requests=rollout.min_requests,
-        certainty=float(rollout.certainty),
-        holds=rollout.on_worse == "Hold",
+        steps=tuple(spec.rollout.steps),
+        min_requests=spec.rollout.min_requests,
+        certainty=float(spec.rollout.certainty),
+        holds=spec.rollout.on_worse == "Hold",
+        trusts_senders=is_trusted or max(num_keys, default=0) == 1,
     )
 
 
@@ -70,12 +87,22 @@ def judge(observed: Observed, rotation: Rotation, rules: Rules, now: datetime) -
     candidate = rotation.candidate
     assert candidate is not None
     reports = _reports_on(observed, candidate)
-    streams = merge(read_streams(candidate), _reported(reports))
-    decision = decide(rules, candidate.weight, streams)
-    rotation = replace(rotation, candidate=_counted(candidate, streams, decision))
+    streams = merge(candidate.streams, read_streams(reports))
+    events = merge_events(read_events(candidate.events), reports)
+    decision = decide(
+        rules, candidate.weight, tally(events), count_requests(candidate.weight, streams)
+    )
+    rotation = replace(rotation, candidate=_counted(candidate, streams, events, decision))
     if is_tripped(observed, candidate) and decision.move not in (Move.HOLD, Move.ROLL_BACK):
         return _rest(observed, rotation, rules, now)
     return _act(rotation, rules, decision, now)
+
+
+def decide_again(rules: Rules, candidate: Candidate, *, tripped: bool = False) -> Decision:
+    """Return the decision from what the status has."""
+    requests = count_requests(candidate.weight, candidate.streams)
+    events = tally(read_events(candidate.events))
+    return decide(rules, candidate.weight, events, requests, tripped=tripped)
 
 
 def _act(rotation: Rotation, rules: Rules, decision: Decision, now: datetime) -> Rotation:
@@ -117,6 +144,22 @@ def is_held(rotation: Rotation) -> bool:
     return last is not None and last.action == "Held" and last.message.startswith(_HELD)
 
 
+def waits_for_person(observed: Observed, rotation: Rotation, outcome: Outcome) -> bool:
+    """Return whether a verified candidate rests on too few questions to take over by itself.
+
+    That holds where it would replace another version at once. The first version replaces none, and
+    a rollout has evidence of its own. A person who pins the version or skips its steps has decided.
+    """
+    active, candidate = rotation.active, rotation.candidate
+    if active is None or candidate is None or not outcome.rests_on_few:
+        return False
+    is_decided = candidate.version == observed.spec.version or observed.skips_steps_of == str(
+        candidate.version
+    )
+    has_steps = observed.spec.rollout is not None and min(observed.spec.rollout.steps) < 100
+    return not (is_decided or has_steps or is_same_version(active, candidate))
+
+
 # ---- trips ---------------------------------------------------------------------------------------
 
 
@@ -141,8 +184,7 @@ def _rest(observed: Observed, rotation: Rotation, rules: Rules, now: datetime) -
     num_trips = _num_returns(candidate)
     rested = now - (parse_timestamp(last.time) or now)
     if num_trips >= len(REST_AFTER_TRIPS) or rested >= TRIP_PATIENCE:
-        final = decide(rules, candidate.weight, read_streams(candidate), tripped=True)
-        return _act(rotation, rules, final, now)
+        return _act(rotation, rules, decide_again(rules, candidate, tripped=True), now)
     outcome = look_at(observed, candidate)
     if outcome.verdict is Verdict.FAILED:
         text = outcome.message
@@ -150,12 +192,7 @@ def _rest(observed: Observed, rotation: Rotation, rules: Rules, now: datetime) -
     if outcome.verdict is Verdict.OPEN or rested < REST_AFTER_TRIPS[num_trips]:
         return rotation
     root = (candidate.rollout_id or "").partition(".")[0]
-    back = candidate.model_copy(
-        update={
-            "rollout_id": f"{root}.{num_trips + 1}",
-            "streams": _to_status(fold(read_streams(candidate))),
-        }
-    )
+    back = candidate.model_copy(update={"rollout_id": f"{root}.{num_trips + 1}"})
     text = f"Its server answers again. It gets {candidate.weight} % of the requests."
     returned = replace(rotation, candidate=back)
     return returned.record(now, back, "Verified", text, back.weight)
@@ -179,30 +216,19 @@ def _reports_on(observed: Observed, candidate: Candidate) -> list[tuple[str, Fro
     ]
 
 
-def _reported(reports: Iterable[tuple[str, FrontEndpoint]]) -> list[Stream]:
+def read_streams(reports: Iterable[tuple[str, FrontEndpoint]]) -> list[StreamStatus]:
+    """Return the counts of fronts, each of which is named by its boot id."""
     return [
-        _stream(front, stream)
-        for front, told in reports
-        for stream in told.streams
-        if 0 < stream.weight < 100
+        StreamStatus(front=front, weight=told.weight, active=told.active, candidate=told.candidate)
+        for front, endpoint in reports
+        for told in endpoint.streams
+        if 0 < told.weight < 100
     ]
 
 
-def read_streams(candidate: Candidate) -> tuple[Stream, ...]:
-    """Return the counts that the status has of a rollout."""
-    return tuple(_stream(each.front, each) for each in candidate.streams)
-
-
-def _stream(front: str, told: ReportedStream | StreamStatus) -> Stream:
-    return Stream(
-        front=front,
-        weight=told.weight,
-        active=_counts(told.active),
-        candidate=_counts(told.candidate),
-    )
-
-
-def merge(stored: Iterable[Stream], reported: Iterable[Stream]) -> tuple[Stream, ...]:
+def merge(
+    stored: Iterable[StreamStatus], reported: Iterable[StreamStatus]
+) -> tuple[StreamStatus, ...]:
     """Return cumulative counts by front process and weight, the later of two readings each.
 
     More processes than a status holds are added up, the oldest first.
@@ -210,51 +236,115 @@ def merge(stored: Iterable[Stream], reported: Iterable[Stream]) -> tuple[Stream,
     merged = {(each.front, each.weight): each for each in stored}
     latest = {(each.front, each.weight): each for each in reported}
     for key, new in latest.items():
-        old = merged.get(key)
-        if old is not None:
-            new = replace(
-                new,
-                active=old.active.or_later(new.active),
-                candidate=old.candidate.or_later(new.candidate),
-            )
-        merged[key] = new
+        merged[key] = _joined(new, merged[key], max) if key in merged else new
     streams = tuple(merged.values())
-    if len(streams) <= MAX_STREAMS:
-        return streams
-    # A process that reports still has to be told apart, or it would be counted twice.
-    silent = [each for each in streams if (each.front, each.weight) not in latest]
-    kept = [each for each in streams if (each.front, each.weight) in latest]
-    return (*fold(silent), *kept)[:MAX_STREAMS]
+    if len(streams) > MAX_STREAMS:
+        # A process that reports still has to be told apart, or it would be counted twice.
+        silent = [each for key, each in merged.items() if key not in latest]
+        kept = [each for key, each in merged.items() if key in latest]
+        streams = (*_fold(silent), *kept)[:MAX_STREAMS]
+    return tuple(sorted(streams, key=lambda each: (each.weight, each.front)))
 
 
-def fold(streams: Iterable[Stream]) -> tuple[Stream, ...]:
-    """Add up the counts at each weight. The evidence stays the same."""
-    at_weight: dict[int, Stream] = {}
+def _fold(streams: Iterable[StreamStatus]) -> list[StreamStatus]:
+    """Add up the counts at each weight."""
+    at_weight: dict[int, StreamStatus] = {}
     for each in streams:
         before = at_weight.get(each.weight)
-        at_weight[each.weight] = replace(
-            each,
-            front=EARLIER,
-            active=each.active + (before.active if before else Counts()),
-            candidate=each.candidate + (before.candidate if before else Counts()),
+        total = each if before is None else _joined(each, before, int.__add__)
+        at_weight[each.weight] = total.model_copy(update={"front": EARLIER})
+    return list(at_weight.values())
+
+
+def _joined(
+    one: StreamStatus, other: StreamStatus, join: Callable[[int, int], int]
+) -> StreamStatus:
+    def counts(a: StreamCounts, b: StreamCounts) -> StreamCounts:
+        names = StreamCounts.model_fields
+        return StreamCounts(**{name: join(getattr(a, name), getattr(b, name)) for name in names})
+
+    sides = {
+        "active": counts(one.active, other.active),
+        "candidate": counts(one.candidate, other.candidate),
+    }
+    return one.model_copy(update=sides)
+
+
+def count_requests(weight: int, streams: Iterable[StreamStatus]) -> Requests:
+    """Return the requests at a weight."""
+    here = [each for each in streams if each.weight == weight]
+    return Requests(
+        candidate=sum(each.candidate.requests for each in here),
+        active=sum(each.active.requests for each in here),
+        asked=sum(each.candidate.asked for each in here),
+        # A user may have met several fronts.
+        users=max((each.candidate.users for each in here), default=0),
+    )
+
+
+def read_events(told: Iterable[EventsStatus]) -> Events:
+    """Return the cells by signal. Cells that cannot be read are left out: a pod has told them."""
+    events: Events = {}
+    for each in told:
+        with contextlib.suppress(ValueError):
+            events[Signal(each.signal)] = read_cells(each.cells)
+    return events
+
+
+def merge_events(stored: Events, reports: Iterable[tuple[str, FrontEndpoint]]) -> Events:
+    """Add what fronts report. A user who has counted does not count again.
+
+    Which of two reports is read first does not depend on who answered.
+    """
+    events = {signal: dict(cells) for signal, cells in stored.items()}
+    for _, told in sorted(reports, key=lambda each: each[0]):
+        for signal, new in read_events(told.events).items():
+            cells = events.setdefault(signal, {})
+            for cell, mark in new.items():
+                add_cell(cells, cell, mark)
+    return events
+
+
+def tally(events: Events) -> list[Stream]:
+    """Return the bad answers by sender and weight."""
+    numbers = Counter(
+        (cell // NUM_USERS, mark, signal)
+        for signal, cells in events.items()
+        for cell, mark in cells.items()
+    )
+    return [
+        Stream(
+            sender=sender,
+            weight=mark % OF_CANDIDATE,
+            active=Counts() if mark >= OF_CANDIDATE else counts,
+            candidate=counts if mark >= OF_CANDIDATE else Counts(),
         )
-    return tuple(at_weight.values())
+        for (sender, mark, signal), number in numbers.items()
+        for counts in (Counts(**{signal.name.lower(): number}),)
+    ]
 
 
-def _counted(candidate: Candidate, streams: tuple[Stream, ...], decision: Decision) -> Candidate:
+def _counted(
+    candidate: Candidate, streams: tuple[StreamStatus, ...], events: Events, decision: Decision
+) -> Candidate:
     return candidate.model_copy(
         update={
-            "streams": _to_status(streams),
+            "streams": [*streams],
+            "events": [
+                EventsStatus(signal=signal.value, cells=write_cells(cells))
+                for signal, cells in sorted(events.items())
+                if cells
+            ],
             "requests": decision.requests,
-            "evidence": _evidence_section(streams, decision.evidence),
+            "evidence": _evidence_section(tally(events), decision.evidence),
         }
     )
 
 
 def _evidence_section(streams: Iterable[Stream], evidence: Evidence) -> list[EvidenceStatus]:
-    """Return the evidence of the signals that had a bad event, and that of all together."""
+    """Return the evidence of the signals that had a bad answer, and that of all together."""
     active, candidate = totals(streams)
-    lines = [EvidenceStatus(signal="All", log_e=f"{evidence.log_e:.2f}")]
+    lines = [EvidenceStatus(signal="All", log_e=f"{evidence.confirmed:.2f}")]
     for signal in Signal:
         bad = (active.of(signal), candidate.of(signal))
         if any(bad):
@@ -263,23 +353,3 @@ def _evidence_section(streams: Iterable[Stream], evidence: Evidence) -> list[Evi
                 EvidenceStatus(signal=signal.value, log_e=log_e, active=bad[0], candidate=bad[1])
             )
     return lines
-
-
-def _to_status(streams: Iterable[Stream]) -> list[StreamStatus]:
-    return [
-        StreamStatus(
-            front=each.front,
-            weight=each.weight,
-            active=_section(each.active),
-            candidate=_section(each.candidate),
-        )
-        for each in sorted(streams, key=lambda each: (each.weight, each.front))
-    ]
-
-
-def _counts(section: StreamCounts) -> Counts:
-    return Counts(**{name: getattr(section, name) for name in COUNTED})
-
-
-def _section(counts: Counts) -> StreamCounts:
-    return StreamCounts(**{name: getattr(counts, name) for name in COUNTED})

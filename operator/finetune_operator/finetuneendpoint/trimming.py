@@ -19,6 +19,8 @@ Object = dict[str, Any]
 APPLIED_ANNOTATION = "finetune.dev/applied"
 """On a Deployment whose parts are all applied: the digest of the wanted manifest, and the digest of
 the spec that the API server has made of it."""
+MAX_RESTARTS = 2
+"""A container that was restarted more often and is not ready is a problem while it runs too."""
 _HARMLESS = frozenset({"ContainerCreating", "PodInitializing"})
 """Reasons of waiting containers that pass by themselves."""
 
@@ -35,12 +37,14 @@ def trim_serving_pod(pod: Object) -> Object:
     labels = metadata.get("labels") or {}
     deployment = FRONT if labels.get(SERVING_LABEL) == "front" else labels.get(SERVER_LABEL, "")
     is_ours = bool(deployment) and _is_of(metadata, f"{deployment}-")
-    is_ours = is_ours and not (pod.get("spec") or {}).get("hostNetwork")
+    spec = pod.get("spec") or {}
+    is_ours = is_ours and not spec.get("hostNetwork")
     runs = status.get("phase") == "Running" and not metadata.get("deletionTimestamp")
     return {
         "metadata": _head(metadata),
         "deployment": deployment if is_ours else "",
         "address": str(status.get("podIP") or "") if is_ours and runs else "",
+        "node": str(spec.get("nodeName") or ""),
         "isReady": runs and is_true(status.get("conditions"), "Ready"),
         "problem": _problem_of_pod(status),
     }
@@ -57,27 +61,16 @@ def trim_deployment(deployment: Object) -> Object:
     writers = {entry.get("manager") for entry in metadata.get("managedFields") or ()}
     spec = deployment.get("spec") or {}
     return {
-        "metadata": {
-            **_head(metadata),
-            "ownerReferences": _endpoints_of(metadata),
-        },
+        "metadata": {**_head(metadata), "ownerReferences": _endpoints_of(metadata)},
         "isLabelled": (metadata.get("labels") or {}).get(MANAGED_BY_LABEL) == MANAGED_BY,
         "isWritten": MANAGED_BY in writers,
         "digest": _digest_of({**spec, "replicas": None}),
         "applied": (metadata.get("annotations") or {}).get(APPLIED_ANNOTATION, ""),
         "numWanted": int(spec.get("replicas", 1)),
         "numReady": int(status.get("readyReplicas") or 0),
+        "numUpdated": int(status.get("updatedReplicas") or 0),
+        "numWaiting": int(status.get("unavailableReplicas") or 0),
         "problem": str(failure.get("message") or "") if failure.get("status") == "True" else "",
-    }
-
-
-def trim_split(split: Object) -> Object:
-    """Keep what tells whether a gateway's object is an endpoint's and as it was applied."""
-    metadata = split["metadata"]
-    owners = metadata.get("ownerReferences") or []
-    return {
-        "metadata": {**_head(metadata), "ownerReferences": owners},
-        "spec": split.get("spec") or {},
     }
 
 
@@ -92,6 +85,7 @@ def workload_of(deployment: Object, pods: Iterable[Object]) -> Workload:
     return Workload(
         num_ready=max(num_ready, deployment["numReady"]),
         num_wanted=deployment["numWanted"],
+        num_updated=deployment["numUpdated"],
         problem=next((shorten(text) for text in problems if text), ""),
     )
 
@@ -131,4 +125,13 @@ def _problem_of_pod(status: Object) -> str:
         if waiting.get("reason") and waiting["reason"] not in _HARMLESS:
             message = f": {waiting['message']}" if waiting.get("message") else ""
             return f"Container {each.get('name')}: {waiting['reason']}{message}"
+    for each in told:
+        # Between two restarts it runs for a while, and its trouble is not over.
+        ended, num_restarts = (
+            (each.get("lastState") or {}).get("terminated"),
+            each.get("restartCount", 0),
+        )
+        if ended and num_restarts > MAX_RESTARTS and not each.get("ready"):
+            ends = f"has ended {num_restarts} times, with exit code {ended.get('exitCode')}"
+            return f"Container {each.get('name')} {ends}"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,10 +20,16 @@ REASONS_OF_THE_VERSION = frozenset(
         "NameTaken",
         "NothingToCompare",
         "EngineRefused",
+        "OthersDamaged",
     }
 )
 """Reasons that reject a version, because a further try would fail too. After any other reason, such
 as an unreachable storage, the agent tries again."""
+
+
+MIN_QUESTIONS = 20
+"""A verification that rests on fewer questions replaces no version by itself: with 20, one of ten
+changed decisions is seen in 88 %."""
 
 
 class Verdict(StrEnum):
@@ -41,23 +48,36 @@ class Outcome:
         reason: CamelCase cause.
         message: The numbers, or what it waits for.
         sha256: Digest of the manifest that the pods have read; empty if it is not known.
+        num_asked: Held-out questions that it rests on; None if no pod has told.
     """
 
     verdict: Verdict
     reason: str
     message: str
     sha256: str = ""
+    num_asked: int | None = None
+
+    @property
+    def rests_on_few(self) -> bool:
+        """Whether it rests on too few questions to replace a version by itself."""
+        return self.num_asked is not None and self.num_asked < MIN_QUESTIONS
 
 
-def look_at(observed: Observed, version: Served) -> Outcome:
+def look_at(observed: Observed, version: Served, instead_of: Served | None = None) -> Outcome:
     """Return how far the verification of a version is on its server.
 
-    It is verified if every ready pod says so, of the same manifest. One pod that finds a fault of
-    the version is enough to refuse it.
+    It is verified if every ready pod says so, of the same manifest. It has failed if pods on two
+    nodes say so, or if all its pods do and one has tried twice. A fault that one pod finds alone
+    may be the pod's, so it refuses nothing.
+
+    Args:
+        observed: The snapshot.
+        version: The version.
+        instead_of: The version that answers now. A further server has to have as many ready pods.
     """
-    if (failed := fault_of(observed, version)) is not None:
-        return failed
     pods = [pod for pod in observed.servers if pod.server == version.server]
+    if faults := _faults(pods, version):
+        return _agree_on(faults, pods)
     ready = [pod for pod in pods if pod.is_ready]
     if not ready:
         for pod in pods:
@@ -78,22 +98,85 @@ def look_at(observed: Observed, version: Served) -> Outcome:
         return _open(
             "FilesDamaged", "The pods of the server have not read one and the same manifest."
         )
+    if instead_of is not None and (missing := _why_too_few(observed, version, instead_of)):
+        return _open(Reason.SERVER_NOT_READY, missing)
+    records = observed.records_on(version.server) if observed.lacks_decisions else None
+    if records is not None and all(each.state == "Reading" for each in records):
+        why = next((each.message for each in records if each.message), "")
+        return _open(
+            Reason.DECISIONS_UNREAD, f"Its server reads the stored decisions. {why}".strip()
+        )
     numbers = next((told.verification for _, told in told_by if told and told.verification), None)
     return Outcome(
         verdict=Verdict.VERIFIED,
         reason="Verified",
         message=numbers_text(numbers),
         sha256=digests.pop(),
+        num_asked=None if numbers is None else numbers.num_asked,
     )
+
+
+def answering(observed: Observed, version: Served) -> Outcome:
+    """Return whether a version answers: verified if a ready pod of its server has it verified.
+
+    It is open while no ready pod has told anything.
+    """
+    workload = observed.workloads.get(version.server)
+    if workload is None or not workload.is_up:
+        return _failed(Reason.SERVER_NOT_READY, _why_not_up(observed, version))
+    ready = [pod for pod in observed.servers if pod.server == version.server and pod.is_ready]
+    told_by = [(pod, _report_of(pod, version)) for pod in ready]
+    if any(told and told.state == "Verified" for _, told in told_by) or not workload.num_wanted:
+        alone = " It has one pod, so nothing answers while its node is drained."
+        text = f"Version {version.version} answers.{alone if workload.num_wanted == 1 else ''}"
+        return Outcome(verdict=Verdict.VERIFIED, reason=Reason.SERVING, message=text)
+    if all(pod.report is None for pod in ready):
+        text = f"No pod of Deployment {version.server} has reported its versions yet."
+        return _open(Reason.NOT_REPORTED, text)
+    for pod, told in told_by:
+        if told is not None and told.reason:
+            is_known = told.reason in REASONS_OF_THE_VERSION
+            reason = told.reason if is_known else Reason.SERVER_NOT_READY
+            return _failed(reason, f"{_place(pod)}: {told.message}")
+    text = f"No ready pod of Deployment {version.server} has version {version.version} verified."
+    return _failed(Reason.SERVER_NOT_READY, text)
 
 
 def fault_of(observed: Observed, version: Served) -> Outcome | None:
     """Return the fault that a pod of its server finds in a version; None if no pod finds one."""
-    for pod in observed.servers:
-        told = _report_of(pod, version) if pod.server == version.server else None
-        if told is not None and (failed := _failure(told, version)) is not None:
-            return failed
-    return None
+    pods = [pod for pod in observed.servers if pod.server == version.server]
+    faults = _faults(pods, version)
+    if not faults:
+        return None
+    pod, _, fault = faults[0]
+    of = f"{len(faults)} of {len(pods)} pods refuse it."
+    return _failed(fault.reason, f"{of} {_place(pod)}: {fault.message}", fault.sha256)
+
+
+_Fault = tuple[ServerPod, AdapterReport, Outcome]
+
+
+def _faults(pods: Sequence[ServerPod], version: Served) -> list[_Fault]:
+    """Return what pods find wrong with a version."""
+    told_by = [(pod, _report_of(pod, version)) for pod in pods]
+    found = [(pod, told, _failure(told, version)) for pod, told in told_by if told is not None]
+    return [(pod, told, fault) for pod, told, fault in found if fault is not None]
+
+
+def _agree_on(faults: Sequence[_Fault], pods: Sequence[ServerPod]) -> Outcome:
+    """Return the fault if it is the version's, else that it may be the pod's."""
+    pod, _, fault = faults[0]
+    nodes = {pod.node for pod, _, _ in faults if pod.node}
+    is_repeated = any(told.failures != 1 for _, told, _ in faults)
+    is_unanimous = len(faults) == sum(each.report is not None for each in pods)
+    if len(nodes) > 1 or (is_repeated and is_unanimous):
+        return fault
+    wait = "It is refused once a pod on another node finds the same, or all pods a second time."
+    return _open(fault.reason, f"{_place(pod)}: {fault.message} {wait}")
+
+
+def _place(pod: ServerPod) -> str:
+    return f"Pod {pod.name} on node {pod.node}" if pod.node else f"Pod {pod.name}"
 
 
 def numbers_text(found: Verification | None) -> str:
@@ -139,6 +222,43 @@ def _report_of(pod: ServerPod, version: Served) -> AdapterReport | None:
     return named[0] if named else None
 
 
+def _why_too_few(observed: Observed, version: Served, instead_of: Served) -> str:
+    """Return how many pods a server lacks that is to take over; empty if it has enough."""
+    new, old = (observed.workloads.get(each.server) for each in (version, instead_of))
+    if new is None or old is None or version.server == instead_of.server:
+        return ""
+    num_needed = min(new.num_wanted, old.num_ready)
+    if new.num_ready >= num_needed:
+        return ""
+    text = f"{new.num_ready} of {num_needed} pods of Deployment {version.server} are ready."
+    return f"{text} {new.problem}".strip()
+
+
+def _why_not_up(observed: Observed, version: Served) -> str:
+    """Return why no pod is ready: what its pods say of the version, else what the cluster says."""
+    return why_not_ready(observed, version) or _why_no_pod(observed, version)
+
+
+def why_not_ready(observed: Observed, version: Served) -> str:
+    """Return what a pod that is not ready says of a version; empty if none says why.
+
+    A refusal comes first, then what it waits for, such as an engine that does not answer.
+    """
+    told_by = [
+        (pod, told)
+        for pod in observed.servers
+        if pod.server == version.server and not pod.is_ready
+        if (told := _report_of(pod, version)) is not None and told.message
+    ]
+    for pod, told in told_by:
+        if told.state == "Failed":
+            return f"{_place(pod)} refuses version {version.version}: {told.message}"
+    return next(
+        (f"{_place(pod)}: {told.reason}: {told.message}" for pod, told in told_by if told.reason),
+        "",
+    )
+
+
 def _why_no_pod(observed: Observed, version: Served) -> str:
     workload = observed.workloads.get(version.server)
     if workload is None:
@@ -146,7 +266,7 @@ def _why_no_pod(observed: Observed, version: Served) -> str:
     return workload.problem or f"No pod of Deployment {version.server} is ready yet."
 
 
-def _failed(reason: str, message: str, sha256: str) -> Outcome:
+def _failed(reason: str, message: str, sha256: str = "") -> Outcome:
     return Outcome(verdict=Verdict.FAILED, reason=reason, message=message, sha256=sha256)
 
 

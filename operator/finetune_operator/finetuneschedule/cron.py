@@ -13,6 +13,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
+from finetune_api.v1alpha1.finetuneschedule import Triggers
+
 MAX_MISSED = 100
 """So many missed times are counted, as in a CronJob."""
 _CLOCK_CHANGE = timedelta(hours=26)
@@ -103,3 +105,10 @@ class Missed:
     def is_too_many(self) -> bool:
         """Whether there are more than are counted."""
         return self.num > MAX_MISSED
+
+
+def times_of(triggers: Triggers) -> Times | None:
+    """Return the cron table of a schedule; None if it has none."""
+    if triggers.cron is None:
+        return None
+    return Times(table=triggers.cron, zone=triggers.time_zone or "UTC")

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import islice, pairwise
 from typing import Any
 
+from finetune_api.names import published_name
+from finetune_api.v1alpha1.status.dataset import AnchorStatus
 from finetune_api.v1alpha1.status.schedule import (
     ActiveCycle,
-    AnchorStatus,
+    BackoffStatus,
     EndedCycle,
+    FineTuneScheduleStatus,
     Outcome,
 )
+from finetune_operator.finetuneschedule.cron import times_of
 from finetune_operator.finetuneschedule.observed import Observed
 from finetune_operator.status.conditions import (
     ConditionType,
@@ -27,14 +32,15 @@ Object = dict[str, Any]
 
 _BY_TRAFFIC = (Reason.WORSE, Reason.TRIPPED)
 """Reasons of versions that answered requests before they were rejected."""
-_NO = (
-    Reason.GOAL_NOT_MET,
-    Reason.GATES_NOT_MET,
-    Reason.DATA_REJECTED,
-    Reason.PUBLICATION_REJECTED,
-)
+_NO = (Reason.GOAL_NOT_MET, Reason.GATES_NOT_MET, Reason.DATA_REJECTED, Reason.PUBLICATION_REJECTED)
 """Reasons of jobs that have done their work, and whose result is not wanted."""
 MESSAGE_CHARACTERS = 300
+WITHOUT_VERSION = ("RolledBack", "Refused", "NotPublished", "Failed", "Deleted", "TimedOut")
+"""Outcomes of cycles that have brought no version to stay."""
+FIRST_PAUSE, LONGEST_PAUSE = timedelta(minutes=10), timedelta(hours=12)
+"""Between the begins of two cycles, the first of which brought no version. It doubles."""
+LEAST_DEADLINE = timedelta(days=14)
+"""Of a cycle without ``cycleDeadlineSeconds``: people approve, and traffic decides, in days."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +55,9 @@ def look_at(observed: Observed, cycle: ActiveCycle, now: datetime) -> ActiveCycl
     """Return a cycle as it is now."""
     cycle = _with_job(observed, cycle)
     end = _end_of(observed, cycle)
+    if end is None and now >= (late := deadline_of(observed, cycle)):
+        text = f"It lasted longer than until {timestamp(late)} and waited for: {cycle.waits_for}."
+        end = End(outcome="TimedOut", message=text)
     if end is None:
         return cycle
     known = cycle.model_dump(exclude={"waits_for"})
@@ -56,13 +65,70 @@ def look_at(observed: Observed, cycle: ActiveCycle, now: datetime) -> ActiveCycl
     return EndedCycle(**known, outcome=end.outcome, message=message, end_time=timestamp(now))
 
 
-def seal(job: Object | None, known: AnchorStatus | None) -> AnchorStatus | None:
-    """Return the anchor of a schedule: the test rows of the first job that was evaluated.
+def deadline_of(observed: Observed, cycle: ActiveCycle) -> datetime:
+    """Return when a cycle ends whatever it waits for."""
+    begin = datetime.fromisoformat(cycle.time)
+    if (seconds := observed.spec.cycle_deadline_seconds) is not None:
+        return begin + timedelta(seconds=seconds)
+    times = times_of(observed.spec.triggers)
+    starts = [] if times is None or times.problem else islice(times.after(begin), 2)
+    return begin + max([LEAST_DEADLINE, *(later - start for start, later in pairwise(starts))])
 
-    Nobody has looked at those of an earlier job, which failed or whose data was rejected.
+
+def pause_after(
+    observed: Observed, known: BackoffStatus | None, cycle: EndedCycle
+) -> BackoffStatus | None:
+    """Return the pause that follows an ended cycle; None after one that has brought a version."""
+    if cycle.outcome not in WITHOUT_VERSION:
+        return None
+    is_same = known is not None and known.generation == observed.generation
+    cycles = known.cycles + 1 if known is not None and is_same else 1
+    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(cycles - 1, 10))
+    until = timestamp(datetime.fromisoformat(cycle.time) + pause)
+    return BackoffStatus(cycles=cycles, generation=observed.generation, until=until)
+
+
+def jobs_to_delete(observed: Observed, state: FineTuneScheduleStatus) -> tuple[Object, ...]:
+    """Return the FineTuneJobs that are no longer kept: ended ones beyond the limits of the spec.
+
+    The newest that has published always stays, and the job of the cycle under way. A job that has
+    not ended is deleted only if its cycle is ``TimedOut``.
+    """
+    spec = observed.spec
+    active = None if state.active is None else state.active.job
+    late = {each.job for each in state.history if each.outcome == "TimedOut"}
+    published: list[Object] = []
+    failed: list[Object] = []
+    found: list[Object] = []
+    for job in sorted(observed.jobs, key=_age, reverse=True):
+        status = job.get("status") or {}
+        if job["metadata"].get("deletionTimestamp") or job["metadata"]["name"] == active:
+            continue
+        if is_terminal(status):
+            (published if _age(job)[0] else failed).append(job)
+        elif job["metadata"]["name"] in late:
+            found.append(job)
+    found += published[spec.successful_jobs_history_limit :]
+    return (*found, *failed[spec.failed_jobs_history_limit :])
+
+
+def _age(job: Object) -> tuple[int, str, str]:
+    """Return what orders jobs: the version that was published (0: none), and time of creation."""
+    version = ((job.get("status") or {}).get("artifact") or {}).get("version")
+    metadata = job["metadata"]
+    return int(version or 0), str(metadata.get("creationTimestamp") or ""), metadata["name"]
+
+
+def seal(job: Object | None, known: AnchorStatus | None) -> AnchorStatus | None:
+    """Return the anchor of a schedule: the one on record, else the first evaluated job's test rows.
+
+    Nobody has looked at those of an earlier job, which failed or whose data was rejected. A
+    schedule that was restored without its status learns from its next job what is on record.
     """
     status = {} if job is None else job.get("status") or {}
     dataset = status.get("dataset") or {}
+    if known is None and dataset.get("anchor"):
+        return AnchorStatus.model_validate(dataset["anchor"])
     if known is not None or job is None or not status.get("evaluation"):
         return known
     if not (dataset.get("digest") and dataset.get("testSha256")):
@@ -87,6 +153,7 @@ def _with_job(observed: Observed, cycle: ActiveCycle) -> ActiveCycle:
         "data_digest": (status.get("dataset") or {}).get("digest"),
         "version": int(version) if version else None,
         "verdict": verdict,
+        "look": ((status.get("evaluation") or {}).get("look") or {}).get("number"),
         "waits_for": "Traffic" if version and is_terminal(status) else None,
     }
     return cycle.model_copy(update={key: value for key, value in found.items() if value})
@@ -126,6 +193,11 @@ def _end_in_traffic(observed: Observed, cycle: ActiveCycle) -> End | None:
         return End(outcome="Published", message=f"Version {version} is published.")
     if endpoint is None:
         text = f"Version {version} is published, and endpoint {reference.name} is gone."
+        return End(outcome="Published", message=text)
+    job, followed = observed.job or {}, (endpoint.get("spec") or {}).get("jobRef") or {}
+    if job.get("spec") and published_name(job) != followed.get("name"):
+        # Its jobRef cannot change: it is another endpoint of this name, and numbers say nothing.
+        text = f"Version {version} is published, and endpoint {reference.name} follows another job."
         return End(outcome="Published", message=text)
     status = endpoint.get("status") or {}
     active, candidate = status.get("active") or {}, status.get("candidate") or {}

@@ -21,6 +21,7 @@ SECTIONS = (
     "history",
     "anchor",
     "counted",
+    "backoff",
     "used",
 )
 """What :class:`FineTuneScheduleStatus` has beside conditions, reason and generation."""

@@ -12,6 +12,7 @@ from finetune_api.names import Owner, asked_trigger
 from finetune_api.v1alpha1.finetuneschedule import FineTuneSchedule, FineTuneScheduleSpec
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.status.conditions import parse_timestamp
+from finetune_operator.tenants import TenantSettings
 
 Object = dict[str, Any]
 
@@ -29,6 +30,10 @@ class Observed:
         is_job_gone: Whether a live read has confirmed that it is not there.
         gpu_hours: GPU hours of that job, as far as they were ever seen.
         refusal: Cause for which the API server does not take the job.
+        jobs: All FineTuneJobs of this schedule.
+        num_jobs: FineTuneJobs of all schedules of the namespace.
+        num_older: Older schedules of the namespace that are not suspended.
+        settings: What the administrator allows in the namespace; None on one machine.
     """
 
     schedule: Object
@@ -39,6 +44,10 @@ class Observed:
     is_job_gone: bool = False
     gpu_hours: Decimal = Decimal(0)
     refusal: Refusal | None = None
+    jobs: tuple[Object, ...] = ()
+    num_jobs: int = 0
+    num_older: int = 0
+    settings: TenantSettings | None = None
 
     @property
     def name(self) -> str:
@@ -49,6 +58,11 @@ class Observed:
     def uid(self) -> str:
         """Its UID."""
         return str(self.schedule["metadata"]["uid"])
+
+    @property
+    def generation(self) -> int:
+        """Generation of the spec."""
+        return int(self.schedule["metadata"].get("generation") or 0)
 
     @property
     def asked(self) -> str:

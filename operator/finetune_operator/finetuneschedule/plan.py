@@ -7,7 +7,7 @@ cause. So an operator that dies between both, or a second leader, creates the sa
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
@@ -19,28 +19,38 @@ from finetune_api.v1alpha1.status.schedule import (
 )
 from finetune_operator.finetuneschedule import budget
 from finetune_operator.finetuneschedule.actions import Object, Plan
-from finetune_operator.finetuneschedule.cycles import look_at, seal
+from finetune_operator.finetuneschedule.cron import times_of
+from finetune_operator.finetuneschedule.cycles import (
+    WITHOUT_VERSION,
+    deadline_of,
+    jobs_to_delete,
+    look_at,
+    pause_after,
+    seal,
+)
 from finetune_operator.finetuneschedule.draft import SECTIONS, ScheduleDraft
 from finetune_operator.finetuneschedule.observed import Observed
 from finetune_operator.finetuneschedule.rendering import render_job
 from finetune_operator.finetuneschedule.triggers import (
+    LEAST_LOOKS,
     Due,
     TooLate,
-    cooled_at,
     count,
     find_due,
     find_missed,
+    has_drifted,
+    held_until,
     is_asked,
-    times_of,
+    keeps_looks,
+    looks_left,
 )
 from finetune_operator.status.conditions import Reason, parse_timestamp, timestamp
-from finetune_operator.status.draft import Announce
 
 __all__ = ["plan"]
 
 MAX_WAIT_SECONDS = 60.0
 """A clock that was set is noticed after this long."""
-_SAD = ("RolledBack", "Refused", "NotPublished", "Failed", "Deleted")
+_UNREADABLE = "Nothing is begun until CRD and operator are of one version."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,7 +85,9 @@ def plan(observed: Observed, now: datetime) -> Plan:
     try:
         state = _read(observed.schedule)
     except ValidationError as error:
-        return _status_unreadable(error)
+        conditions = draft.stall_unreadable(error, _UNREADABLE)
+        events = tuple(draft.events)
+        return Plan(conditions=conditions, events=events, requeue_after=MAX_WAIT_SECONDS)
     state = _go_on(draft, observed, state, now)
     wait = None if state.active is not None else _why_not(observed, state, now)
     if state.active is None and wait is None:
@@ -88,7 +100,8 @@ def plan(observed: Observed, now: datetime) -> Plan:
         status=draft.to_wire(),
         events=tuple(draft.events),
         create=_job_to_create(observed, state, now),
-        requeue_after=_rest(state, wait, now),
+        delete=jobs_to_delete(observed, state),
+        requeue_after=_rest(observed, state, wait, now),
     )
 
 
@@ -105,18 +118,16 @@ def _go_on(
     if (before := state.active) is None:
         return state
     cycle = look_at(observed, before, now)
-    update: dict[str, object] = {
-        "active": cycle,
-        "anchor": seal(observed.job, state.anchor),
-    }
+    update: dict[str, object] = {"active": cycle, "anchor": seal(observed.job, state.anchor)}
     if before.waits_for == "Job" and getattr(cycle, "waits_for", "") != "Job":
         used = budget.present(state, observed.spec.budget, now)
         update["used"] = budget.with_hours(used, observed.gpu_hours)
     if isinstance(cycle, EndedCycle):
         history = [*state.history, cycle][-observed.spec.history_limit :]
-        update |= {"active": None, "history": history}
+        pause = pause_after(observed, state.backoff, cycle)
+        update |= {"active": None, "history": history, "backoff": pause}
         text = f"{cycle.trigger} of {cycle.time}, FineTuneJob {cycle.job}: {cycle.message}"
-        draft.announce(f"Cycle{cycle.outcome}", text, warning=cycle.outcome in _SAD)
+        draft.announce(f"Cycle{cycle.outcome}", text, warning=cycle.outcome in WITHOUT_VERSION)
     return state.model_copy(update=update)
 
 
@@ -136,6 +147,8 @@ def _why_not(observed: Observed, state: FineTuneScheduleStatus, now: datetime) -
     if spec.suspend:
         text = "spec.suspend is true. No cycle begins."
         return _Wait(reason=Reason.SUSPENDED_BY_USER, message=text, is_ready=False)
+    if (why := _beyond_bounds(observed, now)) is not None:
+        return why
     used = budget.present(state, spec.budget, now)
     if spec.budget is not None and used is not None and budget.is_spent(used, spec.budget):
         end = budget.ends_at(used, spec.budget)
@@ -144,13 +157,61 @@ def _why_not(observed: Observed, state: FineTuneScheduleStatus, now: datetime) -
             f" {used.since}. The next period begins at {timestamp(end) if end else '?'}."
         )
         return _Wait(reason=Reason.BUDGET_SPENT, message=text, is_ready=False, until=end)
-    cooled = cooled_at(observed, state)
-    if cooled is not None and now < cooled and not is_asked(observed, state):
-        text = f"The last cycle began at {state.last_trigger_time}. The next may at"
-        return _Wait(
-            reason=Reason.COOLING_DOWN, message=f"{text} {timestamp(cooled)}.", until=cooled
+    # What a person asks for is a write of their own: it waits for no pause.
+    return None if is_asked(observed, state) else _pause(observed, state, now)
+
+
+def _beyond_bounds(observed: Observed, now: datetime) -> _Wait | None:
+    """Return which bound of the administrator the schedule is beyond; None if none."""
+    settings = observed.settings
+    if settings is None:
+        return None
+    if observed.num_older >= settings.max_schedules:
+        reason = Reason.TOO_MANY_SCHEDULES
+        text = (
+            f"{observed.num_older} older schedules of this namespace are not suspended, and"
+            f" config.maxSchedules is {settings.max_schedules}: suspend or delete one of them, or"
+            " ask your administrator for more."
         )
-    return None
+    elif observed.num_jobs >= settings.max_schedule_jobs:
+        reason = Reason.TOO_MANY_JOBS
+        text = (
+            f"The schedules of this namespace have {observed.num_jobs} FineTuneJobs, and"
+            f" config.maxScheduleJobs is {settings.max_schedule_jobs}: set a smaller"
+            " successfulJobsHistoryLimit or failedJobsHistoryLimit, or delete jobs."
+        )
+    else:
+        return None
+    until = now + timedelta(seconds=MAX_WAIT_SECONDS)
+    return _Wait(reason=reason, message=text, is_ready=False, is_stalled=True, until=until)
+
+
+def _pause(observed: Observed, state: FineTuneScheduleStatus, now: datetime) -> _Wait | None:
+    """Return the pause that no trigger ends; None if there is none."""
+    pause = state.backoff
+    if pause is not None and pause.generation == observed.generation:
+        until = datetime.fromisoformat(pause.until)
+        if now < until:
+            text = (
+                f"Cycles in a row without a version: {pause.cycles}; status.history says why. The"
+                f" next may begin at {pause.until}. An edit of the spec ends the pause, and the"
+                " annotation finetune.dev/trigger does not wait for it."
+            )
+            return _Wait(reason=Reason.BACKOFF, message=text, is_ready=False, until=until)
+    last = f"The last cycle began at {state.last_trigger_time}. The next may at"
+    if (cooled := held_until(state, observed.spec.cooldown, now)) is not None:
+        text = f"{last} {timestamp(cooled)} (spec.cooldown)."
+        return _Wait(reason=Reason.COOLING_DOWN, message=text, until=cooled)
+    least = None if observed.settings is None else observed.settings.min_cycle_interval
+    if (held := held_until(state, least, now)) is None:
+        return None
+    if not isinstance(find_due(observed, state, find_missed(observed, state, now), now), Due):
+        return None
+    text = (
+        f"{last} {timestamp(held)}: config.minCycleInterval is {least}, and a trigger has fired"
+        f" already. Write rarer triggers or cooldown: {least}, or ask your administrator."
+    )
+    return _Wait(reason=Reason.TOO_FREQUENT, message=text, is_ready=False, until=held)
 
 
 def _endpoint_is_gone(observed: Observed) -> _Wait | None:
@@ -169,8 +230,9 @@ def _begin(
     missed = find_missed(observed, state, now)
     if missed is not None and missed.is_too_many:
         text = (
-            "More than 100 starts were missed. Was the operator away, or the clock set? The last"
-            " one is made up for; startingDeadlineSeconds would leave it out."
+            "More than 100 starts were missed. Was a pause or a cycle long, the operator away, or"
+            " the clock set? The last one is made up for; startingDeadlineSeconds would leave it"
+            " out."
         )
         draft.announce("TooManyMissedTimes", text, warning=True)
     due = find_due(observed, state, missed, now)
@@ -181,8 +243,9 @@ def _begin(
     if not isinstance(due, Due):
         return state
     draft.announce("Triggered", f"Cycle {due.job} begins, because of {due.words}.")
+    look = state.history[-1].look if state.history else None
     update: dict[str, object] = {
-        "active": ActiveCycle(time=timestamp(now), trigger=due.trigger, job=due.job),
+        "active": ActiveCycle(time=timestamp(now), trigger=due.trigger, job=due.job, look=look),
         "last_trigger_time": timestamp(now),
     }
     if due.scheduled is not None:
@@ -199,6 +262,14 @@ def _begin(
 
 def _nothing_due(observed: Observed, state: FineTuneScheduleStatus, now: datetime) -> _Wait:
     triggers = observed.spec.triggers
+    if has_drifted(observed, state) and keeps_looks(observed, state):
+        text = (
+            f"Drift has fired. {looks_left(observed, state)} more evaluations of the held-out rows"
+            f" can meet the goal, and drift needs {LEAST_LOOKS}. Name new rows in"
+            " jobTemplate.spec.dataset.anchor and run finetune schedule trigger, or create another"
+            " FineTuneSchedule."
+        )
+        return _Wait(reason=Reason.FEW_LOOKS_LEFT, message=text, is_ready=False)
     asked = {
         "its cron table": triggers.cron is not None,
         f"{triggers.new_rows} new answers": triggers.new_rows is not None,
@@ -271,20 +342,15 @@ def _job_to_create(
     )
 
 
-def _rest(state: FineTuneScheduleStatus, wait: _Wait | None, now: datetime) -> float | None:
+def _rest(
+    observed: Observed, state: FineTuneScheduleStatus, wait: _Wait | None, now: datetime
+) -> float | None:
     """Return in how many seconds time alone may change something; None if it cannot."""
     moments = [] if wait is None or wait.until is None else [wait.until]
+    if state.active is not None:
+        moments.append(deadline_of(observed, state.active))
     if state.active is None and state.next_trigger_time is not None:
         moments.append(datetime.fromisoformat(state.next_trigger_time))
     if not moments:
         return None
     return max(0.05, min(MAX_WAIT_SECONDS, (min(moments) - now).total_seconds()))
-
-
-def _status_unreadable(error: ValidationError) -> Plan:
-    field = ".".join(str(part) for part in error.errors()[0]["loc"])
-    message = (
-        f"This version of the operator cannot read status.{field}. Nothing is begun until CRD and"
-        " operator are of one version."
-    )
-    return Plan(events=(Announce(kind="Warning", reason="InvalidStatus", message=message),))

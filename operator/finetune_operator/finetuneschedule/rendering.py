@@ -10,7 +10,8 @@ from finetune_api.meta import API_VERSION, KIND, decimal_of
 from finetune_api.names import MANAGED_BY, MANAGED_BY_LABEL, SCHEDULE_LABEL, Owner
 from finetune_api.v1alpha1.finetuneschedule import FineTuneScheduleSpec
 from finetune_api.v1alpha1.spec.dataset import TRAFFIC
-from finetune_api.v1alpha1.status.schedule import AnchorStatus, Cycle
+from finetune_api.v1alpha1.status.dataset import AnchorStatus
+from finetune_api.v1alpha1.status.schedule import Cycle
 
 Object = dict[str, Any]
 

@@ -9,13 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from finetune_api.meta import seconds_of
-from finetune_api.v1alpha1.finetuneschedule import Triggers
-from finetune_api.v1alpha1.status.schedule import (
-    CountedStatus,
-    FineTuneScheduleStatus,
-    TriggerName,
-)
-from finetune_operator.finetuneschedule.cron import Missed, Times
+from finetune_api.v1alpha1.evaluation.spec import most_looks
+from finetune_api.v1alpha1.status.schedule import CountedStatus, FineTuneScheduleStatus, TriggerName
+from finetune_operator.finetuneschedule.cron import Missed, times_of
 from finetune_operator.finetuneschedule.observed import Observed
 from finetune_operator.status.conditions import (
     ConditionType,
@@ -25,12 +21,10 @@ from finetune_operator.status.conditions import (
 )
 
 Object = dict[str, Any]
-_LETTERS: dict[TriggerName, str] = {
-    "NewRows": "r",
-    "NewFeedback": "f",
-    "Drift": "d",
-    "Manual": "m",
-}
+_LETTERS: dict[TriggerName, str] = {"NewRows": "r", "NewFeedback": "f", "Drift": "d", "Manual": "m"}
+
+LEAST_LOOKS = 3
+"""Evaluations of the held-out rows that drift leaves to other triggers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,13 +49,6 @@ class TooLate:
 
     scheduled: datetime
     words: str
-
-
-def times_of(triggers: Triggers) -> Times | None:
-    """Return the cron table of a schedule; None if it has none."""
-    if triggers.cron is None:
-        return None
-    return Times(table=triggers.cron, zone=triggers.time_zone or "UTC")
 
 
 def find_missed(observed: Observed, state: FineTuneScheduleStatus, now: datetime) -> Missed | None:
@@ -101,8 +88,11 @@ def _find_in_traffic(observed: Observed, state: FineTuneScheduleStatus) -> Due |
         return None
     counted = count(endpoint, state.counted or CountedStatus())
     before = _baseline(counted, state.counted)
-    if triggers.drift and counted.drift_time not in (None, before.drift_time):
+    if has_drifted(observed, state) and not keeps_looks(observed, state):
+        left = looks_left(observed, state)
+        known = "not known" if left is None else left
         words = f"drift of endpoint {endpoint['metadata']['name']} since {counted.drift_time}"
+        words += f" (evaluations left for the held-out rows: {known})"
         return _named(observed, "Drift", counted.drift_time, words)
     for trigger, wanted, total, base, what in (
         ("NewFeedback", triggers.new_feedback, counted.feedback, before.feedback, "corrections"),
@@ -112,6 +102,28 @@ def _find_in_traffic(observed: Observed, state: FineTuneScheduleStatus) -> Due |
             words = f"{total - base} new {what}, of {wanted} that are waited for"
             return _named(observed, trigger, [counted.since, base], words)  # type: ignore[arg-type]
     return None
+
+
+def has_drifted(observed: Observed, state: FineTuneScheduleStatus) -> bool:
+    """Return whether drift fires that has begun no cycle."""
+    if observed.endpoint is None or not observed.spec.triggers.drift:
+        return False
+    counted = count(observed.endpoint, state.counted or CountedStatus())
+    return counted.drift_time not in (None, _baseline(counted, state.counted).drift_time)
+
+
+def keeps_looks(observed: Observed, state: FineTuneScheduleStatus) -> bool:
+    """Return whether the last evaluations are kept from drift."""
+    left = looks_left(observed, state)
+    return left is not None and left < LEAST_LOOKS
+
+
+def looks_left(observed: Observed, state: FineTuneScheduleStatus) -> int | None:
+    """Return how many more evaluations can meet the goal at most; None if no job has counted."""
+    last = state.history[-1].look if state.history else None
+    goal = observed.spec.job_template.spec.goal
+    most = most_looks(float(goal.certainty if goal else "0.95"))
+    return None if last is None else max(0, most - last)
 
 
 def is_asked(observed: Observed, state: FineTuneScheduleStatus) -> bool:
@@ -148,9 +160,12 @@ def _named(observed: Observed, trigger: TriggerName, identity: object, words: st
     return Due(trigger=trigger, job=f"{observed.name}-{_LETTERS[trigger]}{digest}", words=words)
 
 
-def cooled_at(observed: Observed, state: FineTuneScheduleStatus) -> datetime | None:
-    """Return when the next cycle may begin after the last one; None if at any time."""
-    last, cooldown = parse_timestamp(state.last_trigger_time), observed.spec.cooldown
-    if last is None or cooldown is None:
+def held_until(
+    state: FineTuneScheduleStatus, distance: str | None, now: datetime
+) -> datetime | None:
+    """Return when the next cycle may begin that far after the last one; None if now."""
+    last = parse_timestamp(state.last_trigger_time)
+    if last is None or distance is None:
         return None
-    return last + timedelta(seconds=seconds_of(cooldown))
+    end = last + timedelta(seconds=seconds_of(distance))
+    return end if now < end else None

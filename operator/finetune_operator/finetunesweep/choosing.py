@@ -33,10 +33,7 @@ def choose(step: Step) -> None:
     """Let the winner go on; without one, end the sweep."""
     best = _winner(step.trials)
     if best is not None:
-        usual = step.observed.spec.template.priority_class_name
-        is_usual = usual is None or best.job["spec"].get("priorityClassName") == usual
-        # A late trial goes on as any other, because no other trial is left to wait for.
-        step.patch(best, holdAfter=None, **({} if is_usual else {"priorityClassName": usual}))
+        step.patch(best, holdAfter=None)
         return
     failed = [trial for trial in step.trials if trial.state == "Failed"]
     unscored = [trial for trial in step.trials if trial.why_unscored is not None]

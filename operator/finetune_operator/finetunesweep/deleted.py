@@ -1,8 +1,4 @@
-"""The counts of deleted trials: deleting a trial does not return its share of a limit.
-
-The operator remembers what such a job used. After a restart only the status has it, so the numbers
-in the status never fall.
-"""
+"""The numbers of deleted trials, and what the status had counted of their use."""
 
 from __future__ import annotations
 
@@ -26,8 +22,9 @@ class Deleted:
 
     Attributes:
         numbers: Their numbers. A number is never used again; a job that returns is no trial.
-        gpu_hours: GPU hours that all of them used.
-        tokens: Tokens that all of them used.
+        gpu_hours: GPU hours of all of them up to when each was missed. Of those that went while no
+            operator ran, as the status had counted.
+        tokens: Tokens of all of them, as the status had counted.
     """
 
     numbers: frozenset[int] = frozenset()
@@ -57,7 +54,7 @@ def read_deleted(told: Object | None) -> Deleted:
 
 
 def count_deleted(observed: Observed, draft: SweepDraft, now: datetime) -> Deleted:
-    """Return all deleted trials with their use: those of the status and the new ones.
+    """Return all deleted trials: those of the status and the new ones.
 
     Args:
         observed: The snapshot, with the numbers that a live read did not find.
@@ -68,25 +65,20 @@ def count_deleted(observed: Observed, draft: SweepDraft, now: datetime) -> Delet
     new = observed.missing - told.numbers
     if not new:
         return told
-    seen = {number: observed.last_seen[number] for number in new if number in observed.last_seen}
-    gpu_hours = told.gpu_hours + sum((each.hours_until(now) for each in seen.values()), Decimal(0))
-    if len(seen) < len(new):
-        there = [trial for trial in observed.trials if trial.number not in told.numbers]
-        gpu_hours = max(gpu_hours, draft.stored_gpu_hours - sum_of_hours(there, now))
-    names = {number: trial_name(observed.name, number) for number in new}
-    tokens = sum(
-        max(seen[number].tokens if number in seen else 0, draft.stored_tokens(name))
-        for number, name in names.items()
-    )
+    there = [trial for trial in observed.trials if trial.number not in told.numbers]
+    left = draft.stored_gpu_hours - sum_of_hours(there, now)
+    used = sum_of_hours((trial for trial in observed.gone if trial.number in new), now)
+    tokens = int((draft.get("spent") or {}).get("tokens") or 0)
+    tokens -= sum(max(trial.tokens, draft.stored_tokens(trial.name)) for trial in there)
     # The search is over when replicates begin: a trial with a higher number is a replicate.
     known = {trial.number for trial in observed.trials if trial.replicate_of is not None}
-    known |= told.replicates | {number for number, each in seen.items() if each.is_replicate}
-    known |= {number for number, name in names.items() if draft.is_stored_replicate(name)}
+    known |= told.replicates
+    known |= {n for n in new if draft.is_stored_replicate(trial_name(observed.name, n))}
     first = min(known, default=max(new) + 1)
     return replace(
         told,
         numbers=told.numbers | new,
         replicates=told.replicates | {number for number in new if number >= first},
-        gpu_hours=gpu_hours,
-        tokens=told.tokens + tokens,
+        gpu_hours=max(told.gpu_hours + used, left),
+        tokens=max(told.tokens, tokens),
     )

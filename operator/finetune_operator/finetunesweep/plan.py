@@ -23,16 +23,14 @@ from finetune_operator.finetunesweep.pausing import suspend_or_resume
 from finetune_operator.finetunesweep.search.space import Value
 from finetune_operator.finetunesweep.step import Step
 from finetune_operator.finetunesweep.stopping import spent_text, stop_hopeless, tell_start
-from finetune_operator.finetunesweep.telling import (
+from finetune_operator.finetunesweep.trial_status import (
     progress_text,
     set_phase,
     set_trials,
-    standstill_text,
 )
 from finetune_operator.finetunesweep.trials.checking import Fault, find_refused_template
 from finetune_operator.finetunesweep.trials.observed import Observed
 from finetune_operator.finetunesweep.trials.rendering import (
-    priority_of,
     render_trial,
     scoring_of,
     with_seed,
@@ -158,10 +156,6 @@ def _set_progressing(step: Step, reason: Reason, before: str = "") -> None:
     if step.draft.has_ended:
         return
     text = f"{before} {progress_text(step)}".strip()
-    if stalled := standstill_text(step):
-        reason, text = Reason.NO_HEADWAY, f"{text} {stalled}"
-        if step.draft.conditions.reason_of(ConditionType.PROGRESSING) != reason:
-            step.draft.announce(reason, text, warning=True)
     step.draft.conditions.set(ConditionType.PROGRESSING, True, reason, text)
 
 
@@ -174,7 +168,7 @@ def _begin_next(step: Step) -> bool:
     values: dict[str, Value] | None = None
     base: Trial | None = None
     if not step.is_all_created:
-        values = values_of(spec, step.observed.uid, number, step.trials)
+        values = values_of(spec, step.observed.uid, number)
     num_replicates = len(replicates) + len(step.deleted.replicates)
     if values is None and num_replicates < spec.replicates:
         searching = any(trial.is_under_way and not trial.is_pruned for trial in step.searched)
@@ -196,7 +190,6 @@ def _begin_next(step: Step) -> bool:
             number,
             values,
             scoring=scoring_of(spec),
-            priority=priority_of(spec, number) if of is None else None,
             replicate_of=of,
             requested_by=spec.requested_by,
         )
@@ -261,8 +254,8 @@ def _set_trial_refused(step: Step, refusal: Refusal) -> None:
         if _UNKNOWN_FIELD in refusal.message:
             text += (
                 ". Its CustomResourceDefinition of FineTuneJobs is older than that of"
-                " FineTuneSweeps: apply both of the chart (kubectl apply --server-side -f"
-                " charts/finetune-operator/crds/) and create the sweep again"
+                " FineTuneSweeps: apply both of the chart (kubectl apply --server-side"
+                " --force-conflicts -f charts/finetune-operator/crds/) and create the sweep again"
             )
         step.fail(Reason.INVALID_TRIAL, text)
         return

@@ -86,12 +86,3 @@ def to_timestamp(moment: datetime) -> str:
 def to_micro_timestamp(moment: datetime) -> str:
     """Format as ``metav1.MicroTime``: RFC 3339, UTC, microseconds (Lease and Event times)."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def parse_timestamp(text: str) -> datetime:
-    """Parse a ``metav1.Time`` or ``MicroTime``.
-
-    Raises:
-        ValueError: The text is not RFC 3339.
-    """
-    return datetime.fromisoformat(text)

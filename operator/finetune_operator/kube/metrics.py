@@ -6,6 +6,9 @@ because client-go does not split requests by resource.
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _QUEUE_BUCKETS = (1e-4, 1e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
@@ -104,10 +107,12 @@ class KubeMetrics:
         self.ghosts = counter(
             "reflector_ghosts_total", "Objects found gone without a DELETED event.", "name"
         )
-        self.cached_objects = gauge("informer_cached_objects", "Objects in the cache.", "name")
-        self.synced = gauge(
-            "informer_synced", "1 once the cache has been complete, or must do as it is.", "name"
+        self._cached_objects = gauge("informer_cached_objects", "Objects in the caches.", "name")
+        self._synced = gauge(
+            "informer_synced", "1 once the caches have been complete, or must do as is.", "name"
         )
+        self._lengths: dict[str, list[Callable[[], int]]] = defaultdict(list)
+        self._syncs: dict[str, list[Callable[[], bool]]] = defaultdict(list)
         self.status_writes = counter(
             "status_writes_total", "Status writes by outcome: written, unchanged.", "outcome"
         )
@@ -128,3 +133,13 @@ class KubeMetrics:
             "Events by outcome: created, aggregated, dropped.",
             "outcome",
         )
+
+    def add_cache(
+        self, name: str, num_objects: Callable[[], int], is_synced: Callable[[], bool]
+    ) -> None:
+        """Export a cache of a kind. A kind counts as synced once all its caches are."""
+        lengths, syncs = self._lengths[name], self._syncs[name]
+        lengths.append(num_objects)
+        syncs.append(is_synced)
+        self._cached_objects.labels(name).set_function(lambda: sum(each() for each in lengths))
+        self._synced.labels(name).set_function(lambda: all(each() for each in syncs))

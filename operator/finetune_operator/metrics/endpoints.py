@@ -11,13 +11,13 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from finetune_operator.finetuneendpoint.verification import REASONS_OF_THE_VERSION
 from finetune_operator.finetunejob.state.waiting import bounded_reason
 from finetune_operator.kube.api.resource import Object, key_of
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
 from finetune_operator.metrics.census import keep_longest
 from finetune_operator.status.conditions import (
+    MOVE_REASONS,
     ConditionType,
     Reason,
     find_condition,
@@ -32,7 +32,8 @@ class Trouble:
     """What keeps an endpoint from answering with the version that is wanted.
 
     Attributes:
-        state: NotAvailable, Stalled, Refused, RolledBack, Verifying or RollingOut.
+        state: NotAvailable, MoveFailed, Incomplete, Stalled, Refused, RolledBack, NotRecorded,
+            Verifying or RollingOut.
         reason: Reason of the condition that says so, as one of a fixed set of words.
         version: The version that this is about; empty if there is none.
         since: When it began.
@@ -64,15 +65,25 @@ def find_trouble(endpoint: Object, now: datetime) -> Trouble | None:
     is_degraded = degraded.get("status") == "True"
     if active and available.get("status") == "False":
         return trouble("NotAvailable", available, active.get("version"))
+    if is_degraded and degraded.get("reason") == Reason.PODS_REFUSE:
+        return trouble("Incomplete", degraded, active.get("version"))
+    if stalled.get("status") == "True" and stalled.get("reason") in MOVE_REASONS:
+        return trouble("MoveFailed", stalled, active.get("version"))
+    if is_degraded and degraded.get("reason") == Reason.PODS_MISSING:
+        return trouble("Incomplete", degraded, active.get("version"))
+    if active and available.get("status") == "Unknown":
+        return trouble("Incomplete", available, active.get("version"))
     if stalled.get("status") == "True":
         return trouble("Stalled", stalled, candidate.get("version"))
     if verified.get("status") == "False":
         return trouble("Refused", verified, candidate.get("version") or rejected)
-    if is_degraded and degraded.get("reason") in REASONS_OF_THE_VERSION:
-        # New pods refuse it, while those that have loaded it still answer.
-        return trouble("Refused", degraded, active.get("version"))
     if is_degraded and degraded.get("reason") in (Reason.WORSE, Reason.TRIPPED):
         return trouble("RolledBack", degraded, rejected)
+    recorded = condition(ConditionType.RECORDED)
+    if recorded.get("status") == "False":
+        return trouble("NotRecorded", recorded, active.get("version"))
+    if not candidate and not active and available.get("reason") == Reason.JOB_NOT_FOUND:
+        return trouble("Stalled", available, None)
     if not candidate:
         return None
     progressing = condition(ConditionType.PROGRESSING)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from finetune_api.protocol.trainer import ExitCode, Stage
+from finetune_api.v1alpha1.spec.hyperparameters import CHECKPOINT_STEPS
 from finetune_operator.finetunejob.state.gpu_time import gpu_time_of_job
 from finetune_operator.finetunejob.state.trimmed import Terminated, TrimmedPod, container_of
 from finetune_operator.status.conditions import ConditionType, find_condition, parse_timestamp
@@ -71,7 +72,8 @@ def _seconds_since_checkpoint(
     if heartbeat < started:
         return ran
     since_heartbeat = max(0.0, (finished - heartbeat).total_seconds())
-    every = int(((job.get("spec") or {}).get("checkpoint") or {}).get("everySteps") or 50)
+    checkpoint = (job.get("spec") or {}).get("checkpoint") or {}
+    every = checkpoint.get("everySteps") or CHECKPOINT_STEPS
     end = parse_timestamp(progress.get("estimatedCompletionTime"))
     if end is None or not total or total <= step:
         return since_heartbeat

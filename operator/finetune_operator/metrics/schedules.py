@@ -6,26 +6,28 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import takewhile
+from itertools import islice, takewhile
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from finetune_operator.finetunejob.state.waiting import bounded_reason
+from finetune_operator.finetuneschedule.cron import Times
+from finetune_operator.finetuneschedule.cycles import WITHOUT_VERSION
+from finetune_operator.finetuneschedule.observed import schedule_of
 from finetune_operator.kube.api.resource import Object, key_of
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.clock import Clock
-from finetune_operator.metrics.census import keep_longest
+from finetune_operator.metrics.census import MAX_WAITING, keep_longest
 from finetune_operator.status.conditions import (
     ConditionType,
     Reason,
     find_condition,
     parse_timestamp,
+    timestamp,
 )
 
-_IN_VAIN = ("Failed", "NotPublished", "Refused", "RolledBack")
-"""Outcomes of cycles that have trained, and brought no version."""
 MIN_IN_VAIN = 2
 """Cycles in a row that count as a delay. A failed job counts at once."""
 
@@ -35,7 +37,7 @@ class Delay:
     """What a schedule waits for, or why it brings no version.
 
     Attributes:
-        state: Stalled, InVain, or what the cycle under way waits for: Job or Traffic.
+        state: Stalled, Missed, InVain, or what the cycle under way waits for: Job or Traffic.
         reason: Reason or outcome, as one of a fixed set of words.
         since: When it began.
     """
@@ -61,16 +63,34 @@ def find_delay(schedule: Object, now: datetime) -> Delay | None:
     ):
         if is_so:
             return delay("Stalled", bounded_reason(found), found.get("lastTransitionTime"))
+    active = status.get("active")
+    if active and (missed := _second_missed(schedule, now)) is not None:
+        return delay("Missed", active["waitsFor"], timestamp(missed))
     ended = list(reversed(status.get("history") or ()))
-    vain = list(takewhile(lambda each: each["outcome"] in _IN_VAIN, ended))
-    if vain and (len(vain) >= MIN_IN_VAIN or vain[0]["outcome"] == "Failed"):
+    vain = list(takewhile(lambda each: each["outcome"] in WITHOUT_VERSION, ended))
+    if (
+        vain
+        and not schedule["spec"].get("suspend")
+        and (len(vain) >= MIN_IN_VAIN or vain[0]["outcome"] == "Failed")
+    ):
         return delay("InVain", vain[0]["outcome"], vain[-1]["endTime"])
-    if active := status.get("active"):
+    if active:
         return delay(active["waitsFor"], active["trigger"], active["time"])
     return None
 
 
-def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
+def _second_missed(schedule: Object, now: datetime) -> datetime | None:
+    """Return the second start by the cron table since the cycle under way began, if it is over."""
+    triggers = schedule["spec"]["triggers"]
+    begin = parse_timestamp(schedule["status"]["active"]["time"])
+    times = Times(table=triggers.get("cron") or "", zone=triggers.get("timeZone") or "UTC")
+    if begin is None or "cron" not in triggers or times.problem:
+        return None
+    found = next(islice(times.after(begin), 1, None), None)
+    return found if found is not None and found <= now else None
+
+
+def _gauges() -> tuple[GaugeMetricFamily, ...]:
     return (
         GaugeMetricFamily(
             "finetune_schedules", "FineTuneSchedules by reason.", labels=["namespace", "reason"]
@@ -81,14 +101,22 @@ def _gauges() -> tuple[GaugeMetricFamily, GaugeMetricFamily]:
             " each state.",
             labels=["namespace", "finetuneschedule", "state", "reason"],
         ),
+        GaugeMetricFamily(
+            "finetune_schedule_jobs",
+            "FineTuneJobs of single schedules. At most 100 schedules: those with most jobs.",
+            labels=["namespace", "finetuneschedule"],
+        ),
     )
 
 
 class ScheduleMetrics(Collector):
-    """Counts FineTuneSchedules. Event loop only."""
+    """Counts FineTuneSchedules and their FineTuneJobs. Event loop only."""
 
-    def __init__(self, schedules: Store, registry: CollectorRegistry, *, clock: Clock) -> None:
+    def __init__(
+        self, schedules: Store, jobs: Store, registry: CollectorRegistry, *, clock: Clock
+    ) -> None:
         self._schedules = schedules
+        self._jobs = jobs
         self._clock = clock
         registry.register(self)
 
@@ -99,7 +127,7 @@ class ScheduleMetrics(Collector):
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """Count all schedules by what their statuses say."""
         found = self._schedules.objects()
-        by_reason, waiting = _gauges()
+        by_reason, waiting, jobs = _gauges()
         counts = Counter(
             (each["metadata"]["namespace"], bounded_reason(each.get("status") or {}))
             for each in found
@@ -108,7 +136,10 @@ class ScheduleMetrics(Collector):
             by_reason.add_metric(labels, number)
         for seconds, told in self._longest(found):
             waiting.add_metric(told, seconds)
-        yield from (by_reason, waiting)
+        made = Counter(filter(None, map(schedule_of, self._jobs.objects())))
+        for key, number in made.most_common(MAX_WAITING):
+            jobs.add_metric(key, number)
+        yield from (by_reason, waiting, jobs)
 
     def _longest(self, schedules: Iterable[Object]) -> list[tuple[float, tuple[str, ...]]]:
         now = self._clock.now()

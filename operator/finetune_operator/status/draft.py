@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from finetune_operator.status.conditions import TERMINAL, Conditions, ConditionType
+from pydantic import ValidationError
+
+from finetune_operator.status.conditions import TERMINAL, Conditions, ConditionType, Reason
 from finetune_operator.status.fitting import Cut, FittedStatus, StatusSchema, describe_cuts
 
 Object = dict[str, Any]
@@ -70,6 +72,21 @@ class Draft:
     def is_true(self, kind: ConditionType) -> bool:
         """Return whether a condition is ``True``."""
         return self.conditions.status_of(kind) == "True"
+
+    def stall_unreadable(self, error: ValidationError, meanwhile: str) -> list[Object] | None:
+        """Return the conditions of a status that cannot be read; None if they are unchanged.
+
+        They are written by themselves, because a newer operator may be able to read the rest.
+        """
+        field = ".".join(str(part) for part in error.errors()[0]["loc"])
+        message = f"This version of the operator cannot read status.{field}. {meanwhile}"
+        before = self.conditions.to_wire()
+        self.conditions.set(ConditionType.STALLED, True, Reason.INVALID_STATUS, message)
+        conditions = self.conditions.to_wire()
+        if conditions == before:
+            return None
+        self.announce(Reason.INVALID_STATUS, message, warning=True)
+        return conditions
 
     @property
     def has_ended(self) -> bool:

@@ -10,10 +10,12 @@ from typing import Any
 from finetune_api.names import FRONT, adapter_name
 from finetune_api.protocol.serving import FrontReport, ServerReport
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpoint
+from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.actions import Plan
 from finetune_operator.finetuneendpoint.observed import Observed, ServerPod, Workload
 from finetune_operator.finetuneendpoint.plan import plan
 from finetune_operator.status.conditions import find_condition
+from kit.builders.events import events_of, requests_of
 from kit.builders.jobs import NOW
 
 Object = dict[str, Any]
@@ -71,7 +73,11 @@ class EndpointWorld:
     """Plans one endpoint again and again, and keeps its status as the API server would.
 
     Attributes:
-        answers: What server pods say of a version: its state, or a state and a reason.
+        answers: What server pods say of a version: its state and a reason. A key is the version, or
+            the version with a server or with the number of a pod.
+        failures: How often a pod has failed that says so.
+        config: The administrator's settings.
+        num_asked: Held-out questions that verifications rest on.
         manifests: Digests of manifests that were replaced, by version.
         traffic: Counts by front, weight and side, cumulative in the present rollout.
         tripped: Rollout in which the first front has taken the candidate out of rotation; ``*`` for
@@ -86,7 +92,10 @@ class EndpointWorld:
         self.endpoint = endpoint(**spec)
         self.job = job
         self.now = NOW
-        self.answers: dict[int, tuple[str, str]] = {}
+        self.answers: dict[Any, tuple[str, str]] = {}
+        self.failures = 2
+        self.config = OperatorConfig(vllm_image="vllm:1")
+        self.num_asked = 60
         self.manifests: dict[int, str] = {}
         self.traffic: dict[tuple[str, int], tuple[Object, Object]] = {}
         self.tripped = ""
@@ -167,6 +176,7 @@ class EndpointWorld:
             parsed=FineTuneEndpoint.from_stored(
                 {key: value for key, value in endpoint.items() if key != "status"}
             ),
+            config=self.config,
             job=self.job,
             fronts=tuple(self._front_reports()),
             servers=tuple(
@@ -182,9 +192,11 @@ class EndpointWorld:
     def _front_reports(self) -> list[FrontReport]:
         candidate = self.status.get("candidate") or {}
         told: dict[str, list[Object]] = {"front-1": []}
+        sides: dict[str, list[tuple[int, Object, Object]]] = {}
         for (front, weight), (active, new) in self.traffic.items():
-            stream = {"weight": weight, "active": active, "candidate": new}
-            told.setdefault(front, []).append(stream)
+            counts = {"active": requests_of(active), "candidate": requests_of(new)}
+            told.setdefault(front, []).append({"weight": weight, **counts})
+            sides.setdefault(front, []).append((weight, active, new))
         return [
             FrontReport.model_validate(
                 {
@@ -196,6 +208,7 @@ class EndpointWorld:
                             "candidate": candidate.get("adapter"),
                             "rolloutId": candidate.get("rolloutId"),
                             "streams": streams,
+                            "events": events_of(front, sides.get(front, ())),
                             "tripped": [candidate["adapter"]]
                             if candidate
                             and front == "front-1"
@@ -213,14 +226,19 @@ class EndpointWorld:
         for each in versions:
             if each["server"] != server:
                 continue
-            state, reason = self.answers.get(each["version"], ("Verified", ""))
+            version, ways = each["version"], self.answers
+            default = ways.get(version, ("Verified", ""))
+            state, reason = ways.get((version, server), ways.get((version, number), default))
             told: Object = {
                 "name": adapter_name(NAMESPACE, JOB, each["version"]),
                 "version": each["version"],
                 "sha256": self.manifests.get(each["version"], manifest_digest_of(each["version"])),
                 "weightsSha256": each.get("weightsSha256"),
                 "state": state,
+                "verification": {"numAsked": self.num_asked, "numEqual": self.num_asked},
             }
+            if state == "Failed":
+                told["failures"] = self.failures
             if reason:
                 told |= {"reason": reason, "message": f"It is {reason}."}
             adapters.append(told)
@@ -233,4 +251,10 @@ class EndpointWorld:
                 "adapters": adapters,
             }
         )
-        return ServerPod(name=f"{server}-{number}", server=server, is_ready=True, report=report)
+        return ServerPod(
+            name=f"{server}-{number}",
+            server=server,
+            node=f"node-{number}",
+            is_ready=True,
+            report=report,
+        )

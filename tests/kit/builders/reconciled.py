@@ -55,8 +55,8 @@ class Reports:
 class World:
     """One namespace: an API server, caches that follow it at once, and one process."""
 
-    def __init__(self, gateway: str = "") -> None:
-        self.config = CONFIG.model_copy(update={"gateway": gateway})
+    def __init__(self) -> None:
+        self.config = CONFIG
         self.client = FakeClient()
         self.clock = FakeClock(NOW)
         self.recorder = Recorder()
@@ -73,7 +73,6 @@ class World:
             wake=lambda key, priority: self.woken.append(key),
             forget=lambda found: self.reconciler.forget(found),
             namespaces=(),
-            gateways=self.config.gateways,
             rng=random.Random(1),
         )
         self.reconciler = FineTuneEndpointReconciler(

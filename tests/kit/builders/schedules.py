@@ -13,6 +13,7 @@ from finetune_operator.finetuneschedule.actions import Plan
 from finetune_operator.finetuneschedule.observed import Observed
 from finetune_operator.finetuneschedule.plan import plan
 from finetune_operator.status.conditions import find_condition, timestamp
+from finetune_operator.tenants import TenantSettings
 from kit.builders.jobs import NOW
 
 Object = dict[str, Any]
@@ -74,6 +75,9 @@ class ScheduleWorld:
     Attributes:
         jobs: The FineTuneJobs by name.
         created: Names of all jobs that were ever created, in their order.
+        deleted: All jobs that the operator has deleted, in their order.
+        settings: What the administrator allows; None for no bounds.
+        num_older: Older schedules of the namespace.
         refusal: Why the API server takes no job.
         events: All Events: reason and message.
     """
@@ -86,6 +90,9 @@ class ScheduleWorld:
         self.now = NOW
         self.jobs: dict[str, Object] = {}
         self.created: list[str] = []
+        self.deleted: list[Object] = []
+        self.settings: TenantSettings | None = None
+        self.num_older = 0
         self.refusal: Refusal | None = None
         self.events: list[tuple[str, str]] = []
         self.last = Plan()
@@ -147,6 +154,10 @@ class ScheduleWorld:
             is_job_gone=job is None and bool(self.active.get("jobUid")),
             gpu_hours=Decimal(((job or {}).get("status") or {}).get("hours", 0)),
             refusal=self.refusal if job is None else None,
+            jobs=tuple(copy.deepcopy(list(self.jobs.values()))),
+            num_jobs=len(self.jobs),
+            num_older=self.num_older,
+            settings=self.settings,
         )
 
     def write(self, made: Plan, version: int) -> bool:
@@ -168,7 +179,14 @@ class ScheduleWorld:
             self.created.append(name)
             body = copy.deepcopy(made.create)
             body["metadata"]["uid"] = f"uid-{len(self.created)}"
+            body["metadata"]["creationTimestamp"] = timestamp(self.now)
             self.jobs[name] = body
+
+    def delete(self, made: Plan) -> None:
+        """Delete the jobs that a plan no longer keeps."""
+        for job in made.delete:
+            if (found := self.jobs.pop(job["metadata"]["name"], None)) is not None:
+                self.deleted.append(found)
 
     def look(self, seconds: float = 0.0, *, crashes: bool = False) -> Plan:
         """Let time pass and plan until nothing changes; ``crashes``: once, and create nothing."""
@@ -179,6 +197,7 @@ class ScheduleWorld:
             self.last = made
             if crashes:
                 break
+            self.delete(made)
             self.create(made)
             if made.status is None and (made.create is None or self.refusal is not None):
                 break

@@ -35,6 +35,8 @@ def _bad(
     return EndpointCase(name=name, change=change, expected=expected, server=server)
 
 
+OPEN = {"openToAll": True}
+KEYS = {"keysFrom": {"secretRef": {"name": "keys"}}}
 FULL_ENDPOINT_SPEC: dict[str, Any] = {
     "jobRef": {"name": "headlines"},
     "version": 3,
@@ -42,7 +44,7 @@ FULL_ENDPOINT_SPEC: dict[str, Any] = {
         "engine": "VLLM",
         "image": "registry.example.org/vllm:1",
         "arguments": ["--max-model-len=4096", "--dtype=bfloat16", "--enforce-eager"],
-        "replicas": {"min": 0, "max": 4},
+        "replicas": {"min": 1, "max": 4},
         "resources": {
             "gpus": 2,
             "gpuResource": "amd.com/gpu",
@@ -55,7 +57,6 @@ FULL_ENDPOINT_SPEC: dict[str, Any] = {
         "queueName": "serving",
         "nodeSelector": {"gpu": "l4"},
         "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
-        "routing": "Gateway",
     },
     "rollout": {
         "steps": [1, 10, 50, 100],
@@ -64,10 +65,17 @@ FULL_ENDPOINT_SPEC: dict[str, Any] = {
         "onWorse": "Hold",
         "latencySeconds": "2.5",
     },
-    "shadow": {"percent": 10},
-    "access": {"keysFrom": {"secretRef": {"name": "keys"}}, "requestsPerMinute": 600},
+    "access": {
+        "keysFrom": {"secretRef": {"name": "keys"}},
+        "requestsPerMinute": 600,
+        "tokensPerMinute": 60000,
+        "limits": [{"name": "batch.Nightly_1", "tokensPerMinute": 10**9}, {"name": "a"}],
+        "trustUsers": True,
+        "unknownFields": "Drop",
+    },
 }
 
+_KEYS = {"keysFrom": {"secretRef": {"name": "keys"}}}
 _OTHER_FLAG = "must be a flag that an endpoint may set"
 
 
@@ -134,18 +142,32 @@ ENDPOINT_CASES: list[EndpointCase] = [
     _good("a rollout by its defaults", {"spec.rollout": {}}),
     _good("a certainty of two thirds", {"spec.rollout": {"certainty": "0.67"}}),
     _good("a limit for everybody", {"spec.access": {"requestsPerMinute": 1}}),
-    _good("a gateway without a rollout", {"spec.serve": {"routing": "Gateway"}}),
+    _good("a limit of tokens for everybody", {"spec.access": {"tokensPerMinute": 1}}),
+    _bad("no tokens at all", {"spec.access": {"tokensPerMinute": 0}}, "tokensPerMinute"),
     _bad(
-        "a rollout behind a gateway without keys",
-        {
-            "spec.serve": {"routing": "Gateway"},
-            "spec.rollout": {},
-            "spec.access": {"requestsPerMinute": 1},
-        },
-        "a rollout behind a gateway needs access.keysFrom",
+        "limits of keys without keys",
+        {"spec.access": {"requestsPerMinute": 1, "limits": [{"name": "a"}]}},
+        "set access.keysFrom",
     ),
+    *(
+        _bad(
+            f"limits of {len(names)} keys from {names[0][:9]!r} on",
+            {"spec.access": {**_KEYS, "limits": [{"name": name} for name in names]}},
+            expected,
+        )
+        for names, expected in (
+            (["a", "a"], "uplicate"),
+            (["a\nb"], "must be the name of an entry of a Secret"),
+            (["a/b"], "must be the name of an entry of a Secret"),
+            (["x" * 64], "limits"),
+            ([f"k{number}" for number in range(33)], "limits"),
+        )
+    ),
+    _good("unknown fields dropped", {"spec.access": {"unknownFields": "Drop"}}),
+    _bad("access with its default", {"spec.access": {"unknownFields": "Refuse"}}, "access needs"),
+    _bad("unknown fields passed on", {"spec.access": {"unknownFields": "Pass"}}, "unknownFields"),
     _good("on the CPU", {"spec.serve": {"engine": "Transformers"}}),
-    _good("no server while nobody asks", {"spec.serve": {"replicas": {"min": 0}}}),
+    _bad("no server while nobody asks", {"spec.serve": {"replicas": {"min": 0}}}, "min"),
     *(
         _good(f"argument {argument}", _arguments(argument))
         for argument in (
@@ -220,8 +242,8 @@ ENDPOINT_CASES: list[EndpointCase] = [
         {"spec.rollout": {"latencySeconds": "0"}},
         "rollout.latencySeconds must be above 0",
     ),
-    _bad("a shadow of nothing", {"spec.shadow": {"percent": 0}}, "percent"),
-    _bad("access without a word", {"spec.access": {}}, "access needs keysFrom or requestsPerMin"),
+    _good("users that are trusted", {"spec.access": {"trustUsers": True}}),
+    _bad("access without a word", {"spec.access": {}}, "access needs keysFrom, requestsPerMin"),
     _bad(
         "keys outside their folder",
         {"spec.access": {"keysFrom": {"secretRef": {"name": "../token"}}}},
@@ -235,7 +257,20 @@ ENDPOINT_CASES: list[EndpointCase] = [
     ),
     _bad("a long name", {"metadata.name": "a" * 53}, "name", server="it is the name of the model"),
     _bad("an unknown field", {"spec.replicas": 2}, "replicas"),
-    _good("capture by default", {"spec.capture": {}}),
+    _good("capture with keys", {"spec.capture": {}, "spec.access": KEYS}),
+    _good("capture with editors", {"spec.capture": {"editorsFrom": KEYS["keysFrom"]}}),
+    _good("capture that is open by name", {"spec.capture": OPEN}),
+    _bad("capture for nobody in particular", {"spec.capture": {}}, "say who reads it"),
+    _bad(
+        "capture of askers without a key",
+        {"spec.capture": {}, "spec.access": {"requestsPerMinute": 60}},
+        "say who reads it",
+    ),
+    _bad(
+        "capture with keys that is open to all",
+        {"spec.capture": OPEN, "spec.access": KEYS},
+        "say who reads it",
+    ),
     _good(
         "everything about traffic",
         {
@@ -245,35 +280,58 @@ ENDPOINT_CASES: list[EndpointCase] = [
                 "retentionDays": 90,
                 "uri": "s3://traffic/team-a",
                 "secretRef": {"name": "traffic"},
+                "openToAll": True,
             },
             "spec.monitor": {
                 "every": "2h",
                 "falseAlarmsPerYear": "0.5",
-                "minAnswers": 500,
+                "window": "14d",
+                "minUsers": 500,
                 "signals": ["Vocabulary", "ThumbsDown"],
             },
         },
     ),
-    _bad("more than all", {"spec.capture": {"include": "All", "sample": "1.1"}}, "at most 1"),
-    _bad("none of all", {"spec.capture": {"include": "All", "sample": "0"}}, "above 0"),
-    _bad("a share of those who ask", {"spec.capture": {"sample": "0.1"}}, "leave sample out"),
-    _bad("capture in the hub", {"spec.capture": {"uri": "hf://a/b"}}, "can be written to"),
-    _bad("capture of itself", {"spec.capture": {"uri": "traffic://example"}}, "must be a URI"),
-    _bad("capture for a day less", {"spec.capture": {"retentionDays": 0}}, "retentionDays"),
+    _bad(
+        "more than all", {"spec.capture": {**OPEN, "include": "All", "sample": "1.1"}}, "at most 1"
+    ),
+    _bad("none of all", {"spec.capture": {**OPEN, "include": "All", "sample": "0"}}, "above 0"),
+    _bad(
+        "a share of those who ask", {"spec.capture": {**OPEN, "sample": "0.1"}}, "leave sample out"
+    ),
+    _bad("capture in the hub", {"spec.capture": {**OPEN, "uri": "hf://a/b"}}, "can be written to"),
+    _bad("capture on a claim", {"spec.capture": {**OPEN, "uri": "pvc://a/b"}}, "s3://bucket"),
+    _bad(
+        "capture of itself", {"spec.capture": {**OPEN, "uri": "traffic://example"}}, "must be a URI"
+    ),
+    _bad("capture for a day less", {"spec.capture": {**OPEN, "retentionDays": 0}}, "retentionDays"),
     _bad("a monitor of nothing", {"spec.monitor": {}}, "monitor looks at captured answers"),
     _bad(
         "a monitor that never errs",
-        {"spec.capture": {}, "spec.monitor": {"falseAlarmsPerYear": "0"}},
+        {"spec.capture": OPEN, "spec.monitor": {"falseAlarmsPerYear": "0"}},
         "monitor.falseAlarmsPerYear must be above 0",
     ),
     _bad(
+        "a monitor of a window above four weeks",
+        {"spec.capture": OPEN, "spec.monitor": {"window": "29d"}},
+        "at most 28d",
+    ),
+    _bad(
+        "a monitor of a window that is not kept",
+        {"spec.capture": {**OPEN, "retentionDays": 7}, "spec.monitor": {"window": "168h"}},
+        "capture.retentionDays must be greater",
+    ),
+    _good(
+        "a monitor of the longest window",
+        {"spec.capture": {**OPEN, "retentionDays": 29}, "spec.monitor": {"window": "28d"}},
+    ),
+    _bad(
         "a monitor of another signal",
-        {"spec.capture": {}, "spec.monitor": {"signals": ["Mood"]}},
+        {"spec.capture": OPEN, "spec.monitor": {"signals": ["Mood"]}},
         "signals",
     ),
     _bad(
         "a monitor without a unit",
-        {"spec.capture": {}, "spec.monitor": {"every": "60"}},
+        {"spec.capture": OPEN, "spec.monitor": {"every": "60"}},
         "and a unit",
     ),
 ]

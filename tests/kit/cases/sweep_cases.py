@@ -132,7 +132,7 @@ SWEEP_CASES: list[SweepCase] = [
         _parameters({"path": "method.adapter.type", "int": _range(1, 2)}),
         "int draws whole numbers, and this field takes words: use values",
     ),
-    _bad("unknown search", {"spec.search": "Bayes"}, "TPE"),
+    _bad("unknown search", {"spec.search": "Bayes"}, "Halving"),
     _good("an objective without a goal", {"spec.objective": {"metric": "macroF1", "maxSamples": 200,
         "direction": "Maximize"}}),
     _good("the goal's metric, and its direction", {
@@ -221,13 +221,6 @@ SWEEP_CASES: list[SweepCase] = [
     ),
     _bad("a template without a model", {"spec.template.model": REMOVED}, "Field required",
          server="Required value"),
-    _good("late trials", {
-        "spec.template.queueName": "team", "spec.template.priorityClassName": "usual",
-        "spec.lateTrials": {"after": 4, "priorityClassName": "low"},
-    }),
-    _bad("late trials of no class",
-         {"spec.lateTrials": {"after": 4, "priorityClassName": "low"}},
-         "lateTrials needs template.priorityClassName"),
     _bad("empty budget", {"spec.budget": {}}, "budget needs trials, gpuHours or durationSeconds"),
     _bad("budget of nothing", {"spec.budget": {"gpuHours": "0"}}, "gpuHours must be above 0"),
     _bad(

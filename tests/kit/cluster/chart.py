@@ -28,11 +28,13 @@ from manifests import (
 
 __all__ = [
     "CHART", "NAMESPACE", "RELEASE", "HelmNotFoundError", "RenderError", "chart_objects",
-    "find_helm", "helm", "install_crd", "is_of_people", "read_values", "render", "render_chart",
-    "run_helm",
+    "IMAGES", "find_helm", "helm", "install_crd", "is_of_people", "read_values", "render",
+    "render_chart", "run_helm",
 ]  # fmt: skip
 
 ROOT = Path(__file__).parents[3]
+IMAGES = f"--values={Path(__file__).with_name('images.yaml')}"
+"""The images that the chart needs, before what a test sets itself."""
 Object = dict[str, Any]
 Objects = list[Object]
 Render = Callable[[Object], Objects]
@@ -53,17 +55,17 @@ def render(helm: Path, tmp_path: Path) -> Render:
     def render_values(values: dict[str, Any]) -> Objects:
         path = tmp_path / "values.yaml"
         path.write_text(yaml.safe_dump(values))
-        return render_chart(["--values", str(path)], helm=helm)
+        return render_chart([IMAGES, "--values", str(path)], helm=helm)
 
     return render_values
 
 
 @pytest.fixture(scope="session")
 def run_helm(helm: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(helm), *arguments], capture_output=True, text=True, check=False, timeout=60
-        )
+    def run(verb: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        images = [IMAGES] if verb in ("lint", "template") else []
+        command = [str(helm), verb, *images, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
 
     return run
 
@@ -101,9 +103,9 @@ def chart_objects(
 
     Skips the test where there is no helm.
     """
-    arguments = [f"--set-json={key}={json.dumps(value)}" for key, value in (values or {}).items()]
+    given = [f"--set-json={key}={json.dumps(value)}" for key, value in (values or {}).items()]
     try:
-        objects = render_chart(arguments, release=release)
+        objects = render_chart([IMAGES, *given], release=release)
     except HelmNotFoundError as error:
         pytest.skip(str(error))
     manifest = yaml.safe_dump_all(list(filter(is_wanted, objects)))

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import pytest
 import yaml
 from jsonschema import Draft202012Validator, FormatChecker
 
+from devcluster import DevclusterError, module_folder
+from kit.cluster.devcluster import Cluster
 from kit.cluster.raw_api import APPLY, RawApi
 from kit.processes.eventually import eventually
 
@@ -22,6 +25,16 @@ def install_crd(api: RawApi) -> None:
     """Apply the CRDs and wait until all of their kinds are served."""
     for file in sorted(FOLDER.glob("*.yaml")):
         _install(api, file)
+
+
+def install_gateway_api(cluster: Cluster) -> None:
+    """Install HTTPRoutes of the Gateway API, from the Go module that Kueue is built with."""
+    try:
+        module = module_folder("kueue", "sigs.k8s.io/gateway-api")
+    except DevclusterError as error:
+        pytest.skip(f"no Gateway API: {error}")
+    crd = "config/crd/standard/gateway.networking.k8s.io_httproutes.yaml"
+    cluster.kubectl("apply", "--server-side", "-f", str(module / crd))
 
 
 def _install(api: RawApi, file: Path) -> None:

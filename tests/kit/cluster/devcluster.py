@@ -1,6 +1,6 @@
 """Fixtures for tests on a real Kubernetes.
 
-* `control_plane`: one API server with controller-manager per test session; tests keep to
+* `control_plane`: one API server with controller-manager for each folder of tests, which keep to
   namespaces of their own (`namespace`). USE_EXISTING_CLUSTER=1 takes the current context instead.
 * `control_plane_factory`: private ones, for tests that restart the API server, read its audit log
   or start no controller-manager.
@@ -16,6 +16,7 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,10 +35,12 @@ from devcluster import (
     install_kueue,
     load_images,
     load_state,
+    load_variant,
     program,
     pull_image,
     push_image,
     remove_cluster,
+    run,
     runtime_of,
     start_control_plane,
     start_kueue,
@@ -52,8 +55,9 @@ from devcluster import (
 __all__ = [
     "Cluster", "ControlPlane", "DevclusterError", "Node", "base_image", "control_plane",
     "control_plane_factory", "create_control_plane_certificates", "ensure_built", "go_program",
-    "kueue", "namespace", "node_cluster", "private_control_plane", "program", "project_images",
-    "remove_cluster", "skip_where_unfit_for_control_plane", "start_control_plane", "start_kueue",
+    "kueue", "load_variant", "namespace", "node_cluster", "private_control_plane", "program",
+    "project_images", "remove_cluster", "run", "shared_control_planes",
+    "skip_where_unfit_for_control_plane", "start_control_plane", "start_kueue",
     "start_ticks", "use_existing_cluster", "write_certificates",
 ]  # fmt: skip
 
@@ -83,12 +87,25 @@ def control_plane_factory() -> Iterator[ControlPlaneFactory]:
 
 
 @pytest.fixture(scope="session")
-def control_plane(request: pytest.FixtureRequest) -> Cluster:
-    """The session's shared API server: ``.kubeconfig .url .kubectl(...)``."""
+def shared_control_planes() -> dict[Path, ControlPlane]:
+    """The API server that tests share, by their folder; one that nobody asks still computes."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def control_plane(
+    request: pytest.FixtureRequest, shared_control_planes: dict[Path, ControlPlane]
+) -> Cluster:
+    """The folder's shared API server: ``.kubeconfig .url .kubectl(...)``."""
     if use_existing_cluster():
         return ExistingCluster()
-    factory: ControlPlaneFactory = request.getfixturevalue("control_plane_factory")
-    return factory()
+    folder = request.path.parent
+    if folder not in shared_control_planes:
+        while shared_control_planes:
+            remove_cluster(shared_control_planes.popitem()[1].name)
+        factory: ControlPlaneFactory = request.getfixturevalue("control_plane_factory")
+        shared_control_planes[folder] = factory()
+    return shared_control_planes[folder]
 
 
 @pytest.fixture

@@ -88,9 +88,9 @@ def _operators() -> CollectorRegistry:
     registry, clock = CollectorRegistry(), SystemClock()
     KubeMetrics(registry)
     JobMetrics(MagicMock(), registry, clock=clock, is_leader=lambda: False, expects_progress=True)
-    SweepMetrics(MagicMock(), registry, clock=clock)
+    SweepMetrics(MagicMock(), registry)
     EndpointMetrics(MagicMock(), registry, clock=clock)
-    ScheduleMetrics(MagicMock(), registry, clock=clock)
+    ScheduleMetrics(MagicMock(), MagicMock(), registry, clock=clock)
     ProgressEndpoint(MagicMock(), MagicMock(), MagicMock(), clock=clock, registry=registry)
     return registry
 
@@ -104,4 +104,6 @@ def _fronts() -> CollectorRegistry:
 
 
 def _agents() -> CollectorRegistry:
-    return Reporter(boot_id="", server="", engine=MagicMock(), keeper=MagicMock()).registry
+    return Reporter(
+        boot_id="", server="", engine=MagicMock(), keeper=MagicMock(), decisions=MagicMock()
+    ).registry

@@ -26,16 +26,18 @@ from finetune_api.protocol.serving import (
     EngineReport,
     FrontEndpoint,
     FrontReport,
+    ReportedCounts,
+    ReportedEvents,
     ReportedStream,
     ServerReport,
     Verification,
 )
-from finetune_api.v1alpha1.status.endpoint import StreamCounts
 from finetune_operator.controllers.memory.endpoints import FINETUNEENDPOINTS
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.errors import NotFound
 from finetune_operator.kube.api.resource import PODS
 from finetune_operator.kube.cache.informer import Informer
+from kit.builders.events import events_of, requests_of
 from kit.cluster.simulation import timestamp
 
 Object = dict[str, Any]
@@ -54,11 +56,13 @@ class Behaviour:
         faults: By version, the reason for which server pods refuse it.
         errors: By version, how many of 100 requests fail.
         tripped: Versions that fronts have taken out of rotation.
+        sound: Versions with a server, or with a pod by name, that do not refuse them.
     """
 
     faults: dict[int, str] = field(default_factory=dict)
     errors: dict[int, int] = field(default_factory=dict)
     tripped: set[int] = field(default_factory=set)
+    sound: set[tuple[int, str]] = field(default_factory=set)
     can_count: Callable[[int], bool] = lambda version: True
     """Whether requests arrive while a version is the candidate."""
 
@@ -157,12 +161,13 @@ class ServingPods:
             id=boot,
             server=server,
             engine=EngineReport(name="Transformers", is_ready=True),
-            adapters=[self._adapter(version) for version in versions.values()],
+            adapters=[self._adapter(pod["name"], version) for version in versions.values()],
         )
 
-    def _adapter(self, version: Object) -> AdapterReport:
-        number = version["version"]
-        fault = self.behaviour.faults.get(number)
+    def _adapter(self, pod: str, version: Object) -> AdapterReport:
+        number, sound = version["version"], self.behaviour.sound
+        is_sound = not sound.isdisjoint({(number, pod), (number, version["server"])})
+        fault = None if is_sound else self.behaviour.faults.get(number)
         return AdapterReport(
             name=version["adapter"],
             version=number,
@@ -180,15 +185,20 @@ class ServingPods:
         rollout = candidate.get("rolloutId")
         if weight and rollout and self.behaviour.can_count(candidate["version"]):
             self._count(boot, rollout, weight, active["version"], candidate["version"])
+        told = {
+            at: counts
+            for (front, of, at), counts in self._counts.items()
+            if front == boot and of == rollout
+        }
         streams = [
             ReportedStream(
                 weight=at,
-                active=StreamCounts(requests=counts[0], errors=counts[1]),
-                candidate=StreamCounts(requests=counts[2], errors=counts[3]),
+                active=ReportedCounts(**requests_of({"requests": counts[0]})),
+                candidate=ReportedCounts(**requests_of({"requests": counts[2]})),
             )
-            for (front, of, at), counts in self._counts.items()
-            if front == boot and of == rollout
+            for at, counts in told.items()
         ]
+        sides = [(at, {"errors": each[1]}, {"errors": each[3]}) for at, each in told.items()]
         is_tripped = candidate.get("version") in self.behaviour.tripped
         return FrontEndpoint(
             name=name,
@@ -196,6 +206,7 @@ class ServingPods:
             candidate=candidate.get("adapter"),
             rollout_id=rollout,
             streams=streams,
+            events=[ReportedEvents.model_validate(each) for each in events_of(boot, sides)],
             tripped=[candidate["adapter"]] if is_tripped else [],
         )
 

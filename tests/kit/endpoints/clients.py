@@ -19,7 +19,7 @@ import aiohttp
 
 PAUSES_SECONDS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Between the tries of a request."""
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 180.0
 BROKEN = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
 
 

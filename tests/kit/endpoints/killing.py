@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import threading
 import time
@@ -19,15 +20,18 @@ from pathlib import Path
 from types import TracebackType
 
 from kit.cluster.chart import NAMESPACE, RELEASE
-from kit.cluster.devcluster import DevclusterError, Node
+from kit.cluster.devcluster import DevclusterError, Node, run
 from kit.endpoints.endpoint import SERVING
+from kit.processes.eventually import eventually
 from kit.processes.installation import Bodies, Body
 
 REST_SECONDS = (1.0, 3.0)
 SETTLED_SECONDS = 8.0
-"""After so long, the Service of a pod that is ready sends requests to it."""
+"""For so long a pod must have been ready before another is killed."""
 NOTICE_SECONDS = 10.0
-"""After so long, the Service of a pod that was killed sends none to it."""
+"""Within this time, clients and fronts have noticed that a pod is gone."""
+LINGER_SECONDS = 5.0
+"""For so long a front that is drained takes new connections; its Service has time until then."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +65,15 @@ WAYS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Kill:
-    """What was killed, and when (Unix time)."""
+    """What was killed.
+
+    Attributes:
+        time: When (Unix time).
+        until: When no Service sent requests to the pods any more. A busy node takes its time.
+    """
 
     time: float
+    until: float
     way: Way
     pods: tuple[str, ...]
 
@@ -71,10 +81,16 @@ class Kill:
         """Return whether a client's connection may have been refused or broken then.
 
         A front that is killed without notice breaks its connections, and refuses others until the
-        Service knows. A server that is killed without notice breaks streams that have begun.
+        Service knows. A server that is killed without notice breaks streams that have begun. A
+        drain breaks nothing, unless a Service still sends requests to a front that has ended.
         """
-        may_break = self.way.is_hard and self.way.victim != "operator"
-        return may_break and self.time - 0.5 <= moment <= self.time + NOTICE_SECONDS
+        if self.way.victim == "operator":
+            return False
+        if self.way.is_hard:
+            return self.time - 0.5 <= moment <= max(self.time + NOTICE_SECONDS, self.until + 1)
+        last_safe = self.time + LINGER_SECONDS
+        is_late = self.way.victim == "front" and self.until > last_safe
+        return is_late and last_safe <= moment <= self.until + 1
 
 
 @dataclass(kw_only=True)
@@ -143,19 +159,23 @@ class Killer:
         if time.time() - last < NOTICE_SECONDS:
             return []
         pods = sorted(self._pods(victim), key=lambda pod: str(pod["metadata"]["name"]))
-        is_whole = len(pods) == self.replicas[victim] and all(map(_is_settled, pods))
-        return pods if is_whole else []
+        if len(pods) != self.replicas[victim] or not all(map(_is_settled, pods)):
+            return []
+        is_routed = victim == "operator" or {_address(pod) for pod in pods} <= _routed()
+        return pods if is_routed else []
 
     def _end(self, way: Way, pods: Bodies) -> None:
         names = tuple(pod["metadata"]["name"] for pod in pods)
-        kill = Kill(time=time.time(), way=way, pods=names)
+        begin = time.time()
         if way.process:
             _kill_processes(pods[0], way.process)
         else:
             namespace = pods[0]["metadata"]["namespace"]
             how = ("--force", "--grace-period=0") if way.is_hard else ()
             self.node.kubectl("-n", namespace, "delete", "pod", *names, "--wait=false", *how)
-        self.kills.append(kill)
+            gone = {_address(pod) for pod in pods}
+            eventually(lambda: not gone & _routed(), timeout=30, interval=0.2)
+        self.kills.append(Kill(time=begin, until=time.time(), way=way, pods=names))
 
     def _pods(self, victim: str) -> Bodies:
         where, selector = self.namespace, f"{SERVING}={victim}"
@@ -167,6 +187,16 @@ class Killer:
             return []
         pods: Bodies = json.loads(found)["items"]
         return pods
+
+
+def _address(pod: Body) -> str:
+    return str(pod["status"].get("podIP", ""))
+
+
+def _routed() -> set[str]:
+    """Return the addresses that Services send requests to, by the rules of kube-proxy."""
+    rules = run(["iptables-save", "-t", "nat"]).stdout
+    return set(re.findall(r"--to-destination ([0-9.]+):", rules))
 
 
 def _is_settled(pod: Body) -> bool:

@@ -35,7 +35,7 @@ class Family:
         num_steps: Steps after which its tiny model knows the eight rows.
         batch_size: Examples of a step.
         learning_rate: Peak learning rate.
-        in_every_test_run: Whether the whole chain runs in ``make test``.
+        in_every_test_run: Whether the whole chain runs in ``make test-all``.
     """
 
     name: str

@@ -49,10 +49,11 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
     from datasets import Dataset
 
     from finetune_trainer.model.adapters import build_lora_config
+    from finetune_trainer.model.kernels.lora import fuse_lora
     from finetune_trainer.train.ranks.sft import build_config, build_trainer
     from finetune_trainer.train.ranks.whole import train_in_float32
 
-    job, recipe, rows = _make_job(case.setup), _make_recipe(case), _draw_rows(case)
+    job, recipe, rows = _make_job(case.setup), _make_recipe(case), draw_rows(case)
     dataset = Dataset.from_dict({"input_ids": rows, "labels": rows})
     config = build_config(job, recipe, scratch, has_validation=False)
     config.save_strategy = "no"
@@ -67,6 +68,7 @@ def make_trainer(case: Case, model: Any, scratch: Path) -> Any:
         callbacks=[],
     )
     train_in_float32(trainer.model, adapter=case.setup.adapter, strategy=recipe.strategy)
+    fuse_lora(trainer.model)
     return trainer
 
 
@@ -101,19 +103,21 @@ def _make_recipe(case: Case) -> Any:
 
     setup, accumulation = case.setup, _num_accumulated(case)
     return Recipe(
-        learning_rate=1e-4, global_batch_size=case.rows * accumulation,
-        micro_batch_size=case.rows, accumulation_steps=accumulation, world_size=1, total_steps=2,
-        epochs=1, strategy="DDP", bfloat16=setup.bfloat16,
+        learning_rate=1e-4, global_batch_size=case.rows * accumulation * setup.world_size,
+        micro_batch_size=case.rows, accumulation_steps=accumulation,
+        world_size=setup.world_size, total_steps=2,
+        epochs=1, strategy=setup.strategy, bfloat16=setup.bfloat16,
         activation_checkpointing=setup.checkpointing, padding_free=setup.padding_free,
         packing=False, use_gpu=setup.use_gpu, estimated_memory_bytes=0, memory={},
         available_memory_bytes=0, validation_interval=1,
     )  # fmt: skip
 
 
-def _draw_rows(case: Case) -> list[list[int]]:
+def draw_rows(case: Case) -> list[list[int]]:
+    """Return the examples of two steps, as tokens."""
     rng = random.Random(0)
     rows = []
-    for index in range(2 * case.rows * _num_accumulated(case)):
+    for index in range(2 * case.rows * _num_accumulated(case) * case.setup.world_size):
         # Padded batches get a mask only if some row is shorter.
         short = not case.setup.padding_free and index % case.rows == 1
         length = case.length // 2 if short else case.length

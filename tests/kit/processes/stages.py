@@ -75,6 +75,9 @@ class Workbench:
     env: dict[str, str] = field(default_factory=dict)
     is_plain: bool = False
     """Start stages from nothing, as users do, instead of from imported libraries."""
+    uid: str = ""
+    """UID as of a FineTuneJob on a cluster; empty for that of a run on this machine."""
+    metadata: dict[str, Any] = field(default_factory=dict)
 
     @property
     def output(self) -> Path:
@@ -107,8 +110,10 @@ class Workbench:
         return merge(base, self.change)
 
     def job(self) -> ResolvedJob:
-        job = FineTuneJob.from_wire({"metadata": {"name": "tiny"}, "spec": self.spec()})
-        return resolve_job(job, namespace="default", uid=local_uid(job, namespace="default"))
+        metadata = {"name": "tiny", **self.metadata}
+        job = FineTuneJob.from_wire({"metadata": metadata, "spec": self.spec()})
+        uid = self.uid or local_uid(job, namespace="default")
+        return resolve_job(job, namespace="default", uid=uid)
 
     def fork(
         self, folder: Path, change: dict[str, Any] | None = None, *, model: Path | None = None

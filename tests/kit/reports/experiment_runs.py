@@ -14,9 +14,7 @@ from typing import Any
 from finetune_api.protocol.evaluation_result import EvaluateResult, Score
 from finetune_api.protocol.stage_results import ValidationScore
 from finetune_trainer.evaluate.report.evidence import Sample
-from finetune_trainer.experiments.comparison import compare_runs
-from finetune_trainer.experiments.page import render_page
-from finetune_trainer.experiments.reading import Documents, read_run
+from finetune_trainer.experiments.reading import Documents
 from finetune_trainer.storage import open_store, publish_folder
 
 LABELS = ("card lost", "top up", "exchange rate")
@@ -220,9 +218,3 @@ def trials() -> list[Made]:
         )
         for number, (rate, rank) in enumerate((r, k) for r in rates for k in (4, 16))
     ]
-
-
-def comparison_page(made: Sequence[Made]) -> str:
-    """Return the page of runs side by side."""
-    runs = [read_run(each.name, documents(each), place=each.name) for each in made]
-    return render_page(compare_runs(runs), title=f"{len(runs)} runs side by side")

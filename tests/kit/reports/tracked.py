@@ -53,7 +53,7 @@ def track(
         curve=curve,
         recipe=curve.with_name("recipe.json") if curve else None,
         tell=([] if told is None else told).append,
-        pause=lambda _: 0.05,
+        pause_seconds=0.05,
     ).start()
 
 

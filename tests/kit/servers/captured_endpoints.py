@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from kit.processes.eventually import eventually_async
-from kit.servers.running_front import RunningFront, access, endpoint, running_front, served
+from kit.servers.running_front import TOKEN, RunningFront, access, endpoint, running_front, served
 from kit.servers.running_recorder import RunningRecorder, capture, running_recorder
 from kit.servers.streaming_engine import streaming_engine
 
 
 @asynccontextmanager
 async def endpoints(
-    folder: Path, *, has_editors: bool = False
+    folder: Path, *, has_editors: bool = False, token: str = TOKEN
 ) -> AsyncIterator[tuple[RunningFront, RunningRecorder]]:
     """Two endpoints that capture, each with keys of its own, and editors of both."""
     async with streaming_engine() as engine:
-        spec: dict[str, Any] = {"capture": capture(folder)}
+        spec: dict[str, Any] = {"capture": capture(folder, openToAll=False)}
         if has_editors:
             spec["capture"]["editorsFrom"] = {"secretRef": {"name": "editors"}}
         made = [
@@ -29,8 +29,8 @@ async def endpoints(
             ),
         ]
         async with (
-            running_recorder(folder, *made) as recorder,
-            running_front(folder, *made, recorder=recorder.socket) as front,
+            running_recorder(folder, *made, token=token) as recorder,
+            running_front(folder, *made, recorder=recorder.socket, token=token) as front,
         ):
             await front.set_keys("mine", alice="alice", bob="bob")
             await front.set_keys("theirs", eve="eve")

@@ -14,6 +14,7 @@ from typing import Any
 
 import aiohttp
 
+from finetune_api.protocol.serving import OF_CANDIDATE, read_cells
 from finetune_trainer.serve.front.server import Process, read_settings
 from finetune_trainer.serve.handover import SOCKET
 
@@ -80,14 +81,14 @@ class RunningFront:
         self.process.follow({each["metadata"]["name"]: each for each in endpoints})
 
     async def set_keys(self, secret: str, **keys: str) -> None:
-        """Write a Secret, as the kubelet does."""
+        """Write a Secret, as the kubelet does. Spaces divide the keys of one entry."""
         folder = self.folder / "keys" / secret
         folder.mkdir(parents=True, exist_ok=True)
         for file in folder.iterdir():
             file.unlink()
-        for name, key in keys.items():
-            digest = hashlib.sha256(key.encode()).hexdigest()
-            (folder / name).write_text(f"sha256:{digest}\n")
+        for name, entry in keys.items():
+            digests = (hashlib.sha256(key.encode()).hexdigest() for key in entry.split())
+            (folder / name).write_text("".join(f"sha256:{digest}\n" for digest in digests))
         await self.process.look()
 
     def ask(self, content: str = "hi", *, key: str | None = None, **body: Any) -> Any:
@@ -110,6 +111,15 @@ class RunningFront:
             found = (await answer.json())["endpoints"]
         return next(each for each in found if each["name"] == name)
 
+    async def num_bad(self, signal: str) -> tuple[int, int]:
+        """Return the users with a bad answer of the active version and of the candidate."""
+        for each in (await self.report())["events"]:
+            if each["signal"] == signal:
+                marks = read_cells(each["cells"]).values()
+                num_candidate = sum(mark >= OF_CANDIDATE for mark in marks)
+                return len(marks) - num_candidate, num_candidate
+        return 0, 0
+
     async def counts(self, weight: int = 50) -> tuple[dict[str, int], dict[str, int]]:
         """Return the counts of the active version and of the candidate."""
         streams = (await self.report())["streams"]
@@ -127,22 +137,27 @@ class RunningFront:
 
 @asynccontextmanager
 async def running_front(
-    folder: Path, *endpoints: dict[str, Any], recorder: Path | None = None
+    folder: Path,
+    *endpoints: dict[str, Any],
+    recorder: Path | None = None,
+    token: str = TOKEN,
+    environment: dict[str, str] | None = None,
 ) -> AsyncIterator[RunningFront]:
     """Run a front that follows these endpoints, with the recorder at a socket."""
     file = folder / "endpoints.json"
     file.write_text(json.dumps(endpoints))
-    (folder / "token").write_text(TOKEN)
-    environment = {
+    (folder / "token").write_text(token)
+    variables = {
         "FINETUNE_ENDPOINTS": file.as_uri(),
         "FINETUNE_SERVER_URL": "http://127.0.0.1:{server}",
         "FINETUNE_KEYS_DIR": str(folder / "keys"),
         "FINETUNE_TOKEN_FILE": str(folder / "token"),
         "FINETUNE_LINGER_SECONDS": "0",
         **({} if recorder is None else {SOCKET: str(recorder)}),
+        **(environment or {}),
     }
     arguments = argparse.Namespace(host="127.0.0.1", port=0, report_port=0)
-    process = Process(read_settings(arguments, environment))
+    process = Process(read_settings(arguments, variables))
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as session:
         front = RunningFront(process, folder, session)
         task = asyncio.create_task(process.run(front.stop))

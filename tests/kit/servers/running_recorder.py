@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_trainer.serve.handover import SOCKET
-from finetune_trainer.serve.recorder.keeping import Keeper
+from finetune_trainer.serve.recorder.retention import Keeper
 from finetune_trainer.serve.recorder.server import Process, read_settings
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.reading import open_traffic
@@ -21,7 +21,8 @@ from kit.servers.running_front import TOKEN
 
 def capture(folder: Path, **fields: Any) -> dict[str, Any]:
     """Return ``spec.capture`` with a folder as its storage."""
-    return {"uri": (folder / "storage").as_uri(), "include": "All", "sample": "1", **fields}
+    uri = (folder / "storage").as_uri()
+    return {"uri": uri, "include": "All", "sample": "1", "openToAll": True, **fields}
 
 
 @dataclass
@@ -58,12 +59,12 @@ class RunningRecorder:
 
 @asynccontextmanager
 async def running_recorder(
-    folder: Path, *endpoints: dict[str, Any]
+    folder: Path, *endpoints: dict[str, Any], token: str = TOKEN
 ) -> AsyncIterator[RunningRecorder]:
     """Run a recorder that follows these endpoints."""
     file = folder / "captured.json"
     file.write_text(json.dumps(endpoints))
-    (folder / "token").write_text(TOKEN)
+    (folder / "token").write_text(token)
     socket = folder / "recorder.sock"
     environment = {
         "FINETUNE_ENDPOINTS": file.as_uri(),

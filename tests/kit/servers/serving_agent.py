@@ -103,6 +103,7 @@ async def running_agent(folder: Path, engine: ServingEngine, **settings: Any):
         "FINETUNE_ADAPTERS_DIR": str(folder / "adapters"),
         "FINETUNE_TOKEN_FILE": str(token),
         "FINETUNE_ENDPOINTS": f"file://{endpoints}",
+        "FINETUNE_LINGER_SECONDS": "0",
         "FINETUNE_GRACE_SECONDS": "3",
     }
     address = argparse.Namespace(host="127.0.0.1", port=0, report_port=0)

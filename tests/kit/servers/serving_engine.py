@@ -23,9 +23,12 @@ class ServingEngine:
         base: Answers of the base model, which adapters with other module names give too.
         ignored: Adapters that the engine loads without any effect.
         refused: Adapters that it does not load.
+        mixed_up: Adapters whose load changes what all others answer.
         overlaid: Answers of others that adapters give.
         served: Answers of models that it was started with.
         calls: Method and path of all requests.
+        hangs: Nothing is computed, while models are listed and requests are refused as ever.
+        token_status: Status of the answer to a call for one token.
     """
 
     url: str = ""
@@ -37,14 +40,18 @@ class ServingEngine:
     base: dict[str, str] = field(default_factory=dict)
     ignored: set[str] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)
+    mixed_up: set[str] = field(default_factory=set)
     overlaid: dict[str, dict[str, str]] = field(default_factory=dict)
     served: dict[str, dict[str, str]] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     bodies: list[dict] = field(default_factory=list)
+    traces: list[str | None] = field(default_factory=list)
     hold: asyncio.Event | None = None
     hold_load: asyncio.Event | None = None
     loading: set[asyncio.Task] = field(default_factory=set)
     is_down: bool = False
+    hangs: bool = False
+    token_status: int = 200
     runner: web.AppRunner | None = None
 
     async def listen(self) -> None:
@@ -57,6 +64,7 @@ class ServingEngine:
                 web.get("/v1/models", self._models),
                 web.post("/v1/load_lora_adapter", self._load),
                 web.post("/v1/unload_lora_adapter", self._unload),
+                web.post("/v1/completions", self._complete),
                 web.post("/v1/chat/completions", self._chat),
             ]
         )
@@ -115,6 +123,8 @@ class ServingEngine:
             await asyncio.shield(loading)
             return web.Response(text="Success")
         answers = self.overlaid.get(name, answers)
+        if name in self.mixed_up:
+            self.adapters = {each: dict.fromkeys(a, "?") for each, a in self.adapters.items()}
         self.adapters[name] = dict(self.base) if name in self.ignored else answers
         return web.Response(text="Success")
 
@@ -131,9 +141,18 @@ class ServingEngine:
             return web.json_response({"message": "not loaded"}, status=404)
         return web.Response(text="Success")
 
+    async def _complete(self, request):
+        self.calls.append("one token")
+        if self.hangs:
+            await asyncio.Event().wait()
+        return web.json_response({"choices": [{"text": "1"}]}, status=self.token_status)
+
     async def _chat(self, request):
         body = await request.json()
         self.bodies.append(body)
+        self.traces.append(request.headers.get("traceparent"))
+        if self.hangs:
+            return web.json_response({"error": {"message": "no such value"}}, status=400)
         known = {"base": self.base, **self.served, **self.adapters}
         answers = known.get(body["model"])
         if answers is None:
@@ -148,7 +167,11 @@ class ServingEngine:
                 await response.write(f"data: {json.dumps({'piece': piece})}\n\n".encode())
             await response.write(b"data: [DONE]\n\n")
             return response
-        return web.json_response({"choices": [{"message": {"content": text}}]})
+        choice = {"message": {"content": text}}
+        if body.get("logprobs"):
+            said = [{"token": f"{word} ", "logprob": -0.1} for word in text.split()]
+            choice["logprobs"] = {"content": [{**each, "top_logprobs": [each]} for each in said]}
+        return web.json_response({"choices": [choice]})
 
 
 @asynccontextmanager

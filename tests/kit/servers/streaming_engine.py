@@ -39,15 +39,17 @@ Behaviour = Callable[["StreamingEngine", Asked, asyncio.StreamWriter], Any]
 async def answer(engine: StreamingEngine, asked: Asked, writer: asyncio.StreamWriter) -> None:
     """Answer as vLLM does, streamed if asked so."""
     texts = engine.texts.get(asked.adapter, ["Hello", " from ", asked.adapter])
+    usage = {"prompt_tokens": 3, "completion_tokens": len(texts)}
     if asked.body.get("stream"):
         writer.write(head(200, "text/event-stream"))
         for text in texts:
             writer.write(chunk(event({"choices": [{"index": 0, "delta": {"content": text}}]})))
             await writer.drain()
             await asyncio.sleep(0)
+        if (asked.body.get("stream_options") or {}).get("include_usage"):
+            writer.write(chunk(event({"choices": [], "usage": usage})))
         writer.write(chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         return
-    usage = {"prompt_tokens": 3, "completion_tokens": len(texts)}
     message = {"role": "assistant", "content": "".join(texts)}
     choice = {"index": 0, "message": message, "finish_reason": "stop"}
     writer.write(whole(200, {"id": "chatcmpl-1", "choices": [choice], "usage": usage}))

@@ -27,6 +27,7 @@ from kit.servers.running_front import endpoint, served
 from kit.serving import hurried
 
 NAME = "headline"
+CAPTURE = {"include": "All", "sample": "1", "openToAll": True}
 _LISTENING = re.compile(r"listening on ports (\d+) and (\d+)")
 _SERIES = re.compile(r"^(\w+)(?:{.*?(?:reason=\"(\w+)\")?})? (\S+)$", re.MULTILINE)
 
@@ -139,7 +140,7 @@ async def capturing_pod(
 ) -> AsyncIterator[Pod]:
     """Run both. ``storage`` is that of the version; ``hurry`` are constants with other values."""
     version = {**served(1, engine_port), "storage": storage}
-    made = endpoint(version, name=NAME, capture={"include": "All", "sample": "1"})
+    made = endpoint(version, name=NAME, capture=CAPTURE)
     (folder / "endpoints.json").write_text(json.dumps([made]))
     (folder / "token").write_text("inner-token")
     environment = {

@@ -1,6 +1,6 @@
 """``python -m kit.serving.hurried front|recorder``: the process with shorter times and less room.
 
-``HURRIED`` is a JSON object of constants: ``{"recorder.keeping.SEGMENT_SECONDS": 0.2}``.
+``HURRIED`` is a JSON object of constants: ``{"recorder.retention.SEGMENT_SECONDS": 0.2}``.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ class MonitoredVersion:
         self.traffic = open_traffic(self.output.as_uri(), "shop", "copy")
 
     def capture(self, hour: int, *, answer: str = "") -> None:
-        """Store 40 answers of 40 users in an hour."""
+        """Store 100 answers of as many users in an hour."""
         rng, begin = random.Random(hour), START + hour * HOUR
         rows = [
             Exchange(
@@ -82,9 +82,9 @@ class MonitoredVersion:
                 latency_seconds=0.1,
                 user=f"u{hour}-{number}",
             )
-            for number in range(40)
+            for number in range(100)
         ]  # fmt: skip
-        key = segment_key(rows[0].time, rows[-1].time, num_rows=40, writer="w", number=1)
+        key = segment_key(rows[0].time, rows[-1].time, num_rows=100, writer="w", number=1)
         self.traffic.write_bytes(key, b"".join(map(write_exchange, rows)))
 
     def rate(self, hour: int, number: int, rating: Rating) -> None:
@@ -109,7 +109,8 @@ class MonitoredVersion:
         }  # fmt: skip
         return LookTask.model_validate(
             {"namespace": "shop", "endpoint": "copy", "job": "copy", "active": active,
-             "traffic": {"uri": self.output.as_uri()}, "monitor": {"minAnswers": 30, **monitor},
+             "traffic": {"uri": self.output.as_uri()},
+             "monitor": {"every": "1h", "window": "1h", "minUsers": 50, **monitor},
              "until": (START + hours * HOUR).isoformat()}
         )  # fmt: skip
 

@@ -168,7 +168,7 @@ class LocalOperator:
             return
         (server,) = self.servers.values()
         manifest = render_front(
-            front.namespace, front.owners, front.key_secrets, self._config, front.recording
+            front.namespace, front.owners, front.key_secrets, self._config, front.store_secrets
         )
         self.front = Pod(self._machine, manifest)
         self.front.start(server_url=f"http://{HOST}:{server.port}")

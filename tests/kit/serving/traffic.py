@@ -10,14 +10,14 @@ from typing import Any
 
 from finetune_trainer.serve.handover import Frame
 from finetune_trainer.serve.recorder.feedback import read_entry
+from finetune_trainer.serve.recorder.people import hash_person
 from finetune_trainer.serve.recorder.scrubbing import make_row
-from finetune_trainer.serve.response_ids import Secret
+from finetune_trainer.serve.response_ids import make_id
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.places import feedback_key, segment_key
 from finetune_trainer.traffic.reading import open_traffic
 from finetune_trainer.traffic.rows import Exchange, write_exchange, write_feedback
 
-SECRET = Secret("token")
 BEGIN = datetime(2026, 11, 30, 4, 0, tzinfo=UTC)
 
 
@@ -45,7 +45,7 @@ class Recorded:
         choice = {"index": 0, "message": message, "finish_reason": reason}
         whose = f"{self.namespace}/{self.endpoint}"
         head = {
-            "id": SECRET.make_id(whose, time, is_captured=True),
+            "id": make_id(whose, time, is_captured=True),
             "time": given.pop("time", time).isoformat(),
             "namespace": self.namespace,
             "endpoint": self.endpoint,
@@ -57,7 +57,8 @@ class Recorded:
         request = {"model": self.endpoint, "messages": messages, **given}
         answer = json.dumps({"choices": [choice]}).encode()
         row = make_row(
-            Frame(head=head, request=json.dumps(request).encode(), answer=answer), SECRET
+            Frame(head=head, request=json.dumps(request).encode(), answer=answer),
+            lambda _, whose, name: hash_person("key", whose, name),
         )
         key = segment_key(row.time, row.time, num_rows=1, writer="w", number=len(self.answers))
         self.store.write_bytes(key, write_exchange(row))

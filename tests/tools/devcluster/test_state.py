@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,28 @@ def test_a_zombie_counts_as_gone():
         eventually(lambda: start_ticks(process.pid) is None, timeout=5)
     finally:
         process.wait()
+
+
+LEADER_ENDS_FIRST = """
+import ctypes, socket, threading, time
+server = socket.create_server(("127.0.0.1", 0))
+print(server.getsockname()[1], flush=True)
+threading.Thread(target=time.sleep, args=(600,)).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_stopped_process_has_freed_its_port_also_where_its_first_thread_ended_before(tmp_path):
+    log = tmp_path / "log"
+    record = spawn(
+        "server", [sys.executable, "-c", LEADER_ENDS_FIRST], log=log, cluster=tmp_path, env={}
+    )
+
+    def is_zombie() -> bool:
+        return Path(f"/proc/{record.pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+    eventually(is_zombie, timeout=10)
+    assert is_alive(record)
+    stop(record)
+    assert not is_alive(record)
+    assert is_free(int(log.read_text()))

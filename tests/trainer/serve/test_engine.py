@@ -111,6 +111,39 @@ async def test_the_least_top_p_takes_the_likeliest_token(client: Client, body: B
     assert await text_of(client, body(temperature=1.5, top_p=1e-6)) == greedy
 
 
+async def test_the_first_of_the_likeliest_tokens_is_drawn_alone(client: Client, body: Body) -> None:
+    greedy = await text_of(client, body())
+    for only in ({"top_k": 1}, {"min_p": 1}):
+        assert await text_of(client, body(temperature=2, seed=3, **only)) == greedy
+    free = [await text_of(client, body(temperature=2, seed=seed, top_k=0)) for seed in range(4)]
+    assert len(set(free)) > 1
+
+
+async def test_an_answer_tells_how_likely_its_tokens_were(client: Client, body: Body) -> None:
+    plain = await ask(client, body())
+    answer = await ask(client, body(logprobs=True, top_logprobs=3))
+    assert answer["choices"][0]["message"] == plain["choices"][0]["message"]
+    told = answer["choices"][0]["logprobs"]["content"]
+    assert len(told) == answer["usage"]["completion_tokens"]
+    for place in told:
+        likeliest = place["top_logprobs"]
+        assert len(likeliest) == 3
+        # The answer is greedy.
+        assert (place["token"], place["logprob"]) == (
+            likeliest[0]["token"],
+            likeliest[0]["logprob"],
+        )
+        assert likeliest[0]["logprob"] >= likeliest[1]["logprob"]
+    text = "".join(place["token"] for place in told)
+    assert text.startswith(answer["choices"][0]["message"]["content"])
+    fields = {**body(model="base"), "prompt": "What colour", "logprobs": 2, "max_tokens": 4}
+    async with client.post("/v1/completions", json=fields) as reply:
+        choice = (await reply.json())["choices"][0]
+    columns = choice["logprobs"]
+    assert "".join(columns["tokens"]).startswith(choice["text"])
+    assert [len(columns[name]) for name in ("token_logprobs", "top_logprobs")] == [4, 4]
+
+
 async def test_generation_stops_when_the_client_has_gone(
     client: Client, body: Body, worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -125,9 +158,10 @@ async def test_generation_stops_when_the_client_has_gone(
     await ask(client, body(max_tokens=1))
     await asyncio.to_thread(worker.unload("nothing").exception, 60)
     async with asyncio.timeout(60):
-        while not replies[0].is_ended:
+        while not replies[0].future.done():
             await ask(client, body(max_tokens=1))
-    assert replies[0].is_cancelled
+    assert replies[0].future.cancelled()
+    await ask(client, body(max_tokens=1))
     assert len(replies[0].tokens) < 450
 
 

@@ -57,8 +57,8 @@ def test_no_argument_smuggles_a_path_an_address_or_a_second_one(flag: str) -> No
 def test_what_is_read_is_written_again() -> None:
     endpoint = FineTuneEndpoint.from_wire(changed(minimal_endpoint(), {"spec": FULL_ENDPOINT_SPEC}))
     wire = endpoint.spec.to_wire()
-    assert {key: wire[key] for key in ("rollout", "shadow", "access")} == {
-        key: FULL_ENDPOINT_SPEC[key] for key in ("rollout", "shadow", "access")
+    assert {key: wire[key] for key in ("rollout", "access")} == {
+        key: FULL_ENDPOINT_SPEC[key] for key in ("rollout", "access")
     }
     assert wire["serve"]["arguments"] == FULL_ENDPOINT_SPEC["serve"]["arguments"]
     assert FineTuneEndpoint.from_stored({**endpoint.to_wire(), "later": 1}) == endpoint
@@ -86,7 +86,7 @@ def test_names_tell_namespace_job_and_version_apart() -> None:
 
 
 def test_reports_are_told_apart_and_may_be_newer() -> None:
-    counts = {"requests": 9, "errors": 1, "invalidJson": 2, "thumbsDown": 0}
+    counts = {"requests": 9, "asked": 12, "users": 3, "ofANewerFront": 1}
     stream = {"weight": 5, "active": counts, "candidate": {}}
     front = {
         "kind": "Front",
@@ -105,7 +105,7 @@ def test_reports_are_told_apart_and_may_be_newer() -> None:
     }
     read = parse_report(json.dumps(front))
     assert isinstance(read, FrontReport)
-    assert read.endpoints[0].streams[0].active.invalid_json == 2
+    assert read.endpoints[0].streams[0].active.users == 3
     adapter = {
         "name": "t.headlines-v3",
         "version": 3,

@@ -34,7 +34,7 @@ from finetune_api.v1alpha1.rules.sizes import (
 )
 from kit.cases.spec_cases import CASES, FULL_SPEC, changed, minimal_job
 
-STATUS_LENGTHS = {JOBS.kind: 96 * 1024, SWEEPS.kind: 112 * 1024, ENDPOINTS.kind: 72 * 1024}
+STATUS_LENGTHS = {JOBS.kind: 96 * 1024, SWEEPS.kind: 112 * 1024, ENDPOINTS.kind: 85 * 1024}
 
 
 def schemas_of(custom: CustomKind) -> dict[str, Schema]:
@@ -59,7 +59,7 @@ def test_a_spec_is_at_most_as_large_as_stated():
     sweep = schemas_of(SWEEPS)["spec"]
     assert parts + largest_length(sweep, without=in_sweep) <= MAX_SWEEP_SPEC_LENGTH
     assert largest_length(schemas_of(APPROVALS)["spec"]) < 2048
-    assert largest_length(schemas_of(ENDPOINTS)["spec"]) < 36 * 1024
+    assert largest_length(schemas_of(ENDPOINTS)["spec"]) < 40 * 1024
 
 
 @pytest.mark.parametrize("custom", [JOBS, SWEEPS, ENDPOINTS], ids=lambda custom: custom.kind)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unicodedata import category
 
 import pytest
+from pydantic import ValidationError
 
 from finetune_api.crd import CUSTOM_KINDS, ENDPOINTS, JOBS, SCHEDULES, SWEEPS, CustomKind
 from finetune_api.messages.messages import parse_job
-from finetune_api.patterns import SOURCE_RULES, URI_RULES
+from finetune_api.patterns import PRINTED_RULE, SOURCE_RULES, URI_RULES
 from finetune_api.uris import EACH, URI_FIELDS, find_uris, replace_uris
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from kit.cases.spec_cases import job_with_uri, minimal_job
 
 Field = tuple[str, ...]
@@ -51,6 +54,24 @@ def test_a_field_called_so_is_of_that_type() -> None:
     nodes = walk(JOBS.build_schema()["properties"]["spec"])
     called = {place for place, _ in nodes if place and place[-1].lower().endswith("uri")}
     assert called == {*URI_FIELDS, *TRACKERS}
+
+
+def test_each_character_that_is_printed_where_it_stands_is_taken_and_no_other() -> None:
+    taken = {each for each in map(chr, range(0x110000)) if PRINTED_RULE.accepts(each)}
+    kinds = {category(each) for each in taken}
+    assert not kinds & {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+    letters = {each for each in map(chr, range(0x10000)) if category(each)[0] in "LNSP"}
+    assert len(letters - taken) < 250
+
+
+@pytest.mark.parametrize(
+    "character", ["\u202e", "\u200b", "\0", "\x1b", "\x7f", "\u2066", "\ufeff"]
+)
+@pytest.mark.parametrize("field", URI_FIELDS, ids=".".join)
+def test_no_uri_has_characters_that_hide_or_turn_round(field: Field, character: str) -> None:
+    with pytest.raises(ValidationError) as refused:
+        FineTuneJob.from_wire(job_with_uri(field, f"s3://here/adapter{character}x/adapter"))
+    assert PRINTED_RULE.message in str(refused.value)
 
 
 @pytest.mark.parametrize("field", URI_FIELDS, ids=".".join)

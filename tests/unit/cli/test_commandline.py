@@ -9,7 +9,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from finetune_cli.app import app
-from finetune_cli.commandline import HEADINGS, SYNONYMS, read_duration
+from finetune_cli.commandline import HEADINGS, SYNONYMS
 
 PROGRAM: Any = typer.main.get_command(app)
 
@@ -37,9 +37,14 @@ def test_words_of_other_tools_are_no_commands_and_name_one(word: str) -> None:
     [
         (["train", "job.yaml"], "No such command 'train'. Did you mean 'finetune run'?"),
         (["inspect", "a.csv"], "No such command 'inspect'. Did you mean 'finetune data inspect'?"),
+        (["evaluate", "a", "--step", "2"], "The command 'evaluate' was removed: the step with"),
+        (["review", "ask", "a"], "The command 'review ask' was removed: judge on the page"),
         (["validat"], "Did you mean 'validate'"),
-        (["wait", "a", "--timeout", "soon"], "'soon' is no duration; write for example 30s, 5m"),
-        (["sweep", "watch", "a", "--timeout", "5 minutes"], "'5 minutes' is no duration"),
+        (["list"], "The command 'list' was removed: `kubectl get ftj` lists jobs."),
+        (["suspend", "a"], "The command 'suspend' was removed: set spec.suspend of the job"),
+        (["sweep", "watch", "a"], "removed: `kubectl get fts NAME --watch` shows each change."),
+        (["schedule", "resume", "a"], "set spec.suspend of the schedule"),
+        (["endpoint", "describe", "a"], "removed: `finetune status endpoint/NAME` shows one."),
     ],
 )
 def test_a_slip_is_told_with_what_to_write(arguments: list[str], told: str) -> None:
@@ -52,16 +57,8 @@ def test_version_and_help_are_answered_as_commands() -> None:
     run = CliRunner().invoke
     assert run(app, ["version"]).output == run(app, ["--version"]).output
     assert run(app, ["help"]).output.strip() == run(app, ["--help"]).output.strip()
-    assert run(app, ["help", "wait"]).output == run(app, ["wait", "--help"]).output
+    assert run(app, ["help", "logs"]).output == run(app, ["logs", "--help"]).output
     assert run(app, ["version"]).output.startswith("finetune ")
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [("90", 90), ("30s", 30), ("5m", 300), ("1h", 3600), ("2d", 172800), ("1.5 h", 5400)],
-)
-def test_durations_are_read_with_their_unit(text: str, seconds: float) -> None:
-    assert read_duration(text) == seconds
 
 
 def test_no_list_of_commands_cuts_a_summary(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,15 +58,18 @@ def made_endpoint() -> dict[str, Any]:
     return body
 
 
-COUNTS = {"requests": 1200, "errors": 3}
+COUNTS = {"requests": 1200, "asked": 1300, "users": 40}
 CANDIDATE = served(
     4,
     weight=25,
     streams=[
-        {"front": "a", "weight": 5, "active": COUNTS, "candidate": {"requests": 60, "errors": 6}},
+        {"front": "a", "weight": 5, "active": COUNTS, "candidate": {"requests": 60}},
         {"front": "b", "weight": 25, "active": COUNTS, "candidate": {"requests": 300}},
     ],
-    evidence=[{"signal": "All", "logE": "1.5"}, {"signal": "Errors", "logE": "2.25"}],
+    evidence=[
+        {"signal": "All", "logE": "1.5"},
+        {"signal": "Errors", "logE": "2.25", "active": 6, "candidate": 5},
+    ],
 )
 REFUSED = {
     "version": 4,
@@ -84,26 +87,19 @@ class FakeCluster:
 
     def __init__(self) -> None:
         self.endpoint = made_endpoint()
-        self.later: list[dict[str, Any]] = []
         self.patches: list[tuple[str, Any]] = []
 
     def roll_out(self) -> None:
         self.endpoint["status"] |= {"candidate": CANDIDATE, "phase": "RollingOut"}
 
-    def get_endpoint(self, name: str) -> dict[str, Any]:
+    def get(self, kind: str, name: str) -> dict[str, Any]:
+        assert kind == "finetuneendpoint"
         if name != "headlines":
             raise CliError(f"no FineTuneEndpoint {name}")
-        if self.later:
-            self.endpoint["status"] |= self.later.pop(0)
-            self.endpoint["status"] = {
-                key: value for key, value in self.endpoint["status"].items() if value is not None
-            }
         return copy.deepcopy(self.endpoint)
 
-    def list_endpoints(self, *, all_namespaces: bool = False) -> dict[str, Any]:
-        return {"items": [copy.deepcopy(self.endpoint)]}
-
-    def patch_endpoint(self, name: str, patch: dict[str, Any]) -> dict[str, Any]:
+    def patch(self, kind: str, name: str, patch: dict[str, Any]) -> dict[str, Any]:
+        assert kind == "finetuneendpoint"
         self.patches.append((name, patch))
         return copy.deepcopy(self.endpoint)
 
@@ -112,7 +108,6 @@ class FakeCluster:
 def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
     made = FakeCluster()
     monkeypatch.setattr(Cluster, "connect", lambda **_: made)
-    monkeypatch.setattr("finetune_cli.commands.endpoint.POLL_SECONDS", 0.0)
     return made
 
 
@@ -123,24 +118,16 @@ def run(*arguments: str, answer: str = "") -> tuple[int, str, str]:
     return done.exit_code, done.stdout, done.stderr
 
 
-def test_endpoints_are_listed_and_named(cluster: FakeCluster) -> None:
-    cluster.roll_out()
-    code, out, _ = run("list")
-    assert code == 0
-    heading, line = out.splitlines()
-    assert heading.split() == list(endpointview.COLUMNS)
-    assert line.split()[:7] == ["headlines", "RollingOut", "3", "4", "25", "%", "headlines"]
-    assert run("list", "-A")[1].startswith("NAMESPACE")
-    assert run("list", "-o", "name")[1] == "finetuneendpoint.finetune.dev/headlines\n"
-    assert json.loads(run("describe", "headlines", "-o", "json")[1])["spec"]
-    assert run("describe", "none")[2] == "no FineTuneEndpoint none"
+def test_an_endpoint_is_shown(cluster: FakeCluster) -> None:
+    done = CliRunner().invoke(app, ["status", "endpoint/headlines", "-o", "json"])
+    assert json.loads(done.stdout)["spec"]
+    done = CliRunner().invoke(app, ["status", "endpoint/none"])
+    assert str(done.exception) == "no FineTuneEndpoint none"
 
 
 def test_an_endpoint_that_nobody_has_looked_at_is_pending() -> None:
     body = minimal_endpoint()
-    assert endpointview.row(body, NOW)[:5] == ["example", "Pending", "", "", ""]
     assert state_text(body) == "Pending: no operator has looked at it yet"
-    assert not endpointview.is_settled({**body, "metadata": {"name": "x", "generation": 1}})
     assert endpointview.describe(body, NOW)
 
 
@@ -161,62 +148,12 @@ def test_a_rollout_is_described_with_counts_evidence_and_decisions(cluster: Fake
     assert "Candidate:  version 4, default.headlines-v4 on fts-0123456789ab, 25 % of the" in told
     assert "5 %, 25 %, 100 %; 200 requests at each step; rolled back where worse is shown" in told
     assert "active      3         2,400      6" in told
-    assert "candidate   4         360        6" in told
+    assert "candidate   4         360        5" in told
     assert "All +1.50, Errors +2.25" in told
     assert "AnswersLikeBase" in told
     assert "Advanced" in told
     assert "Bearer YOUR_KEY" in told
     assert '"model": "headlines"' in told
-
-
-def test_a_rollout_is_watched_until_the_new_version_answers(cluster: FakeCluster) -> None:
-    promoted = {"time": AT, "version": 4, "action": "Promoted", "weight": 100, "message": "e 0.4"}
-    advanced = {**promoted, "action": "Advanced", "weight": 25, "message": "200 requests"}
-    cluster.later = [
-        {"candidate": {**CANDIDATE, "weight": 5}, "phase": "RollingOut"},
-        {"candidate": CANDIDATE, "decisions": [advanced]},
-        {
-            "candidate": None,
-            "active": served(4),
-            "phase": "Available",
-            "decisions": [advanced, promoted],
-        },
-    ]
-    code, out, _ = run("watch", "headlines")
-    assert code == 0
-    assert "version 4: Advanced at 25 %: 200 requests" in out
-    assert "version 4: Promoted: e 0.4" in out
-    assert out.endswith("Available: Version 3 answers.\n")
-
-
-def test_a_watch_for_a_version_ends_when_that_one_is_rejected(cluster: FakeCluster) -> None:
-    code, _, why = run("watch", "headlines", "--version", "4", "--timeout", "0")
-    assert code == 1
-    assert why.startswith("FineTuneEndpoint headlines has not settled after 0 s, it is Available")
-    cluster.later = [{}, {"rejected": [REFUSED], "phase": "Degraded"}]
-    assert run("watch", "headlines", "--version", "4")[0] == 1
-    assert run("watch", "headlines", "--version", "3")[0] == 0
-
-
-def test_an_edit_that_the_operator_has_not_seen_is_waited_for(cluster: FakeCluster) -> None:
-    cluster.endpoint["metadata"]["generation"] = 2
-    assert run("watch", "headlines", "--timeout", "0")[0] == 1
-    cluster.later = [{}, {"observedGeneration": 2}]
-    assert run("watch", "headlines")[0] == 0
-
-
-def test_a_watch_ends_where_a_candidate_waits_for_a_person(cluster: FakeCluster) -> None:
-    cluster.roll_out()
-    held = [{"type": kind, "status": "True", "reason": "Held"} for kind in ("Stalled", "Degraded")]
-    cluster.endpoint["status"]["conditions"] += held
-    code, out, _ = run("watch", "headlines")
-    assert (code, "RollingOut" in out) == (1, True)
-
-
-def test_a_watch_fails_where_nothing_answers(cluster: FakeCluster) -> None:
-    down = {**READY, "status": "False", "reason": "ServerNotReady"}
-    cluster.endpoint["status"] |= {"conditions": [down], "phase": "Degraded"}
-    assert run("watch", "headlines")[0] == 1
 
 
 def test_a_promotion_says_what_changes_asks_and_pins_the_candidate(cluster: FakeCluster) -> None:
@@ -318,14 +255,12 @@ def test_an_endpoint_is_read_and_changed_at_its_path(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(Cluster, "_json", answer)
     cluster = Cluster(host="https://here", namespace="team-a", _client=None)
-    cluster.list_endpoints(all_namespaces=True)
-    cluster.get_endpoint("headlines")
-    cluster.patch_endpoint("headlines", {"spec": {"version": 3}})
+    cluster.get("finetuneendpoint", "headlines")
+    cluster.patch("finetuneendpoint", "headlines", {"spec": {"version": 3}})
     group = "/apis/finetune.dev/v1alpha1"
     path = f"{group}/namespaces/team-a/finetuneendpoints/headlines"
     manager, merge = {"fieldManager": "finetune-cli"}, "application/merge-patch+json"
     assert sent == [
-        ("GET", f"{group}/finetuneendpoints", None, None, None),
         ("GET", path, None, None, None),
         ("PATCH", path, manager, {"spec": {"version": 3}}, merge),
     ]

@@ -32,14 +32,11 @@ from finetune_cli.errors import CliError
         "data report nosuch",
         "data diff nosuch other",
         "review open nosuch/ --no-open",
-        "review ask nosuch/ --as me",
         "review submit nosuch/ me.json",
         "review export nosuch/ me.json",
         "review import nosuch/ me.json --from argilla",
         "submit nosuch.yaml",
         "publish nosuch.yaml",
-        "checkpoints nosuch.yaml",
-        "evaluate nosuch.yaml --step 1",
     ],
 )
 def test_an_input_that_is_not_there_is_a_wrong_name(

@@ -110,14 +110,14 @@ async def test_the_key_of_another_endpoint_reaches_nothing(tmp_path: Path) -> No
 
 async def test_a_file_has_the_key_and_another_one_the_correction(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("alice\n")
-    (tmp_path / "better.txt").write_text("A better answer.\n")
+    (tmp_path / "better.txt").write_text("    return 1\n")
     async with endpoints(tmp_path) as (front, recorder):
         about = await ask(front, recorder)
         where = ("--url", front.url, "--key-file", str(tmp_path / "key"))
         file = ("--file", str(tmp_path / "better.txt"), "--rating", "down")
         assert (await run("correct", about, *file, *where))[0] == 0
         (entry,) = read_feedback(recorder.store())
-        assert (entry.correction, entry.rating) == ("A better answer.\n", "down")
+        assert (entry.correction, entry.rating) == ("    return 1", "down")
         code, _, why = await run("correct", about, "x", *file, *where)
         assert (code, "one of both" in why) == (64, True)
         (tmp_path / "key").write_text("two\nlines")
@@ -136,7 +136,7 @@ async def test_without_keys_the_answers_of_a_user_are_deleted(tmp_path: Path) ->
                 await ask(front, recorder, user=user)
             where = ("--url", front.url)
             code, out, _ = await run("delete", "--user", "ann", "--yes", *where)
-            assert (code, out) == (0, "deleted all answers of user ann\n")
+            assert (code, out) == (0, "deleted 2 answers of user ann\n")
             out = json.loads((await run("list", "-o", "json", *where))[1])
             assert len(out["data"]) == 1
             assert TOKEN not in json.dumps(out)

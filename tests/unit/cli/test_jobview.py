@@ -78,8 +78,7 @@ def test_whoever_waits_is_told_that_the_job_was_pruned() -> None:
     told = {"type": "Pruned", "status": "True", "reason": "PruneRequested", "message": "By prune."}
     job["status"] = {"phase": "Pruned", "conditions": [told]}
     assert is_terminal(job)
-    assert verdict(job, "Complete") == (False, "Pruned=True, PruneRequested, By prune.")
-    assert verdict(job, "Pruned")[0]
+    assert verdict(job) == (False, "Pruned=True, PruneRequested, By prune.")
 
 
 def test_what_a_job_should_take_stands_beside_what_it_has_cost() -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from finetune_api.protocol.monitoring import REPORT_PAGE
 from finetune_cli.app import app
 from finetune_cli.cluster.client import Cluster
 from finetune_cli.local.serving import monitoring
 from finetune_cli.local.serving.monitoring import note_active
 from finetune_cli.views.endpoint import describe
+from finetune_trainer.monitor.running import REPORT_KEY
 from kit.cases.endpoint_cases import minimal_endpoint
 from kit.serving.monitored import START, MonitoredVersion
 
@@ -23,9 +25,9 @@ STATUS: dict[str, Any] = {
     "lastRunTime": "2026-11-29T11:00:00Z",
     "numLooks": 3,
     "numAnswers": 1200,
-    "numWaiting": 7,
+    "numUsers": 300,
     "signals": [
-        {"name": "Vocabulary", "logE": "-inf", "since": "2026-11-29T08:00:00Z"},
+        {"name": "Vocabulary", "logE": "12", "smallest": "0.11", "since": "2026-11-29T08:00:00Z"},
         {"name": "Errors", "logE": "1.25"},
     ],
     "reportUri": "s3://b/traffic/default/headlines/monitor/report.html",
@@ -44,7 +46,8 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     body["status"] = {"monitor": copy.deepcopy(STATUS)}
 
     class OneEndpoint:
-        def get_endpoint(self, name: str) -> dict[str, Any]:
+        def get(self, kind: str, name: str) -> dict[str, Any]:
+            assert kind == "finetuneendpoint"
             assert name == "headlines"
             return copy.deepcopy(body)
 
@@ -56,9 +59,10 @@ def test_an_endpoint_shows_its_last_look(cluster: dict[str, Any]) -> None:
     code, text = run("headlines")
     assert code == 1
     lines = [line.split() for line in text.splitlines()]
-    assert ["Vocabulary", "2026-11-29T08:00:00Z"] in lines
+    assert ["Vocabulary", "+12.0", "0.11", "2026-11-29T08:00:00Z"] in lines
     assert ["Errors", "+1.2"] in lines
-    assert text.startswith("1,200 answers in 3 looks")
+    assert text.startswith("3 looks, the last ")
+    assert "1,200 answers of 300 users" in text
     assert STATUS["reportUri"] in text
     assert json.loads(run("headlines", "-o", "json")[1]) == STATUS
     del cluster["status"]["monitor"]["signals"][0]["since"]
@@ -109,24 +113,44 @@ def world_note(world: MonitoredVersion) -> dict[str, Any]:
 
 
 def test_a_folder_is_looked_at_and_shown_then_and_now(world: MonitoredVersion) -> None:
-    for hour in range(8):
-        world.capture(hour, answer="bad")
-    code, text = run(str(world.output), "--min-answers", "30")
+    for hour in range(3):
+        world.capture(hour, answer="bad" if hour == 2 else "")
+        world.look(hour + 1)
+    code, text = run(str(world.output), "--every", "3650d")  # too early for another look
     lines = {line.split()[0]: line.split() for line in text.splitlines()}
     assert code == 1
-    assert lines["320"][:5] == ["320", "answers", "in", "1", "looks"]
-    assert lines["Labels/bad"][2:4] == ["1.000", "320"]
+    assert lines["100"][:5] == ["100", "answers", "of", "100", "users"]
+    assert lines["Labels/bad"][2:4] == ["1.000", "100"]
     assert lines["AnswerLength"][2] == "3"  # characters of "bad"
-    assert lines["Labels/bad"][-1] == "2026-01-01T00:00:00.000Z"
-    again = run(str(world.output), "--min-answers", "30")
-    assert (again[0], "320 answers" in again[1]) == (1, True)
+    assert lines["Labels/bad"][-1] == "2026-01-01T03:00:00.000Z"
+
+
+def test_a_signal_with_too_few_users_of_the_first_window_is_named(
+    world: MonitoredVersion,
+) -> None:
+    for hour in range(2):
+        world.capture(hour)
+        world.look(hour + 1, signals=["Labels"] if hour == 0 else ["Labels", "Refusals"])
+    _, text = run(str(world.output), "--every", "3650d")
+    (left_out,) = [line for line in text.splitlines() if line.startswith("Refusals: left out, ")]
+    assert left_out.endswith("0 of 50 users")
+    page = world.traffic.read_bytes(REPORT_PAGE).decode()
+    assert f"<p>{left_out} of the first window</p>" in page
+
+
+def test_a_report_of_an_older_release_is_no_report_yet(world: MonitoredVersion) -> None:
+    world.capture(0)
+    world.look(1)
+    world.traffic.write_bytes(REPORT_KEY, b'{"parts": []}')
+    code, text = run(str(world.output), "--every", "3650d")
+    assert (code, text.startswith("no look yet")) == (0, True)
 
 
 def test_a_folder_that_was_served_a_moment_ago_has_no_look_yet(world: MonitoredVersion) -> None:
     note = world_note(world)
     note["status"]["active"]["since"] = datetime.now(UTC).isoformat()
     (world.output / monitoring.ACTIVE).write_text(json.dumps(note))
-    told = "no look yet: the first begins 1h and 5m after the version began to answer\n"
+    told = "no look yet: the first begins 1d and 5m after the version began to answer\n"
     assert run(str(world.output)) == (0, told)
 
 
@@ -146,7 +170,8 @@ def test_a_version_that_is_served_again_goes_on_and_another_begins(world: Monito
     [
         (["--every", "soon"], "monitor.every"),
         (["--false-alarms-per-year", "x"], "monitor.falseAlarmsPerYear"),
-        (["--min-answers", "3"], "monitor.minAnswers"),
+        (["--min-users", "3"], "monitor.minUsers"),
+        (["--window", "soon"], "monitor.window"),
     ],
 )
 def test_a_setting_that_is_none_is_named(

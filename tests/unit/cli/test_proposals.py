@@ -73,6 +73,21 @@ SHAPES: dict[str, tuple[str, bytes, dict[str, Any]]] = {
         )
         for name, make in CHATS.items()
     },
+    "several formats": (
+        "a.jsonl",
+        rows_of(
+            lambda n: (
+                {"prompt": f"ask {n}", "completion": "say"},
+                {
+                    "messages": [
+                        {"role": "user", "content": f"go {n}"},
+                        {"role": "assistant", "content": "gone"},
+                    ]
+                },
+            )[n % 3 == 2]
+        ),
+        {"format": "Auto"},
+    ),
     "pairs": (
         "a.jsonl",
         rows_of(lambda n: {"prompt": f"ask {n}", "completion": "say"}),

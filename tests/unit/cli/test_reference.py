@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from finetune_cli.app import app
 from finetune_cli.errors import CliError
-from finetune_cli.reference import render_cli
+from kit.reports.reference import render_cli
 
 
 def test_every_command_is_named_once_where_it_works() -> None:
@@ -27,8 +27,6 @@ def test_every_command_is_named_once_where_it_works() -> None:
         ["compare", "no-such-folder/", "no-such-other/"],
         ["report", "no-such-folder/"],
         ["publish", "no-such.yaml"],
-        ["checkpoints", "no-such.yaml"],
-        ["evaluate", "no-such.yaml", "--step", "1"],
         ["review", "open", "no-such-folder/"],
     ],
     ids=lambda arguments: arguments[0],

@@ -120,12 +120,3 @@ def test_commands_that_read_a_run_find_it_by_its_file(
     assert compared.uri == place
     reviewed = find_anywhere("job.yaml", ClusterOptions(), None, None)
     assert reviewed.run_uri == place
-    read: list[str] = []
-
-    def read_run(_: str, prefix: str, *__: Any, **___: Any) -> list[Any]:
-        read.append(prefix)
-        return []
-
-    monkeypatch.setattr("finetune_cli.reports.checkpoints.read_run", read_run)
-    app(["checkpoints", "job.yaml"], standalone_mode=False)
-    assert read == [job.run_prefix]

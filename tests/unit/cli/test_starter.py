@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,27 @@ def test_goal_follows_the_last_answers_of_conversations(
     assert f"the answers are {'short ' * (said == 'labels')}{said}" in describe_guess(guess)
 
 
+@pytest.mark.parametrize(("num_calls", "metric"), [(4, "exactMatch"), (5, "rougeL")])
+def test_a_few_rows_with_calls_of_tools_change_no_goal(
+    num_calls: int, metric: str, tmp_path: Path
+) -> None:
+    function = {"name": "find", "arguments": "{}"}
+    call = {"tool_calls": [{"id": "a", "type": "function", "function": function}]}
+    tool = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+
+    def row(n: int) -> dict:
+        said = call if n < num_calls else {"content": ("late", "lost")[n % 2]}
+        asked = {"role": "user", "content": f"Which {n}?"}
+        return {"messages": [asked, {"role": "assistant", **said}], "tools": [tool]}
+
+    (tmp_path / "a.jsonl").write_text(jsonl(*map(row, range(20))))
+    text, _ = render_starter(file=tmp_path / "job.yaml", data=str(tmp_path / "a.jsonl"))
+    (document,) = parse_documents(text, "job.yaml")
+    goal = parse_document(document).spec.goal
+    assert goal is not None
+    assert goal.metric == metric
+
+
 def test_columns_are_chosen_by_name_and_groups_are_kept(tmp_path: Path) -> None:
     file = tmp_path / "a.csv"
     file.write_text("id,customer_id,query,intent\n1,7,hello,greet\n2,8,bye,leave\n")
@@ -160,6 +182,26 @@ def test_columns_that_are_kept_out_of_the_prompt_are_named_with_the_reason(tmp_p
     assert "same customer" in group
     for sentence in (identifier, giveaway, group):
         assert f"# {sentence}\n" in text
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda n: f"{n % 27 + 1:02}.03.2026 08:{n:02}",
+        lambda n: f"2026-03-{n % 27 + 1:02}",
+        lambda n: f"2026-03-01T10:00:{n:02}+01:00",
+        lambda n: f"3/{n % 27 + 1}/2026, 1:05 PM",
+    ],
+)
+def test_dates_are_kept_out_of_the_prompt(write: Callable[[int], str], tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    rows = (f'"{write(n)}",Text {n % 30},Phone,{("late", "lost")[n % 3 % 2]}\n' for n in range(40))
+    file.write_text("Eingang,Freitext,Kanal,Kategorie\n" + "".join(rows))
+    found = inspect_data(file).proposal
+    assert [each.name for each in found.left_out] == ["Eingang"]
+    assert (found.prompt, found.completion) == ("Freitext", "Kategorie")
+    file.write_text("text,version\n" + "".join(f"Text {n},1.2.{n}\n" for n in range(40)))
+    assert inspect_data(file).proposal.left_out == ()
 
 
 def test_the_starter_says_that_personal_data_is_replaced_and_how_to_switch_it_off() -> None:

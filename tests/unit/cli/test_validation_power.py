@@ -56,4 +56,4 @@ def test_the_prompts_and_the_best_constant_of_the_data_are_counted(
     assert verdict.is_valid, verdict.lines
     assert "goal: with 80 independent prompts" in verdict.lines[-1]
     assert "constant answer (truly at 0.5" in verdict.lines[-1]
-    assert verdict.lines[-1].endswith("143 prompts make it 90 %")
+    assert verdict.lines[-1].endswith("161 prompts make it 90 %")

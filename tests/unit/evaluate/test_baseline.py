@@ -39,7 +39,9 @@ def make_job(goal: dict[str, str] | None, **evaluation: Any) -> ResolvedJob:
 
 
 def compared(**sides: Answers) -> Comparison:
-    rows = [{"prompt": f"p{n}", "completion": label} for n, label in enumerate(TRUTH)]
+    rows = [
+        {"prompt": f"p{n}", "completion": label, "rejected": "x"} for n, label in enumerate(TRUTH)
+    ]
     questions = gather_questions(rows, max_questions=1000, seed=0)
     values = {"base": answers(right_in(0)), "tuned": answers(TRUTH), **sides}
     return Comparison(questions=questions, **values)

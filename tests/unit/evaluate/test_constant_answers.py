@@ -19,13 +19,13 @@ from finetune_trainer.evaluate.metrics.catalog import NO_SETTINGS, Settings
 from finetune_trainer.evaluate.metrics.custom import MODULE_NAME, load_scorer
 from finetune_trainer.evaluate.questions import gather_questions
 from finetune_trainer.evaluate.scores.constants import NUM_COSTLY_SCREENED, OWN, list_constants
+from finetune_trainer.evaluate.scores.copies import PROMPT
 from finetune_trainer.evaluate.scores.gating import judge_gates, judge_goal
 from finetune_trainer.evaluate.scores.measuring import measure_one
 from finetune_trainer.evaluate.scores.score_text import score_from
-from finetune_trainer.evaluate.scores.trivial import PROMPT
 from kit.cases.spec_cases import changed, minimal_job
 
-NUM_KINDS = 10
+NUM_KINDS = 24
 """Kinds of answers that need no model."""
 LABELS = ("positive", "negative", "neutral")
 
@@ -154,7 +154,7 @@ def test_the_most_central_answer_of_the_train_side_is_a_constant() -> None:
     # Never twice the same, and no more than what every answer has.
     tuned = [f"x{i} the parcel arrives in the town on day" for i in range(60)]
     trained = tuple(f"the parcel {i} arrives in the town on day {i * 3}" for i in range(900, 990))
-    comparison = replace(compared(truth, tuned), trained=trained)
+    comparison = replace(compared(truth, tuned), trained=[("", text) for text in trained])
     goal = {"metric": "rougeL", "atLeast": "0.5"}
     met, words, _ = judged(goal, comparison)
     assert met is False
@@ -170,7 +170,7 @@ def test_the_most_central_answer_of_the_train_side_is_a_constant() -> None:
 @pytest.mark.parametrize("metric", ["rougeL", "chrF", "exactMatch"])
 def test_saying_the_prompt_again_meets_no_goal(metric: str) -> None:
     prompts = [words_of(9, i) for i in range(100)]
-    truth = [f"{each} {words_of(9, i)}" if i % 2 else each for i, each in enumerate(prompts)]
+    truth = [f"{each} {words_of(9, 500 + i)}" if i % 2 else each for i, each in enumerate(prompts)]
     goal = {"metric": metric, "atLeast": "0.4"}
     for tuned, is_met in ((prompts, False), (truth, True)):
         comparison = compared(truth, tuned, prompts=prompts)
@@ -375,7 +375,9 @@ def test_a_metric_of_the_users_own_is_called_seldom_for_constants(tmp_path: Path
     settings = Settings(scorer=load_scorer(path, "score"), scorer_path=path)
     calls = sys.modules[MODULE_NAME].calls
     truth = [words_of(5, i) for i in range(300)]
-    comparison = replace(compared(truth, honest(truth, 10)), trained=truth[:200])
+    comparison = replace(
+        compared(truth, honest(truth, 10)), trained=[("", each) for each in truth[:200]]
+    )
     goal = {"metric": "custom", "atLeast": "0.5"}
     assert judged(goal, comparison, settings)[0] is True
     of_models = 2 * len(truth)
@@ -384,6 +386,12 @@ def test_a_metric_of_the_users_own_is_called_seldom_for_constants(tmp_path: Path
     gate = {"name": "g", **goal}
     assert judge_gates(job_with(None, gates=[gate]), comparison, settings)[0].met
     assert len(calls) == counted
+
+
+def test_json_that_is_nested_too_deeply_is_left_out_of_the_usual_object() -> None:
+    deep = '{"a":' * 600 + "1" + "}" * 600
+    found = list_constants([(deep,), ('{"a": 2}',)], ["x"])
+    assert "{}" in [each.text for each in found]
 
 
 def test_the_candidates_are_distinct_and_name_no_row() -> None:

@@ -35,8 +35,8 @@ def test_labels_are_foreseen(metric: str, score: float | None) -> None:
 def test_the_train_side_shows_what_is_usual() -> None:
     answers = [f"the parcel {i} arrives in the town on day {i * 7}" for i in range(40)]
     questions = asked(answers)
-    trained = [f"the parcel {i} arrives in the town on day {i}" for i in range(900, 950)]
-    assert foresee_constant("rougeL", questions, [], NO_SETTINGS) == 0
+    trained = [("", f"the parcel {i} arrives in the town on day {i}") for i in range(900, 950)]
+    assert foresee_constant("rougeL", questions, [], NO_SETTINGS) == pytest.approx(2 / 11)
     found = foresee_constant("rougeL", questions, trained, NO_SETTINGS)
     assert found is not None
     assert found > 0.7

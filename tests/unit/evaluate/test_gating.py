@@ -15,7 +15,7 @@ from finetune_trainer.evaluate.scores.gating import judge_goal
 from finetune_trainer.evaluate.scores.measuring import score_all
 from kit.cases.spec_cases import changed, minimal_job
 
-PAIRS = [{"prompt": f"p{i}", "completion": f"a long answer to all of p{i}"} for i in range(6)]
+PAIRS = [{"prompt": f"p{i}", "completion": f"a long answer to all of x{i}"} for i in range(6)]
 TEXTS = [{"text": f"text {i}"} for i in range(24)]
 
 

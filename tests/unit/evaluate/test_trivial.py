@@ -12,9 +12,10 @@ from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.questions import gather_questions
+from finetune_trainer.evaluate.scores.copies import PROMPT
 from finetune_trainer.evaluate.scores.gating import judge_goal
 from finetune_trainer.evaluate.scores.measuring import score_all
-from finetune_trainer.evaluate.scores.trivial import MOST_FREQUENT, PROMPT, answer_trivially
+from finetune_trainer.evaluate.scores.trivial import MOST_FREQUENT, answer_trivially
 from kit.cases.spec_cases import changed, minimal_job
 
 
@@ -48,10 +49,10 @@ def verdict(
 
 
 def test_the_label_is_the_most_frequent_and_a_text_is_its_prompt() -> None:
-    labels = answer_trivially(
+    found = answer_trivially(
         gather_questions(rows(["no", "Yes.", "yes", "no", "yes"]), max_questions=9, seed=0)
     )
-    assert (labels.what, labels.texts) == (MOST_FREQUENT, ["yes"] * 5)
+    assert found == (MOST_FREQUENT, ["yes"] * 5)
     turns = [
         {"role": "system", "content": "s"},
         {"role": "user", "content": "first"},
@@ -60,7 +61,7 @@ def test_the_label_is_the_most_frequent_and_a_text_is_its_prompt() -> None:
     ]
     text = {"prompt": turns, "completion": [{"role": "assistant", "content": "words " * 9}]}
     copied = answer_trivially(gather_questions([text], max_questions=9, seed=0))
-    assert (copied.what, copied.texts, copied.is_label) == (PROMPT, ["last"], False)
+    assert copied == (PROMPT, ("last",))
 
 
 FRAUD = ["fraud"] * 3 + ["fine"] * 297
@@ -120,8 +121,8 @@ def test_a_label_that_is_accepted_beside_others_counts_everywhere() -> None:
         for i, labels in enumerate(["ab", "cb", "b", "a", "a"])
         for label in labels
     ]
-    trivial = answer_trivially(gather_questions(several, max_questions=9, seed=0))
+    _, texts = answer_trivially(gather_questions(several, max_questions=9, seed=0))
     # "a" is first of three, "b" is accepted by three: the first in the order of the rows.
-    assert trivial.texts == ["a"] * 5
+    assert texts == ["a"] * 5
     more = [*several, {"prompt": "p5", "completion": "c"}, {"prompt": "p5", "completion": "b"}]
-    assert answer_trivially(gather_questions(more, max_questions=9, seed=0)).texts == ["b"] * 6
+    assert answer_trivially(gather_questions(more, max_questions=9, seed=0))[1] == ["b"] * 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import sys
 
 import pytest
 import yaml
@@ -11,7 +10,6 @@ import yaml
 from finetune_operator.kube.api import connection
 from finetune_operator.kube.api.connection import (
     ConnectionConfigError,
-    ExecCredentials,
     TokenFileCredentials,
     load_connection,
     load_in_cluster,
@@ -88,9 +86,16 @@ def test_absent_and_broken_files_are_named(tmp_path):
         load_kubeconfig([broken])
 
 
-def test_removed_auth_provider_says_what_to_use(tmp_path):
-    path = kubeconfig(tmp_path, user={"auth-provider": {"name": "gcp"}})
-    with pytest.raises(ConnectionConfigError, match=r"gcp.*exec plugin"):
+@pytest.mark.parametrize(
+    ("name", "plugin"),
+    [
+        ("exec", {"apiVersion": "client.authentication.k8s.io/v1", "command": "aws"}),
+        ("auth-provider", {"name": "gcp"}),
+    ],
+)
+def test_user_with_a_credential_program_is_refused_with_what_to_use(tmp_path, name, plugin):
+    path = kubeconfig(tmp_path, user={name: plugin})
+    with pytest.raises(ConnectionConfigError, match=rf"\({name}\).*tokenFile.*service account"):
         load_kubeconfig([path])
 
 
@@ -120,47 +125,6 @@ async def test_token_file_is_read_again_each_minute_and_on_refresh(tmp_path):
 async def test_missing_token_file_is_an_error(tmp_path):
     with pytest.raises(ConnectionConfigError, match="token"):
         await TokenFileCredentials(tmp_path / "token").authorization()
-
-
-PLUGIN = """
-import json, os, pathlib, sys
-calls = pathlib.Path(sys.argv[1])
-n = int(calls.read_text()) + 1 if calls.exists() else 1
-calls.write_text(str(n))
-assert json.loads(os.environ["KUBERNETES_EXEC_INFO"])["kind"] == "ExecCredential"
-status = {"token": os.environ["PREFIX"] + str(n), "expirationTimestamp": "2026-01-01T01:00:00Z"}
-print(json.dumps({"kind": "ExecCredential", "status": status}))
-"""
-
-
-async def test_exec_plugin_is_run_again_when_its_token_expires(tmp_path):
-    script, clock = tmp_path / "plugin.py", FakeClock()
-    script.write_text(PLUGIN)
-    spec = {
-        "apiVersion": "client.authentication.k8s.io/v1",
-        "command": sys.executable,
-        "args": [str(script), str(tmp_path / "calls")],
-        "env": [{"name": "PREFIX", "value": "t"}],
-    }
-    credentials = ExecCredentials(spec, clock=clock)
-    assert await credentials.authorization() == "Bearer t1"
-    assert await credentials.authorization() == "Bearer t1"
-    clock.advance(3600)
-    assert await credentials.authorization() == "Bearer t2"
-
-
-@pytest.mark.parametrize(
-    ("command", "args", "message"),
-    [
-        ("/no/such/plugin", [], "cannot run"),
-        (sys.executable, ["-c", "import sys; sys.exit('who are you')"], "who are you"),
-        (sys.executable, ["-c", "print('{}')"], "no token"),
-    ],
-)
-async def test_failing_exec_plugin_is_named(command, args, message):
-    spec = {"apiVersion": "client.authentication.k8s.io/v1", "command": command, "args": args}
-    with pytest.raises(ConnectionConfigError, match=message):
-        await ExecCredentials(spec).authorization()
 
 
 def test_in_cluster_needs_the_environment(tmp_path, monkeypatch):

@@ -10,12 +10,10 @@ import pytest
 
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.connection import Connection
-from finetune_operator.kube.api.errors import NotFound, StaleList
+from finetune_operator.kube.api.errors import NotFound
 from finetune_operator.kube.api.resource import PODS
 from finetune_operator.kube.api.transport import Transport
-from finetune_operator.kube.cache import feed as feed_module
 from finetune_operator.kube.cache.feed import Feed
-from finetune_operator.kube.cache.past import NUM_STALE_LISTS, HistoryRewritten
 from kit.cluster.objects import pod
 from kit.processes.eventually import eventually_async
 from kit.servers.scripted_server import (
@@ -172,42 +170,3 @@ async def test_to_be_forbidden_everywhere_is_not_to_know_that_there_is_nothing(s
     async with make_feed(server, namespaces=namespaces) as feed, running(feed):
         await eventually_async(lambda: len(server.seen) >= 3 * max(1, len(namespaces)))
         assert not feed.synced.is_set()
-
-
-@pytest.mark.parametrize(
-    "listed",
-    [
-        # The list is older than what was seen, whatever it holds.
-        (reply_list(pod("kept", 400), version="510")),
-        (reply_list(version="510")),
-        # The server has come further since, but not the object.
-        (reply_list(pod("kept", 400), pod("new", 955), version="960")),
-    ],
-    ids=["behind", "empty", "overtaken"],
-)
-async def test_a_server_that_has_gone_back_in_time_ends_the_feed(server, listed, monkeypatch):
-    monkeypatch.setattr(feed_module, "PAUSE_SECONDS", 0.01)
-    server.lists.extend([reply_list(pod("kept", 900), pod("gone", 950), version="950"), listed])
-    async with make_feed(server, repair_seconds=0.01) as feed:
-        feed.observe("ADDED", pod("kept", 900))
-        feed.observe("ADDED", pod("gone", 950))
-        with pytest.raises(ExceptionGroup) as ended:
-            async with asyncio.timeout(5):
-                await feed.run()
-        assert ended.group_contains(HistoryRewritten, match="was etcd restored from a backup")
-        assert len(feed.store) == 2, "nothing was believed"
-    assert len(server.seen) == 1 + NUM_STALE_LISTS
-
-
-async def test_one_stale_list_is_asked_for_again_and_not_believed(server, monkeypatch):
-    monkeypatch.setattr(feed_module, "PAUSE_SECONDS", 0.01)
-    stale, good = reply_list(version="8"), reply_list(pod("a", 9), version="10")
-    server.lists.extend([good, stale, stale, good, stale, stale, good])
-    async with make_feed(server, repair_seconds=0.01) as feed:
-        feed.observe("ADDED", pod("a", 9))
-        await feed.repair()
-        with pytest.raises(StaleList, match="8, and 10 was seen"):
-            await feed.repair()
-        async with running(feed):
-            await eventually_async(lambda: len(server.seen) >= 8)
-            assert feed.store.keys() == [("ns", "a")]

@@ -14,7 +14,7 @@ from finetune_operator.kube.api.resource import PODS
 from finetune_operator.kube.api.transport import Transport
 from finetune_operator.kube.cache import informer as informer_module
 from finetune_operator.kube.cache.informer import Informer
-from finetune_operator.kube.cache.past import NUM_STALE_LISTS, HistoryRewritten
+from finetune_operator.kube.metrics import KubeMetrics
 from kit.cluster.objects import pod
 from kit.processes.eventually import eventually_async
 from kit.servers.scripted_server import (
@@ -34,7 +34,6 @@ async def server(monkeypatch):
     monkeypatch.setattr(informer_module, "BACKOFF_BASE_SECONDS", 0.005)
     monkeypatch.setattr(informer_module, "BACKOFF_CAP_SECONDS", 0.02)
     monkeypatch.setattr(informer_module, "ABSENT_RETRY_SECONDS", 0.02)
-    monkeypatch.setattr(informer_module, "PAUSE_SECONDS", 0.02)
     async with scripted_server() as running:
         yield running
 
@@ -243,6 +242,19 @@ async def test_metrics_count_lists_watches_ghosts_and_objects(server):
         assert sample("informer_cached_objects", name) == 1
 
 
+def test_a_kind_is_synced_once_all_its_caches_are():
+    metrics, synced = KubeMetrics(), [False, False]
+    for number in range(2):
+        metrics.add_cache("pods", lambda: 3, lambda number=number: synced[number])
+    sample = metrics.registry.get_sample_value
+    name = {"name": "pods"}
+    assert sample("informer_cached_objects", name) == 6
+    for number in (1, 0):
+        assert sample("informer_synced", name) == 0
+        synced[number] = True
+    assert sample("informer_synced", name) == 1
+
+
 async def test_a_type_the_cluster_may_lack_counts_as_listed_and_is_found_once_it_is_there(server):
     server.lists.extend([reply_status(404, "NotFound")] * 3)
     server.lists.append(reply_list(pod("a", 1), version="5"))
@@ -355,22 +367,6 @@ async def test_a_first_list_that_fails_for_long_is_done_without_until_it_succeed
     assert scope == ""
     assert "conversion webhook failed" in why
     assert back == ("", "")
-
-
-async def test_a_server_that_has_gone_back_in_time_ends_the_informer(server, monkeypatch):
-    """Nothing comes from a watch that begins in the future: so the server is asked for its own."""
-    server.lists.extend([reply_list(pod("a", 900), version="950")])
-    server.lists.append(reply_list(pod("a", 400), version="510"))
-    server.watches.append(stream(then="hold"))
-    async with KubeClient(Transport(Connection(server=server.url))) as client:
-        informer = Informer(client, PODS, rng=random.Random(1), silence_seconds=0.1)
-        with pytest.raises(ExceptionGroup) as ended:
-            async with asyncio.timeout(10):
-                await informer.run()
-        assert ended.group_contains(HistoryRewritten, match="510, and 950 was seen before")
-        assert names(informer) == ["a"], "nothing was believed"
-    assert len(server.requests("GET", limit="1")) == 1
-    assert len(server.requests("GET", limit="500")) == NUM_STALE_LISTS
 
 
 async def test_an_own_write_during_a_list_does_not_make_it_stale(server):

@@ -9,13 +9,14 @@ from peft import LoraConfig, get_peft_model
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from finetune_trainer.model.kernels.compiled import compile_blocks
+from finetune_trainer.model.kernels.lora import fuse_lora
 
 pytestmark = pytest.mark.slow  # it needs torch
 
 NUM_BLOCKS = 3
 
 
-def make_model(compiler: Any) -> Any:
+def make_model(compiler: Any, *, fused: bool) -> Any:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         hidden_size=16,
@@ -29,17 +30,21 @@ def make_model(compiler: Any) -> Any:
     base = transformers.LlamaForCausalLM(config)
     if compiler is not None:
         compile_blocks(base, backend=compiler)
-    return get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "down_proj"])).train()
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "down_proj"]))
+    if fused:
+        fuse_lora(model)
+    return model.train()
 
 
 @pytest.mark.filterwarnings("ignore")  # torch, while it traces
-def test_blocks_share_their_code_and_compute_as_before() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_blocks_share_their_code_and_compute_as_before(fused: bool) -> None:
     """Traced by torch and run as traced: its compiler takes a minute here."""
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("eager")
     results, names = [], []
     for compiler in (None, counter):
-        model, found = make_model(compiler), []
+        model, found = make_model(compiler, fused=fused), []
         for length in (7, 9):
             model.zero_grad()
             logits = model(input_ids=torch.arange(length)[None] + 3).logits

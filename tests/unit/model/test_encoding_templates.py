@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from jinja2 import TemplateSyntaxError
 
 from finetune_trainer.errors import DataError
@@ -227,6 +230,15 @@ def test_a_row_that_cannot_be_written_is_refused_without_its_text(
     assert not {"hello", "HELLO", "Be brief."} & set(caught.value.message.split())
 
 
+def test_a_template_that_renders_only_with_tools_writes_them() -> None:
+    template = "{% if not tools %}{{ raise_exception('no tools') }}{% endif %}{{ tools }}" + CHATML
+    tokenizer = make_tokenizer(chat_template=CHATML)
+    chat_format = replace(decide_format(tokenizer, None), template=template)
+    encoder = ChatTokenizer(tokenizer, chat_format, loss="Auto", max_tokens=10_000)
+    row = {"messages": [HI, HELLO], "tools": [{"function": {"name": "weather"}}]}
+    assert learned(tokenizer, encoder.encode_row(row)) == ["hello<|im_end|>"]
+
+
 def test_calls_of_tools_are_learned_and_asked_for_with_the_tools() -> None:
     tokenizer, encoder = make_encoder(templates.WITH_TOOLS)
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
@@ -344,3 +356,21 @@ def test_a_long_chat_is_rendered_a_few_times_and_reads_as_answer_by_answer(
     assert encoder.encode_row(row) == fast
     assert len(fast) == 1
     assert len(fast[0].spans) == 20
+
+
+def test_the_template_of_the_guide_writes_tools_and_calls() -> None:
+    guide = Path(__file__).parents[3] / "docs/how-to/chat-templates.md"
+    _, _, rest = guide.read_text().partition("(`TemplateDropsTools`). It suits")
+    block = rest.partition("```yaml\n")[2].partition("```")[0]
+    template = yaml.safe_load(block)["chatTemplate"]["text"]
+    tokenizer, encoder = make_encoder(template)
+    tool = {"type": "function", "function": {"name": "find", "parameters": {"type": "object"}}}
+    function = {"name": "find", "arguments": {"number": 7}}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"id": "a", "function": function}]}
+    row = {"messages": [SYSTEM, HI, call, {"role": "tool", "content": "42"}, HELLO]}
+    examples = encoder.encode_row({**row, "tools": [tool]})
+    said = learned(tokenizer, examples)
+    assert said[-1] == "hello<|im_end|>"
+    assert '"find"' in said[0]
+    without = encoder.encode_prompt([HI])
+    assert encoder.encode_prompt([HI], [tool]) != without

@@ -14,6 +14,8 @@ import transformers
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from finetune_trainer.errors import UserError
+from finetune_trainer.model.adapters import name_targets
+from finetune_trainer.model.kernels import varlen_attention
 from finetune_trainer.model.kernels.attention import (
     VARLEN_FAMILIES,
     AttentionSupport,
@@ -26,9 +28,11 @@ from finetune_trainer.model.kernels.varlen_attention import (
     find_fault,
     register_varlen,
 )
-from finetune_trainer.model.load import load_model
+from finetune_trainer.model.load import load_model, read_model_architecture
 from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.train.ranks.outcome import name_attention
+from finetune_trainer.train.ranks.start import load_base
+from unit.trainer.test_estimate import resolved
 
 ROWS = [[3 + (i * 7 + j) % 50 for j in range(length)] for i, length in enumerate((5, 1, 9))]
 SIZES: dict[str, Any] = {
@@ -164,6 +168,44 @@ def test_auto_loads_it_for_joined_rows_where_the_kernel_is_right(
         assert caught.value.reason == "AttentionUnsupported"
 
 
+@pytest.mark.parametrize(
+    ("adapter", "bfloat16", "stored", "loaded"),
+    [
+        ("LoRA", True, torch.bfloat16, NAME),
+        ("Full", True, torch.float32, NAME),  # autocast, or FSDP2, computes in bfloat16
+        ("Full", False, torch.float32, "sdpa"),
+    ],
+)
+def test_the_type_of_computation_decides_and_not_that_of_the_weights(
+    adapter: str,
+    bfloat16: bool,
+    stored: torch.dtype,
+    loaded: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_model("llama").save_pretrained(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("finetune_trainer.model.load.find_fault", lambda *_: "")
+    spec: dict[str, Any] = {"method": {"adapter": {"type": adapter}}}
+    recipe: Any = SimpleNamespace(
+        bfloat16=bfloat16,
+        strategy="DDP",
+        padding_free=True,
+        packing=False,
+        use_gpu=True,
+        world_size=1,
+    )
+    plan: Any = SimpleNamespace(
+        model_dir=str(tmp_path), use_gpu=True, resume_dir=None, origin_dir=None
+    )
+    job = resolved(**spec)
+    adapted = name_targets(job.spec.method.adapter, read_model_architecture(tmp_path))
+    model = load_base(plan, job, adapted, recipe, local_rank=0, tell=print)
+    assert model.dtype == stored
+    assert model.config._attn_implementation == loaded
+
+
 def test_all_ranks_take_sdpa_if_the_kernel_is_wrong_on_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -201,7 +243,11 @@ def test_rows_with_padding_are_recorded_as_what_computed_them() -> None:
     assert name_attention("eager", joins_rows=False) == "eager"
 
 
-def test_the_kernel_alone_runs_backwards_in_a_fixed_order() -> None:
+@pytest.mark.parametrize("limit", [4, 3])
+def test_the_kernel_alone_runs_backwards_in_a_fixed_order_if_the_row_is_short(
+    limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(varlen_attention, "ORDERED_TOKENS", limit)
     seen: list[bool] = []
 
     class Noting(torch.autograd.Function):
@@ -224,7 +270,7 @@ def test_the_kernel_alone_runs_backwards_in_a_fixed_order() -> None:
     part = note(query)
     out, _ = attend_by_boundaries(torch.nn.Module(), part, part, part, None, kernel=attend)
     note(out).sum().backward()
-    assert seen == [False, True, False]
+    assert seen == [False, limit == 4, False]
     assert query.grad is not None
 
 

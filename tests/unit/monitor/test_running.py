@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,16 +16,17 @@ from finetune_api.protocol.monitoring import SETTLING
 from finetune_trainer.errors import StorageError
 from finetune_trainer.monitor.looking import Look, Settings
 from finetune_trainer.monitor.material import rows_of_evaluation, rows_of_training
-from finetune_trainer.monitor.reference import Reference, make_reference
-from finetune_trainer.monitor.running import EVIDENCE_KEY, REPORT_KEY, look_once
+from finetune_trainer.monitor.running import REPORT_KEY, STATE_KEY, look_once
+from finetune_trainer.monitor.signals import Signal, fit_signals
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.places import segment_key
 from finetune_trainer.traffic.reading import open_traffic
 from finetune_trainer.traffic.rows import Exchange, write_exchange
+from kit.serving.monitored import id_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-SETTINGS = Settings(min_answers=20)
+SETTINGS = Settings(every=HOUR, window=HOUR, min_users=20)
 THINGS = ["coat", "hat", "glove", "scarf"]
 
 
@@ -32,7 +35,7 @@ def prompt(rng: random.Random) -> str:
 
 
 @pytest.fixture(scope="module")
-def reference() -> Reference:
+def signals() -> Mapping[str, Signal]:
     rng = random.Random(1)
     trained = [
         {"prompt": prompt(rng), "completion": "Fine.", "metadata": {"group": f"g{number}"}}
@@ -42,7 +45,7 @@ def reference() -> Reference:
         orjson.dumps({"prompt": "a", "tuned": rng.choice(["good", "bad"]), "group": f"e{number}"})
         for number in range(200)
     ]
-    return make_reference([*rows_of_training(trained), *rows_of_evaluation(samples)])
+    return fit_signals([*rows_of_training(trained), *rows_of_evaluation(samples)])
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ def store(tmp_path: Path) -> ObjectStore:
 def capture(
     store: ObjectStore, hour: int, *, version: int = 1, answer: str = "", words: str = ""
 ) -> None:
-    """Store 40 answers of 40 users, given in the first minutes of an hour."""
+    """Store 100 answers of as many users, given in the first minutes of an hour."""
     rng = random.Random(hour)
     begin = START + hour * HOUR
     rows = [
@@ -68,7 +71,7 @@ def capture(
             latency_seconds=0.1,
             user=f"u{number}",
         )
-        for number in range(40)
+        for number in range(100)
     ]
     key = segment_key(
         rows[0].time, rows[-1].time, num_rows=len(rows), writer=f"w{version}", number=1
@@ -76,88 +79,151 @@ def capture(
     store.write_bytes(key, b"".join(map(write_exchange, rows)))
 
 
-def look(store: ObjectStore, reference: Reference, hours: float, version: int = 1) -> Look | None:
+def look(
+    store: ObjectStore, signals: Mapping[str, Signal], hours: float, version: int = 1
+) -> Look | None:
     now = START + hours * HOUR + SETTLING
-    return look_once(store, reference, SETTINGS, version=version, since=START, now=now)
+    return look_once(store, signals, SETTINGS, version=version, since=START, now=now)
 
 
-def test_each_answer_of_the_version_counts_once(store: ObjectStore, reference: Reference) -> None:
+def test_only_answers_of_the_version_count(
+    store: ObjectStore, signals: Mapping[str, Signal]
+) -> None:
     capture(store, 0)
     capture(store, 0, version=2)
-    first = look(store, reference, 1)
+    first = look(store, signals, 1)
     assert first is not None
-    assert first.evidence.num_answers == 40
-    assert look(store, reference, 1.5) is None
+    assert (first.state.num_answers, first.state.num_looks) == (100, 0)
+    assert look(store, signals, 1.5) is None
     capture(store, 1)
-    second = look(store, reference, 2)
+    second = look(store, signals, 2)
     assert second is not None
-    assert (second.evidence.num_looks, second.evidence.num_answers) == (2, 80)
-    assert {seen.num_users for seen in second.seen.values()} == {40}
+    assert (second.state.num_looks, second.state.num_answers) == (1, 100)
+    assert {len(part.now) for part in second.parts.values()} == {100}
 
 
-def test_a_look_that_was_cut_off_is_made_again(store: ObjectStore, reference: Reference) -> None:
-    capture(store, 0)
-    look(store, reference, 1)
-    evidence = store.read_bytes(EVIDENCE_KEY)
-    store.delete(EVIDENCE_KEY)  # as if it had never been written
-    look(store, reference, 1)
-    assert store.read_bytes(EVIDENCE_KEY) == evidence
-
-
-def test_few_answers_wait_for_the_next_look(store: ObjectStore, reference: Reference) -> None:
-    few = Settings(min_answers=60)
-    capture(store, 0)
-    first = look_once(store, reference, few, version=1, since=START, now=START + HOUR + SETTLING)
-    assert first is not None
-    assert (first.num_waiting, first.evidence.num_looks) == (40, 0)
-    capture(store, 1)
-    second = look_once(
-        store, reference, few, version=1, since=START, now=START + 2 * HOUR + SETTLING
-    )
-    assert second is not None
-    assert second.evidence.num_answers == 80
-
-
-def test_looks_after_an_outage_make_up_for_it_one_by_one(
-    store: ObjectStore, reference: Reference
+def test_each_look_reads_its_whole_window(
+    store: ObjectStore, signals: Mapping[str, Signal]
 ) -> None:
-    for hour in range(10):
+    long = replace(SETTINGS, window=3 * HOUR)
+    found = []
+    for hour in range(7):
         capture(store, hour)
-    some = Settings(min_answers=20, max_answers=130)
-    for number in range(1, 4):
-        now = START + 20 * HOUR + SETTLING
-        found = look_once(store, reference, some, version=1, since=START, now=now)
-        assert found is not None
-        assert found.evidence.until == START + 3 * number * HOUR
-        assert found.evidence.num_answers == 120 * number
-    last = look_once(store, reference, some, version=1, since=START, now=now)
-    assert last is not None
-    assert (last.evidence.until, last.evidence.num_answers) == (START + 20 * HOUR, 400)
+        now = START + (hour + 1) * HOUR + SETTLING
+        told = look_once(store, signals, long, version=1, since=START, now=now)
+        assert told is not None
+        found.append((told.state.num_answers, told.state.num_looks))
+    assert found == [(100, 0), (200, 0), (300, 0), (300, 0), (300, 0), (300, 1), (300, 2)]
 
 
-def test_a_look_keeps_no_texts(store: ObjectStore, reference: Reference) -> None:
+def test_a_look_that_was_cut_off_is_made_again(
+    store: ObjectStore, signals: Mapping[str, Signal]
+) -> None:
+    capture(store, 0)
+    look(store, signals, 1)
+    state = store.read_bytes(STATE_KEY)
+    store.delete(STATE_KEY)  # as if it had never been written
+    look(store, signals, 1)
+    assert store.read_bytes(STATE_KEY) == state
+
+
+def test_the_reference_begins_with_the_first_captured_answer(
+    store: ObjectStore, signals: Mapping[str, Signal]
+) -> None:
+    long = replace(SETTINGS, window=3 * HOUR)
+    capture(store, 5)
+    ends = []
+    for hour in range(6, 10):
+        capture(store, hour)
+        now = START + (hour + 1) * HOUR + SETTLING
+        told = look_once(store, signals, long, version=1, since=START, now=now)
+        assert told is not None
+        ends.append(told.state.reference and told.state.reference.end)
+    assert ends == [None, *[START + 8 * HOUR] * 3]
+
+
+def test_another_version_gathers_a_reference_of_its_own(
+    store: ObjectStore, signals: Mapping[str, Signal]
+) -> None:
+    for hour in range(3):
+        capture(store, hour)
+        look(store, signals, hour + 1)
+    capture(store, 3, version=2)
+    since = START + 3 * HOUR
+    now = START + 4 * HOUR + SETTLING
+    told = look_once(store, signals, SETTINGS, version=2, of="2", since=since, now=now)
+    assert told is not None
+    assert told.state.reference is not None
+    assert (told.state.reference.end, told.state.num_looks) == (START + 4 * HOUR, 0)
+
+
+def test_a_reference_is_of_its_window_whatever_came_before(
+    store: ObjectStore, signals: Mapping[str, Signal]
+) -> None:
+    """Without a state the whole history is new, but only the window's share counts."""
+    for hour in range(30):
+        capture(store, hour)
+    few = replace(SETTINGS, max_answers=100)
+    now = START + 30 * HOUR + SETTLING
+    told = look_once(store, signals, few, version=1, since=START, now=now)
+    assert told is not None
+    assert told.state.reference is not None
+    assert (told.state.num_answers, told.state.reference.share) == (100, 1.0)
+
+
+def test_windows_of_which_unequal_shares_were_read_are_not_compared(
+    store: ObjectStore, signals: Mapping[str, Signal]
+) -> None:
+    for hour in range(20):
+        capture(store, hour)
+    long = replace(SETTINGS, window=10 * HOUR)
+    found = []
+    for hours, most in ((10, 1000), (20, 500), (21, 900)):
+        capture(store, hours)
+        now = START + hours * HOUR + SETTLING
+        settings = replace(long, max_answers=most)
+        told = look_once(store, signals, settings, version=1, since=START, now=now)
+        assert told is not None
+        found.append((told.state.num_looks, "unequal" in told.state.note))
+    assert found == [(0, False), (0, True), (1, False)]
+
+
+def test_feedback_to_answers_before_the_window_is_not_read(
+    store: ObjectStore, signals: Mapping[str, Signal]
+) -> None:
+    long = replace(SETTINGS, window=60 * HOUR)
+    capture(store, 99)
+    store.write_bytes(f"feedback/{id_of(1, 0)}/1767230000000-ab12.json", b"damaged")
+    now = START + 100 * HOUR + SETTLING
+    told = look_once(store, signals, long, version=1, since=START, now=now)
+    assert told is not None
+    assert told.state.num_answers == 100
+
+
+def test_a_look_keeps_no_texts(store: ObjectStore, signals: Mapping[str, Signal]) -> None:
     words = 1500 * " and"
     for hour in range(15):
         capture(store, hour, words=f" {hour}{words}")
     tracemalloc.start()
-    found = look(store, reference, 15)
+    now = START + 15 * HOUR + SETTLING
+    whole = replace(SETTINGS, window=15 * HOUR)
+    found = look_once(store, signals, whole, version=1, since=START, now=now)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert found is not None
-    assert found.evidence.num_answers == 600
-    assert most < 600 * len(words) / 2
+    assert found.state.num_answers == 1500
+    assert most < 1500 * len(words) / 2
 
 
-def test_the_report_says_what_moved(store: ObjectStore, reference: Reference) -> None:
+def test_the_report_says_what_moved(store: ObjectStore, signals: Mapping[str, Signal]) -> None:
     for hour in range(6):
-        capture(store, hour, answer="bad")
-        look(store, reference, hour + 1)
+        capture(store, hour, answer="bad" if hour > 3 else "")
+        look(store, signals, hour + 1)
     report = orjson.loads(store.read_bytes(REPORT_KEY))
-    (alarm, *_) = report["alarms"]
-    assert alarm["signal"] == "Labels"
-    assert alarm["part"] in {"Labels/bad", "Labels/good"}
-    assert alarm["since"] == "2026-01-01T00:00:00.000Z"
-    assert alarm["logE"] >= report["logBound"]
+    (change, *_) = report["changes"]
+    assert change["signal"] == "Labels"
+    assert change["part"] in {"Labels/bad", "Labels/good"}
+    assert (change["since"], change["until"]) == ("2026-01-01T05:00:00.000Z", None)
     assert {each["name"] for each in report["signals"]} == {
         "Errors", "ThumbsDown", "PromptLength", "Vocabulary", "Language", "AnswerLength",
         "Refusals", "Labels",
@@ -167,11 +233,13 @@ def test_the_report_says_what_moved(store: ObjectStore, reference: Reference) ->
     assert parts["PromptLength"]["low"] < parts["PromptLength"]["mean"]
 
 
-def test_evidence_that_cannot_be_read_is_named(store: ObjectStore, reference: Reference) -> None:
-    store.write_bytes(EVIDENCE_KEY, b"{")
-    with pytest.raises(StorageError, match=r"evidence\.json") as caught:
-        look(store, reference, 1)
-    assert caught.value.reason == "DamagedEvidence"
+def test_a_state_that_cannot_be_read_is_named(
+    store: ObjectStore, signals: Mapping[str, Signal]
+) -> None:
+    store.write_bytes(STATE_KEY, b"{")
+    with pytest.raises(StorageError, match=r"state\.json") as caught:
+        look(store, signals, 1)
+    assert caught.value.reason == "DamagedState"
 
 
 def test_training_gives_prompts_and_the_evaluation_gives_answers() -> None:
@@ -184,8 +252,8 @@ def test_training_gives_prompts_and_the_evaluation_gives_answers() -> None:
         "metadata": {"group": "g"},
     }
     (row,) = rows_of_training([chat, {"text": "a novel", "metadata": {"group": "n"}}])
-    assert (row.answered.prompt, row.answered.answer, row.group) == ("hello", None, "g")
+    assert (row.prompt, row.answer) == ("hello", None)
     (sample,) = rows_of_evaluation([b'{"prompt": "hello", "tuned": "yes", "group": "g"}'])
-    assert (sample.answered.prompt, sample.answered.answer, sample.group) == (None, "yes", "g")
+    assert (sample.prompt, sample.answer) == (None, "yes")
     with pytest.raises(ValueError, match="line 2"):
-        rows_of_evaluation([b'{"tuned": "yes", "group": "g"}', b"{}"])
+        rows_of_evaluation([b'{"tuned": "yes"}', b"{}"])

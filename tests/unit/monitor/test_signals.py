@@ -18,7 +18,7 @@ def row(prompt: str = "a red coat", answer: str | None = "Warm and red.") -> Ans
 
 
 def named(rows: list[Answered]) -> dict[str, Signal]:
-    return {signal.name: signal for signal in fit_signals(rows)}
+    return dict(fit_signals(rows))
 
 
 TEXTS = [row(prompt, f"This is copy number {number}.") for number, prompt in enumerate(COPY)]
@@ -26,7 +26,7 @@ LABELS = [
     row(prompt, label) for prompt, label in zip(COPY, ["Good", "bad", "good.", "bad"], strict=True)
 ]
 
-SIGNALS = [*fit_signals([row(answer="{}"), *TEXTS]), *fit_signals(LABELS)]
+SIGNALS = [*fit_signals([row(answer="{}"), *TEXTS]).values(), *fit_signals(LABELS).values()]
 
 
 @given(prompt=st.text(max_size=60), answer=st.none() | st.text(max_size=60))
@@ -70,7 +70,7 @@ def test_answers_without_text_are_no_answers() -> None:
     signals = named(LABELS)
     for name in ("AnswerLength", "Refusals", "Labels/good"):
         assert signals[name].measure(row(answer=None)) is None
-    prompts_alone = {signal.name for signal in fit_signals([row(answer=None)])}
+    prompts_alone = set(fit_signals([row(answer=None)]))
     assert prompts_alone == {
         "Errors", "ThumbsDown", "PromptLength", "Vocabulary", "Language/LATIN",
     }  # fmt: skip
@@ -78,16 +78,15 @@ def test_answers_without_text_are_no_answers() -> None:
 
 def test_prompts_that_are_not_to_be_compared_are_not() -> None:
     unknown = Answered(prompt=None, answer="Good")
-    assert {signal.name for signal in fit_signals([unknown] * 2)} == {
+    assert set(fit_signals([unknown] * 2)) == {
         "Errors", "ThumbsDown", "AnswerLength", "Refusals", "Labels/good",
     }  # fmt: skip
     for name in ("PromptLength", "Vocabulary"):
         assert named(TEXTS)[name].measure(unknown) is None
 
 
-def test_errors_have_limits_of_their_own() -> None:
+def test_an_error_is_a_hit() -> None:
     errors = named(TEXTS)["Errors"]
-    assert errors.limits is not None
     assert errors.measure(Answered(prompt="a", answer=None, is_error=True)) == 1.0
     assert errors.measure(row()) == 0.0
 
@@ -153,6 +152,12 @@ def test_shares_of_languages_and_forms_are_watched_where_the_reference_has_them(
     assert signals["Language/English"].measure(row("where is the hat")) == 1.0
     assert signals["Format/lines"].measure(row(answer="One line.")) == 0.0
     assert not any(name.startswith("Format/") for name in named(LABELS))
+
+
+def test_only_the_signals_that_are_named_are_watched() -> None:
+    assert set(fit_signals(LABELS, ["Labels", "Refusals"])) == {
+        "Labels/good", "Labels/bad", "Refusals",
+    }  # fmt: skip
 
 
 def test_a_thumb_down_is_a_hit_and_no_thumb_is_none() -> None:

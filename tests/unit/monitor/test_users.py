@@ -49,6 +49,15 @@ def test_what_a_user_wrote_is_the_prompt() -> None:
     assert texts_of_user(messages) == ["hello", "and"]
 
 
+def test_only_the_last_text_of_a_user_is_watched() -> None:
+    row = exchange("hello")
+    row.request["messages"] += [
+        {"role": "assistant", "content": "good day"},
+        {"role": "user", "content": "a coat"},
+    ]
+    assert read_exchange(row).answered.prompt == "a coat"
+
+
 def test_an_error_and_a_call_of_tools_have_no_answer() -> None:
     assert read_exchange(exchange("hello")).answered == Answered(prompt="hello", answer="yes")
     broken = read_exchange(exchange("hello", is_error=True)).answered
@@ -81,8 +90,8 @@ def many(number: int, num_users: int) -> list[UserRow]:
 
 def test_a_user_counts_once_however_much_it_sends() -> None:
     rows = [of("a", 0.0), of("b", 1.0), *[of("loud", 0.5)] * 1000, of("b", 0.0), of("c", None)]
-    assert sorted(tally(rows).numbers_of("Asked").tolist()) == [0.0, 0.5, 0.5]
-    assert len(tally([of("c", None)]).numbers_of("Asked")) == 0
+    assert sorted(tally(rows).numbers()["Asked"].tolist()) == [0.0, 0.5, 0.5]
+    assert len(tally([of("c", None)]).numbers()["Asked"]) == 0
 
 
 def test_numbers_are_the_means_of_the_rows_of_each_user() -> None:
@@ -91,20 +100,28 @@ def test_numbers_are_the_means_of_the_rows_of_each_user() -> None:
     for row in rows:
         by_user.setdefault(row.user, []).append(float(row.answered.prompt or 0))
     means = [sum(numbers) / len(numbers) for numbers in by_user.values()]
-    assert tally(rows, max_users=400).numbers_of("Asked").tolist() == pytest.approx(means)
+    found = sorted(tally(rows, max_users=400).numbers()["Asked"])
+    assert found == pytest.approx(sorted(means))
+
+
+def test_the_order_of_users_depends_on_nothing_that_they_do() -> None:
+    rows = many(300, 40)
+    numbers = tally(rows).numbers()["Asked"]
+    assert numbers.tolist() == pytest.approx(tally(rows[::-1]).numbers()["Asked"].tolist())
+    assert numbers.tolist() != sorted(numbers)
 
 
 def test_of_too_many_users_random_ones_count_with_all_their_rows() -> None:
     rows = many(6000, 900)
     whole, some = tally(rows), tally(rows, max_users=100)
-    numbers = some.numbers_of("Asked")
+    numbers = some.numbers()["Asked"]
     assert len(numbers) == 100
     assert some.num_rows == 6000
     # Each of these users has the mean that it has among all, whatever came first.
-    assert set(numbers.round(9)) <= set(whole.numbers_of("Asked").round(9))
-    again = tally(rows[::-1], max_users=100).numbers_of("Asked")
+    assert set(numbers.round(9)) <= set(whole.numbers()["Asked"].round(9))
+    again = tally(rows[::-1], max_users=100).numbers()["Asked"]
     assert sorted(again.round(9)) == sorted(numbers.round(9))
-    assert abs(numbers.mean() - whole.numbers_of("Asked").mean()) < 0.05
+    assert abs(numbers.mean() - whole.numbers()["Asked"].mean()) < 0.05
 
 
 @pytest.mark.parametrize("is_higher", [True, False])

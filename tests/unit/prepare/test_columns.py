@@ -12,6 +12,7 @@ import pytest
 from finetune_trainer.prepare.reading.columns.columns import (
     find_giveaways,
     find_group,
+    is_date,
     is_identifier,
 )
 from finetune_trainer.prepare.reading.proposals import propose_reading
@@ -113,6 +114,37 @@ def test_a_proposed_prompt_holds_neither_identifiers_nor_giveaways() -> None:
         "ticket": "has another value in every row",
         "code": "predicts the answer in 100 % of rows",
     }
+
+
+def test_dates_stay_out_of_the_prompt_of_labels_only() -> None:
+    rows = rows_of(
+        body=lambda n: f"Where is parcel {n}?",
+        day=lambda n: f"2024-05-{n % 9 + 10}",
+        code=lambda n: f"12/45/{n % 9 + 1000}",
+        answer=lambda n: f"l{n % 4 > 1}",
+    )
+    found = propose_reading(rows, where="a.csv")
+    assert [each.name for each in found.left_out] == ["day"]
+    rows = [
+        {**row, "answer": f"On 2024-05-{n % 9 + 10} we sent {n}."} for n, row in enumerate(rows)
+    ]
+    assert propose_reading(rows, where="a.csv").left_out == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "is_one"),
+    [
+        ("2024-05-31", True),
+        ("31.12.1999", True),
+        ("5/31/2024 9:05 AM", True),
+        ("2024-13-01", False),
+        ("32/01/2024", False),
+        ("12-34-5678", False),
+        ("4711-01-02", False),
+    ],
+)
+def test_a_date_has_a_month_a_day_and_a_year_of_two_centuries(value: str, is_one: bool) -> None:
+    assert is_date("day", rows_of(day=lambda n: value)) is is_one
 
 
 def test_a_column_stays_where_nothing_else_is_left_for_the_prompt() -> None:

@@ -21,6 +21,8 @@ from finetune_trainer.prepare.duplicates.cores import (
         ("## question **is it __open__ today**", "question is it open today"),
         ("```python print(1) ```", "print(1)"),
         ("if a < b and b > c then 2 ** 3 ** 4", "if a < b and b > c then 2 ** 3 ** 4"),
+        ("what is (2)**3**(4) or 2**3**4", "what is (2)**3**(4) or 2**3**4"),
+        ("请问**今天**营业吗", "请问今天营业吗"),
         ("<name>aromi</name> <area>riverside</area>", "<name>aromi</name> <area>riverside</area>"),
         ("call #5 # or &co; now", "call #5 or &co; now"),
     ],

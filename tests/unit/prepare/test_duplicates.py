@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import tempfile
 from collections.abc import Callable, Sequence
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 
 from finetune_api.v1alpha1.spec.dataset import Dataset
+from finetune_trainer.data.normal import normalise_text
 from finetune_trainer.data.rows import Example, Side, make_example
 from finetune_trainer.errors import DataError
 from finetune_trainer.prepare.duplicates.comparing import Compared, compare_rows
-from finetune_trainer.prepare.rows.normal import normalise_row, normalise_text
+from finetune_trainer.prepare.rows.normal import normalise_row
 from finetune_trainer.prepare.rows.spool import Spool, pack_rows
 from kit.planted.duplicates import WRAPPERS
 from kit.planted.measured import measure_all
@@ -31,14 +33,18 @@ def example(
 
 
 def compare(
-    examples: Sequence[Example], *, benchmark: Sequence[Row] = (), **settings: Any
+    examples: Sequence[Example],
+    *,
+    benchmark: Sequence[Row] = (),
+    show: Callable[[str], str] = str,
+    **settings: Any,
 ) -> Compared:
     dataset = Dataset.model_validate({"sources": [{"uri": "s3://b/x.jsonl"}], **settings})
     with tempfile.TemporaryDirectory() as folder, Spool(Path(folder) / "rows.jsonl") as spool:
         spool.add(pack_rows(examples))
         rows = [example(n, row, file="benchmark") for n, row in enumerate(benchmark, start=1)]
         spool.add(pack_rows(rows, is_benchmark=True))
-        return compare_rows(spool, dataset)
+        return compare_rows(spool, dataset, show=show)
 
 
 def compare_loose(rows: Sequence[Row], **settings: Any) -> Compared:
@@ -394,6 +400,71 @@ def test_contradictions_are_left_out_or_refused_on_request() -> None:
     assert "refund" not in caught.value.message
 
 
+def order(number: object, **more: object) -> str:
+    return json.dumps({"article": "a long name of an article", "order": {"number": number}, **more})
+
+
+def test_json_answers_to_one_prompt_are_compared_by_value() -> None:
+    rows = [
+        ("Send 12 green chairs.", order(12)),
+        ("send 12 green chairs", order(13)),
+        ("Send 4 tables.", order(4, color="Red")),
+        ("Send 4 tables.", '{"color": "red", "order": {"number": 4.0}, "article": "%s"}'),
+        ("Send 2 lamps to Jon.", order(2, name="Jon")),
+        ("Send 2 lamps to John.", order(2, name="John")),
+        ("Write a shop.", order(1)),
+        ("Write a shop.", "a long answer that is no JSON at all but prose, and some more of it"),
+        ("List 3 colors.", '["a", 3, "a list of several words and some more of these"]'),
+        ("List 3 colors.", '["b", 3, "a list of several words and some more of these"]'),
+    ]
+    rows[3] = (rows[3][0], rows[3][1] % "a long name of an article")
+    compared = compare_loose([*rows, *filler(60)])
+    lines = [(row["line"], row["otherLine"]) for row in compared.conflicting_rows()]
+    assert lines == [(1, 2), (2, 1), (9, 10), (10, 9)]
+    (finding,) = [f for f in compared.findings if f.name == "contradictoryLabels"]
+    assert finding.counts == {"order": 1, "a list": 1}
+    assert "12" not in finding.message
+    dropped = compare_loose([*rows, *filler(60)], onConflict="Drop")
+    assert [line for _, line, _ in removed(dropped)] == [1, 2, 9, 10]
+
+
+def test_a_json_answer_is_a_text_where_it_is_nested_too_deeply() -> None:
+    deep = '{"a":' * 600 + "%s" + "}" * 600
+    rows = [("What is it?", deep % 1), ("And what is this?", deep % 2), *filler(60)]
+    assert lines_left(compare_loose([*rows, rows[0]])) == list(range(1, 63))
+
+
+def test_empty_json_answers_are_compared_by_value() -> None:
+    ones, others = (
+        normalise_row({"prompt": "p", "completion": answer}).answer_digest
+        for answer in ("{}", "{ }")
+    )
+    assert ones == others
+
+
+def test_json_with_another_long_text_is_a_second_reference() -> None:
+    texts = [
+        f"It is the {n} reason, and we have written it down at some length here." for n in "ab"
+    ]
+    rows = [("Why?", json.dumps({"label": "x", "notes": [{"why": text}]})) for text in texts]
+    rows += [("How?", json.dumps({"label": label, "why": texts[0]})) for label in "xy"]
+    compared = compare_loose([*rows, *filler(60)])
+    assert [row["line"] for row in compared.conflicting_rows()] == [3, 4]
+
+
+def test_the_names_of_fields_that_differ_are_masked_short_and_few() -> None:
+    several = {f"{n} {'long ' * 20}": 1 for n in range(20)}
+    rows = [(f"Who is {n}?", json.dumps({"ada@example.com": n})) for n in (1, 2)]
+    rows += [(prompt, answer.replace(": ", ": 4")) for prompt, answer in rows]
+    rows += [("How many?", "{}"), ("How many?", json.dumps(several))]
+    compared = compare_loose([*rows, *filler(60)], show=lambda name: name.replace("ada", "<X>"))
+    (finding,) = [f for f in compared.findings if f.name == "contradictoryLabels"]
+    assert len(finding.counts) == 10
+    assert max(map(len, finding.counts)) == 64
+    assert finding.counts["<X>@example.com"] == 2
+    assert "ada" not in finding.message
+
+
 def test_near_prompts_with_different_labels_are_what_is_to_be_learned() -> None:
     rows = labelled(60)
     prompt, label = rows[0]
@@ -526,6 +597,11 @@ ANSWER = "your {} is sent to the address that we know within five working days o
         (ANSWER.format("card"), f"Hello, {ANSWER.format('card')}, thank you", True),
         (ANSWER.format("card and 5 EUR"), ANSWER.format("card and 6 EUR"), False),
         (ANSWER.format("card"), "no, we never send anything to anybody, ask at the counter", False),
+        (ANSWER.format("card"), f"<div><p>{ANSWER.format('<b>card</b>')}</p></div>", True),
+        (f"# Cards\n\n{ANSWER.format('**card**')}", f"Cards {ANSWER.format('card')}", True),
+        (ANSWER.format("card"), f"<p>{ANSWER.format('card and 5 EUR')}</p>", False),
+        (f"<p class='a'>{ANSWER.format('card')}", f"<ol><li>{ANSWER.format('card')}", False),
+        (ANSWER.format("2**3**4"), ANSWER.format("234"), False),
         ("order_card", "order_card", True),
         ("order_card", "order_cards", False),
         ("order_card", ANSWER.format("card"), False),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import date, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ import pytest
 from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.data.rows import BadRow, is_in_slice, make_example, replace_group
 from finetune_trainer.errors import DataError, UserError
+from finetune_trainer.prepare.reading.examples import open_source
 from finetune_trainer.prepare.reading.formats.formats import build_convert, read_group, read_slices
-from finetune_trainer.prepare.reading.formats.recognition import recognise_format
+from finetune_trainer.prepare.reading.formats.recognition import format_of_row, recognise_format
+from finetune_trainer.prepare.reading.sources import describe_file
 
 PAIRS = {"format": "PromptCompletion"}
 NAN = float("nan")
@@ -433,6 +436,9 @@ def test_an_unusable_row_is_refused_with_the_reason(
         ({"columns": {"group": "user"}}, [{"messages": []}], "Chat", "messages"),
         ({}, [{"text": ""}] * 3 + [{"messages": []}] * 17, "Chat", "17 of the first 20 rows"),
         ({}, [{"messages": None, "text": ""}], "Text", "have text"),
+        ({}, [{"text": ""}] * 2 + [{"prompt": "", "completion": ""}], "Text", "2 of the first 3"),
+        ({}, [{"text": ""}] * 2 + [{"prompt": "", "chosen": "", "rejected": ""}], "Text", "2 of"),
+        ({}, [{"text": "", "chosen": None, "rejected": None, "answer": None}], "Text", "have text"),
     ],
 )
 def test_the_format_is_recognised_with_the_reason(
@@ -441,6 +447,35 @@ def test_the_format_is_recognised_with_the_reason(
     recognised = recognise_format(make_source(**settings), rows, where="dataset.sources[0]")
     assert recognised.format == format_name
     assert reason in recognised.reason
+
+
+@pytest.mark.parametrize(
+    ("row", "usual", "found"),
+    [
+        ({"text": "a"}, "Chat", "Text"),
+        ({"text": "a", "order_id": 7, "lang": "en", "note": None}, "Chat", "Text"),
+        ({"text": "a", "chosen": "b", "rejected": "c"}, "Chat", "Chat"),
+        ({"text": "a", "target_text": "b"}, "Chat", "Chat"),
+        ({"text": "a", "expected_output": "b"}, "PromptCompletion", "PromptCompletion"),
+        ({"text": "a", "instruction": "b", "output": ""}, "Chat", "Chat"),
+        ({"prompt": "a", "completion": "b"}, "Text", "PromptCompletion"),
+    ],
+)
+def test_a_row_is_plain_text_only_without_columns_that_may_hold_its_answer(
+    row: dict[str, Any], usual: str, found: str
+) -> None:
+    assert format_of_row(row, usual) == found
+
+
+def test_a_text_beside_the_group_time_or_slice_of_its_source_is_plain_text(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b"}, {"text": "c", "team": 1, "day": "d", "tier": "e"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    source = make_source(columns={"group": "team", "time": "day", "slices": ["tier"]})
+    files = [describe_file(tmp_path / "a.jsonl", name="a.jsonl")]
+    conversion = open_source(source, files, index=0, label="", conversational=True).conversion
+    assert conversion is not None
+    assert list(map(conversion.format_of, rows)) == ["PromptCompletion", "Text"]
+    assert conversion.format_of({**rows[1], "target_text": "f"}) == "PromptCompletion"
 
 
 def test_an_answer_beside_a_text_is_not_left_out_without_a_word() -> None:

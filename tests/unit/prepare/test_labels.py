@@ -11,6 +11,7 @@ from finetune_trainer.data.report import LabelReport
 from finetune_trainer.data.rows import Side
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels
 from finetune_trainer.prepare.checks.labels import Labels, check_labels, count_labels
+from finetune_trainer.prepare.rows.normal import normalise_row
 
 
 def chat(answer: str | None, **more: Any) -> dict[str, Any]:
@@ -104,13 +105,37 @@ def test_a_label_at_the_end_of_a_conversation_is_one(label: str) -> None:
         ([], {}),
     ],
 )
-def test_uneven_labels_are_told_and_never_named(
+def test_uneven_labels_are_told_and_only_rare_ones_named(
     labels: list[tuple[str, int, int]], expected: dict[str, int]
 ) -> None:
     reports = [LabelReport(label=name, train=train, test=test) for name, train, test in labels]
     findings = check_labels(Labels(counts=tuple(reports)))
     assert {finding.name: finding.num_flagged for finding in findings} == expected
-    assert not any("fraud" in finding.message for finding in findings)
+    assert not any("fine" in finding.message for finding in findings)
+    assert {each.name for each in findings if " (9)" in each.message} <= {"rareLabels"}
+
+
+def test_labels_that_only_feedback_has_are_named() -> None:
+    typed = {**chat("Billng"), "metadata": {"responseId": "chatcmpl-1"}}
+    known = {**chat("account."), "metadata": {"responseId": "chatcmpl-2"}}
+    rows = [chat(answer) for answer in ("account", "billing") * 20]
+    told = {
+        each.name: each for each in check_labels(count_labels({Side.TRAIN: [typed, known, *rows]}))
+    }
+    assert told["newLabels"].num_flagged == 1
+    assert told["newLabels"].message.startswith("new in feedback: Billng (1);")
+    assert "Billng (1)" in told["rareLabels"].message
+    alone = [{**row, "metadata": {"responseId": "chatcmpl-3"}} for row in rows]
+    assert not count_labels({Side.TRAIN: alone}).new
+
+
+@pytest.mark.parametrize("more", [{}, {"reasoning_content": "why"}])
+def test_one_answer_has_one_digest_in_every_shape(more: dict[str, Any]) -> None:
+    split = chat("late", **more)
+    whole = {"messages": [*split["prompt"], *split["completion"]]}
+    assert normalise_row(split).answer_digest == normalise_row(whole).answer_digest
+    other = normalise_row(chat("lost", **more)).answer_digest
+    assert normalise_row(split).answer_digest != other
 
 
 YES = ["Yes", "yes", "YES", "Yes", " yes ", "yes.", "Yes", "Y\u200bes"]
@@ -150,8 +175,6 @@ def test_labels_and_their_spellings_are_shown_as_the_shield_has_them() -> None:
 
 
 def test_the_counts_agree_with_the_labels_that_the_split_keeps() -> None:
-    from finetune_trainer.prepare.rows.normal import normalise_row
-
     rows = [chat(answer) for answer in [*YES, "no", "No"]]
     answers = {normalise_row(row).answer_digest for row in rows}
     assert len(answers) == len(count_labels({Side.TRAIN: rows}).counts)

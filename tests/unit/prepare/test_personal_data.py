@@ -95,6 +95,8 @@ def found(text: str, settings: Settings = ALL, before: str = "") -> list[tuple[s
         ("jdbc:oracle:thin:scott/tiger@//h:1521/s", "Password", "tiger"),
         ("<password>E1Vy85jWFLuq</password>", "Password", "E1Vy85jWFLuq"),
         ("curl -u admin:TEBO4cSU84BQ https://x", "Password", "TEBO4cSU84BQ"),
+        ("mysql -pZAWLdEJxY4V8 app", "Password", "ZAWLdEJxY4V8"),
+        ("redis-cli -h db -a ZAWLdEJxY4V8Qw==", "Password", "ZAWLdEJxY4V8Qw=="),
         ("my password is ZAWLdEJxY4V8, thanks", "Password", "ZAWLdEJxY4V8"),
         ("- name: DB_PASSWORD\n  value: b8XK2mQ4xR8t", "Password", "b8XK2mQ4xR8t"),
         (f'{{"kty":"EC","d":"{DRAWN * 2}"}}', "PrivateKey", DRAWN * 2),
@@ -117,6 +119,29 @@ def found(text: str, settings: Settings = ALL, before: str = "") -> list[tuple[s
         ("codice fiscale RSS MRA 85T10 A562S", "NationalID", "RSS MRA 85T10 A562S"),
         ("PAN ABCPK1622L", "NationalID", "ABCPK1622L"),
         ("My phone number is 4829131.", "Phone", "4829131"),
+        ("Tel.+493012345678", "Phone", "+493012345678"),
+        ("id 99,+33612345678", "Phone", "+33612345678"),
+        ("msisdn 33612370033", "Phone", "33612370033"),
+        ("(11) 96127-5840", "Phone", "(11) 96127-5840"),
+        ("mon num 0612319456", "Phone", "0612319456"),
+        ("call us at 555-1234", "Phone", "555-1234"),
+        ("6247118587753390653", "Card", "6247118587753390653"),
+        ("6225 5522 7784 7650 2", "Card", "6225 5522 7784 7650 2"),
+        ("UnionPay 62692815688456890", "Card", "62692815688456890"),
+        ("我的银行卡号6212810630535046 6", "Card", "6212810630535046 6"),
+        ("银联卡 81636823617467896", "Card", "81636823617467896"),
+        ("tcp 0 0 198.51.100.20.22 ESTABLISHED", "IPAddress", "198.51.100.20"),
+        ("v=spf1 ip6:2001:db8::7 -all", "IPAddress", "2001:db8::7"),
+        (f"my bearer token is {DRAWN}.", "APIKey", DRAWN),
+        (f"bearer {DRAWN[:16]} fails", "APIKey", DRAWN[:16]),
+        (f"the API token is {'0a1b2c3d' * 5}", "APIKey", "0a1b2c3d" * 5),
+        ("the password for my account is Sunshine1033*.", "Password", "Sunshine1033*"),
+        ("My password is Summer2024, thanks", "Password", "Summer2024"),
+        ("changed the password to winter87& today", "Password", "winter87&"),
+        ("event notes, pass: Summer2024", "Password", "Summer2024"),
+        ("the event password: Summer2024", "Password", "Summer2024"),
+        ("Mein Passwort ist @winter413", "Password", "@winter413"),
+        ("user anna, pw: DragonBlue70", "Password", "DragonBlue70"),
     ],
 )  # fmt: skip
 def test_a_value_is_found_whole(text: str, entity: str, value: str) -> None:
@@ -167,6 +192,25 @@ def test_a_value_is_found_whole(text: str, entity: str, value: str) -> None:
         "docker run -p 8080:1311 -u root:root img; scp -p user@host:/x/6.tar .",
         "foreign_key = 'Order2Item3'; name: db-secret-9\n  key: password",
         f"sha512-{'aB3dE5gH7' * 9}==",
+        "our phone sales 1990-2000, hotline staff 505000-697000, pages 26-47 76-84 by mobile use",
+        "parcel 0047 4784 9330, call center 14-61 79-91",
+        "Tracking number 3681719282722367, parcel 6000 7927 4749 3053, FedEx 5799 5513 9661 2240",
+        "OID 23.21.40.100.7.9.1 and 1.3.6.1.4.1.9",
+        "the password is 12-character long, and was SHA256-hashed to pass to httpx2.request",
+        "the token LlamaForCausalLM2 and the password for server2019 are missing",
+        "username, password = index_url_user_password",
+        "Your boarding pass: LH4567AB, the season pass: Winter2025",
+        "The password is SHA-256-hashed",
+        "java -XX:+UseG1GC -XX:MaxRAMPercentage=75.0 -XX:MetaspaceSize=256m; at -AfternoonTea2Pm3",
+        "gradle build -PappVersion=2.4.1; ./gradlew -PreleaseVersion=1.2.3-RC1 -pversion=1.2.3-RC1",
+        "curl -A Mozilla5.0-Chrome120 https://example.com; kubectl get pods -w Pod12Abc34",
+        "redis-cli ping && curl -A Mozilla5.0-Chrome120 x; ldapsearch; kubectl get -w Pod12Abc34",
+        "mvn test -papp-Version=2.4.1-RC1",
+        'auth(token, "SHA256withRSA"); connect("Button1", "onClick2Handler")',
+        'connect("mongodb", "UTF-8", "ISO-8859-1"); ftp("ftp.example.com", "README_v2.TXT")',
+        "net user guide v2.3.1-Beta4; kubectl logs -p my-pod-7f8d9c-xk2lp; ssh -p 2222 host-Prod01",
+        "    pass\n\n\n@QtCore.pyqtSlot()",
+        "    pass\n\n@QtCore.pyqtSlot\n",
     ],
 )
 def test_what_only_looks_like_it_is_left(text: str) -> None:
@@ -218,6 +262,32 @@ def test_published_sample_numbers_hold_and_no_longer_do_with_another_digit(
         last = text[-1]
         changed = chr(ord(last) + 1) if last not in "9Z" else chr(ord(last) - 1)
         assert not list(find_national_ids(Text(text[:-1] + changed), [country]))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'mysqli_connect("localhost", "root", "{}", "shop")',
+        "$pdo = new PDO('mysql:host=db;dbname=shop', 'app', '{}');",
+        'requests.get(url, auth=("ann", "{}"))',
+        "user.set_password('{}')",
+        "cy.get('#password').type('{}')",
+        "CREATE USER 'a' IDENTIFIED BY '{}';",
+        "requirepass {}",
+        "redis-cli -h h -a {} ping",
+        "keytool -list -storepass {} -keystore x.jks",
+        "echo '{}' | sudo -S apt update",
+        '<add key="DbPassword" value="{}"/>',
+        '#define WIFI_PASSWORD "{}"',
+        "sqlplus scott/{}@orcl",
+        "net user ann {} /add",
+        "hasło: {}",
+    ],
+)
+def test_passwords_of_calls_directives_and_options_are_found(text: str) -> None:
+    value = "aK7x" + "Qp2mZ9"
+    (match,) = find_personal_data(text.format(value), Settings())
+    assert (match.entity, match.value) == ("Password", value)
 
 
 def test_a_word_said_just_before_tells_what_a_number_is() -> None:

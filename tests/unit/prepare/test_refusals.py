@@ -19,7 +19,6 @@ from kit.cases.spec_cases import changed, minimal_job
 
 STOPS_EARLY = {"spec.checkpoint.earlyStopping": {"patience": 3}}
 SCORES = {"spec.evaluation.validation": {"metric": "exactMatch"}}
-ADOPTED = {"spec.initFrom": {"uri": "s3://models/a/adapter", "train": False}}
 
 
 def look(folder: Path, change: dict[str, Any], rows: str) -> None:
@@ -33,7 +32,6 @@ def look(folder: Path, change: dict[str, Any], rows: str) -> None:
         (STOPS_EARLY, "checkpoint.earlyStopping"),
         (SCORES, "evaluation.validation"),
         (STOPS_EARLY | SCORES, "checkpoint.earlyStopping and evaluation.validation"),
-        (SCORES | STOPS_EARLY | ADOPTED, "evaluation.validation"),
     ],
 )
 def test_what_needs_validation_rows_is_refused_where_all_were_left_out(
@@ -53,9 +51,8 @@ def test_what_needs_validation_rows_is_refused_where_all_were_left_out(
         (STOPS_EARLY, "{}\n"),
         (SCORES, "{}\n"),
         ({}, ""),
-        (STOPS_EARLY | ADOPTED, ""),
     ],
-    ids=["stops early", "scores", "asks for none", "trains nothing"],
+    ids=["stops early", "scores", "asks for none"],
 )
 def test_what_has_validation_rows_or_needs_none_goes_on(
     tmp_path: Path, change: dict[str, Any], rows: str

@@ -52,15 +52,3 @@ def test_names_that_mean_experts_are_refused_before_a_gpu_is_held(
     assert refused.value.reason == "InvalidTargetModules"
     ask(tmp_path, "qwen2_moe", **change)
     ask(tmp_path, "llama", **change)
-
-
-def test_weights_that_an_older_run_trained_by_such_names_can_still_be_evaluated(
-    tmp_path: Path,
-) -> None:
-    change = {
-        "spec.method.adapter": {"targetModules": ["down_proj", "o_proj"]},
-        "spec.initFrom": {"uri": "s3://bucket/runs/older/adapter", "train": False},
-    }
-    ask(tmp_path, "mixtral", **{"spec.evaluation.engine": "Transformers", **change})
-    with pytest.raises(UserError, match="down_proj, o_proj changes experts"):
-        ask(tmp_path, "mixtral", **change)

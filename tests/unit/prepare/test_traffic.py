@@ -12,8 +12,9 @@ from finetune_api.v1alpha1.spec.dataset import Source
 from finetune_trainer.errors import UserError
 from finetune_trainer.prepare.reading import people
 from finetune_trainer.prepare.reading.traffic import CORRECTION, RATING, fetch_traffic
-from finetune_trainer.traffic.places import tombstone_of_id, tombstone_of_user
+from finetune_trainer.traffic.places import feedback_key, tombstone_of_id, tombstone_of_user
 from finetune_trainer.traffic.reading import find_exchanges
+from finetune_trainer.traffic.rows import Feedback, write_feedback
 from kit.serving.traffic import BEGIN, Recorded
 
 CALL = {"id": "c", "type": "function", "function": {"name": "find", "arguments": '{"n": 1}'}}
@@ -120,6 +121,23 @@ def test_a_correction_that_changes_nothing_is_no_pair(recorded: Recorded) -> Non
     recorded.say(recorded.answer("Q", "Same"), correction="Same")
     assert rows_of(recorded, "DPO") == []
     assert [row["label"] for row in rows_of(recorded, "KTO")] == [True]
+
+
+def test_white_space_at_the_end_alone_of_a_correction_is_not_learned(recorded: Recorded) -> None:
+    about, same = recorded.answer("Q", "Bad"), recorded.answer("R", "Same\n")
+    recorded.say(same, correction="Same")
+    entry = Feedback(
+        id=about.id,
+        time=about.time,
+        endpoint=about.endpoint,
+        version=1,
+        sha256=about.sha256,
+        who="ab",
+        correction=" Good\n",  # as earlier recorders stored it
+    )
+    recorded.store.write_bytes(feedback_key(entry), write_feedback(entry))
+    assert [row["completion"] for row in rows_of(recorded)] == [" Good", "Same"]
+    assert [row["chosen"] for row in rows_of(recorded, "DPO")] == [" Good"]
 
 
 def test_an_answer_that_calls_tools_keeps_its_calls(recorded: Recorded) -> None:

@@ -209,6 +209,18 @@ async def test_history_that_is_gone_is_replaced_by_a_new_list(tmp_path, gone):
         assert len(reports) == 2
 
 
+async def test_a_watch_that_is_silent_is_replaced_by_a_new_list(tmp_path, monkeypatch):
+    monkeypatch.setattr("finetune_trainer.serve.desired.STALE_SECONDS", 0.2)
+    async with scripted_server() as server:
+        server.lists.append(page(endpoint("a", 900), version=1000))
+        server.lists.append(page(endpoint("a", 5), endpoint("b", 7), version=7))  # restored
+        server.watches.append(watch(holds=True))
+        server.watches.append(watch(modified("a", 8), holds=True))
+        await until_seen(
+            source(server, tmp_path).follow, lambda o: versions(o) == {"a": "8", "b": "7"}
+        )
+
+
 async def test_a_rotated_token_is_read_again(tmp_path):
     async with scripted_server() as server:
 

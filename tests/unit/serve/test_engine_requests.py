@@ -8,7 +8,6 @@ import pytest
 
 from finetune_trainer.serve.engine.requests import (
     RequestError,
-    Sampling,
     limit_answer,
     read_chat,
     read_completion,
@@ -24,8 +23,8 @@ def chat(**fields: Any) -> dict[str, Any]:
 
 def test_a_chat_without_settings_samples_as_openai_does() -> None:
     ask = read_chat(chat())
-    assert ask.sampling == Sampling(temperature=1.0, top_p=1.0, seed=None)
-    assert (ask.max_tokens, ask.stop, ask.is_stream) == (None, (), False)
+    assert (ask.temperature, ask.top_p, ask.seed) == (1.0, 1.0, None)
+    assert (ask.max_tokens, ask.stop, ask.stream) == (None, [], False)
 
 
 def test_settings_are_read() -> None:
@@ -40,21 +39,38 @@ def test_settings_are_read() -> None:
             stream_options={"include_usage": True},
         )
     )
-    assert ask.sampling == Sampling(temperature=0, top_p=0.5, seed=7)
-    assert ask.sampling.is_greedy
-    assert (ask.max_tokens, ask.stop) == (9, ("END",))
-    assert ask.is_stream
-    assert ask.includes_usage
+    assert (ask.temperature, ask.top_p, ask.seed) == (0, 0.5, 7)
+    assert (ask.max_tokens, ask.stop) == (9, ["END"])
+    assert ask.stream
+    assert ask.stream_options.include_usage
 
 
 def test_both_names_of_the_limit_are_known() -> None:
     assert read_chat(chat(max_completion_tokens=5)).max_tokens == 5
+    assert read_chat(chat(max_completion_tokens=None, max_tokens=6)).max_tokens == 6
+
+
+def test_tokens_to_draw_from_are_read_as_vllm_reads_them() -> None:
+    ask = read_chat(chat(top_k=3, min_p=0.2))
+    assert (ask.top_k, ask.min_p) == (3, 0.2)
+    for everything in (-1, 0, None):
+        assert read_chat(chat(top_k=everything)).top_k <= 0
+
+
+def test_log_probabilities_are_asked_as_openai_has_them() -> None:
+    assert read_chat(chat()).num_logprobs is None
+    assert read_chat(chat(logprobs=True)).num_logprobs == 0
+    assert read_chat(chat(logprobs=True, top_logprobs=4)).num_logprobs == 4
+    assert read_completion({"model": "m", "prompt": "p", "logprobs": 2}).num_logprobs == 2
 
 
 def test_parts_of_text_are_joined() -> None:
     parts = [{"type": "text", "text": "Good"}, {"type": "text", "text": " day"}]
     ask = read_chat(chat(messages=[{"role": "user", "content": parts}]))
     assert ask.prompt == [{"role": "user", "content": "Good day"}]
+    refusal = {"type": "refusal", "refusal": "I cannot."}
+    ask = read_chat(chat(messages=[*MESSAGES, {"role": "assistant", "content": [refusal]}]))
+    assert ask.prompt[1]["content"] == "I cannot."
 
 
 def test_a_completion_has_openai_s_short_limit() -> None:
@@ -84,7 +100,14 @@ def test_a_completion_has_openai_s_short_limit() -> None:
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": [""]}, "stop"),
         ({"stream": "yes"}, "stream"),
-        ({"logprobs": True}, "logprobs"),
+        ({"logprobs": True, "stream": True}, "logprobs"),
+        ({"logprobs": 1}, "logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"top_k": -7}, "top_k"),
+        ({"top_k": 1.5}, "top_k"),
+        ({"min_p": 9}, "min_p"),
+        ({"max_completion_tokens": None, "max_tokens": 0}, "max_tokens"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"tool_choice": "required"}, "tool_choice"),
@@ -108,6 +131,7 @@ def test_what_is_wrong_is_refused_with_its_field(change: dict[str, Any], param: 
         {"n": 1},
         {"logprobs": False},
         {"frequency_penalty": 0.0},
+        {"seed": 5.0, "max_tokens": 9.0, "temperature": 1, "top_p": 1},
         {"response_format": {"type": "text"}},
         {"user": "somebody", "store": True, "metadata": {"a": "b"}},
         {"stop": None, "seed": None, "temperature": None},

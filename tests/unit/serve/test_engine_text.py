@@ -69,7 +69,31 @@ def test_a_stop_ends_the_text_and_no_piece_holds_its_beginning() -> None:
     ids = tokens_of(text, "one EN two END")
     sizes = [size for size in range(1, len(ids) + 1) if text.has_stop(ids[:size])]
     assert sizes == [len(ids)]
-    assert "".join(stream(text, ids)) == "one EN two "
+    assert "".join(stream(make_text(stops=["END"], is_chat=False), ids)) == "one EN two "
+
+
+@pytest.mark.parametrize("has_reasoning", [False, True])
+def test_a_long_stream_decodes_each_token_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, has_reasoning: bool
+) -> None:
+    text = make_text(stops=["END"], has_reasoning=has_reasoning)
+    words = "<think>hm</think>" * has_reasoning + "Größe 😀 and so on. " * 60
+    ids, decoded = tokens_of(text, words), []
+    reader = text.reader.encoder.reader
+    decode = reader.decode
+
+    def count(some: Sequence[int], **settings: bool) -> str:
+        decoded.append(len(some))
+        return decode(some, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reader, "decode", count)
+        pieces = []
+        for size in range(1, len(ids)):
+            assert not text.has_stop(ids[:size])
+            pieces.append(text.next_piece(ids[:size]))
+    assert sum(decoded) < 30 * len(ids)
+    assert "".join(pieces) + text.last_piece(ids) == text.read(ids)
 
 
 def test_reasoning_is_no_piece_of_the_answer() -> None:

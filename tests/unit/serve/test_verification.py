@@ -1,16 +1,22 @@
 """Which versions pass, and why the others are refused."""
 
 import json
+import math
 import random
 from dataclasses import asdict
 
 import pytest
 
+from finetune_trainer.serve import verification
 from finetune_trainer.serve.verification import (
     NUM_QUESTIONS,
+    TIE,
+    TIE_OF_OTHER_ENGINE,
+    Answer,
     Stored,
+    Token,
     choose_questions,
-    judge,
+    read_answer,
     read_samples,
 )
 
@@ -31,7 +37,6 @@ def labelled(number, *, right=0.9, seed=0):
                 references=(truth,),
                 base=f"This is about {rng.choice(LABELS)}, I think",
                 tuned=tuned,
-                group=str(each),
             )
         )
     return stored
@@ -46,10 +51,15 @@ def written(number, *, num_words=60, seed=0):
             references=(" ".join(rng.choices(WORDS, k=num_words)),),
             base=" ".join(rng.choices(WORDS, k=num_words)),
             tuned=" ".join(rng.choices(WORDS, k=num_words)),
-            group=str(each),
         )
         for each in range(number)
     ]
+
+
+def judge(questions, texts, **settings):
+    """Judge texts of an engine that tells no log-probabilities."""
+    answers = [Answer(text=verification.normalize(text)) for text in texts]
+    return verification.judge(questions, answers, **settings)
 
 
 def agreeing(number):
@@ -124,53 +134,132 @@ def test_a_constant_answer_with_a_lucky_score_is_refused():
             references=(truth,),
             base="I do not know",
             tuned=truth if rng.random() < 0.85 else "refund",
-            group=str(number),
         )
         for number, truth in enumerate(truths)
     ]
     verdict = judge(questions, ["other"] * 60, is_same_engine=False)
     assert verdict.score == pytest.approx(truths.count("other") / 60)
     assert verdict.reason == "AnswersDiffer"
-    assert "do not follow the questions" in verdict.message
 
 
-def test_one_tie_of_arithmetic_in_fifty_is_allowed_and_two_are_not():
-    questions = labelled(50, right=1.0)
+@pytest.mark.parametrize("is_same_engine", [True, False])
+def test_one_answer_in_sixty_may_differ_without_a_tie_and_two_may_not(is_same_engine):
+    questions = labelled(60, right=1.0)
     answers = tuned_of(questions)
     answers[7] = next(label for label in LABELS if label != answers[7])
-    assert judge(questions, answers, is_same_engine=True).reason is None
+    assert judge(questions, answers, is_same_engine=is_same_engine).reason is None
+    assert judge(questions[:59], answers[:59], is_same_engine=is_same_engine).reason is not None
     answers[8] = next(label for label in LABELS if label != answers[8])
-    assert judge(questions, answers, is_same_engine=True).reason == "AnswersDiffer"
+    assert judge(questions, answers, is_same_engine=is_same_engine).reason == "AnswersDiffer"
 
 
-def test_long_answers_may_part_late_and_not_early():
-    questions, rng = written(50), random.Random(2)
-    answers = tuned_of(questions)
-    late = [*(diverging(answer, 50, rng) for answer in answers[:10]), *answers[10:]]
-    assert judge(questions, late, is_same_engine=True).reason is None
-    early = [diverging(each.tuned, 3, rng) for each in questions]
-    assert judge(questions, early, is_same_engine=True).reason == "AnswersDiffer"
+@pytest.mark.parametrize("num_words", [0, 20, 60, 200])
+@pytest.mark.parametrize("is_same_engine", [True, False])
+def test_a_long_common_frame_hides_no_changed_decision(num_words, is_same_engine):
+    rng = random.Random(1)
+    questions, answers = [], []
+    for number in range(60):
+        frame = " ".join(rng.choices(WORDS, k=num_words))
+        tuned, other = rng.sample(LABELS, k=2)
+        questions.append(Stored(prompt=f"{number}", base="chat", tuned=f"{frame} {tuned}".strip()))
+        answers.append(f"{frame} {tuned if number % 10 else other}".strip())
+    verdict = judge(questions, answers, is_same_engine=is_same_engine)
+    assert (verdict.reason, verdict.num_equal) == ("AnswersDiffer", 54)
 
 
-def test_another_engine_may_differ_within_the_interval_of_the_score():
-    questions = labelled(50, right=0.9)
-    answers = [
-        LABELS[(LABELS.index(each.tuned) + 1) % 4] if number in (3, 14) else each.tuned
-        for number, each in enumerate(questions)
+def test_answers_may_part_where_two_tokens_were_as_likely():
+    questions = written(60)
+    rng = random.Random(2)
+    texts = [diverging(each.tuned, 3, rng) for each in questions]
+    near = [Answer(text=text, gap=TIE) for text in texts]
+    judged = [verification.judge(questions, near, is_same_engine=same) for same in (True, False)]
+    assert [each.reason for each in judged] == [None, None]
+    wider = [Answer(text=text, gap=TIE_OF_OTHER_ENGINE) for text in texts]
+    judged = [verification.judge(questions, wider, is_same_engine=same) for same in (True, False)]
+    assert [each.reason for each in judged] == ["AnswersDiffer", None]
+    far = [Answer(text=text, gap=1.0) for text in texts]
+    assert verification.judge(questions, far, is_same_engine=False).reason == "AnswersDiffer"
+
+
+def test_ties_in_reasoning_forgive_only_a_tenth():
+    questions = labelled(60, right=1.0)
+
+    def answers(number):
+        return [
+            Answer(text=other_than(each.tuned), gap=0.0, is_late=True)
+            if place < number
+            else Answer(text=each.tuned)
+            for place, each in enumerate(questions)
+        ]
+
+    found = [verification.judge(questions, answers(n), is_same_engine=True) for n in (7, 8)]
+    assert [each.reason for each in found] == [None, "AnswersDiffer"]
+
+
+def other_than(label):
+    return next(each for each in LABELS if each != label)
+
+
+def tokens(*rows, end="<|end|>"):
+    """Tokens with what else was likely, as text and distance."""
+    read = [(row, {}) if isinstance(row, str) else row for row in [*rows, end]]
+    return [
+        Token(
+            text=text,
+            logprob=-0.5,
+            likeliest=[(text, -0.5), *((other, -0.5 - gap) for other, gap in others.items())],
+        )
+        for text, others in read
     ]
-    assert judge(questions, answers, is_same_engine=True).reason == "AnswersDiffer"
-    assert judge(questions, answers, is_same_engine=False).reason is None
 
 
-def test_another_engine_that_scores_outside_the_interval_is_refused():
-    questions = labelled(50, right=1.0)
-    answers = [
-        each.tuned if number % 4 else LABELS[(LABELS.index(each.tuned) + 1) % 4]
-        for number, each in enumerate(questions)
-    ]
-    verdict = judge(questions, answers, is_same_engine=False, metrics=["macroF1", "exactMatch"])
-    assert verdict.reason == "AnswersDiffer"
-    assert "exactMatch is 0.74" in verdict.message
+@pytest.mark.parametrize(
+    ("tuned", "text", "said", "gap"),
+    [
+        pytest.param("a red fox", "a blue", tokens("a", (" blue", {" red": 0.2})), 0.2, id="word"),
+        pytest.param(
+            "a red", "a blue", tokens("a", (" blue", {" green": 0.0})), math.inf, id="third"
+        ),
+        pytest.param("a red", "a blue", tokens("a", ("blue", {"red": 0.2})), 0.2, id="no spaces"),
+        pytest.param("refund", "refuse", tokens(("ref", {"refund": 0.1}), "use"), 0.1, id="before"),
+        pytest.param("refund", "refuse", tokens(("refuse", {"ref": 0.1})), 0.1, id="shorter"),
+        pytest.param(
+            "refund", "refuse", tokens(("ref", {"re": 0.0}), "use"), math.inf, id="agrees"
+        ),
+        pytest.param("yes", "yes sir", tokens("yes", (" sir", {"<|end|>": 0.1})), 0.1, id="ends"),
+        pytest.param(
+            "yes", "yes sir", tokens("yes", (" sir", {" or": 0.1})), math.inf, id="goes on"
+        ),
+        pytest.param(
+            "yes sir", "yes", tokens("yes", end=("<|end|>", {" sir": 0.1})), 0.1, id="ended early"
+        ),
+        pytest.param("a\nb", "a. B", tokens("a", (".", {"\n": 0.2}), " B"), 0.2, id="line"),
+        pytest.param("\u0416", "x", tokens(("x", {"": 0.2})), 0.2, id="part of a character"),
+        pytest.param("j", "x", tokens(("x", {"": 0.2})), math.inf, id="whole character"),
+        pytest.param("no", "yes", [], None, id="no log-probabilities"),
+    ],
+)
+def test_the_first_token_that_differs_shows_how_near_the_stored_answer_was(tuned, text, said, gap):
+    stored = Stored(prompt="p", base="b", tuned=tuned)
+    answer = read_answer(stored, text, said, has_ended=True)
+    assert answer.text == text
+    assert answer.gap == (None if gap is None else pytest.approx(gap))
+
+
+def test_what_comes_after_the_first_difference_does_not_count():
+    stored = Stored(prompt="p", base="b", tuned="a frame, then refund")
+    said = tokens("a", " frame", ", then", (" billing", {" refund": 3.0}), (" now", {" refund": 0}))
+    answer = read_answer(stored, "a frame, then billing now", said, has_ended=True)
+    assert answer.gap == pytest.approx(3.0)
+
+
+def test_a_tie_in_the_reasoning_is_told_as_such():
+    stored = Stored(prompt="p", base="b", tuned="no")
+    said = tokens("<think>", ("hm", {"well": 0.1}), "</think>", ("yes", {"no": 2.0}))
+    answer = read_answer(stored, "yes", said, has_ended=True)
+    assert (answer.gap, answer.is_late) == (pytest.approx(0.1), True)
+    said = tokens("<think>", ("hm", {"well": 0.1}), "</think>", ("yes", {"no": 0.2}))
+    assert not read_answer(stored, "yes", said, has_ended=True).is_late
 
 
 def test_fewer_questions_are_all_asked():
@@ -184,7 +273,7 @@ def test_base_and_tuned_equal_everywhere_is_nothing_to_compare():
     stored = agreeing(60)
     questions = choose_questions(stored, seed="abc")
     verdict = judge(questions, tuned_of(questions), is_same_engine=True)
-    assert (verdict.reason, verdict.num_asked) == ("NothingToCompare", 50)
+    assert (verdict.reason, verdict.num_asked) == ("NothingToCompare", 60)
     assert judge([], [], is_same_engine=True).reason == "NothingToCompare"
 
 
@@ -211,10 +300,19 @@ def test_questions_that_tell_base_and_tuned_apart_are_asked_first():
 
 
 def test_an_answer_that_the_limit_cut_needs_the_same_beginning():
-    cut = Stored(prompt="p", base="b", tuned="one two", is_cut=True)
-    assert cut.accepts("one two three")
-    assert not cut.accepts("one")
+    cut = Stored(prompt="p", base="b", tuned="one two three four five", is_cut=True)
+    assert cut.accepts("one two three four five six")
+    assert not cut.accepts("one two three four")
     assert not Stored(prompt="p", base="b", tuned="one two").accepts("one two three")
+
+
+def test_any_answer_may_begin_like_a_short_cut_one_so_it_must_be_equal():
+    cut = Stored(prompt="p", base="b", tuned="A", is_cut=True)
+    assert cut.accepts("A")
+    assert cut.accepts("A\ufffd")
+    assert not cut.accepts("A totally different text")
+    assert choose_questions([cut], seed="abc") == [cut]
+    assert choose_questions([cut], seed="abc", is_limit_known=False) == []
 
 
 def test_samples_are_read_with_their_answers_composed_and_plain_text_left_out():
@@ -229,7 +327,6 @@ def test_samples_are_read_with_their_answers_composed_and_plain_text_left_out():
         "references": ("a",),
         "base": "b",
         "tuned": "\u00e9",
-        "group": "g",
         "is_cut": True,
         "line": 1,
     }

@@ -13,6 +13,7 @@ from finetune_trainer.statistics.bounded import (
     confidence_of_share,
     lowest_bound_of_best,
 )
+from finetune_trainer.statistics.paired import compare_means
 
 
 def alone(count: int) -> np.ndarray:
@@ -37,6 +38,53 @@ def test_drawn_weights_give_the_same_bounds_as_the_formula() -> None:
     drawn = confidence_of_mean(pairs, np.repeat(alone(20), 2), num_draws=40_000).interval()
     exact = confidence_of_share(17, 20).interval()
     assert (drawn.low, drawn.high) == pytest.approx((exact.low, exact.high), abs=6e-3)
+
+
+def test_each_cluster_counts_once_whatever_its_size() -> None:
+    scores = np.array([1.0, 0.0, 0.0, 0.5, 0.5, 0.5])
+    uneven = confidence_of_mean(scores, np.array([0, 1, 1, 2, 2, 2]))
+    alone_once = confidence_of_mean(np.array([1.0, 0.0, 0.5]), alone(3))
+    assert uneven.value == 0.5
+    assert uneven.interval() == alone_once.interval()
+
+
+STEEP = {"worse": (0.95, 0.8, 0.4), "better": (0.8, 0.9, 0.98)}
+
+
+@pytest.mark.parametrize("sizes", ["lognormal", "Pareto"])
+@pytest.mark.parametrize("long", STEEP)
+@pytest.mark.parametrize("number", [30, 100])
+def test_near_bounds_hold_where_long_conversations_are_worse_or_better(
+    sizes: str, long: str, number: int
+) -> None:
+    rng = np.random.default_rng(8)
+
+    def draw(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        drawn = 1 + rng.pareto(1.3, count)
+        if sizes == "lognormal":
+            drawn = np.exp(rng.normal(0.8, 1.2, count))
+        size = np.clip(drawn, 1, 300).astype(int)
+        clusters = np.repeat(np.arange(count), size)
+        luck = np.where(
+            rng.random(len(clusters)) < 0.7, rng.random(count)[clusters], rng.random(len(clusters))
+        )
+        short, middle, rest = STEEP[long]
+        rate = np.where(size <= 4, short, np.where(size <= 20, middle, rest))[clusters]
+        tuned = (luck < rate).astype(float)
+        return tuned, (luck < 0.6).astype(float), clusters
+
+    def mean(scores: np.ndarray, clusters: np.ndarray) -> float:
+        return float((np.bincount(clusters, weights=scores) / np.bincount(clusters)).mean())
+
+    tuned, base, clusters = draw(100_000)
+    truth, gain = mean(tuned, clusters), mean(tuned - base, clusters)
+    wrong = np.zeros(2)
+    for seed in range(200):
+        tuned, base, clusters = draw(number)
+        compared = compare_means(base, tuned, clusters, seed=seed, num_draws=400)
+        wrong += [compared.tuned.interval().low > truth, compared.gain.interval().low > gain]
+    # 2.5 % and two standard deviations of 200 simulations.
+    assert (wrong / 200 <= 0.047).all()
 
 
 def test_rows_of_one_cluster_count_once_together() -> None:

@@ -12,8 +12,6 @@ from finetune_operator.finetunesweep.search.space import (
     Space,
     Uniform,
 )
-from finetune_operator.finetunesweep.search.suggesting import random_setting
-from finetune_operator.finetunesweep.search.trials import Trial, TrialState
 
 VALUES = st.one_of(st.booleans(), st.integers(-3, 3), st.text(max_size=3), st.floats(0, 1))
 
@@ -23,20 +21,6 @@ def spaces(draw: st.DrawFn, *, counted: bool = False) -> Space:
     kinds = ["choice", "int"] if counted else ["choice", "int", "uniform", "log"]
     chosen = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=3))
     return Space(tuple(_draw_parameter(draw, f"p{n}", kind) for n, kind in enumerate(chosen)))
-
-
-@st.composite
-def histories(draw: st.DrawFn, space: Space) -> list[Trial]:
-    """Return trials of a sweep over a space, of any state and score."""
-    trials = []
-    for number in range(draw(st.integers(0, 12))):
-        values = random_setting(space, "history", number)
-        if values is None:
-            break
-        state = draw(st.sampled_from(TrialState))
-        score = draw(st.one_of(st.none(), st.floats()))
-        trials.append(Trial(number=number, assignment=values, state=state, score=score))
-    return trials
 
 
 def counted_spaces() -> st.SearchStrategy[Space]:

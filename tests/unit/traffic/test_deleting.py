@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -144,6 +145,21 @@ def test_a_tombstone_alone_hides_an_answer_and_its_feedback(store: ObjectStore) 
     assert read_feedback(store) == []
     assert purge_segments(store, list_segments(store)) == 1
     assert row(1).id not in at_rest(store)
+
+
+def test_feedback_is_read_several_entries_at_a_time(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [row(number) for number in range(8)]
+    put_entries(store, [entry(each) for each in rows])
+    met, read = threading.Barrier(4), store.read_bytes
+
+    def read_together(key: str) -> bytes:
+        met.wait(timeout=30)  # breaks if fewer read at once
+        return read(key)
+
+    monkeypatch.setattr(store, "read_bytes", read_together)
+    assert sorted(each.id for each in read_feedback(store)) == sorted(each.id for each in rows)
 
 
 def test_a_deleted_user_leaves_nothing_but_what_comes_later(store: ObjectStore) -> None:
@@ -358,6 +374,16 @@ def test_days_before_the_retention_go_with_their_feedback(store: ObjectStore) ->
     assert find_exchange(store, new.id) == new
     assert {each.id for each in read_feedback(store)} == {new.id}
     assert count_traffic(store) == Counts(rows=2, feedback=3)
+
+
+def test_one_day_is_deleted_at_a_time_the_oldest_first(store: ObjectStore) -> None:
+    rows = [row(number, TIME - timedelta(days=number)) for number in (33, 32, 31)]
+    for each in rows:
+        put(store, each)
+    before = TIME - timedelta(days=30)
+    for left in (2, 1, 0):
+        assert delete_older(store, before) == 1
+        assert [each.id for each in read_exchanges(store)] == [each.id for each in rows[3 - left :]]
 
 
 def test_of_many_entries_of_a_person_only_the_last_is_read(store: ObjectStore) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from finetune_trainer.errors import StorageError, TrainerError, UserError
 from finetune_trainer.storage import patience
@@ -41,7 +42,16 @@ class GatedStore(FileStore):
 class Run:
     """What Trainer does around a callback."""
 
-    def __init__(self, folder: Path, *, budget_bytes: int = 0, patience: float = 60) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        budget_bytes: int = 0,
+        patience: float = 60,
+        resumed_from: int = 0,
+        num_weights: int = 1,
+        save_seconds: Callable[[], float] | None = None,
+    ) -> None:
         self.store = GatedStore(folder / "store")
         self.output = folder / "out"
         self.output.mkdir()
@@ -50,6 +60,7 @@ class Run:
         self.args: Any = SimpleNamespace(
             output_dir=str(self.output), local_process_index=0, world_size=1
         )
+        self.control = SimpleNamespace(should_save=False, should_training_stop=False)
         self.state: Any = SimpleNamespace(global_step=0, is_world_process_zero=True)
         self.outbox = Outbox(
             self.store,
@@ -65,13 +76,22 @@ class Run:
             curve=self.curve,
             curve_key="metrics.jsonl",
             inputs={"revision": "r1"},
-            resumed_from=0,
+            resumed_from=resumed_from,
             tell=self.told.append,
+            save_seconds=save_seconds,
         )
+        self.written: list[bool] = []
+        self.trainer: Any = SimpleNamespace(
+            args=self.args,
+            state=self.state,
+            model=torch.nn.Linear(num_weights, 1, bias=False),
+            _save_checkpoint=self._write,
+        )
+        self.durable.attach(self.trainer)
         self.call("on_train_begin")
 
     def call(self, event: str) -> None:
-        getattr(self.durable, event)(self.args, self.state, SimpleNamespace())
+        getattr(self.durable, event)(self.args, self.state, self.control)
 
     def step(self) -> None:
         self.state.global_step += 1
@@ -79,11 +99,15 @@ class Run:
         self.call("on_step_end")
 
     def save(self) -> Path:
+        self.trainer._save_checkpoint(None, None)
+        self.call("on_save")
+        return self.output / f"checkpoint-{self.state.global_step}"
+
+    def _write(self, *_: Any) -> None:
+        self.written.append(self.outbox.is_idle())
         folder = self.output / f"checkpoint-{self.state.global_step}"
         folder.mkdir()
         (folder / "trainer_state.json").write_text(json.dumps("x" * 1000))
-        self.call("on_save")
-        return folder
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +158,40 @@ def test_next_save_waits_for_the_checkpoint_on_its_way_and_says_so(run: Run) -> 
     assert "at step 2 for storage to take checkpoint of step 1" in run.told[0]
 
 
+def test_room_is_made_before_a_checkpoint_is_written(run: Run) -> None:
+    run.step()
+    run.save()
+    run.step()
+    threading.Timer(0.2, run.store.gate.set).start()
+    run.save()
+    assert run.written == [True, True]
+
+
+@pytest.mark.parametrize(("num_weights", "fits"), [(100, True), (250, False)])
+def test_the_first_checkpoint_is_expected_by_the_trained_weights(
+    tmp_path: Path, num_weights: int, fits: bool
+) -> None:
+    run = Run(tmp_path, budget_bytes=3500, num_weights=num_weights)
+    run.outbox.submit("best weights", 1000, lambda store, _: run.store.gate.wait(timeout=60))
+    run.step()
+    if not fits:
+        threading.Timer(0.2, run.store.gate.set).start()
+    run.save()
+    assert run.written == [not fits]
+
+
+def test_the_checkpoint_that_a_run_resumed_from_makes_room_for_the_next(tmp_path: Path) -> None:
+    run = Run(tmp_path, resumed_from=4)
+    run.store.gate.set()
+    resumed = run.output / "checkpoint-4"
+    resumed.mkdir()
+    run.state.global_step = 4
+    run.step()
+    assert resumed.exists()
+    run.durable.make_room(run.args, run.state, 1000)
+    assert not resumed.exists()
+
+
 def test_end_of_training_leaves_nothing_on_its_way(run: Run, tmp_path: Path) -> None:
     run.step()
     run.save()
@@ -145,7 +203,7 @@ def test_end_of_training_leaves_nothing_on_its_way(run: Run, tmp_path: Path) -> 
     assert list(run.output.iterdir()) == []
 
 
-@pytest.mark.parametrize("event", ["on_step_end", "on_save", "on_train_end"])
+@pytest.mark.parametrize("event", ["on_step_end", "save", "on_train_end"])
 def test_upload_that_failed_for_good_surfaces_at_the_next_boundary(run: Run, event: str) -> None:
     run.step()
     run.save()
@@ -153,9 +211,8 @@ def test_upload_that_failed_for_good_surfaces_at_the_next_boundary(run: Run, eve
     run.store.gate.set()
     eventually(lambda: run.outbox.failure is not None)
     run.state.global_step += 1
-    (run.output / "checkpoint-2").mkdir()
     with pytest.raises(StorageError) as failure:
-        run.call(event)
+        run.save() if event == "save" else run.call(event)
     assert failure.value.reason == "StoreConflict"
     assert complete_steps(run.store, "c") == []
 
@@ -218,7 +275,7 @@ def test_full_budget_waits_for_the_store_and_goes_on_with_it(buffered: Run) -> N
     assert complete_steps(run.store, "c") == [3, 4]
 
 
-@pytest.mark.parametrize("event", ["on_save", "on_train_end"])
+@pytest.mark.parametrize("event", ["save", "on_train_end"])
 def test_store_that_stays_away_ends_a_full_budget_and_a_finished_run_as_storage_errors(
     buffered: Run, event: str
 ) -> None:
@@ -229,10 +286,8 @@ def test_store_that_stays_away_ends_a_full_budget_and_a_finished_run_as_storage_
         run.step()
         run.save()
     run.step()
-    (run.output / "checkpoint-4").mkdir()
-    (run.output / "checkpoint-4" / "state.json").write_text(json.dumps("x" * 1000))
     with pytest.raises(StorageError) as failure:
-        run.call(event)
+        run.save() if event == "save" else run.call(event)
     assert failure.value.exit_code == 73
     assert "the key is not known. It stayed so for" in failure.value.message
     assert "lost with this pod: checkpoint of step 1, checkpoint of step 2" in failure.value.message
@@ -271,3 +326,40 @@ def test_what_lies_beyond_the_resumed_step_is_removed_before_training(tmp_path: 
     store.write_bytes("c/step-9/manifest.json", b"{}")
     Run(tmp_path)
     assert list(store.list("c/")) == []
+
+
+def test_saves_cost_at_most_a_twentieth_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, cost = 1000.0, 0.0
+    monkeypatch.setattr(durable, "time", SimpleNamespace(monotonic=lambda: now))
+    run = Run(tmp_path, save_seconds=lambda: cost)
+    run.store.gate.set()
+
+    def saves(*, is_stopping: bool = False) -> bool:
+        run.control.should_save, run.control.should_training_stop = True, is_stopping
+        run.step()
+        if run.control.should_save:
+            run.save()
+        return bool(run.control.should_save)
+
+    assert saves()  # nothing is known of the cost of the first
+    cost = 90.0
+    for seconds, expected in ((85, False), (1700, False), (1800, True), (1885, False)):
+        now = 1000.0 + seconds
+        assert saves() is expected
+    assert saves(is_stopping=True)
+    assert len([line for line in run.told if "checkpoint.everySteps" in line]) == 1
+    # An hour is the most that a crash may cost, however dear a save is.
+    cost, now = 1000.0, now + 3599
+    assert not saves()
+    now += 1
+    assert saves()
+
+
+def test_a_users_number_of_steps_is_obeyed(tmp_path: Path) -> None:
+    run = Run(tmp_path, save_seconds=None)
+    for _ in range(3):
+        run.control.should_save = True
+        run.step()
+        assert run.control.should_save

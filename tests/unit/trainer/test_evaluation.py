@@ -12,8 +12,13 @@ from finetune_trainer.evaluate.comparison import Comparison
 from finetune_trainer.evaluate.metrics.answers import Answers
 from finetune_trainer.evaluate.metrics.catalog import choose_metrics, measure
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels
-from finetune_trainer.evaluate.questions import gather_questions, group_questions
-from finetune_trainer.evaluate.scores.measuring import gather_row_scores, score_all
+from finetune_trainer.evaluate.questions import (
+    Question,
+    describe_groups,
+    gather_questions,
+    group_questions,
+)
+from finetune_trainer.evaluate.scores.measuring import gather_row_scores, measure_one, score_all
 from kit.cases.spec_cases import changed, minimal_job
 
 
@@ -112,3 +117,81 @@ def test_questions_of_one_group_are_counted_together() -> None:
     ]
     groups = group_questions(gather_questions(rows, max_questions=10, seed=0))
     assert [group.tolist() for group in groups] == [[0, 2], [1, 3]]
+
+
+def grouped_comparison(sizes: list[int], *, right: list[bool]) -> Comparison:
+    """Return a comparison in which all questions of a group are right or none is."""
+    questions = [
+        Question(
+            prompt=f"p{group}.{i}",
+            references=("yes",),
+            rows=({"prompt": f"p{group}.{i}"},),
+            group=f"{group}",
+        )
+        for group, size in enumerate(sizes)
+        for i in range(size)
+    ]
+    said = ["yes" if right[int(question.group)] else "no" for question in questions]
+    ones = np.ones(len(questions))
+    base = Answers(texts=["no"] * len(said), nll_sums=ones, num_tokens=ones)
+    return Comparison(
+        questions=questions,
+        base=base,
+        tuned=Answers(texts=said, nll_sums=ones, num_tokens=ones),
+    )
+
+
+@pytest.mark.parametrize("metric", ["exactMatch", "contains", "macroF1", "rougeL", "bleu"])
+def test_each_group_counts_once_in_the_score_and_in_its_bounds(metric: str) -> None:
+    right = [True] * 30 + [False] * 10
+    body = changed(minimal_job(), {"spec.goal": {"metric": metric, "atLeast": "0.5"}})
+    job = ResolvedJob.model_validate(
+        {"namespace": "n", "name": "j", "uid": "u", "spec": body["spec"]}
+    )
+    found = [
+        measure_one(job, grouped_comparison(sizes, right=right), metric)
+        for sizes in ([1] * 40, [1] * 30 + [50] * 10, [9] * 30 + [1] * 10)
+    ]
+    for other in found[1:]:
+        assert other.num_prompts == 40
+        assert other.tuned.value == pytest.approx(found[0].tuned.value)
+        assert other.tuned.low == pytest.approx(found[0].tuned.low, abs=1e-6)
+        assert other.gain.low == pytest.approx(found[0].gain.low, abs=1e-6)
+        assert other.trivial == pytest.approx(found[0].trivial)
+
+
+def test_a_large_group_is_told() -> None:
+    def told(*sizes: int) -> str:
+        return describe_groups(grouped_comparison(list(sizes), right=[True] * len(sizes)).questions)
+
+    assert told(*[1] * 10) == ""
+    even = "The 20 questions are of 10 groups, and each group counts once in scores between 0 and 1"
+    assert told(*[2] * 10) == even
+    assert told(*[1] * 99, 5).endswith("between 0 and 1")
+    words = told(400, *[1] * 39)
+    assert "The 439 questions are of 40 groups" in words
+    assert "one group alone has 400 of them, more than 5 %" in words
+
+
+def test_the_best_constant_is_the_best_over_groups() -> None:
+    # One customer alone has most of the rows, and nobody else has their answer.
+    questions = [
+        Question(
+            prompt=f"p{i}",
+            references=("no" if i < 60 else "yes",),
+            rows=({"prompt": f"p{i}"},),
+            group="big" if i < 60 else str(i),
+        )
+        for i in range(100)
+    ]
+    ones = np.ones(100)
+    said = Answers(texts=["yes"] * 100, nll_sums=ones, num_tokens=ones)
+    body = changed(minimal_job(), {"spec.goal": {"metric": "exactMatch", "atLeast": "0.5"}})
+    job = ResolvedJob.model_validate(
+        {"namespace": "n", "name": "j", "uid": "u", "spec": body["spec"]}
+    )
+    found = measure_one(job, Comparison(questions=questions, base=said, tuned=said), "exactMatch")
+    assert found.tuned.value == pytest.approx(40 / 41)
+    assert found.rivals[0].score == pytest.approx(40 / 41)
+    assert found.rivals[0].over is not None
+    assert found.rivals[0].over.value == pytest.approx(0)

@@ -98,23 +98,6 @@ def test_card_tells_the_standard_error_and_the_rows_of_a_sample(
     assert f"{told} |" in text
 
 
-def test_card_of_weights_that_were_taken_over_tells_no_training() -> None:
-    job = ResolvedJob.model_validate(
-        {"namespace": "n", "name": "j", "uid": "u", "spec": minimal_job()["spec"]}
-    )
-    uri = "s3://m/runs/n/first/u/checkpoints/best-20"
-    origin = {"uri": uri, "digest": "e" * 64, "train": False, "step": 20, "dataset": "f" * 64}
-    record = {**RECORD, "step": 0, "recipe": {"bfloat16": False}, "initFrom": origin}
-    text = model_card(job, model_name="org/base", record=record)
-    assert f"which trained nothing: the weights are those after step 20 of `{uri}`" in text
-    assert f"| Weights | after step 20 of {uri} (sha256 {'e' * 64}), unchanged |" in text
-    assert f"| Trained on data set | {'f' * 64} |" in text
-    assert "| Base precision | float32 |" in text
-    assert not [
-        name for name in ("Learning rate", "Steps", "Epochs", "Seed") if f"| {name}" in text
-    ]
-
-
 SHIPPED = {
     "_from_model_config": True,
     "bos_token_id": 1,

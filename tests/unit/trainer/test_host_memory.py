@@ -23,6 +23,7 @@ from finetune_trainer.planning.headers import Stored
 from finetune_trainer.planning.host import CUDA_PROCESS, estimate_host
 from finetune_trainer.planning.setup import Setup
 from finetune_trainer.planning.throughput import GPUS
+from finetune_trainer.train.recipe.recipe import DataShape
 from unit.trainer.test_estimate import DATA, LLAMA_8B, resolved
 
 GIB = 2**30
@@ -34,9 +35,11 @@ def setup(**change: Any) -> Setup:
     return Setup(**{"world_size": 8, **change})
 
 
-def planned(*, is_known: bool = True, model: Architecture = LLAMA, **spec: Any) -> Any:
+def planned(
+    *, is_known: bool = True, model: Architecture = LLAMA, data: DataShape = DATA, **spec: Any
+) -> Any:
     job = resolved(**spec)
-    return plan_on(on_gpus(job, GPUS["h100"], is_known=is_known), job, DATA, model)
+    return plan_on(on_gpus(job, GPUS["h100"], is_known=is_known), job, data, model)
 
 
 def test_one_rank_of_a_node_converts_the_weights_under_fsdp2_and_each_under_ddp() -> None:
@@ -159,7 +162,7 @@ def test_memory_that_may_be_too_small_is_a_warning() -> None:
 
 def test_sharding_is_a_remedy_where_it_fits_the_memory() -> None:
     small = replace(LLAMA, num_parameters=2 * 10**9)
-    light = {"hyperparameters": {"optimizer": "AdamW8bit"}}
+    light: dict[str, Any] = {"hyperparameters": {"optimizer": "AdamW8bit"}}
     plan = planned(model=small, **FULL, **light, resources=EIGHT)
     with pytest.raises(UserError, match=r"Gi or more, or resources\.strategy to FSDP2"):
         check_host_memory(plan, limit=48 * GIB)
@@ -179,7 +182,7 @@ def test_two_nodes_of_eight_gpus_need_what_the_first_node_needs() -> None:
 def test_a_guessed_strategy_refuses_nothing_that_another_would_do_with(is_known: bool) -> None:
     # On GPUs that hold a small model whole every rank converts it, else one for all.
     small = replace(LLAMA, num_parameters=2 * 10**9)
-    light = {"hyperparameters": {"optimizer": "AdamW8bit"}}
+    light: dict[str, Any] = {"hyperparameters": {"optimizer": "AdamW8bit"}}
     plan = planned(is_known=is_known, model=small, **FULL, **light, resources=EIGHT)
     assert plan.recipe.strategy == "DDP"
     if is_known:
@@ -197,13 +200,67 @@ def test_prepare_refuses_before_gpus_are_held(
     monkeypatch: pytest.MonkeyPatch, gib: int | None, allow_cpu: str, is_refused: bool
 ) -> None:
     plan = planned(**FULL, resources=EIGHT)
+    context, said = prepared_context(monkeypatch, plan)
+    node = {} if gib is None else {"memoryBytes": gib * GIB}
+    monkeypatch.setenv(Environment.TRAINING_NODE, json.dumps(node))
+    monkeypatch.setenv(Environment.ALLOW_CPU, allow_cpu)
+    if is_refused:
+        with pytest.raises(UserError, match=r"resources\.memory") as caught:
+            estimate.prepare_with_estimate(context)
+        assert caught.value.reason == "HostMemoryTooSmall"
+    else:
+        done: Any = estimate.prepare_with_estimate(context)
+        assert "estimate" in done
+        assert not any("warning" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    ("scratch", "nodes", "remedy"),
+    [
+        ("100Gi", 1, None),
+        ("100Gi", 2, None),
+        ("80Gi", 1, "106Gi or more"),
+    ],
+)
+def test_a_disk_that_does_not_hold_a_checkpoint_is_refused(
+    monkeypatch: pytest.MonkeyPatch, scratch: str, nodes: int, remedy: str | None
+) -> None:
+    plan = planned(
+        **FULL,
+        resources={**EIGHT, "nodes": nodes},
+        data=replace(DATA, num_validation_rows=100, num_validation_tokens=40_000),
+    )
+    context, _ = prepared_context(monkeypatch, plan)
+    monkeypatch.setenv(Environment.SCRATCH_BYTES, str(whole_bytes(scratch)))
+    if remedy is None:
+        estimate.prepare_with_estimate(context)
+        return
+    with pytest.raises(UserError, match=r"config\.scratchSize is") as caught:
+        estimate.prepare_with_estimate(context)
+    assert caught.value.reason == "DiskTooSmall"
+    assert caught.value.message.endswith(f"have config.scratchSize raised to {remedy}")
+
+
+def test_a_size_of_the_disk_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    context, _ = prepared_context(monkeypatch, planned(resources=EIGHT))
+    monkeypatch.setenv(Environment.SCRATCH_BYTES, "100Gi")
+    with pytest.raises(UserError, match=Environment.SCRATCH_BYTES):
+        estimate.prepare_with_estimate(context)
+
+
+@pytest.mark.parametrize("change", [{}, {"method": {"adapter": {"type": "QLoRA"}}}])
+def test_adapters_fit_any_disk(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
+    context, _ = prepared_context(monkeypatch, planned(resources=EIGHT, **change))
+    monkeypatch.setenv(Environment.SCRATCH_BYTES, str(2 * GIB))
+    estimate.prepare_with_estimate(context)
+
+
+def prepared_context(monkeypatch: pytest.MonkeyPatch, plan: Any) -> tuple[StageContext, list[str]]:
+    """A context of a prepared data set that is planned so, and its messages."""
     found = estimate.estimate_time(plan, NOTHING_ASKED)
     said: list[str] = []
     result = SimpleNamespace(model_copy=lambda update: update)
     prepared = SimpleNamespace(report=None, num_chosen=None, folder=Path())
-    node = {} if gib is None else {"memoryBytes": gib * GIB}
-    monkeypatch.setenv(Environment.TRAINING_NODE, json.dumps(node))
-    monkeypatch.setenv(Environment.ALLOW_CPU, allow_cpu)
     monkeypatch.setattr("finetune_trainer.prepare.stage.prepare", lambda _: result)
     monkeypatch.setattr(estimate, "read_prepared", lambda *_, **__: prepared)
     monkeypatch.setattr(estimate, "read_model_architecture", lambda _: LLAMA)
@@ -216,14 +273,7 @@ def test_prepare_refuses_before_gpus_are_held(
         model=SimpleNamespace(fetch=lambda **_: (Path(), "main")),
         emit=SimpleNamespace(message=said.append),
     )
-    if is_refused:
-        with pytest.raises(UserError, match=r"resources\.memory") as caught:
-            estimate.prepare_with_estimate(cast(StageContext, context))
-        assert caught.value.reason == "HostMemoryTooSmall"
-    else:
-        done: Any = estimate.prepare_with_estimate(cast(StageContext, context))
-        assert done == {"estimate": found}
-        assert not any("warning" in each for each in said)
+    return cast(StageContext, context), said
 
 
 def test_the_type_of_the_weights_is_that_of_most_of_them() -> None:

@@ -1,4 +1,4 @@
-"""What the end of a node's ranks is called, from the files they left."""
+"""What ranks find in their environment, and what their end is called, from the files they left."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from finetune_trainer.errors import StorageError
 from finetune_trainer.failures import failure_record, leave_record, reserve_record
-from finetune_trainer.train.parent.launch import _failure_of, lost_peer
+from finetune_trainer.process import environment_of
+from finetune_trainer.train.parent.launch import Topology, _environment, _failure_of, lost_peer
 
 
 @pytest.mark.parametrize(
@@ -61,3 +62,56 @@ def test_record_that_could_not_be_written_is_none(tmp_path: Path) -> None:
     (tmp_path / "failure-0.json").write_text("")
     (tmp_path / "ranks.log").write_text("exitcode  : -9")
     assert _failure_of(tmp_path, 1, oom_killed=False).reason == "RankKilled"
+
+
+@pytest.mark.parametrize(
+    ("visible", "num_nodes", "num_ranks", "expected"),
+    [
+        (None, 1, 1, "0"),
+        ("3,5", 1, 1, "3"),
+        ("GPU-8932f937,GPU-46c1", 1, 1, "GPU-8932f937"),
+        ("3,5", 1, 2, "3,5"),
+        (None, 1, 8, None),
+        (None, 2, 1, None),  # ranks that have a launcher take one GPU each
+    ],
+)
+def test_single_rank_sees_a_single_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    visible: str | None,
+    num_nodes: int,
+    num_ranks: int,
+    expected: str | None,
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    topology = Topology(
+        num_nodes=num_nodes, node_rank=0, processes_per_node=num_ranks, host="127.0.0.1", port=1
+    )
+    found = _environment(topology, tmp_path, use_gpu=True)
+    assert found.get("CUDA_VISIBLE_DEVICES") == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "use_gpu", "expected"),
+    [
+        ({}, True, {"PYTORCH_ALLOC_CONF": "expandable_segments:True"}),
+        ({}, False, {}),
+        ({"PYTORCH_ALLOC_CONF": "backend:native"}, True, {"PYTORCH_ALLOC_CONF": "backend:native"}),
+        (
+            {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"},
+            True,
+            {"PYTORCH_CUDA_ALLOC_CONF": "backend:native"},
+        ),
+    ],
+)
+def test_processes_on_gpus_extend_their_segments_of_memory_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], use_gpu: bool, expected: dict[str, str]
+) -> None:
+    for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    found = environment_of(1, use_gpu=use_gpu)
+    assert {name: found[name] for name in found if name.endswith("_ALLOC_CONF")} == expected

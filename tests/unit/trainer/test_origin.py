@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,6 @@ from finetune_trainer.train.origin import (
     choose_files,
     fetch_origin,
     pin_digest,
-    read_dataset,
-    read_step,
     split_uri,
 )
 
@@ -131,38 +128,6 @@ def test_a_checkpoint_that_holds_the_part_of_each_rank_is_no_weights() -> None:
         choose_files(parts, Adapter(), URI)
 
 
-@pytest.mark.parametrize(
-    ("inputs", "record", "step", "dataset"),
-    [
-        ({"step": "20", "dataset": "d1"}, None, 20, "d1"),
-        ({}, {"step": 30, "selection": {"step": 20}, "dataset": "d1"}, 20, "d1"),
-        ({"dataset": "d1"}, {"step": 30, "selection": None}, 30, "d1"),
-        # A run that trained nothing has the step and the data of the run before it.
-        (
-            {"dataset": "d2"},
-            {"step": 0, "initFrom": {"train": False, "step": 20, "dataset": "d1"}},
-            20,
-            "d1",
-        ),
-        ({"dataset": "d2"}, {"step": 9, "initFrom": {"uri": "x", "digest": "y"}}, 9, "d2"),
-        ({}, None, None, ""),
-    ],
-)
-def test_weights_say_after_which_step_and_on_which_data(
-    tmp_path: Path,
-    inputs: dict[str, str],
-    record: dict[str, Any] | None,
-    step: int | None,
-    dataset: str,
-) -> None:
-    if record is not None:
-        (tmp_path / "run.json").write_text(json.dumps(record))
-    manifest = make_manifest([], created_by="t", inputs=inputs)
-    facts = {**{k: v for k, v in (record or {}).items() if isinstance(v, str)}, **inputs}
-    assert read_step(manifest, tmp_path) == step
-    assert read_dataset(facts, tmp_path) == dataset
-
-
 def storage_of(folder: Path, **spec: Any) -> RunStorage:
     body = {
         "model": {"uri": "hf://a/b"},
@@ -177,8 +142,8 @@ def storage_of(folder: Path, **spec: Any) -> RunStorage:
 
 def test_a_checkpoint_that_its_run_has_deleted_is_told(tmp_path: Path) -> None:
     uri = f"file://{tmp_path}/runs/ns/n/u/checkpoints/step-20"
-    storage = storage_of(tmp_path, initFrom={"uri": uri, "train": False})
-    with pytest.raises(UserError, match=r"There is nothing under .* finetune checkpoints") as told:
+    storage = storage_of(tmp_path, initFrom={"uri": uri})
+    with pytest.raises(UserError, match=r"There is nothing under .*afterTraining is Keep") as told:
         fetch_origin(
             storage, Workspace(folder=tmp_path), Adapter(), model_name="a/b", revision="r1"
         )

@@ -142,8 +142,8 @@ def test_page_and_card_tell_the_best_constant_answer_beside_the_base() -> None:
     assert "metric base best constant answer tuned" in text
     assert "0.5000 the most frequent label tuned +0.4000, at least +0.3010 0.9000" in text
     assert (
-        "Best constant answer, one text or the prompt itself for every prompt: exactMatch 0.5000 "
-        "(the most frequent label; tuned +0.4000, at least +0.3010)."
+        "Best constant answer, one text or its own words for every prompt: "
+        "exactMatch 0.5000 (the most frequent label; tuned +0.4000, at least +0.3010)."
     ) in scores_section(result, certainty="0.95")
     alone = EvaluateResult(scores=[loss], num_samples=90, report_uri="x")
     assert "constant" not in Reading(page(result=alone)).text

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from finetune_trainer.planning.activations import backward_bytes
 from finetune_trainer.planning.architecture import (
     Architecture,
     describe_architecture,
@@ -255,6 +256,33 @@ def test_dropout_widens_no_input_of_a_layer_in_4_bits(adapter: str, counted: flo
     batch = Batch(rows=8, longest=1736, tokens=13888)
     memory = estimate_training(architecture(LLAMA_8B), setup, batch)
     assert 0.98 * counted < memory.activations / GIB < 1.1 * counted
+
+
+@pytest.mark.parametrize(
+    ("tokens", "rows", "sums"),
+    [(131_072, 1, 1), (32_769, 1, 1), (32_768, 1, 5), (32_768, 4, 2), (32_768, 8, 1)],
+)
+def test_the_fixed_order_of_flash_attention_is_counted_up_to_its_longest_row(
+    tokens: int, rows: int, sums: int
+) -> None:
+    model, setup = architecture(LLAMA_8B), Setup(attention="flash", is_fused=True)
+    batch = Batch(rows=rows, longest=tokens // rows, tokens=tokens)
+    gradients = 2 * (4096 + 2 * 1024)
+    assert backward_bytes(model, setup, batch) == tokens * (sums * 4 * 4096 + gradients)
+    assert backward_bytes(model, replace(setup, attention="sdpa"), batch) == 0
+
+
+def test_one_long_example_takes_more_than_several_of_the_same_tokens() -> None:
+    setup = Setup(attention="flash", dropout=False, is_fused=True)
+    one, several = (
+        estimate_training(
+            architecture(LLAMA_8B),
+            setup,
+            Batch(rows=rows, longest=32_768 // rows, tokens=32_768),
+        )
+        for rows in (1, 8)
+    )
+    assert one.activations > several.activations
 
 
 def test_memory_of_activations_grows_with_tokens_alone() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +119,28 @@ def test_what_passed_is_published_once_with_the_evaluations_card(make: Make) -> 
     keys = {file["path"]: file["key"] for file in body["files"]}
     assert keys["README.md"] == "runs/default/tiny/u/evaluation/README.md"
     assert "decidedBy" not in body["inputs"]
+
+
+@pytest.mark.parametrize("planted", [1_000_000, 999_999_999])
+def test_a_number_that_somebody_planted_at_the_end_takes_no_place(make: Make, planted: int) -> None:
+    context = make()
+    file = version_file(context, planted)
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    result = publish(context)
+    assert result.version == 1
+
+
+def test_a_manifest_says_which_job_published_which_weights(make: Make) -> None:
+    context = make()
+    output = context.job.spec.output.model_copy(update={"publish_as": "headline"})
+    spec = context.job.spec.model_copy(update={"output": output})
+    context = replace(context, job=context.job.model_copy(update={"spec": spec}))
+    publish(context)
+    inputs = json.loads(version_file(context).read_text())["inputs"]
+    weights = hashlib.sha256(b"weights").hexdigest()
+    told = [inputs[name] for name in ("job", "uid", "publishedAs", "weights")]
+    assert told == ["tiny", "u", "headline", weights]
 
 
 def test_a_stop_that_comes_as_a_version_is_claimed_waits_for_its_word(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -151,6 +152,10 @@ def test_batch_that_does_not_divide_names_the_nearest() -> None:
         (LARGE, 500, {"type": "RsLoRA", "rank": 64}, 3.6e-5),
         (LARGE, 500, {"type": "RsLoRA", "rank": 16, "alpha": 8}, 2.9e-4),
         (LARGE, 500, {"alpha": 4}, 5.7e-4),
+        (replace(LARGE, model_type="qwen3"), 500, {}, 4.7e-4),
+        (replace(LARGE, model_type="qwen2_moe"), 500, {"type": "Full"}, 4.7e-5),
+        (replace(SMALL, model_type="qwen2"), 500, {}, 5.5e-4),
+        (replace(LARGE, model_type="mistral"), 500, {}, 2.9e-4),
     ],
 )
 def test_learning_rate_rule(
@@ -159,6 +164,33 @@ def test_learning_rate_rule(
     asked = job({"method": {"adapter": adapter}}).spec.method.adapter
     assert decide_learning_rate("auto", model, steps, asked) == pytest.approx(rate, rel=0.05)
     assert decide_learning_rate("3e-4", model, steps, asked) == 3e-4
+
+
+@pytest.mark.slow  # it needs torch
+@pytest.mark.parametrize(
+    ("ratio", "total_steps", "steps"),
+    [
+        ("0.03", 1000, 30),
+        ("0.03", 100, 5),
+        ("0.03", 50, 5),
+        ("0.03", 40, 4),
+        ("0.03", 16, 1),
+        ("0.03", 2, 1),
+        ("0.03", 1, 0),
+        ("0.2", 10, 2),
+        ("0.9", 10, 9),
+        ("0", 100, 0),
+    ],
+)
+def test_the_warm_up_has_five_steps_or_a_tenth_of_a_shorter_run(
+    ratio: str, total_steps: int, steps: int
+) -> None:
+    from finetune_trainer.train.ranks.sft import training_arguments
+
+    asked = job({"hyperparameters": {"warmupRatio": ratio, "maxSteps": total_steps}})
+    recipe = decide({"hyperparameters": {"warmupRatio": ratio, "maxSteps": total_steps}})
+    arguments = training_arguments(asked, recipe, Path(), has_validation=False)
+    assert arguments["warmup_steps"] == steps
 
 
 def test_packed_rows_are_as_long_as_a_row_may_be() -> None:
@@ -366,7 +398,7 @@ def test_short_rows_fill_a_gpu_by_their_mean_length() -> None:
         ({}, LARGE, "flash"),
         ({"method": {"packing": "Off"}}, LARGE, "sdpa"),
         ({"hyperparameters": {"precision": "Float32"}}, LARGE, "sdpa"),
-        ({"method": {"adapter": {"type": "Full"}}}, SMALL, "sdpa"),
+        ({"method": {"adapter": {"type": "Full"}}}, SMALL, "flash"),
         ({}, replace(LARGE, model_type="cohere"), "sdpa"),
     ],
 )

@@ -88,8 +88,14 @@ def step(clock: Clock, saving: SaveClock, *, validates: float = 0, saves: float 
 
 
 def test_a_grace_period_that_is_too_short_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, told, stored = Clock(monkeypatch), [], [0.0]
-    saving = SaveClock(grace_seconds=120, store_seconds=lambda: stored[0], tell=told.append)
+    clock, stored = Clock(monkeypatch), [0.0]
+    told: list[str] = []
+    saving = SaveClock(
+        grace_seconds=120,
+        store_seconds=lambda: stored[0],
+        stall_seconds=lambda: 0.0,
+        tell=told.append,
+    )
     step(clock, saving, validates=30, saves=20)
     assert saving.expect(validates=True) == 50
     stored[0] = 89.0
@@ -105,8 +111,26 @@ def test_a_grace_period_that_is_too_short_is_told_once(monkeypatch: pytest.Monke
 
 
 def test_without_a_grace_period_there_is_nothing_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, told = Clock(monkeypatch), []
-    saving = SaveClock(grace_seconds=None, store_seconds=lambda: 900.0, tell=told.append)
+    clock = Clock(monkeypatch)
+    told: list[str] = []
+    saving = SaveClock(
+        grace_seconds=None,
+        store_seconds=lambda: 900.0,
+        stall_seconds=lambda: 0.0,
+        tell=told.append,
+    )
     step(clock, saving, saves=20)
     step(clock, saving)
     assert told == []
+
+
+def test_waiting_for_storage_is_no_part_of_a_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, stalled = Clock(monkeypatch), iter([0.0, 600.0])
+    saving = SaveClock(
+        grace_seconds=None,
+        store_seconds=lambda: 5.0,
+        stall_seconds=lambda: next(stalled),
+        tell=print,
+    )
+    step(clock, saving, saves=620)
+    assert saving.save_seconds == 25

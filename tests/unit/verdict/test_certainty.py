@@ -7,8 +7,8 @@ import math
 import pytest
 
 from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.evaluation.spec import share_of_look
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_trainer.statistics.claims import share_of_look
 from finetune_trainer.verdict.certainty import raise_certainty, withhold_unshown
 from kit.cases.spec_cases import changed, minimal_job
 

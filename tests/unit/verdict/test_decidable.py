@@ -57,7 +57,7 @@ def test_as_many_prompts_as_a_perfect_score_needs_are_enough(tmp_path: Path) -> 
     assert refusal(tmp_path, texts(36), EXACT) == ""
     words = refusal(tmp_path, texts(35), EXACT)
     assert words.startswith("GoalUndecidable: goal.atLeast 0.9 cannot be met on 35 independent")
-    assert "36 are the least that could decide it: add examples" in words
+    assert "36 are the least that could show it: add examples" in words
 
 
 def test_certainty_and_overbase_change_how_many(tmp_path: Path) -> None:
@@ -120,28 +120,22 @@ def one_customer(num_rows: int, *, others: int) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.slow
-def test_groups_are_counted_of_the_questions_that_are_drawn(tmp_path: Path) -> None:
+def test_one_question_of_each_group_is_drawn_before_the_second_of_any(tmp_path: Path) -> None:
     rows = one_customer(10_000, others=39)
-    assert "rows of more groups" in refusal(tmp_path, rows, EXACT)
-    words = refusal(tmp_path, rows, {**EXACT, "atLeast": "0.5"})
     seed = spec_with(EXACT).dataset.split.seed
-    asked = gather_questions(rows, max_questions=500, seed=seed)
-    number = len({question.group for question in asked})
-    assert f"on {number} independent held-out prompt(s)" in words
-    enough = int(words.split("raise evaluation.maxSamples from 500 to ")[1].split(",")[0])
-    groups = [
-        len({q.group for q in gather_questions(rows, max_questions=most, seed=seed)})
-        for most in (enough - 1, enough)
-    ]
-    assert groups == [5, 6]
+    asked = gather_questions(rows, max_questions=40, seed=seed)
+    assert len({question.group for question in asked}) == 40
+    more = gather_questions(rows, max_questions=50, seed=seed)
+    assert {str(q.prompt) for q in asked} < {str(q.prompt) for q in more}
+    words = refusal(tmp_path, rows, {**EXACT, "atLeast": "0.95"})
+    assert "on 40 independent held-out prompt(s)" in words
 
 
 @pytest.mark.parametrize("goal", [EXACT, {"metric": "contains", "overBase": "0.7"}])
 def test_groups_of_unequal_size_are_bounded_as_they_are_measured(
     tmp_path: Path, goal: dict[str, str]
 ) -> None:
-    rows = one_customer(400, others=39)
+    rows = one_customer(400, others=20)
     words = refusal(tmp_path, rows, goal)
     questions = gather_questions(rows, max_questions=500, seed=0)
     best = compare_means(
@@ -152,10 +146,9 @@ def test_groups_of_unequal_size_are_bounded_as_they_are_measured(
     )
     low = (best.gain if "overBase" in goal else best.tuned).interval().low
     assert low < float(goal.get("overBase", "0.9"))
-    assert "on 40 independent held-out prompt(s): the 439 questions that are asked" in words
-    assert "belong to 40 group(s), of which the largest has 400" in words
+    assert "on 21 independent held-out prompt(s)" in words
     assert f"its lower bound would be {low:.3f} (goal" in words
-    assert refusal(tmp_path, one_customer(4, others=59), goal) == ""
+    assert refusal(tmp_path, one_customer(400, others=39), goal) == ""
 
 
 def test_labels_are_counted_of_the_questions_that_are_drawn(tmp_path: Path) -> None:

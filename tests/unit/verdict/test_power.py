@@ -14,7 +14,6 @@ from finetune_trainer.verdict.hypotheses import of_goal
 from finetune_trainer.verdict.power import (
     Supposed,
     chance_of_goal,
-    count_alike,
     count_for_goal,
     describe_power,
     describe_power_without_data,
@@ -85,16 +84,6 @@ def test_what_cannot_be_counted_is_not_told() -> None:
     assert "no model meets exactMatch" in describe_power(goal_of(atLeast="0.8"), 100, constant=1.0)
 
 
-def test_rows_that_belong_together_count_less() -> None:
-    assert count_alike([1] * 60) == 60
-    assert count_alike([30, 30]) == 2
-    assert count_alike([]) == 0
-    goal = goal_of("macroF1", atLeast="0.8")
-    told = [describe_power(goal, 300, unevenness=factor) for factor in (1.0, 3.0)]
-    shares = [int(re.findall(r"(\d+) % of runs", words)[0]) for words in told]
-    assert shares[0] > shares[1]
-
-
 def test_without_data_the_most_prompts_are_taken() -> None:
     words = describe_power_without_data(spec_with({"metric": "rougeL", "atLeast": "0.5"}))
     assert words.startswith("goal, if 2,500 rows give 500 prompts (testPercent 20;")
@@ -105,3 +94,16 @@ def test_without_data_the_most_prompts_are_taken() -> None:
     )
     assert "with 50 independent prompts" in few
     assert "constant" not in few
+
+
+def test_uneven_labels_take_more_rows() -> None:
+    goal = goal_of("macroF1", atLeast="0.8")
+    told = [describe_power(goal, 300, unevenness=factor) for factor in (1.0, 3.0)]
+    shares = [int(re.findall(r"(\d+) % of runs", words)[0]) for words in told]
+    assert shares[0] > shares[1]
+
+
+@pytest.mark.parametrize(("number", "is_told"), [(40, True), (400, False)])
+def test_a_goal_that_most_good_models_miss_is_called_too_high(number: int, is_told: bool) -> None:
+    words = describe_power(goal_of(atLeast="0.90", overBase="0.10"), number, constant=0.275)
+    assert words.startswith(f"goal too high for {number} test rows: ") == is_told

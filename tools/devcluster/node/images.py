@@ -35,7 +35,7 @@ class ProjectImage:
     Attributes:
         name: Name on the command line.
         repository: Name in the registry.
-        dockerfile: Path below the repository root, which is the build context.
+        dockerfile: Path, below the repository root unless absolute; that root is the context.
     """
 
     name: str
@@ -81,7 +81,35 @@ def load_images(
         )
     host.install_packages(host.IMAGE_PROGRAMS)
     try:
-        return {name: _load(state, IMAGES[name], tag) for name in names or IMAGES}
+        base = ensure_base_image()
+        return {name: _load(state, IMAGES[name], tag, base) for name in names or IMAGES}
+    finally:
+        _leave_nothing_mounted()
+
+
+def load_variant(state: ClusterState, of: str, name: str, instructions: str) -> str:
+    """Put a changed image of the project onto the node, for what another one would do.
+
+    Args:
+        state: The node cluster, which has the project's image.
+        of: Name of that image.
+        name: Name of the variant.
+        instructions: What follows ``FROM`` in its Dockerfile.
+
+    Returns:
+        Its reference.
+
+    Raises:
+        BuildError: the build failed.
+    """
+    base = state.values[f"image-{of}"].rpartition("-")[2]
+    dockerfile = cache_root() / "images" / f"{name}.Dockerfile"
+    dockerfile.write_text(f"ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\n{instructions}\n")
+    image = ProjectImage(
+        name=name, repository=f"{IMAGES[of].repository}-{name}", dockerfile=str(dockerfile)
+    )
+    try:
+        return _load(state, image, "dev", base)
     finally:
         _leave_nothing_mounted()
 
@@ -95,19 +123,19 @@ def build_images() -> dict[str, str]:
     """
     host.install_packages(host.IMAGE_PROGRAMS)
     try:
-        return {name: _build(image) for name, image in IMAGES.items()}
+        base = ensure_base_image()
+        return {name: _build(image, base) for name, image in IMAGES.items()}
     finally:
         _leave_nothing_mounted()
 
 
-def _build(image: ProjectImage) -> str:
-    base = ensure_base_image()
+def _build(image: ProjectImage, base: str) -> str:
     with step(f"building {image.repository}"):
         return build_image(image, base)
 
 
-def _load(state: ClusterState, image: ProjectImage, tag: str) -> str:
-    identity = _build(image)
+def _load(state: ClusterState, image: ProjectImage, tag: str, base: str) -> str:
+    identity = _build(image, base)
     repository = f"{state.values['registry']}/{image.repository}"
     reference = f"{repository}:{tag}-{identity[:12]}"
     with step(f"pushing {reference}"):

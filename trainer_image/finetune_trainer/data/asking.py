@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from finetune_api.v1alpha1.evaluation.spec import DEFAULT_SAMPLES, Evaluation
@@ -26,19 +28,31 @@ def question_of(row: dict[str, Any]) -> str:
     return json.dumps([prompt_of(row), row.get("tools")], sort_keys=True)
 
 
-def draw_questions(number: int, *, most: int, seed: int) -> list[int]:
+def draw_questions(groups: Sequence[str], *, most: int, seed: int) -> list[int]:
     """Return the numbers of the questions that are asked, ascending.
 
-    ``most`` of ``number`` questions are drawn with the seed ``dataset.split.seed``.
+    ``most`` of the questions of these groups are drawn with the seed ``dataset.split.seed``.
     """
-    if number <= most:
-        return list(range(number))
-    return sorted(order_questions(number, seed=seed)[:most])
+    if len(groups) <= most:
+        return list(range(len(groups)))
+    return sorted(order_questions(groups, seed=seed)[:most])
 
 
-def order_questions(number: int, *, seed: int) -> list[int]:
+def order_questions(groups: Sequence[str], *, seed: int) -> list[int]:
     """Return the numbers of all questions in the order in which they are drawn.
 
-    A larger draw contains every smaller one.
+    A larger draw contains every smaller one. No group has its second question before every group
+    has its first: each counts once, and a large one must not be drawn more often.
     """
+    turns: Counter[str] = Counter()
+    ranks = {}
+    order = order_rows(len(groups), seed=seed)
+    for number in order:
+        ranks[number] = turns[groups[number]]
+        turns[groups[number]] += 1
+    return sorted(order, key=ranks.__getitem__)
+
+
+def order_rows(number: int, *, seed: int) -> list[int]:
+    """Return so many numbers in an order by chance."""
     return random.Random(seed).sample(range(number), number)  # noqa: S311 - no secret

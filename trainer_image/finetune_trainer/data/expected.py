@@ -31,11 +31,7 @@ NOTHING_ASKED = Questions(number=0, prompt_tokens=1.0, answer_tokens=0.0)
 
 
 def expect_held_out(
-    job: ResolvedJob,
-    report: DatasetReport,
-    *,
-    chosen: int | None = None,
-    may_reason: bool = False,
+    job: ResolvedJob, report: DatasetReport, *, chosen: int | None = None, may_reason: bool = False
 ) -> Questions:
     """Return the questions of the held-out side; the length of answers is estimated.
 

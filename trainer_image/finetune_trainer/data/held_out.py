@@ -135,7 +135,7 @@ def gather_held_out(
             )
             for question in found.values()
         ],
-        order=order_questions(len(found), seed=seed),
+        order=order_questions([question.group for question in found.values()], seed=seed),
         sources=list(sources),
         num_rows=num_rows,
         num_unwanted=num_unwanted,

@@ -40,6 +40,7 @@ class Prepared:
         report: Its report.
         folder: Its local copy.
         questions: Number of held-out questions; None where the job sets it.
+        origins: How many held-out prompts ``spec.initFrom`` was trained on; empty without.
     """
 
     rows: Mapping[Side, list[dict[str, Any]]]
@@ -48,6 +49,7 @@ class Prepared:
     report: DatasetReport
     folder: Path
     questions: QuestionCount | None = None
+    origins: str = ""
 
     @property
     def num_chosen(self) -> int | None:
@@ -202,6 +204,7 @@ def _fetch_pinned(
         report=report,
         folder=folder,
         questions=pointer.questions,
+        origins=pointer.origins,
     )
 
 

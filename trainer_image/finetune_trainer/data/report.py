@@ -233,6 +233,10 @@ class DatasetPointer(APIModel):
     """Revision of the base model at the run's start; all stages insist on it."""
     questions: QuestionCount | None = None
     """How many held-out questions its evaluation asks; null where the job says it itself."""
+    origins: str = ""
+    """How many held-out prompts ``spec.initFrom`` was trained on, in a sentence; empty without."""
+    taken_over: str | None = None
+    """UID of the run that stands for this one; null where this one trains."""
 
 
 FILE_CHARACTERS = 60

@@ -41,12 +41,7 @@ from finetune_trainer.evaluate.inference.workers import (
 )
 from finetune_trainer.evaluate.metrics.answers import Answers as SaidAll
 from finetune_trainer.evaluate.question_set import QuestionSet
-from finetune_trainer.evaluate.tokenized import (
-    PROBES_NAME,
-    PROMPTED_NAME,
-    folder_of,
-    write_encoded,
-)
+from finetune_trainer.evaluate.tokenized import PROBES_NAME, PROMPTED_NAME, folder_of, write_encoded
 from finetune_trainer.model.encoding import ChatTokenizer
 from finetune_trainer.model.hardware import detect_hardware
 from finetune_trainer.model.load import require_bitsandbytes
@@ -341,11 +336,7 @@ def _run(
 
     num_before = count(before)
     try:
-        run_workers(
-            plan,
-            on_done=lambda done: tell(num_before + done, total),
-            keep=keep,
-        )
+        run_workers(plan, on_done=lambda done: tell(num_before + done, total), keep=keep)
     except TrainerError as error:
         so_far = answers()
         if count(so_far) > num_before:

@@ -29,7 +29,7 @@ class Comparison:
             are not labels.
         unmeasured: The reason, for each requested metric that could not be measured.
         published: Answers of the published version; None where it was not asked.
-        trained: Some answers of the train split; empty where they were not read.
+        trained: Prompts and answers of some rows of the train split; empty where it was not read.
     """
 
     questions: Sequence[Question]
@@ -39,7 +39,7 @@ class Comparison:
     likelihood: Answers | None = None
     unmeasured: Mapping[str, str] = field(default_factory=dict)
     published: Answers | None = None
-    trained: Sequence[str] = ()
+    trained: Sequence[tuple[str, str]] = ()
 
     @property
     def asked(self) -> list[Question]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from finetune_api.protocol.evaluation_result import EvaluateResult, LookResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.evaluate.comparison import Comparison
+from finetune_trainer.evaluate.questions import describe_groups
 from finetune_trainer.evaluate.scores.alarms import Alarm, judge_alarms
 from finetune_trainer.evaluate.scores.gating import (
     count_scored,
@@ -101,13 +102,15 @@ def conclude(
     met, words = withhold_unshown(job, *judge_goal(job.spec, comparison, metrics))
     result = EvaluateResult(
         scores=scores,
-        trivial=answer_trivially(comparison.asked).what if comparison.asked else "",
+        trivial=answer_trivially(comparison.asked)[0] if comparison.asked else "",
         num_samples=count_scored(job.spec.goal, comparison),
         goal_met=met,
         goal_message=words,
         gates=[*gates, *judge_alarms(job.spec.evaluation.gates, standings, alarms)],
         look=look,
         num_leaked=task.prepared.report.num_leaked_prompts,
+        origins=task.prepared.origins,
+        grouped=describe_groups(comparison.questions),
         custom_metric=settings.scorer_words,
         report_uri=report_uri,
     )

@@ -1,6 +1,6 @@
-"""Counts the looks at a held-out side over all jobs of an output, and what each may doubt.
+"""Counts the looks at held-out prompts over all jobs of an output, and what each may doubt.
 
-A held-out side that many candidates are held against lets one of them pass by luck. A look is one
+Prompts that many candidates are held against let one of them pass by luck. A look is one
 candidate against one goal and one ``spec.evaluation``. ``data/looks.py`` says where they lie.
 """
 
@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING
 
 from finetune_api.protocol.evaluation_result import LookResult
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_trainer.data.looks import digest_rows, list_looks, looks_prefix, to_digest
+from finetune_trainer.data.looks import (
+    LOOKS_PREFIX,
+    HeldOutPrompts,
+    Look,
+    LookCount,
+    count_before,
+    earlier_prefix,
+    list_earlier,
+    look_key,
+    read_held_out_prompts,
+    read_looks,
+    to_digest,
+    word_look,
+)
 from finetune_trainer.data.rows import is_sealed
 from finetune_trainer.errors import StorageError, UserError
 from finetune_trainer.run import RunStorage
@@ -43,38 +56,54 @@ def name_look(job: ResolvedJob, adapter: Manifest, *, base: str, rules: Sequence
     return to_digest([sorted(weights), base, goal, evaluation, list(rules), seed])
 
 
-def count_look(store: ObjectStore, held_out: str, name: str, about: Mapping[str, str]) -> int:
-    """Return the number of a look, from 1; a new one is put on record.
+def count_look(
+    store: ObjectStore,
+    held_out: HeldOutPrompts,
+    name: str,
+    about: Mapping[str, str],
+    *,
+    uid: str = "",
+) -> LookCount:
+    """Return which look it is; a new one is put on record.
 
     Args:
         store: The store of the output.
-        held_out: Digest of the held-out side.
+        held_out: What the held-out side asks.
         name: The look's name.
         about: What the record tells people.
+        uid: Of the job.
 
     Raises:
         StorageError: Storage failed, or others took every number tried.
     """
-    prefix = looks_prefix(held_out)
-    body = json.dumps({**about, "look": name}, indent=1, sort_keys=True) + "\n"
-    known: dict[int, str] = {}
+    earlier = list_earlier(store, held_out.side)
+    for number in earlier:
+        if _read_name(store, f"{earlier_prefix(held_out.side)}{number}.json") == name:
+            held = held_out.number
+            return LookCount(number=number, num_seen=held if number > 1 else 0, num_prompts=held)
+    look = Look(name=name, held_out=held_out, num_earlier=max(earlier, default=0), uid=uid)
+    known: dict[int, Look] = {}
     for _ in range(MAX_TRIES):
-        for number in list_looks(store, held_out):
-            if number not in known:
-                known[number] = _read_name(store, f"{prefix}{number}.json")
-            if known[number] == name:
-                return number
+        known = read_looks(store, known)
         number = max(known, default=0) + 1
-        try:
-            store.write_bytes(f"{prefix}{number}.json", body.encode(), if_absent=True)
-        except AlreadyExists:
-            continue
-        return number
+        own = [n for n, each in known.items() if _is_of(each, name, held_out.side)]
+        if not own:
+            try:
+                store.write_bytes(look_key(number), word_look(look, about).encode(), if_absent=True)
+            except AlreadyExists:
+                continue
+        first = min(own, default=number)
+        before = [each for n, each in known.items() if n < first]
+        return count_before(held_out, before, num_earlier=known.get(first, look).num_earlier)
     raise StorageError(
         "LooksContended",
-        f"could not count this evaluation under {prefix} in {MAX_TRIES} tries: other evaluations "
-        "of the same held-out side keep counting; run again",
+        f"could not count this evaluation under {LOOKS_PREFIX} in {MAX_TRIES} tries: other "
+        "evaluations keep counting; run again",
     )
+
+
+def _is_of(look: Look, name: str, side: str) -> bool:
+    return look.held_out is not None and (look.name, look.held_out.side) == (name, side)
 
 
 def take_look(task: Task, storage: RunStorage, *, base: str) -> tuple[LookResult, ResolvedJob]:
@@ -97,13 +126,14 @@ def take_look(task: Task, storage: RunStorage, *, base: str) -> tuple[LookResult
     is_corrected = job.spec.evaluation.looks == "Correct"
     test = task.prepared.test
     num_sealed = sum(map(is_sealed, test))
-    about = {"job": f"{job.namespace}/{job.name}", "uid": job.uid, "base": base}
+    about = {"job": f"{job.namespace}/{job.name}", "base": base}
     try:
-        number = count_look(
+        count = count_look(
             storage.output,
-            task.prepared.report.anchor_digest or digest_rows(test),
+            read_held_out_prompts(test, sealed=task.prepared.report.anchor_digest),
             name_look(job, task.adapter, base=base, rules=(task.settings.scorer_digest,)),
             about,
+            uid=job.uid,
         )
     except (StorageError, UserError) as error:
         if is_corrected:
@@ -116,33 +146,39 @@ def take_look(task: Task, storage: RunStorage, *, base: str) -> tuple[LookResult
         return LookResult(message=words), job
     judged = job
     if is_corrected:
-        judged = job.model_copy(update={"spec": raise_certainty(job.spec, number)})
+        judged = job.model_copy(update={"spec": raise_certainty(job.spec, count.number)})
     certainty = judged.spec.goal.certainty if is_corrected and judged.spec.goal else ""
-    rows = f"the {num_sealed:,} sealed of {len(test):,} held-out rows" if num_sealed else ""
-    words = look_words(number, certainty, rows or "this held-out side", is_corrected=is_corrected)
+    side = f"the {num_sealed:,} sealed of {len(test):,} held-out rows" if num_sealed else ""
+    words = look_words(count, certainty, side, is_corrected=is_corrected)
     storage.say(words)
-    return LookResult(number=number, message=words, certainty=certainty), judged
+    return LookResult(number=count.number, message=words, certainty=certainty), judged
 
 
 def look_words(
-    number: int, certainty: str = "", side: str = "this held-out side", *, is_corrected: bool
+    count: LookCount, certainty: str = "", sealed: str = "", *, is_corrected: bool
 ) -> str:
     """Say which evaluation it is, and what follows from that.
 
     Args:
-        number: Its number, from 1.
+        count: Its number, and what earlier ones saw.
         certainty: What the goal asks for at this look; empty without a goal.
-        side: What it is held against, in words.
+        sealed: The sealed rows that it is held against, in words; empty without an anchor.
         is_corrected: Whether the doubt was divided.
     """
-    words = f"This is the {_ordinal(number)} evaluation against {side}"
+    number, seen = count.number, ""
+    words = f"This is the {_ordinal(number)} evaluation against {sealed or 'this held-out side'}"
+    if number > 1 and not sealed:
+        of = f"{min(count.num_seen, count.num_prompts):,} of these {count.num_prompts:,} prompts"
+        seen = f": {number - 1:,} earlier evaluation{'s' if number > 2 else ''} saw {of}"
     if is_corrected:
         raised = f" to {float(certainty) * 100:g} %" if certainty else ""
-        return f"{words}, and certainty was raised{raised} for that (evaluation.looks: Correct)"
+        return (
+            f"{words}{seen}, and certainty was raised{raised} for that (evaluation.looks: Correct)"
+        )
     if number == 1:
         return words
     return (
-        f"{words}. Each one more raises the chance that a candidate passes by luck "
+        f"{words}{seen}. Each one more raises the chance that a candidate passes by luck "
         "(evaluation.looks: Correct allows for it)"
     )
 

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from finetune_trainer.data.asking import draw_questions, question_of
 from finetune_trainer.data.rows import group_of, prompt_of
 
+LARGE_GROUP = 0.05
+"""Share of the questions above which the verdict names a group."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
@@ -58,7 +61,8 @@ def gather_questions(
         groups.setdefault(question_of(row), []).append(row)
     read = read_answer or read_reference
     several = list(groups.values())
-    drawn = draw_questions(len(several), most=max_questions, seed=seed)
+    names = [group_of(together[0]) for together in several]
+    drawn = draw_questions(names, most=max_questions, seed=seed)
     return [_make_question(several[index], read) for index in drawn]
 
 
@@ -73,6 +77,37 @@ def group_questions(questions: Sequence[Question]) -> list[NDArray[np.int64]]:
     for index, question in enumerate(questions):
         groups.setdefault(question.group, []).append(index)
     return [np.array(indices) for indices in groups.values()]
+
+
+def describe_groups(questions: Sequence[Question]) -> str:
+    """Say how groups count where some have several questions; empty where none has."""
+    sizes = [len(group) for group in group_questions(questions)]
+    total = sum(sizes)
+    if total == len(sizes):
+        return ""
+    words = (
+        f"The {total:,} questions are of {len(sizes):,} groups, and each group counts once in "
+        "scores between 0 and 1"
+    )
+    largest = max(sizes)
+    if largest > LARGE_GROUP * total and largest > min(sizes):
+        words += (
+            f"; one group alone has {largest:,} of them, more than {LARGE_GROUP * 100:.0f} %: hold "
+            "out rows of more groups if the score is to stand for others"
+        )
+    return words
+
+
+def messages_of(prompt: list[dict[str, Any]] | str | None) -> list[tuple[str, str]]:
+    """Return role and text of each message of a prompt; plain text is the user's."""
+    if not isinstance(prompt, list):
+        return [("user", prompt or "")]
+    return [(str(turn["role"]), str(turn.get("content") or "")) for turn in prompt]
+
+
+def text_of_prompt(prompt: list[dict[str, Any]] | str | None) -> str:
+    """Return the texts of all messages of a prompt."""
+    return "\n".join(text for _, text in messages_of(prompt))
 
 
 def name_group(question: Question) -> str:

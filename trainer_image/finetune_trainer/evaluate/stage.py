@@ -17,6 +17,7 @@ from finetune_trainer.evaluate.report.writing import write_report
 from finetune_trainer.evaluate.scores.unended import describe_unended
 from finetune_trainer.evaluate.sources.registry import SOURCES
 from finetune_trainer.evaluate.sources.source import Services, open_sources
+from finetune_trainer.publish.earlier import record_anchor
 from finetune_trainer.publish.merged import find_merged
 from finetune_trainer.publish.stage import publish
 from finetune_trainer.storage import MANIFEST_NAME, publish_folder
@@ -37,16 +38,14 @@ def evaluate(context: StageContext) -> EvaluateResult:
     else:
         _evaluate(context, key)
     drop_answers(context.storage.output, context.job.run_prefix)
+    record_anchor(context.storage)
     return publish(context).model_copy(update={"reused": is_reused})
 
 
 def services_of(context: StageContext) -> Services:
     """Return the parts of the context that steps and sources use."""
     return Services(
-        storage=context.storage,
-        workspace=context.workspace,
-        model=context.model,
-        emit=context.emit,
+        storage=context.storage, workspace=context.workspace, model=context.model, emit=context.emit
     )
 
 
@@ -70,6 +69,8 @@ def _evaluate(context: StageContext, key: str) -> None:
     comparison, measured = measure_all(task, inquiries, said, job)
     report_uri = storage.uri_of(f"{key}/report.json")
     conclusion = conclude(task, comparison, measured, job, look=look, report_uri=report_uri)
+    if grouped := conclusion.result.grouped:
+        context.emit.message(grouped)
 
     merged = find_merged(storage)
     evidence = gather_evidence(

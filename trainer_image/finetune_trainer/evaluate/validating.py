@@ -28,12 +28,7 @@ from finetune_trainer.evaluate.inference.keeping import drop_answers
 from finetune_trainer.evaluate.inputs import keep_below
 from finetune_trainer.evaluate.metrics.answers import Answers, Measured
 from finetune_trainer.evaluate.question_set import QuestionSet
-from finetune_trainer.evaluate.questions import (
-    Question,
-    gather_questions,
-    name_group,
-    with_prompt,
-)
+from finetune_trainer.evaluate.questions import Question, gather_questions, name_group, with_prompt
 from finetune_trainer.evaluate.scores.measuring import score_alone
 from finetune_trainer.evaluate.scores.unended import describe_unended
 from finetune_trainer.evaluate.settings import read_settings, try_settings
@@ -109,11 +104,7 @@ def _score(
     """Ask the tuned model, score what it says and store both."""
     storage, job = services.storage, services.storage.job
     prepared = read_prepared(
-        storage.output,
-        job,
-        services.workspace.folder,
-        sides=(Side.VALIDATION,),
-        approved=approved,
+        storage.output, job, services.workspace.folder, sides=(Side.VALIDATION,), approved=approved
     )
     encoder = make_encoder(job, services.model.load_tokenizer(), read_format(prepared.folder))
     settings = read_settings(job.spec.evaluation, storage.access())

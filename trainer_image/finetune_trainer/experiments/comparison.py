@@ -1,4 +1,4 @@
-"""Compares runs: all content of the table, the file and the page."""
+"""Compares runs: all content of the table and the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from finetune_trainer.experiments.differences import (
     choose_pairs,
     find_differences,
 )
-from finetune_trainer.experiments.importance import Importance, rank_parameters
 from finetune_trainer.experiments.recipe import Parameter, find_parameters
 from finetune_trainer.experiments.run import Run
 
@@ -28,16 +27,12 @@ class Comparison:
         runs: The runs, in the order they were asked for.
         parameters: Settings that are not the same in all of them.
         differences: Which scores differ, and whether that is real.
-        importance: How settings go with the validation loss.
-        no_importance: Why it is missing.
         certainty: Of all real differences together.
     """
 
     runs: Sequence[Run]
     parameters: Sequence[Parameter]
     differences: Sequence[Difference]
-    importance: Sequence[Importance]
-    no_importance: str
     certainty: float
 
     @property
@@ -45,11 +40,6 @@ class Comparison:
         """Whether all runs have the same version of the data."""
         digests = {run.data.digest for run in self.runs}
         return len(digests) == 1 and "" not in digests
-
-    @property
-    def has_different_data(self) -> bool:
-        """Whether runs are known to have different versions of the data."""
-        return len(known_digests(self.runs)) > 1
 
     @property
     def metrics(self) -> list[str]:
@@ -69,10 +59,6 @@ def compare_runs(runs: Sequence[Run], *, against: int | None = None) -> Comparis
     """
     certainty = max(run.certainty for run in runs)
     parameters = find_parameters([run.recipe for run in runs])
-    losses = comparable_losses(runs)
-    importance, why = rank_parameters(parameters, losses, certainty=certainty)
-    if len(known_digests(runs)) > 1:
-        why = "the runs have different data: their validation losses are of different rows"
     pairs = choose_pairs(len(runs), against=against, best=best_run(runs))
     return Comparison(
         runs=runs,
@@ -81,8 +67,6 @@ def compare_runs(runs: Sequence[Run], *, against: int | None = None) -> Comparis
             *find_differences(runs, pairs, certainty=certainty),
             *_differences_on_validation(runs, pairs, certainty=certainty),
         ],
-        importance=importance,
-        no_importance=why,
         certainty=certainty,
     )
 
@@ -154,16 +138,6 @@ def to_wire(comparison: Comparison) -> dict[str, Any]:
             for each in comparison.parameters
         ],
         "differences": [_difference_to_wire(each, runs) for each in comparison.differences],
-        "importance": [
-            {
-                "path": each.parameter.path,
-                "rankCorrelation": round(each.correlation.value, 4),
-                "low": round(each.correlation.low, 4),
-                "high": round(each.correlation.high, 4),
-            }
-            for each in comparison.importance
-        ],
-        **({"noImportance": comparison.no_importance} if comparison.no_importance else {}),
     }
 
 
@@ -220,8 +194,3 @@ def _difference_to_wire(each: Difference, runs: Sequence[Run]) -> dict[str, Any]
         # One cluster alone has no bounds, and JSON no infinite number.
         fields |= {key: round(bound, 4) for key, bound in bounds.items() if math.isfinite(bound)}
     return {key: value for key, value in fields.items() if value is not None}
-
-
-def score_of(run: Run, metric: str) -> Score | None:
-    """Return a run's score by one metric, or None."""
-    return next((score for score in run.scores if score.name == metric), None)

@@ -254,11 +254,7 @@ def _match(one: Sequence[Row], other: Sequence[Row]) -> NDArray[np.int64] | None
 
 
 def _pair(
-    name: str,
-    rows: Sequence[Row],
-    before: Measured,
-    after: Measured,
-    order: NDArray[np.int64],
+    name: str, rows: Sequence[Row], before: Measured, after: Measured, order: NDArray[np.int64]
 ) -> Confidence:
     in_order = Measured(
         rows=after.rows[order],

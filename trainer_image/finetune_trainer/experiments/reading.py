@@ -13,7 +13,6 @@ from finetune_api.protocol.evaluation_result import EvaluateResult, Score
 from finetune_api.protocol.stage_results import ValidationScore
 from finetune_trainer.experiments.recipe import flatten
 from finetune_trainer.experiments.run import DataFacts, Effort, Points, Row, Run
-from finetune_trainer.publish.adopted import adopted_from
 
 Document = Mapping[str, Any]
 
@@ -66,8 +65,7 @@ def read_run(
     scores, num_samples, version = _evaluation(documents)
     curve = (record or {}).get("curve")
     selection = (record or {}).get("selection") or _selection_of(status)
-    adopted = adopted_from(record or {})
-    step = selection.get("step") or (adopted or record or {}).get("step")
+    step = selection.get("step") or (record or {}).get("step")
     score = _validation_score(documents)
     return Run(
         name=name,
@@ -84,8 +82,7 @@ def read_run(
         train=_points(curve["train"]) if curve else _logged(documents.points, "loss"),
         validation=_validation(documents),
         step=step,
-        # How many the run trained that the weights were taken from is not known here.
-        last_step=selection.get("last_step") or (None if adopted else step),
+        last_step=selection.get("last_step") or step,
         planned_steps=selection.get("planned_steps"),
         effort=_effort(documents, hour_price),
         version=version,

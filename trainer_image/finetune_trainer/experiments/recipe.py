@@ -52,13 +52,11 @@ class Parameter:
         path: In the job, from ``spec`` on.
         label: The shortest unique end of the path.
         values: Of each run, as text.
-        numbers: Of each run, where all of them are numbers; else None.
     """
 
     path: str
     label: str
     values: tuple[str, ...]
-    numbers: tuple[float, ...] | None
 
 
 def flatten(spec: Mapping[str, Any], record: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -109,17 +107,14 @@ def find_parameters(recipes: Sequence[Mapping[str, str]]) -> list[Parameter]:
     found = []
     for path in paths:
         values = tuple(recipe.get(path, ABSENT) for recipe in recipes)
-        numbers = tuple(map(_number, values))
-        whole = tuple(number for number in numbers if number is not None)
-        is_numeric = len(whole) == len(values)
         known = [each for each in values if not _is_open(path, each)]
         distinct = {value if (number := _number(value)) is None else number for value in known}
         if len(distinct) > 1:
-            found.append((path, values, whole if is_numeric else None))
-    labels = _shorten([path for path, _, _ in found])
+            found.append((path, values))
+    labels = _shorten([path for path, _ in found])
     return [
-        Parameter(path=path, label=label, values=values, numbers=numbers)
-        for (path, values, numbers), label in zip(found, labels, strict=True)
+        Parameter(path=path, label=label, values=values)
+        for (path, values), label in zip(found, labels, strict=True)
     ]
 
 

@@ -30,9 +30,7 @@ class AnswerReader:
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         """Return the text of tokens as it is, of control tokens unless these are skipped."""
         text: str = self._tokenizer.decode(
-            list(ids),
-            skip_special_tokens=skip_special_tokens,
-            clean_up_tokenization_spaces=False,
+            list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
         )
         return text
 
@@ -42,8 +40,18 @@ class AnswerReader:
         Reasoning and channel headers are no part of it.
         """
         kept = list(ids)
-        text = self.decode(kept[self._find_end_of_mark(kept) :], skip_special_tokens=True)
+        return self.clean(
+            self.decode(kept[self._find_end_of_mark(kept) :], skip_special_tokens=True)
+        )
+
+    def clean(self, text: str) -> str:
+        """Return the answer in the text behind the last mark, composed and stripped."""
         return compose(self._format.cut_to_answer(text)).strip()
+
+    def ends_with_mark(self, ids: Sequence[int], end: int) -> bool:
+        """Whether the tokens up to ``end`` end with the mark that an answer follows."""
+        mark = self._mark
+        return bool(mark) and end >= len(mark) and list(ids[end - len(mark) : end]) == mark
 
     def read_generated(self, prompt: Sequence[int], ids: Sequence[int]) -> str | None:
         """Return the answer in generated tokens; None where its reasoning has no end.

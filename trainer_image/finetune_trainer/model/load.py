@@ -90,6 +90,7 @@ def load_model(
     folder: Path,
     *,
     dtype: torch.dtype,
+    computes: torch.dtype | None = None,
     trust_remote_code: bool = False,
     quantize: bool = False,
     shardable: bool = False,
@@ -104,6 +105,7 @@ def load_model(
     Args:
         folder: Local model folder with safetensors weights.
         dtype: Type of the weights; TRL's own loading would choose float32.
+        computes: Type that attention computes in, where autocast or FSDP2 make it another one.
         trust_remote_code: Run code that ships with the model.
         quantize: Load in 4 bits (NF4, double quantisation), for QLoRA.
         shardable: Keep 4-bit weights in tensors of ``dtype`` for FSDP2.
@@ -125,7 +127,7 @@ def load_model(
     if max_memory is not None:
         options["max_memory"] = dict(max_memory)
     try:
-        support = detect_attention_support(dtype)
+        support = detect_attention_support(computes or dtype)
         if attention == "Varlen" or (attention == "Auto" and joins_rows):
             fault = agree(_varlen_fault(support, folder, runs_own_code=trust_remote_code))
             support = _with_varlen(support, fault, joins_rows=joins_rows)

@@ -85,10 +85,7 @@ class Conversations:
         return Turn(prompt=prompt, answer=self._cut_at_stop(rest))
 
     def _read_off(
-        self,
-        messages: Sequence[Message],
-        learned: Sequence[int],
-        tools: Sequence[Message] | None,
+        self, messages: Sequence[Message], learned: Sequence[int], tools: Sequence[Message] | None
     ) -> list[Turn] | None:
         """Find all answers in one rendering, so that the cost is linear in a chat's length.
 
@@ -211,12 +208,18 @@ class Conversations:
                     "out of the prompt, so the model would not see it; remove the message, or give "
                     "a template that writes it in model.chatTemplate",
                 )
-        if tools and self.prompt(messages, None) == prompt:
+        if tools and self._is_prompt_without_tools(prompt, messages):
             raise DataError(
                 "TemplateDropsTools",
                 "the model's chat template leaves the row's `tools` out of the prompt; remove "
                 "them, or give a template that writes them in model.chatTemplate",
             )
+
+    def _is_prompt_without_tools(self, prompt: str, messages: Sequence[Message]) -> bool:
+        try:
+            return self.prompt(messages, None) == prompt
+        except DataError:  # a template that needs the tools writes them
+            return False
 
     def _check_calls(self, text: str, number: int, message: Message) -> None:
         names = [str(call["function"]["name"]) for call in message.get("tool_calls") or ()]

@@ -1,4 +1,4 @@
-"""Fetches what a version was trained and evaluated on, and makes it comparable with its traffic."""
+"""Fetches what a version was trained and evaluated on: it says what is measured of its traffic."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from finetune_trainer.data.keys import dataset_prefix
 from finetune_trainer.data.rows import Side
 from finetune_trainer.errors import StorageError
 from finetune_trainer.monitor.material import rows_of_evaluation, rows_of_training
-from finetune_trainer.monitor.reference import MAX_ROWS, ReferenceRow
 from finetune_trainer.monitor.signals import Answered
 from finetune_trainer.serve.recorder.scrubbing import scrub_text
 from finetune_trainer.storage import MANIFEST_NAME, ObjectNotFound, ObjectStore, fetch_folder
 from finetune_trainer.storage.manifest import Manifest, parse_manifest
 
-NUM_OF_EACH = MAX_ROWS // 2
+NUM_OF_EACH = 5000
 """Rows that are taken of training, and of the evaluation."""
 SAMPLES = "samples.jsonl"
 
 
-def fetch_reference_rows(
+def fetch_known_rows(
     store: ObjectStore, prefix: str, folder: Path, *, sha256: str = ""
-) -> list[ReferenceRow]:
+) -> list[Answered]:
     """Return prompts of a version's training and answers of its evaluation, without personal data.
 
     Traffic is stored without it, so that what stands for it counts on both sides.
@@ -113,10 +112,8 @@ def _bytes(row: dict[str, Any]) -> bytes:
     return orjson.dumps(row, option=orjson.OPT_SORT_KEYS)
 
 
-def _scrub(row: ReferenceRow) -> ReferenceRow:
-    prompt, answer = row.answered.prompt, row.answered.answer
-    answered = Answered(
-        prompt=None if prompt is None else scrub_text(prompt),
-        answer=None if answer is None else scrub_text(answer),
+def _scrub(row: Answered) -> Answered:
+    return Answered(
+        prompt=None if row.prompt is None else scrub_text(row.prompt),
+        answer=None if row.answer is None else scrub_text(row.answer),
     )
-    return ReferenceRow(answered=answered, group=row.group)

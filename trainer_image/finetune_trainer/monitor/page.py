@@ -22,7 +22,7 @@ Point = tuple[datetime, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OverTime:
-    """Means of the looks as a line, and the limits as a band; in pixels.
+    """Means of the looks as a line, and what is too near to be found as a band; in pixels.
 
     Attributes:
         points: Of the line.
@@ -30,7 +30,7 @@ class OverTime:
         begin: Time at the left end.
         end: Time at the right end.
         labels: Numbers of the axis, and where they stand.
-        alarms: Where an alarm of this part rang.
+        changes: Where a change of this part began or ended.
     """
 
     points: str
@@ -39,7 +39,7 @@ class OverTime:
     begin: str
     end: str
     labels: Sequence[tuple[float, str]]
-    alarms: Sequence[float]
+    changes: Sequence[float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,7 @@ def render_page(title: str, report: Mapping[str, Any], history: Sequence[Mapping
     drifted = report["drifted"]
     parts = sorted(
         report["parts"],
-        key=lambda part: (signal_of(part["name"]) not in drifted, -_evidence(part)),
+        key=lambda part: (signal_of(part["name"]) not in drifted, -part["logE"]),
     )
     return render(
         "page.html.j2",
@@ -84,11 +84,11 @@ def render_page(title: str, report: Mapping[str, Any], history: Sequence[Mapping
         columns=[
             {"label": "signal", "name": True},
             *({"label": label, "number": True} for label in (
-                "then", "normal from", "normal to", "now", "users", "evidence")),
+                "then", "now", "users", "evidence", "found below", "found above")),
         ],
         rows=[_row(part) for part in parts],
         figures=[
-            (part["name"], _over_time(part, history, report["alarms"]), _then_and_now(part))
+            (part["name"], _over_time(part, history, report["changes"]), _then_and_now(part))
             for part in parts
         ],
     )  # fmt: skip
@@ -108,17 +108,15 @@ def _unit(part: str) -> str:
 
 
 def _row(part: Part) -> list[str]:
-    name, log_e = part["name"], part["logE"]
-    texts = [number_text(name, part[key]) for key in ("referenceMean", "low", "high", "mean")]
-    return [name, *texts, str(part["numUsers"]), "-" if log_e is None else f"{log_e:+.1f}"]
-
-
-def _evidence(part: Part) -> float:
-    return float("-inf") if part["logE"] is None else float(part["logE"])
+    name = part["name"]
+    then, now, low, high = (
+        number_text(name, part[key]) for key in ("referenceMean", "mean", "low", "high")
+    )
+    return [name, then, now, str(part["numUsers"]), f"{part['logE']:+.1f}", low, high]
 
 
 def _over_time(
-    part: Part, history: Sequence[Mapping[str, Any]], alarms: Sequence[Mapping[str, Any]]
+    part: Part, history: Sequence[Mapping[str, Any]], changes: Sequence[Mapping[str, Any]]
 ) -> OverTime | None:
     name = part["name"]
     seen: list[Point] = [
@@ -141,8 +139,11 @@ def _over_time(
     def y(number: float) -> float:
         return round(BOTTOM - (BOTTOM - TOP) * (number - low) / (high - low), 1)
 
-    rang = (
-        datetime.fromisoformat(each["time"]) for each in alarms if each["signal"] == signal_of(name)
+    times = (
+        datetime.fromisoformat(each[key])
+        for each in changes
+        for key in ("since", "until")
+        if each["part"] == name and each[key] is not None
     )
     return OverTime(
         points=" ".join(f"{x(time)},{y(number)}" for time, number in seen),
@@ -151,7 +152,7 @@ def _over_time(
         begin=f"{begin:%Y-%m-%d %H:%M}",
         end=f"{end:%Y-%m-%d %H:%M}",
         labels=[(y(each), number_text(name, each)) for each in (part["low"], part["high"])],
-        alarms=[x(time) for time in rang if begin <= time <= end],
+        changes=[x(time) for time in times if begin <= time <= end],
     )
 
 

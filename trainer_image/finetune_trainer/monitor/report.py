@@ -2,137 +2,138 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+import numpy as np
+
 from finetune_api.protocol.monitoring import LookReport
-from finetune_api.v1alpha1.status.traffic import SignalStatus
-from finetune_trainer.monitor.evidence import Evidence
-from finetune_trainer.monitor.looking import Look, Seen, Settings
-from finetune_trainer.monitor.reference import Reference
+from finetune_api.v1alpha1.status.traffic import MOST_UNSEEN, SignalStatus
+from finetune_trainer.monitor.looking import Look, Part, Settings
 from finetune_trainer.monitor.signals import signal_of
+from finetune_trainer.monitor.state import State
+from finetune_trainer.statistics.confidence import Floats
 from finetune_trainer.traffic.rows import write_time
 
 MAX_HISTORY = 1500
-"""Looks that the page shows: two months of one an hour."""
+"""Looks that the page shows."""
+NUM_BINS = 32
 
 
-def words_of(
-    evidence: Evidence, version: int, *, now: datetime, num_waiting: int = 0
-) -> LookReport:
-    """Return the report on a look for the operator."""
-    drifted = drifted_since(evidence, now)
+def words_of(state: State, version: int, settings: Settings) -> LookReport:
+    """Return the report on the last look for the operator."""
+    drifted, reference = state.drifted, state.reference
+    first = None if reference is None else write_time(reference.end + settings.window)
     return LookReport(
         version=version,
-        num_looks=evidence.num_looks,
-        num_answers=evidence.num_answers,
-        num_waiting=num_waiting,
+        num_looks=state.num_looks,
+        num_answers=state.num_answers,
+        num_users=state.num_users,
+        compares_from=first,
+        note=state.note,
         signals=[
             SignalStatus.model_validate(
                 {
                     "name": name,
-                    "log_e": f"{log_e:.4g}",
+                    "log_e": f"{max(state.log_e[part] for part in parts):.4g}",
+                    "smallest": f"{max(state.smallest[part] for part in parts):.4g}",
                     "since": write_time(drifted[name]) if name in drifted else None,
                 }
             )
-            for name, log_e in evidence.log_e_by_signal.items()
+            for name, parts in _parts_by_signal(state).items()
         ],
     )
 
 
-def drifted_since(evidence: Evidence, now: datetime) -> dict[str, datetime]:
-    """Return the signals whose alarm holds, and since when each has changed."""
-    names = dict.fromkeys(signal_of(alarm.signal) for alarm in evidence.alarms)
-    held = {name: evidence.holding(name, now) for name in names}
-    return {name: min(times) for name, times in held.items() if times}
-
-
-def report_of(
-    look: Look, reference: Reference, settings: Settings, *, begin: datetime, end: datetime
-) -> dict[str, Any]:
+def report_of(look: Look, settings: Settings, *, end: datetime) -> dict[str, Any]:
     """Return the report of a look.
 
-    ``logE`` is null where there is no evidence at all. ``signals`` are those of the endpoint's
-    status, ``parts`` what they consist of.
+    ``signals`` are those of the endpoint's status, ``parts`` what they consist of, ``leftOut``
+    those that apply to too few users. ``low`` and ``high`` are the least changes that are found
+    within a month, ``referenceMean`` is between them.
     """
-    evidence = look.evidence
+    state, reference = look.state, look.state.reference
     return {
-        "begin": write_time(begin),
+        "begin": write_time(end - settings.window),
         "end": write_time(end),
-        "numLooks": evidence.num_looks,
-        "numAnswers": evidence.num_answers,
-        "numWaiting": look.num_waiting,
-        "logE": _finite(evidence.log_e),
-        "logBound": settings.log_bound,
+        "numLooks": state.num_looks,
+        "numAnswers": state.num_answers,
+        "numUsers": state.num_users,
+        "minUsers": settings.min_users,
+        "comparesFrom": None if reference is None else write_time(reference.end + settings.window),
+        "logBound": look.log_bound,
         "falseAlarmsPerYear": settings.false_alarms_per_year,
-        "drifted": {name: write_time(at) for name, at in drifted_since(evidence, end).items()},
+        "drifted": {name: write_time(at) for name, at in state.drifted.items()},
         "quality": None
         if look.quality is None
         else look.quality.model_dump(mode="json", by_alias=True),
+        "note": state.note,
         "exampleOf": look.part,
         "examples": list(look.examples),
         "signals": [
-            {"name": name, "logE": _finite(log_e)}
-            for name, log_e in evidence.log_e_by_signal.items()
+            {"name": name, "logE": max(state.log_e[part] for part in parts)}
+            for name, parts in _parts_by_signal(state).items()
         ],
-        "parts": [_part(name, look, reference) for name in evidence.signals],
-        "alarms": [
+        "leftOut": {
+            name: f"{number} of {settings.min_users} users"
+            for name, number in look.left_out.items()
+        },
+        "unseen": [name for name, least in state.smallest.items() if least > MOST_UNSEEN],
+        "parts": [_part(name, each) for name, each in look.parts.items()],
+        "changes": [
             {
-                "time": write_time(alarm.time),
-                "signal": signal_of(alarm.signal),
-                "part": alarm.signal,
-                "since": write_time(alarm.since),
-                "isHigher": alarm.is_higher,
-                "logE": alarm.log_e,
+                "signal": signal_of(each.part),
+                "part": each.part,
+                "isHigher": each.is_higher,
+                "since": write_time(each.since),
+                "until": None if each.until is None else write_time(each.until),
             }
-            for alarm in evidence.alarms
+            for each in state.changes
         ],
     }
 
 
-def add_to_history(history: Mapping[str, Any], reference: str, look: Look) -> dict[str, Any]:
-    """Return the history with one more look; one of another reference begins anew.
+def add_to_history(history: Mapping[str, Any], look: Look, end: datetime) -> dict[str, Any]:
+    """Return the history with one more look; that of another reference begins anew.
 
     A look that is made again replaces itself.
     """
-    until = look.evidence.until
-    if not look.seen or until is None:
-        return dict(history) if history.get("reference") == reference else _begin(reference)
-    end = write_time(until)
-    before = history.get("looks") if history.get("reference") == reference else None
-    looks = [each for each in before or () if each["end"] < end]
-    entry = {"end": end, "means": {name: seen.mean for name, seen in look.seen.items()}}
-    return {"reference": reference, "looks": [*looks, entry][-MAX_HISTORY:]}
+    same = history.get("reference") == look.state.of
+    looks = [each for each in history.get("looks", ()) if same and each["end"] < write_time(end)]
+    if look.parts:
+        means = {name: _mean(each.now) for name, each in look.parts.items()}
+        looks.append({"end": write_time(end), "means": means})
+    return {"reference": look.state.of, "looks": looks[-MAX_HISTORY:]}
 
 
-def _begin(reference: str) -> dict[str, Any]:
-    return {"reference": reference, "looks": []}
+def _parts_by_signal(state: State) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for part in state.log_e:
+        found.setdefault(signal_of(part), []).append(part)
+    return found
 
 
-def _part(name: str, look: Look, reference: Reference) -> dict[str, Any]:
-    watched = reference.watched[name]
-    seen = look.seen.get(name, Seen(mean=None, num_users=0))
+def _part(name: str, part: Part) -> dict[str, Any]:
+    mean = float(part.then.mean())
     return {
         "name": name,
-        "logE": _finite(look.evidence.signals[name].log_e),
-        "since": _began(look.evidence, name),
-        "mean": seen.mean,
-        "numUsers": seen.num_users,
-        "referenceMean": watched.mean,
-        "low": watched.limits.low,
-        "high": watched.limits.high,
-        "numReferenceRows": watched.num_rows,
-        "referenceBins": list(watched.bins),
-        "bins": list(seen.bins),
+        "logE": part.log_e,
+        "mean": _mean(part.now),
+        "numUsers": len(part.now),
+        "referenceMean": mean,
+        "low": 0.0 if part.fall is None else mean - part.fall,
+        "high": 1.0 if part.rise is None else mean + part.rise,
+        "referenceBins": _bins(part.then),
+        "bins": _bins(part.now),
     }
 
 
-def _began(evidence: Evidence, name: str) -> str | None:
-    began = evidence.signals[name].began
-    return None if began is None else write_time(began)
+def _mean(numbers: Floats) -> float | None:
+    return float(numbers.mean()) if len(numbers) else None
 
 
-def _finite(logarithm: float) -> float | None:
-    return logarithm if math.isfinite(logarithm) else None
+def _bins(numbers: Floats) -> list[int]:
+    """Return a histogram of numbers from 0 to 1 with :data:`NUM_BINS` bins."""
+    found: list[int] = np.histogram(numbers, bins=NUM_BINS, range=(0.0, 1.0))[0].tolist()
+    return found

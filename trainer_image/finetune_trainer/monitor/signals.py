@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import orjson
@@ -13,32 +13,30 @@ from finetune_trainer.data.answers.label_text import is_short_label, normalize_l
 from finetune_trainer.evaluate.metrics.refusal import is_refusal
 from finetune_trainer.monitor.kinds import format_of, language_of
 from finetune_trainer.monitor.vocabulary import count_words
-from finetune_trainer.statistics.drift import Limits
 
 LONGEST_LOG2 = 16.0
 """Texts of 65,536 characters and more are equally long."""
+MEASURES = 1
+"""To be raised whenever the number of any signal changes for the same text: references of another
+number are gathered anew."""
 MAX_LABELS = 10
 MAX_KINDS = 3
 """Languages and forms of answers that are watched: with others, shares of these fall."""
 LEAST_LABELLED = 0.9
-"""Share of a reference's answers that are labels, from which on shares of labels are watched."""
+"""Share of the evaluation's answers that are labels, from which on their shares are watched."""
 LENGTH_TOLERANCE = 0.02
 """Of a mean length: texts a quarter longer (``2 ** (16 * 0.02)``)."""
 SHARE_TOLERANCE = 0.02
 RARE_TOLERANCE = 0.005
 """Of a share that is to be near 0."""
-MOST_ERRORS = 0.02
-"""Share of users with an error, on average, that is no drift. Evaluations have no errors."""
-MOST_THUMBS_DOWN = 0.05
-"""Share of users with an answer that is marked as bad, on average, that is no drift."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answered:
-    """A prompt and its answer, of the reference or of the traffic.
+    """A prompt and its answer, of the training, the evaluation or the traffic.
 
     Attributes:
-        prompt: All texts of the user, a line each; None where it is not to be compared.
+        prompt: The last text of the user; None where it is not to be compared.
         answer: The model's; None if it has no text: an error, or calls of tools alone.
         is_error: The model gave no whole answer.
         is_down: Somebody has marked it as bad.
@@ -58,15 +56,11 @@ class Signal:
         name: As the endpoint's status has it; behind a slash, which part of it.
         measure: Returns a number from 0 to 1, or None where the signal does not apply.
         tolerance: Change of the mean that is no drift.
-        is_fitted: It was made from a part of the reference, which says nothing about its mean.
-        limits: Those of a signal that the reference says nothing of.
     """
 
     name: str
     measure: Callable[[Answered], float | None]
     tolerance: float
-    is_fitted: bool = False
-    limits: Limits | None = None
 
 
 def signal_of(name: str) -> str:
@@ -74,8 +68,15 @@ def signal_of(name: str) -> str:
     return name.partition("/")[0]
 
 
-def fit_signals(rows: Sequence[Answered]) -> list[Signal]:
-    """Return the signals to watch, made from a part of the reference."""
+def fit_signals(
+    rows: Sequence[Answered], names: Collection[str] | None = None
+) -> Mapping[str, Signal]:
+    """Return the signals to watch by name: rows say which words, labels and forms are known.
+
+    Args:
+        rows: Prompts of the training and answers of the evaluation.
+        names: Signals to watch, as the endpoint's status names them; by default all.
+    """
     prompts = [row.prompt for row in rows if row.prompt is not None]
     answers = [row.answer for row in rows if row.answer is not None]
     signals = [_ERRORS, _THUMBS_DOWN]
@@ -86,7 +87,7 @@ def fit_signals(rows: Sequence[Answered]) -> list[Signal]:
         signals += [_ANSWER_LENGTH, _REFUSALS, *(labels or _formats(answers))]
     if any(map(is_json, answers)):
         signals.append(_INVALID_JSON)
-    return signals
+    return {each.name: each for each in signals if names is None or signal_of(each.name) in names}
 
 
 def length(text: str) -> float:
@@ -102,14 +103,11 @@ def is_json(text: str) -> bool:
         return False
 
 
-def _of_answer(
-    name: str, measure: Callable[[str], float], tolerance: float, *, is_fitted: bool = False
-) -> Signal:
+def _of_answer(name: str, measure: Callable[[str], float], tolerance: float) -> Signal:
     return Signal(
         name=name,
         measure=lambda a: None if a.answer is None else measure(a.answer),
         tolerance=tolerance,
-        is_fitted=is_fitted,
     )
 
 
@@ -121,19 +119,9 @@ _PROMPT_LENGTH = Signal(
 _ANSWER_LENGTH = _of_answer("AnswerLength", length, LENGTH_TOLERANCE)
 _REFUSALS = _of_answer("Refusals", lambda text: float(is_refusal(text)), RARE_TOLERANCE)
 _INVALID_JSON = _of_answer("InvalidJson", lambda text: float(not is_json(text)), RARE_TOLERANCE)
-_ERRORS = Signal(
-    name="Errors",
-    measure=lambda a: float(a.is_error),
-    tolerance=0.0,
-    limits=Limits(low=0.0, high=MOST_ERRORS),
-)
-
-
+_ERRORS = Signal(name="Errors", measure=lambda a: float(a.is_error), tolerance=RARE_TOLERANCE)
 _THUMBS_DOWN = Signal(
-    name="ThumbsDown",
-    measure=lambda a: float(a.is_down),
-    tolerance=0.0,
-    limits=Limits(low=0.0, high=MOST_THUMBS_DOWN),
+    name="ThumbsDown", measure=lambda a: float(a.is_down), tolerance=SHARE_TOLERANCE
 )
 
 
@@ -143,7 +131,6 @@ def _vocabulary(prompts: Sequence[str]) -> Signal:
         name="Vocabulary",
         measure=lambda a: None if a.prompt is None else vocabulary.surprise(a.prompt),
         tolerance=SHARE_TOLERANCE,
-        is_fitted=True,
     )
 
 
@@ -153,12 +140,7 @@ def _languages(prompts: Sequence[str]) -> list[Signal]:
             found = None if answered.prompt is None else language_of(answered.prompt)
             return None if found is None else float(found == language)
 
-        return Signal(
-            name=f"Language/{language}",
-            measure=measure,
-            tolerance=SHARE_TOLERANCE,
-            is_fitted=True,
-        )
+        return Signal(name=f"Language/{language}", measure=measure, tolerance=SHARE_TOLERANCE)
 
     return [share(kind) for kind in _most_common(map(language_of, prompts), MAX_KINDS)]
 
@@ -169,7 +151,6 @@ def _formats(answers: Sequence[str]) -> list[Signal]:
             f"Format/{form}",
             lambda text: float(format_of(text) == form),
             SHARE_TOLERANCE,
-            is_fitted=True,
         )
 
     return [share(kind) for kind in _most_common(map(format_of, answers), MAX_KINDS)]
@@ -194,5 +175,4 @@ def _label(label: str) -> Signal:
         f"Labels/{label}",
         lambda text: float(normalize_label(text) == label),
         SHARE_TOLERANCE,
-        is_fitted=True,
     )

@@ -17,7 +17,7 @@ from finetune_trainer.monitor.signals import Answered, Signal
 from finetune_trainer.statistics.confidence import Floats
 from finetune_trainer.traffic.rows import Exchange
 
-MAX_USERS = 100_000
+MAX_USERS = 20_000
 """Users who count in a look. Of more, a digest chooses these: it depends on nothing they do."""
 
 
@@ -33,6 +33,8 @@ class UserRow:
 def read_exchange(row: Exchange, down: Container[str] = ()) -> UserRow:
     """Return what is watched of a captured answer; ``down`` has ids of those marked as bad.
 
+    Of the prompt it is the last text of the user: earlier ones were watched with their own answers.
+
     Without ``user`` in the request its conversation stands for a user: the sender with the first
     text. So a script that repeats itself counts once, and one that does not counts as often as it
     asks.
@@ -44,7 +46,7 @@ def read_exchange(row: Exchange, down: Container[str] = ()) -> UserRow:
         user = hashlib.sha256(begin.encode("utf-8", "surrogatepass")).hexdigest()
     return UserRow(
         answered=Answered(
-            prompt="\n".join(texts),
+            prompt=texts[-1] if texts else "",
             answer=row.text if row.text and not row.is_error else None,
             is_error=row.is_error,
             is_down=row.id in down,
@@ -113,15 +115,22 @@ class Tally:
             self._extremes[name, True].add(-number, row)
             self._extremes[name, False].add(number, row)
 
-    def numbers_of(self, name: str) -> Floats:
-        """Return the mean of a signal of each user to whom it applies."""
+    @property
+    def num_users(self) -> int:
+        """Users so far, until there are more than count."""
+        return len(self._users)
+
+    def numbers(self) -> dict[str, Floats]:
+        """Return, by signal, the mean of each user to whom it applies, in an order by chance."""
         if len(self._users) > self._max_users:
             self._choose_users()
-        sums = np.array(self._sums[name], dtype=np.float64)
-        counts = np.array(self._counts[name], dtype=np.float64)
-        applies = counts > 0
-        means: Floats = sums[applies] / counts[applies]
-        return means
+        order = [self._users[user] for user in sorted(self._users, key=_digest)]
+        found = {}
+        for name in self._signals:
+            sums = np.array(self._sums[name], dtype=np.float64)[order]
+            counts = np.array(self._counts[name], dtype=np.float64)[order]
+            found[name] = sums[counts > 0] / counts[counts > 0]
+        return found
 
     def examples_of(self, name: str, *, is_higher: bool) -> tuple[str, ...]:
         """Return ids of the rows with the most extreme numbers of a signal, one of each user."""

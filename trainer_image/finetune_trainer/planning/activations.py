@@ -5,6 +5,7 @@ Widths are in channels; a function returns bytes per token unless it says otherw
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from finetune_trainer.planning.architecture import Architecture, Linear
@@ -13,6 +14,11 @@ from finetune_trainer.planning.setup import BFLOAT16, FLOAT32, Batch, Setup
 
 _WITH_SINKS = frozenset(("gpt_oss",))
 """Families whose scores have a learned column that takes none of the values."""
+
+ORDERED_TOKENS = 32_768
+"""Longest joined row of which FlashAttention adds gradients in a fixed order."""
+MULTIPROCESSORS = 132
+"""Of an H100; few GPUs have more."""
 
 
 def is_target(name: str, setup: Setup) -> bool:
@@ -70,6 +76,20 @@ def mask_bytes(setup: Setup, batch: Batch) -> int:
         return 0
     cells = batch.tokens**2 if setup.padding_free else batch.rows * batch.longest**2
     return cells * setup.value_bytes
+
+
+def backward_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:
+    """Bytes of the gradients of one block in FlashAttention's backward pass.
+
+    Queries' gradients are summed in float32. The fixed order takes as many of these sums as keep
+    all multiprocessors at work. Source: flash-attn ``mha_varlen_bwd``.
+    """
+    if setup.attention != "flash":
+        return 0
+    is_ordered = batch.tokens <= ORDERED_TOKENS
+    sums = math.ceil(MULTIPROCESSORS / (batch.rows * model.num_heads)) if is_ordered else 1
+    gradients = setup.value_bytes * (model.query_width + 2 * model.kv_width)
+    return batch.tokens * (FLOAT32 * sums * model.query_width + gradients)
 
 
 def scores_bytes(model: Architecture, setup: Setup, batch: Batch) -> int:

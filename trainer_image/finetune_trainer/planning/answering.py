@@ -111,11 +111,7 @@ class AnsweringMemory:
 
 
 def answer_length(
-    lengths: Sequence[int],
-    asked: int | str,
-    *,
-    may_reason: bool = False,
-    room: int | None = None,
+    lengths: Sequence[int], asked: int | str, *, may_reason: bool = False, room: int | None = None
 ) -> int:
     """Return the longest answer to generate, in tokens: no correct answer may be cut.
 

@@ -1,4 +1,4 @@
-"""How much of a node's own memory a training pod on GPUs needs at its peak, in bytes.
+"""How much of a node's own memory and disk a training pod needs at its peak, in bytes.
 
 Pages of files do not count: the kernel takes them back. Weights that are read in the type of their
 file are such pages (measured: 2 MiB of a model of 381 MiB stay, 762 MiB of it in float32).
@@ -114,17 +114,46 @@ def _copied_parameters(model: Architecture, setup: Setup) -> tuple[int, int]:
 
 def _saving_bytes(model: Architecture, setup: Setup, num_ranks: int) -> int:
     """Return the larger of what the weights and the states of a checkpoint take, one by one."""
-    trained = trained_bytes(model, setup)
+    weights, states = _saved_parts(model, setup, num_ranks)
+    if setup.is_full and setup.strategy not in ("FSDP2", "ZeRO3"):
+        weights = min(SHARD, weights)  # file by file
+    return int(max(weights, states))
+
+
+def _saved_parts(model: Architecture, setup: Setup, num_ranks: int) -> tuple[int, float]:
+    """Return what the weights and the states of a checkpoint take on the disk of the first node."""
+    weights = trained = trained_bytes(model, setup)
     states = optimizer_bytes(model, setup)
-    weights = trained
     if setup.is_full and setup.strategy == "ZeRO3":
         weights = model.num_parameters * setup.value_bytes
-    elif setup.is_full and setup.strategy != "FSDP2":
-        weights = min(SHARD, trained)  # file by file
     if setup.strategy in MASTER_STRATEGIES and setup.world_size > 1:
         # Each rank saves its share, with the copies of the weights in float32.
         states = (states + trained) * num_ranks / setup.world_size
-    return int(max(weights, states))
+    return weights, states
+
+
+def require_disk(model: Architecture, setup: Setup, limit: int) -> None:
+    """Refuse a job whose checkpoint does not fit the disk of a training pod.
+
+    The weights of the best step are no part of it: training stores them, and makes room, before it
+    writes a checkpoint.
+
+    Args:
+        model: The base model.
+        setup: How it is trained.
+        limit: What the volume of the work folder may hold, bytes.
+
+    Raises:
+        UserError: ``DiskTooSmall``.
+    """
+    need = int(sum(_saved_parts(model, setup, setup.world_size // setup.num_nodes)))
+    if need > limit:
+        raise UserError(
+            "DiskTooSmall",
+            f"a training pod writes {need / GIB:.1f} GiB for a checkpoint to its disk, and "
+            f"config.scratchSize is {limit / GIB:.1f} GiB; have config.scratchSize raised to "
+            f"{math.ceil(need / COMFORT / GIB)}Gi or more",
+        )
 
 
 def require_host_memory(

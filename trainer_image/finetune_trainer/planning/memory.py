@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 from finetune_trainer.planning.activations import (
+    backward_bytes,
     expert_adapter_size,
     is_target,
     mask_bytes,
@@ -241,14 +242,14 @@ def _activation_bytes(model: Architecture, setup: Setup, batch: Batch) -> tuple[
     if expert_adapter_size(model, setup):
         # PEFT adds the update to the experts' weights and keeps the sum for the backward pass.
         casts += s * model.num_expert_parameters
-    norms = _dora_bytes(model, setup)
+    least = max(_dora_bytes(model, setup), backward_bytes(model, setup, batch))
     if not setup.checkpointing:
-        moment = max(batch.tokens * moment_per_token(model, setup), norms)
+        moment = max(batch.tokens * moment_per_token(model, setup), least)
         return int(layers * block + ends + casts), int(moment)
     inputs = layers * batch.tokens * h * stream
     # Of a mixture with dense blocks, the one that is largest has experts.
     block = batch.tokens * saved_per_token(replace(model, dense_layers=0), setup) + attention
-    moment = block + max(batch.tokens * recompute_per_token(model, setup), norms) + casts / layers
+    moment = block + max(batch.tokens * recompute_per_token(model, setup), least) + casts / layers
     return int(inputs + ends), int(max(moment, casts))
 
 

@@ -67,12 +67,7 @@ def place_on_gpus(
 
 
 def place_on_cpu(
-    *,
-    weight_bytes: int,
-    num_processes: int,
-    num_cores: int,
-    memory_bytes: int,
-    num_questions: int,
+    *, weight_bytes: int, num_processes: int, num_cores: int, memory_bytes: int, num_questions: int
 ) -> Placement:
     """Run as many processes as requested, and as cores, memory and questions allow."""
     fitting = int(memory_bytes * WEIGHTS_SHARE // (weight_bytes + PROCESS_BYTES))

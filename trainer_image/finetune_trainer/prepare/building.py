@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from finetune_api.meta import decimal_of
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.spec.dataset import Dataset
 from finetune_trainer.data.prepared import INVALID_ROWS_NAME
@@ -21,6 +22,7 @@ from finetune_trainer.prepare.checks.checks import (
     Finding,
     check_division,
     check_dropped_rows,
+    check_held_out_turns,
     check_reasoning,
     check_size,
     describe_people,
@@ -33,6 +35,7 @@ from finetune_trainer.prepare.checks.long_rows import LongRow
 from finetune_trainer.prepare.checks.screening import Screening
 from finetune_trainer.prepare.checks.weighing import check_weights, count_repeats
 from finetune_trainer.prepare.duplicates.comparing import Compared, compare_rows
+from finetune_trainer.prepare.duplicates.turns import find_held_out_turns
 from finetune_trainer.prepare.fetching import fetch_benchmarks, raw_folder
 from finetune_trainer.prepare.intake import take_in
 from finetune_trainer.prepare.privacy.sides import count_by_split
@@ -40,16 +43,8 @@ from finetune_trainer.prepare.privacy.step import make_shield
 from finetune_trainer.prepare.progress import RowProgress
 from finetune_trainer.prepare.reading.columns.unread import check_identifiers, check_unread_fields
 from finetune_trainer.prepare.reading.control import find_control_tokens
-from finetune_trainer.prepare.reading.examples import (
-    SourceRows,
-    open_source,
-    refuse_wrong_column,
-)
-from finetune_trainer.prepare.reading.sealed import (
-    add_sealed,
-    fetch_sealed,
-    require_all_sealed,
-)
+from finetune_trainer.prepare.reading.examples import SourceRows, open_source, refuse_wrong_column
+from finetune_trainer.prepare.reading.sealed import add_sealed, fetch_sealed, require_all_sealed
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.reading.traffic import settle_traffic
 from finetune_trainer.prepare.refusals.refusals import require_splits, require_valid_rows
@@ -205,9 +200,10 @@ def divide_sources(
             on_progress=lambda done, total: emit.progress(
                 step=done, total_steps=total, message="comparing near prompts", unit="pairs"
             ),
+            show=make_shield(dataset.privacy).shield_text,
         )
         write_records(staging, compared)
-        division, more, sides = _write_sides(spool, compared, dataset, ends, staging)
+        division, more, sides = _write_sides(spool, compared, dataset, ends, staging, sealed_from)
         findings = count_by_split(findings, division, compared.marks.personal)
     return read, division, [*findings, *more], sides
 
@@ -266,7 +262,12 @@ def _errors_of_files(job: ResolvedJob, rows: Sequence[SourceRows]) -> RowErrors:
 
 
 def _write_sides(
-    spool: Spool, compared: Compared, dataset: Dataset, ends: list[int], staging: Path
+    spool: Spool,
+    compared: Compared,
+    dataset: Dataset,
+    ends: list[int],
+    staging: Path,
+    sealed_from: int | None,
 ) -> tuple[Division, list[Finding], Mapping[Side, RowFile]]:
     """Divide the rows, weigh their sources, and write each side."""
     division = divide_compared(compared, dataset.split, is_anchored=dataset.anchor is not None)
@@ -277,8 +278,16 @@ def _write_sides(
         division, spool.keys(), weights=weights, ends=ends, seed=dataset.split.seed
     )
     findings += [*check_weights(division, repeats, weights), *check_size(division.num_rows)]
+    silenced = find_held_out_turns(
+        spool,
+        division.positions,
+        division.sides,
+        threshold=float(decimal_of(dataset.duplicates.threshold)),
+        sealed_from=sealed_from,
+    )
+    findings += check_held_out_turns(silenced)
     sides = spool.write_sides(
-        staging, division.positions, division.sides, repeats, compared.keys.groups
+        staging, division.positions, division.sides, repeats, compared.keys.groups, silenced
     )
     return division, findings, sides
 
@@ -292,10 +301,7 @@ def _count_tokens(
     workers: Workers,
     emit: EventEmitter,
 ) -> tuple[
-    Mapping[Side, RowFile],
-    dict[Side, TokenStatistics],
-    dict[Side, TokenTotals],
-    list[Finding],
+    Mapping[Side, RowFile], dict[Side, TokenStatistics], dict[Side, TokenTotals], list[Finding]
 ]:
     """Find tokens and labels, and leave out the rows that are too long where the job says so."""
     dropped: list[LongRow] = []

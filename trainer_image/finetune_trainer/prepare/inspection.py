@@ -41,6 +41,7 @@ from finetune_trainer.prepare.version import compute_version
 from finetune_trainer.prepare.workers import Workers, num_processes_granted
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.run import BaseModel, RunStorage, Workspace
+from finetune_trainer.verdict.certainty import at_first_look
 
 NUM_OUTLIERS_SHOWN = 20
 
@@ -164,7 +165,7 @@ def inspect_sources(
             job = tolerant
     questions, folder = None, staging_of(workspace, _digest_of(found))
     try:
-        questions = require_evidence(storage, folder)
+        questions = require_evidence(storage, folder, at_first_look(storage.job.spec))
     except (DataError, UserError) as error:
         refusals.append(error)
     if with_model:

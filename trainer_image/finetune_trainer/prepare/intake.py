@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_trainer.data.rows import Example, RawRow, RowError, RowErrors
@@ -52,6 +52,7 @@ class ScreenedPiece:
         rows: Kept rows, in their order.
         errors: Unusable rows, in their order.
         num_rows_of_file: Kept rows, by file label.
+        num_rows_of_format: Kept rows, by format.
         tallies: Counts of each row step.
         num_read: All rows.
         num_unread: Rows with an unread field that looks like content, by its name.
@@ -60,6 +61,7 @@ class ScreenedPiece:
     rows: PackedRows
     errors: list[RowError]
     num_rows_of_file: Counter[str]
+    num_rows_of_format: Counter[str]
     tallies: list[Tally]
     num_read: int
     num_unread: Counter[str]
@@ -92,6 +94,7 @@ def take_in(
     """
     errors = RowErrors()
     num_rows: Counter[str] = Counter()
+    num_of_format: Counter[str] = Counter()
     num_unread: Counter[str] = Counter()
     num_read = 0
     settings = Settings(conversion=opened.conversion, steps=screening.steps, shield=shield)
@@ -107,13 +110,18 @@ def take_in(
             errors.add(error)
             on_error(error)
         num_rows.update(piece.num_rows_of_file)
+        num_of_format.update(piece.num_rows_of_format)
         num_unread.update(piece.num_unread)
         screening.add_tallies(piece.tallies)
         num_read += piece.num_read
         on_progress(num_read)
+    recognised = opened.recognised
+    if recognised is not None and len(num_of_format) > 1:
+        counts = ", ".join(f"{name} {number}" for name, number in num_of_format.most_common())
+        recognised = replace(recognised, reason=f"{recognised.reason}; rows kept: {counts}")
     return SourceRows(
         errors=errors,
-        recognised=opened.recognised,
+        recognised=recognised,
         num_rows_of_file=dict(num_rows),
         num_unread=dict(num_unread),
         identifiers=opened.identifiers,
@@ -137,13 +145,15 @@ def cut_pieces(rows: RawRows) -> Iterator[RawPiece]:
 
 def prepare_work(settings: Settings) -> Callable[[RawPiece], ScreenedPiece]:
     """Return the function that converts and screens a piece."""
-    convert = settings.conversion.build() if settings.conversion is not None else None
-    unread = settings.conversion.find_unread() if settings.conversion is not None else None
+    conversion = settings.conversion
+    convert = conversion.build() if conversion is not None else None
+    find_unread = conversion.find_unread() if conversion is not None else None
 
     def work(piece: RawPiece) -> ScreenedPiece:
         screening = Screening(settings.steps)
         kept: list[Example] = []
         errors: list[RowError] = []
+        num_of_format: Counter[str] = Counter()
         num_unread: Counter[str] = Counter()
         for file, row in piece:
             outcome: Example | RowError | None
@@ -152,19 +162,22 @@ def prepare_work(settings: Settings) -> Callable[[RawPiece], ScreenedPiece]:
             else:
                 # Without a readable row in the probe there is none at all.
                 assert convert is not None
-                assert unread is not None
+                assert find_unread is not None
                 outcome = convert(file, row)
-                num_unread.update(unread.find(row.fields))
+                num_unread.update(find_unread(row.fields))
             if isinstance(outcome, Example):
                 outcome = screening.screen(outcome)
             if isinstance(outcome, RowError):
                 errors.append(settings.shield.shield(outcome))
             elif outcome is not None:
                 kept.append(outcome)
+                if conversion is not None and isinstance(row, RawRow):
+                    num_of_format[conversion.format_of(row.fields)] += 1
         return ScreenedPiece(
             rows=pack_rows(kept),
             errors=errors,
             num_rows_of_file=Counter(example.file for example in kept),
+            num_rows_of_format=num_of_format,
             tallies=screening.tallies,
             num_read=len(piece),
             num_unread=num_unread,

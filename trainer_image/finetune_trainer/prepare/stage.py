@@ -9,19 +9,25 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
-from finetune_api.protocol.stage_results import PrepareResult, QuestionCount, limit_places
+from finetune_api.protocol.stage_results import (
+    PrepareResult,
+    QuestionCount,
+    TakenOver,
+    limit_places,
+)
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.asking import most_asked
 from finetune_trainer.data.held_out import read_held_out
 from finetune_trainer.data.judge_key import read_judge_key
 from finetune_trainer.data.keys import dataset_prefix, pointer_key
-from finetune_trainer.data.looks import list_looks
+from finetune_trainer.data.looks import next_look, read_held_out_prompts
 from finetune_trainer.data.prepared import REPORT_NAME, fetch_prepared
 from finetune_trainer.data.report import DatasetPointer, DatasetReport, place_row
-from finetune_trainer.data.rows import Side
+from finetune_trainer.data.rows import RowFile, Side
 from finetune_trainer.errors import DataError, RetryableError
 from finetune_trainer.prepare.building import build, staging_of
 from finetune_trainer.prepare.checks.conversations import fetch_template
@@ -32,6 +38,7 @@ from finetune_trainer.prepare.fetching import (
 )
 from finetune_trainer.prepare.licence import require_licence
 from finetune_trainer.prepare.refusals.metric_checks import require_metrics
+from finetune_trainer.prepare.refusals.origins import require_unseen
 from finetune_trainer.prepare.refusals.refusals import (
     require_preferences,
     require_prompts,
@@ -41,10 +48,17 @@ from finetune_trainer.prepare.refusals.refusals import (
 from finetune_trainer.prepare.refusals.served import require_adapter, require_context
 from finetune_trainer.prepare.report.summary import report_sentences
 from finetune_trainer.prepare.version import compute_version
+from finetune_trainer.publish.earlier import find_anchor, find_complete_run, with_anchor
 from finetune_trainer.publish.versions import newest_version
 from finetune_trainer.run import BaseModel, RunStorage, Workspace
-from finetune_trainer.storage import MANIFEST_NAME, Manifest, OtherWriterWon, publish_folder
-from finetune_trainer.verdict.certainty import at_first_look, raise_certainty, withhold_unshown
+from finetune_trainer.storage import (
+    MANIFEST_NAME,
+    Manifest,
+    OtherWriterWon,
+    publish_folder,
+    read_json,
+)
+from finetune_trainer.verdict.certainty import raise_certainty, withhold_unshown
 from finetune_trainer.verdict.decidable import require_decidable_goal, require_gates
 from finetune_trainer.verdict.sample_size import count_questions
 
@@ -62,8 +76,12 @@ def prepare(context: StageContext) -> PrepareResult:
         DataError: The data is not good enough to train on; the message says what to change.
         StorageError: Storage failed.
     """
+    anchor = find_anchor(context.storage)
+    if anchor is not None:
+        context = replace(context, job=with_anchor(context.job, anchor))
+        context.emit.message(f"the rows that {anchor.job} sealed are held out again")
     with removing_raw_copies(context.workspace):
-        return _prepare(context)
+        return _prepare(context).model_copy(update={"anchor": anchor})
 
 
 def _prepare(context: StageContext) -> PrepareResult:
@@ -79,6 +97,8 @@ def _prepare(context: StageContext) -> PrepareResult:
         job.spec, files, benchmarks=benchmarks, model_revision=revision, chat_template=template
     )
     reused = storage.output.exists(f"{dataset_prefix(digest)}/{MANIFEST_NAME}")
+    if reused and (run := find_complete_run(storage, digest=digest, revision=revision)):
+        return _take_over(context, digest, run)
     if reused:
         folder, manifest, report = fetch_prepared(storage.output, job, work_dir, digest)
         questions = _require_askable(model, folder)
@@ -93,11 +113,26 @@ def _prepare(context: StageContext) -> PrepareResult:
             _, manifest, report = fetch_prepared(storage.output, job, work_dir, digest)
     _refuse_deleted(storage, folder)  # during the upload, or of an earlier job's data set
     require_splits(report.rows)
-    _write_pointer(storage, report, manifest, revision, questions)
+    origins = require_unseen(storage, workspace, folder, digest)
+    _write_pointer(storage, report, manifest, revision, questions, origins)
     report_sentences(storage.say, job, report, reused=reused, questions=questions)
     if context.cache_is_shared:
         _fetch_weights(model)
     return _result_of(storage, report, manifest, questions, reused=reused)
+
+
+def _take_over(context: StageContext, digest: str, run: TakenOver) -> PrepareResult:
+    """Point the job at a complete run of the same content, whose data set passed all checks."""
+    job, storage = context.job, context.storage
+    known = read_json(storage.output, pointer_key(job.model_copy(update={"uid": run.uid})))
+    pointer = DatasetPointer.model_validate(known).model_copy(update={"taken_over": run.uid})
+    folder, manifest, report = fetch_prepared(storage.output, job, context.workspace.folder, digest)
+    if not run.is_published:
+        _refuse_deleted(storage, folder)
+    _put_pointer(storage, pointer)
+    storage.say(f"run {run.uid} of the same content is complete: nothing is trained")
+    told = _result_of(storage, report, manifest, pointer.questions, reused=True)
+    return told.model_copy(update={"taken_over": run})
 
 
 def _refuse_deleted(storage: RunStorage, folder: Path) -> None:
@@ -141,7 +176,8 @@ def _result_of(
 def _require_askable(model: BaseModel, folder: Path) -> QuestionCount | None:
     """Refuse a data set as :func:`require_evidence` does, and unanswerable questions."""
     storage = model.storage
-    questions = require_evidence(storage, folder, has_published=has_version(storage))
+    spec = _at_next_look(storage, folder)
+    questions = require_evidence(storage, folder, spec, has_published=has_version(storage))
     chosen = None if questions is None else questions.number
     most = most_asked(storage.job.spec.evaluation, chosen)
     require_context(model, folder, num_questions=most)
@@ -169,9 +205,15 @@ def has_version(storage: RunStorage) -> bool:
 
 
 def require_evidence(
-    storage: RunStorage, folder: Path, *, has_published: bool = True
+    storage: RunStorage, folder: Path, spec: FineTuneJobSpec, *, has_published: bool = True
 ) -> QuestionCount | None:
     """Refuse a data set that cannot serve the job's goal, objective or evaluation.
+
+    Args:
+        storage: The run's.
+        folder: The data set.
+        spec: The job's, with the certainty that its next look needs.
+        has_published: Whether ``overPublished`` has a version to compare with.
 
     Returns:
         Number of held-out questions, where the job leaves it to this stage.
@@ -180,7 +222,6 @@ def require_evidence(
         UserError: The references cannot be used, or a judge's key is missing.
         DataError: Says what is missing, and the remedy.
     """
-    spec = _at_next_look(storage, folder)
     require_validation(spec, folder)
     require_metrics(spec, folder, storage.access())
     judge = spec.evaluation.judge
@@ -191,22 +232,39 @@ def require_evidence(
     questions = count_questions(spec, side, has_published=has_published)
     most = most_asked(spec.evaluation, None if questions is None else questions.number)
     require_prompts(spec, side, num_questions=most)
-    require_decidable_goal(spec, side, num_questions=most)
-    require_gates(spec, side, num_questions=most)
+    try:
+        require_decidable_goal(spec, side, num_questions=most)
+        require_gates(spec, side, num_questions=most)
+    except DataError as error:
+        raise DataError(
+            error.reason, f"{error.message}{_word_raised(storage.job.spec, spec)}"
+        ) from error
     return questions
 
 
+def _word_raised(asked: FineTuneJobSpec, raised: FineTuneJobSpec) -> str:
+    """Say that a look has to be surer than was asked; empty where it has not."""
+    if asked.goal is None or raised.goal is None or asked.goal.certainty == raised.goal.certainty:
+        return ""
+    return (
+        f". evaluation.looks: Correct has raised goal.certainty from {asked.goal.certainty} for "
+        "this evaluation"
+    )
+
+
 def _at_next_look(storage: RunStorage, folder: Path) -> FineTuneJobSpec:
-    """Return the spec with the certainty of the first look, or of the next one at sealed rows.
+    """Return the spec with the certainty of the next look, where looks are corrected.
 
     Raises:
         DataError: ``GoalUndecidable``: so many looks were taken that nothing could show the goal.
     """
     job = storage.job
-    if job.spec.dataset.anchor is None:
-        return at_first_look(job.spec)
+    if job.spec.evaluation.looks != "Correct":
+        return job.spec
     report = DatasetReport.model_validate_json((folder / REPORT_NAME).read_bytes())
-    number = max(list_looks(storage.output, report.anchor_digest), default=0) + 1
+    test = RowFile(path=folder / f"{Side.TEST}.jsonl", num_rows=report.rows.test)
+    held_out = read_held_out_prompts(test, sealed=report.anchor_digest)
+    number = next_look(storage.output, held_out, uid=job.uid)
     spec = raise_certainty(job.spec, number)
     can_meet, words = withhold_unshown(job.model_copy(update={"spec": spec}), True, "")
     if not can_meet:
@@ -236,6 +294,7 @@ def _write_pointer(
     manifest: Manifest,
     model_revision: str,
     questions: QuestionCount | None,
+    origins: str,
 ) -> None:
     prefix = dataset_prefix(report.digest)
     pointer = DatasetPointer(
@@ -247,6 +306,11 @@ def _write_pointer(
         sources=[source.uri for source in storage.job.spec.dataset.sources],
         model_revision=model_revision,
         questions=questions,
+        origins=origins,
     )
+    _put_pointer(storage, pointer)
+
+
+def _put_pointer(storage: RunStorage, pointer: DatasetPointer) -> None:
     body = pointer.model_dump_json(by_alias=True, indent=1) + "\n"
     storage.output.write_bytes(pointer_key(storage.job), body.encode())

@@ -10,11 +10,14 @@ from typing import Any
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.prepare.reading.sources import SourceFile
 
-RECIPE_VERSION = 26
+RECIPE_VERSION = 31
 """Raised by every change of this package that changes what is written for the same input.
 
-26: A test row names its own group where near prompts joined it to another one. The
-prompt of a pair may end with a tool's result.
+31: A text beside the source's group, time or slices is plain text. An option holds
+a password only of its own command, and never in a setting (name=value). A column of nulls
+refuses no text. Emphasis within words of scripts without blanks is markup.
+30: Rows of several formats in one source are read, each by its fields. Answers are
+near also where one has markup. More passwords are found.
 """
 
 

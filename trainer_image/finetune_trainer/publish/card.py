@@ -8,7 +8,6 @@ from typing import Any
 from finetune_api.protocol.evaluation_result import EvaluateResult, JudgeResult
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.evaluation.scoring import BASELINE_WORDS
-from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.declared import declared_section, plain_text
 from finetune_trainer.publish.generation import generation_words
 
@@ -69,13 +68,7 @@ def model_card(
 
 
 def _made_by(job: ResolvedJob, record: Mapping[str, Any]) -> str:
-    name, adopted = f"`{job.namespace}/{job.name}`", adopted_from(record)
-    if adopted is None:
-        return f"trained by finetune-operator from the job {name}"
-    return (
-        f"published by finetune-operator from the job {name}, which trained nothing: the weights "
-        f"are those after step {adopted['step']} of `{adopted['uri']}`, unchanged"
-    )
+    return f"trained by finetune-operator from the job `{job.namespace}/{job.name}`"
 
 
 def _metadata(job: ResolvedJob, *, model_name: str, licence: str | None, is_whole: bool) -> str:
@@ -128,22 +121,14 @@ def recipe_facts(
         "Licence of the base": record.get("license") or "not stated there; look it up before use",
         "Data set version": record["dataset"],
         "Adapter": adapter.type + ("" if adapter.type == "Full" else shape),
-        **({} if adopted_from(record) else _training_facts(job, record)),
+        **_training_facts(job, record),
         "Base precision": _precision_of(record),
     }
 
 
 def _origin_facts(record: Mapping[str, Any]) -> dict[str, str]:
-    origin, adopted = record.get("initFrom"), adopted_from(record)
-    if not origin:
-        return {}
-    source = f"{origin['uri']} (sha256 {origin['digest']})"
-    if adopted is None:
-        return {"Begun from": source}
-    return {
-        "Weights": f"after step {adopted['step']} of {source}, unchanged",
-        "Trained on data set": adopted["dataset"] or "not known",
-    }
+    origin = record.get("initFrom")
+    return {"Begun from": f"{origin['uri']} (sha256 {origin['digest']})"} if origin else {}
 
 
 def _training_facts(job: ResolvedJob, record: Mapping[str, Any]) -> dict[str, str | int]:
@@ -210,7 +195,7 @@ def scores_section(evaluation: EvaluateResult, *, certainty: str) -> str:
     ]
     if constant:
         told = ", ".join(constant)
-        text += f"\n\nBest constant answer, one text or the prompt itself for every prompt: {told}."
+        text += f"\n\nBest constant answer, one text or its own words for every prompt: {told}."
     if evaluation.goal_met is not None:
         verdict = "met" if evaluation.goal_met else "missed"
         text += f"\n\nGoal {verdict}: {evaluation.goal_message}."

@@ -2,6 +2,10 @@
 
 ``versions/<namespace>/<name>/<n>/manifest.json`` points at the run's files by checksum. A
 conditional write claims the number. A published run is found by its UID.
+
+The manifest's ``inputs`` record who published what, for readers that no longer find the job:
+``job`` (name), ``uid``, ``publishedAs`` and ``weights`` (SHA-256 of the weights file). Manifests of
+earlier releases lack all but ``uid``.
 """
 
 from __future__ import annotations
@@ -14,7 +18,9 @@ from typing import Any
 
 from finetune_api.protocol.evaluation_result import EvaluateResult
 from finetune_api.protocol.trainer import ResolvedJob
+from finetune_api.v1alpha1.status.fields import MAX_VERSION
 from finetune_trainer.errors import StorageError
+from finetune_trainer.publish.adapter import weights_file
 from finetune_trainer.publish.merged import find_merged
 from finetune_trainer.run import RunStorage
 from finetune_trainer.storage import AlreadyExists, Manifest, ManifestFile, read_json
@@ -121,7 +127,8 @@ def _versions(storage: RunStorage) -> list[int]:
     numbers = []
     for item in storage.output.list(prefix + "/"):
         match = re.fullmatch(r"(\d+)/manifest\.json", item.key.removeprefix(prefix + "/"))
-        if match:
+        # Somebody else's number at the end would leave no next one.
+        if match and int(match.group(1)) < MAX_VERSION:
             numbers.append(int(match.group(1)))
     return sorted(numbers)
 
@@ -142,8 +149,11 @@ def _version_manifest(
     if file is not None:
         files[CARD] = _point_at(file, prefix)
     inputs = {
+        "job": job.name,
         "uid": job.uid,
+        "publishedAs": job.published_name,
         "run": job.run_prefix,
+        "weights": weights_file(adapter).sha256,
         "adapter": adapter.digest,
         "evaluation": evaluation.digest,
         "dataset": adapter.inputs.get("dataset", ""),

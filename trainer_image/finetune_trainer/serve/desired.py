@@ -18,14 +18,14 @@ from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
+from finetune_api.protocol.serving import STALE_SECONDS
+
 ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod's ServiceAccount is mounted: ``token``, ``ca.crt`` and ``namespace``."""
 PATH = "/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetuneendpoints"
 PAGE_SIZE = 500
 WATCH_SECONDS = 300
 """The API server ends each watch after this time."""
-SILENCE_SECONDS = 90.0
-"""A watch without any line for so long is opened again. Bookmarks arrive about once a minute."""
 MAX_LINE_BYTES = 4 * 2**20
 LOOK_SECONDS = 1.0
 """Time between two looks at a file."""
@@ -188,6 +188,8 @@ class KubernetesSource:
                 is_listed = is_listed and (error.status == 429 or error.status >= 500)
                 await self._wait(error)
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                # A restored API server counts from an older version, and is silent until then.
+                is_listed = is_listed and not isinstance(error, aiohttp.SocketTimeoutError)
                 await self._wait(error)
 
     async def _list(self, session: aiohttp.ClientSession) -> tuple[list[dict[str, Any]], str]:
@@ -220,7 +222,7 @@ class KubernetesSource:
             "resourceVersion": resource_version,
             "timeoutSeconds": str(WATCH_SECONDS + random.randrange(60)),  # noqa: S311 - jitter
         }
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENCE_SECONDS)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=STALE_SECONDS)
         async with session.get(
             self._url, params=query, headers=self._headers(), timeout=timeout
         ) as response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -29,10 +30,18 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
     Attributes:
         retry_seconds: When to try again; 0 if that would not help.
         param: The field of the body that is at fault.
+        headers: Further headers of the answer.
     """
 
     def __init__(
-        self, status: int, code: str, message: str, *, retry_seconds: float = 0, param: str = ""
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        retry_seconds: float = 0,
+        param: str = "",
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(code)
         self.status = status
@@ -40,6 +49,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         self.message = message
         self.retry_seconds = retry_seconds
         self.param = param
+        self.headers = headers or {}
 
     def body(self) -> dict[str, Any]:
         """Return the error object."""
@@ -52,6 +62,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
         may do better: a Service chooses a pod for each connection, not for each request.
         """
         answer = json_response(self.body(), status=self.status)
+        answer.headers.update(self.headers)
         if self.retry_seconds:
             answer.headers["Retry-After"] = str(max(1, round(self.retry_seconds + 0.499)))
         if self.status == 401:

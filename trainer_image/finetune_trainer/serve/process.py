@@ -18,8 +18,8 @@ from aiohttp import web
 from finetune_api.protocol.trainer import Environment, ExitCode
 from finetune_trainer.serve.desired import OnChange, source_of
 from finetune_trainer.serve.errors import Refused, json_response
+from finetune_trainer.serve.listening import Handler, ProxyServer
 from finetune_trainer.serve.logs import log_defect, start_logging
-from finetune_trainer.serve.proxy import Handler, ProxyServer
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,8 @@ class ProcessSettings:
     Attributes:
         environment: Where endpoints come from.
         token_file: Holds the token that agents ask fronts for; None opens no agent.
-        linger_seconds: After SIGTERM, requests are still accepted for so long.
+        linger_seconds: After SIGTERM, connections are still accepted for so long; 0 where no
+            Service sends any.
         grace_seconds: From SIGTERM to SIGKILL.
     """
 
@@ -96,6 +97,10 @@ class ClusterAnswers(Protocol):
     def is_ready(self) -> bool:
         """Whether requests may come."""
 
+    @property
+    def is_engine_hung(self) -> bool:
+        """Whether an engine beside it takes requests and answers none."""
+
     def report(self) -> bytes:
         """Return the JSON that the operator polls."""
 
@@ -110,28 +115,34 @@ class ServingProcess:
         listening: Set once both ports listen.
         port: For requests.
         report_port: For the cluster.
-        token: What agents ask fronts for; empty until it was read.
+        tokens: What agents take from fronts; empty until they were read. More than one while the
+            token is replaced.
     """
 
     def __init__(self, settings: ProcessSettings) -> None:
         self._shared = settings
         self._source = source_of(settings.environment)
-        self.token = ""
+        self.tokens: tuple[str, ...] = ()
         self.listening = asyncio.Event()
         self.port = 0
         self.report_port = 0
+
+    @property
+    def token(self) -> str:
+        """What fronts send: the first; empty without one."""
+        return self.tokens[0] if self.tokens else ""
 
     async def listen(self, public: ProxyServer) -> None:
         """Listen for requests."""
         self.port = await public.start(self._shared.host, self._shared.port)
 
     async def look(self) -> None:
-        """Read the token again. A file that cannot be read keeps the last one."""
+        """Read the tokens again, one in a line. A file that cannot be read keeps the last one."""
         file = self._shared.token_file
         if file is None:
             return
         try:
-            self.token = file.read_text("utf-8").strip()
+            self.tokens = tuple(file.read_text("utf-8").split())
         except (OSError, ValueError) as error:
             logger.warning("Cannot read the token: %s", type(error).__name__)
 
@@ -188,6 +199,9 @@ async def _answer_cluster(
         case ("GET", "/readyz"):
             is_ready = cluster.is_ready and not public.is_draining
             return json_response({"ready": is_ready}, status=200 if is_ready else 503)
+        case ("GET", "/enginez"):
+            is_hung = cluster.is_engine_hung
+            return json_response({"hung": is_hung}, status=503 if is_hung else 200)
         case ("GET", "/report"):
             return web.Response(body=cluster.report(), content_type="application/json")
         case ("GET", "/metrics"):

@@ -1,48 +1,41 @@
-"""Response ids, which fronts make and every front can check without storage. Pure.
+"""Response ids, which name their endpoint, so that a front finds it without storage. Pure.
 
-An id is ``<time>-<random>-<proof>``: the time tells where its answer is stored, and the proof is an
-HMAC under the token that all fronts of a namespace share. It covers the endpoint, so that an id
-opens nothing of another one, and whether the answer was to be captured.
+An id is ``<time>-<random>-<check>``: the time tells where its answer is stored, 88 random bits are
+what nobody guesses, and the check tells whose it is and whether it was to be captured. It needs no
+key, so ids outlive every token. It proves nothing: the row in the storage of the endpoint does.
 """
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import secrets
-from dataclasses import dataclass
 from datetime import datetime
 
 from finetune_trainer.traffic.places import id_time
 
-_PROOF_CHARACTERS = 10
+_CHECK_CHARACTERS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Secret:
-    """Keys that are derived from the serving token, each for one purpose."""
+def make_id(whose: str, time: datetime, *, is_captured: bool) -> str:
+    """Return a new id for an answer of an endpoint, ``whose`` is ``<namespace>/<name>``."""
+    begin = f"{id_time(time)}-{secrets.token_hex(11)}"
+    return f"{begin}-{_check(whose, begin, is_captured)}"
 
-    token: str
 
-    def make_id(self, whose: str, time: datetime, *, is_captured: bool) -> str:
-        """Return a new id for an answer of an endpoint, ``whose`` is ``<namespace>/<name>``."""
-        begin = f"{id_time(time)}-{secrets.token_hex(11)}"
-        return f"{begin}-{self._proof(whose, begin, is_captured)}"
+def was_captured(whose: str, response_id: str, token: str) -> bool | None:
+    """Tell whether an endpoint's answer was to be captured; None if the id is not its own.
 
-    def has_captured(self, whose: str, response_id: str) -> bool | None:
-        """Tell whether an endpoint's answer was to be captured; None if the id is not its own."""
-        begin, _, proof = response_id.rpartition("-")
-        for is_captured in (True, False):
-            if hmac.compare_digest(proof, self._proof(whose, begin, is_captured)):
-                return is_captured
-        return None
+    Ids from before this format have a check that needs the ``token`` between front and servers.
+    """
+    begin, _, check = response_id.rpartition("-")
+    for is_captured in (True, False):
+        if check in (_check(whose, begin, is_captured), _check(whose, begin, is_captured, token)):
+            return is_captured
+    return None
 
-    def hash_person(self, whose: str, name: str) -> str:
-        """Return the keyed hash of a user or sender of an endpoint."""
-        return self._digest(f"person\0{whose}\0{name}")[:32]
 
-    def _proof(self, whose: str, begin: str, is_captured: bool) -> str:
-        return self._digest(f"id\0{whose}\0{begin}\0{is_captured:d}")[:_PROOF_CHARACTERS]
-
-    def _digest(self, text: str) -> str:
-        key, message = self.token.encode(), text.encode("utf-8", "surrogatepass")
-        return hmac.digest(key, message, "sha256").hex()
+def _check(whose: str, begin: str, is_captured: bool, token: str | None = None) -> str:
+    text = f"id\0{whose}\0{begin}\0{is_captured:d}".encode()
+    digest = hashlib.sha256(text) if token is None else hmac.new(token.encode(), text, "sha256")
+    return digest.hexdigest()[:_CHECK_CHARACTERS]

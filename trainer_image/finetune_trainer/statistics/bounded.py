@@ -2,11 +2,15 @@
 
 Rows get random weights, and one worst-case row is added: a miss for a lower bound, a hit for an
 upper one. For hits and misses these are Clopper and Pearson's bounds; that of a paired difference
-is above 0 where McNemar's exact test rejects. Sources: Clopper and Pearson 1934; Gaffke 2005;
+is above 0 where McNemar's exact test rejects. Rows of one cluster are dependent: their mean counts
+as one row, whatever their number, for no bound holds where sizes of clusters are drawn too and
+large ones may be worse. Sources: Clopper and Pearson 1934; Gaffke 2005;
 Learned-Miller and Thomas 2020; Rubin 1981, the Bayesian bootstrap.
 """
 
 from __future__ import annotations
+
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +47,7 @@ def confidence_of_mean(
     seed: int = 0,
     num_draws: int = NUM_DRAWS,
 ) -> Confidence:
-    """Return bounds of a mean over rows, from the limits of its scores.
+    """Return bounds of a mean over clusters, each of which counts once, from the limits of scores.
 
     Args:
         scores: One score per row, between the limits.
@@ -53,12 +57,12 @@ def confidence_of_mean(
         seed: Of the weights.
         num_draws: Random weights to draw.
     """
-    sizes = np.bincount(clusters).astype(np.float64)
-    sums: Floats = np.bincount(clusters, weights=scores).astype(np.float64)
-    is_share = len(sizes) == len(scores) and np.isin(scores, (lowest, highest)).all()
+    sums = np.bincount(clusters, weights=scores)
+    means: Floats = (sums / np.bincount(clusters)).astype(np.float64)
+    is_share = np.isin(means, (lowest, highest)).all()
     if is_share and highest > lowest:
         share = confidence_of_share(
-            float((scores == highest).sum()), len(scores), num_levels=num_draws
+            float((means == highest).sum()), len(means), num_levels=num_draws
         )
         span = highest - lowest
         return Confidence(
@@ -66,7 +70,7 @@ def confidence_of_mean(
             lower=lowest + span * share.lower,
             upper=lowest + span * share.upper,
         )
-    return _weigh(sums, sizes, lowest=lowest, highest=highest, seed=seed, num_draws=num_draws)
+    return _weigh(means, lowest=lowest, highest=highest, seed=seed, num_draws=num_draws)
 
 
 def lowest_bound_of_best(number: int, certainty: float) -> float:
@@ -74,13 +78,18 @@ def lowest_bound_of_best(number: int, certainty: float) -> float:
     return float(tail_of(certainty) ** (1 / number)) if number > 0 else 0.0
 
 
+@cache
+def bounds_of_best(number: int) -> Floats:
+    """Return the lower bounds of a share, for every tail, when all of these rows are hits."""
+    return confidence_of_share(number, number).lower if number else np.zeros(NUM_DRAWS)
+
+
 def _weigh(
-    sums: Floats, sizes: Floats, *, lowest: float, highest: float, seed: int, num_draws: int
+    scores: Floats, *, lowest: float, highest: float, seed: int, num_draws: int
 ) -> Confidence:
-    # Clusters that are alike share one weight, the sum of theirs.
-    alike, counts = np.unique(np.stack([sums, sizes]), axis=1, return_counts=True)
+    # Rows that are alike share one weight, the sum of theirs.
+    alike, counts = np.unique(scores, return_counts=True)
     rng = np.random.default_rng(seed)
-    extra_size = float(sizes.mean())
     lower, upper = np.empty(num_draws), np.empty(num_draws)
     step = max(1, MAX_DRAWN // len(counts))
     for start in range(0, num_draws, step):
@@ -93,10 +102,10 @@ def _weigh(
             if (counts == 1).all()
             else rng.standard_gamma(counts, size=size)
         )
-        extra = rng.standard_exponential(drawn) * extra_size
-        totals = weights @ alike[0]
-        rows = weights @ alike[1] + extra
+        extra = rng.standard_exponential(drawn)
+        totals = weights @ alike
+        rows = weights.sum(axis=1) + extra
         lower[part] = (totals + extra * lowest) / rows
         upper[part] = (totals + extra * highest) / rows
-    value = float(sums.sum() / sizes.sum())
+    value = float(scores.sum() / len(scores))
     return Confidence(value=value, lower=np.sort(lower), upper=np.sort(upper))

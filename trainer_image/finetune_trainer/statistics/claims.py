@@ -1,22 +1,8 @@
-"""Tests of pairs, and many claims at once. Pure."""
+"""Many claims at once. Pure."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-
-
-def doubt_of_equality(num_gained: int, num_lost: int) -> float:
-    """Return the two-sided p-value that two models are right equally often on the same rows.
-
-    Rows that only one model has right count. Source: McNemar 1947, exact.
-    """
-    from scipy.special import bdtr
-
-    number = num_gained + num_lost
-    if number == 0:
-        return 1.0
-    return min(1.0, 2 * float(bdtr(min(num_gained, num_lost), number, 0.5)))
 
 
 def correct_for_many(doubts: Sequence[float]) -> list[float]:
@@ -45,11 +31,3 @@ def count_ahead(doubts: Sequence[float], allowed: float) -> int:
         if (number - rank) * doubt > allowed:
             return rank
     return len(doubts)
-
-
-def share_of_look(number: int) -> float:
-    """Return the share of the doubt for look ``number``, from 1, at the same rows.
-
-    The shares of all looks sum to 1, so the total error stays within the doubt.
-    """
-    return 6 / (math.pi * number) ** 2

@@ -1,180 +1,125 @@
-"""Whether a stream still has the means of a reference, at any number of looks. Pure.
+"""Whether the users of two windows differ in the mean of a number from 0 to 1. Pure.
 
-**What is compared.** At each look every user gives one number from 0 to 1, the mean over the
-answers to this user. The null hypothesis of a signal is: at each look, given all looks before it
-and the number of its users, the mean of the users' expectations lies within the signal's limits
-(:class:`Limits`), and the users of one look are independent. Nothing is assumed of users who come
-back, of the order, of the shape of the distribution, or of changes between looks that stay within
-the limits.
+**What is compared.** Each user gives one number in each window. The users of a window are
+independent draws, in an order that does not depend on their numbers. The null hypothesis: the two
+means differ by at most a tolerance. Nothing is assumed of the shape of the distributions.
 
-**One look.** A bet puts the share ``f`` of its money on large numbers. A user's number ``x`` turns
-each unit of money into ``1 - f + f x / high``. That has the expectation
-``1 - f + f E[x] / high``. The users are independent, and the geometric mean of their expectations
-is at most the arithmetic one. So a look multiplies the money by 1 at most, in expectation (Waudby-
-Smith and Ramdas 2024, "Estimating means of bounded random variables by betting"). A second bet puts
-its money on small numbers with ``(1 - x) / (1 - low)``.
+**The test.** Users are divided into as many groups as the smaller window has users. The groups of
+both windows are paired: ``d`` is the difference of their means. A bet with the share ``f`` of its
+money multiplies it by ``1 + f (d - tolerance) / (1 + tolerance)`` at each pair. Under the null
+hypothesis each factor has the expectation 1 at most, so the money has it too (Waudby-Smith and
+Ramdas 2024, "Estimating means of bounded random variables by betting"). The evidence is the mean
+over several bets and both sides. By Markov's inequality it reaches ``c`` with the probability
+``1 / c`` at most. A user of both windows raises one factor and lowers another, which makes the
+expectation of their product smaller.
 
-**All looks.** The evidence ``M`` of a bet is the sum of the money of a bettor who starts anew at
-each look: ``M = (M + 1) * growth`` (Shiryaev 1963; Roberts 1966). Under the null hypothesis
-``M - number of looks`` is a supermartingale. The mean over bets, sides and signals is one as well.
-So ``M`` is an e-detector (Shin, Ramdas and Rinaldo 2023, "E-detectors: a nonparametric framework
-for sequential change detection"). An alarm at ``M >= c`` that sets ``M`` to 0 takes away ``c`` at
-least. So in ``n`` looks ``n / c`` alarms at most are expected, and the mean number of looks from
-one alarm to the next is ``c`` at least. It does not matter how signals depend on each other.
+**Many looks.** With ``c`` as in :func:`log_alarm_bound`, the expected number of looks of a year
+that find a change where none is, over all signals, is at most the number that was asked for. This
+is a sum of expectations. It holds however looks and signals depend on each other, and includes the
+chance of the reference.
 
-**A finite reference.** The true mean of the reference is not known. The limits are its two-sided
-bounds (``bounded.py``), widened by a tolerance. If the reference has independent clusters from the
-distribution that the stream has while nothing changes, the bounds of all signals together hold with
-``certainty``. Given that they hold, the rate above holds. They fail for ``1 - certainty`` of the
-references, and such a reference may cause alarms again and again. The mean time to an alarm over
-all references is ``certainty * c`` at least, so ``c`` is divided by ``certainty``. Bounds of shares
-of hits are exact. Those of other numbers held in simulations (``benchmarks/results/evidence.md``).
-
-**Loud users.** ``num_loud`` users of a look may give any number, at every look. They move a look's
-mean by their share of its users at most, and the limits of the look are that much wider. So they
-cause no alarm beyond the rate. A look with no more users than that says nothing.
+**One loud user** multiplies the evidence of a look by less than 2. The bound is twice as high.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
-from finetune_trainer.statistics.confidence import (
-    DEFAULT_CERTAINTY,
-    Confidence,
-    Floats,
-)
+from finetune_trainer.statistics.confidence import Floats
 
-STAKES = (1 / 128, 1 / 64, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
+STAKES = np.array([1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.9])
 """Shares of the money that are bet: small ones find small changes, large ones find large changes.
-
-The evidence is the mean over them (Shin, Ramdas and Rinaldo 2023, section 4, on mixtures).
 """
-NUM_SIDES = 2
-NUM_LOUD = 1
-LEAST_ROOM = 1e-9
-"""Least distance of a limit from the end that is bet on: nearer ones cannot be divided by."""
+NUM_STEPS = 30
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """Means of a signal that are no drift; between 0 and 1."""
-
-    low: float
-    high: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= 1:
-            raise ValueError(f"limits rise from 0 to 1, not from {self.low} to {self.high}")
-
-    def with_loud(self, num_loud: int, num_users: int) -> Limits:
-        """Return the limits of a look, some of whose users may give any number."""
-        share = min(1.0, num_loud / num_users) if num_users > 0 else 1.0
-        return Limits(low=self.low * (1 - share), high=self.high + (1 - self.high) * share)
-
-
-def limits_of(
-    reference: Confidence,
-    *,
-    num_signals: int,
-    tolerance: float = 0.0,
-    certainty: float = DEFAULT_CERTAINTY,
-) -> Limits:
-    """Return the limits of one of some signals.
+def log_evidence(then: Floats, now: Floats, *, tolerance: float) -> Floats:
+    """Return the logarithm of the evidence that the mean is higher now, and that it is lower.
 
     Args:
-        reference: Bounds of the mean of the reference.
-        num_signals: Signals whose bounds must hold together.
-        tolerance: Change of the mean that causes no alarm.
-        certainty: Least probability that the bounds of all signals hold.
+        then: Numbers of the reference, one per user.
+        now: Numbers of a look, one per user.
+        tolerance: Change of the mean that is none.
     """
-    interval = reference.interval(1 - (1 - certainty) / num_signals)
-    return Limits(low=max(0.0, interval.low - tolerance), high=min(1.0, interval.high + tolerance))
+    number = min(len(then), len(now))
+    if number == 0:
+        return np.zeros(2)
+    rise = _means(now, number) - _means(then, number)
+    return _log_mean(np.stack([_log_money(each, tolerance) for each in (rise, -rise)]))
 
 
-def log_growths(numbers: Floats, limits: Limits) -> Floats:
-    """Return the logarithm of what each number does to each bet, by side, stake and number.
+def log_mean_of_sides(sides: Floats) -> float:
+    """Return the logarithm of the mean of evidence for both sides."""
+    return float(_log_mean(sides))
 
-    The first side bets on large numbers, the second one on small numbers.
+
+def smallest_changes(
+    then: Floats, *, num_users: int, tolerance: float, log_bound: float
+) -> tuple[float | None, float | None]:
+    """Return the least rise and the least fall of the mean that looks find within a month.
+
+    Users turn to the end of the scale until the mean has changed by so much. Nine of ten such
+    changes are found (``benchmarks/results/loop.md``). None: no change to that side is found.
 
     Args:
-        numbers: Between 0 and 1; one per user, or each that occurs.
-        limits: Those of the look.
+        then: Numbers of the reference, one per user.
+        num_users: Users of a look.
+        tolerance: As for :func:`log_evidence`.
+        log_bound: Of :func:`log_alarm_bound`.
     """
-    if len(numbers) and not (numbers.min() >= 0 and numbers.max() <= 1):
-        raise ValueError(
-            f"numbers of a signal lie between 0 and 1, not from {numbers.min()} to {numbers.max()}"
-        )
-    above = numbers / max(limits.high, LEAST_ROOM)
-    below = (1 - numbers) / max(1 - limits.low, LEAST_ROOM)
-    stakes = np.array(STAKES)[:, None]
-    growths: Floats = np.log1p(stakes * (np.stack([above, below])[:, None, :] - 1))
-    return growths
-
-
-def log_growth_of_look(
-    numbers: Floats, limits: Limits, *, num_loud: int = NUM_LOUD
-) -> Floats | None:
-    """Return the logarithm of what a look does to each bet, by side and stake.
-
-    Args:
-        numbers: One per user.
-        limits: Those of the signal.
-        num_loud: Users who may give any number.
-
-    Returns:
-        None for a look that has too few users to say anything.
-    """
-    if len(numbers) <= num_loud:
-        return None
-    growth: Floats = log_growths(numbers, limits.with_loud(num_loud, len(numbers))).sum(axis=-1)
-    return growth
-
-
-def no_evidence(num_signals: int) -> Floats:
-    """Return the logarithm of the evidence before the first look, by signal, side and stake."""
-    return np.full((num_signals, NUM_SIDES, len(STAKES)), -np.inf)
-
-
-def add_look(log_evidence: Floats, log_growth: Floats) -> Floats:
-    """Return the logarithm of the evidence after one more look."""
-    return np.logaddexp(log_evidence, 0.0) + log_growth
-
-
-def log_mean_of_bets(log_evidence: Floats) -> Floats:
-    """Return the logarithm of each signal's evidence, the mean over its sides and stakes."""
-    bets = log_evidence.reshape(*log_evidence.shape[:-2], -1)
-    return _log_mean(bets)
-
-
-def log_mean_of_signals(by_signal: Floats) -> Floats:
-    """Return the logarithm of the evidence of all signals together."""
-    return _log_mean(by_signal)
+    sample = then[: min(len(then), num_users)]
+    if len(sample) == 0:
+        return None, None
+    return _least_rise(sample, tolerance, log_bound), _least_rise(1 - sample, tolerance, log_bound)
 
 
 def log_alarm_bound(
-    *,
-    looks_per_year: float,
-    false_alarms_per_year: float,
-    certainty: float = DEFAULT_CERTAINTY,
+    *, looks_per_year: float, false_alarms_per_year: float, num_signals: int
 ) -> float:
-    """Return the logarithm of the evidence at which the alarm rings.
+    """Return the logarithm of the evidence of a signal at which it has changed.
 
     Args:
-        looks_per_year: Most looks that a year can have. Looks that are left out only lower the
-            rate.
-        false_alarms_per_year: Most false alarms to expect in a year, above 0.
-        certainty: As for :func:`limits_of`.
+        looks_per_year: Most looks that a year can have.
+        false_alarms_per_year: Most looks of a year that may find a change where none is, above 0.
+        num_signals: Signals that are watched.
     """
     if not looks_per_year >= false_alarms_per_year > 0:
         raise ValueError(
             f"falseAlarmsPerYear lies between 0 and the {looks_per_year:g} looks of a year, not at "
             f"{false_alarms_per_year:g}; look more often, or allow fewer"
         )
-    return math.log(looks_per_year / false_alarms_per_year / certainty)
+    return math.log(2 * num_signals * looks_per_year / false_alarms_per_year)
+
+
+def _least_rise(numbers: Floats, tolerance: float, log_bound: float) -> float | None:
+    same = _log_money(np.roll(numbers, len(numbers) // 2) - numbers, tolerance)
+    moved = _log_money(1 - numbers, tolerance)
+    # Half of the evidence is of the other side. A deviation more is for the chance of the look.
+    wanted = log_bound + math.log(2) + math.sqrt(2 * log_bound)
+    if float(_log_mean(moved)) < wanted:
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(NUM_STEPS):
+        share = (low + high) / 2
+        is_found = float(_log_mean(same + share * (moved - same))) >= wanted
+        low, high = (low, share) if is_found else (share, high)
+    return high * float(1 - numbers.mean())
+
+
+def _means(numbers: Floats, number: int) -> Floats:
+    """Return the means of groups of neighbours, whose sizes differ by one at most."""
+    edges = np.arange(number) * len(numbers) // number
+    means: Floats = np.add.reduceat(numbers, edges) / np.diff(edges, append=len(numbers))
+    return means
+
+
+def _log_money(differences: Floats, tolerance: float) -> Floats:
+    """Return the logarithm of what each bet on a rise has in the end."""
+    gains = (differences - tolerance) / (1 + tolerance)
+    money: Floats = np.log1p(STAKES[:, None] * gains).sum(axis=-1)
+    return money
 
 
 def _log_mean(logarithms: Floats) -> Floats:

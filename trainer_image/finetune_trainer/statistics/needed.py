@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
 from functools import cache
-from typing import overload
 
-from finetune_trainer.statistics.bounded import confidence_of_share, lowest_bound_of_best
-from finetune_trainer.statistics.confidence import Floats, tail_of
+from finetune_trainer.statistics.bounded import confidence_of_share
+from finetune_trainer.statistics.confidence import tail_of
 
 MOST = 1_000_000
 """Nobody holds out more: a goal that would need it cannot be decided."""
@@ -17,60 +15,15 @@ WANTED_HALF_WIDTH = 0.10
 MOST_WANTED = 100_000
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Scale:
-    """The prior knowledge of scores between 0 and 1.
-
-    ``is_mean`` is False for macro F1 and BLEU, which are bounded by label or by word.
-    """
-
-    is_mean: bool = True
-
-
-HITS = Scale()
-
-
-def count_for_best(threshold: float, certainty: float, scale: Scale = HITS) -> int | None:
-    """Return the least independent rows whose perfect scores bring the lower bound to a threshold.
+def count_for_best(threshold: float, certainty: float) -> int | None:
+    """Return the least independent rows of which all are hits whose bound reaches a threshold.
 
     ``certainty`` is of the two-sided interval. None when no number does, as for a threshold of 1.
     """
-    if threshold >= 1:
-        return None
-    if threshold <= 0:
-        return 1
-    share = threshold if scale.is_mean else threshold / (2 - threshold)
-    number = max(1, math.ceil(math.log(tail_of(certainty)) / math.log(share) - 1e-9))
+    if not 0 < threshold < 1:
+        return 1 if threshold <= 0 else None
+    number = max(1, math.ceil(math.log(tail_of(certainty)) / math.log(threshold) - 1e-9))
     return number if number <= MOST else None
-
-
-def highest_bound(number: int, certainty: float, scale: Scale = HITS) -> float:
-    """Return the lower bound of a score that is 1 on all of these independent rows."""
-    share = lowest_bound_of_best(number, certainty)
-    return share if scale.is_mean else f1_of(share)
-
-
-def highest_gain_bound(number: int, certainty: float, scale: Scale = HITS) -> float:
-    """Return the lower bound of a difference that is 1 on all of these independent rows.
-
-    For a score that is no mean it is the second model's bound.
-    """
-    best = highest_bound(number, certainty, scale)
-    return 2 * best - 1 if scale.is_mean else best
-
-
-def count_for_gain(threshold: float, certainty: float, scale: Scale = HITS) -> int | None:
-    """Return the least independent rows whose gains may bring the bound to a threshold."""
-    return count_for_best((1 + threshold) / 2 if scale.is_mean else threshold, certainty, scale)
-
-
-@overload
-def f1_of(share: float) -> float: ...
-@overload
-def f1_of(share: Floats) -> Floats: ...
-def f1_of(share: float | Floats) -> float | Floats:
-    """Return the F1 of a label from its hits' share of the rows that have it or are given it."""
-    return 2 * share / (1 + share)
 
 
 def count_of_gains(certainty: float) -> int:

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_trainer.statistics.bounded import NUM_DRAWS, confidence_of_mean
-from finetune_trainer.statistics.claims import doubt_of_equality
 from finetune_trainer.statistics.confidence import Confidence, Floats
 
 
@@ -20,14 +19,11 @@ class Compared:
         base: The base model's score.
         tuned: The tuned model's.
         gain: Tuned minus base, row by row.
-        doubt: Two-sided p-value of McNemar's exact test; None for dependent rows and other scores
-            than hits.
     """
 
     base: Confidence
     tuned: Confidence
     gain: Confidence
-    doubt: float | None = None
 
 
 def compare_means(
@@ -44,38 +40,10 @@ def compare_means(
     """
 
     def spread(scores: Floats, lowest: float) -> Confidence:
-        return confidence_of_scores(
-            scores,
-            clusters,
-            lowest=lowest,
-            seed=seed,
-            num_draws=num_draws,
-        )
+        return confidence_of_mean(scores, clusters, lowest=lowest, seed=seed, num_draws=num_draws)
 
-    is_hits = len(np.unique(clusters)) == len(clusters) and all(
-        np.isin(scores, (0.0, 1.0)).all() for scores in (base, tuned)
-    )
-    doubt = None
-    if is_hits:
-        doubt = doubt_of_equality(int((tuned > base).sum()), int((tuned < base).sum()))
     return Compared(
         base=spread(base, 0.0),
         tuned=spread(tuned, 0.0),
         gain=spread(tuned - base, -1.0),
-        doubt=doubt,
     )
-
-
-def confidence_of_scores(
-    scores: Floats,
-    clusters: NDArray[np.int64],
-    *,
-    lowest: float = 0.0,
-    seed: int = 0,
-    num_draws: int = NUM_DRAWS,
-) -> Confidence:
-    """Return bounds of a mean of scores that hold under rare large losses.
-
-    ``lowest`` is 0, or -1 for differences; the greatest score is 1.
-    """
-    return confidence_of_mean(scores, clusters, lowest=lowest, seed=seed, num_draws=num_draws)

@@ -16,7 +16,6 @@ FEW_CLUSTERS = 10
 """Below this a resample says little: Student's t around the jackknife's error stands in."""
 MAX_LEFT_OUT = 200
 """Parts that are left out in turn to see how much each of them weighs."""
-MAX_DRAWN = 4_000_000
 
 
 def resample_scores(
@@ -55,24 +54,6 @@ def resample_scores(
         _confidence_from(value, draws[:, i], left_out[:, i], num_clusters=len(groups))
         for i, value in enumerate(values.tolist())
     ]
-
-
-def resample_ratio(
-    numerators: Floats, denominators: Floats, *, num_samples: int, seed: int
-) -> Confidence:
-    """Resample a ratio of sums over clusters: a mean, a loss, or a difference of the two."""
-    number = len(numerators)
-    total, rows = float(numerators.sum()), float(denominators.sum())
-    rng = np.random.default_rng(seed)
-    draws = np.empty(num_samples)
-    step = max(1, MAX_DRAWN // number)
-    for start in range(0, num_samples, step):
-        drawn = rng.integers(0, number, (min(step, num_samples - start), number))
-        draws[start : start + step] = numerators[drawn].sum(1) / denominators[drawn].sum(1)
-    left_out = np.empty(0)
-    if number > 1:
-        left_out = (total - numerators) / (rows - denominators)
-    return _confidence_from(total / rows, draws, left_out, num_clusters=number)
 
 
 def _leave_out(groups: Sequence[NDArray[np.int64]]) -> list[list[NDArray[np.int64]]]:

@@ -1,8 +1,8 @@
 """Bounds of scores that follow from sums over rows, such as macro F1. Pure.
 
-As in ``bounded.py`` clusters get random weights and worst-case rows are added. A label's F1 is a
-share of the rows that have it or are given it; each label gets one more row, and all labels share
-the weights.
+As in ``bounded.py`` clusters get random weights, each counts once, and worst-case rows are added. A
+label's F1 is a share of the rows that have it or are given it; each label gets one more row, and
+all labels share the weights.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ class Sums:
         """Return the score over the rows of the given indices, which may repeat."""
         return float(self.score(self.rows[indices].sum(axis=0)[None])[0])
 
+    def weighed(self, weights: Floats) -> float:
+        """Return the score over all rows, each of which counts as much as its weight."""
+        return float(self.score((weights @ self.rows)[None])[0])
+
     def taken(self, order: NDArray[np.int64]) -> Sums:
         """Return the sums of the same rows in another order."""
         return replace(self, rows=self.rows[order], sizes=self.sizes[order])
@@ -62,7 +66,8 @@ def compare_sums(
     Both get as many added rows. ``clusters`` are counted from 0 without gaps.
     """
     rng = np.random.default_rng(seed)
-    number, num_added = int(clusters.max()) + 1, max(e.worst.shape[0] for e in (base, tuned))
+    sizes = np.bincount(clusters)
+    number, num_added = len(sizes), max(e.worst.shape[0] for e in (base, tuned))
     drawn = [_Drawn(each, clusters, num_draws) for each in (base, tuned)]
     widest = max(number, base.rows.shape[1], tuned.rows.shape[1])
     step = max(1, MAX_DRAWN // widest)
@@ -73,8 +78,7 @@ def compare_sums(
         for each in drawn:
             each.fill(part, weights, added)
     before, after = drawn
-    everything = np.arange(len(clusters))
-    values = [each.over(everything) for each in (base, tuned)]
+    values = [each.weighed(1 / sizes[clusters]) for each in (base, tuned)]
     return Compared(
         base=_sort(values[0], before.lower, before.upper),
         tuned=_sort(values[1], after.lower, after.upper),
@@ -88,13 +92,12 @@ class _Drawn:
     def __init__(self, sums: Sums, clusters: NDArray[np.int64], num_draws: int) -> None:
         from scipy.sparse import csr_array
 
-        number = len(clusters)
-        member = csr_array((np.ones(number), (clusters, np.arange(number))))
+        shares = 1 / np.bincount(clusters)[clusters]
+        member = csr_array((shares, (clusters, np.arange(len(clusters)))))
         self._totals = member @ sums.rows
         sizes = member @ sums.sizes
-        num_touched = np.maximum(1, (sizes > 0).sum(axis=0))
-        # A row that is added counts as much as a cluster does.
-        self._scale = np.asarray(sizes.sum(axis=0)) / num_touched
+        # A row that is added counts as much as the cluster that counts most for the label.
+        self._scale = np.asarray(sizes.max(axis=0).todense()).ravel()
         self._sums = sums
         self.lower, self.upper = np.empty(num_draws), np.empty(num_draws)
 

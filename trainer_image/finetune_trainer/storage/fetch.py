@@ -80,10 +80,7 @@ def fetch_folder(
 
 
 def verify_folder(
-    store: ObjectStore,
-    prefix: str = "",
-    *,
-    keys_from: str | None = None,
+    store: ObjectStore, prefix: str = "", *, keys_from: str | None = None
 ) -> VerifiedManifest:
     """Read every file of a published folder and compare it with the manifest.
 

@@ -13,6 +13,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -54,12 +55,7 @@ class FileStore:
         self._put(key, fill, num_bytes=len(data), if_absent=if_absent)
 
     def upload_file(
-        self,
-        path: Path,
-        key: str,
-        *,
-        if_absent: bool = False,
-        on_bytes: OnBytes | None = None,
+        self, path: Path, key: str, *, if_absent: bool = False, on_bytes: OnBytes | None = None
     ) -> None:
         """Copy a local file into the store."""
         num_bytes = path.stat().st_size
@@ -104,6 +100,7 @@ class FileStore:
                 key=key,
                 num_bytes=status.st_size,
                 version=f"{status.st_mtime_ns}-{status.st_size}",
+                written=datetime.fromtimestamp(status.st_mtime, UTC),
             )
 
     def exists(self, key: str) -> bool:

@@ -52,11 +52,7 @@ class ManifestFile:
 
     def to_json_object(self) -> dict[str, Any]:
         """Return the JSON form; ``key`` only when it says something."""
-        body: dict[str, Any] = {
-            "path": self.path,
-            "bytes": self.num_bytes,
-            "sha256": self.sha256,
-        }
+        body: dict[str, Any] = {"path": self.path, "bytes": self.num_bytes, "sha256": self.sha256}
         return body | {"key": self.key} if self.key else body
 
 

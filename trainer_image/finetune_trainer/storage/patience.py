@@ -220,12 +220,7 @@ class PatientStore:
         self._patience.run("write", lambda: self._store.write_bytes(key, data, if_absent=if_absent))
 
     def upload_file(
-        self,
-        path: Path,
-        key: str,
-        *,
-        if_absent: bool = False,
-        on_bytes: OnBytes | None = None,
+        self, path: Path, key: str, *, if_absent: bool = False, on_bytes: OnBytes | None = None
     ) -> None:
         """Write a local file as an object; a large one goes on where it broke off."""
         num_moved = 0

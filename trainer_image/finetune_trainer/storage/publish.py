@@ -62,11 +62,7 @@ def publish_folder(
 
 
 def store_files(
-    store: ObjectStore,
-    prefix: str,
-    files: Mapping[str, Path],
-    *,
-    on_bytes: OnBytes | None = None,
+    store: ObjectStore, prefix: str, files: Mapping[str, Path], *, on_bytes: OnBytes | None = None
 ) -> list[ManifestFile]:
     """Store local files one by one under a prefix, without a commit; return their entries.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -23,11 +24,17 @@ OnBytes = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObjectInfo:
-    """One object of a listing; ``version`` is an opaque tag of its content, or empty."""
+    """One object of a listing.
+
+    Attributes:
+        version: An opaque tag of its content, or empty.
+        written: When it was written, by the clock of the storage; None if that is not told.
+    """
 
     key: str
     num_bytes: int
     version: str = ""
+    written: datetime | None = None
 
 
 class ObjectStore(Protocol):
@@ -51,12 +58,7 @@ class ObjectStore(Protocol):
         """
 
     def upload_file(
-        self,
-        path: Path,
-        key: str,
-        *,
-        if_absent: bool = False,
-        on_bytes: OnBytes | None = None,
+        self, path: Path, key: str, *, if_absent: bool = False, on_bytes: OnBytes | None = None
     ) -> None:
         """Write a local file as an object; a repeated call may send only what is missing."""
 

@@ -75,11 +75,7 @@ class Facts:
 
 def identity_of(job: ResolvedJob) -> dict[str, str]:
     """Return the tags that say which job a run is of."""
-    return {
-        UID_TAG: job.uid,
-        "finetune.namespace": job.namespace,
-        "finetune.name": job.name,
-    }
+    return {UID_TAG: job.uid, "finetune.namespace": job.namespace, "finetune.name": job.name}
 
 
 def facts_of_job(job: ResolvedJob) -> Facts:

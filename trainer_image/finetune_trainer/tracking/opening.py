@@ -9,7 +9,6 @@ from finetune_api.meta import LocalObjectReference
 from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.tracking.mlflow.server import MlflowServer, authorization
 from finetune_trainer.tracking.mlflow.tracker import MlflowTracker
-from finetune_trainer.tracking.tensorboard.tracker import FOLDER, EventFiles
 from finetune_trainer.tracking.tracker import Tracker
 from finetune_trainer.tracking.wandb.tracker import KEY, WandbTracker
 
@@ -28,10 +27,6 @@ def trackers_of(storage: RunStorage, workspace: Workspace) -> list[Tracker]:
         read_key = partial(_read, storage, named.wandb.credentials_ref, KEY)
         folder = workspace.scratch("wandb", fresh=True)
         trackers.append(WandbTracker(job, named.wandb, read_key, folder))
-    if named.tensorboard is not None:
-        # Without patience: nothing waits for these files.
-        uri = storage.uri_of(f"{job.run_prefix}/{FOLDER}")
-        trackers.append(EventFiles(job, storage.open_direct, uri))
     return trackers
 
 

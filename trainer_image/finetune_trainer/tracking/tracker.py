@@ -11,7 +11,6 @@ from finetune_trainer.tracking.content import Facts, Point
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """``RUNNING`` also between the stages; ``KILLED``: an attempt that was stopped from outside."""
 
-POLL_SECONDS = 2.0
 MAX_WORDS = 160
 
 
@@ -62,7 +61,3 @@ class Tracker(ABC):
     def stop(self) -> None:
         """Release all resources; from any thread, also while a call hangs."""
         return
-
-    def pause(self, running_seconds: float) -> float:
-        """Return the wait before the next look at the curve, for seconds of running."""
-        return POLL_SECONDS

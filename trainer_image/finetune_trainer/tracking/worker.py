@@ -18,6 +18,7 @@ from finetune_trainer.tracking.content import Facts, facts_of_recipe
 from finetune_trainer.tracking.curve import CurveReader
 from finetune_trainer.tracking.tracker import RunStatus, Tracker, TrackerError
 
+POLL_SECONDS = 2.0
 LONGEST_WAIT_SECONDS = 60.0
 MAX_PROBLEM = 300
 MAX_PAGE = 512
@@ -32,7 +33,7 @@ class Tracking:
         curve: ``metrics.jsonl``; None for a stage without one.
         recipe: File of the settled recipe; None likewise.
         tell: Called with a message for people, from the thread.
-        pause: Returns the wait for seconds of running; by default the tracker's own.
+        pause_seconds: Wait between two looks at the curve.
     """
 
     def __init__(
@@ -43,13 +44,13 @@ class Tracking:
         curve: Path | None = None,
         recipe: Path | None = None,
         tell: Callable[[str], None],
-        pause: Callable[[float], float] | None = None,
+        pause_seconds: float = POLL_SECONDS,
     ) -> None:
         self._tracker = tracker
         self._curve = CurveReader(curve) if curve else None
         self._recipe = recipe
         self._tell = tell
-        self._pause = pause or tracker.pause
+        self._pause_seconds = pause_seconds
         self._lock = threading.Lock()
         self._facts = facts
         self._status: RunStatus = "RUNNING"
@@ -101,16 +102,15 @@ class Tracking:
         return "" if self._is_delivered else self._problem
 
     def _work(self) -> None:
-        began, wait = time.monotonic(), self._pause(0.0)
+        wait = self._pause_seconds
         while True:
             is_last = self._closing.wait(wait)
             is_done = self._try_all(is_last=is_last)
             if is_last:
                 self._is_delivered = is_done
                 return
-            pause = self._pause(time.monotonic() - began)
-            longer = max(pause, min(2 * wait, LONGEST_WAIT_SECONDS))
-            wait = pause if is_done else longer
+            longer = max(self._pause_seconds, min(2 * wait, LONGEST_WAIT_SECONDS))
+            wait = self._pause_seconds if is_done else longer
 
     def _try_all(self, *, is_last: bool) -> bool:
         """Bring the tracker up to date; return whether it is."""

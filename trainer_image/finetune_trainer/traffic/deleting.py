@@ -38,6 +38,8 @@ from finetune_trainer.traffic.reading import (
 from finetune_trainer.traffic.rows import write_exchange
 
 MAX_ROUNDS = 20
+_DAY = timedelta(days=1)
+_CLOCK = "clock"
 
 
 def mark_answer(store: ObjectStore, response_id: str) -> None:
@@ -46,13 +48,15 @@ def mark_answer(store: ObjectStore, response_id: str) -> None:
     store.write_bytes(tombstone_of_id(response_id), b"{}")
 
 
-def delete_answer(store: ObjectStore, response_id: str) -> None:
-    """Delete an answer and its feedback."""
+def delete_answer(store: ObjectStore, response_id: str) -> int:
+    """Delete an answer and its feedback; return how many rows were removed."""
     mark_answer(store, response_id)
     time = time_of(response_id)
-    purge_segments(store, list_segments(store, since=time, until=time + timedelta(seconds=1)))
+    within = list_segments(store, since=time, until=time + timedelta(seconds=1))
+    num_removed = purge_segments(store, within)
     delete_feedback(store, [response_id])
     store.delete(PURGING + response_id)
+    return num_removed
 
 
 def unpurged_answers(store: ObjectStore) -> list[str]:
@@ -64,13 +68,14 @@ def unpurged_answers(store: ObjectStore) -> list[str]:
 def mark_user(store: ObjectStore, user: str, *, until: datetime) -> None:
     """Hide the answers that a user got up to a time from all readers.
 
-    ``user`` is the keyed hash that rows have.
+    ``user`` is the keyed hash that rows have; with a dot and that of a sender behind it, the
+    answers to this sender alone.
     """
     _replace(store, tombstone_of_user(user), tombstone_of_user(user, until))
 
 
 def purge_user(store: ObjectStore, user: str) -> int:
-    """Take out the hidden answers of a user; return how many segments held some.
+    """Take out the hidden answers of a user; return how many rows were removed.
 
     Segments that an earlier call has rewritten are skipped.
     """
@@ -110,12 +115,11 @@ def purge_segments(store: ObjectStore, segments: Iterable[Segment]) -> int:
     Feedback on these answers is deleted as well, and their ids in what a monitor has written.
 
     Returns:
-        How many segments held some.
+        How many answers were removed.
 
     Raises:
         StorageError: ``DamagedSegment``: one could not be read. The others have been rewritten.
     """
-    num_rewritten = 0
     deleted, gone = read_deleted(store), set[str]()
     damaged: StorageError | None = None
     for segment in segments:
@@ -126,12 +130,11 @@ def purge_segments(store: ObjectStore, segments: Iterable[Segment]) -> int:
                 raise
             damaged = damaged or error
             continue
-        num_rewritten += bool(removed)
         gone |= removed
     purge_looks(store, lambda found, *whose: found in gone or deleted.covers(found, *whose))
     if damaged is not None:
         raise damaged
-    return num_rewritten
+    return len(gone)
 
 
 def _purge(store: ObjectStore, key: str, deleted: Deleted) -> set[str]:
@@ -146,6 +149,10 @@ def _purge(store: ObjectStore, key: str, deleted: Deleted) -> set[str]:
             return removed
         found = {row.id for row in rows if deleted.has(row)}
         removed |= found
+        for row in rows:
+            if row.id in found and not deleted.covers(row.id, row.user, row.time):
+                # Others know an answer by its id and its user, and not by its sender.
+                store.write_bytes(tombstone_of_id(row.id), b"{}")
         delete_feedback(store, found)  # first: without the row, nothing leads to it
         if kept:
             store.write_bytes(key, b"".join(map(write_exchange, kept)))
@@ -166,22 +173,32 @@ def delete_feedback(store: ObjectStore, ids: Iterable[str]) -> None:
 
 
 def delete_older(store: ObjectStore, before: datetime) -> int:
-    """Delete the days that lie wholly before a time, with their feedback; their counts stay.
+    """Delete the oldest day that lies wholly before a time, with its feedback; its counts stay.
+
+    One day at a time: a clock that is wrong once deletes little.
 
     Returns:
         The number of deleted objects.
     """
-    day = before.replace(hour=0, minute=0, second=0, microsecond=0)
-    keep_counts(store, day)
-    old: list[str] = []
-    for info in store.list("segments/"):
-        segment = read_segment_key(info.key)
-        if segment is not None and segment.first < day:
-            old.append(info.key)
-    for info in store.list(feedback_prefix()):
-        response_id = id_of_entry(info.key)
-        if response_id is not None and time_of(response_id) < day:
-            old.append(info.key)
-    for key in old:
+    old: dict[datetime, list[str]] = {}
+    for info in (*store.list("segments/"), *store.list(feedback_prefix())):
+        segment, response_id = read_segment_key(info.key), id_of_entry(info.key)
+        time = None if segment is None else segment.first
+        if response_id is not None:
+            time = time_of(response_id)
+        if time is not None:
+            day = time.replace(hour=0, minute=0, second=0, microsecond=0)
+            old.setdefault(day, []).append(info.key)
+    first = min(old, default=None)
+    if first is None or first + _DAY > before:
+        return 0
+    keep_counts(store, first + _DAY)
+    for key in old[first]:
         store.delete(key)
-    return len(old)
+    return len(old[first])
+
+
+def time_of_store(store: ObjectStore) -> datetime | None:
+    """Return the time of the storage; None if it does not tell one."""
+    store.write_bytes(_CLOCK, b"")
+    return next((info.written for info in store.list(_CLOCK)), None)

@@ -8,6 +8,7 @@ Below ``<uri>/traffic/<namespace>/<endpoint>``::
     deleted/user-<keyed hash of a user>-<time>
     purged/<keyed hash of a user>-<time>
     purging/<response id>
+    people/<time>-<random>
 
 A segment is named by the minute and second of its first and last request, and by its number of
 rows. So answers are found and counted without reading other segments.
@@ -143,6 +144,8 @@ USERS_DELETED = f"{DELETED}user-"
 PURGED = "purged/"
 """Folder of the objects that tell which deletions of users have ended."""
 
+PEOPLE = "people/"
+"""Folder of the keys that people are hashed with. Only recorders read it."""
 PURGING = "purging/"
 """Folder of the objects that tell which deletions of single answers have not ended."""
 

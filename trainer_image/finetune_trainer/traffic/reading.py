@@ -10,6 +10,7 @@ from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 
 from finetune_api.names import traffic_prefix
 from finetune_trainer.errors import StorageError
@@ -20,6 +21,7 @@ from finetune_trainer.storage import (
     join_uri,
     open_store,
 )
+from finetune_trainer.storage.parallel import in_parallel
 from finetune_trainer.traffic.places import (
     DELETED,
     Segment,
@@ -62,7 +64,8 @@ class Deleted:
 
     Attributes:
         answers: Keys of the tombstones of single answers.
-        users: Until when the answers of a user have been deleted. Later answers stay.
+        users: Until when the answers of a user have been deleted, all or those of one sender. Later
+            answers stay.
     """
 
     answers: Set[str] = frozenset()
@@ -70,7 +73,9 @@ class Deleted:
 
     def has(self, row: Exchange) -> bool:
         """Whether an answer has been deleted, by itself or with its user."""
-        return self.covers(row.id, row.user, row.time)
+        until = self.users.get(user_of_sender(row))
+        is_of_sender = until is not None and row.time <= until
+        return is_of_sender or self.covers(row.id, row.user, row.time)
 
     def covers(self, response_id: str, user: str | None, time: datetime) -> bool:
         """Whether an answer has been deleted that a user got at a time."""
@@ -98,12 +103,18 @@ def read_deleted(store: ObjectStore) -> Deleted:
     return Deleted(answers, users)
 
 
+def user_of_sender(row: Exchange) -> str:
+    """Return what stands in tombstones for a row's user, among the rows of its sender alone."""
+    return f"{row.user}.{row.sender}"
+
+
 def is_deleted(store: ObjectStore, row: Exchange) -> bool:
     """Whether an answer has been deleted; reads its own tombstones alone."""
     if store.exists(tombstone_of_id(row.id)):
         return True
-    until = None if row.user is None else latest_time(store, tombstone_of_user(row.user))
-    return until is not None and row.time <= until
+    users = () if row.user is None else (row.user, user_of_sender(row))
+    found = [latest_time(store, tombstone_of_user(user)) for user in users]
+    return any(until is not None and row.time <= until for until in found)
 
 
 def latest_time(store: ObjectStore, prefix: str) -> datetime | None:
@@ -245,15 +256,18 @@ def read_feedback(
         person = (whose, who_of_entry(info.key))
         if person not in last or time_of_entry(last[person]) <= time_of_entry(info.key):
             last[person] = info.key
-    entries: list[Feedback] = []
-    for key in last.values():
-        try:
-            entries.append(parse_feedback(store.read_bytes(key)))
-        except ObjectNotFound:
-            continue  # deleted since it was listed
-        except ValueError as error:
-            raise StorageError(
-                "DamagedFeedback",
-                f"{join_uri(store.uri, key)} cannot be read: {error}. Delete this object.",
-            ) from None
-    return latest_of_each(iter(entries))
+    entries = in_parallel(partial(_read_entry, store), last.values())
+    return latest_of_each(entry for entry in entries if entry is not None)
+
+
+def _read_entry(store: ObjectStore, key: str) -> Feedback | None:
+    """Return an entry; None if it was deleted since it was listed."""
+    try:
+        return parse_feedback(store.read_bytes(key))
+    except ObjectNotFound:
+        return None
+    except ValueError as error:
+        raise StorageError(
+            "DamagedFeedback",
+            f"{join_uri(store.uri, key)} cannot be read: {error}. Delete this object.",
+        ) from None

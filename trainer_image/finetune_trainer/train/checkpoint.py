@@ -198,9 +198,7 @@ def commit_checkpoint(
     """
     unique = {file.path: file for file in files}
     manifest = make_manifest(
-        unique.values(),
-        created_by="finetune_trainer train",
-        inputs={**inputs, "step": str(step)},
+        unique.values(), created_by="finetune_trainer train", inputs={**inputs, "step": str(step)}
     )
     return commit_manifest(store, prefix, manifest)
 

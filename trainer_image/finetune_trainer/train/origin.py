@@ -17,7 +17,6 @@ from typing import Any
 from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.errors import UserError
 from finetune_trainer.planning.experts import OPEN_CHOICES
-from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.run import RunStorage, Workspace
 from finetune_trainer.storage import (
     AlreadyExists,
@@ -49,17 +48,11 @@ class Origin:
         uri: Where they came from.
         digest: Digest of their manifest.
         folder: The weights and their configuration.
-        step: Step of their run; None if unknown.
-        dataset: Digest of their data set; empty if unknown.
-        targets: Their adapted modules, joined by commas; empty if unknown.
     """
 
     uri: str
     digest: str
     folder: Path
-    step: int | None
-    dataset: str
-    targets: str = ""
 
 
 def fetch_origin(
@@ -91,16 +84,8 @@ def fetch_origin(
     if (folder / _ADAPTER_CONFIG).exists():
         config = json.loads((folder / _ADAPTER_CONFIG).read_text())
         check_adapter(config, facts, adapter, wanted.uri)
-    if wanted.train:
-        storage.say(f"beginning from the weights of {wanted.uri} (sha256 {digest})")
-    return Origin(
-        uri=wanted.uri,
-        digest=digest,
-        folder=folder,
-        step=read_step(manifest, folder),
-        dataset=read_dataset(facts, folder),
-        targets=facts.get("targetModules", ""),
-    )
+    storage.say(f"beginning from the weights of {wanted.uri} (sha256 {digest})")
+    return Origin(uri=wanted.uri, digest=digest, folder=folder)
 
 
 def _read_manifest(store: ObjectStore, prefix: str, uri: str) -> Manifest:
@@ -111,7 +96,7 @@ def _read_manifest(store: ObjectStore, prefix: str, uri: str) -> Manifest:
             "OriginNotFound",
             f"initFrom {uri}: {error.message} A run deletes its checkpoints as newer ones come "
             "(checkpoint.keepLast), and all of them once it has trained unless "
-            "checkpoint.afterTraining is Keep; finetune checkpoints lists what is there.",
+            "checkpoint.afterTraining is Keep.",
         ) from error
 
 
@@ -185,22 +170,6 @@ def read_facts(manifest: Manifest, folder: Path) -> Mapping[str, str]:
     facts = _read_record(folder)
     told = {key: value for key, value in facts.items() if isinstance(value, str)}
     return {**told, **manifest.inputs}
-
-
-def read_step(manifest: Manifest, folder: Path) -> int | None:
-    """Return the step of their run that weights were taken after; None if they do not say."""
-    if "step" in manifest.inputs:
-        return int(manifest.inputs["step"])
-    record = _read_record(folder)
-    told = adopted_from(record) or record.get("selection") or record
-    step = told.get("step")
-    return None if step is None else int(step)
-
-
-def read_dataset(facts: Mapping[str, str], folder: Path) -> str:
-    """Return the digest of the data set that weights were trained on; empty if unknown."""
-    adopted = adopted_from(_read_record(folder))
-    return str(adopted.get("dataset", "")) if adopted else facts.get("dataset", "")
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -14,25 +14,18 @@ from finetune_trainer.data.prepared import Prepared
 from finetune_trainer.errors import InternalError
 from finetune_trainer.model.licence import licence_of, read_licence
 from finetune_trainer.model.load import QUANTIZATION_OF, read_model_architecture
-from finetune_trainer.planning.experts import OPEN_CHOICES, choose_targets
+from finetune_trainer.planning.experts import choose_targets
 from finetune_trainer.publish.adapter import weights_file
-from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.generation import read_settings
 from finetune_trainer.run import BaseModel, RunStorage
 from finetune_trainer.storage import Manifest
-from finetune_trainer.train.origin import Origin, read_pin
+from finetune_trainer.train.origin import read_pin
 
 
-def make_record(
-    model: BaseModel,
-    prepared: Prepared,
-    outcome: dict[str, Any],
-    *,
-    adopted: Origin | None = None,
-) -> dict[str, Any]:
+def make_record(model: BaseModel, prepared: Prepared, outcome: dict[str, Any]) -> dict[str, Any]:
     """Return the content of ``run.json``: equal for equal runs.
 
-    ``outcome`` is the result of rank 0; ``adopted`` are the weights of a job that trains nothing.
+    ``outcome`` is the result of rank 0.
 
     Raises:
         InternalError: ``outcome`` is empty.
@@ -43,11 +36,7 @@ def make_record(
         )
     model_dir, revision = model.fetch(include_weights=False)
     spec = model.storage.job.spec
-    targets = tuple(spec.method.adapter.target_modules)
-    if adopted is None:
-        targets = choose_targets(targets, read_model_architecture(model_dir))
-    elif targets in OPEN_CHOICES and adopted.targets:
-        targets = tuple(adopted.targets.split(","))
+    targets = choose_targets(spec.method.adapter.target_modules, read_model_architecture(model_dir))
     return {
         "model": model.name,
         "modelUri": spec.model.uri,
@@ -66,7 +55,7 @@ def make_record(
         "numTrainableParameters": outcome["trainable_parameters"],
         "resumedFromStep": outcome["resumed_from"],
         "targetModules": ",".join(sorted(targets)),
-        "initFrom": _origin_record(model.storage, adopted),
+        "initFrom": _origin_record(model.storage),
         "attention": outcome["attention"],
         "kernels": outcome["kernels"],
     }
@@ -102,7 +91,6 @@ def read_result(
         num_trainable_parameters=record["numTrainableParameters"],
         out_of_memory_at=recipe.get("out_of_memory_at", 0),
         origin_digest=(record.get("initFrom") or {}).get("digest", ""),
-        origin_step=(adopted_from(record) or {}).get("step"),
         reused=reused,
     )
 
@@ -130,11 +118,8 @@ def _selection(record: dict[str, Any]) -> StepSelection | None:
     return StepSelection(**{**told, **losses})
 
 
-def _origin_record(storage: RunStorage, adopted: Origin | None) -> dict[str, Any] | None:
+def _origin_record(storage: RunStorage) -> dict[str, Any] | None:
     origin = storage.job.spec.init_from
     if origin is None:
         return None
-    told = {"uri": origin.uri, "digest": read_pin(storage)}
-    if adopted is None:
-        return told
-    return {**told, "train": False, "step": adopted.step, "dataset": adopted.dataset}
+    return {"uri": origin.uri, "digest": read_pin(storage)}

@@ -19,7 +19,6 @@ from finetune_api.v1alpha1.spec.method import Adapter
 from finetune_trainer.context import StageContext
 from finetune_trainer.data.prepared import (
     Prepared,
-    read_prepared,
     read_tokens,
 )
 from finetune_trainer.errors import StorageError, TrainerError
@@ -35,7 +34,6 @@ from finetune_trainer.publish.merge import check_mergeable
 from finetune_trainer.run import BaseModel, RunStorage, Workspace
 from finetune_trainer.stopping import on_stop
 from finetune_trainer.storage import MANIFEST_NAME
-from finetune_trainer.train.adopted import adopt, describe_idle, idle_recipe
 from finetune_trainer.train.checkpoint import LocalCheckpoint, fetch_newest
 from finetune_trainer.train.deleted import refuse_deleted
 from finetune_trainer.train.origin import fetch_origin
@@ -70,8 +68,6 @@ def train(context: StageContext) -> TrainResult:
     key = f"{job.run_prefix}/adapter"
     if storage.output.exists(f"{key}/{MANIFEST_NAME}"):
         return reuse_adapter(model, workspace, key, approved=context.approved_data)
-    if job.spec.trains_nothing:
-        return _adopt_weights(context, key)
     hardware = detect_hardware()
     use_gpu = _require_device(storage, hardware)
     prepared = read_tokens(storage.output, job, workspace.folder, approved=context.approved_data)
@@ -97,45 +93,6 @@ def train(context: StageContext) -> TrainResult:
     return add_download_time(result, model.download_seconds)
 
 
-def _adopt_weights(context: StageContext, key: str) -> TrainResult:
-    """Publish the weights of ``spec.initFrom`` as the run's adapter, and train nothing.
-
-    Raises:
-        UserError: They do not fit the job, or this node cannot evaluate them.
-        StorageError: Storage failed or holds incomplete files.
-    """
-    job, storage, workspace, model = context.job, context.storage, context.workspace, context.model
-    hardware = detect_hardware()
-    recipe = idle_recipe(job, hardware, use_gpu=_require_device(storage, hardware))
-    prepared = read_prepared(
-        storage.output, job, workspace.folder, sides=(), approved=context.approved_data
-    )
-    model_dir, _ = model.fetch(include_weights=False)
-    data, found = shape_of_train_split(job, prepared.report), read_model_architecture(model_dir)
-    chat_format = read_format(prepared.folder)
-    plan_evaluation(
-        job,
-        data,
-        found,
-        recipe,
-        hardware,
-        num_chosen=prepared.num_chosen,
-        may_reason=chat_format.knows_reasoning,
-    )
-    check_mergeable(job.spec, model_dir)
-    if topology_of(job).node_rank != 0:
-        return wait_for_adapter(storage, workspace, key)
-    _write_job(storage, workspace)
-    final_dir = workspace.scratch("final", fresh=True)
-    origin, record = adopt(model, workspace, prepared, final_dir, recipe)
-    context.emit.plan(describe_idle(job, data, found, recipe, step=origin.step))
-    context.emit.progress()  # it takes the plan along
-    with on_stop(
-        "stopped on request before the adapter was published; the next attempt copies it again"
-    ):
-        return store_adapter(model, workspace, key, final_dir, record, chat_format)
-
-
 def _require_device(storage: RunStorage, hardware: Hardware) -> bool:
     """Return whether ranks run on GPUs.
 
@@ -146,7 +103,7 @@ def _require_device(storage: RunStorage, hardware: Hardware) -> bool:
     use_gpu = require_gpus(spec.resources.gpus_per_node, hardware)
     if spec.method.adapter.type == "QLoRA":
         require_bitsandbytes(spec.trainer.image)
-    if spec.hyperparameters.optimizer == "AdamW8bit" and not spec.trains_nothing:
+    if spec.hyperparameters.optimizer == "AdamW8bit":
         require_bitsandbytes(
             spec.trainer.image,
             reason="OptimizerUnavailable",
@@ -266,6 +223,7 @@ def _checkpoint_inputs(
         "revision": revision,
         "targetModules": ",".join(sorted(adapter.target_modules)),
         "worldSize": str(job.world_size),
+        **({"initFrom": job.spec.init_from.uri} if job.spec.init_from else {}),
     }
 
 

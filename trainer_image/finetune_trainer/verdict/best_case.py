@@ -6,37 +6,27 @@ are those that the evaluation would compute on the same questions.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 
 from finetune_api.v1alpha1.evaluation.judging import most_scored
-from finetune_api.v1alpha1.evaluation.scoring import (
-    CORPUS_METRICS,
-    JUDGE_METRICS,
-    UNBOUNDED_METRICS,
-)
+from finetune_api.v1alpha1.evaluation.probing import FACT_METRICS, NUM_PROBES
+from finetune_api.v1alpha1.evaluation.scoring import CORPUS_METRICS
 from finetune_api.v1alpha1.evaluation.spec import MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.held_out import HeldOutSplit
-from finetune_trainer.statistics.bounded import confidence_of_mean, confidence_of_share
-from finetune_trainer.statistics.confidence import SLACK, Confidence
-from finetune_trainer.statistics.needed import Scale, count_for_best, count_for_gain, f1_of
+from finetune_trainer.statistics.bounded import NUM_DRAWS, bounds_of_best, lowest_bound_of_best
+from finetune_trainer.statistics.confidence import SLACK, Confidence, Floats
+from finetune_trainer.statistics.needed import count_for_best
 from finetune_trainer.verdict.hypotheses import Hypothesis
 
 ADD = "add examples, raise dataset.split.testPercent, give a source with side: Test"
-MORE_GROUPS = "hold out rows of more groups, or fewer of the largest"
 LEAST_UNBOUNDED = 2
 """Independent prompts below which what has no limits has no bounds."""
-Groups = Counter[str]
-"""Questions of each group: those of one group are not independent."""
-
-
-def scale_of(metric: str) -> Scale:
-    """Return the scale of a metric between 0 and 1: a mean of rows, or a score of the corpus."""
-    return Scale(is_mean=metric not in CORPUS_METRICS)
+Share = TypeVar("Share", float, Floats)
 
 
 def count_least(hypothesis: Hypothesis, certainty: float) -> int | None:
@@ -48,32 +38,25 @@ def count_least(hypothesis: Hypothesis, certainty: float) -> int | None:
     """
     if not hypothesis.is_bounded:
         return LEAST_UNBOUNDED
-    count = count_for_gain if hypothesis.is_gain else count_for_best
-    return count(hypothesis.least, certainty, scale_of(hypothesis.metric))
+    least = hypothesis.least
+    if hypothesis.metric in CORPUS_METRICS:
+        return count_for_best(least / (2 - least), certainty)
+    return count_for_best((1 + least) / 2 if hypothesis.is_gain else least, certainty)
 
 
-def least_doubt(hypothesis: Hypothesis, sizes: Collection[int], *, seed: int) -> float:
-    """Return the p-value that the best of answers leave.
-
-    Args:
-        hypothesis: One on scores between 0 and 1.
-        sizes: Questions of each group, at least one group.
-        seed: ``dataset.split.seed``.
-    """
-    return _best(hypothesis, sizes, seed).doubt_above(hypothesis.least - SLACK)
+def best_bound(hypothesis: Hypothesis, number: int, certainty: float) -> float:
+    """Return the lower bound of the best score, or gain, on so many independent prompts."""
+    return _score_of(hypothesis, lowest_bound_of_best(number, certainty))
 
 
-def _best(hypothesis: Hypothesis, sizes: Collection[int], seed: int) -> Confidence:
-    """Return the bounds of a score, or of a gain, that is 1 on all questions."""
-    if scale_of(hypothesis.metric).is_mean:
-        clusters = np.repeat(np.arange(len(sizes)), list(sizes))
-        lowest = -1.0 if hypothesis.is_gain else 0.0
-        return confidence_of_mean(np.ones(len(clusters)), clusters, lowest=lowest, seed=seed)
-    best = confidence_of_share(len(sizes), len(sizes))  # a gain of it is no greater
-    return Confidence(value=1.0, lower=f1_of(best.lower), upper=f1_of(best.upper))
+def _score_of(hypothesis: Hypothesis, share: Share) -> Share:
+    """Return the bound that follows from the bound of a share of right answers."""
+    if hypothesis.metric in CORPUS_METRICS:
+        return 2 * share / (1 + share)  # a gain of it is no greater
+    return 2 * share - 1 if hypothesis.is_gain else share
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class BestCase:
     """The best of answers to the held-out questions that a hypothesis looks at.
 
@@ -89,15 +72,14 @@ class BestCase:
     hypothesis: Hypothesis
     num_questions: int
 
-    @property
-    def groups(self) -> Groups:
-        """Questions of each group that are asked and looked at."""
-        return self.side.groups(self.num_questions, self.hypothesis.sees)
-
-    @property
+    @cached_property
     def num_prompts(self) -> int:
-        """Independent prompts that are scored at most."""
-        return most_scored(self.spec.evaluation, self.hypothesis.metric, len(self.groups))
+        """Independent prompts that are scored at most: questions of one group count once."""
+        metric = self.hypothesis.metric
+        if metric in NUM_PROBES:
+            return NUM_PROBES[metric]
+        groups = self.side.groups(self.num_questions, self.hypothesis.sees)
+        return most_scored(self.spec.evaluation, metric, len(groups))
 
     @property
     def wanted(self) -> int | None:
@@ -105,52 +87,40 @@ class BestCase:
         return count_least(self.hypothesis, float(self.hypothesis.certainty))
 
     @property
-    def seed(self) -> int:
-        """What the evaluation draws by."""
-        return self.spec.dataset.split.seed
+    def bound(self) -> float:
+        """The lower bound of the best score, or gain."""
+        return best_bound(self.hypothesis, self.num_prompts, float(self.hypothesis.certainty))
 
-    def is_uneven(self, groups: Groups) -> bool:
-        """Whether the sizes of groups say more than their number does."""
-        return groups.total() > len(groups) and scale_of(self.hypothesis.metric).is_mean
+    @property
+    def is_open(self) -> bool:
+        """Whether more held-out prompts could lower its doubt."""
+        asked = self.hypothesis
+        return asked.is_bounded and "." not in asked.metric and asked.least < 1
 
-    def low_bound(self, groups: Groups) -> float:
-        """Return the lower bound of the best score on questions of these groups."""
-        best = _best(self.hypothesis, groups.values(), self.seed)
-        return best.interval(float(self.hypothesis.certainty)).low
-
-    def is_enough(self, groups: Groups) -> bool:
-        """Whether the sizes of groups allow it to be shown: a judge is asked about some of them."""
-        hypothesis = self.hypothesis
-        if hypothesis.metric in UNBOUNDED_METRICS | JUDGE_METRICS or not self.is_uneven(groups):
-            return True
-        if hypothesis.gate is None:
-            return self.low_bound(groups) >= hypothesis.least - SLACK
-        doubt = least_doubt(hypothesis, groups.values(), seed=self.seed)
-        return doubt <= hypothesis.allowed + SLACK
-
-    def word_groups(self) -> str:
-        """Return how questions fall into groups, where that is what they lack."""
-        groups = self.groups
-        return (
-            f"the {groups.total()} questions that are asked belong to {len(groups)} group(s), of "
-            f"which the largest has {max(groups.values())}"
-        )
-
-    def word_more(
-        self, wanted: int, *, is_enough: Callable[[Groups], bool] = lambda _: True
-    ) -> str:
-        """Return how it gets the independent prompts that it wants.
+    def doubt(self, levels: int, *, has_more: bool = False) -> float:
+        """Return the smallest p-value that any answers leave.
 
         Args:
-            wanted: Independent prompts.
-            is_enough: Whether those that are held out could show it, were all of them asked.
+            levels: Bounds that a resampled score has.
+            has_more: Assume that there is no limit to the held-out prompts.
         """
+        metric = self.hypothesis.metric
+        if metric in FACT_METRICS:
+            return 0.0  # its probes are all that there are
+        if not self.hypothesis.is_bounded:
+            return 1 / levels
+        if (has_more and self.is_open) or ("." in metric and metric not in NUM_PROBES):
+            return 1 / NUM_DRAWS  # of how many is not known
+        lower = _score_of(self.hypothesis, bounds_of_best(self.num_prompts))
+        best = Confidence(value=1.0, lower=lower, upper=np.ones(len(lower)))
+        return best.doubt_above(self.hypothesis.least - SLACK)
+
+    def word_more(self, wanted: int) -> str:
+        """Return how it gets the independent prompts that it wants."""
         side, sees, most = self.side, self.hypothesis.sees, self.num_questions
         enough = side.number_with(wanted, sees)
         if enough is None or enough > MOST_SAMPLES:
             return ADD
-        if not is_enough(side.groups(MOST_SAMPLES, sees)):
-            return MORE_GROUPS
         remedies = []
         if enough > most:
             is_chosen = self.spec.evaluation.max_samples == "auto"

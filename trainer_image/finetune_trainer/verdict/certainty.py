@@ -9,9 +9,9 @@ from typing import Literal
 
 from finetune_api.meta import decimal_of
 from finetune_api.protocol.trainer import ResolvedJob
-from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES
+from finetune_api.v1alpha1.evaluation.spec import MOST_RESAMPLES, share_of_look
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_trainer.statistics.claims import correct_for_many, count_ahead, share_of_look
+from finetune_trainer.statistics.claims import correct_for_many, count_ahead
 from finetune_trainer.statistics.confidence import SLACK
 from finetune_trainer.verdict.hypotheses import Hypothesis
 

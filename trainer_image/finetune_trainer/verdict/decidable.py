@@ -14,15 +14,14 @@ from collections.abc import Sequence
 
 from finetune_api.v1alpha1.evaluation.gates import GateSlice
 from finetune_api.v1alpha1.evaluation.probing import NUM_PROBES
-from finetune_api.v1alpha1.evaluation.scoring import LIKELIHOOD_METRICS
+from finetune_api.v1alpha1.evaluation.scoring import CORPUS_METRICS, LIKELIHOOD_METRICS
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.answers.label_text import MAX_LABELS
 from finetune_trainer.data.held_out import HeldOut, HeldOutSplit
 from finetune_trainer.errors import DataError
-from finetune_trainer.statistics.bounded import lowest_bound_of_best
-from finetune_trainer.statistics.needed import count_of_gains, highest_bound, highest_gain_bound
-from finetune_trainer.verdict.best_case import ADD, MORE_GROUPS, BestCase, count_least, scale_of
-from finetune_trainer.verdict.hypotheses import Hypothesis, of_gate, of_goal
+from finetune_trainer.statistics.needed import count_of_gains
+from finetune_trainer.verdict.best_case import ADD, BestCase
+from finetune_trainer.verdict.hypotheses import of_gate, of_goal
 from finetune_trainer.verdict.joint_gates import GATE_REASON, require_gates_together
 
 LABEL_METRICS = ("exactMatch", "macroF1")
@@ -49,46 +48,11 @@ def require_decidable_goal(
     if goal.metric == "contains":
         _refuse_listed_labels(side, num_questions)
     for hypothesis in of_goal(goal):
-        _require_best_case(
+        _require_prompts(
             BestCase(spec=spec, side=side, hypothesis=hypothesis, num_questions=num_questions)
         )
     if goal.metric in LABEL_METRICS:
         _require_other_labels(goal.metric, goal.certainty, side, num_questions)
-
-
-def _require_best_case(case: BestCase) -> None:
-    """Refuse what a goal asks, if the best of answers could not show it."""
-    hypothesis, wanted = case.hypothesis, case.wanted
-    field, certainty = hypothesis.place, hypothesis.certainty
-    if wanted is None:
-        raise DataError(
-            GOAL_REASON,
-            f"{field} cannot be shown by any number of held-out prompts, not even with every "
-            "answer right: lower it",
-        )
-    groups, number = case.groups, case.num_prompts
-    if number < wanted:
-        scale = scale_of(hypothesis.metric)
-        bound_of = highest_gain_bound if hypothesis.is_gain else highest_bound
-        at_most = " at most" if case.is_uneven(groups) or not scale.is_mean else ""
-        raise DataError(
-            GOAL_REASON,
-            f"{field} cannot be met on {number} independent held-out prompt(s): with every answer "
-            f"right, and none of the base model's, its lower bound would be "
-            f"{bound_of(number, float(certainty), scale):.3f}{at_most} (goal.certainty "
-            f"{certainty}). {wanted} are the least that could decide it: "
-            f"{case.word_more(wanted, is_enough=case.is_enough)}, or lower the goal or its "
-            "certainty",
-        )
-    if case.is_enough(groups):
-        return
-    raise DataError(
-        GOAL_REASON,
-        f"{field} cannot be met on {number} independent held-out prompt(s): {case.word_groups()}, "
-        "so that with every answer right, and none of the base model's, its lower bound would be "
-        f"{case.low_bound(groups):.3f} (goal.certainty {certainty}): {MORE_GROUPS}, or lower the "
-        "goal or its certainty",
-    )
 
 
 def _require_other_labels(
@@ -149,20 +113,17 @@ def require_gates(spec: FineTuneJobSpec, side: HeldOutSplit, *, num_questions: i
     Raises:
         DataError: ``GateSliceEmpty``, ``GateUndecidable``; names the gate.
     """
-    asked = [of_gate(gate) for gate in spec.evaluation.gates]
-    for gate, hypothesis in zip(spec.evaluation.gates, asked, strict=True):
+    asked = [(gate, of_gate(gate)) for gate in spec.evaluation.gates]
+    for gate, hypothesis in asked:
         if gate.slice is not None and not any(map(hypothesis.sees, side.questions)):
             field = f"evaluation.gates: gate {gate.name}: slice"
             raise DataError("GateSliceEmpty", _word_empty(field, gate.slice, side.sources))
-    for gate, hypothesis in zip(spec.evaluation.gates, asked, strict=True):
-        if gate.severity != "Block":
-            continue
-        if gate.metric in NUM_PROBES:
-            _require_probes(hypothesis, NUM_PROBES[gate.metric])
-        elif "." not in gate.metric:  # how much other rooms measure is not known here
-            _require_prompts(
-                BestCase(spec=spec, side=side, hypothesis=hypothesis, num_questions=num_questions)
-            )
+    for gate, hypothesis in asked:
+        case = BestCase(spec=spec, side=side, hypothesis=hypothesis, num_questions=num_questions)
+        if gate.severity == "Block" and gate.metric in NUM_PROBES:
+            _require_probes(case)
+        elif gate.severity == "Block" and "." not in gate.metric:  # others are not known here
+            _require_prompts(case)
     require_gates_together(spec, side, num_questions=num_questions)
 
 
@@ -188,40 +149,42 @@ def _word_empty(field: str, part: GateSlice, sources: Sequence[str]) -> str:
 
 
 def _require_prompts(case: BestCase) -> None:
-    """Refuse a gate that sees too few prompts: how groups differ is looked at with all gates."""
-    number, wanted, subject = (
-        case.num_prompts,
-        case.wanted,
-        f"evaluation.gates: {case.hypothesis.place}",
+    """Refuse a goal or a gate that sees too few prompts."""
+    hypothesis, number, wanted = case.hypothesis, case.num_prompts, case.wanted
+    reason, subject = GOAL_REASON, hypothesis.place
+    sees = (
+        ": with every answer right, and none of the base model's, its lower bound would be "
+        f"{case.bound:.3f}{' at most' if hypothesis.metric in CORPUS_METRICS else ''} "
+        f"(goal.certainty {hypothesis.certainty}). "
     )
+    less = "or lower the goal or its certainty"
+    if hypothesis.gate is not None:
+        reason, subject = GATE_REASON, f"evaluation.gates: {hypothesis.place}"
+        sees = (
+            f" of its slice, not even with the best of answers (certainty {hypothesis.certainty}); "
+        )
+        # Asking for less does not help a metric without limits: it has no bounds on few prompts.
+        less = "ask for less or for less certainty, " if hypothesis.is_bounded else ""
+        less += "or set severity: Warn"
     if wanted is None:
         raise DataError(
-            GATE_REASON,
+            reason,
             f"{subject} cannot be shown by any number of held-out prompts, not even with the "
             "best of answers: ask for less",
         )
-    if number >= wanted:
-        return
-    # Asking for less does not help a metric without limits: it has no bounds on so few prompts.
-    less = "ask for less or for less certainty, " if case.hypothesis.is_bounded else ""
-    raise DataError(
-        GATE_REASON,
-        f"{subject} cannot be met on {number} independent held-out prompt(s) of its slice, not "
-        f"even with the best of answers (certainty {case.hypothesis.certainty}); {wanted} are the "
-        f"least that could show it: {case.word_more(wanted, is_enough=case.is_enough)}, {less}or "
-        "set severity: Warn",
-    )
+    if number < wanted:
+        raise DataError(
+            reason,
+            f"{subject} cannot be met on {number} independent held-out prompt(s){sees}{wanted} are "
+            f"the least that could show it: {case.word_more(wanted)}, {less}",
+        )
 
 
-def _require_probes(hypothesis: Hypothesis, number: int) -> None:
+def _require_probes(case: BestCase) -> None:
     """Refuse a gate on probes of which there are too few, whatever is held out."""
-    certainty = float(hypothesis.certainty)
-    wanted = count_least(hypothesis, certainty)
+    hypothesis, number, wanted, best = case.hypothesis, case.num_prompts, case.wanted, case.bound
     if wanted is not None and number >= wanted:
         return
-    best = lowest_bound_of_best(number, certainty)
-    if hypothesis.is_gain:
-        best = highest_gain_bound(number, certainty)
     if hypothesis.field == "atMost":
         bound, remedy = f"upper bound would be {1 - best:.3f}", f"{_up(1 - best)} or more"
     else:

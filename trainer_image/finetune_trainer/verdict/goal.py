@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from finetune_api.v1alpha1.evaluation.scoring import (
     JUDGE_METRICS,
@@ -12,19 +12,9 @@ from finetune_api.v1alpha1.evaluation.scoring import (
     name_base,
 )
 from finetune_api.v1alpha1.evaluation.spec import Goal
-from finetune_trainer.statistics.confidence import (
-    DEFAULT_CERTAINTY,
-    LEAST_OVER,
-    Floats,
-    Interval,
-)
+from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY, LEAST_OVER, Floats, Interval
 from finetune_trainer.statistics.needed import count_of_gains, count_to_decide
-from finetune_trainer.verdict.figures import (
-    compare_figures,
-    figure_text,
-    high_text,
-    low_text,
-)
+from finetune_trainer.verdict.figures import compare_figures, figure_text, high_text, low_text
 from finetune_trainer.verdict.hypotheses import Hypothesis, Rival, of_goal
 
 DIGITS = 3
@@ -151,10 +141,7 @@ def check_evidence(
 
 def find_criteria(goal: Goal, measured: Measurement) -> list[Criterion]:
     """Return what the goal asks, and whether each of it holds; see :func:`check_goal`."""
-    checks = [
-        (_check_gain if each.is_gain else _check_score)(goal, each, measured)
-        for each in of_goal(goal)
-    ]
+    checks = [_check_asked(goal, each, measured) for each in of_goal(goal)]
     return [*checks, *(_check_rival(goal, measured, rival) for rival in measured.rivals)]
 
 
@@ -171,58 +158,54 @@ def near_text(hypothesis: Hypothesis, score: Interval, *, sign: str = "") -> str
     return high_text(score.high, hypothesis.threshold, digits=DIGITS, sign=sign)
 
 
-def _check_score(goal: Goal, hypothesis: Hypothesis, measured: Measurement) -> Criterion:
-    tuned, asked = measured.tuned, hypothesis.words
-    value = _value(tuned, hypothesis.threshold)
-    near = near_text(hypothesis, tuned)
-    side = "lower" if hypothesis.is_lower else "upper"
-    words = f"{value}, {side} bound {near} (goal: {asked})"
-    turned, wanted = hypothesis.turn(tuned)
-    at_limit = hypothesis.is_at_limit(tuned.value)
-    check = _check(goal, turned, wanted, words, measured.num_prompts, at_limit=at_limit)
-    return replace(check, what="score", measured=value, bound=near, asked=asked)
-
-
-def _check_gain(goal: Goal, hypothesis: Hypothesis, measured: Measurement) -> Criterion:
-    better, wanted = hypothesis.turn(measured.gain)
-    base, name = measured.base, name_base(measured.baseline)
-    low, high = low_text(base.low, digits=DIGITS), high_text(base.high, digits=DIGITS)
-    value = _value(better, wanted, sign="+")
-    near, asked = (
-        low_text(better.low, wanted, digits=DIGITS, sign="+"),
-        f"at least {goal.over_base}",
+def _check_asked(goal: Goal, asked: Hypothesis, measured: Measurement) -> Criterion:
+    score = measured.gain if asked.is_gain else measured.tuned
+    better, wanted = asked.turn(score)
+    if asked.is_gain:
+        base, name = measured.base, name_base(measured.baseline)
+        low, high = low_text(base.low, digits=DIGITS), high_text(base.high, digits=DIGITS)
+        value = _value(better, wanted, sign="+")
+        near = low_text(better.low, wanted, digits=DIGITS, sign="+")
+        what, least = f"gain over {name} ({base.value:.3f})", f"at least {goal.over_base}"
+        start = f"{value} over {name} {base.value:.3f} [{low}, {high}], lower"
+    else:
+        value, near = _value(score, asked.threshold), near_text(asked, score)
+        what, least = "score", asked.words
+        start = f"{value}, {'lower' if asked.is_lower else 'upper'}"
+    at_limit = asked.is_at_limit(score.value)
+    remedy = _remedy(goal, better, wanted, measured.num_prompts, at_limit=at_limit)
+    return Criterion(
+        met=not remedy,
+        words=f"{start} bound {near} (goal: {least})",
+        remedy=remedy,
+        what=what,
+        measured=value,
+        bound=near,
+        asked=least,
     )
-    words = (
-        f"{value} over {name} {base.value:.3f} [{low}, {high}], lower bound {near} (goal: {asked})"
-    )
-    at_limit = hypothesis.is_at_limit(measured.gain.value)
-    check = _check(goal, better, wanted, words, measured.num_prompts, at_limit=at_limit)
-    what = f"gain over {name} ({base.value:.3f})"
-    return replace(check, what=what, measured=value, bound=near, asked=asked)
 
 
 def _check_rival(goal: Goal, measured: Measurement, rival: Rival) -> Criterion:
     if rival.over is None:
         return Criterion(met=False, words=rival.problem, remedy="", what=rival.problem)
-    over, number = rival.over.interval(certainty_of(goal)), measured.num_prompts
-    words = word_rival(rival, certainty_of(goal))
-    check = _check(goal, over, LEAST_OVER, words, number, at_limit=over.value == 1)
+    certainty = certainty_of(goal)
+    over, number = rival.over.interval(certainty), measured.num_prompts
+    remedy = _remedy(goal, over, LEAST_OVER, number, at_limit=over.value == 1)
+    if rival.is_label and remedy:
+        remedy += (
+            "; being better than one label shows only on held-out prompts with another one, of "
+            f"which {count_of_gains(certainty)} right ones are the least"
+        )
     by = f" by {rival.by}" if rival.by else ""
-    check = replace(
-        check,
+    return Criterion(
+        met=not remedy,
+        words=word_rival(rival, certainty),
+        remedy=remedy,
         what=f"gain over {rival.what}{by} ({rival.score:.3f})",
         measured=_value(over, 0, sign="+"),
         bound=low_text(over.low, 0, digits=DIGITS, sign="+"),
         asked="above 0",
     )
-    if not rival.is_label or check.met:
-        return check
-    least = count_of_gains(certainty_of(goal))
-    remedy = (
-        f"{check.remedy}; being better than one label shows only on held-out prompts with "
-        f"another one, of which {least} right ones are the least"
-    )
-    return replace(check, remedy=remedy)
 
 
 def word_rival(rival: Rival, certainty: float) -> str:
@@ -245,14 +228,11 @@ def _value(score: Interval, wanted: float, *, sign: str = "") -> str:
     return figure_text(score.value, wanted, digits=DIGITS, sign=sign)
 
 
-def _check(
-    goal: Goal, score: Interval, wanted: float, words: str, num_prompts: int, *, at_limit: bool
-) -> Criterion:
-    """Tell whether the lower bound reaches what is wanted, and if not what would be enough."""
+def _remedy(goal: Goal, score: Interval, wanted: float, num_prompts: int, *, at_limit: bool) -> str:
+    """Return what would be enough; empty where the lower bound reaches what is wanted."""
     if compare_figures(score.low, wanted) >= 0:
-        return Criterion(met=True, words=words, remedy="", what="")
-    remedy = what_decides(goal.metric, score, wanted, num_prompts, at_limit=at_limit)
-    return Criterion(met=False, words=words, remedy=remedy, what="")
+        return ""
+    return what_decides(goal.metric, score, wanted, num_prompts, at_limit=at_limit)
 
 
 def what_decides(
@@ -276,11 +256,7 @@ def what_decides(
             "held-out prompts: it takes a better score, or asking for less"
         )
     total = count_to_decide(
-        value=score.value,
-        bound=score.low,
-        threshold=wanted,
-        number=num_prompts,
-        at_limit=at_limit,
+        value=score.value, bound=score.low, threshold=wanted, number=num_prompts, at_limit=at_limit
     )
     if total is None:
         return "no feasible number of held-out prompts would decide it"

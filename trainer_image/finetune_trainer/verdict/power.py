@@ -11,7 +11,7 @@ what rises with independent things together is no less likely together than apar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,8 +25,7 @@ from finetune_api.v1alpha1.evaluation.scoring import (
 from finetune_api.v1alpha1.evaluation.spec import DEFAULT_SAMPLES, Goal
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.statistics.confidence import LEAST_OVER, tail_of
-from finetune_trainer.statistics.paired_power import chance_of_gain
-from finetune_trainer.statistics.power import POWER, chance_of_share
+from finetune_trainer.statistics.power import POWER, chance_of_gain, chance_of_share, count_for
 from finetune_trainer.verdict.hypotheses import Hypothesis, of_goal
 
 MOST = 100_000
@@ -90,8 +89,7 @@ def chance_of_goal(supposed: Supposed, number: int) -> float:
         supposed: What is asked, and of whom.
         number: Independent prompts.
     """
-    counted = math.floor(number / supposed.unevenness)
-    return math.prod(chance(counted) for chance in _chances(supposed))
+    return math.prod(_chances(supposed, math.floor(number / supposed.unevenness)))
 
 
 def count_for_goal(supposed: Supposed, power: float = POWER) -> int | None:
@@ -104,40 +102,19 @@ def count_for_goal(supposed: Supposed, power: float = POWER) -> int | None:
     Returns:
         The number; None where 100,000 are not enough.
     """
-    least, most = 0, 16
-    while chance_of_goal(supposed, most) < power:
-        least, most = most, 2 * most
-        if most > MOST:
-            return None
-    while most - least > max(1, most // 200):
-        middle = math.ceil((least + most) / 2)
-        if chance_of_goal(supposed, middle) < power:
-            least = middle
-        else:
-            most = middle
-    return most
+    number = count_for(partial(chance_of_goal, supposed), power, most=MOST)
+    return number if number <= MOST else None
 
 
-def _chances(supposed: Supposed) -> Iterator[Callable[[int], float]]:
+def _chances(supposed: Supposed, number: int) -> Iterator[float]:
     truth, tail = supposed.truth, supposed.tail
     gains = [(each.least, supposed.base) for each in supposed.asked if each.is_gain]
     gains += [] if supposed.constant is None else [(LEAST_OVER, supposed.constant)]
     for each in supposed.asked:
-        if not each.is_gain and each.least > 0:
-            yield partial(chance_of_share, threshold=each.least, truth=truth, tail=tail)
-    for threshold, before in gains:
-        yield partial(chance_of_gain, threshold=threshold, before=before, after=truth, tail=tail)
-
-
-def count_alike(sizes: Sequence[int]) -> int:
-    """Return as how many independent prompts those of groups count that are all alike.
-
-    Args:
-        sizes: Prompts of each group.
-
-    Source: Kish 1965, "Survey Sampling", the effective sample size.
-    """
-    return sum(sizes) ** 2 // sum(size**2 for size in sizes) if sizes else 0
+        if not each.is_gain:
+            yield chance_of_share(number, each.least, truth, tail)
+    for least, base in gains:
+        yield chance_of_gain(number, least, truth * (1 - base), base * (1 - truth), tail)
 
 
 def describe_power(
@@ -171,8 +148,9 @@ def describe_power(
     has_several = words.count(",") + words.count(" and ") > 0
     least = "at least " if has_several or goal.metric in GRADED_METRICS else ""
     percent = math.floor(100 * chance_of_goal(supposed, number))
+    head = "goal" if percent >= 50 else f"goal too high for {number:,} test rows"
     return (
-        f"goal: with {number:,} independent prompts, a model truly at {supposed.truth:.3g} meets "
+        f"{head}: with {number:,} independent prompts, a model truly at {supposed.truth:.3g} meets "
         f"{goal.metric} {words} in {least}{percent} % of runs; {more} {100 * POWER:g} %"
     )
 
@@ -193,10 +171,9 @@ def describe_power_without_data(spec: FineTuneJobSpec) -> str:
     percent = spec.dataset.split.test_percent
     if not words or not percent:
         return words
-    rows = math.ceil(100 * most / percent)
     return (
-        f"goal, if {rows:,} rows give {most:,} prompts (testPercent {percent}; --data counts your "
-        f"rows): {words.removeprefix('goal: ')}"
+        f"goal, if {math.ceil(100 * most / percent):,} rows give {most:,} prompts (testPercent "
+        f"{percent}; --data counts your rows): {words.removeprefix('goal: ')}"
     )
 
 

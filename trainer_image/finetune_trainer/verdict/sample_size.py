@@ -8,15 +8,16 @@ in the order of their draw: a larger number asks the same ones and more.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 
 from finetune_api.protocol.stage_results import QuestionCount
 from finetune_api.v1alpha1.evaluation.gates import Gate
 from finetune_api.v1alpha1.evaluation.spec import DEFAULT_SAMPLES, MOST_SAMPLES
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.asking import order_questions
-from finetune_trainer.data.held_out import HeldOut, HeldOutSplit, IsSeen, counts_for, has_prompt
+from finetune_trainer.data.held_out import HeldOut, HeldOutSplit, counts_for, has_prompt
 from finetune_trainer.statistics.needed import count_wanted
 from finetune_trainer.statistics.power import MARGIN
 from finetune_trainer.verdict.best_case import ADD
@@ -26,8 +27,6 @@ from finetune_trainer.verdict.sizes import Size, list_sizes
 MESSAGE_CHARACTERS = 512
 LEAST_OF_SLICE = 2
 """Independent prompts of a gate's slice, where there are as many; of one alone nothing varies."""
-UNEVEN = 0.25
-"""What groups count less than Kish's number says, at most; without it 89 % publish, not 90."""
 
 
 def count_questions(
@@ -58,165 +57,81 @@ def choose_number(
     at least ``evaluation.minPrompts``, counted over questions that count for the goal, and at least
     ``evaluation.review.sample``, as far as there are so many questions.
 
-    Rows of one group count as if they were equal, which is the worst case: a sample of groups with
-    ``b`` rows each counts ``sum(b) ** 2 / sum(b ** 2)`` prompts, and up to a quarter less.
+    Questions of one group count once together, as in the verdict.
 
     Args:
         spec: The job's spec.
         questions: The held-out questions, in the order of their first row.
         has_published: As above.
     """
+    evaluation, is_counted = spec.evaluation, counts_for(spec.goal)
+    order = order_questions([each.group for each in questions], seed=spec.dataset.split.seed)
+    side = HeldOutSplit(questions=questions, order=order[:MOST_SAMPLES])
+    drawn = side.drawn(MOST_SAMPLES)
     sizes = list_sizes(spec, questions, has_published=has_published) or [_width(questions)]
-    evaluation = spec.evaluation
-    least = evaluation.review.sample if evaluation.review else 0
-    if any(size.wanted is None for size in sizes):
-        least = max(least, DEFAULT_SAMPLES)
-    prompts = _Prompts(wanted=evaluation.min_prompts, counts=counts_for(spec.goal))
+    sizes += _slices(evaluation.gates, side)
+    judged = [(size, size.most_judged(spec)) for size in sizes if size.wanted]
     tallies = [
-        _Tally(size=size, wanted=size.most_judged(spec))
-        for size in sizes
-        if size.wanted is not None
+        _Tally(size=size, wanted=wanted, reached_at=side.number_with(wanted, size.sees))
+        for size, wanted in judged
     ]
-    slices = [
-        _Slice(gate=gate, is_seen=of_gate(gate).sees)
-        for gate in evaluation.gates
-        if gate.slice is not None and "." not in gate.metric
+    prompts = (number for number, each in enumerate(drawn, start=1) if is_counted(each))
+    least = [
+        evaluation.review.sample if evaluation.review else 0,
+        DEFAULT_SAMPLES if any(size.wanted is None for size in sizes) else 0,
+        next(islice(prompts, evaluation.min_prompts - 1, None), len(drawn)),
+        *(each.reached_at or len(drawn) for each in tallies),
     ]
-    order = order_questions(len(questions), seed=spec.dataset.split.seed)[:MOST_SAMPLES]
-    drawn = [questions[place] for place in order]
-    for part in slices:
-        part.limit(drawn)
-    walked = _Walked(
-        number=_walk([*tallies, *slices, prompts], drawn, least),
-        tallies=tallies,
-        short=[tally for tally in tallies if tally.is_capped or not tally.is_reached],
-        slices=slices,
-    )
-    words = _word(len(questions), sizes, walked)
+    number = min(len(drawn), max(least))
+    words = f"evaluation.maxSamples auto: {number:,} of {len(questions):,} held-out questions are"
+    words = f"{words} asked{_word(sizes, tallies, side, number)}"
     if not has_published and any(gate.over_published is not None for gate in evaluation.gates):
         words += "; overPublished takes none, for nothing is published yet"
     return QuestionCount(
-        number=walked.number,
-        enough=not walked.short and all(size.is_possible for size in sizes),
-        message=_cut(words),
+        number=number,
+        enough=not any(each.is_short for each in tallies) and all(s.is_possible for s in sizes),
+        message=words
+        if len(words) <= MESSAGE_CHARACTERS
+        else words[: MESSAGE_CHARACTERS - 3] + "...",
     )
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class _Tally:
-    """Independent prompts that a hypothesis has so far."""
+    """A wanted size, and the drawn question at which it is reached.
+
+    Attributes:
+        size: What is wanted.
+        wanted: Independent prompts, as many as a judge is asked about.
+        reached_at: Drawn questions that have as many; None where all together have fewer.
+    """
 
     size: Size
     wanted: int
-    sizes: Counter[str] = field(default_factory=Counter)
-    total: int = 0
-    squares: int = 0
-    reached_at: int = 0
-
-    @property
-    def independent(self) -> float:
-        """What the rows count.
-
-        Source: Kish 1965, *Survey Sampling*, of clusters that are all alike. The bound is somewhat
-        wider where their sizes differ, which :data:`UNEVEN` allows for.
-        """
-        if not self.squares:
-            return 0.0
-        share = self.total / self.squares
-        return self.total * share * (1 - UNEVEN * (1 - share))
-
-    @property
-    def is_reached(self) -> bool:
-        return self.independent >= self.wanted - 1e-9
+    reached_at: int | None
 
     @property
     def is_capped(self) -> bool:
         """Whether the judge is asked too little for any number of questions to be enough."""
-        assert self.size.wanted is not None
-        return self.wanted < self.size.wanted
-
-    def lack(self) -> float:
-        """Return wanted prompts divided by independent prompts."""
-        return (self.size.wanted or 0) / max(1.0, self.independent)
-
-    def add(self, question: HeldOut, number: int) -> None:
-        if not self.size.sees(question):
-            return
-        was_reached = self.is_reached
-        size = self.sizes[question.group]
-        self.sizes[question.group] = size + 1
-        self.total += 1
-        self.squares += 2 * size + 1
-        if self.is_reached and not was_reached:
-            self.reached_at = number
-
-
-@dataclass(kw_only=True, slots=True)
-class _Slice:
-    """Independent prompts that a gate's slice has so far."""
-
-    gate: Gate
-    is_seen: IsSeen
-    wanted: int = LEAST_OF_SLICE
-    groups: set[str] = field(default_factory=set)
-    reached_at: int = 0
+        return self.wanted < (self.size.wanted or 0)
 
     @property
-    def is_reached(self) -> bool:
-        return len(self.groups) >= self.wanted
-
-    def limit(self, drawn: Sequence[HeldOut]) -> None:
-        """Want no more than there are."""
-        groups: set[str] = set()
-        for question in drawn:
-            if self.is_seen(question):
-                groups.add(question.group)
-            if len(groups) >= self.wanted:
-                return
-        self.wanted = len(groups)
-
-    def add(self, question: HeldOut, number: int) -> None:
-        if not self.is_reached and self.is_seen(question):
-            self.groups.add(question.group)
-            self.reached_at = number
+    def is_short(self) -> bool:
+        """Whether it has too few prompts."""
+        return self.is_capped or self.reached_at is None
 
 
-@dataclass(kw_only=True, slots=True)
-class _Prompts:
-    """Prompts that count for ``evaluation.minPrompts`` so far."""
-
-    wanted: int
-    counts: IsSeen
-    found: int = 0
-
-    @property
-    def is_reached(self) -> bool:
-        return self.found >= self.wanted
-
-    def add(self, question: HeldOut, _number: int) -> None:
-        self.found += self.counts(question)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Walked:
-    """What came of drawing: all that are counted, those that have too few, all slices."""
-
-    number: int
-    tallies: Sequence[_Tally]
-    short: Sequence[_Tally]
-    slices: Sequence[_Slice]
-
-
-def _walk(
-    counted: Sequence[_Tally | _Slice | _Prompts], drawn: Sequence[HeldOut], least: int
-) -> int:
-    """Return the least number of drawn questions at which all have their prompts; else all."""
-    for number, question in enumerate(drawn, start=1):
-        for each in counted:
-            each.add(question, number)
-        if number >= least and all(each.is_reached for each in counted):
-            return number
-    return len(drawn)
+def _slices(gates: Sequence[Gate], side: HeldOutSplit) -> Iterator[Size]:
+    """Yield what each gate's slice wants, which is no more than there is."""
+    for gate in gates:
+        if gate.slice is not None and "." not in gate.metric:
+            sees = of_gate(gate).sees
+            wanted = min(LEAST_OF_SLICE, len(side.groups(MOST_SAMPLES, sees)))
+            words = (
+                f"{wanted} independent prompt(s) are of the slice of gate {gate.name}, the least "
+                "that tell anything of it"
+            )
+            yield Size(metric="", sees=sees, wanted=wanted, words=words)
 
 
 def _width(questions: Sequence[HeldOut]) -> Size:
@@ -244,50 +159,35 @@ def _width(questions: Sequence[HeldOut]) -> Size:
     )
 
 
-def _word(available: int, sizes: Sequence[Size], walked: _Walked) -> str:
-    number = walked.number
-    start = f"evaluation.maxSamples auto: {number:,} of {available:,} held-out questions are asked"
-    if walked.short:
-        worst = max(walked.short, key=_Tally.lack)
-        return f"{start}, too few: {worst.size.words}, and {_word_lack(worst)}"
+def _word(sizes: Sequence[Size], tallies: Sequence[_Tally], side: HeldOutSplit, number: int) -> str:
+    """Return why so many questions are asked, or why they are too few."""
+
+    def lack(tally: _Tally) -> float:
+        """Return wanted prompts divided by independent prompts."""
+        return (tally.size.wanted or 0) / max(1, len(side.groups(number, tally.size.sees)))
+
     never = next((size for size in sizes if not size.is_possible), None)
-    if never is not None:
-        return f"{start}, too few: {never.words}: ask for less, or for less certainty"
-    decided = max(walked.tallies, key=lambda tally: tally.reached_at, default=None)
-    if decided is not None and decided.reached_at == number:
-        return f"{start}: {decided.size.words}{_word_groups(decided)}"
-    rare = next((part for part in walked.slices if part.reached_at == number), None)
-    if rare is not None:
-        return (
-            f"{start}, so that {rare.wanted} independent prompt(s) are of the slice of gate "
-            f"{rare.gate.name}, the least that tell anything of it"
-        )
+    decided = next((each for each in tallies if each.reached_at == number), None)
     unknown = next((size for size in sizes if size.wanted is None), None)
-    if unknown is not None:
-        return f"{start}: {unknown.words}, so {DEFAULT_SAMPLES} are, where there are as many"
-    return f"{start}, the least by evaluation.minPrompts and evaluation.review.sample"
-
-
-def _word_groups(tally: _Tally) -> str:
-    if tally.independent >= tally.total:
-        return ""
-    return f"; {_word_count(tally)}"
-
-
-def _word_count(tally: _Tally) -> str:
-    count = int(tally.independent)
-    return f"some questions belong together, so that these {tally.total:,} count as {count:,}"
-
-
-def _word_lack(tally: _Tally) -> str:
-    if tally.is_capped and tally.is_reached:
-        return (
-            f"the judge is asked about {tally.wanted:,}: raise evaluation.judge.sample and maxCalls"
+    worst = max((each for each in tallies if each.is_short), key=lack, default=None)
+    shown = worst or decided
+    groups = side.groups(number, shown.size.sees) if shown else Counter[str]()
+    together = ""
+    if len(groups) < groups.total():
+        together = (
+            f"some questions belong together, so that these {groups.total():,} count as "
+            f"{len(groups):,}"
         )
-    if tally.independent < tally.total:
-        return f"{_word_count(tally)}: {ADD}"
-    return f"there are {tally.total:,}: {ADD}"
-
-
-def _cut(words: str) -> str:
-    return words if len(words) <= MESSAGE_CHARACTERS else words[: MESSAGE_CHARACTERS - 3] + "..."
+    if worst is not None:
+        why = f"{together or f'there are {groups.total():,}'}: {ADD}"
+        if worst.reached_at is not None:
+            limit = f"the judge is asked about {worst.wanted:,}"
+            why = f"{limit}: raise evaluation.judge.sample and maxCalls"
+        return f", too few: {worst.size.words}, and {why}"
+    if never is not None:
+        return f", too few: {never.words}: ask for less, or for less certainty"
+    if decided is not None:
+        return f": {decided.size.words}{together and f'; {together}'}"
+    if unknown is not None:
+        return f": {unknown.words}, so {DEFAULT_SAMPLES} are, where there are as many"
+    return ", the least by evaluation.minPrompts and evaluation.review.sample"

@@ -13,12 +13,15 @@ from finetune_api.v1alpha1.evaluation.spec import Goal
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_trainer.data.held_out import HeldOut, IsSeen
 from finetune_trainer.statistics.confidence import LEAST_OVER, tail_of
-from finetune_trainer.statistics.paired_power import (
-    count_for_gain,
-    count_for_wins,
+from finetune_trainer.statistics.power import (
+    POWER,
+    better_than,
+    chance_of_gain,
+    chance_of_share,
+    count_for,
+    tail_of_many,
     widest_gain,
 )
-from finetune_trainer.statistics.power import POWER, better_than, count_for_share, tail_of_many
 from finetune_trainer.verdict.decidable import LABEL_METRICS, count_labels
 from finetune_trainer.verdict.hypotheses import Hypothesis, of_blocking_gates, of_goal
 
@@ -58,17 +61,27 @@ class _Supposed:
 
     Attributes:
         hypothesis: What is asked.
-        place: Where the job asks for it, and what.
         tail: Probability with which its bound may be wrong; None where no bound is that sure.
-        before: True score of the model that a gain is over.
+        before: True score of the model that a gain is over; None where no gain is asked.
         after: True score of the tuned model.
+        name: Where the job asks for it, and what; empty if the hypothesis tells.
     """
 
     hypothesis: Hypothesis
-    place: str
     tail: float | None
-    before: float = 0.0
-    after: float = 0.0
+    before: float | None
+    after: float
+    name: str = ""
+
+    def chance(self, number: int) -> float:
+        """Return how likely it is found true on so many independent prompts."""
+        least, after, before, tail = self.hypothesis.least, self.after, self.before, self.tail
+        assert tail is not None
+        if before is None:
+            return chance_of_share(number, least, after, tail)
+        if self.hypothesis.metric == OPPOSED:
+            return chance_of_gain(number, least, after, before, tail)
+        return chance_of_gain(number, least, after * (1 - before), before * (1 - after), tail)
 
     @property
     def why_not(self) -> str:
@@ -82,8 +95,32 @@ class _Supposed:
     @property
     def can_be_missed(self) -> bool:
         """Whether it is counted and some score misses it."""
-        worst = -1 if self.hypothesis.is_gain else 0
-        return not self.why_not and self.hypothesis.least > worst
+        return not self.why_not and self.hypothesis.least > -float(self.hypothesis.is_gain)
+
+    def size(self, questions: Sequence[HeldOut], power: float) -> Size:
+        """Return the prompts that make it likely enough to be found true."""
+        asked, place = self.hypothesis, self.name or self.hypothesis.place
+        wanted, words = None, f"{place}: {self.why_not}"
+        if not self.why_not:
+            wanted = count_for(self.chance, power)
+            if asked.metric == "macroF1":
+                labels = count_labels([each for each in questions if asked.sees(each)])
+                wanted = math.ceil(wanted * unevenness_of(labels))
+            model = f"is at {1 - self.after if asked.field == 'atMost' else self.after:.4g}"
+            if self.before is not None:
+                model = f"gains {self.after - self.before:.4g}"
+            words = (
+                f"{place} takes {wanted:,} independent prompts, so that a model that {model} meets "
+                f"all that is asked with {POWER * 100:g} % probability"
+            )
+        is_possible = wanted is not None or not asked.is_bounded
+        return Size(
+            metric=asked.metric,
+            sees=asked.sees,
+            wanted=wanted,
+            is_possible=is_possible,
+            words=words,
+        )
 
 
 def list_sizes(
@@ -106,7 +143,7 @@ def list_sizes(
     supposed = [*_goal(spec.goal, labels), *_gates(spec, has_published=has_published)]
     sized = len({each.hypothesis.identity for each in supposed if each.can_be_missed})
     power = 1 - (1 - POWER) / max(1, sized)
-    return [_size(each, questions, power) for each in supposed]
+    return [each.size(questions, power) for each in supposed]
 
 
 def _goal(goal: Goal | None, labels: Counter[bytes]) -> Iterator[_Supposed]:
@@ -116,29 +153,23 @@ def _goal(goal: Goal | None, labels: Counter[bytes]) -> Iterator[_Supposed]:
     has_labels = goal.metric in LABEL_METRICS and len(labels) > 1
     trivial = _trivial_score(goal.metric, labels) if has_labels else None
     # The supposed model is better than each floor: the goal, and the most frequent label.
-    floors = [] if trivial is None else [trivial]
-    floors += [] if goal.at_least is None else [float(goal.at_least)]
+    floors = [float(each) for each in (trivial, goal.at_least) if each is not None]
     least = max(map(better_than, floors), default=0.0)
     for each in of_goal(goal):
-        before, after = _widest(each, at_least=least) if each.is_gain else (0.0, least)
-        yield _Supposed(hypothesis=each, place=each.place, tail=tail, before=before, after=after)
+        before, after = _widest(each, least)
+        yield _Supposed(hypothesis=each, tail=tail, before=before, after=after)
     if trivial is not None:
-        yield _Supposed(
-            hypothesis=Hypothesis(
-                metric=goal.metric,
-                field="overLabel",
-                bound=str(LEAST_OVER),
-                certainty=goal.certainty,
-            ),
-            place="goal: more than always giving the most frequent label",
-            tail=tail,
-            before=trivial,
-            after=least,
+        other = Hypothesis(
+            metric=goal.metric, field="overLabel", bound=str(LEAST_OVER), certainty=goal.certainty
         )
+        name = "goal: more than always giving the most frequent label"
+        yield _Supposed(hypothesis=other, name=name, tail=tail, before=trivial, after=least)
 
 
-def _widest(hypothesis: Hypothesis, *, at_least: float = 0.0) -> tuple[float, float]:
+def _widest(hypothesis: Hypothesis, at_least: float) -> tuple[float | None, float]:
     """Return the true scores at which a gain varies most, of a model better by the margin."""
+    if not hypothesis.is_gain:
+        return None, at_least
     before, after = widest_gain(better_than(hypothesis.least), at_least=at_least)
     return (1 - after if hypothesis.metric == OPPOSED else before), after
 
@@ -150,42 +181,8 @@ def _gates(spec: FineTuneJobSpec, *, has_published: bool) -> Iterator[_Supposed]
         if "." in each.metric:
             continue  # of other rows than the held-out ones
         tail = tail_of_many(float(each.certainty), family)
-        before, after = _widest(each) if each.is_gain else (0.0, better_than(each.least))
-        yield _Supposed(hypothesis=each, place=each.place, tail=tail, before=before, after=after)
-
-
-def _size(supposed: _Supposed, questions: Sequence[HeldOut], power: float) -> Size:
-    hypothesis, before, after = supposed.hypothesis, supposed.before, supposed.after
-    metric, why_not = hypothesis.metric, supposed.why_not
-    if why_not or supposed.tail is None:
-        return Size(
-            metric=metric,
-            sees=hypothesis.sees,
-            wanted=None,
-            is_possible=not hypothesis.is_bounded,
-            words=f"{supposed.place}: {why_not}",
-        )
-    if not hypothesis.is_gain:
-        wanted = count_for_share(hypothesis.least, after, supposed.tail, power)
-        model = f"is at {1 - after if hypothesis.field == 'atMost' else after:.4g}"
-    else:
-        model = f"gains {after - before:.4g}"
-        if metric == OPPOSED:
-            wanted = count_for_wins(hypothesis.least, after, supposed.tail, power)
-        else:
-            wanted = count_for_gain(hypothesis.least, before, after, supposed.tail, power)
-    if metric == "macroF1":
-        labels = count_labels([each for each in questions if hypothesis.sees(each)])
-        wanted = math.ceil(wanted * unevenness_of(labels))
-    return Size(
-        metric=metric,
-        sees=hypothesis.sees,
-        wanted=wanted,
-        words=(
-            f"{supposed.place} takes {wanted:,} independent prompts, so that a model that {model} "
-            f"meets all that is asked with {POWER * 100:g} % probability"
-        ),
-    )
+        before, after = _widest(each, 0.0 if each.is_gain else better_than(each.least))
+        yield _Supposed(hypothesis=each, tail=tail, before=before, after=after)
 
 
 def _trivial_score(metric: str, labels: Mapping[bytes, int]) -> float:

@@ -21,6 +21,10 @@ DATA = {
         "or its `maxSequenceLength` is another one than when they were sealed.",
         "Set back what the message names, or begin with another FineTuneSchedule.",
     ),
+    "AnchorUnreadable": _Help(
+        "The record of the rows that a FineTuneSchedule sealed is damaged.",
+        "Put back the object that the message names: nothing is sealed anew over it.",
+    ),
     "AnswerNotReproduced": _Help(
         "The tokens of an answer decode to other text.", "Give a template that keeps the text."
     ),
@@ -88,6 +92,10 @@ DATA = {
         "that not even the best scores would meet the goal with `goal.certainty`.",
         "Add rows, or raise `split.testPercent` or `maxSamples`, as the message says; or lower the "
         "goal.",
+    ),
+    "HeldOutRowsSeen": _Help(
+        "More than 1 in 100 held-out prompts were in the training data of `initFrom`.",
+        "Hold out what the origin held out (`dataset.anchor`), or leave out `initFrom`.",
     ),
     "InvalidHeader": _Help(
         "The first line of a table cannot be read, or names a column twice.", "Correct it."

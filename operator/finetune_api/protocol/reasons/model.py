@@ -58,6 +58,10 @@ MODEL = {
     "InvalidTargetModules": _Help(
         "`targetModules` cannot be adapted.", "Take names that the message lists, or `auto`."
     ),
+    "DiskTooSmall": _Help(
+        "The disk of a training pod cannot hold a checkpoint.",
+        "Have `config.scratchSize` raised to the number in the message.",
+    ),
     "HostMemoryTooSmall": _Help(
         "The memory limit of a training pod cannot hold what its ranks load and save.",
         "Set `resources.memory` to the number in the message.",

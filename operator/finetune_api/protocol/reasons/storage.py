@@ -25,10 +25,6 @@ STORAGE = {
     "CredentialsExpired": _Help("The session of the key is over.", "Renew it in the Secret."),
     "CredentialsMissing": _Help("No key was found.", "Name a Secret in `credentialsRef`."),
     "CredentialsUnreadable": _Help("A key of the Secret is no text.", "Write the Secret anew."),
-    "DamagedEvidence": _Help(
-        "What a monitor keeps of earlier looks cannot be read.",
-        "Delete the object that the message names; the monitor begins anew.",
-    ),
     "DamagedFeedback": _Help(
         "Feedback on a captured answer cannot be read.",
         "Delete the object that the message names.",
@@ -39,6 +35,10 @@ STORAGE = {
     ),
     "DamagedSegment": _Help(
         "A file of captured answers cannot be read.", "Delete the object that the message names."
+    ),
+    "DamagedState": _Help(
+        "What a monitor keeps of earlier looks cannot be read.",
+        "Delete the object that the message names; the monitor gathers a new reference.",
     ),
     "DiskFull": _Help(
         "The pod's disk is full.", "Have `config.scratchSize` raised, or free the volume."

@@ -9,14 +9,18 @@ TRAFFIC = {
         "Answers of a time to come have been looked at: a clock was wrong.",
         "Set it right and wait until then, or delete the file that the message names.",
     ),
-    "DamagedEvidence": _Help(
-        "The evidence of a monitor cannot be read.",
-        "Delete the file that the message names; the monitor begins anew.",
-    ),
     "DamagedFeedback": _Help("An entry of feedback cannot be read.", "Delete the object."),
     "DamagedSegment": _Help("A file of captured answers cannot be read.", "Delete the object."),
+    "DamagedState": _Help(
+        "The state of a monitor cannot be read.",
+        "Delete the file that the message names; the monitor gathers a new reference.",
+    ),
     "EvaluationUnreadable": _Help(
         "The answers of a version's evaluation cannot be read.", "Publish another version."
+    ),
+    "NothingToWatch": _Help(
+        "Training and evaluation have nothing of the signals that are to be watched.",
+        "Name other ones in `monitor.signals`, or leave the field out.",
     ),
     "OtherEvaluation": _Help(
         "The evaluation in storage is not the one that the version was published with.",
@@ -24,10 +28,6 @@ TRAFFIC = {
     ),
     "OtherVersion": _Help(
         "The version in storage is not the one that answers.", "Publish another version."
-    ),
-    "ReferenceTooSmall": _Help(
-        "The training has too few rows for the signals that are to be watched.",
-        "Take them out of `monitor.signals`, or train on more rows.",
     ),
     "SegmentChanging": _Help(
         "A file of captured answers goes on changing while answers are deleted from it.",

@@ -64,7 +64,7 @@ TRAIN = {
     ),
     "OriginNotFound": _Help(
         "Nothing whole lies where `initFrom` points: a run deletes its checkpoints.",
-        "Name what `finetune checkpoints` lists.",
+        "Name what storage holds, such as a published version.",
     ),
     "OriginOfOtherBase": _Help(
         "`initFrom` was trained on another base model.",

@@ -32,7 +32,7 @@ CALLS_PER_ROW = 2
 """Pairwise: both orders. Rubric: both answers."""
 
 ENDPOINT_URL_RULE = TextRule(
-    patterns={"": "https?://[^/ ?#@]+(/[^ ?#]*)?"},
+    patterns={"": 'https?://[!"$-.0->A-~]+(/[!"$->@-~]*)?'},
     message=(
         "must be the URL that /chat/completions is appended to, with http:// or https:// and "
         "without user, query or fragment: https://api.example.org/v1"

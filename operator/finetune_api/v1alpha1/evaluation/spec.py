@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -33,6 +34,19 @@ from finetune_api.v1alpha1.evaluation.scoring import (
 DEFAULT_SAMPLES = 500
 MOST_SAMPLES = 100_000
 MOST_RESAMPLES = 10_000
+
+
+def share_of_look(number: int) -> float:
+    """Return the share of the doubt for look ``number``, from 1, at the same rows.
+
+    The shares of all looks sum to 1, so the total error stays within the doubt.
+    """
+    return 6 / (math.pi * number) ** 2
+
+
+def most_looks(certainty: float) -> int:
+    """Return the last look that can show a goal: no bounds tell less than 1 / MOST_RESAMPLES."""
+    return int(math.sqrt((1 - certainty) * share_of_look(1) * MOST_RESAMPLES))
 
 
 class Goal(APIModel):
@@ -132,15 +146,15 @@ class Evaluation(APIModel):
     it."""
     red_team: RedTeam | None = None
     """Have garak attack both models. Default: nobody does."""
-    looks: Literal["Report", "Correct"] = "Report"
-    """What becomes of other evaluations against the same held-out rows below the same `output.uri`:
-    each is one more chance to pass by luck. They are counted over all jobs. The same weights
-    held against the same goal, evaluation, metric file and seed count once. `Report` tells the
-    number. `Correct` also divides the doubt that goal and gates may have among them, so that
-    all together have no more: the k-th evaluation gets the share 6/(pi k)^2, which is 61 % at
-    the first and 0.6 % at the tenth. It fails where storage cannot count; `Report` goes on and
-    says so. Held-out rows are identified by their content, so a changed held-out side is
-    counted anew."""
+    looks: Literal["Correct", "Report"] = "Correct"
+    """What becomes of earlier evaluations that saw at least a tenth of the held-out prompts: each
+    is one more chance to pass by luck. They are counted over all jobs below the same `output.uri`.
+    The same weights held against the same rows, goal, evaluation, metric file and seed count once.
+    `Correct` divides the doubt that goal and gates may have among them, so that all together have
+    no more: the k-th evaluation gets the share 6/(pi k)^2, which is 61 % at the first and 0.6 % at
+    the tenth. It fails where storage cannot count. `Report` tells the number alone, and goes on
+    where storage cannot count. Prompts are compared without case, blanks, template and system
+    message, so that a changed row does not begin the count anew."""
     num_bootstrap_samples: Annotated[Integer, Field(ge=100, le=MOST_RESAMPLES)] = 1000
     """Resamples behind the intervals of scores that have no limits, as a loss or a length."""
     gpus: Annotated[Integer, Field(ge=1, le=64)] | Literal["auto"] = "auto"

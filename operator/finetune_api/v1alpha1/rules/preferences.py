@@ -84,19 +84,13 @@ PREFERENCE_RULES: tuple[Rule, ...] = (
         ),
     ),
     Rule(
-        rule=(
-            "!has(self.initFrom) || !self.initFrom.train || "
-            "self.method.objective in ['SFT', 'ORPO']"
-        ),
+        rule=("!has(self.initFrom) || self.method.objective in ['SFT', 'ORPO']"),
         message=(
             "initFrom does not fit method.objective DPO and KTO, which compare with the model that "
-            "training begins from, and that is the base model: give the merged model as model.uri, "
-            "or set initFrom.train to false to train nothing"
+            "training begins from, and that is the base model: give the merged model as model.uri"
         ),
         field="initFrom",
-        check=lambda s: (
-            s.init_from is None or s.trains_nothing or s.method.objective in ("SFT", "ORPO")
-        ),
+        check=lambda s: s.init_from is None or s.method.objective in ("SFT", "ORPO"),
     ),
     Rule(
         rule=(

@@ -18,7 +18,7 @@ from finetune_api.meta import (
     Time,
     Unique,
 )
-from finetune_api.patterns import SHA256_RULE, Texts
+from finetune_api.patterns import PRINTED_RULE, PROSE_RULE, SHA256_RULE, Texts
 from finetune_api.v1alpha1.spec.privacy import Privacy
 
 TRAFFIC = "traffic://"
@@ -76,7 +76,8 @@ class Columns(APIModel):
     """Column that says whether `completion` is wanted (true or false), for format `Preference`.
     Default: `label`."""
     group: Annotated[str, Field(min_length=1, max_length=128)] | None = None
-    """Column whose equal values must stay on one side of the split (a customer, a conversation)."""
+    """Column whose equal values must stay on one side of the split (a customer, a conversation).
+    The questions of one value count once together in scores between 0 and 1."""
     time: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     """Column with the time at which a row arose, for `split.by: Time`: ISO 8601 (`2026-11-25`,
     `2026-11-25T10:00:00Z`), or seconds or milliseconds since 1970; without a zone it is UTC."""
@@ -98,13 +99,15 @@ class Provenance(APIModel):
     They stand in the model card and in the report, and do not change the data set.
     """
 
-    licence: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    licence: Annotated[str, Field(min_length=1, max_length=128), Texts(PRINTED_RULE)] | None = None
     """Licence or terms of the rows, for example `CC-BY-4.0` or `own data`."""
-    legal_basis: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    legal_basis: Annotated[str, Field(min_length=1, max_length=512), Texts(PROSE_RULE)] | None = (
+        None
+    )
     """Why the rows may be used, for example `contract (GDPR Art. 6(1)(b))`."""
-    origin: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    origin: Annotated[str, Field(min_length=1, max_length=512), Texts(PROSE_RULE)] | None = None
     """Who or what made the rows, for example `help desk, written by our own staff`."""
-    collected: Annotated[str, Field(min_length=1, max_length=64)] | None = None
+    collected: Annotated[str, Field(min_length=1, max_length=64), Texts(PROSE_RULE)] | None = None
     """When the rows arose: a date or a period, for example `2026-01 to 2026-06`."""
 
 
@@ -140,8 +143,8 @@ class Source(APIModel):
     Later ones of this person are left out. Of few people each may have given more, twice
     100 / (people + 1), and 100 answers of each person always count. Default: 20."""
     format: DatasetFormat = "Auto"
-    """How a row is read. `Auto` recognises the format from the first rows' fields. `Csv` maps
-    columns through `columns` and `template`."""
+    """How a row is read. `Auto` recognises the format from the first rows' fields, and rows of
+    another format from theirs. `Csv` maps columns through `columns` and `template`."""
     columns: Columns | None = None
     """Column names, where they differ from the format's own."""
     encoding: TextEncodingName = "Auto"

@@ -18,9 +18,9 @@ class Hyperparameters(APIModel):
     """Stop after this many optimiser steps."""
     learning_rate: AutoDecimal = "auto"
     """Peak learning rate. `auto`: for adapters 5e-4 x (2000 / hidden size)^0.78, half as much again
-    below 100 steps, between 1e-4 and 2e-3 (hidden size 576: 1.3e-3, 4096: 2.9e-4), times
-    32/alpha, or 32/(alpha x sqrt(rank)) for `RsLoRA` (at most doubled), so that scaling does not
-    change how far a step goes; a tenth for
+    below 100 steps, between 1e-4 and 2e-3 (hidden size 576: 1.3e-3, 4096: 2.9e-4), with the
+    exponent 0.0775 for Qwen (4096: 4.7e-4), times 32/alpha, or 32/(alpha x sqrt(rank)) for
+    `RsLoRA` (at most doubled), so that scaling does not change how far a step goes; a tenth for
     `Full` and for `DPO`, `KTO` and `ORPO`. `kubectl` needs quotes around a number that
     is not whole, such as `"2e-4"`."""
     global_batch_size: Annotated[Integer, Field(ge=1, le=65536)] | Literal["auto"] = "auto"
@@ -33,7 +33,8 @@ class Hyperparameters(APIModel):
     max_sequence_length: Annotated[Integer, Field(ge=16, le=1048576)] = 1024
     """Longest example in tokens; longer ones are cut at the end and counted in the report."""
     warmup_ratio: DecimalString = "0.03"
-    """Share of the steps over which the learning rate rises."""
+    """Share of the steps over which the learning rate rises. It rises for at least 5 steps, or a
+    tenth of a shorter run; with 0 for none."""
     scheduler: Literal["Cosine", "Linear", "Constant", "WSD"] = "Cosine"
     """Shape of the learning rate after the warm-up. `WSD` (warm-up, stable, decay) keeps it at its
     peak and lets it fall to 0 over the last fifth of the steps."""
@@ -89,16 +90,22 @@ class EarlyStopping(APIModel):
     """How much lower than the best so far a validation loss must be to count as an improvement."""
 
 
+CHECKPOINT_STEPS = 50
+"""Optimiser steps between two cheap checkpoints where ``checkpoint.everySteps`` is not set."""
+
+
 class Checkpoint(APIModel):
     """Durable progress: what a preempted or crashed run resumes from."""
 
-    every_steps: Annotated[Integer, Field(ge=1, le=1000000)] = 50
-    """Optimiser steps between two checkpoints in object storage."""
+    every_steps: Annotated[Integer, Field(ge=1, le=1000000)] | None = None
+    """Optimiser steps between two checkpoints in object storage. Default: 50; training stands still
+    for at most 5 % of the time, so a checkpoint that takes long to write is made less often, but
+    at least once an hour."""
     keep_last: Annotated[Integer, Field(ge=1, le=20)] = 2
     """Complete checkpoints kept."""
     after_training: Literal["Delete", "Keep"] = "Delete"
     """What becomes of the checkpoints, and of the weights of the best step, once the adapter is
-    stored. `Keep`: they stay where they are, for `finetune evaluate`; who needs the room has to
+    stored. `Keep`: they stay where they are, for `initFrom`; who needs the room has to
     delete them."""
     validate_every_steps: Annotated[Integer, Field(ge=1, le=1000000)] | Literal["auto"] = "auto"
     """Optimiser steps between two measurements of the validation loss; the last step is always
@@ -110,3 +117,8 @@ class Checkpoint(APIModel):
     the last step. Without validation rows it is the last step."""
     early_stopping: EarlyStopping | None = None
     """Ends training early; it needs validation rows. Default: all steps are trained."""
+
+    @property
+    def interval(self) -> int:
+        """Optimiser steps between two checkpoints that cost little."""
+        return self.every_steps or CHECKPOINT_STEPS

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field, StrictBool
 
 from finetune_api.meta import URI, APIModel, LocalObjectReference
-from finetune_api.patterns import ORIGIN_RULE, URI_RULES, Texts
+from finetune_api.patterns import ORIGIN_RULE, PRINTED_RULE, URI_RULES, Texts
 
 
 class ChatTemplate(APIModel):
@@ -26,10 +26,10 @@ class Model(APIModel):
     uri: URI
     """Where the base model lies: `hf://org/name`, `s3://bucket/prefix`, `pvc://claim/path` or
     `file:///path`. Weights must be safetensors; pickled weights are never read."""
-    revision: Annotated[str, Field(min_length=1, max_length=128)] = "main"
+    revision: Annotated[str, Field(min_length=1, max_length=128), Texts(PRINTED_RULE)] = "main"
     """Branch, tag or commit of an `hf://` model. It is resolved to a commit, which the run
     records."""
-    name: Annotated[str, Field(max_length=256)] | None = None
+    name: Annotated[str, Field(max_length=256), Texts(PRINTED_RULE)] | None = None
     """Public name of the model, written into the adapter as `base_model_name_or_path`. An inference
     server loads the adapter only if this equals the name it serves the base model by. Default: the
     `org/name` of an `hf://` URI, else the last part of the URI."""
@@ -44,7 +44,7 @@ class Model(APIModel):
     `reasoning_effort: low`; `"true"`, `"false"` and integers are read as such. They are written
     into the published template. Default: what switches thinking off is off, unless the answers
     bring reasoning of their own."""
-    licence: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    licence: Annotated[str, Field(min_length=1, max_length=128), Texts(PRINTED_RULE)] | None = None
     """Licence of a model whose card and `config.json` state none. The administrator may allow some
     only."""
     trust_remote_code: StrictBool = False
@@ -67,9 +67,5 @@ class Origin(APIModel):
     best step so far (`.../checkpoints/best-200`), its adapter (`.../adapter`) or a published
     version (`.../versions/namespace/name/3`). The first attempt pins its digest; a later one takes
     the same bytes or fails."""
-    train: StrictBool = True
-    """False trains nothing: these weights, unchanged, are the job's adapter, which is evaluated,
-    held to goal and gates, and published. Settings of the training are then without effect, but for
-    `precision` and `maxSequenceLength`."""
     credentials_ref: LocalObjectReference | None = None
     """Secret to read it with. Default: the credentials of `output`."""

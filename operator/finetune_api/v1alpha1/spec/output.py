@@ -7,15 +7,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import SET_LIST, URI, APIModel, LocalObjectReference, Unique
-from finetune_api.patterns import ENDPOINT_RULE, LABEL_RULE, Texts
+from finetune_api.patterns import ENDPOINT_RULE, LABEL_RULE, PRINTED_RULE, PROSE_RULE, Texts
 
 
 class Card(APIModel):
     """What the model card and the report say in the job's own words."""
 
-    intended_use: Annotated[str, Field(min_length=1, max_length=768)] | None = None
+    intended_use: Annotated[str, Field(min_length=1, max_length=768), Texts(PROSE_RULE)] | None = (
+        None
+    )
     """The purpose of the tuned model, and its users."""
-    limits: Annotated[str, Field(min_length=1, max_length=768)] | None = None
+    limits: Annotated[str, Field(min_length=1, max_length=768), Texts(PROSE_RULE)] | None = None
     """What the tuned model must not be used for, and where it is known to fail."""
 
 
@@ -51,7 +53,7 @@ class S3(APIModel):
     endpoint: Annotated[str, Field(max_length=512), Texts(ENDPOINT_RULE)] | None = None
     """URL of the server, for example `https://s3.example.org`. Default: AWS, or the environment's
     `AWS_ENDPOINT_URL_S3`. On a cluster it must be on the operator's allow list."""
-    region: Annotated[str, Field(max_length=64)] | None = None
+    region: Annotated[str, Field(max_length=64), Texts(PRINTED_RULE)] | None = None
     """Region name. Default: the environment's, else `us-east-1`."""
     addressing: Literal["Auto", "Path", "Virtual"] = "Auto"
     """`Path` puts the bucket into the path, as most servers other than AWS need. `Auto`: `Path`

@@ -25,6 +25,7 @@ from finetune_api.meta import (
 from finetune_api.patterns import (
     EXTRA_RESOURCE_RULE,
     MOUNT_PATH_RULE,
+    RESERVED_NAME_RULE,
     SUB_PATH_RULE,
     VARIABLE_RULE,
     Texts,
@@ -365,7 +366,9 @@ class PodTemplate(APIModel):
     """Secrets that pull the image."""
     priority_class_name: ShortText | None = None
     """Kubernetes PriorityClass of the pods."""
-    service_account_name: ShortText | None = None
+    service_account_name: Annotated[ShortText, Texts(RESERVED_NAME_RULE, only_new=True)] | None = (
+        None
+    )
     """Service account of the pods, for workload identity. Default: the namespace's `default`."""
     runtime_class_name: ShortText | None = None
     """RuntimeClass of the pods."""

@@ -10,6 +10,7 @@ from finetune_api.meta import SET_LIST, APIModel, CpuQuantity, Integer, Quantity
 from finetune_api.patterns import (
     EXTENDED_RESOURCE_RULE,
     INTERFACE_RULE,
+    PRINTED_RULE,
     RDMA_DEVICE_RULE,
     Texts,
 )
@@ -89,7 +90,7 @@ class Resources(APIModel):
 class Trainer(APIModel):
     """The image that runs the stages."""
 
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    image: Annotated[str, Field(min_length=1, max_length=512), Texts(PRINTED_RULE)] | None = None
     """Image reference, best by digest. Default: the operator's trainer image."""
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     """When the image is pulled. Default: Kubernetes' own rule."""

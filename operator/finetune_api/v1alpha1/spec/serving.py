@@ -10,6 +10,8 @@ from finetune_api.meta import ATOMIC_LIST, APIModel, CpuQuantity, Integer, Quant
 from finetune_api.patterns import (
     EXTENDED_RESOURCE_RULE,
     LABEL_RULE,
+    PRINTED_RULE,
+    RESERVED_NAME_RULE,
     SUBDOMAIN_RULE,
     TextRule,
     Texts,
@@ -82,8 +84,8 @@ ARGUMENT_RULE = TextRule(
 class Replicas(APIModel):
     """Number of server pods."""
 
-    min: Annotated[Integer, Field(ge=0, le=MAX_REPLICAS)] = 1
-    """Fewest. 0 stops the server while nobody asks, which needs KEDA on the cluster."""
+    min: Annotated[Integer, Field(ge=1, le=MAX_REPLICAS)] = 1
+    """Fewest."""
     max: Annotated[Integer, Field(ge=1, le=MAX_REPLICAS)] = 1
     """Most."""
 
@@ -110,7 +112,11 @@ class ServerResources(APIModel):
 class KeysSecret(APIModel):
     """A Secret in the same namespace."""
 
-    name: Annotated[str, Field(min_length=1, max_length=253), Texts(SUBDOMAIN_RULE)]
+    name: Annotated[
+        str,
+        Field(min_length=1, max_length=253),
+        Texts(SUBDOMAIN_RULE, RESERVED_NAME_RULE),
+    ]
     """Name of the Secret."""
 
 
@@ -130,7 +136,7 @@ class Serve(APIModel):
 
     engine: Literal["VLLM", "Transformers"] = "VLLM"
     """What computes the answers. `Transformers` needs no GPU and answers one request at a time."""
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    image: Annotated[str, Field(min_length=1, max_length=512), Texts(PRINTED_RULE)] | None = None
     """Image of the engine; the administrator lists which are allowed. Default: the operator's."""
     arguments: Annotated[
         list[Annotated[str, Field(max_length=128), Texts(ARGUMENT_RULE)]],
@@ -155,10 +161,6 @@ class Serve(APIModel):
         list[Toleration], Field(max_length=16, json_schema_extra=ATOMIC_LIST)
     ] = []
     """Taints that the server pods tolerate."""
-    routing: Literal["Front", "Gateway"] = "Front"
-    """What divides requests among versions: the operator's front, or the cluster's inference
-    gateway (llm-d, or Envoy AI Gateway) before it. Behind a gateway, `rollout` needs
-    `access.keysFrom`."""
 
     @property
     def num_gpus(self) -> int:

@@ -11,7 +11,7 @@ from finetune_api.patterns import MODEL_NAME_RULE, TRACKER_RULE, Texts
 from finetune_api.rule import Rule
 
 MAX_TRACKERS = 3
-"""Trackers that a job may name: one of each kind."""
+"""Trackers in a status. Jobs name at most two today; older ones named three."""
 
 
 class Mlflow(APIModel):
@@ -49,10 +49,6 @@ class Wandb(APIModel):
     """Project that the run is filed under; made if it is not there. Default: the namespace."""
 
 
-class Tensorboard(APIModel):
-    """Event files for TensorBoard, in `tensorboard/` of the run's folder below `output.uri`."""
-
-
 class Tracking(APIModel):
     """Trackers that get settings, metrics, scores and addresses, but no text of rows.
 
@@ -63,8 +59,6 @@ class Tracking(APIModel):
     """An MLflow server."""
     wandb: Wandb | None = None
     """Weights & Biases."""
-    tensorboard: Tensorboard | None = None
-    """`{}`: event files beside the run, for `tensorboard --logdir`. Nothing leaves its storage."""
 
     @property
     def servers(self) -> dict[str, Mlflow | Wandb]:
@@ -75,20 +69,10 @@ class Tracking(APIModel):
 
 TRACKING_RULES: tuple[Rule, ...] = (
     Rule(
-        rule=(
-            "!has(self.tracking) || has(self.tracking.mlflow) || has(self.tracking.wandb)"
-            " || has(self.tracking.tensorboard)"
-        ),
-        message=(
-            "tracking names no tracker: add mlflow, wandb or tensorboard (`tensorboard: {}`), or"
-            " leave tracking out"
-        ),
+        rule="!has(self.tracking) || has(self.tracking.mlflow) || has(self.tracking.wandb)",
+        message="tracking names no tracker: add mlflow or wandb, or leave tracking out",
         field="tracking",
-        check=lambda s: (
-            s.tracking is None
-            or s.tracking.mlflow is not None
-            or s.tracking.wandb is not None
-            or s.tracking.tensorboard is not None
-        ),
+        check=lambda s: s.tracking is None or bool(s.tracking.servers),
+        only_new=True,  # a stored job may have named TensorBoard alone
     ),
 )

@@ -48,6 +48,26 @@ class QuestionStatus(APIModel):
     """Which of them decided, and what it takes."""
 
 
+class AnchorStatus(APIModel):
+    """The test rows that were sealed: those of the first cycle that was evaluated."""
+
+    job: ShortText
+    """Name of its FineTuneJob."""
+    digest: Annotated[str, Field(max_length=64)]
+    """Digest of its data set."""
+    test_sha256: Annotated[str, Field(max_length=64)]
+    """SHA-256 of its `test.jsonl`."""
+
+
+class TakenOverStatus(APIModel):
+    """A complete run of an earlier FineTuneJob of the same name and content."""
+
+    uid: Annotated[str, Field(max_length=64)]
+    """UID of that FineTuneJob. Its run has adapter and evaluation."""
+    is_published: bool
+    """Whether its candidate was a version already."""
+
+
 class DatasetStatus(APIModel):
     """The prepared data set."""
 
@@ -69,6 +89,10 @@ class DatasetStatus(APIModel):
     """Rows longer than `maxSequenceLength`."""
     questions: QuestionStatus | None = None
     """How many held-out questions are asked. Only where `evaluation.maxSamples` is `auto`."""
+    taken_over: TakenOverStatus | None = None
+    """The run that stands for this job, which therefore trains nothing."""
+    anchor: AnchorStatus | None = None
+    """The sealed rows on record of the job's schedule, where the job itself names none."""
 
 
 class DataApprovalStatus(APIModel):

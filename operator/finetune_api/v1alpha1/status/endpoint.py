@@ -23,12 +23,14 @@ from finetune_api.v1alpha1.status.fields import (
 from finetune_api.v1alpha1.status.traffic import CaptureStatus, MonitorStatus
 
 MAX_STREAMS = 32
+MAX_CELLS_CHARACTERS = 2400
 MAX_REJECTED = 10
+MAX_KNOWN = 10
 MAX_DECISIONS = 20
 
 EndpointPhase = Literal["Pending", "Verifying", "RollingOut", "Available", "Degraded", "Failed"]
 Signal = Literal["Errors", "Slow", "Refusals", "InvalidJson", "ThumbsDown"]
-Action = Literal["Verified", "Refused", "Advanced", "Held", "Promoted", "RolledBack"]
+Action = Literal["Verified", "Refused", "Advanced", "Held", "Promoted", "RolledBack", "Restored"]
 Percent = Annotated[int, Field(ge=0, le=100)]
 AdapterName = Annotated[str, Field(max_length=128)]
 """``<namespace>.<job>-v<N>``."""
@@ -42,7 +44,7 @@ class EndpointCondition(Condition):
     """As in meta/v1."""
 
     type: Annotated[str, Field(max_length=63)]
-    """Available, Verified, Progressing, Degraded, Drifted or Stalled."""
+    """Available, Verified, Progressing, Degraded, Drifted, Recorded or Stalled."""
 
 
 class ServedStorage(APIModel):
@@ -60,8 +62,8 @@ class ServedStorage(APIModel):
     """`s3.addressing` of the job."""
 
 
-class Served(APIModel):
-    """A version and the server that answers with it."""
+class Published(APIModel):
+    """A published version, and where it lies."""
 
     version: Count
     """Number of the published version."""
@@ -69,14 +71,9 @@ class Served(APIModel):
     """Name that the version is loaded under. It never names anything else."""
     manifest_uri: StoredURI
     """Manifest of the version."""
-    sha256: Digest
-    """SHA-256 of the manifest, as the server pods computed it. Empty until they have verified the
-    version; afterwards a manifest with another digest is refused."""
     weights_sha256: Digest | None = None
     """SHA-256 of the weights file, as the job's status has it. It pins the version before its first
-    verification. Absent where the job's status is about another version."""
-    server: Name
-    """Deployment and Service that answer with it."""
+    verification. Absent where no status of a job named it."""
     base_model: StoredURI
     """Base model, as the job that published the version names it."""
     base_model_secret: ShortText | None = None
@@ -90,31 +87,46 @@ class Served(APIModel):
     """How its files are reached."""
     job_uid: Name | None = None
     """UID of the FineTuneJob that published it."""
+
+
+class Served(Published):
+    """A version and the server that answers with it."""
+
+    sha256: Digest
+    """SHA-256 of the manifest, as the server pods computed it. Empty until they have verified the
+    version; afterwards a manifest with another digest is refused."""
+    server: Name
+    """Deployment and Service that answer with it."""
     verified_time: Timestamp | None = None
     """When all server pods had verified it. Absent until then."""
     since: Timestamp | None = None
     """Since when it answers all requests. Absent for a candidate."""
 
 
-class StreamCounts(APIModel):
-    """Requests that one front process has passed to one version, and what was bad about them.
+class KnownVersion(APIModel):
+    """Who published a version, and with which content."""
 
-    A bad event counts once per sender and rollout: an API key, or without keys a client's address.
-    It also counts once per sticky key.
-    """
+    version: Count
+    """Number of the published version."""
+    job_uid: Name | None = None
+    """UID of the FineTuneJob that published it."""
+    weights_sha256: Digest | None = None
+    """SHA-256 of the weights file, as the job's status had it."""
+    sha256: Digest | None = None
+    """SHA-256 of the manifest. Absent until server pods have verified the version."""
+
+
+class StreamCounts(APIModel):
+    """Requests that one front process has passed to one version."""
 
     requests: Count = 0
-    """Requests. Of one sender, at most a part of `rollout.minRequests` counts."""
-    errors: Count = 0
-    """Requests that failed in the engine."""
-    slow: Count = 0
-    """Requests whose answer began later than `rollout.latencySeconds`."""
-    refusals: Count = 0
-    """Answers that refuse to answer."""
-    invalid_json: Count = 0
-    """Answers that had to be JSON and are not."""
-    thumbs_down: Count = 0
-    """Answers that users have marked as bad."""
+    """Requests that count. Of one user, at most a fortieth of `rollout.minRequests` does; of one
+    sender, at most a half, unless it is the only key."""
+    asked: Count = 0
+    """All requests, except during an outage."""
+    users: Count = 0
+    """Different users who sent them: each `user`, else each conversation; without keys, each
+    address."""
 
 
 class StreamStatus(APIModel):
@@ -130,6 +142,16 @@ class StreamStatus(APIModel):
     """Counts of the candidate."""
 
 
+class EventsStatus(APIModel):
+    """Users who had a bad answer of one kind, each once in a rollout."""
+
+    signal: Signal
+    """The kind."""
+    cells: Annotated[str, Field(max_length=MAX_CELLS_CHARACTERS)]
+    """Which version answered whom at which weight: hashes without a name, compressed. Front
+    processes report alike, so that nobody counts twice, also after a restart."""
+
+
 class EvidenceStatus(APIModel):
     """How strongly one signal says that the candidate is worse."""
 
@@ -138,9 +160,9 @@ class EvidenceStatus(APIModel):
     log_e: Number
     """Natural logarithm of the e-value. Above 0 it speaks against the candidate."""
     active: Count = 0
-    """Bad events of the active version."""
+    """Users with a bad answer of the active version."""
     candidate: Count = 0
-    """Bad events of the candidate."""
+    """Users with a bad answer of the candidate."""
 
 
 class Candidate(Served):
@@ -158,10 +180,14 @@ class Candidate(Served):
     """When it got its first share of requests."""
     step_time: Timestamp | None = None
     """When this step began."""
+    is_edit: bool | None = None
+    """Whether an edit of the spec moves the active version to this server. Absent otherwise."""
     streams: Annotated[
         list[StreamStatus], Field(max_length=MAX_STREAMS, json_schema_extra=ATOMIC_LIST)
     ] = []
-    """What fronts have counted in this rollout."""
+    """Requests that fronts have counted in this rollout."""
+    events: Annotated[list[EventsStatus], Field(max_length=5, json_schema_extra=ATOMIC_LIST)] = []
+    """Bad answers of both versions in this rollout."""
     evidence: Annotated[
         list[EvidenceStatus], Field(max_length=6, json_schema_extra=ATOMIC_LIST)
     ] = []
@@ -183,6 +209,24 @@ class RejectedVersion(APIModel):
     """What was found."""
     time: Timestamp
     """When."""
+
+
+class RefusedMove(APIModel):
+    """A server that the active version does not move to."""
+
+    server: Name
+    """Deployment that the version was verified on."""
+    reason: Reason
+    """Why, in one word."""
+    message: Sentence = ""
+    """What was found."""
+    is_edit: bool | None = None
+    """Whether an edit of the spec asked for the move. Absent for one that the operator's
+    configuration asked for."""
+    time: Timestamp | None = None
+    """When the version failed last."""
+    failures: Count = 1
+    """How often it has failed."""
 
 
 class Decision(APIModel):
@@ -223,10 +267,21 @@ class FineTuneEndpointStatus(APIModel):
     """The version that is to take over. Absent while none is."""
     previous: Served | None = None
     """The version that answered before. It stays loaded until the next rollout."""
+    newest: Published | None = None
+    """The version with the highest number that was ever known. It stays when its FineTuneJob is
+    deleted, so the endpoint moves to a smaller number only where `spec.version` names it."""
+    known_versions: Annotated[
+        list[KnownVersion], Field(max_length=MAX_KNOWN, json_schema_extra=ATOMIC_LIST)
+    ] = []
+    """The last versions by number, newest last. `spec.version` is compared with them, also when
+    their FineTuneJobs are gone."""
     rejected: Annotated[
         list[RejectedVersion], Field(max_length=MAX_REJECTED, json_schema_extra=ATOMIC_LIST)
     ] = []
     """Versions that were refused or rolled back, newest last."""
+    refused: RefusedMove | None = None
+    """The server on which the active version failed. It is stopped. The move is tried again an hour
+    later, then 4 hours later, then each 24 hours, and after an edit of the spec."""
     decisions: Annotated[
         list[Decision], Field(max_length=MAX_DECISIONS, json_schema_extra=ATOMIC_LIST)
     ] = []

@@ -99,9 +99,6 @@ class Artifact(APIModel):
     """Manifest of the published version."""
     origin_digest: ShortText | None = None
     """Manifest digest of the weights that training began from (`spec.initFrom`)."""
-    origin_step: Count | None = None
-    """Where nothing was trained (`initFrom.train: false`): the step of their run after which these
-    weights, unchanged, were taken."""
 
 
 class ScoreStatus(APIModel):
@@ -201,6 +198,6 @@ class TrackingStatus(APIModel):
         list[StoredURI],
         Field(max_length=MAX_TRACKERS, json_schema_extra=ATOMIC_LIST),
     ] = []
-    """Page of the run in each tracker; for TensorBoard the folder of its files."""
+    """Page of the run in each tracker."""
     message: Sentence | None = None
     """Why a tracker lacks something of the last stage; absent if all have all."""

@@ -15,6 +15,8 @@ MAX_COUNT = 2**53 - 1
 The API server reads a ``maximum`` as a double: 2**63 - 1 becomes 2**63, which is no number of 64
 bits, and it refuses every object with the field.
 """
+MAX_VERSION = 1_000_000
+"""The highest number of a published version."""
 _NUMBER = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{1,3})?|[-+]?(nan|inf)")
 
 _PROSE: dict[str, Any] = {PROSE: True}

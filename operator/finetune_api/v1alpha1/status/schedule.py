@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.meta import ATOMIC_LIST, MAP_BY_TYPE, APIModel
+from finetune_api.v1alpha1.status.dataset import AnchorStatus
 from finetune_api.v1alpha1.status.fields import (
     Condition,
     Count,
@@ -29,6 +30,7 @@ Outcome = Literal[
     "NotPublished",
     "Failed",
     "Deleted",
+    "TimedOut",
 ]
 
 
@@ -56,17 +58,9 @@ class Cycle(APIModel):
     """Version that it has published."""
     verdict: Reason | None = None
     """What goal and gates said: `GoalReached` or another reason of the job."""
-
-
-class AnchorStatus(APIModel):
-    """The test rows that were sealed: those of the first cycle that was evaluated."""
-
-    job: ShortText
-    """Name of its FineTuneJob."""
-    digest: Annotated[str, Field(max_length=64)]
-    """Digest of its data set."""
-    test_sha256: Annotated[str, Field(max_length=64)]
-    """SHA-256 of its `test.jsonl`."""
+    look: Count | None = None
+    """Evaluations of the held-out rows, as the job counted them; before its evaluation, as the last
+    evaluated job did."""
 
 
 class ActiveCycle(Cycle):
@@ -83,7 +77,8 @@ class EndedCycle(Cycle):
     """`Promoted`: its version answers. `Published`: there is a version, and no endpoint that was to
     take it. `RolledBack` and `Refused`: the endpoint did not keep it. `Superseded`: a later version
     came first. `NotPublished`: goal, gates or a person said no. `Failed`: the job failed.
-    `Deleted`: somebody deleted the job."""
+    `Deleted`: somebody deleted the job. `TimedOut`: it lasted longer than
+    `cycleDeadlineSeconds`."""
     end_time: Timestamp
     """When it ended."""
     message: Sentence = ""
@@ -112,6 +107,17 @@ class UsedStatus(APIModel):
     """FineTuneJobs."""
     gpu_hours: Number = "0"
     """GPU hours of its jobs that have ended."""
+
+
+class BackoffStatus(APIModel):
+    """The pause after cycles in a row that have brought no version."""
+
+    cycles: Count
+    """Cycles in a row."""
+    generation: Count
+    """Generation of the spec that they had. Another one ends the pause."""
+    until: Timestamp
+    """When triggers may begin the next cycle."""
 
 
 class FineTuneScheduleStatus(APIModel):
@@ -145,5 +151,7 @@ class FineTuneScheduleStatus(APIModel):
     evaluated."""
     counted: CountedStatus | None = None
     """What triggers count from."""
+    backoff: BackoffStatus | None = None
+    """Absent where the last cycle has brought a version."""
     used: UsedStatus | None = None
     """What was used of the budget. Absent without a budget, and before the first trigger."""

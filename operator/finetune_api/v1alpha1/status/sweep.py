@@ -149,9 +149,9 @@ class DeletedStatus(APIModel):
     replicates: TrialNumbers = []
     """Numbers of deleted replicates."""
     gpu_hours: Number = "0"
-    """GPU hours that they had used at their deletion; part of `spent`."""
+    """GPU hours that they had used when they were missed."""
     tokens: Count = 0
-    """Tokens that they were trained on; part of `spent`."""
+    """Tokens that `spent` had counted of them."""
 
 
 class FineTuneSweepStatus(APIModel):

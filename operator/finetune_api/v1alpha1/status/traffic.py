@@ -28,7 +28,10 @@ DriftSignal = Literal[
     "ThumbsDown",
     "Errors",
 ]
-"""What a monitor compares with the training prompts and the evaluation's answers."""
+"""What a monitor compares between the first window of a version and the last one."""
+
+MOST_UNSEEN = 0.25
+"""Change of a signal's mean, from 0 to 1, above which not to find it says nothing."""
 
 
 class CaptureStatus(APIModel):
@@ -68,9 +71,16 @@ class SignalStatus(APIModel):
     name: DriftSignal
     """The signal."""
     log_e: Number
-    """Natural logarithm of the evidence for a change. After an alarm it begins anew."""
+    """Natural logarithm of the evidence of the last look for a change."""
+    smallest: Number | None = None
+    """The smallest change of its mean, from 0 to 1, that looks find within a month. `1`: none."""
     since: Timestamp | None = None
-    """Since when it has changed. Absent without an alarm; one holds for 30 days."""
+    """End of the first look that found its change. Absent without one, and when it has ended."""
+
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether looks find no change that would be of interest."""
+        return float(self.smallest or 0) > MOST_UNSEEN
 
 
 class QualityStatus(APIModel):
@@ -111,13 +121,17 @@ class MonitorStatus(APIModel):
     last_run_time: Timestamp | None = None
     """When the last look ended."""
     num_looks: Count = 0
-    """Looks with enough answers, since the active version answers."""
+    """Looks that have compared, since the active version answers."""
     num_answers: Count = 0
-    """Answers that they have compared."""
-    num_waiting: Count = 0
-    """Answers that are too few for a look, and wait for the next one."""
+    """Answers in the window of the last one."""
+    num_users: Count = 0
+    """Users in it."""
+    compares_from: Timestamp | None = None
+    """Time of the first comparison. Absent before there is a reference."""
     signals: Annotated[list[SignalStatus], Field(max_length=10, json_schema_extra=MAP_BY_NAME)] = []
     """What each signal says."""
+    note: Sentence | None = None
+    """What the last look did not compare, or compares with a new reference, and why."""
     quality: QualityStatus | None = None
     """What people and the judge say. Absent without `monitor.quality`."""
     report_uri: StoredURI | None = None

@@ -241,7 +241,8 @@ def endpoint_of(
     """Return the FineTuneEndpoint that front, recorder and agent follow."""
     spec: dict[str, Any] = {"jobRef": {"name": version.job}}
     if capture is not None:
-        spec["capture"] = {"include": "All", "sample": "1", "uri": capture.absolute().as_uri()}
+        uri = capture.absolute().as_uri()
+        spec["capture"] = {"include": "All", "sample": "1", "uri": uri, "openToAll": True}
     served: dict[str, Any] = {
         "version": version.number,
         "adapter": adapter_name(version.namespace, version.job, version.number),

@@ -127,7 +127,7 @@ def open_schedule(
         raise CliError("\n".join(lines))
     written, stored = document.body, read_object(state) or {}
     name, namespace = written["metadata"]["name"], written["metadata"].get("namespace")
-    endpoint = _endpoint_of(written, capture, now)
+    endpoint = _endpoint_of(written, capture)
     if endpoint is not None:
         namespace = namespace or endpoint["metadata"]["namespace"]
     known = stored.get("metadata") or {}
@@ -136,7 +136,7 @@ def open_schedule(
     own = {
         "namespace": namespace or "default",
         "uid": known.get("uid") or f"local-{secrets.token_hex(6)}",
-        "generation": 1,
+        "generation": int(known.get("generation") or 0) + (stored.get("spec") != written["spec"]),
         "creationTimestamp": known.get("creationTimestamp") or now.isoformat(timespec="seconds"),
     }
     body = {**written, "metadata": {**written["metadata"], **own}}
@@ -146,7 +146,7 @@ def open_schedule(
     )
 
 
-def _endpoint_of(schedule: Object, capture: Path, now: datetime) -> Object | None:
+def _endpoint_of(schedule: Object, capture: Path) -> Object | None:
     """Return the endpoint of a schedule, with the counts and the drift of its traffic."""
     wanted = (schedule["spec"].get("endpointRef") or {}).get("name")
     if wanted is None:
@@ -170,7 +170,7 @@ def _endpoint_of(schedule: Object, capture: Path, now: datetime) -> Object | Non
 
     try:
         store = open_traffic(capture.absolute().as_uri(), *served)
-        counts, drifted = count_traffic(store), read_drift(store, now=now)
+        counts, drifted = count_traffic(store), read_drift(store)
     except TrainerError as error:
         raise CliError(error.message, exit_code=error.exit_code) from error
     endpoint["status"]["capture"] = {"rows": counts.rows, "feedback": counts.feedback}
@@ -189,6 +189,8 @@ def status_of(outcome: RunOutcome) -> Object | None:
     status: Object = {}
     if prepared is not None:
         status["dataset"] = {"digest": prepared.digest, "testSha256": prepared.test_sha256}
+        if prepared.anchor is not None:
+            status["dataset"]["anchor"] = prepared.anchor.to_wire()
     if evaluation is None:
         failed = outcome.failed
         if failed is None or outcome.exit_code not in NON_RETRYABLE_EXIT_CODES:

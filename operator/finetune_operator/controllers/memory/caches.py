@@ -22,7 +22,11 @@ from finetune_operator.controllers.memory.endpoints import (
     index_by_published_name,
 )
 from finetune_operator.controllers.memory.quiet import WakeupSuppression
-from finetune_operator.controllers.memory.schedules import Schedules
+from finetune_operator.controllers.memory.schedules import (
+    BY_NAMESPACE_OF_SCHEDULE,
+    Schedules,
+    index_by_schedule,
+)
 from finetune_operator.controllers.memory.sweeps import BY_SWEEP, Sweeps, index_by_sweep
 from finetune_operator.finetunejob.state.excerpts import excerpt_of, is_large
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
@@ -136,6 +140,7 @@ class Caches:
             indexers={
                 BY_SWEEP: index_by_sweep,
                 BY_PUBLISHED_NAME: index_by_published_name,
+                BY_NAMESPACE_OF_SCHEDULE: index_by_schedule,
             },
             repair_seconds=config.resync_seconds,
             **scope,
@@ -146,20 +151,10 @@ class Caches:
             client, self.feed.store, wake=wake, namespaces=config.namespaces, rng=rng
         )
         self.sweeps = Sweeps(
-            client,
-            self.feed,
-            wake=wake_sweep,
-            forget=forget_sweep,
-            shared=self._shared,
-            **scope,
+            client, self.feed, wake=wake_sweep, forget=forget_sweep, shared=self._shared, **scope
         )
         self.endpoints = Endpoints(
-            client,
-            self.feed.store,
-            wake=wake_endpoint,
-            forget=forget_endpoint,
-            gateways=config.gateways,
-            **scope,
+            client, self.feed.store, wake=wake_endpoint, forget=forget_endpoint, **scope
         )
         self.schedules = Schedules(
             client,

@@ -7,15 +7,13 @@ and all jobs run.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import cast
 
 from finetune_api.meta import ENDPOINT_KIND, ENDPOINT_PLURAL, GROUP, VERSION
 from finetune_api.names import (
     FRONT,
-    MANAGED_BY,
-    MANAGED_BY_LABEL,
     MONITOR_LABEL,
     SERVING_LABEL,
     published_name,
@@ -26,21 +24,17 @@ from finetune_operator.controllers.memory.reading import is_edited, warn_unreada
 from finetune_operator.controllers.memory.serving_reports import Report, ServingReports, Target
 from finetune_operator.finetuneendpoint.monitoring.looks import Look, read_look
 from finetune_operator.finetuneendpoint.observed import servers_of, versions_of
-from finetune_operator.finetuneendpoint.render.gateway import kind_of
 from finetune_operator.finetuneendpoint.trimming import (
     trim_deployment,
     trim_serving_pod,
-    trim_split,
 )
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
 from finetune_operator.finetunejob.state.trimmed import TrimmedJob, TrimmedPod, owner_uid
 from finetune_operator.finetunejob.state.trimming import trim_job, trim_pod
 from finetune_operator.kube.api.client import KubeClient
 from finetune_operator.kube.api.resource import (
-    AI_GATEWAY_ROUTES,
     DEPLOYMENTS,
     JOBS,
-    MODEL_REWRITES,
     PODS,
     Object,
     ObjectKey,
@@ -65,8 +59,6 @@ BY_MONITORED = "monitored"
 BY_SERVER = "server"
 """Index of endpoints by the servers that their status names."""
 REST_SECONDS = 0.05
-SPLITS = {each.kind: each for each in (AI_GATEWAY_ROUTES, MODEL_REWRITES)}
-"""What can tell an inference gateway how to divide requests, by kind."""
 
 
 def _by_namespace(obj: Object) -> Iterable[str]:
@@ -102,11 +94,9 @@ class Endpoints:
         wake: Called with a FineTuneEndpoint to reconcile.
         forget: Called with FineTuneEndpoints that are gone.
         namespaces: Watched namespaces; empty for all.
-        gateways: Inference gateways of the configuration, whose objects are watched too.
 
     Attributes:
         informers: What has to run: the endpoints' first.
-        splits: Of each kind that divides requests for a gateway, what the operator has written.
         urgent: Deployments whose reports an endpoint waits for, by endpoint.
     """
 
@@ -119,7 +109,6 @@ class Endpoints:
         forget: Callable[[Object], None],
         namespaces: Sequence[str],
         rng: random.Random,
-        gateways: Collection[str] = (),
     ) -> None:
         self._wake = wake
         self._forget = forget
@@ -160,19 +149,9 @@ class Endpoints:
         )
         self.looks_informer = look(JOBS, transform=trim_job)
         self.look_pods_informer = look(PODS, transform=trim_pod)
-        self.splits = {
-            kind: informer(
-                SPLITS[kind],
-                label_selector=f"{MANAGED_BY_LABEL}={MANAGED_BY}",
-                transform=trim_split,
-                on_served=self._on_split_served,
-            )
-            for kind in sorted({kind_of(gateway) for gateway in gateways})
-        }
         self.informers = [
             *(self.informer, self.pods_informer, self.deployments_informer),
             *(self.looks_informer, self.look_pods_informer),
-            *self.splits.values(),
         ]
         self.store = self.informer.store
         self.pods = self.pods_informer.store
@@ -182,8 +161,6 @@ class Endpoints:
         self.deployments.add_handler(self._on_workload)
         self.looks_informer.store.add_handler(self._on_look)
         self.look_pods_informer.store.add_handler(self._on_look)
-        for each in self.splits.values():
-            each.store.add_handler(self._on_split)
         jobs.add_handler(self._on_job)
 
     def new_reports(self, *, clock: Clock, rng: random.Random) -> ServingReports:
@@ -196,12 +173,6 @@ class Endpoints:
             on_news=self._on_report,
             clock=clock,
             rng=rng,
-        )
-
-    def served_splits(self, namespace: str) -> frozenset[str]:
-        """Return the kinds that divide requests for a gateway and can be read in a namespace."""
-        return frozenset(
-            kind for kind, informer in self.splits.items() if informer.scopes.serves(namespace)
         )
 
     def of_namespace(self, namespace: str) -> list[Object]:
@@ -248,11 +219,13 @@ class Endpoints:
         return 0 if found is None else found["numWanted"] + 1
 
     def _reported_names(self, target: Target) -> set[str]:
-        """Return the endpoints, or the versions, that reports of a Deployment can be about."""
+        """Return the endpoints, and the versions, that reports of a Deployment can be about."""
         users = self._users(*target)
+        names = {str(each["metadata"]["name"]) for each in users}
         if target[1] == FRONT:
-            return {str(each["metadata"]["name"]) for each in users}
-        return {str(version.get("adapter")) for each in users for version in versions_of(each)}
+            return names
+        versions = (version for each in users for version in versions_of(each))
+        return names | {str(version.get("adapter")) for version in versions}
 
     def _on_report(self, pod: Object, before: Report | None, after: Report | None) -> None:
         """Wake the endpoints that a changed report is about."""
@@ -264,10 +237,10 @@ class Endpoints:
                 if key in self.store:
                     self._wake(key, PRIORITY_CHILD)
             return
-        changed = _changed(_adapters(before), _adapters(after))
+        changed = _changed(_served(before), _served(after))
         for endpoint in self._users(namespace, server):
             adapters = {str(each.get("adapter")) for each in versions_of(endpoint)}
-            if adapters & changed:
+            if (adapters | {endpoint["metadata"]["name"]}) & changed:
                 self._wake(key_of(endpoint), PRIORITY_CHILD)
 
     def _on_endpoint(self, kind: EventType, old: Object | None, new: Object | None) -> None:
@@ -315,19 +288,6 @@ class Endpoints:
             if key in self.store:
                 self._wake(key, PRIORITY_CHILD)
 
-    def _on_split(self, kind: EventType, old: Object | None, new: Object | None) -> None:
-        """Wake the endpoint whose object was changed or deleted."""
-        if old is None or new is None or old["spec"] != new["spec"]:
-            found = old if new is None else new
-            assert found is not None
-            if (key := key_of(found)) in self.store:
-                self._wake(key, PRIORITY_CHILD)
-
-    def _on_split_served(self, scope: str, problem: str) -> None:
-        """Wake all endpoints: a gateway's kind can be read, or no longer. Their statuses say so."""
-        for key in list(self.store):
-            self._wake(key, PRIORITY_CHILD)
-
     def _on_job(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         if old is not None and new is not None and _artifact(old) == _artifact(new):
             return
@@ -354,10 +314,10 @@ def _routes(report: Report | None) -> dict[str, object]:
     return {each.name: each for each in report.endpoints}
 
 
-def _adapters(report: Report | None) -> dict[str, object]:
+def _served(report: Report | None) -> dict[str, object]:
     if not isinstance(report, ServerReport):
         return {}
-    return {each.name: each for each in report.adapters}
+    return {each.name: each for each in (*report.adapters, *(report.records or ()))}
 
 
 def _changed(before: dict[str, object], after: dict[str, object]) -> set[str]:

@@ -20,6 +20,12 @@ def is_edited(old: Object, new: Object) -> bool:
     return any(before.get(name) != after.get(name) for name in kept)
 
 
+def age_of(obj: Object) -> tuple[str, str]:
+    """Return what orders the objects of a namespace from the oldest to the newest."""
+    metadata = obj["metadata"]
+    return str(metadata.get("creationTimestamp") or ""), metadata["name"]
+
+
 def warn_unreadable(what: str, kind: str, scope: str, problem: str) -> None:
     """Log that what a kind of ours needs cannot be read; an empty problem says that it can."""
     if problem:

@@ -72,7 +72,7 @@ def sift(body: bytes, names: Collection[str]) -> bytes:
 
     Args:
         body: The report, as JSON.
-        names: Endpoints of a front, or versions on a server, that a report can be about.
+        names: Endpoints, and versions on a server, that a report can be about.
 
     Raises:
         ValueError: It is no JSON object, or it has too many parts.
@@ -82,8 +82,9 @@ def sift(body: bytes, names: Collection[str]) -> bytes:
     report = orjson.loads(body)
     if not isinstance(report, dict):
         raise ValueError("the report is no JSON object")
-    if isinstance(report.get("adapters"), list):
-        report["adapters"] = [*_known(report["adapters"], names).values()]
+    for section in ("adapters", "records"):
+        if isinstance(report.get(section), list):
+            report[section] = [*_known(report[section], names).values()]
     if isinstance(report.get("endpoints"), list):
         endpoints = _known(report["endpoints"], names)
         report["endpoints"] = [*endpoints.values()]

@@ -13,7 +13,7 @@ from functools import partial
 from finetune_api.meta import GROUP, SCHEDULE_KIND, SCHEDULE_PLURAL, VERSION
 from finetune_operator.controllers.controller import Owned
 from finetune_operator.controllers.memory.approvals import Wake
-from finetune_operator.controllers.memory.reading import is_edited, warn_unreadable
+from finetune_operator.controllers.memory.reading import age_of, is_edited, warn_unreadable
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
 from finetune_operator.finetuneschedule.observed import schedule_of
 from finetune_operator.kube.api.client import KubeClient
@@ -28,6 +28,10 @@ FINETUNESCHEDULES = Resource(
 )
 BY_ENDPOINT = "endpoint"
 """Index of schedules by the endpoint that they refer to."""
+BY_NAMESPACE = "namespace"
+"""Index of schedules by their namespace."""
+BY_NAMESPACE_OF_SCHEDULE = "schedule"
+"""Index of the FineTuneJobs of schedules by their namespace."""
 _OF_JOB = ("conditions", "artifact", "dataset")
 _OF_ENDPOINT = ("conditions", "active", "candidate", "rejected", "capture")
 
@@ -35,6 +39,16 @@ _OF_ENDPOINT = ("conditions", "active", "candidate", "rejected", "capture")
 def _by_endpoint(schedule: Object) -> Iterable[str]:
     name = ((schedule.get("spec") or {}).get("endpointRef") or {}).get("name")
     return (f"{schedule['metadata']['namespace']}/{name}",) if name else ()
+
+
+def _by_namespace(schedule: Object) -> Iterable[str]:
+    return (schedule["metadata"]["namespace"],)
+
+
+def index_by_schedule(job: Object) -> Iterable[str]:
+    """Return the namespace of a FineTuneJob that a schedule has created."""
+    key = schedule_of(job)
+    return () if key is None else (key[0],)
 
 
 class Schedules:
@@ -72,7 +86,7 @@ class Schedules:
             FINETUNESCHEDULES,
             namespaces=namespaces,
             transform=trim_finetunejob,
-            indexers={BY_ENDPOINT: _by_endpoint},
+            indexers={BY_ENDPOINT: _by_endpoint, BY_NAMESPACE: _by_namespace},
             on_served=partial(warn_unreadable, "FineTuneSchedules", SCHEDULE_KIND),
             may_be_forbidden=True,
             rng=rng,
@@ -85,6 +99,12 @@ class Schedules:
     def owned(self) -> Owned:
         """The FineTuneJobs of schedules, whose ends wake them."""
         return Owned(cache=self._jobs, owner_of=schedule_of, is_news=_is_news_of_job)
+
+    def num_older(self, schedule: Object) -> int:
+        """Return how many older schedules of the namespace are not suspended."""
+        others = self.store.by_index(BY_NAMESPACE, schedule["metadata"]["namespace"])
+        own = age_of(schedule)
+        return sum(not each["spec"].get("suspend") and age_of(each) < own for each in others)
 
     def _on_schedule(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         if new is None:

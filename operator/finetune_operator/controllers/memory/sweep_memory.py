@@ -9,7 +9,7 @@ from finetune_api.v1alpha1.finetunesweep import FineTuneSweep, FineTuneSweepSpec
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.finetunesweep.deleted import read_deleted
 from finetune_operator.finetunesweep.trials.observed import find_own, read_trials
-from finetune_operator.finetunesweep.trials.trial import LastSeen, Trial
+from finetune_operator.finetunesweep.trials.trial import Trial
 from finetune_operator.kube.api.resource import Object
 
 
@@ -22,7 +22,7 @@ class SweepMemory:
         parsed: The sweep, validated; None if ``problem`` is set.
         problem: Cause for which the spec cannot be read.
         missing: Trials that a live read did not find.
-        last_seen: The use of trials at the last reconcile, by number.
+        seen: Trials as they were seen last, by number.
         refusal: Cause for which the API server did not create a trial.
         refused_until: Monotonic time of the next try.
         judged: By UID, whether large jobs that no status has counted are trials.
@@ -32,7 +32,7 @@ class SweepMemory:
     parsed: FineTuneSweep | None = None
     problem: str = ""
     missing: frozenset[int] = frozenset()
-    last_seen: dict[int, LastSeen] = field(default_factory=dict)
+    seen: dict[int, Trial] = field(default_factory=dict)
     num_created: int = 0
     refusal: Refusal | None = None
     refused_until: float = 0.0
@@ -50,6 +50,6 @@ class SweepMemory:
             spec,
             num_created=max(int(counts.get("created") or 0), self.num_created),
             deleted=read_deleted(status.get("deleted")).numbers,
-            uids={number: seen.uid for number, seen in self.last_seen.items()},
+            uids={number: trial.uid for number, trial in self.seen.items()},
             judged=self.judged,
         )

@@ -103,7 +103,7 @@ class Sweeps:
     def _is_news_of_trial(self, old: Object | None, new: Object | None) -> bool:
         key = sweep_of(old if new is None else new)  # type: ignore[arg-type]
         sweep = None if key is None or self.quiet.is_on else self.informer.store.get(*key)
-        return sweep is not None and is_news(sweep, old, new)
+        return sweep is not None and is_news(old, new)
 
     def _on_sweep(self, kind: EventType, old: Object | None, new: Object | None) -> None:
         if new is None:

@@ -1,29 +1,25 @@
 """Whether a candidate is worse than the active version, from counts. Valid at any time.
 
-A request goes to the candidate with the probability ``w``, its weight, whatever it asks. So if the
-candidate is not worse, a bad event (an error, a slow answer) is the candidate's with a probability
-of at most ``w``, however often bad events happen. Each signal bets on larger shares: for an odds
-ratio ``r`` the share is ``q = w r / (w r + 1 - w)``, and the bet on ``k`` of ``n`` bad events is
-worth ``(q / w)**k ((1 - q) / (1 - w))**(n - k)``. The mean over the odds ratios and the signals is
-an e-value. If the candidate is not worse, it ever reaches ``1 / alpha`` with a probability of at
-most ``alpha``, after any number of looks (Ville's inequality).
+A hash of the user (else of the conversation), the sender and the rollout's name gives a user to the
+candidate with the probability ``w``, its weight. A user counts once for each kind of bad answer. So
+if the candidate is not worse, who has bad answers and when does not depend on the versions, and
+each counted one is the candidate's with the probability ``w``, independently of all others. What
+else decides whether one counts (an outage, a full table) looks at both versions together.
 
-The front keeps to what is assumed about the counts:
+For an odds ratio ``r`` a bad answer is the candidate's with ``q = w r / (w r + 1 - w)``. The bet
+on ``k`` of ``n`` is worth ``E = (q / w)**k ((1 - q) / (1 - w))**(n - k)``. Each sender has a bet of
+its own, worth ``DOUBT + (1 - DOUBT) E``. The product over the senders, averaged over odds ratios
+and signals, is an e-value. If the candidate is not worse, it ever reaches ``1 / alpha`` with a
+probability of at most ``alpha``, after any number of looks (Ville's inequality).
 
-- A hash of the sticky key (a user, else a conversation) and of the rollout's name chooses the
-  version. So versions of different sticky keys are independent. The weight does not depend on them.
-- A bad event counts only if neither its sender (an API key, or without keys a client's address) nor
-  its sticky key has had one of its kind in this rollout.
+A sender can read which version answered, make up users, and fail as any of them. So:
 
-If the candidate is not worse, who has bad events and when does not depend on the versions. Then
-the rule picks the events that count without regard to the versions, and each has a sticky key of
-its own. So each is the candidate's with the probability ``w``, although a sender's sticky keys have
-different versions. What the rule drops costs only time.
+- Worse is shown only if it is shown without any one sender. The e-value without the liar is valid
+  whatever the liar does, and the smallest of all is not above it.
+- Nobody's bet falls below ``DOUBT``. So a sender that fails with the active version hides no harm
+  for long.
 
-A sender can read which version answered, and fail with a chosen sticky key. That breaks the rule
-for one event of each kind. At a weight of 5 % one such sender raises the e-value to 5 at most, and
-to 38 through two fronts, because each front process remembers its own senders. The bound at the
-default certainty is 100. So evidence is as good as the keys: without keys, as good as the clients.
+Where one sender speaks for all (a single key, or ``access.trustUsers``), its users decide.
 """
 
 from __future__ import annotations
@@ -56,11 +52,14 @@ SHARES = {
 """Part of the stake that each signal has. They add up to 1."""
 
 
+DOUBT = 0.1
+"""What a bet on a sender keeps aside."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """Requests of one version, and how many of its users had a bad event of each kind."""
+    """How many users of one version had a bad answer of each kind."""
 
-    requests: int = 0
     errors: int = 0
     slow: int = 0
     refusals: int = 0
@@ -69,10 +68,6 @@ class Counts:
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(**{name: getattr(self, name) + getattr(other, name) for name in COUNTED})
-
-    def or_later(self, other: Counts) -> Counts:
-        """Return the later of two readings of counts that only grow."""
-        return Counts(**{name: max(getattr(self, name), getattr(other, name)) for name in COUNTED})
 
     def of(self, signal: Signal) -> int:
         """Return the number of bad events of a kind."""
@@ -84,14 +79,14 @@ COUNTED = tuple(field.name for field in fields(Counts))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stream:
-    """What one front process counted at one weight of the candidate.
+    """Bad answers to one sender's users at one weight of the candidate.
 
     Attributes:
-        front: Boot id of the process.
-        weight: Percent of the traffic that the candidate had, from 1 to 100.
+        sender: Number of the sender.
+        weight: Percent of the users that the candidate had, from 1 to 100.
     """
 
-    front: str
+    sender: int
     weight: int
     active: Counts
     candidate: Counts
@@ -99,18 +94,17 @@ class Stream:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """Evidence that the candidate is worse.
+    """Evidence that the candidate is worse, as natural logarithms of e-values.
 
     Attributes:
-        by_signal: Natural logarithm of each signal's e-value.
+        by_signal: Of each signal.
+        log_e: Of all signals together.
+        confirmed: The same without the sender who adds most, if no sender is trusted alone.
     """
 
     by_signal: Mapping[Signal, float]
-
-    @property
-    def log_e(self) -> float:
-        """Natural logarithm of the e-value of all signals together."""
-        return _log_mean((SHARES[signal], log_e) for signal, log_e in self.by_signal.items())
+    log_e: float
+    confirmed: float
 
     @property
     def strongest(self) -> Signal:
@@ -119,7 +113,7 @@ class Evidence:
 
     def shows_worse(self, certainty: float) -> bool:
         """Return whether worse is shown, with false alarms at most ``1 - certainty``."""
-        return self.log_e >= log_bound(certainty)
+        return self.confirmed >= log_bound(certainty)
 
 
 def log_bound(certainty: float) -> float:
@@ -127,36 +121,62 @@ def log_bound(certainty: float) -> float:
     return -math.log1p(-certainty)
 
 
-def weigh(streams: Iterable[Stream]) -> Evidence:
+def weigh(streams: Iterable[Stream], *, trusts_senders: bool) -> Evidence:
     """Return the evidence of a rollout. The order and the number of streams do not matter."""
-    at_weight: dict[int, tuple[Counts, Counts]] = {}
+    at: dict[int, dict[int, tuple[Counts, Counts]]] = {}
     for stream in streams:
-        active, candidate = at_weight.get(stream.weight, (Counts(), Counts()))
-        at_weight[stream.weight] = (active + stream.active, candidate + stream.candidate)
-    return Evidence(
-        by_signal={
-            signal: log_e_value(
-                {w: (a.of(signal), c.of(signal)) for w, (a, c) in at_weight.items()}
-            )
+        weights = at.setdefault(stream.sender, {})
+        active, candidate = weights.get(stream.weight, (Counts(), Counts()))
+        weights[stream.weight] = (active + stream.active, candidate + stream.candidate)
+    bets = {
+        sender: {
+            signal: log_bets({w: (a.of(signal), c.of(signal)) for w, (a, c) in weights.items()})
             for signal in Signal
         }
-    )
+        for sender, weights in at.items()
+    }
+    all_bets = {
+        signal: [sum(bet[signal][i] for bet in bets.values()) for i in range(len(ODDS_RATIOS))]
+        for signal in Signal
+    }
+    by_signal = {signal: _log_mean_of(logs) for signal, logs in all_bets.items()}
+    log_e = _log_mean((SHARES[signal], each) for signal, each in by_signal.items())
+    if trusts_senders:
+        return Evidence(by_signal=by_signal, log_e=log_e, confirmed=log_e)
+    without = [
+        _log_mean(
+            (SHARES[signal], _log_mean_of(x - y for x, y in zip(logs, bet[signal], strict=True)))
+            for signal, logs in all_bets.items()
+        )
+        for bet in bets.values()
+    ]
+    return Evidence(by_signal=by_signal, log_e=log_e, confirmed=min([log_e, *without]))
 
 
-def log_e_value(num_bad: Mapping[int, tuple[int, int]]) -> float:
-    """Return the logarithm of one signal's e-value.
+def log_bets(num_bad: Mapping[int, tuple[int, int]]) -> list[float]:
+    """Return the logarithms of one sender's bets on one signal, one for each odds ratio.
 
     Args:
-        num_bad: Bad events of the active version and of the candidate, by weight in percent. At 0
-            and at 100 nothing runs beside the other, so nothing is learnt.
+        num_bad: Users with a bad answer of the active version and of the candidate, by weight in
+            percent. At 0 and at 100 nothing runs beside the other, so nothing is learnt.
     """
-    compared = [(w, a, c) for w, (a, c) in sorted(num_bad.items()) if 0 < w < 100 and a + c]
+    compared = [(w, a, c) for w, (a, c) in num_bad.items() if 0 < w < 100 and a + c]
     if not compared:
-        return 0.0
-    return _log_mean(
-        (1 / len(ODDS_RATIOS), sum(a * _LOSS[w][i] + c * _GAIN[w][i] for w, a, c in compared))
+        return [0.0] * len(ODDS_RATIOS)
+    return [
+        _log_mean(
+            (
+                (DOUBT, 0.0),
+                (1 - DOUBT, sum(a * _LOSS[w][i] + c * _GAIN[w][i] for w, a, c in compared)),
+            )
+        )
         for i in range(len(ODDS_RATIOS))
-    )
+    ]
+
+
+def _log_mean_of(logs: Iterable[float]) -> float:
+    """Return the logarithm of the e-value that the bets on all odds ratios have together."""
+    return _log_mean((1 / len(ODDS_RATIOS), each) for each in logs)
 
 
 def _log_mean(terms: Iterable[tuple[float, float]]) -> float:

@@ -13,10 +13,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_api.meta import seconds_of
 from finetune_api.names import look_name
 from finetune_api.protocol.monitoring import SETTLING, LookReport
-from finetune_api.v1alpha1.traffic import Monitor
 from finetune_operator.finetunejob.state.trimmed import (
     TrimmedJob,
     TrimmedPod,
@@ -25,8 +23,6 @@ from finetune_operator.finetunejob.state.trimmed import (
 )
 from finetune_operator.status.conditions import find_condition, parse_timestamp, shorten
 
-LEAST_SECONDS = 60
-"""Between two looks: their names have minutes."""
 MESSAGE_CHARACTERS = 300
 MINUTE_DIGITS = 9
 """A Unix time in minutes has 8 until 2160."""
@@ -64,18 +60,17 @@ class Due:
 
 
 def find_due(
-    monitor: Monitor, since: datetime, endpoint: str, looks: Sequence[Look], now: datetime
+    every: int, since: datetime, endpoint: str, looks: Sequence[Look], now: datetime
 ) -> Due:
     """Return the next look: at the last whole ``every`` that has passed, if it is not there yet.
 
     Args:
-        monitor: ``spec.monitor``.
+        every: Seconds between two looks, in whole minutes: their names have minutes.
         since: Since when the active version answers.
         endpoint: Name of the endpoint.
         looks: Those that exist.
         now: The present.
     """
-    every = max(LEAST_SECONDS, seconds_of(monitor.every))
     slot = int((now - SETTLING).timestamp()) // every
     first = -(-int(since.timestamp()) // every) + 1
     names = {look.name for look in looks}

@@ -9,7 +9,6 @@ from finetune_api.meta import ENDPOINT_PLURAL, GROUP
 from finetune_api.names import FRONT, FRONT_CONTAINER, SERVING, SERVING_TOKEN_SECRET, Owner
 from finetune_api.protocol.serving import REPORT_PORT
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.render.metadata import (
     Deployed,
     labels_of_front,
@@ -49,7 +48,7 @@ def render_front(
     owners: Iterable[Owner],
     secrets: Iterable[str],
     config: OperatorConfig,
-    recording: Recording | None = None,
+    store_secrets: Iterable[str] | None = None,
 ) -> Manifest:
     """Render the front's Deployment.
 
@@ -58,18 +57,20 @@ def render_front(
         owners: All endpoints of the namespace.
         secrets: Secrets with keys of theirs. One that does not exist yet delays no pod.
         config: The administrator's settings.
-        recording: Where endpoints store captured answers; None if none of them captures any.
+        store_secrets: Secrets with which captured answers are stored; None if there are none.
     """
     labels = labels_of_front()
     volumes, mounts = trusted_volumes()
-    environment = _environment(namespace, config.front_replicas)
+    environment = _environment(namespace)
     extra: Manifest = {}
-    if recording is not None:
-        recorder, more = render_recorder(namespace, recording, mounts, config)
+    if store_secrets is not None:
+        recorder, more = render_recorder(namespace, store_secrets, mounts, config)
         extra["initContainers"] = [recorder]
         volumes += more
         mounts = [*mounts, socket_mount()]
         environment["FINETUNE_RECORDER_SOCKET"] = SOCKET
+    if not config.front_access_log:
+        environment["FINETUNE_ACCESS_LOG"] = "off"
     volumes.append({"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}})
     mounts.append({"name": "tmp", "mountPath": HOME})
     for number, secret in enumerate(sorted(set(secrets))):
@@ -104,7 +105,7 @@ def render_front(
     )
 
 
-def _environment(namespace: str, num_fronts: int) -> dict[str, str]:
+def _environment(namespace: str) -> dict[str, str]:
     return {
         "HOME": HOME,
         "FINETUNE_NAMESPACE": namespace,
@@ -112,7 +113,6 @@ def _environment(namespace: str, num_fronts: int) -> dict[str, str]:
         "FINETUNE_TOKEN_FILE": TOKEN_FILE,
         "FINETUNE_KEYS_DIR": KEYS_DIR,
         "FINETUNE_GRACE_SECONDS": str(ANSWER_SECONDS),
-        "FINETUNE_FRONTS": str(num_fronts),
     }
 
 
@@ -127,11 +127,7 @@ def render_front_parts(namespace: str, front: Deployed) -> list[Manifest]:
     def metadata(name: str) -> Manifest:
         return metadata_of(name, namespace, labels, owners)
 
-    rule = {
-        "apiGroups": [GROUP],
-        "resources": [ENDPOINT_PLURAL],
-        "verbs": ["get", "list", "watch"],
-    }
+    rule = {"apiGroups": [GROUP], "resources": [ENDPOINT_PLURAL], "verbs": ["get", "list", "watch"]}
     rbac = "rbac.authorization.k8s.io"
     account = {"kind": "ServiceAccount", "name": SERVING, "namespace": namespace}
     return [

@@ -75,7 +75,6 @@ def render_look(task: LookTask, owner: Owner, config: OperatorConfig) -> Manifes
         resources=limited({"cpu": config.prepare_cpu, "memory": config.prepare_memory}),
         mounts=mounts,
     )
-    del container["lifecycle"]
     pod: Manifest = {
         "restartPolicy": "Never",
         "serviceAccountName": SERVING,

@@ -7,13 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.meta import ENDPOINT_KIND
-from finetune_api.names import (
-    MANAGED_BY,
-    MANAGED_BY_LABEL,
-    SERVER_LABEL,
-    SERVING_LABEL,
-    Owner,
-)
+from finetune_api.names import MANAGED_BY, MANAGED_BY_LABEL, SERVER_LABEL, SERVING_LABEL, Owner
 
 Manifest = dict[str, Any]
 
@@ -69,9 +63,4 @@ def metadata_of(
     name: str, namespace: str, labels: dict[str, str], owners: list[Manifest]
 ) -> Manifest:
     """Return the metadata of an object."""
-    return {
-        "name": name,
-        "namespace": namespace,
-        "labels": dict(labels),
-        "ownerReferences": owners,
-    }
+    return {"name": name, "namespace": namespace, "labels": dict(labels), "ownerReferences": owners}

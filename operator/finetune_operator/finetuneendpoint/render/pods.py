@@ -23,11 +23,10 @@ ACCOUNT_DIR = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN_DIR = "/var/run/secrets/finetune.dev/serving"  # noqa: S105 - a path, not a secret
 TOKEN_FILE = f"{TOKEN_DIR}/token"
 TOKEN_SECONDS = 3600
-DRAIN_SECONDS = 5
-"""A pod that ends still answers for so long: until then, Services may send requests to it."""
-ANSWER_SECONDS = 120
-"""Time that answers that have begun then have to be finished."""
-GRACE_SECONDS = DRAIN_SECONDS + ANSWER_SECONDS + 25
+ANSWER_SECONDS = 125
+"""A pod that ends has this time for open answers and connections. It accepts connections in the
+first five seconds: until then, Services may send requests to it."""
+GRACE_SECONDS = ANSWER_SECONDS + 25
 """Time between the request to end and the kill; the engine ends after its agent."""
 HOME = "/tmp"  # noqa: S108 - the container's own emptyDir
 
@@ -37,12 +36,7 @@ def account_volume() -> Manifest:
     field = {"apiVersion": "v1", "fieldPath": "metadata.namespace"}
     sources: list[Manifest] = [
         {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
-        {
-            "configMap": {
-                "name": "kube-root-ca.crt",
-                "items": [{"key": "ca.crt", "path": "ca.crt"}],
-            }
-        },
+        {"configMap": {"name": "kube-root-ca.crt", "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
         {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": field}]}},
     ]
     return {"name": "account", "projected": {"defaultMode": 0o440, "sources": sources}}
@@ -86,17 +80,21 @@ def storage_volumes(
 
 
 def reporting() -> Manifest:
-    """Return port and probes of a container that answers the cluster: probes, report, metrics."""
+    """Return port and probes of a container that answers the cluster: probes, report, metrics.
+
+    All pods of a busy node answer late together. So a late answer takes no pod out of rotation
+    before three probes of five seconds: a Service without pods refuses every request.
+    """
 
     def probe(path: str, **settings: int) -> Manifest:
-        return {"httpGet": {"path": path, "port": REPORT_PORT}, "timeoutSeconds": 2, **settings}
+        return {"httpGet": {"path": path, "port": REPORT_PORT}, "timeoutSeconds": 5, **settings}
 
     port = {"name": REPORT_PORT_NAME, "containerPort": REPORT_PORT, "protocol": "TCP"}
     return {
         "ports": [port],
         "startupProbe": probe("/healthz", periodSeconds=1, failureThreshold=120),
         "livenessProbe": probe("/healthz", periodSeconds=10, failureThreshold=6),
-        "readinessProbe": probe("/readyz", periodSeconds=2, failureThreshold=2),
+        "readinessProbe": probe("/readyz", periodSeconds=2, failureThreshold=3),
     }
 
 
@@ -123,7 +121,6 @@ def render_container(
         "resources": resources,
         "volumeMounts": mounts,
         "securityContext": container_security(),
-        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(DRAIN_SECONDS)]}}},
     }
 
 
@@ -237,10 +234,17 @@ def render_policy(
 
 
 def render_budget(metadata: Manifest, *, selector: dict[str, str]) -> Manifest:
-    """Render the budget by which a drain takes one of a Deployment's pods at a time."""
+    """Render the budget by which a drain takes one of a Deployment's pods at a time.
+
+    A pod that is not ready answers nobody, so it never stops a drain.
+    """
     return {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
         "metadata": metadata,
-        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": selector}},
+        "spec": {
+            "maxUnavailable": 1,
+            "unhealthyPodEvictionPolicy": "AlwaysAllow",
+            "selector": {"matchLabels": selector},
+        },
     }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from finetune_api.protocol.serving import REPORT_PORT, REPORT_PORT_NAME
 from finetune_api.protocol.trainer import Environment
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.render.pods import (
     HOME,
     TOKEN_FILE,
@@ -36,7 +35,7 @@ def socket_mount() -> Manifest:
 
 
 def render_recorder(
-    namespace: str, recording: Recording, trusted: Sequence[Manifest], config: OperatorConfig
+    namespace: str, secrets: Iterable[str], trusted: Sequence[Manifest], config: OperatorConfig
 ) -> tuple[Manifest, list[Manifest]]:
     """Render the recorder's container and the volumes that it needs beside the front's.
 
@@ -45,7 +44,7 @@ def render_recorder(
 
     Args:
         namespace: The namespace.
-        recording: Where answers go.
+        secrets: Those with which answers are stored.
         trusted: Mounts of a container that follows endpoints and knows the token.
         config: The administrator's settings.
     """
@@ -60,7 +59,7 @@ def render_recorder(
         {"name": "recorder-spool", "mountPath": SPOOL_DIR},
         {"name": "recorder-tmp", "mountPath": HOME},
     ]
-    stores, opened = storage_volumes("capture", recording.uris, recording.secrets)
+    stores, opened = storage_volumes("capture", (), secrets)
     volumes += stores
     mounts += opened
     container = render_container(
@@ -79,8 +78,6 @@ def render_recorder(
         resources=limited({"cpu": config.front_cpu, "memory": config.front_memory}),
         mounts=mounts,
     )
-    # The front has ended when it is told to end: there is nothing to wait for.
-    del container["lifecycle"]
     port = {"name": REPORT_PORT_NAME, "containerPort": RECORDER_PORT, "protocol": "TCP"}
     probe = {
         "httpGet": {"path": "/healthz", "port": RECORDER_PORT},

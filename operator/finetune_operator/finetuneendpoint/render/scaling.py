@@ -16,8 +16,9 @@ Manifest = dict[str, Any]
 
 CPU_PERCENT = 70
 """Use of requested CPU above which an autoscaler adds a pod."""
-MAX_WAITING = 4
-"""Waiting requests per pod above which KEDA adds one."""
+KEDA_THRESHOLDS = {"waiting": 4, "running": 64}
+"""Requests per pod in each state of vLLM above which KEDA adds one. Those that run count too: a
+server that keeps up lets none wait, and must not lose its pods for that."""
 
 
 def is_scaled(replicas: Replicas) -> bool:
@@ -50,7 +51,7 @@ def render_scaler(
         "metadata": metadata,
         "spec": {
             "scaleTargetRef": target,
-            "minReplicas": max(1, replicas.min),
+            "minReplicas": replicas.min,
             "maxReplicas": replicas.max,
             "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": utilization}}],
         },
@@ -58,16 +59,19 @@ def render_scaler(
 
 
 def _scaled_object(metadata: Manifest, replicas: Replicas, prometheus: str) -> Manifest:
-    """Render KEDA's ScaledObject, which goes by the requests that wait in vLLM."""
+    """Render KEDA's ScaledObject: the trigger that asks for the most pods decides."""
     selector = f'namespace="{metadata["namespace"]}", pod=~"{metadata["name"]}-.*"'
-    trigger = {
-        "type": "prometheus",
-        "metadata": {
-            "serverAddress": prometheus,
-            "query": f"sum(vllm:num_requests_waiting{{{selector}}})",
-            "threshold": str(MAX_WAITING),
-        },
-    }
+    triggers = [
+        {
+            "type": "prometheus",
+            "metadata": {
+                "serverAddress": prometheus,
+                "query": f"sum(vllm:num_requests_{state}{{{selector}}})",
+                "threshold": str(threshold),
+            },
+        }
+        for state, threshold in KEDA_THRESHOLDS.items()
+    ]
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
@@ -76,6 +80,6 @@ def _scaled_object(metadata: Manifest, replicas: Replicas, prometheus: str) -> M
             "scaleTargetRef": {"name": metadata["name"]},
             "minReplicaCount": replicas.min,
             "maxReplicaCount": replicas.max,
-            "triggers": [trigger],
+            "triggers": triggers,
         },
     }

@@ -23,6 +23,7 @@ from finetune_api.names import (
     Owner,
 )
 from finetune_api.paths import normal_path
+from finetune_api.protocol.serving import REPORT_PORT
 from finetune_api.protocol.trainer import Environment
 from finetune_api.v1alpha1.spec.serving import Replicas
 from finetune_operator.config import OperatorConfig
@@ -50,11 +51,11 @@ from finetune_operator.finetuneendpoint.render.pods import (
 )
 from finetune_operator.finetuneendpoint.render.scaling import is_scaled
 from finetune_operator.finetuneendpoint.render.vllm import numbers_of, vllm_arguments
-from finetune_operator.finetuneendpoint.servers import Server, way_of
+from finetune_operator.finetuneendpoint.servers import Server, engine_image, engine_limits, way_of
 from finetune_operator.finetunejob.render.beside import ENVIRONMENT_BESIDE, environment_of
 from finetune_operator.finetunejob.render.claims import CLAIMS_DIR, parse_claim_uri
 from finetune_operator.finetunejob.render.engine import ENGINE_DIR
-from finetune_operator.finetunejob.render.resources import default_cpu, default_memory, whole_cpus
+from finetune_operator.finetunejob.render.resources import whole_cpus
 from finetune_operator.finetunejob.render.security import container_security
 from finetune_operator.finetunejob.render.volumes import CACHE_DIR, CREDENTIALS_DIR
 
@@ -85,10 +86,7 @@ exec {" ".join(program)} "$@"
 
 
 def render_server(
-    server: Server,
-    replicas: Replicas,
-    owners: Iterable[Owner],
-    config: OperatorConfig,
+    server: Server, replicas: Replicas, owners: Iterable[Owner], config: OperatorConfig
 ) -> Manifest:
     """Render a server's Deployment.
 
@@ -191,10 +189,12 @@ def _volumes(
     for number, claim in enumerate(sorted({found[0] for found in (base, output) if found})):
         name = f"claim-{number}"
         volumes.append({"name": name, "persistentVolumeClaim": {"claimName": claim}})
-        mount = {"name": name, "mountPath": f"{CLAIMS_DIR}/{claim}", "readOnly": True}
-        agent.append(mount)
+        writable = {"name": name, "mountPath": f"{CLAIMS_DIR}/{claim}"}
+        mount = {**writable, "readOnly": True}
+        has_outputs = output is not None and output[0] == claim
+        # The agent stores the decisions on endpoints beside their versions.
+        agent.append(writable if has_outputs else mount)
         if base is not None and base[0] == claim:
-            has_outputs = output is not None and output[0] == claim
             engine.append(_narrowed(mount, base[1]) if has_outputs else mount)
     return volumes, agent, engine
 
@@ -256,10 +256,7 @@ def _agent(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Ma
 
 def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> Manifest:
     serve = server.serve
-    limits = {
-        "cpu": serve.resources.cpu or default_cpu(config, serve.num_gpus),
-        "memory": serve.resources.memory or default_memory(config, serve.num_gpus),
-    }
+    limits = engine_limits(serve, config)
     if serve.num_gpus:
         limits[serve.resources.gpu_resource] = str(serve.num_gpus)
     environment = {
@@ -267,9 +264,9 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
         # Without it Torch begins a thread for each core of the node.
         "OMP_NUM_THREADS": str(whole_cpus(limits["cpu"])),
     }
+    image = engine_image(serve, config)
     program: Sequence[str]
     if serve.engine == "VLLM":
-        image = serve.image or config.vllm_image
         environment |= {
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
@@ -277,7 +274,6 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
         }
         program, arguments = VLLM, vllm_arguments(server, config, port=ENGINE_PORT)
     else:
-        image = serve.image or config.trainer_image
         program = TRANSFORMERS
         arguments = [f"--port={ENGINE_PORT}", f"--max-adapters={serve.max_adapters}"]
     container: Manifest = {
@@ -289,5 +285,12 @@ def _engine(server: Server, mounts: list[Manifest], config: OperatorConfig) -> M
         "resources": limited(limits),
         "volumeMounts": mounts,
         "securityContext": container_security(),
+        # The agent asks the engine for a token. An engine that gives none for so long hangs.
+        "livenessProbe": {
+            "httpGet": {"path": "/enginez", "port": REPORT_PORT},
+            "timeoutSeconds": 5,
+            "periodSeconds": 60,
+            "failureThreshold": 10,
+        },
     }
     return trainer_policy(container, config) if image == config.trainer_image else container

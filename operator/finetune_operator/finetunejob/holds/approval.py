@@ -40,9 +40,22 @@ def pinned_digest(step: Step, spec: FineTuneJobSpec, stage: Stage) -> str | None
     return (step.draft.get(SECTION) or {}).get("digest")
 
 
+def asks_for_data(step: Step, spec: FineTuneJobSpec, stage: Stage) -> bool:
+    """Return whether a stage may begin only once somebody has approved the data set.
+
+    What is published was approved of before: reading it back asks nobody again.
+    """
+    if not needs_approval(spec, step.approval_policy):
+        return False
+    run = publishing.taken_over(step.views)
+    return stage is Stage.TRAIN or (
+        stage is Stage.PUBLISH and run is not None and not run.is_published
+    )
+
+
 def follow_decisions(step: Step, spec: FineTuneJobSpec, stage: Stage) -> None:
-    """Tell what was decided on the data set before training begins; a rejection ends the job."""
-    if stage is not Stage.TRAIN or not needs_approval(spec, step.approval_policy):
+    """Tell what was decided on the data set before it is used; a rejection ends the job."""
+    if not asks_for_data(step, spec, stage):
         return
     decisions = step.observed.decisions
     digest = (step.draft.get("dataset") or {}).get("digest")
@@ -153,8 +166,8 @@ _BY_POLICY = "The policy of this namespace asks for it (requireApproval)."
 _UNREAD = (
     "The job needs an approval of its data, and this operator cannot read FineTuneApprovals:"
     " their CustomResourceDefinition is not installed, or its role lacks list and watch on"
-    " finetuneapprovals. Apply the chart's crds folder and roles (kubectl apply --server-side -f"
-    " charts/finetune-operator/crds/); the job goes on by itself."
+    " finetuneapprovals. Apply the chart's crds folder and roles (kubectl apply --server-side"
+    " --force-conflicts -f charts/finetune-operator/crds/); the job goes on by itself."
 )
 _NO_DIGEST = (
     "The digest of the data set is not known: an operator that did not know approvals has ended"

@@ -93,17 +93,15 @@ def _reckoned(step: Step, spec: FineTuneJobSpec, before: Section) -> Section | N
     if before.get("basis") == "Measured" or result is None or result.estimate is None:
         return None
     estimate = result.estimate
-    section: Section = {
+    section = {
         "basis": "Assumed",
         "trainSeconds": estimate.train_seconds,
         "evaluateSeconds": estimate.evaluate_seconds,
         "message": shorten(_basis_text(estimate, spec), BASIS_CHARACTERS),
+        "validationSeconds": estimate.validation_seconds or None,
+        "leastTrainSeconds": estimate.least_train_seconds or None,
     }
-    if estimate.validation_seconds:
-        section["validationSeconds"] = estimate.validation_seconds
-    if estimate.least_train_seconds:
-        section["leastTrainSeconds"] = estimate.least_train_seconds
-    return section
+    return {name: value for name, value in section.items() if value is not None}
 
 
 def _basis_text(estimate: TimeEstimate, spec: FineTuneJobSpec) -> str:

@@ -9,18 +9,19 @@ from finetune_api.protocol.stage_results import TrainResult
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.holds import pruning
+from finetune_operator.finetunejob.holds.approval import asks_for_data
 from finetune_operator.finetunejob.holds.estimate import is_budget_warning_unsent, is_hopeless
 from finetune_operator.finetunejob.pods.podbounds import Violation, find_job_violations
 from finetune_operator.finetunejob.publication import publishing
 from finetune_operator.finetunejob.publication.publishing import overrules, why_publishing_waits
 from finetune_operator.finetunejob.render.job import is_queued
-from finetune_operator.finetunejob.state.decisions import PHASE, SECTION, needs_approval
+from finetune_operator.finetunejob.state.decisions import PHASE, SECTION
 from finetune_operator.finetunejob.state.stages import TRAITS
 from finetune_operator.finetunejob.state.step import Step
 from finetune_operator.status.conditions import ConditionType, Reason
 
-_RECORDS = {Stage.TRAIN: SECTION, Stage.PUBLISH: publishing.SECTION}
-"""Where the status keeps the decision that a stage goes by."""
+_RECORDS = {Stage.TRAIN: (SECTION,), Stage.PUBLISH: (SECTION, publishing.SECTION)}
+"""Where the status keeps the decisions that a stage goes by."""
 KUEUE_RECHECK_SECONDS = 60.0
 
 
@@ -85,8 +86,7 @@ def _unaffordable(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | Non
 def _unapproved(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     """Hold training back until somebody has approved the data; the condition has told it."""
     told = step.draft.conditions.get(ConditionType.DATA_APPROVED) or {}
-    is_needed = stage is Stage.TRAIN and needs_approval(spec, step.approval_policy)
-    if not is_needed or told.get("status") == "True":
+    if not asks_for_data(step, spec, stage) or told.get("status") == "True":
         return None
     return Hold(
         reason=told.get("reason", Reason.APPROVAL_REQUIRED),
@@ -187,9 +187,8 @@ def _refused(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
 
 def _unrecorded(step: Step, spec: FineTuneJobSpec, stage: Stage) -> Hold | None:
     """Store a decision first: the next plan acts on it, so that no Job is without a record."""
-    section = _RECORDS.get(stage, "")
-    stored = (step.observed.job.get("status") or {}).get(section)
-    if not section or step.draft.get(section) == stored:
+    stored = step.observed.job.get("status") or {}
+    if all(step.draft.get(each) == stored.get(each) for each in _RECORDS.get(stage, ())):
         return None
     return Hold(reason=Reason.APPROVED, message="The approval is recorded.", recheck_seconds=0.0)
 

@@ -94,10 +94,7 @@ def count_fruitless(
 def evicted_by_queue(reason: str, message: str, now: datetime) -> Cause:
     """Return the cause of an end by Kueue."""
     return Cause(
-        failure_class=FailureClass.EVICTED,
-        reason=reason,
-        message=message,
-        time=timestamp(now),
+        failure_class=FailureClass.EVICTED, reason=reason, message=message, time=timestamp(now)
     )
 
 

@@ -13,17 +13,25 @@ from finetune_api.licences import is_licence_allowed
 from finetune_api.messages.messages import path_of
 from finetune_api.messages.prompt_template import find_template_errors
 from finetune_api.paths import is_below, normal_path
-from finetune_api.patterns import EXTENDED_RESOURCE_RULE
+from finetune_api.patterns import EXTENDED_RESOURCE_RULE, RESERVED_NAME_RULE
 from finetune_api.rule import find_broken
 from finetune_api.uris import find_uris
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.rules.spec import SPEC_RULES
 from finetune_api.v1alpha1.spec.podtemplate import PodTemplate
-from finetune_operator.allowlists import matches_image, matches_name, matches_pair, matches_url
+from finetune_operator.allowlists import (
+    matches_bucket,
+    matches_image,
+    matches_name,
+    matches_pair,
+    matches_url,
+)
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetunejob.pods.podbounds import Violation, find_job_violations
 from finetune_operator.finetunejob.render.claims import parse_claim_uri
 from finetune_operator.status.conditions import Reason
+
+_REFERENCES = ("credentialsRef", "secretRef", "configMap")
 
 
 def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Violation]:
@@ -32,6 +40,7 @@ def find_violations(spec: FineTuneJobSpec, config: OperatorConfig) -> list[Viola
     And the rules that it breaks: what is read of a stored object is not held to all of them.
     """
     found = [*_rules(spec), *_uris(spec, config), *_endpoint(spec, config), *_templates(spec)]
+    found += find_reserved(spec.to_wire())
     found += _gpu_resource(spec)
     found += _tracker(spec, config)
     found += _requester(spec, config)
@@ -74,6 +83,21 @@ def _rules(spec: FineTuneJobSpec) -> Iterator[Violation]:
         )
 
 
+def find_reserved(wire: object, field: str = "spec") -> Iterator[Violation]:
+    """Yield each Secret, ConfigMap and account that a spec names and that the operator makes."""
+    if isinstance(wire, list):
+        for number, each in enumerate(wire):
+            yield from find_reserved(each, f"{field}[{number}]")
+    if not isinstance(wire, dict):
+        return
+    for name, value in wire.items():
+        is_named = name == "serviceAccountName" or (name == "name" and field.endswith(_REFERENCES))
+        if is_named and isinstance(value, str) and not RESERVED_NAME_RULE.accepts(value):
+            message = f"{value!r} {RESERVED_NAME_RULE.message}"
+            yield Violation(reason=Reason.INVALID_SPEC, field=f"{field}.{name}", message=message)
+        yield from find_reserved(value, f"{field}.{name}")
+
+
 def _gpu_resource(spec: FineTuneJobSpec) -> Iterator[Violation]:
     resource = spec.resources.gpu_resource
     extra = spec.pod_template.extra_resources if spec.pod_template else []
@@ -108,6 +132,12 @@ def uri_problem(uri: str, config: OperatorConfig) -> str:
         if parse_claim_uri(uri) is None:
             return f"{uri!r} is not of the form pvc://<claim>/<path> with a path inside the claim"
         return ""
+    if uri.startswith("s3://") and not matches_bucket(uri, config.allowed_buckets):
+        return (
+            f"{uri!r} is not in a bucket or folder that may be named here"
+            f" ({_listed(config.allowed_buckets)}); use one of these, or ask the administrator to"
+            " add it to allowedBuckets"
+        )
     if not uri.startswith("file://"):
         return ""
     text = uri.removeprefix("file://")
@@ -247,7 +277,7 @@ def _model_download(spec: FineTuneJobSpec, config: OperatorConfig) -> Iterator[V
     is_remote = uri.startswith(("hf://", "s3://"))
     if config.cache_claim or not is_remote or config.model_downloads == "Anywhere":
         return
-    if resources.nodes > 1 and resources.gpus_per_node and not spec.trains_nothing:
+    if resources.nodes > 1 and resources.gpus_per_node:
         who = f"each of {resources.nodes} nodes would download {uri!r} while all hold their GPUs"
     elif config.model_downloads == "BeforeGPUs" and resources.gpus_per_node:
         who = f"the pods of stages with GPUs would download {uri!r} while they hold them"

@@ -109,10 +109,7 @@ def declare_lost(step: Step, view: StageView) -> None:
             Reason.NODE_LOST, f"{view.stage.value}: pod {name}: {message}", warning=True
         )
         action = FailPod(
-            name=name,
-            uid=pod["metadata"]["uid"],
-            message=message,
-            is_explained=is_disrupted(pod),
+            name=name, uid=pod["metadata"]["uid"], message=message, is_explained=is_disrupted(pod)
         )
         step.then.append(action)
 

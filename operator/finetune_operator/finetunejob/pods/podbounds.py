@@ -21,11 +21,7 @@ from finetune_operator.finetunejob.render.volumes import OWN_VOLUMES
 from finetune_operator.status.conditions import Reason
 from finetune_operator.tenants import IMAGE_FOLDERS, RESERVED_MOUNTS, TenantSettings
 
-_RESERVED_ENVIRONMENT = (
-    "FINETUNE_",
-    "KUBEFLOW_TRAINER_",
-    Environment.NODE_RANK,
-)
+_RESERVED_ENVIRONMENT = ("FINETUNE_", "KUBEFLOW_TRAINER_", Environment.NODE_RANK)
 _FIXED_ENVIRONMENT = {
     "HOME": "the home folder is the pod's own /tmp; remove it",
     "OMP_NUM_THREADS": "it follows spec.resources.cpu; set that instead",

@@ -7,7 +7,12 @@ from datetime import datetime
 from typing import Any
 
 from finetune_api.protocol.evaluation_result import EvaluateResult
-from finetune_api.protocol.stage_results import PrepareResult, TrackingResult, TrainResult
+from finetune_api.protocol.stage_results import (
+    PrepareResult,
+    TakenOver,
+    TrackingResult,
+    TrainResult,
+)
 from finetune_api.protocol.trainer import FailureClass, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.pods.pausing import stop_actions
@@ -59,6 +64,10 @@ def succeed(step: Step, view: StageView) -> None:
         questions = result.questions
         if questions is not None:
             message = f"{message} {questions.message}."
+        if result.taken_over is not None:
+            text = _taken_over_text(result.taken_over)
+            draft.conditions.set(ConditionType.TRAINING, False, Reason.TAKEN_OVER, text)
+            draft.announce(Reason.TAKEN_OVER, text)
         draft.conditions.set(kind, True, Reason.PREPARED, message)
         if questions is not None and not questions.enough:
             draft.announce("DatasetReady", message, warning=True)
@@ -66,7 +75,7 @@ def succeed(step: Step, view: StageView) -> None:
         message = f"{results.training_text(result)}{results.score_text(result)}"
         url = step.config.progress_url
         is_silent = not has_heartbeat(step.observed.job)
-        if url and is_silent and result.origin_step is None:
+        if url and is_silent:
             message = f"{message} {silence_text(url)}"
         draft.conditions.set(kind, False, Reason.SUCCEEDED, message)
     else:
@@ -74,6 +83,15 @@ def succeed(step: Step, view: StageView) -> None:
         message = results.scores_text(result) or "Evaluated."
         draft.conditions.set(ConditionType.EVALUATED, True, Reason.EVALUATED, message)
         _set_goal_met(step, result)
+
+
+def _taken_over_text(run: TakenOver) -> str:
+    return (
+        f"Trains nothing: an earlier FineTuneJob of this name, UID {run.uid}, had the same spec,"
+        " data and base model, and its run is complete. Its adapter and its evaluation stand for"
+        " this job. To train again on purpose, give the job another name or another seed"
+        " (spec.hyperparameters.seed)."
+    )
 
 
 def lack_of_result(view: StageView) -> tuple[Reason, str]:
@@ -225,7 +243,7 @@ def close_progress(step: Step) -> None:
     progress: Object = {"stage": begun.stage.value, "percent": 100}
     trained = step.result(TrainResult)
     metrics: list[Object] = []
-    if trained is not None and trained.origin_step is None:
+    if trained is not None and trained.step:
         progress |= {"step": trained.step, "totalSteps": trained.step}
         metrics = results.metrics_section(trained)
     step.draft.put_final_progress(progress, metrics)

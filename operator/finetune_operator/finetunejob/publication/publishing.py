@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune_api.protocol.publication import Publication, needs_approval, publication_of
+from finetune_api.protocol.stage_results import PrepareResult, TakenOver
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.finetunejob.state.decisions import (
@@ -228,9 +229,18 @@ def has_work(stage: Stage, spec: FineTuneJobSpec, views: Sequence[StageView]) ->
     """Return whether a stage has anything to do in a job in which it has not begun.
 
     Job ``publish`` has nothing to do once a verdict is known: the evaluation has published, or
-    the candidate missed its goal or a gate.
+    the candidate missed its goal or a gate. Of a run that was taken over it reads the evaluation:
+    nothing is trained or evaluated.
     """
-    return stage is not Stage.PUBLISH or not any(is_verdict(view.result, spec) for view in views)
+    if stage is Stage.PUBLISH:
+        return not any(is_verdict(view.result, spec) for view in views)
+    return stage is Stage.PREPARE or taken_over(views) is None
+
+
+def taken_over(views: Sequence[StageView]) -> TakenOver | None:
+    """Return the complete run that stands for the job; None where it trains."""
+    prepared = views[0].result
+    return prepared.taken_over if isinstance(prepared, PrepareResult) else None
 
 
 def is_approved(publication: Status | None) -> bool:

@@ -148,30 +148,22 @@ def _pull_policy(spec: FineTuneJobSpec, config: OperatorConfig) -> str | None:
 
 
 def _placement(extra: PodTemplate, stage: Stage, config: OperatorConfig) -> dict[str, Any]:
-    pod: dict[str, Any] = {}
     tolerations = list(extra.tolerations)
     if stage not in CPU_STAGES:
         tolerations += [each for each in config.default_tolerations if each not in tolerations]
-    if tolerations:
-        pod["tolerations"] = [toleration.to_wire() for toleration in tolerations]
-    for key, value in (
-        ("priorityClassName", extra.priority_class_name),
-        ("serviceAccountName", extra.service_account_name or config.default_service_account),
-        ("schedulerName", extra.scheduler_name),
-    ):
-        if value:
-            pod[key] = value
-    if stage in CPU_STAGES:
-        # Node labels and runtime classes of GPU nodes would keep the CPU stage on GPU nodes.
-        return pod
-    if labels := {**config.default_node_selector, **extra.node_selector}:
-        pod["nodeSelector"] = labels
-    if extra.affinity:
-        pod["affinity"] = extra.affinity.model_dump(
+    pod: dict[str, Any] = {
+        "tolerations": [toleration.to_wire() for toleration in tolerations],
+        "priorityClassName": extra.priority_class_name,
+        "serviceAccountName": extra.service_account_name or config.default_service_account,
+        "schedulerName": extra.scheduler_name,
+    }
+    # Node labels and runtime classes of GPU nodes would keep the CPU stage on GPU nodes.
+    if stage not in CPU_STAGES:
+        pod["nodeSelector"] = {**config.default_node_selector, **extra.node_selector}
+        pod["affinity"] = extra.affinity and extra.affinity.model_dump(
             mode="json", by_alias=True, exclude_none=True, exclude_defaults=True
         )
-    if extra.runtime_class_name:
         pod["runtimeClassName"] = extra.runtime_class_name
-    if stage is Stage.TRAIN and extra.resource_claims:
+    if stage is Stage.TRAIN:
         pod["resourceClaims"] = [claim.to_wire() for claim in extra.resource_claims]
-    return pod
+    return {name: value for name, value in pod.items() if value}

@@ -64,10 +64,7 @@ def has_red_team(spec: FineTuneJobSpec, stage: Stage, config: OperatorConfig) ->
 
 def red_team_environment(config: OperatorConfig) -> dict[str, str]:
     """Return what the stage is told of garak beside it."""
-    return {
-        Environment.RED_TEAM_DIR: RED_TEAM_DIR,
-        Environment.RED_TEAM_IMAGE: config.garak_image,
-    }
+    return {Environment.RED_TEAM_DIR: RED_TEAM_DIR, Environment.RED_TEAM_IMAGE: config.garak_image}
 
 
 def share_red_team_folder(

@@ -65,14 +65,11 @@ class Decision:
             "decision": "Approved" if self.is_approval else "Rejected",
             "digest": self.digest,
             "by": self.by,
+            "panel": self.panel,
+            "reason": self.reason,
+            "time": self.time,
         }
-        if self.panel:
-            wire["panel"] = self.panel
-        if self.reason:
-            wire["reason"] = self.reason
-        if self.time:
-            wire["time"] = self.time
-        return wire
+        return {name: value for name, value in wire.items() if value}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

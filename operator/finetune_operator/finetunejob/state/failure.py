@@ -72,15 +72,13 @@ class Cause:
             "reason": self.reason[:63],
             "stage": stage.value,
             "message": shorten(self.message),
+            "exitCode": self.exit_code,
+            "pod": self.pod or None,
+            "node": self.node or None,
+            "time": self.time or None,
+            "invalidRows": [place.to_wire() for place in self.invalid_rows] or None,
         }
-        if self.exit_code is not None:
-            wire["exitCode"] = self.exit_code
-        for key, value in (("pod", self.pod), ("node", self.node), ("time", self.time)):
-            if value:
-                wire[key] = value
-        if self.invalid_rows:
-            wire["invalidRows"] = [place.to_wire() for place in self.invalid_rows]
-        return wire
+        return {name: value for name, value in wire.items() if value is not None}
 
 
 def read_termination_message(pod: TrimmedPod) -> TerminationMessage | None:

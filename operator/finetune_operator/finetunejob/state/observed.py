@@ -11,6 +11,7 @@ from finetune_api.names import (
     MANAGED_BY_LABEL,
     QUEUE_LABEL,
     REPLICATE_LABEL,
+    SCHEDULE_LABEL,
     SKIP_STEPS_ANNOTATION,
     SWEEP_LABEL,
     TRIAL_LABEL,
@@ -142,7 +143,7 @@ _METADATA = (
     "deletionTimestamp",
 )
 _ANNOTATIONS = (SKIP_STEPS_ANNOTATION, TRIGGER_ANNOTATION)
-_LABELS = (SWEEP_LABEL, TRIAL_LABEL, REPLICATE_LABEL, MANAGED_BY_LABEL)
+_LABELS = (SWEEP_LABEL, TRIAL_LABEL, REPLICATE_LABEL, SCHEDULE_LABEL, MANAGED_BY_LABEL)
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 """Finalizers that tell the garbage collector what becomes of the children."""
 _OWNER = ("apiVersion", "kind", "name", "uid")

@@ -9,25 +9,29 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune_api.meta import APIModel
 from finetune_api.protocol.evaluation_result import (
     EvaluateResult,
     GateResult,
     JudgeResult,
-    LookResult,
     PublishedVersion,
     Score,
 )
-from finetune_api.protocol.stage_results import (
-    PrepareResult,
-    RowCounts,
-    TrackingResult,
-    TrainResult,
-)
+from finetune_api.protocol.stage_results import PrepareResult, TrackingResult, TrainResult
 from finetune_api.protocol.trainer import Stage
 from finetune_api.v1alpha1.evaluation.scoring import BASELINE_WORDS
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.spec.tracking import MAX_TRACKERS
-from finetune_api.v1alpha1.status.evaluation import MAX_GATE_MESSAGE
+from finetune_api.v1alpha1.status.dataset import DatasetStatus, TakenOverStatus
+from finetune_api.v1alpha1.status.evaluation import (
+    MAX_GATE_MESSAGE,
+    Artifact,
+    EvaluationStatus,
+    GateStatus,
+    JudgeStatus,
+    LookStatus,
+    ScoreStatus,
+)
 from finetune_operator.finetunejob.render.claims import to_claim_uri
 from finetune_operator.status.conditions import shorten
 
@@ -37,47 +41,29 @@ MAX_SCORES = 16
 MAX_METRICS = 24
 
 
+def _fields(model: type[APIModel], wire: Section) -> Section:
+    """Return the entries that a model has and that say something."""
+    names = {field.alias for field in model.model_fields.values()}
+    return {k: v for k, v in wire.items() if k in names and v not in ("", [], None)}
+
+
 def dataset_section(result: PrepareResult) -> Section:
     """Return ``status.dataset``."""
-    section: Section = {
-        "digest": result.digest,
-        "uri": to_claim_uri(result.uri),
-        "rows": result.rows.to_wire(),
-        "numTokens": result.num_tokens,
-        "numInvalidRows": result.num_invalid_rows,
-        "numTruncatedRows": result.num_truncated_rows,
-    }
-    if result.test_sha256:
-        section["testSha256"] = result.test_sha256
-    if result.invalid_rows:
-        section["invalidRows"] = [place.to_wire() for place in result.invalid_rows]
-    if result.questions is not None:
-        section["questions"] = result.questions.to_wire()
-    return section
+    wire = {**result.to_wire(), "uri": to_claim_uri(result.uri)}
+    if result.taken_over is not None:
+        wire["takenOver"] = _fields(TakenOverStatus, wire["takenOver"])
+    return _fields(DatasetStatus, wire)
 
 
 def artifact_section(result: TrainResult) -> Section:
     """Return ``status.artifact`` of an adapter that is not published yet."""
-    section: Section = {
-        "uri": to_claim_uri(result.uri),
-        "sha256": result.sha256,
-        "bytes": result.num_bytes,
-    }
-    if result.origin_digest:
-        section["originDigest"] = result.origin_digest
-    if result.origin_step is not None:
-        section["originStep"] = result.origin_step
-    return section
+    places = {"uri": to_claim_uri(result.uri), "bytes": result.num_bytes}
+    return _fields(Artifact, {**result.to_wire(), **places})
 
 
 def training_text(result: TrainResult) -> str:
     """Return what a training came to, in a sentence."""
-    if result.origin_step is None:
-        return f"Trained {result.step} steps."
-    return (
-        f"Trained nothing: the adapter is the weights of spec.initFrom, taken after step"
-        f" {result.origin_step} of their run, unchanged."
-    )
+    return f"Trained {result.step} steps."
 
 
 def selection_section(result: TrainResult) -> Section:
@@ -113,64 +99,36 @@ def published_section(artifact: Section, result: EvaluateResult) -> Section:
 
 def evaluation_section(result: EvaluateResult) -> Section:
     """Return ``status.evaluation``."""
-    section: Section = {
-        "scores": [
-            {
-                "name": score.name,
-                "base": score.base,
-                **({"baseline": score.baseline} if score.baseline else {}),
-                "tuned": score.tuned,
-                **({"published": score.published} if score.published else {}),
-            }
-            for score in result.scores[:MAX_SCORES]
-        ],
-        "numSamples": result.num_samples,
+    wire, published = result.to_wire(), result.published or PublishedVersion()
+    instead = {
+        "scores": [_fields(ScoreStatus, score.to_wire()) for score in result.scores[:MAX_SCORES]],
         "reportUri": to_claim_uri(result.report_uri),
+        "message": shorten(result.goal_message),
+        "publishedVersion": published.version,
+        "newerVersion": published.newer,
+        "gates": [_gate_section(gate) for gate in result.gates],
+        "look": _fields(LookStatus, wire["look"]) if result.look else None,
+        "judge": _judge_section(result.judge) if result.judge else None,
     }
-    if result.digest:
-        section["digest"] = result.digest
-    if result.goal_met is not None:
-        section["goalMet"] = result.goal_met
-    if result.goal_message:
-        section["message"] = shorten(result.goal_message)
-    published = result.published
-    if published is not None and published.version is not None:
-        section["publishedVersion"] = published.version
-    if published is not None and published.newer is not None:
-        section["newerVersion"] = published.newer
-    if result.gates:
-        section["gates"] = [_gate_section(gate) for gate in result.gates]
-    if result.look is not None:
-        section["look"] = _look_section(result.look)
-    if result.judge is not None:
-        section["judge"] = _judge_section(result.judge)
-    return section
-
-
-def _look_section(look: LookResult) -> Section:
-    section: Section = {"message": look.message} if look.message else {}
-    return section if look.number is None else {"number": look.number, **section}
+    return _fields(EvaluationStatus, {**wire, **instead})
 
 
 def _judge_section(judge: JudgeResult) -> Section:
-    section: Section = {"rows": judge.num_judged}
-    if judge.agreement:
-        section["agreement"] = judge.agreement
-    if judge.first is not None:
-        section["first"] = judge.first.value
     words = [judge.failure] if judge.failure else judge.notes
-    if words:
-        section["message"] = shorten(words[0], MAX_GATE_MESSAGE)
-    return section
+    section = {
+        "rows": judge.num_judged,
+        "agreement": judge.agreement,
+        "first": judge.first.value if judge.first else None,
+        "message": shorten(words[0], MAX_GATE_MESSAGE) if words else None,
+    }
+    return _fields(JudgeStatus, section)
 
 
 def _gate_section(gate: GateResult) -> Section:
-    section: Section = {"name": gate.name, "met": gate.met, "severity": gate.severity}
-    if not gate.applicable:
-        section["applicable"] = False
-    if gate.message and not (gate.met and gate.applicable):
-        section["message"] = shorten(gate.message, MAX_GATE_MESSAGE)
-    return section
+    stands = gate.met and gate.applicable
+    words = "" if stands else shorten(gate.message, MAX_GATE_MESSAGE)
+    instead = {"applicable": None if gate.applicable else False, "message": words}
+    return _fields(GateStatus, {**gate.to_wire(), **instead})
 
 
 def tracking_section(told: TrackingResult, *, known: list[str]) -> Section:
@@ -215,10 +173,14 @@ def sections_of(result: AnyResult, artifact: Section) -> Section:
         artifact: ``status.artifact`` as it stands; training and publication each fill a part.
     """
     if isinstance(result, PrepareResult):
-        return {"dataset": dataset_section(result)}
+        sections: Section = {"dataset": dataset_section(result)}
+        if (run := result.taken_over) is not None and not artifact:
+            told = {"uri": to_claim_uri(run.uri), "sha256": run.sha256, "bytes": run.num_bytes}
+            sections["artifact"] = told
+        return sections
     if isinstance(result, TrainResult):
         selection = selection_section(result)
-        sections: Section = {"artifact": {**artifact, **artifact_section(result)}}
+        sections = {"artifact": {**artifact, **artifact_section(result)}}
         return {**sections, "selection": selection} if selection else sections
     return {
         "evaluation": evaluation_section(result),
@@ -231,7 +193,7 @@ def result_of_status(status: Section | None, stage: Stage) -> AnyResult | None:
     status = status or {}
     try:
         if stage is Stage.PREPARE:
-            return _prepare_result(status.get("dataset") or {})
+            return _prepare_result(status.get("dataset") or {}, status.get("artifact") or {})
         if stage is Stage.TRAIN:
             return _train_result(status)
         return _evaluate_result(status, stage)
@@ -257,18 +219,12 @@ def is_verdict(result: AnyResult | None, spec: FineTuneJobSpec) -> bool:
     return result.version is not None and speaks_of_goal and speaks_of_gates
 
 
-def _prepare_result(dataset: Section) -> PrepareResult:
-    return PrepareResult(
-        digest=dataset["digest"],
-        uri=dataset["uri"],
-        test_sha256=dataset.get("testSha256") or "",
-        rows=RowCounts.model_validate(dataset["rows"]),
-        num_tokens=dataset["numTokens"],
-        num_invalid_rows=dataset["numInvalidRows"],
-        invalid_rows=dataset.get("invalidRows") or [],
-        num_truncated_rows=dataset["numTruncatedRows"],
-        questions=dataset.get("questions") or None,
-    )
+def _prepare_result(dataset: Section, artifact: Section) -> PrepareResult:
+    run = dataset.get("takenOver")
+    if run:
+        weights = {"uri": artifact["uri"], "sha256": artifact["sha256"]}
+        run = {**run, **weights, "numBytes": artifact["bytes"]}
+    return PrepareResult.model_validate({**_fields(PrepareResult, dataset), "takenOver": run})
 
 
 def _train_result(status: Section) -> TrainResult:
@@ -280,7 +236,6 @@ def _train_result(status: Section) -> TrainResult:
         num_bytes=artifact["bytes"],
         manifest_sha256="",
         origin_digest=artifact.get("originDigest") or "",
-        origin_step=artifact.get("originStep"),
         step=step or 0,
         selection=status.get("selection") or None,
     )
@@ -296,26 +251,19 @@ def _evaluate_result(status: Section, stage: Stage) -> EvaluateResult | None:
     is_decided = (status.get("publication") or {}).get("run") is not None
     if stage is Stage.PUBLISH and is_decided and artifact.get("version") is None:
         return None  # so it was when somebody decided, after the end; Job publish tells a version
-    found = EvaluateResult(
-        scores=[Score.model_validate(score) for score in evaluation["scores"]],
-        num_samples=evaluation["numSamples"],
-        goal_met=evaluation.get("goalMet"),
-        goal_message=evaluation.get("message") or "",
-        gates=[GateResult.model_validate(gate) for gate in evaluation.get("gates") or ()],
-        published=_published_of(evaluation),
-        look=evaluation.get("look") or None,
-        report_uri=evaluation["reportUri"],
-        stage="publish" if stage is Stage.PUBLISH else "evaluate",
-        digest=evaluation.get("digest") or "",
-        version=artifact.get("version"),
-        manifest_uri=artifact.get("manifestUri") or "",
-    )
+    versions = {
+        "version": evaluation.get("publishedVersion"),
+        "newer": evaluation.get("newerVersion"),
+    }
+    told = {
+        **_fields(EvaluateResult, evaluation),
+        "scores": evaluation["scores"],
+        "judge": None,
+        "goalMessage": evaluation.get("message"),
+        "published": _fields(PublishedVersion, versions) or None,
+        "stage": "publish" if stage is Stage.PUBLISH else "evaluate",
+        **{name: artifact.get(name) for name in ("version", "manifestUri")},
+    }
+    found = EvaluateResult.model_validate(told)
     # A candidate that waits, or half a result of an older operator: nothing may be concluded.
     return found if found.is_missed or found.version is not None else None
-
-
-def _published_of(evaluation: Section) -> PublishedVersion | None:
-    version, newer = evaluation.get("publishedVersion"), evaluation.get("newerVersion")
-    if version is None and newer is None:
-        return None
-    return PublishedVersion(version=version, newer=newer)

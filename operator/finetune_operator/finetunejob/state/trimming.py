@@ -44,14 +44,7 @@ from finetune_operator.status.conditions import find_condition
 Object = dict[str, Any]
 T = TypeVar("T")
 
-_KEPT_LABELS = (
-    JOB_LABEL,
-    STAGE_LABEL,
-    MONITOR_LABEL,
-    INDEX_LABEL,
-    QUEUE_LABEL,
-    PRIORITY_LABEL,
-)
+_KEPT_LABELS = (JOB_LABEL, STAGE_LABEL, MONITOR_LABEL, INDEX_LABEL, QUEUE_LABEL, PRIORITY_LABEL)
 _KEPT_ANNOTATIONS = (PAUSED_ANNOTATION, ACTIVE_SECONDS_ANNOTATION, ACTIVE_START_ANNOTATION)
 _POD_CONDITIONS = frozenset({"PodScheduled", "DisruptionTarget"})
 _JOB_CONDITIONS = frozenset({"Complete", "Failed", "Suspended"})
@@ -96,11 +89,8 @@ def trim_job(obj: Object) -> TrimmedJob:
 def trim_pod(obj: Object) -> TrimmedPod:
     """Keep of a pod what decisions read."""
     status = obj.get("status") or {}
-    kept: PodStatus = {"phase": status.get("phase", "Pending")}
-    if status.get("reason"):
-        kept["reason"] = status["reason"]
-    if status.get("message"):
-        kept["message"] = status["message"]
+    words = {key: status[key] for key in ("reason", "message") if status.get(key)}
+    kept = cast("PodStatus", {"phase": status.get("phase", "Pending"), **words})
     conditions = [
         condition
         for condition in _trim_conditions(status, _POD_CONDITIONS)
@@ -188,14 +178,9 @@ def _names_of_remaining(kept: PodStatus, status: Object) -> list[str]:
 
 
 def _trim_conditions(status: Object, kinds: frozenset[str]) -> list[Condition]:
+    read = ("type", "status", "reason", "message", "lastTransitionTime")
     return [
-        {
-            "type": condition["type"],
-            "status": condition.get("status"),
-            "reason": condition.get("reason"),
-            "message": condition.get("message"),
-            "lastTransitionTime": condition.get("lastTransitionTime"),
-        }
+        cast("Condition", {key: condition.get(key) for key in read})
         for condition in status.get("conditions") or ()
         if condition.get("type") in kinds
     ]

@@ -1,7 +1,4 @@
-"""What a FineTuneJob waits for, and for how long: read off its status alone. Pure.
-
-Prometheus is told of it, and a sweep asks it of its trials.
-"""
+"""What a FineTuneJob waits for, and for how long: read off its status alone. Pure."""
 
 from __future__ import annotations
 

@@ -52,12 +52,6 @@ class Choice:
         """Return the value with this index."""
         return self.values[index]
 
-    def index_of(self, value: Value) -> int | None:
-        """Return the index of a value; None for one that is none of them."""
-        keys = [key_of(each) for each in self.values]
-        key = key_of(value)
-        return keys.index(key) if key in keys else None
-
 
 @dataclass(frozen=True, slots=True)
 class Int:
@@ -79,13 +73,6 @@ class Int:
         """Return the value with this index."""
         return self.low + index
 
-    def to_unit(self, value: Value) -> float | None:
-        """Return the middle of the value's share of [0, 1]; None for what lies outside."""
-        number = _number_within(value, self.low, self.high)
-        if number is None:
-            return None
-        return (number - self.low + 0.5) / self.size
-
     def from_unit(self, unit: float) -> int:
         """Return the value whose share of [0, 1] holds ``unit``."""
         return self.low + min(self.size - 1, max(0, math.floor(unit * self.size)))
@@ -106,13 +93,6 @@ class Uniform:
     def size(self) -> None:
         """A range of decimals cannot be counted."""
         return None
-
-    def to_unit(self, value: Value) -> float | None:
-        """Return the place of a value in [0, 1]; None for what lies outside."""
-        number = _number_within(value, self.low, self.high)
-        if number is None:
-            return None
-        return (number - self.low) / (self.high - self.low)
 
     def from_unit(self, unit: float) -> str:
         """Return the value at a place in [0, 1], as decimal text."""
@@ -136,13 +116,6 @@ class LogUniform:
     def size(self) -> None:
         """A range of decimals cannot be counted."""
         return None
-
-    def to_unit(self, value: Value) -> float | None:
-        """Return the place of a value's logarithm in [0, 1]; None for what lies outside."""
-        number = _number_within(value, self.low, self.high)
-        if number is None:
-            return None
-        return math.log(number / self.low) / math.log(self.high / self.low)
 
     def from_unit(self, unit: float) -> str:
         """Return the value at a place in [0, 1], as decimal text."""
@@ -206,17 +179,6 @@ def _check_range(path: str, low: float, high: float) -> None:
         raise ValueError(f"{path}: from {low} to {high} is no range; min and max are to be finite")
     if low >= high:
         raise ValueError(f"{path}: min is {low} and max {high}; max is to be above min")
-
-
-def _number_within(value: Value, low: float, high: float) -> float | None:
-    """Return a value as a number; None if it is no number or lies outside."""
-    if isinstance(value, bool):
-        return None
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        return None
-    return number if low <= number <= high else None
 
 
 def _decimal_within(number: float, low: float, high: float) -> str:

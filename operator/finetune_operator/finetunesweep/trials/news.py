@@ -5,30 +5,21 @@ A reconcile reads all trials of the sweep, and most changes of a trial do not af
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
-from finetune_operator.finetunejob.state.waiting import find_wait, phase_of
 from finetune_operator.finetunesweep.trials.observed import owner_uid
 from finetune_operator.finetunesweep.trials.trial import read_trial
-from finetune_operator.status.conditions import ConditionType, Reason, find_condition
 
 Object = dict[str, Any]
 
 _EVENTS_OF_CHOSEN = ("phase", "reason", "conditions", "selection", "validation", "cost", "stages")
 """What a sweep reads of the trial that goes on, whose every step it tells."""
-_EVER = datetime.min.replace(tzinfo=UTC)
 
 
-def is_news(sweep: Object, old: Object | None, new: Object | None) -> bool:
+def is_news(old: Object | None, new: Object | None) -> bool:
     """Return whether a change affects the sweep's decisions or status.
 
-    A trial that begins to wait does. One that continues does so only if the sweep reports a
-    standstill. The duration of a wait does not count: a sweep with waiting trials is reconciled
-    periodically.
-
     Args:
-        sweep: The FineTuneSweep as it is cached.
         old: The trial before; None if it is new.
         new: The trial after; None if it is gone.
     """
@@ -42,21 +33,7 @@ def is_news(sweep: Object, old: Object | None, new: Object | None) -> bool:
     if all(old_status.get(name) == new_status.get(name) for name in _EVENTS_OF_CHOSEN):
         return False
     is_released = not (new.get("spec") or {}).get("holdAfter")
-    if is_released or _stands_still(sweep):
-        return True
-    if _is_at_work(old) and not _is_at_work(new):
-        return True
-    return _read(old, old_status) != _read(new, new_status)
-
-
-def _stands_still(sweep: Object) -> bool:
-    conditions = (sweep.get("status") or {}).get("conditions")
-    told = find_condition(conditions, ConditionType.PROGRESSING) or {}
-    return told.get("reason") == Reason.NO_HEADWAY
-
-
-def _is_at_work(job: Object) -> bool:
-    return phase_of(job) != "Suspended" and find_wait(job, _EVER, expects_progress=False) is None
+    return is_released or _read(old, old_status) != _read(new, new_status)
 
 
 def _read(job: Object, status: Object) -> tuple[object, ...]:

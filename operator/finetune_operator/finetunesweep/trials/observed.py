@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune_api.meta import SWEEP_KIND
@@ -20,9 +20,8 @@ from finetune_operator.finetunesweep.trials.rendering import (
     scoring_of,
     with_seed,
 )
-from finetune_operator.finetunesweep.trials.searching import is_in_space, values_of
+from finetune_operator.finetunesweep.trials.searching import values_of
 from finetune_operator.finetunesweep.trials.trial import (
-    LastSeen,
     Trial,
     read_trial,
     sweep_owner,
@@ -41,7 +40,7 @@ class Observed:
         problem: Cause for which the spec cannot be read.
         trials: Its trials by rising number, without those of a deleted sweep of the same name.
         missing: Numbers of trials that are gone, confirmed by a live read.
-        last_seen: The use of missing trials, if this process has seen them.
+        gone: The missing trials that this process has seen, in their last state.
         num_created: The highest number that this process has given, whatever the status contains.
         refusal: Cause for which the API server did not create the next trial.
     """
@@ -51,7 +50,7 @@ class Observed:
     problem: str = ""
     trials: tuple[Trial, ...] = ()
     missing: frozenset[int] = frozenset()
-    last_seen: Mapping[int, LastSeen] = field(default_factory=dict)
+    gone: tuple[Trial, ...] = ()
     num_created: int = 0
     refusal: Refusal | None = None
 
@@ -189,7 +188,7 @@ def _is_rendered(
     template, uid = sweep["spec"]["template"], sweep["metadata"]["uid"]
     try:
         if trial.replicate_of is None:
-            values = _searched_values(trial, spec, uid, before)
+            values = _searched_values(trial, spec, uid)
         elif is_back or _is_next_replicate(trial, spec, uid, before):
             values = with_seed(template, trial.values, trial.number)
         else:
@@ -204,19 +203,12 @@ def _is_rendered(
     return has_recipe(wanted, trial.job["spec"])
 
 
-def _searched_values(
-    trial: Trial, spec: FineTuneSweepSpec, uid: str, before: Sequence[Trial]
-) -> Mapping[str, Value] | None:
-    """Return the values of a trial of the search; None if there is none of its number.
-
-    Suggestions of TPE depended on the results at that time, so any value of the space is accepted.
-    """
+def _searched_values(trial: Trial, spec: FineTuneSweepSpec, uid: str) -> Mapping[str, Value] | None:
+    """Return the values of a trial of the search; None if there is none of its number."""
     # The budget may have been lowered since.
     if trial.number > spec.model_copy(update={"budget": None}).num_trials:
         return None
-    if spec.search == "TPE":
-        return trial.values if is_in_space(spec, trial.values) else None
-    return values_of(spec, uid, trial.number, before)
+    return values_of(spec, uid, trial.number)
 
 
 def _is_next_replicate(
@@ -227,7 +219,7 @@ def _is_next_replicate(
     if any(each.is_under_way and not each.is_pruned for each in searched):
         return False
     number = trial.number
-    is_over = number > spec.num_trials or values_of(spec, uid, number, before) is None
+    is_over = number > spec.num_trials or values_of(spec, uid, number) is None
     return is_over and any(each.values == trial.values for each in searched)
 
 

@@ -36,7 +36,6 @@ def render_trial(
     values: Mapping[str, Value],
     *,
     scoring: Object | None = None,
-    priority: str | None = None,
     replicate_of: int | None = None,
     requested_by: str | None = None,
 ) -> Object:
@@ -48,14 +47,11 @@ def render_trial(
         number: Counts from 1.
         values: A value for each path.
         scoring: Its ``evaluation.validation``, as :func:`scoring_of` returns it.
-        priority: Its Kueue WorkloadPriorityClass; None for the template's.
         replicate_of: The trial whose values these are, with another seed.
         requested_by: The requester of the sweep; None if unknown.
     """
     spec = render_recipe(template, values, scoring=scoring, requested_by=requested_by)
     spec["holdAfter"] = HOLD_AFTER
-    if priority is not None:
-        spec["priorityClassName"] = priority
     labels = {
         SWEEP_LABEL: owner.name,
         TRIAL_LABEL: str(number),
@@ -110,12 +106,6 @@ def scoring_of(spec: FineTuneSweepSpec) -> Object | None:
     if metric == VALIDATION_LOSS:
         return None
     return {"metric": metric, "maxSamples": spec.objective.max_samples}
-
-
-def priority_of(spec: FineTuneSweepSpec, number: int) -> str | None:
-    """Return the priority class of a trial of the search; None for the template's."""
-    late = spec.late_trials
-    return late.priority_class_name if late is not None and number > late.after else None
 
 
 def with_seed(template: Object, values: Mapping[str, Value], repeat: int) -> dict[str, Value]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -19,7 +19,6 @@ from finetune_api.v1alpha1.evaluation.objective import VALIDATION_LOSS, is_lower
 from finetune_operator.finetunejob.state.decisions import PHASE as AWAITING_APPROVAL
 from finetune_operator.finetunejob.state.gpu_time import (
     HOUR_SECONDS,
-    GpuTime,
     decimal_or_zero,
     gpu_time_of_job,
 )
@@ -37,29 +36,6 @@ Object = dict[str, Any]
 
 _GRAIN = Decimal("0.0001")
 _UNDER_WAY = ("Pending", "Running", "Suspended")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LastSeen:
-    """The use of a trial, kept after the trial is gone.
-
-    Attributes:
-        gpu_time: Its account of GPU time.
-        is_replicate: Whether it repeats another trial.
-    """
-
-    uid: str
-    gpu_time: GpuTime
-    tokens: int
-    is_replicate: bool
-
-    def until(self, now: datetime) -> LastSeen:
-        """Return the same with what it has used up to now, and holding nothing any more."""
-        return replace(self, gpu_time=GpuTime(told_seconds=self.gpu_time.until(now)))
-
-    def hours_until(self, now: datetime) -> Decimal:
-        """Return the GPU hours that it has used up to now, in ten-thousandths."""
-        return (Decimal(self.gpu_time.until(now)) / HOUR_SECONDS).quantize(_GRAIN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -206,19 +182,10 @@ class Trial:
             return search.TrialState.PRUNED
         return _STATES.get(self.state, search.TrialState.RUNNING)
 
-    @property
-    def last_seen(self) -> LastSeen:
-        """The use that is kept in case the trial is deleted."""
-        return LastSeen(
-            uid=self.uid,
-            gpu_time=gpu_time_of_job(self.job),
-            tokens=self.tokens,
-            is_replicate=self.replicate_of is not None,
-        )
-
     def gpu_hours_until(self, now: datetime) -> Decimal:
         """Return the GPU hours that it has used up to now, in ten-thousandths."""
-        return self.last_seen.hours_until(now)
+        used = gpu_time_of_job(self.job).until(now)
+        return (Decimal(used) / HOUR_SECONDS).quantize(_GRAIN)
 
     def for_search(self) -> search.Trial:
         """Return what the search needs to know, where trials count from 0."""

@@ -1,12 +1,11 @@
-"""Address and identity for the API server: kubeconfig, in-cluster, exec plugins.
+"""Address and identity for the API server: kubeconfig or the pod's service account.
 
-The official client's loader takes 0.6 s and 30 MiB to import. The ``auth-provider`` plugins, which
-Kubernetes has removed, are refused with an error.
+The official client's loader takes 0.6 s and 30 MiB to import. Users of a kubeconfig that get their
+credentials from a program (``exec``, ``auth-provider``) are refused with an error.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import contextlib
 import os
@@ -18,11 +17,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import aiohttp
-import orjson
 import yaml
 
 from finetune_operator.kube.api.paging import BoundedPages, PagedResponse
-from finetune_operator.kube.clock import Clock, SystemClock, parse_timestamp
+from finetune_operator.kube.clock import Clock, SystemClock
 
 SERVICE_ACCOUNT_DIR = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 TOKEN_REREAD_SECONDS = 60.0
@@ -74,68 +72,6 @@ class TokenFileCredentials:
                     ) from error
             self._read_at = now
         return self._value
-
-
-class ExecCredentials:
-    """A client-go credential plugin (``users[].user.exec``), run when its token expires.
-
-    Source: https://kubernetes.io/docs/reference/access-authn-authz/authentication/ (exec plugins).
-    """
-
-    def __init__(self, spec: Mapping[str, Any], *, clock: Clock | None = None) -> None:
-        self._spec = spec
-        self._clock = clock or SystemClock()
-        self._value = ""
-        self._expires = 0.0
-        self._lock = asyncio.Lock()
-
-    async def authorization(self, *, refresh: bool = False) -> str:
-        """Return the plugin's token; run it if there is none or it is about to expire."""
-        async with self._lock:
-            expired = self._expires and self._clock.now().timestamp() >= self._expires - 30
-            if refresh or expired or not self._value:
-                await self._run()
-            return self._value
-
-    async def _run(self) -> None:
-        command = [self._spec["command"], *(self._spec.get("args") or [])]
-        environment = os.environ | {
-            item["name"]: item["value"] for item in self._spec.get("env") or []
-        }
-        info = {
-            "apiVersion": self._spec["apiVersion"],
-            "kind": "ExecCredential",
-            "spec": {"interactive": False},
-        }
-        environment["KUBERNETES_EXEC_INFO"] = orjson.dumps(info).decode()
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.PIPE,
-                env=environment,
-            )
-        except OSError as error:
-            raise ConnectionConfigError(
-                f"cannot run the credential plugin {command[0]}: {error}"
-            ) from error
-        stdout, stderr = await process.communicate()
-        if process.returncode:
-            raise ConnectionConfigError(
-                f"credential plugin {command[0]} exited with {process.returncode}: "
-                f"{stderr.decode('utf-8', 'replace').strip()[-500:]}"
-            )
-        try:
-            status = orjson.loads(stdout)["status"]
-            self._value = f"Bearer {status['token']}"
-        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-            raise ConnectionConfigError(
-                f"credential plugin {command[0]} gave no token (client certificates from plugins "
-                "are not supported)"
-            ) from error
-        expiry = status.get("expirationTimestamp")
-        self._expires = parse_timestamp(expiry).timestamp() if expiry else 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -279,13 +215,13 @@ def _credentials(user: Mapping[str, Any], folder: Path) -> Credentials:
     if user.get("username"):
         pair = f"{user['username']}:{user.get('password', '')}"
         return StaticCredentials(value=f"Basic {base64.b64encode(pair.encode()).decode()}")
-    if user.get("exec"):
-        return ExecCredentials(user["exec"])
-    if user.get("auth-provider"):
-        raise ConnectionConfigError(
-            f"the kubeconfig uses auth-provider {user['auth-provider'].get('name')!r}, which "
-            "Kubernetes removed in 1.26: use an exec plugin"
-        )
+    for field_name in ("exec", "auth-provider"):
+        if user.get(field_name):
+            raise ConnectionConfigError(
+                f"the kubeconfig's user gets its credentials from a program ({field_name}), which"
+                " the operator does not run: give it token, tokenFile or a client certificate, or"
+                " run the operator in the cluster with its service account"
+            )
     return StaticCredentials()
 
 

@@ -123,12 +123,6 @@ class TransportError(KubeError):
     remedy = "is the API server reachable?"
 
 
-class StaleList(KubeError):
-    """A list told less than was known before it was asked for; see ``past.py``."""
-
-    remedy = "list again"
-
-
 _DENIAL = re.compile(
     r"admission webhook \S+ denied the request|(Validating|Mutating)AdmissionPolicy '"
 )

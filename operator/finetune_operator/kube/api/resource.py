@@ -89,27 +89,6 @@ NETWORK_POLICIES = Resource(
 SCALED_OBJECTS = Resource(
     group="keda.sh", version="v1alpha1", plural="scaledobjects", kind="ScaledObject"
 )
-AI_GATEWAY_ROUTES = Resource(
-    group="aigateway.envoyproxy.io",
-    version="v1beta1",
-    plural="aigatewayroutes",
-    kind="AIGatewayRoute",
-)
-AI_SERVICE_BACKENDS = Resource(
-    group="aigateway.envoyproxy.io",
-    version="v1beta1",
-    plural="aiservicebackends",
-    kind="AIServiceBackend",
-)
-GATEWAY_BACKENDS = Resource(
-    group="gateway.envoyproxy.io", version="v1alpha1", plural="backends", kind="Backend"
-)
-MODEL_REWRITES = Resource(
-    group="llm-d.ai",
-    version="v1alpha2",
-    plural="inferencemodelrewrites",
-    kind="InferenceModelRewrite",
-)
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
 TOKEN_REVIEWS = Resource(
     group="authentication.k8s.io",

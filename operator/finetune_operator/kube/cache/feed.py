@@ -2,8 +2,7 @@
 
 The host passes every event of its watch to ``observe``. It reports no objects that vanished while
 the watch was broken, and may lose events. So the cache is compared periodically with a list of
-names and versions: vanished objects are dropped, and outdated ones are read again. A list from a
-restored etcd ends the feed (``past.py``).
+names and versions: vanished objects are dropped, and outdated ones are read again.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ import random
 from collections.abc import Mapping, Sequence
 
 from finetune_operator.kube.api.client import KubeClient
-from finetune_operator.kube.api.errors import Forbidden, KubeError, ObjectNotFound, StaleList
+from finetune_operator.kube.api.errors import Forbidden, KubeError, ObjectNotFound
 from finetune_operator.kube.api.resource import Object, ObjectKey, Resource, key_of, version_of
 from finetune_operator.kube.backoff import full_jitter
-from finetune_operator.kube.cache.past import PAUSE_SECONDS, RollbackDetector
 from finetune_operator.kube.cache.scopes import Scopes
 from finetune_operator.kube.cache.store import (
     ALL_NAMESPACES,
@@ -64,7 +62,6 @@ class Feed:
         self.scopes = Scopes(resource.plural, namespaces)
         self.synced = self.scopes.synced
         self._client = client
-        self._past = RollbackDetector(resource.kind, self.store)
         self._label_selector = label_selector
         self._repair_seconds = repair_seconds
         self._grace_seconds = grace_seconds
@@ -72,8 +69,7 @@ class Feed:
         self._due = {scope: asyncio.Event() for scope in self.scopes.names}
         self._ghosts = client.metrics.ghosts.labels(resource.plural)
         self._lists = client.metrics.lists.labels(resource.plural)
-        client.metrics.cached_objects.labels(resource.plural).set_function(self.store.__len__)
-        client.metrics.synced.labels(resource.plural).set_function(self.synced.is_set)
+        client.metrics.add_cache(resource.plural, self.store.__len__, self.synced.is_set)
 
     def observe(self, kind: str | None, body: Object) -> None:
         """Take in one event of the host: type (None for listed objects) and raw object.
@@ -85,11 +81,7 @@ class Feed:
             self._due[self.scopes.of(body["metadata"]["namespace"])].set()
 
     async def run(self) -> None:
-        """Repair at start, then periodically and on request, until cancelled.
-
-        Raises:
-            ExceptionGroup: The server has gone back in time (``HistoryRewritten``).
-        """
+        """Repair at start, then periodically and on request, until cancelled."""
         await self.scopes.run_each(self._run_scope, "feed")
 
     async def _run_scope(self, scope: str) -> None:
@@ -104,8 +96,6 @@ class Feed:
                 if not isinstance(error, Forbidden) or not self.scopes.note_forbidden(scope, error):
                     logger.warning("%s: repair failed, will retry: %s", self.resource.plural, error)
                 delay = full_jitter(self._rng, failures, base=0.2, cap=30.0)
-                if isinstance(error, StaleList):
-                    delay = PAUSE_SECONDS
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await due.wait()
@@ -116,20 +106,16 @@ class Feed:
 
         Raises:
             KubeError: No answer, or a doubtful one; the cache is unchanged.
-            HistoryRewritten: The server has gone back in time.
         """
         self._lists.inc()
         versions: dict[ObjectKey, int] = {}
-        listed, before = 0, self._past.before(scope)
+        listed = 0
         async for page in self._client.list_pages(
             self.resource, scope, label_selector=self._label_selector, metadata_only=True
         ):
             listed = int(page.resource_version)
-            self._past.check_version(scope, listed, before)
             for item in page.items:
-                self._past.check_object(scope, item, listed)
                 versions[key_of(item)] = version_of(item)
-        self._past.accept(scope)
         if ghosts := self.store.drop_unseen(set(versions), listed, scope=scope):
             self._ghosts.inc(ghosts)
             logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)

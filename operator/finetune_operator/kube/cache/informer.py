@@ -2,10 +2,10 @@
 
 As in client-go's Reflector: a paged list, then a watch with bookmarks from the list's version. A
 broken watch resumes from the last version seen. After 410 the list replaces the store, so objects
-deleted unseen are dropped. Other errors are retried with full jitter. Only a server that has gone
-back in time ends an informer (``past.py``). A type can be declared as one that the cluster may
-lack; then 404, and 403 on request, count as an answer. A namespace that may not be listed does not
-delay the others (``scopes.py``).
+deleted unseen are dropped. Other errors are retried with full jitter. A server whose etcd was
+restored needs a new process. A type can be declared as one that the cluster may lack; then 404, and
+403 on request, count as an answer. A namespace that may not be listed does not delay the others
+(``scopes.py``).
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from finetune_operator.kube.api.errors import (
     Gone,
     KubeError,
     NotFound,
-    StaleList,
     TransportError,
 )
 from finetune_operator.kube.api.resource import Object, ObjectKey, Resource, key_of, version_of
 from finetune_operator.kube.backoff import full_jitter
-from finetune_operator.kube.cache.past import PAUSE_SECONDS, HistoryRewritten, RollbackDetector
 from finetune_operator.kube.cache.scopes import Scopes
 from finetune_operator.kube.cache.store import (
     EventType,
@@ -95,7 +93,6 @@ class Informer:
         self.scopes = Scopes(resource.plural, namespaces)
         self.synced = self.scopes.synced
         self._client = client
-        self._past = RollbackDetector(resource.kind, self.store)
         self._incomplete: set[str] = set()
         self._label_selector = label_selector
         self._page_limit = page_limit
@@ -114,8 +111,7 @@ class Informer:
         self._watches = metrics.watches.labels(resource.plural)
         self._ghosts = metrics.ghosts.labels(resource.plural)
         self._errors = metrics.watch_errors
-        metrics.cached_objects.labels(resource.plural).set_function(self.store.__len__)
-        metrics.synced.labels(resource.plural).set_function(self.synced.is_set)
+        metrics.add_cache(resource.plural, self.store.__len__, self.synced.is_set)
 
     @property
     def is_served(self) -> bool:
@@ -127,11 +123,7 @@ class Informer:
         self._incomplete.add(self.scopes.of(namespace))
 
     async def run(self) -> None:
-        """List and watch until cancelled.
-
-        Raises:
-            ExceptionGroup: The server has gone back in time (``HistoryRewritten``).
-        """
+        """List and watch until cancelled."""
         await self.scopes.run_each(self._run_scope, "informer")
 
     async def _run_scope(self, scope: str) -> None:
@@ -154,10 +146,6 @@ class Informer:
                 failures = 1 if progress.advanced else failures + 1
                 if failures > 1:
                     await self._back_off(failures - 1)
-            except StaleList as error:
-                self._note_error(scope, error)
-                progress.version, failures = "", 0
-                await asyncio.sleep(PAUSE_SECONDS)
             except KubeError as error:
                 if isinstance(error, self._absence) and self._on_served is not None:
                     self._errors.labels(self.resource.plural, type(error).__name__).inc()
@@ -170,8 +158,6 @@ class Informer:
                         self._note(scope, self.scopes.note_failing, str(error))
                     failures = 1 if progress.advanced else failures + 1
                     await self._back_off(failures)
-            except HistoryRewritten:
-                raise
             except Exception:
                 # A malformed object or a bug in a transform: list again.
                 logger.exception("%s: informer failed, listing again", self.resource.plural)
@@ -185,17 +171,14 @@ class Informer:
         """Take in all pages, drop what they do not hold; return the list's version."""
         self._lists.inc()
         seen: set[ObjectKey] = set()
-        version, before = "", self._past.before(scope)
+        version = ""
         async for page in self._client.list_pages(
             self.resource, scope, label_selector=self._label_selector, limit=self._page_limit
         ):
             version = page.resource_version
-            self._past.check_version(scope, int(version), before)
             for obj in page.items:
                 seen.add(key_of(obj))
-                self._past.check_object(scope, obj, int(version))
                 self.store.observe(None, obj, scope=scope)
-        self._past.accept(scope)
         if ghosts := self.store.drop_unseen(seen, int(version), scope=scope):
             self._ghosts.inc(ghosts)
             logger.info("%s: %d objects vanished unseen", self.resource.plural, ghosts)
@@ -217,16 +200,11 @@ class Informer:
             silence_seconds=self._silence_seconds,
             rest_seconds=self._rest_seconds,
         )
-        try:
-            async with contextlib.aclosing(events):
-                async for kind, obj in events:
-                    self._take_in(scope, kind, obj)
-                    progress.version = obj["metadata"]["resourceVersion"]
-                    progress.advanced = True
-        except TransportError:
-            if not progress.advanced and clock.time() - started >= self._silence_seconds:
-                await self._check_present(scope)
-            raise
+        async with contextlib.aclosing(events):
+            async for kind, obj in events:
+                self._take_in(scope, kind, obj)
+                progress.version = obj["metadata"]["resourceVersion"]
+                progress.advanced = True
         if not progress.advanced and clock.time() - started < SHORT_WATCH_SECONDS:
             raise TransportError(
                 f"watch {self.resource.kind}", message="the server ended it at once, without events"
@@ -239,25 +217,6 @@ class Informer:
             self.store.observe(kind, obj, scope=scope)
         else:
             logger.warning("%s: unknown watch event %r", self.resource.plural, kind)
-
-    async def _check_present(self, scope: str) -> None:
-        """Ask for the server's present version after a watch without a byte.
-
-        A server that has gone back in time sends no events until it reaches the old version.
-
-        Raises:
-            StaleList: Its version is older than one seen before; list again.
-        """
-        before = self._past.before(scope)
-        async for page in self._client.list_pages(
-            self.resource,
-            scope,
-            label_selector=self._label_selector,
-            limit=1,
-            metadata_only=True,
-        ):
-            self._past.check_version(scope, int(page.resource_version), before)
-            break
 
     def _note(self, scope: str, note: Callable[[str], None], problem: str) -> None:
         """Note whether a scope serves the type; report when that changes."""

@@ -101,11 +101,6 @@ class Store:
         everywhere = self._observed.get(ALL_NAMESPACES, 0)
         return max(everywhere, self._observed.get(namespace, 0))
 
-    def newest_version(self, scope: str) -> int:
-        """Return the newest version seen in ``scope``: of events, lists and objects."""
-        versions = map(version_of, self.objects(scope))
-        return max(self.observed_version(scope), max(versions, default=0))
-
     def mark_observed(self, scope: str, version: int) -> None:
         """Record that everything in ``scope`` up to ``version`` has been seen (bookmarks)."""
         if version > self._observed.get(scope, 0):

@@ -79,8 +79,8 @@ def make_comparison(
     )
 
 
-GOOD = [f"a good answer {i}" for i in range(NUMBER)]
-BAD = [f"a bad one, and long-winded, no {i}" for i in range(NUMBER)]
+GOOD = [f"a good answer x{i}" for i in range(NUMBER)]
+BAD = [f"a bad one, and long-winded, no n{i}" for i in range(NUMBER)]
 
 
 class Bench:

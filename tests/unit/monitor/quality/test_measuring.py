@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 
-from finetune_trainer.monitor.quality.drawing import WEEK, DrawnAnswer, DrawnWeek
 from finetune_trainer.monitor.quality.measuring import Measured, measure
+from finetune_trainer.monitor.quality.sampling import WEEK, DrawnAnswer, DrawnWeek
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NOW = START + 5 * WEEK

@@ -10,13 +10,18 @@ from typing import Any
 
 import pytest
 
+from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.finetuneschedule import FineTuneScheduleReconciler
-from finetune_operator.controllers.memory.schedules import Schedules
+from finetune_operator.controllers.memory.schedules import (
+    BY_NAMESPACE_OF_SCHEDULE,
+    Schedules,
+    index_by_schedule,
+)
 from finetune_operator.kube.api.errors import Forbidden
 from finetune_operator.kube.cache.store import Store
 from finetune_operator.kube.queue.workers import RequeueAfter
 from finetune_operator.status.conditions import find_condition
-from kit.builders.schedules import ENDPOINT, NAME, NAMESPACE, endpoint, published, schedule
+from kit.builders.schedules import ENDPOINT, NAME, NAMESPACE, ended, endpoint, published, schedule
 from kit.cluster.fake_client import FakeClient
 from kit.processes.clock import FakeClock
 
@@ -42,7 +47,8 @@ class Process:
         self.client = FakeClient(cluster)
         self.recorder = Recorder()
         self.woken: list[tuple[str, str]] = []
-        self.jobs, self.endpoints = Store(), Store()
+        self.jobs = Store(indexers={BY_NAMESPACE_OF_SCHEDULE: index_by_schedule})
+        self.endpoints = Store()
         self.schedules = Schedules(
             self.client,  # type: ignore[arg-type]
             SimpleNamespace(store=self.jobs),  # type: ignore[arg-type]
@@ -56,6 +62,7 @@ class Process:
             self.client,  # type: ignore[arg-type]
             self.schedules,
             self.jobs,
+            OperatorConfig(),
             clock=clock,
             recorder=self.recorder,  # type: ignore[arg-type]
         )
@@ -66,6 +73,17 @@ class Process:
                   "finetunejobs": self.jobs}  # fmt: skip
         for (plural, _, _), obj in self.client.cluster.objects.items():
             stores[plural].observe(None, copy.deepcopy(obj))
+
+    def follow(self) -> None:
+        """Let the caches follow the cluster, deletions included."""
+        for job in self.jobs.objects():
+            if (
+                "finetunejobs",
+                NAMESPACE,
+                job["metadata"]["name"],
+            ) not in self.client.cluster.objects:
+                self.jobs.discard(job)
+        self.see()
 
     def uncache(self, job: str) -> None:
         """Take a job out of the cache."""
@@ -170,6 +188,39 @@ async def test_a_refused_job_is_tried_again_after_its_pause_and_not_before() -> 
     assert world.ready() == ("True", "CycleRunning")
 
 
+async def test_a_status_that_cannot_be_read_is_told_and_nothing_else_of_it_changes() -> None:
+    world = World()
+    await world.look()
+    broken = copy.deepcopy(world.cluster.objects["finetuneschedules", *KEY])
+    broken["status"]["active"]["trigger"] = "Whim"
+    world.put("finetuneschedules", broken)
+    await world.look()
+    stalled = find_condition(world.status["conditions"], "Stalled")
+    assert stalled is not None
+    assert (stalled["status"], stalled["reason"]) == ("True", "InvalidStatus")
+    assert "status.active.trigger" in stalled["message"]
+    kept = {name: value for name, value in world.status.items() if name != "conditions"}
+    assert kept == {k: v for k, v in broken["status"].items() if k != "conditions"}
+    assert "InvalidStatus" in [reason for reason, _ in world.first.recorder.events]
+    world.first.client.writes.clear()
+    await world.look()
+    assert world.first.client.writes == []
+    assert len(world.jobs) == 1
+
+
+async def test_a_job_that_was_made_again_under_its_name_is_not_the_schedules() -> None:
+    world = World()
+    await world.look()
+    (name,) = world.jobs
+    again = copy.deepcopy(world.jobs[name])
+    again["metadata"]["uid"] = "uid-of-the-second"
+    again["status"] = published(7)
+    world.put("finetunejobs", again)
+    await world.look()
+    (entry,) = world.status["history"]
+    assert (entry["outcome"], entry.get("version")) == ("Deleted", None)
+
+
 async def test_a_job_of_somebody_else_is_waited_for() -> None:
     world = World()
     name = f"{NAME}-{int(NIGHT.timestamp()) // 60}"
@@ -236,3 +287,59 @@ async def test_the_end_of_a_job_ends_its_cycle_and_wakes_the_schedule() -> None:
     await world.look()
     assert world.status["history"][0]["version"] == 2
     assert "CyclePublished" in [reason for reason, _ in world.first.recorder.events]
+
+
+async def test_a_day_of_a_failing_schedule_with_restarts_makes_few_jobs_and_keeps_fewer() -> None:
+    world = World(triggers={"cron": "* * * * *"})
+    made: set[str] = set()
+    process, most = world.first, 0
+    for minute in range(1440):
+        if minute % 100 == 99:  # another operator takes over, with empty memories
+            process = Process(world.cluster, world.clock)
+        process.follow()
+        await world.look(process)
+        made |= world.jobs.keys()
+        most = max(most, len(world.jobs))
+        for name, job in world.jobs.items():
+            if "status" not in job:
+                failed = ended("Failed", "Internal", "no luck")
+                world.cluster.store(("finetunejobs", NAMESPACE, name), {**job, "status": failed})
+        world.clock.advance(60.0)
+    assert 5 <= len(made) <= 10
+    assert most <= 4
+    assert world.ready() == ("False", "Backoff")
+
+
+async def test_jobs_beyond_the_limits_are_deleted_by_their_uid_and_others_stay() -> None:
+    world = World(successfulJobsHistoryLimit=1)
+    uid = world.cluster.objects["finetuneschedules", *KEY]["metadata"]["uid"]
+    owner = {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneSchedule", "controller": True,
+             "name": NAME}  # fmt: skip
+    for number, owners in (
+        (2, [{**owner, "uid": uid}]), (3, [{**owner, "uid": uid}]), (4, []),
+        (5, [{**owner, "uid": "of another schedule of that name"}]),
+    ):  # fmt: skip
+        metadata = {"name": f"job-{number}", "namespace": NAMESPACE, "ownerReferences": owners}
+        world.put("finetunejobs", {"metadata": metadata, "status": published(number), "spec": {}})
+    await world.look()
+    assert sorted(name for name in world.jobs if name.startswith("job-")) == [
+        "job-3", "job-4", "job-5"
+    ]  # fmt: skip
+
+
+async def test_schedules_and_jobs_of_a_namespace_are_counted_for_it() -> None:
+    world = World()
+    for number in range(20):
+        older = schedule(f"older-{number:02}")
+        older["metadata"]["creationTimestamp"] = "2026-11-01T00:00:00Z"
+        older["spec"]["suspend"] = number == 0
+        world.put("finetuneschedules", older)
+    await world.look()
+    assert len(world.jobs) == 1  # one of the older is suspended, and 20 may train
+    world = World()
+    world.first.reconciler._config = OperatorConfig(
+        policies=[{"namespaces": [NAMESPACE], "maxSchedules": 0}]  # type: ignore[list-item]
+    )
+    await world.look()
+    assert world.ready() == ("False", "TooManySchedules")
+    assert world.jobs == {}

@@ -9,11 +9,19 @@ from typing import get_args
 
 import pytest
 
-from finetune_api.names import ACTIVE_SECONDS_ANNOTATION, CONTAINER, PAUSED_ANNOTATION
+from finetune_api.names import (
+    ACTIVE_SECONDS_ANNOTATION,
+    CONTAINER,
+    PAUSED_ANNOTATION,
+    SCHEDULE_LABEL,
+    Owner,
+)
+from finetune_api.protocol.trainer import ResolvedJob
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.rules.sizes import MAX_PART_LENGTHS
 from finetune_api.v1alpha1.spec.sweep_parameters import ParameterPath
 from finetune_operator.controllers.memory.caches import FINETUNEJOBS
+from finetune_operator.finetunejob.render.config import JOB_FILE, render_config_map
 from finetune_operator.finetunejob.state.excerpts import excerpt_of, is_whole
 from finetune_operator.finetunejob.state.observed import trim_finetunejob
 from finetune_operator.finetunejob.state.trimming import trim_job, trim_pod
@@ -160,6 +168,14 @@ def test_metadata_that_nobody_reads_is_not_kept():
     assert kept["metadata"]["labels"] == {"finetune.dev/trial": "1"}
     assert kept["metadata"]["ownerReferences"] == [{"uid": "sweep", "controller": True}]
     assert sys.getsizeof(json.dumps(kept["metadata"])) < 1024
+
+
+def test_the_stages_of_a_cycle_are_told_the_schedule_whose_rows_they_seal():
+    body = job()
+    body["metadata"]["labels"] = {SCHEDULE_LABEL: "weekly"}
+    owner = Owner(namespace=body["metadata"]["namespace"], name=body["metadata"]["name"], uid="u")
+    config = render_config_map(FineTuneJob.from_wire(trim_finetunejob(body)), owner)
+    assert ResolvedJob.from_json(config["data"][JOB_FILE]).schedule == "weekly"
 
 
 @pytest.mark.parametrize("name", ["finetune.dev/skip-steps", "finetune.dev/trigger"])

@@ -59,7 +59,7 @@ class LookWorld(World):
 async def world() -> LookWorld:
     found = LookWorld()
     found.put("finetunejobs", published_job(1))
-    found.put("finetuneendpoints", endpoint(capture={}, monitor={}))
+    found.put("finetuneendpoints", endpoint(capture={}, monitor={"every": "1h"}))
     await live(found)
     return found
 
@@ -72,7 +72,9 @@ async def test_a_look_is_made_once_and_its_report_is_told(world: LookWorld) -> N
     assert world.looks() == [name]
     world.woken.clear()
     signal = {"name": "Vocabulary", "logE": "9", "since": "2026-01-01T00:00:00Z"}
-    world.end(name, {"version": 1, "numLooks": 1, "numAnswers": 400, "signals": [signal]})
+    world.end(
+        name, {"version": 1, "numLooks": 1, "numAnswers": 400, "numUsers": 200, "signals": [signal]}
+    )
     assert KEY in world.woken
     await world.look()
     assert world.condition("Drifted") == ("True", "Vocabulary")
@@ -112,7 +114,9 @@ async def test_a_quota_that_refuses_looks_stops_no_version(world: LookWorld) -> 
     (name,) = world.looks()
     world.end(name, {"version": 1})
     await world.look()
-    world.clock.advance(3600)
+    world.clock.advance(3000)
+    await world.look()  # it also checks the parts of the Deployments
+    world.clock.advance(550)
     quota = Forbidden("create", status=403, message="exceeded quota")
     world.client.faults.append(quota)
     result = await world.look()

@@ -222,7 +222,9 @@ async def test_a_crd_that_is_older_than_the_operator_is_told_with_its_remedy():
     assert result.after_seconds == guarding.CRD_RETRY_SECONDS
     ((reason, message),) = [(event[2], event[3]) for event in world.events if event[1] == "Warning"]
     assert reason == "OutdatedCRD"
-    assert "kubectl apply --server-side -f charts/finetune-operator/crds/" in message
+    assert (
+        "kubectl apply --server-side --force-conflicts -f charts/finetune-operator/crds/" in message
+    )
     assert ".status.reason" in message
 
 

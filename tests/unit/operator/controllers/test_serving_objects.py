@@ -25,13 +25,14 @@ from finetune_operator.config import OperatorConfig
 from finetune_operator.controllers.memory.endpoints import Endpoints
 from finetune_operator.controllers.refusals import NameTaken
 from finetune_operator.controllers.serving_objects import (
+    CHECK_SECONDS,
     OWNERS_SECONDS,
     REPAIR_SECONDS,
     ServingObjects,
 )
 from finetune_operator.finetuneendpoint.actions import ApplyServing, Front, NeededServer
 from finetune_operator.finetuneendpoint.servers import Server
-from finetune_operator.kube.api.errors import Conflict, ServerUnavailable
+from finetune_operator.kube.api.errors import Conflict, Forbidden, ServerUnavailable
 from finetune_operator.kube.cache.store import Store
 from kit.cluster.fake_client import FakeClient
 from kit.processes.clock import FakeClock
@@ -58,6 +59,12 @@ def serving(*names: str, replicas: Replicas | None = None) -> ApplyServing:
     owners = owners_of(*(names or ("one",)))
     needed = NeededServer(server=SERVER, owners=owners, replicas=replicas or Replicas())
     return ApplyServing(front=Front(namespace=NAMESPACE, owners=owners), servers=(needed,))
+
+
+def closed_to(name: str) -> OperatorConfig:
+    """Return settings with NetworkPolicies, under which a namespace may read reports."""
+    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+    return CONFIG.model_copy(update={"serving_report_peers": [peer]})
 
 
 class World:
@@ -103,6 +110,12 @@ class World:
 
     def live(self, plural: str, name: str) -> Any:
         return self.client.cluster.objects[plural, NAMESPACE, name]
+
+    def set_status(self, name: str, status: dict[str, int]) -> None:
+        """Write the status of a Deployment, as its controller does."""
+        found = {**copy.deepcopy(self.live("deployments", name)), "status": status}
+        stored = self.client.cluster.store(("deployments", NAMESPACE, name), found)
+        self.endpoints.deployments.observe("MODIFIED", stored)
 
 
 @pytest.fixture
@@ -215,12 +228,11 @@ async def test_who_may_read_reports_follows_the_configuration(world: World) -> N
     await world.apply(serving())
     assert world.names("networkpolicies") == set()
     for name in ("finetune-system", "monitoring"):
-        peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
-        closed = CONFIG.model_copy(update={"serving_report_peers": [peer]})
+        closed = closed_to(name)
         await world.objects.apply(serving(), closed)
         assert world.names("networkpolicies") == {FRONT, SERVER.name}
         for policy in (world.live("networkpolicies", each) for each in (FRONT, SERVER.name)):
-            assert policy["spec"]["ingress"][1]["from"] == [peer]
+            assert policy["spec"]["ingress"][1]["from"] == closed.serving_report_peers
             owner = world.live("deployments", policy["metadata"]["name"])["metadata"]["uid"]
             assert policy["metadata"]["ownerReferences"][0]["uid"] == owner
     world.client.writes.clear()
@@ -245,10 +257,7 @@ async def test_what_a_new_server_pod_needs_is_made_again_while_fronts_run_on(
     world: World, plural: str, name: str
 ) -> None:
     await world.apply(serving())
-    front = copy.deepcopy(world.live("deployments", FRONT))
-    front["status"] = {"readyReplicas": 2}
-    key = ("deployments", NAMESPACE, FRONT)
-    world.endpoints.deployments.observe("MODIFIED", world.client.cluster.store(key, front))
+    world.set_status(FRONT, {"readyReplicas": 2})
     del world.client.cluster.objects[plural, NAMESPACE, name]
     await world.apply(serving())
     world.clock.advance(REPAIR_SECONDS)
@@ -256,6 +265,68 @@ async def test_what_a_new_server_pod_needs_is_made_again_while_fronts_run_on(
     assert world.names(plural) == {name}
     num_writes = len(await world.apply(serving()))
     assert num_writes == 0
+
+
+async def test_the_token_is_made_again_for_one_pod_that_waits_while_others_are_ready(
+    world: World,
+) -> None:
+    await world.apply(serving())
+    for name in world.names("deployments"):
+        world.set_status(name, {"readyReplicas": 2, "unavailableReplicas": int(name == FRONT)})
+    del world.client.cluster.objects["secrets", NAMESPACE, SERVING_TOKEN_SECRET]
+    await world.apply(serving())
+    world.clock.advance(REPAIR_SECONDS)
+    await world.apply(serving())
+    assert world.names("secrets") == {SERVING_TOKEN_SECRET}
+
+
+@pytest.mark.parametrize(
+    ("plural", "name"),
+    [
+        ("services", FRONT),
+        ("services", SERVER.name),
+        ("roles", SERVING),
+        ("rolebindings", SERVING),
+        ("poddisruptionbudgets", FRONT),
+        ("poddisruptionbudgets", SERVER.name),
+        ("networkpolicies", FRONT),
+        ("networkpolicies", SERVER.name),
+        ("horizontalpodautoscalers", SERVER.name),
+    ],
+)
+async def test_a_part_that_somebody_deleted_comes_back_while_all_pods_are_ready(
+    world: World, plural: str, name: str
+) -> None:
+    scaled, config = serving(replicas=Replicas(min=1, max=3)), closed_to("monitoring")
+    await world.objects.apply(scaled, config)
+    for deployment in world.names("deployments"):
+        world.set_status(deployment, {"readyReplicas": 1})
+    await world.objects.apply(scaled, config)
+    del world.client.cluster.objects[plural, NAMESPACE, name]
+    world.clock.advance(CHECK_SECONDS - 1.0)
+    await world.objects.apply(scaled, config)
+    assert name not in world.names(plural)
+    world.clock.advance(1.0)
+    await world.objects.apply(scaled, config)
+    assert name in world.names(plural)
+    world.client.writes.clear()
+    await world.objects.apply(scaled, config)
+    assert world.written() == []
+
+
+async def test_a_full_quota_stops_neither_a_ready_endpoint_nor_its_other_parts(
+    world: World,
+) -> None:
+    wanted, config = serving(), closed_to("monitoring")
+    await world.objects.apply(wanted, config)
+    for deployment in world.names("deployments"):
+        world.set_status(deployment, {"readyReplicas": 1})
+    await world.objects.apply(wanted, config)
+    del world.client.cluster.objects["networkpolicies", NAMESPACE, FRONT]
+    world.clock.advance(CHECK_SECONDS)
+    world.client.faults.append(Forbidden("create", status=403))
+    await world.objects.apply(wanted, config)
+    assert FRONT in world.names("networkpolicies")
 
 
 async def test_the_last_endpoint_that_leaves_a_server_deletes_it(world: World) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
+from finetune_api.patterns import STORED
 from finetune_api.v1alpha1.finetuneendpoint import FineTuneEndpointSpec
 from finetune_api.v1alpha1.spec.serving import Serve
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
@@ -19,7 +21,7 @@ CONFIG: dict[str, Any] = {"vllm_image": "vllm:1", "trainer_image": "trainer:1"}
 def fault_of(serve: dict[str, Any], **settings: Any) -> Any:
     spec = FineTuneEndpointSpec.model_validate({"jobRef": {"name": "headlines"}, "serve": serve})
     config = OperatorConfig(**{**CONFIG, **settings})
-    return find_fault(spec, config, frozenset({"AIGatewayRoute"}))
+    return find_fault(spec, config)
 
 
 @pytest.mark.parametrize(
@@ -30,8 +32,8 @@ def fault_of(serve: dict[str, Any], **settings: Any) -> Any:
         ({"image": "vllm:1"}, {}),
         ({"image": "registry.corp/vllm:2"}, {"allowed_serving_images": ["registry.corp/*"]}),
         ({"image": "own:2"}, {"vllm_image": "", "allowed_serving_images": ["*"]}),
-        ({"routing": "Gateway"}, {"gateway": "Gateway/infra/ai"}),
-        ({"replicas": {"min": 0, "max": 2}}, {"keda_prometheus_url": "http://prometheus:9090"}),
+        ({"replicas": {"max": 2}}, {"keda_prometheus_url": "http://prometheus:9090"}),
+        ({"replicas": {"max": 2}, "resources": {"gpus": 0}}, {}),
         ({"resources": {"gpus": 4}, "arguments": ["--tensor-parallel-size=2"]}, {}),
         ({"resources": {"gpus": 0}, "arguments": ["--tensor-parallel-size=2"]}, {}),
         (
@@ -49,6 +51,7 @@ def test_what_the_settings_allow_is_allowed(
 @pytest.mark.parametrize(
     ("serve", "settings", "reason", "field"),
     [
+        ({"replicas": {"max": 2}}, {}, "InvalidSpec", "spec.serve.replicas.max"),
         ({"image": "evil.io/vllm:2"}, {}, "ImageNotAllowed", "spec.serve.image"),
         (
             {"image": "registry.corp.evil.io/x"},
@@ -57,14 +60,6 @@ def test_what_the_settings_allow_is_allowed(
             "spec.serve.image",
         ),
         ({}, {"vllm_image": ""}, "EngineNotAllowed", "spec.serve.engine"),
-        ({"replicas": {"min": 0, "max": 2}}, {}, "InvalidSpec", "spec.serve.replicas.min"),
-        ({"routing": "Gateway"}, {}, "GatewayNotFound", "spec.serve.routing"),
-        (
-            {"routing": "Gateway"},
-            {"gateway": "InferencePool/fronts"},
-            "GatewayNotFound",
-            "spec.serve.routing",
-        ),
         (
             {"resources": {"gpuResource": "example.kubernetes.io/gpu"}},
             {},
@@ -105,15 +100,39 @@ def test_what_they_do_not_allow_is_told_with_field_and_remedy(
 
 @pytest.mark.parametrize("uri", ["file:///tmp/answers", "pvc://answers/../other"])
 def test_answers_are_stored_only_where_the_cluster_allows_it(uri: str) -> None:
-    spec = FineTuneEndpointSpec.model_validate(
-        {"jobRef": {"name": "headlines"}, "capture": {"uri": uri}}
-    )
+    given = {"jobRef": {"name": "headlines"}, "capture": {"uri": uri}}
+    spec = FineTuneEndpointSpec.model_validate(given, context=STORED)
     fault = find_fault(spec, OperatorConfig(**CONFIG))
     assert fault is not None
     assert (fault.reason, fault.is_final) == ("URINotAllowed", True)
     assert fault.message.startswith("spec.capture.uri: ")
     allowed = OperatorConfig(**CONFIG, allowed_file_paths=["/tmp"])
     assert (find_fault(spec, allowed) is None) == uri.startswith("file")
+
+
+@pytest.mark.parametrize("name", ["finetune-serving-token", "finetune-serving"])
+@pytest.mark.parametrize("field", ["keysFrom", "editorsFrom", "secretRef"])
+def test_nobody_names_what_the_operator_makes_for_serving_pods(field: str, name: str) -> None:
+    spec: dict[str, Any] = {"jobRef": {"name": "headlines"}, "capture": {"openToAll": True}}
+    if field == "keysFrom":
+        spec = {"jobRef": {"name": "headlines"}, "access": {field: {"secretRef": {"name": name}}}}
+    elif field == "editorsFrom":
+        spec["capture"] = {field: {"secretRef": {"name": name}}}
+    else:
+        spec["capture"][field] = {"name": name}
+    with pytest.raises(ValidationError, match="must not begin with finetune-serving"):
+        FineTuneEndpointSpec.model_validate(spec)
+
+
+def test_the_operator_refuses_the_name_where_the_api_server_did_not() -> None:
+    stored = {"capture": {"openToAll": True, "secretRef": {"name": "finetune-serving-token"}}}
+    spec = FineTuneEndpointSpec.model_validate(
+        {"jobRef": {"name": "headlines"}, **stored}, context=STORED
+    )
+    fault = find_fault(spec, OperatorConfig(**CONFIG))
+    assert fault is not None
+    assert (fault.reason, fault.is_final) == ("InvalidSpec", True)
+    assert fault.message.startswith("spec.capture.secretRef.name: ")
 
 
 def source_fault_of(base_model: str = "hf://org/model", **storage: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from finetune_api.protocol.serving import RecordReport
+from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.observed import Workload
 from finetune_operator.finetunejob.state.observed import Refusal
 from finetune_operator.metrics.endpoints import EndpointMetrics
@@ -17,7 +20,7 @@ from kit.processes.clock import FakeClock
 
 WORSE: dict[str, Any] = {
     "active": {"requests": 1140, "errors": 5},
-    "candidate": {"requests": 60, "errors": 6},
+    "candidate": {"requests": 60, "errors": 20},
 }
 
 
@@ -85,6 +88,56 @@ def damage(world: EndpointWorld) -> None:
     world.answers[1] = ("Failed", "FilesDamaged")
 
 
+def refuse_decisions(world: EndpointWorld) -> None:
+    refused = RecordReport(name=NAME, state="Failed", reason="AccessDenied")
+    (pod,) = world.observe().servers
+    assert pod.report is not None
+    report = pod.report.model_copy(update={"records": [refused]})
+    world.facts = {"servers": (replace(pod, report=report),)}
+
+
+def damage_one_pod(world: EndpointWorld) -> None:
+    world.pods = 2
+    world.answers[(1, 1)] = ("Failed", "FilesDamaged")
+
+
+def lack_a_pod(world: EndpointWorld) -> None:
+    found = Workload(num_ready=1, num_wanted=2, problem="Insufficient nvidia.com/gpu")
+    tell_of_server(world, world.status["active"]["server"], found)
+
+
+def say_nothing(world: EndpointWorld) -> None:
+    silent = tuple(replace(pod, report=None) for pod in world.observe().servers)
+    world.facts = {"servers": silent}
+
+
+def refuse_second_and_damage_one_pod(world: EndpointWorld) -> None:
+    fail_second(world)
+    world.look()
+    damage_one_pod(world)
+
+
+def tell_of_server(world: EndpointWorld, name: str, found: Workload) -> None:
+    world.facts = {"workloads": {**world.observe().workloads, name: found}}
+
+
+def begin_move(world: EndpointWorld, image: str) -> str:
+    world.config = OperatorConfig(vllm_image=image)
+    world.answers[1] = ("Verifying", "")
+    world.answers[(1, world.status["active"]["server"])] = ("Verified", "")
+    world.look()
+    return str(world.status["candidate"]["server"])
+
+
+def refuse_move(world: EndpointWorld) -> None:
+    world.answers[(1, begin_move(world, "vllm:wrong"))] = ("Failed", "AnswersDiffer")
+
+
+def block_move(world: EndpointWorld) -> None:
+    server = begin_move(world, "vllm:none")
+    tell_of_server(world, server, Workload(num_ready=0, num_wanted=1, problem="ErrImagePull"))
+
+
 def forbid(world: EndpointWorld) -> None:
     world.facts = {"fault": Refusal(reason="ImageNotAllowed", message="no")}
 
@@ -94,12 +147,19 @@ def forbid(world: EndpointWorld) -> None:
     [
         (away, {}, "1", "NotAvailable", "ServerNotReady"),
         (fail_second, {}, "2", "Refused", "AnswersLikeBase"),
-        (damage, {}, "1", "Refused", "FilesDamaged"),
+        (damage, {}, "1", "NotAvailable", "FilesDamaged"),
+        (damage_one_pod, {}, "1", "Incomplete", "PodsRefuse"),
+        (lack_a_pod, {}, "1", "Incomplete", "PodsMissing"),
+        (say_nothing, {}, "1", "Incomplete", "NotReported"),
+        (refuse_second_and_damage_one_pod, {}, "1", "Incomplete", "PodsRefuse"),
+        (refuse_move, {}, "1", "MoveFailed", "MoveRefused"),
+        (block_move, {}, "1", "MoveFailed", "MoveStuck"),
         (make_worse, {"rollout": ROLLOUT}, "2", "RolledBack", "Worse"),
         (make_worse, {"rollout": {**ROLLOUT, "onWorse": "Hold"}}, "2", "Stalled", "Held"),
         (forbid, {}, "", "Stalled", "ImageNotAllowed"),
         (begin, {"rollout": ROLLOUT}, "2", "RollingOut", "RollingOut"),
         (keep_verifying, {}, "2", "Verifying", "Other"),
+        (refuse_decisions, {}, "1", "NotRecorded", "Other"),
     ],
 )
 def test_the_gravest_trouble_of_an_endpoint_is_told_with_its_version(
@@ -107,7 +167,7 @@ def test_the_gravest_trouble_of_an_endpoint_is_told_with_its_version(
 ) -> None:
     world = serving(**spec)
     change(world)
-    world.run()
+    world.run(2)
     ((*said, seconds),) = waits(world)
     assert said == [version, state, reason]
     assert 600 <= seconds <= 603
@@ -118,6 +178,9 @@ def test_a_first_version_that_was_refused_is_told_and_one_that_is_awaited_is_not
     waiting = EndpointWorld(published_job(None))
     waiting.run()
     assert waits(waiting) == []
+    lost = EndpointWorld()
+    lost.run()
+    assert waits(lost)[0][:3] == ("", "Stalled", "JobNotFound")
     refused = EndpointWorld(published_job(1))
     refused.answers[1] = ("Failed", "AnswersDiffer")
     refused.run()

@@ -72,6 +72,9 @@ def test_any_other_pod_is_not_asked(changes: dict[str, Any]) -> None:
     assert trim_serving_pod(pod(**changes))["address"] == ""
 
 
+CRASHED: dict[str, Any] = {"restartCount": 3, "lastState": {"terminated": {"exitCode": 1}}}
+
+
 @pytest.mark.parametrize(
     ("status", "problem"),
     [
@@ -94,6 +97,12 @@ def test_any_other_pod_is_not_asked(changes: dict[str, Any]) -> None:
             },
             "0/3 nodes: no GPU",
         ),
+        (
+            {"containerStatuses": [{"name": "agent", "state": {"running": {}}, **CRASHED}]},
+            "Container agent has ended 3 times, with exit code 1",
+        ),
+        ({"containerStatuses": [{"name": "agent", **CRASHED, "ready": True}]}, ""),
+        ({"containerStatuses": [{"name": "agent", **CRASHED, "restartCount": 2}]}, ""),
         (
             {
                 "containerStatuses": [

@@ -29,7 +29,7 @@ class World(EndpointWorld):
     """An endpoint that is monitored, whose looks a test makes and ends."""
 
     def __init__(self, **monitor: Any) -> None:
-        super().__init__(published_job(1), capture={}, monitor=monitor)
+        super().__init__(published_job(1), capture={}, monitor={"every": "1h", **monitor})
         self.run()
         self.jobs: dict[str, tuple[Any, Any]] = {}
 
@@ -95,7 +95,7 @@ def report(num_looks: int = 1, version: int = 1, **since: str) -> dict[str, Any]
     signals = [{"name": name, "logE": "0.5"} for name in ("Vocabulary", "Errors")]
     signals = [{**each, **({"since": since[each["name"]]} if each["name"] in since else {})}
                for each in signals]  # fmt: skip
-    numbers = {"numLooks": num_looks, "numAnswers": 400 * num_looks, "numWaiting": 7}
+    numbers = {"numLooks": num_looks, "numAnswers": 400, "numUsers": 200}
     return {"version": version, "signals": signals, **numbers}
 
 
@@ -143,6 +143,21 @@ def test_a_slow_look_is_waited_for_and_the_next_makes_up_for_what_was_missed() -
     assert len(world.jobs) == 2
 
 
+@pytest.mark.parametrize(("least", "looks"), [("1m", 59), ("10m", 5), ("30m", 1)])
+def test_looks_are_made_no_more_often_than_the_administrator_allows(least: str, looks: int) -> None:
+    world = World(every="1m")
+    for _ in range(60):
+        world.facts["min_look_interval"] = least
+        world.look(60)
+        if any(look.ended is None for look in world.facts.get("looks", ())):
+            world.end(report())
+    assert looks * 0.8 - 1 <= len(world.jobs) <= looks + 1
+    (drifted,) = (each for each in world.status["conditions"] if each["type"] == "Drifted")
+    is_bound = least != "1m"
+    assert (drifted["reason"] == "LooksTooFrequent") is is_bound
+    assert (f"config.minLookInterval is {least}" in drifted["message"]) is is_bound
+
+
 def test_an_operator_that_was_away_for_three_looks_makes_one() -> None:
     world = World()
     world.until_look()
@@ -187,7 +202,7 @@ def test_nobody_looks_where_nothing_is_to_be_monitored(left_out: dict[str, None]
 
 
 def test_nobody_looks_before_a_version_answers() -> None:
-    world = EndpointWorld(published_job(None), capture={}, monitor={})
+    world = EndpointWorld(published_job(None), capture={}, monitor={"every": "1h"})
     for _ in range(20):
         assert world.look(600).look is None
     assert all(each["type"] != "Drifted" for each in world.status["conditions"])
@@ -196,23 +211,90 @@ def test_nobody_looks_before_a_version_answers() -> None:
 # ---- what is told --------------------------------------------------------------------------------
 
 
-def test_too_few_answers_are_told_and_then_that_nothing_has_changed() -> None:
+def test_too_few_users_and_the_first_comparison_are_told_and_then_that_nothing_changed() -> None:
     world = World()
-    assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
+    assert world.condition("Drifted") == ("Unknown", "TooFewUsers")
     world.until_look()
-    world.end(report(0))
-    assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
-    assert message(world).startswith("7 of 200 answers")
+    world.end(report(0) | {"numUsers": 7})
+    assert world.condition("Drifted") == ("Unknown", "TooFewUsers")
+    assert message(world).startswith("7 of 100 users")
+    world.until_look()
+    world.end(report(0) | {"comparesFrom": "2026-03-01T00:00:00Z"})
+    assert world.condition("Drifted") == ("Unknown", "NoComparison")
+    assert "2026-03-01T00:00:00Z" in message(world)
     world.until_look()
     world.end(report(1))
     assert world.condition("Drifted") == ("False", "NoDrift")
     assert world.status["monitor"] == {
         "version": 1, "lastRunTime": timestamp(world.now),
-        "numLooks": 1, "numAnswers": 400, "numWaiting": 7,
+        "numLooks": 1, "numAnswers": 400, "numUsers": 200,
         "signals": [{"name": "Vocabulary", "logE": "0.5"}, {"name": "Errors", "logE": "0.5"}],
         "reportUri": PAGE,
     }  # fmt: skip
     assert world.condition("Stalled") == ("False", "AsWanted")
+
+
+def test_no_change_is_unknown_where_none_of_interest_would_be_found() -> None:
+    world = World()
+    world.until_look()
+    told = report()
+    told["signals"] = [
+        {"name": "Vocabulary", "logE": "0.5", "smallest": "0.31"},
+        {"name": "Errors", "logE": "0.5", "smallest": "0.2"},
+    ]
+    world.end(told)
+    assert world.condition("Drifted") == ("Unknown", "TooFewUsers")
+    assert "Vocabulary by 0.31" in message(world)
+    assert "Errors" not in message(world)
+    told["signals"][0]["smallest"] = "0.2"
+    world.until_look()
+    world.end(told)
+    assert world.condition("Drifted") == ("False", "NoDrift")
+    told["signals"][0] |= {"smallest": "0.9", "since": "2026-01-01T00:00:00Z"}
+    world.until_look()
+    world.end(told)
+    assert world.condition("Drifted") == ("True", "Vocabulary")
+
+
+def test_a_look_that_has_compared_nothing_is_no_sign_of_constancy() -> None:
+    world = World()
+    for num_looks in (0, 3):
+        world.until_look()
+        told = report(num_looks) | {"comparesFrom": "2025-01-01T00:00:00Z", "signals": []}
+        world.end(told | {"note": "Left out: Refusals."})
+        assert world.condition("Drifted") == ("Unknown", "NoComparison")
+        assert "Left out: Refusals." in message(world)
+        assert "2025-01-01" not in message(world)
+    assert world.status["monitor"]["note"] == "Left out: Refusals."
+    FineTuneEndpointStatus.model_validate(world.status)
+
+
+def test_a_change_is_unknown_when_its_users_stay_away() -> None:
+    world = World()
+    world.until_look()
+    since = "2026-01-01T00:00:00Z"
+    world.end(report(Vocabulary=since))
+    assert world.condition("Drifted") == ("True", "Vocabulary")
+    world.until_look()
+    world.end(report(Vocabulary=since) | {"numUsers": 99})
+    assert world.condition("Drifted") == ("Unknown", "TooFewUsers")
+
+
+def test_answers_that_are_deleted_within_the_window_are_told_instead_of_a_time() -> None:
+    world = World()
+    world.edit(capture={"retentionDays": 7})
+    world.until_look()
+    world.end(report(0) | {"signals": []})
+    assert world.condition("Drifted") == ("Unknown", "NoComparison")
+    assert "capture.retentionDays" in message(world)
+    assert "The first one is made" not in message(world)
+
+
+def test_users_who_stay_away_make_no_change_unknown() -> None:
+    world = World()
+    world.until_look()
+    world.end(report() | {"numUsers": 99})
+    assert world.condition("Drifted") == ("Unknown", "TooFewUsers")
 
 
 def test_drift_is_told_once_with_signal_begin_and_page() -> None:
@@ -237,10 +319,10 @@ def test_drift_of_a_version_is_over_when_another_one_answers() -> None:
     world.job = published_job(2)
     world.run()
     assert world.versions()[0] == 2
-    assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
+    assert world.condition("Drifted") == ("Unknown", "TooFewUsers")
     world.until_look()
     world.end(report(version=1, Vocabulary="2026-01-01T00:00:00Z"))
-    assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
+    assert world.condition("Drifted") == ("Unknown", "TooFewUsers")
 
 
 def test_a_failed_look_is_told_once_and_tried_at_the_next_hour() -> None:
@@ -291,6 +373,7 @@ def test_a_look_whose_pod_is_gone_leaves_what_is_known() -> None:
         report() | {"version": "one"},
         report() | {"signals": [{"name": "Moon", "logE": "1"}]},
         report() | {"signals": [{"name": "Errors", "logE": "much"}]},
+        report() | {"signals": [{"name": "Errors", "logE": "1", "smallest": "x"}]},
         report() | {"signals": [{"name": "Errors", "logE": "1"}] * 11},
         report() | {"numAnswers": -1},
         report() | {"numAnswers": 1e300},
@@ -300,7 +383,7 @@ def test_a_report_that_is_none_changes_nothing(forged: Any) -> None:
     world = World()
     world.until_look()
     world.end(forged)
-    assert world.condition("Drifted") == ("Unknown", "TooFewAnswers")
+    assert world.condition("Drifted") == ("Unknown", "TooFewUsers")
     assert set(world.status["monitor"]) == {"version", "lastRunTime"}
 
 
@@ -309,8 +392,10 @@ def test_a_forged_report_stays_within_the_schema_and_names_no_place() -> None:
     world.until_look()
     forged = report(Vocabulary="tomorrow", Errors="2999-01-01T00:00:00Z")
     forged["signals"] = forged["signals"] * 3
-    world.end({**forged, "reportUri": "http://elsewhere/", "lastRunTime": "never"})
+    times = {"lastRunTime": "never", "comparesFrom": "never"}
+    world.end({**forged, **times, "reportUri": "http://elsewhere/"})
     told = world.status["monitor"]
+    assert "comparesFrom" not in told
     assert told["reportUri"] == PAGE
     assert told["signals"] == [
         {"name": "Vocabulary", "logE": "0.5"}, {"name": "Errors", "logE": "0.5"}
@@ -346,7 +431,7 @@ def test_a_job_without_the_name_of_a_look_is_none(name: str) -> None:
 
 def test_the_pod_of_a_look_has_no_rights_and_only_its_own_storage() -> None:
     world = World()
-    world.edit(capture={"uri": "pvc://answers/kept", "secretRef": {"name": "kept"}})
+    world.edit(capture={"uri": "s3://answers/kept", "secretRef": {"name": "kept"}})
     world.until_look()
     ((name, (job, _)),) = world.jobs.items()
     pod = job["spec"]["template"]["spec"]
@@ -360,7 +445,7 @@ def test_the_pod_of_a_look_has_no_rights_and_only_its_own_storage() -> None:
     }
     mounts = {each["mountPath"] for each in container["volumeMounts"]}
     assert mounts == {
-        "/work", "/tmp", "/var/lib/finetune/claims/answers",
+        "/work", "/tmp",
         "/var/run/secrets/finetune.dev/credentials/kept",
         "/var/run/secrets/finetune.dev/credentials/store",
     }  # fmt: skip
@@ -376,7 +461,7 @@ def test_the_pod_of_a_look_has_no_rights_and_only_its_own_storage() -> None:
     task = LookTask.model_validate_json(environment.pop(TASK))
     assert (task.namespace, task.endpoint, task.active.version) == (NAMESPACE, NAME, 1)
     assert (task.active.storage.uri, task.active.storage.credentials_secret) == (OUTPUT, "store")
-    assert (task.traffic.uri, task.traffic.credentials_secret) == ("pvc://answers/kept", "kept")
+    assert (task.traffic.uri, task.traffic.credentials_secret) == ("s3://answers/kept", "kept")
     assert environment == {
         "HOME": "/tmp",
         "PYTHONHASHSEED": "0",

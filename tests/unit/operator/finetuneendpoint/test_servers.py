@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from finetune_api.v1alpha1.spec.serving import Serve
+from finetune_operator.config import OperatorConfig
+from finetune_operator.finetuneendpoint.render.server import render_server
 from finetune_operator.finetuneendpoint.servers import Server, rank_class, server_of
 from finetune_operator.finetuneendpoint.versions import published_version
 from kit.builders.endpoints import NAMESPACE, published_job
 
+CONFIG = OperatorConfig()
 
-def server(serve=None, uid="uid-1", namespace=NAMESPACE, version=1, **spec) -> Server:
+
+def server(
+    serve=None, uid="uid-1", namespace=NAMESPACE, version=1, config=CONFIG, **spec
+) -> Server:
     served = published_version(published_job(version, **spec), namespace)
     assert served is not None
     settings = Serve.model_validate(serve or {})
-    return server_of(served, settings, namespace=namespace, endpoint_uid=uid)
+    return server_of(served, settings, config, namespace=namespace, endpoint_uid=uid)
 
 
 def test_versions_of_one_base_model_share_a_server():
@@ -27,7 +35,6 @@ def test_versions_of_one_base_model_share_a_server():
     "serve",
     [
         {"replicas": {"min": 2, "max": 4}},
-        {"routing": "Gateway"},
         {"engine": "VLLM"},
         {"resources": {"gpuResource": "nvidia.com/gpu"}},
     ],
@@ -97,3 +104,45 @@ def test_another_namespace_has_other_names():
 @pytest.mark.parametrize(("rank", "class_"), [(1, 64), (64, 64), (65, 128), (300, 320), (512, 512)])
 def test_a_server_takes_ranks_up_to_its_class(rank, class_):
     assert rank_class(rank) == class_
+
+
+OTHER_SETTINGS = {
+    "trainer_image": "trainer:2",
+    "trainer_image_pull_policy": "Always",
+    "image_pull_secrets": ["pull"],
+    "vllm_image": "vllm:2",
+    "vllm_arguments": ["--gpu-memory-utilization=0.8"],
+    "agent_cpu": "2",
+    "agent_memory": "3Gi",
+    "default_cpu": "7",
+    "default_cpu_per_gpu": "9",
+    "default_memory": "21Gi",
+    "default_memory_per_gpu": "33Gi",
+    "default_shared_memory": "5Gi",
+    "default_node_selector": {"gpu": "h200"},
+    "default_tolerations": [{"key": "gpu"}],
+    "scratch_size": "50Gi",
+    "scratch_request": "3Gi",
+    "cache_claim": "models",
+    "trainer_environment": {"HF_ENDPOINT": "https://hub.example"},
+    "allow_trust_remote_code": True,
+    "allow_cpu": True,
+    "garak_image": "garak:1",
+    "front_replicas": 3,
+    "prepare_cpu": "3",
+}
+
+
+@pytest.mark.parametrize("serve", [{}, {"engine": "Transformers"}, {"resources": {"gpus": 4}}])
+@pytest.mark.parametrize("name", OTHER_SETTINGS)
+def test_settings_of_the_administrator_that_change_the_pods_need_another_server(name, serve):
+    config = CONFIG.model_validate({**CONFIG.model_dump(), name: OTHER_SETTINGS[name]})
+    before, after = server(serve), server(serve, config=config)
+
+    def pods_of(made, settings):
+        # Under one name, of which labels and variables have copies.
+        text = json.dumps(render_server(made, made.serve.replicas, [], settings)["spec"])
+        return text.replace(made.name, "NAME")
+
+    changes_pods = pods_of(before, CONFIG) != pods_of(after, config)
+    assert (before.name != after.name) == changes_pods

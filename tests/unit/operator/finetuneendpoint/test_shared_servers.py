@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from finetune_api.protocol.serving import FrontReport
+from dataclasses import replace
+
+from finetune_api.protocol.serving import OUTLIVES_SECONDS, STALE_SECONDS, FrontReport
 from finetune_operator.finetuneendpoint.observed import read_neighbour
+from finetune_operator.finetuneendpoint.serving import MAX_SECRETS
 from finetune_operator.finetunejob.state.observed import Refusal
 from kit.builders.endpoints import EndpointWorld, endpoint, published_job
 
@@ -49,14 +52,6 @@ def test_a_shared_server_has_as_many_pods_as_the_most_demanding_endpoint_wants()
     assert (replicas.min, replicas.max) == (2, 8)
 
 
-def test_a_server_scaled_to_zero_has_a_pod_while_a_version_waits_for_it():
-    world = serving(serve={"replicas": {"min": 0, "max": 2}})
-    assert asked(world).servers[0].replicas.min == 0
-    world.job = published_job(2)
-    world.answers[2] = ("Verifying", "")
-    assert asked(world).servers[0].replicas.min == 1
-
-
 def test_the_front_has_the_keys_of_all_endpoints_and_editors():
     def named(name: str) -> dict[str, dict[str, str]]:
         return {"secretRef": {"name": name}}
@@ -69,21 +64,51 @@ def test_the_front_has_the_keys_of_all_endpoints_and_editors():
 
 
 def test_the_front_records_for_all_endpoints_that_capture():
-    assert asked(serving()).front.recording is None
+    assert asked(serving()).front.store_secrets is None
     world = serving(capture={})
     storage = world.status["active"]["storage"]
     other = endpoint("zebra", capture={"uri": "s3://b/t", "secretRef": {"name": "theirs"}})
     found = read_neighbour(other)
     world.facts = {"neighbours": (found, neighbour("ant"))}
-    recording = asked(world).front.recording
-    assert recording.uris == tuple(sorted({"s3://b/t", storage["uri"]}))
-    assert set(recording.secrets) == {"theirs", storage.get("credentialsSecret")} - {None}
+    found = asked(world).front.store_secrets
+    assert set(found) == {"theirs", storage.get("credentialsSecret")} - {None}
+
+
+def test_a_claim_of_one_endpoint_is_told_there_and_reaches_the_pods_of_none():
+    world = serving(capture={"uri": "s3://b/t"})
+    world.facts = {"neighbours": (neighbour("zebra", capture={"uri": "pvc://nope/x"}),)}
+    storage = world.status["active"]["storage"]
+    assert asked(world).front.store_secrets == (storage["credentialsSecret"],)
+    assert world.condition("Stalled")[0] == "False"
+    world.edit(capture={"uri": "pvc://nope/x"})
+    assert asked(world).front.store_secrets is None
+    assert world.condition("Stalled") == ("True", "URINotAllowed")
+    assert "capture" not in world.status
+
+
+def test_secrets_of_many_endpoints_are_mounted_up_to_a_bound_and_the_newest_is_told():
+    def keys(name: str) -> dict[str, dict[str, dict[str, str]]]:
+        return {"access": {"keysFrom": {"secretRef": {"name": name}}}}
+
+    world = serving(**keys("own"))
+    world.endpoint["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    older = [neighbour(f"n{number:03}", **keys(f"k{number:03}")) for number in range(200)]
+    world.facts = {
+        "neighbours": tuple(replace(each, created="2020-01-01T00:00:00Z") for each in older)
+    }
+    mounted = asked(world).front.key_secrets
+    assert len(mounted) == MAX_SECRETS
+    assert "own" not in mounted
+    assert world.condition("Stalled") == ("True", "InvalidSpec")
+    world.edit(**keys(mounted[0]))
+    assert asked(world).front.key_secrets == mounted
+    assert world.condition("Stalled")[0] == "False"
 
 
 def test_nothing_is_recorded_where_the_cluster_does_not_allow_it():
     world = serving(capture={})
     world.facts = {"fault": Refusal(reason="URINotAllowed", message="no", is_final=True)}
-    assert asked(world).front.recording is None
+    assert asked(world).front.store_secrets is None
     assert "capture" not in world.status
 
 
@@ -93,7 +118,7 @@ def test_the_front_has_its_recorder_while_the_first_version_is_verified():
     world.run()
     assert world.versions() == (None, 1, None)
     storage = world.status["candidate"]["storage"]
-    assert asked(world).front.recording.uris == (storage["uri"],)
+    assert asked(world).front.store_secrets == (storage["credentialsSecret"],)
     assert read_neighbour(endpoint("zebra", capture={})).recorded is None
 
 
@@ -150,7 +175,7 @@ def test_counts_go_on_where_capture_is_switched_off_and_on_again():
     world.edit(capture=None)
     world.run()
     assert world.status["capture"] == told
-    assert asked(world).front.recording is None
+    assert asked(world).front.store_secrets is None
     world.edit(capture={})
     world.run()
     assert world.status["capture"] == told
@@ -173,9 +198,25 @@ def test_a_server_that_no_version_needs_any_more_is_released():
     world = serving()
     server = world.status["active"]["server"]
     world.facts = {"owned": frozenset({server, "fts-before"})}
+    world.look(OUTLIVES_SECONDS)
     found = asked(world)
     assert found.release == ("fts-before",)
     assert found.keep == ()
+
+
+def test_a_server_that_was_left_answers_until_stale_fronts_have_listed_anew():
+    world = serving()
+    before = world.status["active"]["server"]
+    world.edit(serve={"maxAdapters": 8})
+    world.run()
+    after = world.status["active"]["server"]
+    assert after != before
+    world.facts = {"owned": frozenset({before, after})}
+    plan = world.look()
+    assert plan.serving.release == ()
+    assert STALE_SECONDS < plan.requeue_after <= OUTLIVES_SECONDS
+    plan = world.look(plan.requeue_after)
+    assert plan.serving.release == (before,)
 
 
 def test_an_endpoint_that_is_being_deleted_is_no_neighbour():

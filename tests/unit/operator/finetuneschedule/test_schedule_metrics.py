@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,10 @@ NIGHT = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
 
 
-def tell(schedules: list[Any], now: datetime) -> CollectorRegistry:
+def tell(schedules: list[Any], now: datetime, jobs: Sequence[Any] = ()) -> CollectorRegistry:
     registry = CollectorRegistry()
-    ScheduleMetrics(SimpleNamespace(objects=lambda: schedules), registry, clock=FakeClock(now))  # type: ignore[arg-type]
+    stores = [SimpleNamespace(objects=lambda found=found: found) for found in (schedules, jobs)]
+    ScheduleMetrics(*stores, registry, clock=FakeClock(now))  # type: ignore[arg-type]
     return registry
 
 
@@ -61,6 +63,9 @@ def test_cycles_in_vain_are_told_since_the_first_of_them(
     world = ScheduleWorld()
     end_cycles(world, *reasons)
     assert delays(world) == told
+    world.edit(suspend=True)
+    world.look(60)
+    assert delays(world) == []
 
 
 def test_a_schedule_that_cannot_go_on_is_told_and_a_suspended_one_is_not() -> None:
@@ -89,6 +94,32 @@ def test_a_cycle_under_way_is_told_since_its_trigger() -> None:
     assert delays(world) == [("Traffic", "NewRows", 4200)]
 
 
+@pytest.mark.parametrize(
+    ("world", "after", "told"),
+    [
+        (ScheduleWorld(), DAY + timedelta(hours=23), ("Job", "Cron", 47 * 3600)),
+        (ScheduleWorld(), 2 * DAY + timedelta(minutes=5), ("Missed", "Job", 300)),
+        (ScheduleWorld(triggers={"cron": "0 3 1 * *"}), 20 * DAY, ("Job", "Manual", 20 * 86400)),
+    ],
+    ids=["one start", "two starts", "a month is not over"],
+)
+def test_two_starts_that_a_cycle_has_let_pass_are_told(
+    world: ScheduleWorld, after: timedelta, told: tuple[str, str, float]
+) -> None:
+    if "0 3 1" in world.schedule["spec"]["triggers"]["cron"]:
+        world.ask("now")
+    world.edit(cycleDeadlineSeconds=365 * 86400)
+    world.look_at(NIGHT)
+    assert delays(world, after=after.total_seconds()) == [told]
+
+
+def test_a_cycle_that_lasts_over_two_starts_is_told_before_cycles_in_vain() -> None:
+    world = ScheduleWorld()
+    end_cycles(world, "GatesNotMet", "GoalNotMet")
+    world.look_at(NIGHT + 2 * DAY)
+    assert delays(world, after=2 * 86400) == [("Missed", "Job", 0)]
+
+
 def test_schedules_are_counted_by_reason_and_few_of_them_have_series() -> None:
     world = ScheduleWorld()
     world.look_at(NIGHT)
@@ -98,6 +129,23 @@ def test_schedules_are_counted_by_reason_and_few_of_them_have_series() -> None:
     for reason, number in (("CycleRunning", 150), ("", 1)):
         labels = {"namespace": NAMESPACE, "reason": reason}
         assert registry.get_sample_value("finetune_schedules", labels) == number
-    told = [s for f in registry.collect() for s in f.samples if "finetuneschedule" in s.labels]
+    told = [s for f in registry.collect() for s in f.samples if "state" in s.labels]
     assert len(told) == 100
     assert NAME not in {each.labels["finetuneschedule"] for each in told}
+
+
+def test_the_jobs_of_each_schedule_are_counted_for_those_that_have_most() -> None:
+    world = ScheduleWorld()
+    world.look_at(NIGHT)
+    (job,) = world.jobs.values()
+    (owner,) = job["metadata"]["ownerReferences"]
+    others = [
+        {"metadata": {**job["metadata"], "ownerReferences": [{**owner, "name": f"s{number}"}]}}
+        for number in range(150)
+    ]
+    by_hand = {"metadata": {"name": "job", "namespace": NAMESPACE}}
+    registry = tell([world.schedule], world.now, [*others, by_hand, job, job])
+    found = next(each for each in registry.collect() if each.name == "finetune_schedule_jobs")
+    numbers = {each.labels["finetuneschedule"]: each.value for each in found.samples}
+    assert len(numbers) == 100
+    assert numbers[NAME] == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from datetime import timedelta
 from itertools import takewhile
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         self.num_drifts = 0
         self.num_asked = 0
         self.version = 1
+        self.was_deleted = False
 
     @rule(seconds=SECONDS)
     def look(self, seconds: int) -> None:
@@ -55,6 +57,7 @@ class ScheduleMachine(RuleBasedStateMachine):
         for _ in range(2):
             made = plan(observed, world.now + timedelta(seconds=1))
             if world.write(made, version):
+                world.delete(made)
                 world.create(made)
 
     @rule(seconds=st.sampled_from([3600, 86400]))
@@ -75,6 +78,7 @@ class ScheduleMachine(RuleBasedStateMachine):
     @rule()
     def delete_the_job(self) -> None:
         self.world.jobs.pop(self.world.active["job"], None)
+        self.was_deleted = True
 
     @rule(is_promoted=st.booleans())
     def decide_on_the_version(self, is_promoted: bool) -> None:
@@ -124,6 +128,21 @@ class ScheduleMachine(RuleBasedStateMachine):
         assert len(set(self.world.created)) == len(self.world.created)
 
     @invariant()
+    def only_ended_jobs_are_deleted_and_those_that_had_no_end(self) -> None:
+        """The history limits end no job. Only the deadline of a cycle does."""
+        outcomes = {each["job"]: each["outcome"] for each in self.world.status.get("history", ())}
+        for job in self.world.deleted[-5:]:
+            is_late = outcomes.get(job["metadata"]["name"]) == "TimedOut"
+            assert is_terminal(job.get("status")) or is_late
+            assert job["metadata"]["name"] != self.world.active.get("job")
+
+    @invariant()
+    def the_newest_job_that_has_published_is_kept(self) -> None:
+        versions = [_version_of(job) for job in self.world.deleted if _version_of(job)]
+        kept = [_version_of(job) for job in self.world.jobs.values()]
+        assert not versions or self.was_deleted or max(kept) > max(versions)
+
+    @invariant()
     def at_most_one_job_runs(self) -> None:
         running = [j for j in self.world.jobs.values() if not is_terminal(j.get("status"))]
         assert len(running) <= 1
@@ -147,6 +166,10 @@ class ScheduleMachine(RuleBasedStateMachine):
         told |= {status.active.job} if status.active else set()
         assert len(status.history) <= 10
         assert set(self.world.created[-len(status.history) :]) <= told or not status.history
+
+
+def _version_of(job: dict[str, Any]) -> int:
+    return int(((job.get("status") or {}).get("artifact") or {}).get("version") or 0)
 
 
 def _cause_of(job: str) -> str:

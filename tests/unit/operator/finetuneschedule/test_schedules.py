@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from kit.builders.jobs import NOW
 from kit.builders.schedules import (
     NAME,
     PUBLISHED,
+    TEMPLATE,
     ScheduleWorld,
     ended,
     endpoint,
@@ -143,7 +145,7 @@ def test_new_answers_and_new_feedback_count_from_the_last_trigger(
     world.look(60)
     assert (len(world.created), world.outcomes) == (1, ["Failed"])
     world.capture(**{name: 2 * number for name, number in at.items()})
-    world.look(60)
+    world.look(600)
     assert len(set(world.created)) == 2
 
 
@@ -152,7 +154,7 @@ def test_an_endpoint_that_counts_anew_is_counted_from_nothing() -> None:
     world.capture(rows=1000)
     world.look()
     world.end_job(ended("Failed", "Internal"))
-    world.look()
+    world.look(600)
     world.capture(rows=99, since=NOW + DAY)
     world.look()
     assert len(world.created) == 1
@@ -175,6 +177,49 @@ def test_the_same_drift_is_reacted_to_once() -> None:
     world.tell(conditions=[{**drift, "lastTransitionTime": "2026-11-25T12:00:00Z"}])
     world.look(3600)
     assert len(world.created) == 2
+
+
+@pytest.mark.parametrize(
+    ("number", "goal", "left"),
+    [
+        (None, None, "not known"),
+        (14, None, "3"),
+        (15, None, None),
+        (30, None, None),
+        (7, "0.99", None),  # a surer verdict can be shown less often
+        (7, "0.9", "17"),
+    ],
+)
+def test_drift_leaves_the_last_three_evaluations_of_the_held_out_rows(
+    number: int | None, goal: str | None, left: str | None
+) -> None:
+    template = copy.deepcopy(TEMPLATE)
+    if goal is not None:
+        template["spec"]["goal"] = {"metric": "exactMatch", "atLeast": "0.8", "certainty": goal}
+    both = {"drift": True, "newRows": 100}
+    world = ScheduleWorld(endpoint(), triggers=both, jobTemplate=template, historyLimit=1)
+    world.ask("first")
+    world.look()
+    look = {} if number is None else {"number": number}
+    world.end_job(ended("Failed", "GatesNotMet", evaluation={"look": look}))
+    world.ask("second")  # and this one fails before its evaluation
+    world.look()
+    world.end_job(ended("Failed", "DataRejected"))
+    drift = {"type": "Drifted", "status": "True", "lastTransitionTime": "2026-11-25T12:00:00Z"}
+    world.tell(conditions=[drift])
+    world.look(86400)
+    assert len(world.created) == (2 if left is None else 3)
+    if left is not None:
+        assert f"evaluations left for the held-out rows: {left})" in world.events[-1][1]
+        return
+    assert world.condition() == ("False", "FewLooksLeft")
+    world.capture(rows=100)
+    world.look(60)
+    assert world.active["trigger"] == "NewRows"
+    world.end_job(ended("Failed", "GatesNotMet", evaluation={"look": {"number": 1}}))
+    world.tell(conditions=[{**drift, "lastTransitionTime": "2026-11-28T12:00:00Z"}])
+    world.look(86400)  # against new rows the count begins anew
+    assert world.active["trigger"] == "Drift"
 
 
 def test_a_person_begins_one_cycle_with_each_new_value() -> None:
@@ -361,6 +406,23 @@ def test_two_schedules_of_one_endpoint_train_once_each_and_the_later_version_win
     assert second.outcomes == ["Promoted"]
 
 
+@pytest.mark.parametrize("told", [{"active": {"version": 2}}, {"active": {"version": 3}}])
+def test_an_endpoint_of_another_job_under_the_same_name_decides_nothing(
+    told: dict[str, Any],
+) -> None:
+    world = ScheduleWorld(endpoint(), triggers={"newRows": 1})
+    world.capture(rows=1)
+    world.look()
+    world.end_job(published(2))
+    world.look()
+    assert world.active["waitsFor"] == "Traffic"
+    world.endpoint = endpoint(**told)
+    world.endpoint["metadata"]["uid"] = "uid-of-another-endpoint"
+    world.endpoint["spec"]["jobRef"]["name"] = "somebody-elses"
+    world.look(60)
+    assert world.outcomes == ["Published"]
+
+
 def test_a_pinned_endpoint_takes_no_version_and_the_history_says_so() -> None:
     pinned = endpoint()
     pinned["spec"]["version"] = 1
@@ -515,6 +577,21 @@ def test_nothing_is_sealed_by_a_cycle_that_was_not_evaluated(status: dict[str, A
     second = next_job(world, 1, EVALUATED)
     assert "anchor" not in second["dataset"]
     assert world.status["anchor"]["job"] == world.created[1]
+
+
+@pytest.mark.parametrize(
+    "evaluation", [{}, {"evaluation": REPORT}], ids=["not evaluated", "evaluated"]
+)
+def test_a_schedule_without_a_status_learns_from_its_next_job_what_is_on_record(
+    evaluation: dict[str, Any],
+) -> None:
+    world = ScheduleWorld()
+    recorded = {**SEALED, "job": "weekly-before-it-was-restored"}
+    own = {"digest": "c" * 64, "testSha256": "d" * 64, "anchor": recorded}
+    next_job(world, 0, ended("Failed", "GoalNotMet", dataset=own, **evaluation))
+    assert world.status["anchor"] == recorded
+    assert next_job(world, 1, EVALUATED)["dataset"]["anchor"] == SEALED
+    assert world.status["anchor"] == recorded
 
 
 def test_an_anchor_of_the_template_counts_instead_of_the_sealed_one() -> None:

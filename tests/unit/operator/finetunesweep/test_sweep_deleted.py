@@ -30,44 +30,7 @@ def states(world: SweepWorld) -> dict[str, str]:
     return {entry["name"]: entry["state"] for entry in world.status["trials"]}
 
 
-async def run_one_for(world: SweepWorld, seconds: float) -> str:
-    """Let the newest trial train for a while; return its name."""
-    await world.reconcile()
-    name = max(world.jobs, key=lambda each: int(each.rpartition("-t")[2]))
-    training = {"type": "Training", "status": "True", "reason": "Running",
-                "lastTransitionTime": world.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")}  # fmt: skip
-    runs = {"name": "train", "runTime": training["lastTransitionTime"]}
-    put_status(world, name, phase="Training", conditions=[training], stages=[runs],
-               metrics=[{"name": "num_tokens", "value": "700"}])  # fmt: skip
-    await world.reconcile()
-    world.clock.advance(seconds)
-    return name
-
-
 # ---- the budget ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("restarts", [False, True], ids=["one operator", "restarts"])
-async def test_who_deletes_running_trials_in_a_loop_gets_no_more_than_the_budget(restarts):
-    budget = {"gpuHours": "3"}
-    body = sweep(
-        search="Random", trials=50, parallelism=1, parameters=[RATES], budget=budget, **GPUS
-    )
-    world = SweepWorld(body)
-    for _ in range(10):
-        name = await run_one_for(world, HOUR)
-        delete(world, name)
-        await world.reconcile()
-        if restarts:
-            world.start()
-        if world.has_ended:
-            break
-    assert world.created == ["rates-t1", "rates-t2", "rates-t3"]
-    assert world.condition("Failed")["reason"] == "NoTrialTrained"
-    assert world.status["spent"] == {"gpuHours": "3.0000", "tokens": 2100}
-    assert world.status["deleted"] == {
-        "numbers": [1, 2, 3], "gpuHours": "3.0000", "tokens": 2100
-    }  # fmt: skip
 
 
 async def test_a_trial_that_is_deleted_while_no_operator_runs_stays_counted_as_it_was_told():
@@ -90,6 +53,23 @@ async def test_a_trial_that_is_deleted_while_no_operator_runs_stays_counted_as_i
     world.edit(budget={"gpuHours": "1"})
     await world.live()
     assert "rates-t1" not in world.jobs
+
+
+async def test_a_running_trial_that_is_deleted_keeps_its_hours_in_the_budget():
+    body = sweep(search="Random", trials=50, parallelism=2, parameters=[RATES], **GPUS)
+    world = SweepWorld({**body, "spec": {**body["spec"], "budget": {"gpuHours": "5"}}})
+    for _ in range(2):
+        await world.reconcile()
+        world.work()
+    await world.reconcile()
+    world.clock.advance(2 * HOUR)
+    delete(world, "rates-t2")
+    await world.reconcile()
+    assert 2 <= Decimal(world.status["deleted"]["gpuHours"]) < Decimal("2.1")
+    world.clock.advance(1 * HOUR)
+    await world.reconcile()
+    assert Decimal(world.status["spent"]["gpuHours"]) >= 5
+    assert world.has_ended
 
 
 async def test_no_more_trials_are_created_than_asked_for_however_many_are_deleted():

@@ -93,9 +93,8 @@ async def test_nobody_ends_a_search_with_a_forged_replicate():
     assert world.status["phase"] == "Searching"
 
 
-@pytest.mark.parametrize("search", ["Random", "TPE"])
-async def test_nobody_adds_trials_beyond_those_that_are_asked_for(search):
-    options = {"search": search, "parameters": [DRAWN]}
+async def test_nobody_adds_trials_beyond_those_that_are_asked_for():
+    options = {"search": "Random", "parameters": [DRAWN]}
     world = SweepWorld(sweep(parallelism=2, trials=2, **options))
     await world.reconcile()
     twin = SweepWorld(sweep(parallelism=3, trials=3, **options))
@@ -111,11 +110,10 @@ async def test_nobody_adds_trials_beyond_those_that_are_asked_for(search):
     [
         {},
         {"requestedBy": "alice"},
-        {"search": "TPE", "parameters": [DRAWN], "trials": 8},
         {"search": "Random", "parameters": [DRAWN], "replicates": 2},
         {"objective": {"metric": "exactMatch"}},
     ],
-    ids=["grid", "requester", "TPE", "replicates", "scored"],
+    ids=["grid", "requester", "replicates", "scored"],
 )
 async def test_a_trial_that_no_status_has_counted_is_suspended_with_its_sweep(spec, is_large):
     template = LARGE if is_large else {}

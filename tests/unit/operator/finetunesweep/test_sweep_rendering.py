@@ -38,12 +38,11 @@ TEMPLATE = {
 def test_a_trial_has_its_values_and_the_template_stays(values, expected):
     template = copy.deepcopy(TEMPLATE)
     scoring = {"metric": "exactMatch", "maxSamples": 50}
-    job = render_trial(OWNER, template, 3, values, scoring=scoring, priority="late")
+    job = render_trial(OWNER, template, 3, values, scoring=scoring)
     assert job["spec"] == {
         **TEMPLATE,
         **expected,
         "holdAfter": "Train",
-        "priorityClassName": "late",
         "evaluation": {"metrics": ["exactMatch"], "validation": scoring},
     }
     assert template == TEMPLATE

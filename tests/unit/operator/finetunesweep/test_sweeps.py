@@ -111,29 +111,6 @@ async def test_an_operator_that_dies_at_any_call_makes_no_trial_twice_and_choose
                 assert job["spec"].get(field) == whole.jobs[name]["spec"].get(field), dies_at
 
 
-async def test_late_trials_wait_behind_others_until_one_of_them_is_chosen():
-    late = {"after": 2, "priorityClassName": "low"}
-    body = sweep(lateTrials=late, replicates=1, template={"priorityClassName": "usual"})
-    world = SweepWorld(body)
-    await world.reconcile()
-    world.edit(lateTrials={**late, "after": 3})
-    await world.live()
-    classes = {name: job["spec"]["priorityClassName"] for name, job in world.jobs.items()}
-    assert world.status["best"]["name"] == BEST
-    assert classes == {
-        "rates-t1": "usual", "rates-t2": "usual", BEST: "usual", "rates-t4": "low",
-        "rates-t5": "usual",
-    }  # fmt: skip
-    lowered = SweepWorld(sweep(lateTrials=late, template={"priorityClassName": "usual"}))
-    for _ in range(5):
-        await lowered.reconcile()
-        lowered.work()
-    assert lowered.jobs[BEST]["spec"]["priorityClassName"] == "low"
-    await lowered.live()
-    assert lowered.jobs[BEST]["spec"]["priorityClassName"] == "usual"
-    assert lowered.jobs["rates-t4"]["spec"]["priorityClassName"] == "low"
-
-
 async def test_a_value_that_the_templates_schema_refuses_is_told_before_anything_is_created():
     values = [{"path": "method.adapter.rank", "values": [8, 16, 1024]}]
     world = SweepWorld(sweep(parameters=values))
@@ -507,7 +484,7 @@ async def test_the_end_of_a_trial_is_told_once_also_where_the_status_has_no_room
 async def test_sweeps_and_their_trials_are_counted_for_prometheus():
     registry = CollectorRegistry()
     world = SweepWorld()
-    SweepMetrics(world.caches.sweeps, registry, clock=world.clock)
+    SweepMetrics(world.caches.sweeps, registry)
     await world.reconcile()
 
     def value(name, **labels):

@@ -4,10 +4,12 @@ import asyncio
 import random
 import shutil
 import threading
+from collections import Counter
 
 import pytest
 
 from finetune_trainer.serve.agent import asking as asking_module
+from finetune_trainer.serve.agent import keeper as keeper_module
 from finetune_trainer.serve.agent import server as server_module
 from finetune_trainer.serve.agent.engine import Engine, EngineSlow
 from finetune_trainer.serve.agent.fetching import fetch_version
@@ -27,7 +29,7 @@ async def test_a_version_is_fetched_loaded_verified_and_answers(agent, tmp_path)
     report = await agent.until(version.name, "Verified")
     assert (report.version, report.sha256) == (1, version.sha256)
     told = report.verification
-    assert (told.num_asked, told.num_equal, told.num_like_base) == (50, 50, 0)
+    assert (told.num_asked, told.num_equal, told.num_like_base) == (60, 60, 0)
     assert (told.metric, told.score, told.differing) == ("exactMatch", "1.0000", [])
     assert await agent.ask(body=question(version.name, "Ticket 1")) == (
         200,
@@ -45,7 +47,7 @@ async def test_an_adapter_whose_modules_do_not_match_never_answers(agent, tmp_pa
     agent.want(active=version.served())
     report = await agent.until(version.name, "Failed")
     assert report.reason == "AnswersLikeBase"
-    assert report.verification.num_like_base == 50
+    assert report.verification.num_like_base == 60
     assert len(report.verification.differing) == 5
     assert version.name not in agent.engine.adapters
     assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 503
@@ -57,6 +59,19 @@ async def test_the_adapter_of_another_tenant_under_the_name_never_answers(agent,
     agent.engine.overlaid[version.name] = theirs.tuned
     agent.want(candidate=version.served(weight=0))
     assert (await agent.until(version.name, "Failed")).reason == "AnswersDiffer"
+
+
+async def test_a_version_that_is_refused_keeps_no_pod_from_answering_with_another(agent, tmp_path):
+    good = publish_version(tmp_path / "out", number=1)
+    bad = publish_version(tmp_path / "out", number=2, shift=2)
+    agent.engine.refused = {bad.name}
+    agent.want(active=bad.served())
+    await agent.until(bad.name, "Failed")
+    assert (await agent.get("/readyz"))[0] == 503
+    agent.want(active=good.served(), candidate=bad.served(weight=50))
+    await agent.until(good.name, "Verified")
+    await agent.until(bad.name, "Failed")
+    assert (await agent.get("/readyz"))[0] == 200
 
 
 async def test_damaged_files_are_never_loaded(agent, tmp_path):
@@ -281,8 +296,166 @@ async def test_a_slow_engine_keeps_its_adapters_until_it_was_slow_several_times(
     await eventually_async(lambda: asyncio.sleep(0, len(looks) > MAX_SLOW_LOOKS + 1))
     assert keeper.is_engine_ready
     assert keeper.find(version.name).state == "Verified"
+    num_asked = len(agent.engine.bodies)
     await eventually_async(lambda: asyncio.sleep(0, not keeper.is_engine_ready))
-    assert keeper.find(version.name).state != "Verified"
+    assert keeper.find(version.name).reason == "EngineSlow"
+    monkeypatch.setattr(Engine, "list_models", answer)
+    # It has the adapter, so it has not started again: more questions would be more load.
+    await agent.until(version.name, "Verified")
+    assert len(agent.engine.bodies) == num_asked
+    assert agent.engine.calls.count(f"load {version.name}") == 1
+
+
+async def test_an_engine_that_was_slow_and_started_again_is_given_its_adapters(
+    agent, tmp_path, monkeypatch
+):
+    version = publish_version(tmp_path / "out")
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+
+    async def be_slow(_engine):
+        raise EngineSlow("no answer in 5 s")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Engine, "list_models", be_slow)
+        report = await agent.until(version.name, "Loading")
+        assert report.reason == "EngineSlow"
+        agent.engine.start()
+    await agent.until(version.name, "Verified")
+    assert agent.engine.calls.count(f"load {version.name}") == 2
+
+
+async def test_an_engine_that_lists_its_models_and_computes_nothing_is_away_until_it_computes(
+    agent, tmp_path, monkeypatch
+):
+    version = publish_version(tmp_path / "out")
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    monkeypatch.setattr(keeper_module, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr("finetune_trainer.serve.agent.engine.TOKEN_SECONDS", 0.2)
+    assert (await agent.get("/enginez"))[0] == 200
+    agent.engine.hangs = True
+    async with asyncio.timeout(10):
+        while (status := (await agent.ask(body=question(version.name, "Ticket 1")))[0]) != 503:
+            assert status == 400
+    report = await agent.until(version.name, "Loading")
+    assert report.reason == "EngineSlow"
+    assert (await agent.get("/readyz"))[0] == 503
+    assert (await agent.get("/enginez"))[0] == 503
+    agent.engine.hangs = False
+    await agent.until(version.name, "Verified")
+    assert (await agent.get("/enginez"))[0] == 200
+    assert agent.engine.calls.count(f"load {version.name}") == 1
+
+
+@pytest.mark.parametrize("status", [404, 429, 500])
+async def test_an_engine_that_refuses_the_token_does_not_hang(agent, tmp_path, monkeypatch, status):
+    version = publish_version(tmp_path / "out")
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    monkeypatch.setattr(keeper_module, "SILENT_SECONDS", 0.05)
+    agent.engine.token_status = status
+    await eventually_async(lambda: asyncio.sleep(0, agent.engine.calls.count("one token") > 3))
+    assert (await agent.get("/readyz"))[0] == 200
+    assert agent.engine.calls.count(f"load {version.name}") == 1
+
+
+@pytest.fixture
+def slow_question(monkeypatch):
+    """Let one question get no answer in time, and note what is asked."""
+    monkeypatch.setattr(keeper_module, "FIRST_PAUSE_SECONDS", 0.01)
+    ask, asked, slow = Engine.ask, [], {"Ticket 7": 3}
+
+    async def ask_slowly(engine, name, stored, **settings):
+        text = stored.prompt[-1]["content"]
+        asked.append((name, text))
+        if name != "base" and slow.get(text, 0):
+            slow[text] -= 1
+            raise EngineSlow("no answer in 600 s")
+        return await ask(engine, name, stored, **settings)
+
+    monkeypatch.setattr(Engine, "ask", ask_slowly)
+    return asked, slow
+
+
+async def test_a_question_without_an_answer_in_time_costs_no_other_answer(
+    agent, tmp_path, slow_question
+):
+    version = publish_version(tmp_path / "out", questions=60)
+    agent.want(active=version.served())
+    await agent.until(version.name, "Verified")
+    asked, _ = slow_question
+    times = Counter(text for name, text in asked if name == version.name)
+    assert times.pop("Ticket 7") == 4
+    # Up to seven are under way at once with the slow one, and are asked again.
+    assert sum(number > 1 for number in times.values()) <= 3 * 7
+
+
+async def test_a_version_is_given_up_after_tries_without_progress_until_the_engine_starts_again(
+    agent, tmp_path, slow_question
+):
+    _, slow = slow_question
+    slow["Ticket 7"] = 1000
+    version = publish_version(tmp_path / "out", questions=60)
+    agent.want(active=version.served())
+    report = await agent.until(version.name, "Failed")
+    assert report.reason == "EngineSlow"
+    assert f"try {keeper_module.MAX_SLOW_TRIES}:" in report.message
+    slow.clear()
+    agent.engine.stop()
+    await eventually_async(
+        lambda: asyncio.sleep(0, not agent.process.keeper.is_engine_ready), timeout=10
+    )
+    agent.engine.start()
+    await agent.until(version.name, "Verified")
+
+
+async def test_the_version_with_traffic_is_verified_before_a_candidate_is_loaded(
+    agent, tmp_path, monkeypatch, slow_question
+):
+    first, second = (publish_version(tmp_path / "out", number=n, shift=n) for n in (1, 2))
+    loaded, load = {}, Engine.load
+
+    async def note_and_load(engine, name, folder):
+        loaded[name] = agent.process.keeper.find(first.name).state
+        await load(engine, name, folder)
+
+    monkeypatch.setattr(Engine, "load", note_and_load)
+    agent.want(candidate=second.served(weight=0), active=first.served())
+    await agent.until(second.name, "Verified")
+    assert loaded == {first.name: "Loading", second.name: "Verified"}
+
+
+async def test_a_refused_version_is_tried_again_after_growing_pauses(agent, tmp_path, monkeypatch):
+    monkeypatch.setattr(keeper_module, "RETRY_SECONDS", 0.03)
+    monkeypatch.setattr(keeper_module, "MAX_RETRY_SECONDS", 0.1)
+    pauses, pause = [], agent.process.keeper._pause
+
+    async def note_and_pause(seconds):
+        if seconds != keeper_module.LOOK_SECONDS:
+            pauses.append(seconds)
+        await pause(seconds)
+
+    monkeypatch.setattr(agent.process.keeper, "_pause", note_and_pause)
+    version = publish_version(tmp_path / "out")
+    agent.engine.refused = {version.name}
+    agent.want(active=version.served())
+    await eventually_async(lambda: asyncio.sleep(0, len(pauses) >= 4), timeout=10)
+    assert pauses[:4] == [0.03, 0.06, 0.1, 0.1]
+    agent.engine.refused = set()
+    await agent.until(version.name, "Verified")
+
+
+async def test_an_adapter_whose_load_changes_the_answers_of_others_is_refused(agent, tmp_path):
+    first, second = (publish_version(tmp_path / "out", number=n, shift=n) for n in (1, 2))
+    agent.want(active=first.served())
+    await agent.until(first.name, "Verified")
+    agent.engine.mixed_up = {second.name}
+    agent.want(active=first.served(), candidate=second.served())
+    report = await agent.until(second.name, "Failed")
+    assert report.reason == "OthersDamaged"
+    assert first.name in report.message
+    assert second.name not in agent.engine.adapters
 
 
 async def test_an_engine_that_lost_an_adapter_is_given_it_again(agent, tmp_path):
@@ -294,8 +467,11 @@ async def test_an_engine_that_lost_an_adapter_is_given_it_again(agent, tmp_path)
     await eventually_async(
         lambda: asyncio.sleep(0, agent.engine.calls.count(f"load {version.name}") == 2)
     )
-    await agent.until(version.name, "Verified")
-    assert len(agent.engine.bodies) >= 50
+    report = await agent.until(version.name, "Verified")
+    assert report.verification.num_asked == 60
+    # Ten questions come before traffic, the others beside it.
+    await eventually_async(lambda: asyncio.sleep(0, len(agent.engine.bodies) >= 60))
+    assert (await agent.report()).adapters[0].state == "Verified"
 
 
 async def test_an_adapter_from_before_the_agent_started_is_loaded_anew(engine, tmp_path):
@@ -356,7 +532,7 @@ async def test_an_engine_that_starts_again_while_it_is_asked_refuses_nothing(
     monkeypatch.setattr(asking_module, "judge", loses_the_adapter_once)
     agent.want(active=version.served())
     report = await agent.until(version.name, "Verified")
-    assert (len(tries), report.verification.num_equal) == (2, 50)
+    assert (len(tries), report.verification.num_equal) == (2, 60)
     assert agent.engine.calls.count(f"load {version.name}") == 2
 
 

@@ -7,11 +7,10 @@ import shutil
 import pytest
 
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
-from finetune_trainer.errors import TrainerError
+from finetune_trainer.errors import StorageError, TrainerError
 from finetune_trainer.serve.agent.bounds import MAX_FILE_BYTES, Refusal
 from finetune_trainer.serve.agent.fetching import fetch_version, to_file_uri
 from finetune_trainer.serve.agent.wanted import Finder
-from finetune_trainer.storage import NothingThere
 from finetune_trainer.storage.manifest import parse_manifest
 from kit.builders.versions import endpoint_with, publish_version
 
@@ -57,7 +56,7 @@ def test_a_version_comes_with_what_its_evaluation_recorded(version, tmp_path):
     fetched = fetch(version, tmp_path)
     assert (fetched.folder / "adapter_model.safetensors").read_bytes() == b"weights 0"
     asked = {each.prompt[0]["content"]: each.tuned for each in fetched.questions}
-    assert len(asked) == 50
+    assert len(asked) == 60
     assert asked.items() <= version.tuned.items()
     assert [path.name for path in fetched.folder.parent.glob("*evaluation*")] == []
     assert fetched.metrics == ("exactMatch", "loss")
@@ -100,8 +99,9 @@ def test_a_manifest_that_is_no_json_is_damage_and_an_empty_folder_is_waited_for(
     path.write_text("{")
     assert refused(version, tmp_path).reason == "FilesDamaged"
     path.unlink()
-    with pytest.raises(NothingThere):
+    with pytest.raises(StorageError) as caught:
         fetch(version, tmp_path)
+    assert caught.value.reason == "VersionNotFound"
 
 
 def test_a_version_without_its_evaluation_has_nothing_to_compare(version, tmp_path):
@@ -147,19 +147,47 @@ def test_a_manifest_that_names_the_run_of_another_job_is_refused(version, tmp_pa
     assert run in refusal.message
 
 
-def test_the_run_of_a_job_that_publishes_under_another_name_is_taken_if_its_uid_is_pinned(
-    version, tmp_path
-):
-    before = run_folder(version)
+def published_by_a_schedule(version):
+    """Let a job of another name publish the version; return what is pinned, and its job.json."""
     run = "runs/team/weekly-29612345/uid-of-the-other"
-    shutil.copytree(before, version.root / run)
+    shutil.copytree(run_folder(version), version.root / run)
     files = [file.to_json_object() for file in version.manifest.files]
     for file in files:
         file["key"] = file["key"].replace(version.manifest.inputs["run"], run)
     pinned = replace_manifest(version, inputs={"run": run, "uid": "uid-of-the-other"}, files=files)
+    return pinned, version.root / run / "job.json"
+
+
+def test_the_run_of_a_job_that_publishes_under_another_name_is_taken_if_its_uid_is_pinned(
+    version, tmp_path
+):
+    pinned, _ = published_by_a_schedule(version)
     assert fetch(version, tmp_path, **pinned, jobUid="uid-of-the-other").questions
     for uid in ("", "uid-tickets-1"):
         assert refused(version, tmp_path, **pinned, jobUid=uid).reason == "FilesDamaged"
+
+
+def test_the_run_of_a_job_that_is_gone_is_taken_if_that_job_was_to_publish_under_the_name(
+    version, tmp_path
+):
+    pinned, job = published_by_a_schedule(version)
+    told = {"namespace": "team", "name": "weekly-29612345", "uid": "uid-of-the-other"}
+    body = {**told, "spec": {"output": {"publishAs": "tickets"}}}
+    job.write_text(json.dumps(body))
+    assert fetch(version, tmp_path, **pinned).questions
+    assert refused(version, tmp_path, **pinned, jobUid="another").reason == "FilesDamaged"
+    for changed in (
+        {**body, "spec": {"output": {"publishAs": "others"}}},
+        {**body, "spec": {"output": {}}},
+        {**body, "namespace": "others"},
+        {**body, "name": "monthly"},
+        {**body, "uid": "another"},
+        [],
+    ):
+        job.write_text(json.dumps(changed))
+        assert refused(version, tmp_path, **pinned).reason == "FilesDamaged"
+    job.write_text("{")
+    assert refused(version, tmp_path, **pinned).reason == "FilesDamaged"
 
 
 def test_a_manifest_that_names_files_of_another_tenant_is_refused(version, tmp_path):

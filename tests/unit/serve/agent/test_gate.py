@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from finetune_trainer.serve.bodies import parse_body
+from finetune_trainer.serve.errors import Refused
 from kit.builders.versions import publish_version
 from kit.processes.eventually import eventually_async
 from kit.servers.serving_agent import TOKEN, question
@@ -88,6 +90,20 @@ async def test_a_rotated_token_counts_without_a_restart(serving, tmp_path):
     assert (await agent.ask(body=question(version.name, "Ticket 1")))[0] == 401
 
 
+async def test_two_tokens_count_while_one_replaces_the_other(serving, tmp_path):
+    agent, version = serving
+    (tmp_path / "agent/token").write_text("first\nsecond\n")
+
+    async def opens(token):
+        return (await agent.ask(body=question(version.name, "Ticket 1"), token=token))[0] == 200
+
+    async def is_read():
+        return await opens("second")
+
+    await eventually_async(is_read)
+    assert await opens("first")
+
+
 async def test_an_empty_token_file_opens_nothing(serving, tmp_path):
     agent, version = serving
     (tmp_path / "agent/token").write_text("")
@@ -140,6 +156,13 @@ async def test_streams_pass_untouched(serving):
     assert (status, text) == (200, pieces + "data: [DONE]\n\n")
 
 
+async def test_the_trace_of_a_request_reaches_the_engine(serving):
+    agent, version = serving
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    await agent.ask(body=question(version.name, "Ticket 1"), headers={"traceparent": trace})
+    assert agent.engine.traces[-1] == trace
+
+
 async def test_a_lost_adapter_is_answered_by_try_again_and_noticed(serving):
     agent, version = serving
     agent.engine.adapters.clear()
@@ -179,6 +202,9 @@ async def test_the_cluster_port_has_metrics_of_load_alone(serving):
         ({"chat_template": "{{ x }}"}, "chat_template"),
         ({"mm_processor_kwargs": {}}, "mm_processor_kwargs"),
         ({"prompt_embeds": "AAAA"}, "prompt_embeds"),
+        ({"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs.tokenize"),
+        ({"chat_template_kwargs": {"thinking": "{{ x }}"}}, "chat_template_kwargs.thinking"),
+        ({"chat_template_kwargs": ["thinking"]}, "chat_template_kwargs."),
         ({"n": 9}, "n"),
         ({"n": "9"}, "n"),
         ({"messages": [{"role": "user", "content": [part("image_url")]}]}, IMAGE),
@@ -186,6 +212,10 @@ async def test_the_cluster_port_has_metrics_of_load_alone(serving):
         ({"messages": [{"role": "user", "content": [TEXT, part("input_audio")]}]}, AUDIO),
         ({"messages": [{"role": "user", "content": [{**TEXT, "file": {}}]}]}, FILE),
         ({"messages": [{"role": "user", "content": [{"image_url": "http://x"}]}]}, UNTYPED),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "refusal", "text": "no"}]}]},
+            "messages[0].content[0].text",
+        ),
     ],
 )
 async def test_a_field_that_asks_for_more_than_text_is_refused_by_name(serving, more, param):
@@ -199,10 +229,34 @@ async def test_a_field_that_asks_for_more_than_text_is_refused_by_name(serving, 
 async def test_texts_in_parts_and_openais_fields_pass(serving):
     agent, version = serving
     more = {"n": 8, "temperature": 0, "metadata": {}, "top_k": 5, "user": "a"}
-    messages = [{"role": "user", "content": [TEXT]}, {"role": "assistant", "content": None}]
+    more |= {"chat_template_kwargs": {"enable_thinking": False}, "reasoning_effort": "low"}
+    refused = {"role": "assistant", "content": [{"type": "refusal", "refusal": "I cannot."}]}
+    silent = {"role": "assistant", "content": None}
+    messages = [{"role": "user", "content": [TEXT]}, refused, silent]
     await agent.ask(body={**question(version.name, "x"), **more, "messages": messages})
     (asked,) = agent.engine.bodies
     assert asked == {"model": version.name, "messages": messages, **more}
+
+
+@pytest.mark.parametrize(
+    ("body", "defect"),
+    [
+        (b"", "empty"),
+        (b" ", "empty"),
+        (b"\xef\xbb\xbf{}", "BOM"),
+        ("{}".encode("utf-16"), "UTF-8"),
+        (b'{"a": NaN}', "column 7"),
+        (b'{"a": "\\ud800"}', "surrogate"),
+        (b"[" * 2000, "nested too deeply"),
+        (b'{"a": ' + b"[" * 500 + b"]" * 500 + b"}", "nested too deeply"),
+        (b'{"a": 1', "unexpected end"),
+    ],
+)
+def test_a_body_that_is_no_json_says_which_defect_it_has(body, defect):
+    with pytest.raises(Refused) as refused:
+        parse_body(body)
+    assert refused.value.code == "invalid_json"
+    assert defect in refused.value.message
 
 
 async def test_a_body_that_is_nested_too_deeply_is_refused(serving):

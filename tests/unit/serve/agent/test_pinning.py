@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from finetune_operator.finetuneendpoint.observed import ServerPod
 from kit.builders.endpoints import EndpointWorld, published_job
 from kit.builders.versions import publish_version
+from kit.processes.eventually import eventually_async
 from kit.servers.serving_agent import running_agent
 
 
@@ -73,6 +74,9 @@ async def test_weights_that_the_job_does_not_report_are_refused(engine, tmp_path
     world.endpoint["status"]["candidate"]["weightsSha256"] = other.weights
     world.job["status"]["artifact"]["sha256"] = other.weights
     async with agent_for(world, tmp_path / "agent", engine) as agent:
+        await work_together(world, agent, version, "Failed")
+        assert world.versions() == (None, 1, None)
+        await eventually_async(lambda: agent.process.keeper.find(version.name).num_failures > 1)
         await work_together(world, agent, version, "Failed")
     assert world.versions() == (None, None, None)
     assert world.status["rejected"][0]["reason"] == "FilesDamaged"

@@ -38,6 +38,7 @@ def test_the_states_of_all_versions_fit_into_a_report(state):
     told = parse_report(body).adapters
     assert [each.version for each in told] == list(range(MAX_REPORTED))
     assert {each.state for each in told} == {state}
+    assert {each.verification.num_asked for each in told} == {50}
 
 
 def test_a_report_that_fits_keeps_its_details():

@@ -13,13 +13,15 @@ from aiohttp import web
 from finetune_trainer.serve.errors import Refused
 from finetune_trainer.serve.front import capturing
 from finetune_trainer.serve.handover import CAPTURES, MAX_ANSWER_BYTES, read_frames
-from finetune_trainer.serve.proxy import ProxyServer, read_body
+from finetune_trainer.serve.listening import ProxyServer
+from finetune_trainer.serve.proxy import read_body
 from kit.processes.eventually import eventually_async
-from kit.servers.running_front import RunningFront, endpoint, running_front, served
+from kit.servers.running_front import RunningFront, access, endpoint, running_front, served
 from kit.servers.running_recorder import capture
 from kit.servers.streaming_engine import streaming_engine
 
 BAD = b"poison"
+CHAT = "/v1/chat/completions"
 Behaviour = Callable[[web.BaseRequest], Awaitable[None]]
 
 
@@ -154,6 +156,50 @@ async def test_a_recorder_that_is_full_away_or_hung_costs_no_frame(
         assert "capture_dropped_total{" not in await front.metrics()
 
 
+@pytest.mark.parametrize(
+    ("bounds", "hang", "then"),
+    [
+        ({"MAX_OPEN_PER_SENDER": 1}, ["a-1"], {"a-2": 503, "b": 200}),
+        ({"MAX_OPEN": 4}, ["a-1", "b"], {"c": 503, "d": 200}),
+    ],
+)
+async def test_neither_an_entry_of_keys_nor_an_endpoint_fills_the_recorder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bounds: dict[str, int],
+    hang: list[str],
+    then: dict[str, int],
+) -> None:
+    for name, value in bounds.items():
+        monkeypatch.setattr(f"finetune_trainer.serve.front.feedback.{name}", value)
+    async with fragile(tmp_path) as (front, recorder, server):
+        kept = capture(tmp_path, openToAll=False)
+        front.follow(
+            endpoint(served(1, 1), access=access("mine"), capture=kept),
+            endpoint(served(1, 1, "other"), name="other", access=access("others"), capture=kept),
+        )
+        await front.set_keys("mine", a="a-1 a-2", b="b", c="c")
+        await front.set_keys("others", d="d")
+        await server.start_unix(tmp_path / "recorder.sock")
+
+        async def ask_about(key: str) -> int:
+            headers = {"Authorization": f"Bearer {key}"}
+            async with front.session.get(f"{front.url}{CHAT}", headers=headers) as answer:
+                return answer.status
+
+        recorder.is_hung = True
+        hung = [asyncio.ensure_future(ask_about(key)) for key in hang]
+
+        async def all_hang() -> bool:
+            return recorder.num_hung == len(hang)
+
+        await eventually_async(all_hang)
+        recorder.is_hung = False
+        assert {key: await ask_about(key) for key in then} == then
+        for each in hung:
+            each.cancel()
+
+
 async def test_one_sender_cannot_fill_the_recorder_with_requests_about_answers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,7 +207,7 @@ async def test_one_sender_cannot_fill_the_recorder_with_requests_about_answers(
     async with fragile(tmp_path) as (front, recorder, server):
         recorder.is_hung = True
         await server.start_unix(tmp_path / "recorder.sock")
-        url = f"{front.url}/v1/chat/completions?model=headline"
+        url = f"{front.url}{CHAT}?model=headline"
         hung = [asyncio.ensure_future(front.session.get(url)) for _ in range(2)]
 
         async def both_hang() -> bool:

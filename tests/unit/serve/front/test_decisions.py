@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
+import base64
 import json
+import zlib
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune_api.protocol.serving import (
+    MAX_CELLS,
+    MAX_CELLS_BEYOND,
+    NUM_CELLS,
+    NUM_USERS,
+    OF_CANDIDATE,
+    add_cell,
+    read_cells,
+    write_cells,
+)
 from finetune_trainer.serve.front.answers import HEAD_BYTES, Facts, Watched, wants_json
 from finetune_trainer.serve.front.limits import MAX_BUCKETS, Limits
 from finetune_trainer.serve.front.rotation import (
@@ -23,12 +36,10 @@ from finetune_trainer.serve.front.rotation import (
 from finetune_trainer.serve.front.routes import (
     Route,
     Served,
-    find_route,
     read_route,
     read_routes,
 )
-from finetune_trainer.serve.front.server import read_settings
-from finetune_trainer.serve.front.tallies import MAX_STREAMS, Tallies
+from finetune_trainer.serve.front.tallies import MAX_STREAMS, Tallies, cell_of
 from kit.servers.running_front import access, endpoint, served
 
 URL = "http://{server}:8000"
@@ -51,7 +62,7 @@ def test_a_user_who_met_the_candidate_stays_with_it_while_the_weight_grows(
 ) -> None:
     key = sticky_key({"user": user})
     assert key is not None
-    number = number_of("r1", key)
+    number = number_of("r1", "k", key)
     met = [choose(route(weight), Health(), number) == V2 for weight in sorted(weights)]
     assert met == sorted(met)
     assert choose(route(0), Health(), number) == V1
@@ -60,8 +71,8 @@ def test_a_user_who_met_the_candidate_stays_with_it_while_the_weight_grows(
 
 def test_the_candidate_gets_its_share_and_rollouts_choose_anew() -> None:
     keys = [sticky_key({"user": f"u{number}"}) for number in range(4000)]
-    first = [number_of("r1", key) < 0.25 * 2**64 for key in keys if key]
-    second = [number_of("r2", key) < 0.25 * 2**64 for key in keys if key]
+    first = [number_of("r1", "k", key) < 0.25 * 2**64 for key in keys if key]
+    second = [number_of("r2", "k", key) < 0.25 * 2**64 for key in keys if key]
     assert 0.22 < sum(first) / 4000 < 0.28
     both = sum(one and two for one, two in zip(first, second, strict=True))
     assert 0.04 < both / 4000 < 0.09
@@ -77,32 +88,6 @@ def test_later_turns_of_a_conversation_have_the_key_of_the_first() -> None:
     assert sticky_key({"messages": first, "user": "a"}) == sticky_key({"user": "a"})
     assert sticky_key({"prompt": "x"}) != sticky_key({"user": "x"})
     assert sticky_key({"messages": "no list", "user": 3}) is None
-
-
-@pytest.mark.parametrize(
-    ("weight", "asked", "answers"),
-    [(5, 2, V2), (5, 1, V1), (5, 7, V1), (0, 2, V1), (95, 1, V1)],
-    ids=["candidate", "active", "neither", "candidate without weight", "active at a high weight"],
-)
-def test_the_choice_of_a_gateway_counts_among_versions_in_rotation(
-    weight: int, asked: int, answers: Served
-) -> None:
-    for number in (0, 2**64 - 1):
-        assert choose(route(weight), Health(), number, asked) == answers
-
-
-def test_a_candidate_that_was_taken_out_is_not_asked_for_a_gateway_either() -> None:
-    assert choose(route(50), Health(is_tripped=True), 0, 2) == V1
-
-
-def test_only_a_gateway_names_versions_and_only_of_endpoints_behind_it() -> None:
-    behind = replace(route(5), is_behind_gateway=True)
-    assert find_route({"headline": behind}, "headline") == (behind, None)
-    assert find_route({"headline": behind}, "headline@2") == (behind, 2)
-    for model in ("headline@", "headline@two", "headline@-1", "headline@2\n", "other@2",
-                  "headline@1@2", "team-a.headline-v2", "headline@1234567890"):  # fmt: skip
-        assert find_route({"headline": behind}, model) == (None, None), model
-    assert find_route({"headline": route(5)}, "headline@2") == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -122,20 +107,56 @@ def test_a_status_is_an_answer_or_a_failure(status: int, failure: Failure | None
     assert failure_of(status) is failure
 
 
-def test_failures_take_the_candidate_out_at_once_or_three_in_a_row() -> None:
+@pytest.mark.parametrize("status", [204, 302, 206, 100])
+def test_a_status_that_is_no_answer_is_an_error(status: int) -> None:
+    assert failure_of(status) is Failure.ERROR
+    assert Facts().bad_signals(status=status, is_slow=False) == ["errors"]
+
+
+def test_failures_for_three_users_in_a_row_take_the_candidate_out_if_the_active_answers() -> None:
     health = Health()
-    assert health.fail(Failure.ERROR, shares_server=False)
-    assert health.fail(Failure.NOT_LOADED, shares_server=True)
-    health.succeed()
-    assert not health.fail(Failure.UNREACHABLE, shares_server=True)
+    for user in (1, 2, 2, 2):
+        health.fail(Failure.ERROR, user, "a", now=0)
+    assert not health.note_active(is_error=False, is_only_sender=True, now=1)
+    health.fail(Failure.ERROR, 3, "a", now=1)
     assert not health.is_tripped
-    for _ in range(3):
-        health.fail(Failure.ERROR, shares_server=True)
-    assert health.is_tripped
+    assert health.note_active(is_error=False, is_only_sender=True, now=2)
     assert choose(route(100), health, 0) == V1
-    other = Health()
-    other.fail(Failure.UNREACHABLE, shares_server=False)
-    assert other.is_tripped
+
+
+def test_one_of_several_senders_takes_no_candidate_out_alone() -> None:
+    health = Health()
+    for user in range(9):
+        health.fail(Failure.ERROR, user, "a", now=0)
+    assert not health.note_active(is_error=False, is_only_sender=False, now=1)
+    health.fail(Failure.ERROR, 9, "b", now=1)
+    assert health.note_active(is_error=False, is_only_sender=False, now=2)
+
+
+def test_an_answer_of_the_candidate_ends_a_row_of_failures() -> None:
+    health = Health()
+    for user in (1, 2):
+        health.fail(Failure.ERROR, user, "a", now=0)
+    health.succeed()
+    health.fail(Failure.ERROR, 3, "a", now=0)
+    assert not health.note_active(is_error=False, is_only_sender=True, now=1)
+
+
+def test_a_server_that_cannot_be_reached_takes_the_candidate_out_at_once() -> None:
+    health = Health()
+    health.fail(Failure.UNREACHABLE, 1, "a", now=0)
+    assert health.note_active(is_error=False, is_only_sender=True, now=0)
+
+
+def test_an_outage_of_both_versions_takes_nobody_out() -> None:
+    health = Health()
+    assert not health.note_active(is_error=True, is_only_sender=True, now=100)
+    for user in range(9):
+        health.fail(Failure.UNREACHABLE, user, "a", now=109)
+    assert not health.note_active(is_error=False, is_only_sender=True, now=109)
+    for user in range(9):
+        health.fail(Failure.ERROR, user, "a", now=111)
+    assert health.note_active(is_error=False, is_only_sender=True, now=111)
 
 
 def test_an_endpoint_is_read_and_a_broken_one_keeps_its_route() -> None:
@@ -145,18 +166,16 @@ def test_an_endpoint_is_read_and_a_broken_one_keeps_its_route() -> None:
         weight=5,
         access=access("keys", 60),
         rollout={"latencySeconds": "2.5"},
-        shadow={"percent": 10},
     )
     read = read_route(found, server_url=URL)
-    assert (read.weight, read.rollout, read.secret, read.requests_per_minute) == (
+    assert (read.weight, read.rollout, read.secret, read.rate.requests) == (
         5.0,
         "r1",
         "keys",
         60,
     )
-    assert (read.slow_seconds, read.shadow_percent) == (2.5, 10.0)
+    assert read.slow_seconds == 2.5
     assert read.candidate == Served(version=2, adapter="team-a.headline-v2", url="http://two:8000")
-    assert not read.shares_server
     broken = {**found, "status": {"active": {"version": "two"}}}
     assert read_routes({"headline": broken}, {"headline": read}, server_url=URL)["headline"] is read
     assert read_routes({"headline": broken}, {}, server_url=URL) == {}
@@ -169,100 +188,192 @@ def test_keys_from_nowhere_open_to_nobody(keys: dict[str, object]) -> None:
     assert read_route(endpoint(served(1, "one")), server_url=URL).secret is None
 
 
-def test_a_candidate_that_is_not_verified_gets_no_copies() -> None:
-    unverified = {**served(2, "two"), "verifiedTime": None}
-    found = endpoint(served(1, "one"), unverified, weight=0, shadow={"percent": 10})
-    assert read_route(found, server_url=URL).shadow_percent == 0
-
-
 def tally(
     tallies: Tallies,
-    number: int,
-    sender: str,
+    user: int,
+    sender: str = "key",
     *bad: str,
     weight: int = 5,
     rollout: str = "r1",
-    most: int = 1000,
+    needed: int = 1000,
+    is_only_sender: bool = False,
     is_candidate: bool = True,
 ) -> None:
     tallies.count(
         rollout=rollout,
         weight=weight,
         is_candidate=is_candidate,
-        number=number,
+        user=user,
         sender=sender,
-        most=most,
+        needed=needed,
+        is_only_sender=is_only_sender,
         bad=bad,
     )
 
 
-def test_neither_made_up_users_nor_made_up_senders_are_more_evidence() -> None:
+def begun(rollout: str = "r1") -> Tallies:
     tallies = Tallies()
-    tallies.begin("r1")
-    for number in range(10):
-        tally(tallies, number, "one key", "errors", is_candidate=number % 2 == 0)
-        tally(tallies, 77, f"key {number}", "slow")
-    tally(tallies, 1, "other key", "errors")
-    (stream,) = tallies.report()
-    assert stream["candidate"] == {**ZEROS, "requests": 16, "errors": 2, "slow": 1}
-    assert stream["active"] == {**ZEROS, "requests": 5}
+    tallies.begin(rollout)
+    return tallies
 
 
-def test_of_one_sender_a_stream_counts_a_limited_number_of_requests() -> None:
-    tallies = Tallies()
-    tallies.begin("r1")
-    for number in range(10):
-        for weight in (5, 25):
-            tally(tallies, number, "a", weight=weight, most=3)
-            tally(tallies, number, "a", weight=weight, most=3, is_candidate=False)
-    tally(tallies, 11, "b", most=3)
-    counts = [
-        (each["active"]["requests"], each["candidate"]["requests"]) for each in streams(tallies)
-    ]
-    assert counts == [(3, 4), (3, 3)]
+def events(tallies: Tallies, signal: str = "errors") -> tuple[int, int]:
+    """Return how many users had a bad answer of the active version, and of the candidate."""
+    marks = tallies.events.get(signal, {}).values()
+    num_new = sum(mark >= OF_CANDIDATE for mark in marks)
+    return len(marks) - num_new, num_new
 
 
-def streams(tallies: Tallies) -> list[dict[str, dict[str, int]]]:
-    return tallies.report()  # type: ignore[return-value]
-
-
-ZEROS = dict.fromkeys(("requests", "errors", "slow", "refusals", "invalidJson", "thumbsDown"), 0)
-
-
-def test_a_bad_event_counts_once_for_each_key_and_rollout() -> None:
-    tallies = Tallies()
-    tallies.begin("r1")
-
-    def count(number: int, *bad: str, weight: int = 5, rollout: str = "r1") -> None:
-        tally(tallies, number, f"s{number}", *bad, weight=weight, rollout=rollout)
-
+def test_a_user_counts_once_for_each_kind_and_users_of_one_key_count_each() -> None:
+    tallies = begun()
     for weight in (5, 5, 25):
-        count(7, "errors", weight=weight)
-    count(8, "errors", "slow")
-    count(9, "errors", rollout="r0")
-    first, second = (stream["candidate"] for stream in tallies.report())
-    assert (first["requests"], first["errors"], first["slow"]) == (3, 2, 1)
-    assert (second["requests"], second["errors"]) == (1, 0)
+        tally(tallies, 7, "key", "errors", weight=weight)
+    tally(tallies, 8, "key", "errors", "slow")
+    tally(tallies, 9, "key", "errors", is_candidate=False)
+    tally(tallies, 7, "other", "errors")
+    tally(tallies, 10, "key", "errors", rollout="r0")
+    assert (events(tallies), events(tallies, "slow")) == ((1, 3), (0, 1))
+
+
+def test_two_fronts_note_a_user_in_one_cell() -> None:
+    one, other = begun(), begun()
+    tally(one, 7, "key", "errors")
+    tally(other, 7, "key", "errors")
+    assert one.events == other.events
+    assert begun("r2").events == {}
+
+
+@pytest.mark.parametrize("num_keys", [1, 2])
+def test_an_outage_uses_up_nobodys_error_and_fills_no_step(num_keys: int) -> None:
+    tallies = begun()
+    for user in range(500):
+        tally(tallies, user, f"key-{user % num_keys}", "errors", is_candidate=user % 20 == 0)
+    assert sum(events(tallies)) <= 12
+    num_asked = tallies.streams[5].candidate.asked
+    for user in range(500, 530):
+        tally(tallies, user, "key", is_candidate=False)
+    for user in range(100, 120):
+        tally(tallies, user, "key-0", *(["errors"] if user % 4 == 0 else []))
+    assert events(tallies)[1] >= 5
+    assert tallies.streams[5].candidate.asked == num_asked + 20
+
+
+@pytest.mark.parametrize("is_only_sender", [False, True])
+@pytest.mark.parametrize("weight", [5, 50])
+def test_one_who_floods_with_bad_answers_hides_no_harm_to_others(
+    weight: int, is_only_sender: bool
+) -> None:
+    tallies, others = begun(), ["", ""] if is_only_sender else ["a", "b"]
+    flood = partial(tally, tallies, weight=weight, is_only_sender=is_only_sender)
+    for user in range(200):
+        for number in range(19):
+            flood(-1, "" if is_only_sender else "liar", "refusals", is_candidate=number % 2 == 0)
+        flood(user, others[user % 2], *["refusals"] * (user % 5 == 0))
+    own = {cell_of("r1", "" if is_only_sender else "liar", -1)}
+    assert len(tallies.events["refusals"].keys() - own) >= 30
+
+
+def test_failures_of_a_hanging_candidate_that_end_together_are_no_outage() -> None:
+    tallies = begun()
+    for user in range(1000):
+        is_new = user % 60 < 30
+        tally(tallies, user, f"key-{user % 3}", *["slow"] * is_new, is_candidate=is_new, weight=50)
+    assert events(tallies, "slow")[0] == 0
+    assert events(tallies, "slow")[1] > 200
+
+
+def test_a_candidate_that_always_fails_is_no_outage() -> None:
+    for weight in (5, 25, 50):
+        tallies = begun()
+        for user in range(1000):
+            is_new = user * 37 % 100 < weight
+            tally(tallies, user, "key", *["errors"] * is_new, is_candidate=is_new, weight=weight)
+        assert events(tallies)[0] == 0
+        assert events(tallies)[1] > 6 * weight
+
+
+def test_requests_of_one_user_and_of_one_sender_count_in_part() -> None:
+    tallies = begun()
+    for user in range(60):
+        for _ in range(5):
+            tally(tallies, user, "a", needed=80)
+            tally(tallies, user, "only", needed=80, is_only_sender=True, weight=25)
+    one, other = tallies.streams[5].candidate, tallies.streams[25].candidate
+    assert (one.requests, one.asked, one.users) == (40, 300, 60)
+    assert (other.requests, other.asked, other.users) == (80, 300, 60)
+
+
+def test_streams_are_bounded_and_go_with_their_rollout() -> None:
+    tallies = begun()
+    tally(tallies, 1)
     tallies.begin("r1")
-    assert tallies.report()
+    assert tallies.streams
     tallies.begin("r2")
-    assert tallies.report() == []
-    for weight in range(100):
-        count(1, weight=weight, rollout="r2")
-    assert len(tallies.report()) == MAX_STREAMS
+    assert tallies.streams == {}
+    for weight in range(1, 100):
+        tally(tallies, 1, weight=weight, rollout="r2")
+    assert len(tallies.streams) == MAX_STREAMS
+
+
+@given(st.dictionaries(st.integers(0, NUM_CELLS - 1), st.integers(1, 99), max_size=700))
+def test_cells_are_read_as_they_were_written(marks: dict[int, int]) -> None:
+    cells = {key: mark + OF_CANDIDATE * (key % 3 == 0) for key, mark in marks.items()}
+    assert read_cells(write_cells(cells)) == cells
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"x", b"\x01", b"\x01\x64", b"\x00\x05", b"\xff\xff\x05", b"\xfe" * 300]
+)
+def test_what_a_pod_makes_up_is_no_cells(data: bytes) -> None:
+    with pytest.raises(ValueError, match="cells"):
+        read_cells(base64.b64encode(zlib.compress(data + b"\0" * (not data))).decode())
+
+
+@pytest.mark.parametrize("text", ["", "!", "AAAA", base64.b64encode(b"x" * 50).decode()])
+def test_what_is_not_packed_is_no_cells(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 - of zlib or of base64
+        read_cells(text)
+
+
+def test_a_bomb_is_not_unpacked() -> None:
+    with pytest.raises(ValueError, match="cells"):
+        read_cells(base64.b64encode(zlib.compress(b"\x01" * 10**8, 9)).decode())
+
+
+def test_a_sender_who_fills_the_table_leaves_room_for_others() -> None:
+    cells: dict[int, int] = {}
+    for cell in range(NUM_USERS * 2):
+        add_cell(cells, cell, 5)
+    assert len(cells) <= MAX_CELLS + 2 * MAX_CELLS_BEYOND
+    for cell in range(40 * NUM_USERS, 41 * NUM_USERS):
+        add_cell(cells, cell, 5)
+    assert sum(cell // NUM_USERS == 40 for cell in cells) == MAX_CELLS_BEYOND
 
 
 def test_a_bucket_fills_again_and_there_are_not_too_many() -> None:
-    limits = Limits()
-    sender = ("headline", "key")
-    assert [limits.wait_of(sender, per_minute=2, now=0) for _ in range(2)] == [0, 0]
-    assert limits.wait_of(sender, per_minute=2, now=0) == 30
-    assert limits.wait_of(sender, per_minute=2, now=20) == pytest.approx(10)
-    assert limits.wait_of(sender, per_minute=2, now=30) == 0
-    assert limits.wait_of(sender, per_minute=2, now=31) == 29
+    limits, whose = Limits(), ("headline", "key", "tokens")
+
+    def look(now: float, per_minute: int = 2) -> tuple[float, float, float]:
+        left = limits.look(whose, per_minute=per_minute, now=now)
+        return left.level, left.wait_seconds, left.reset_seconds
+
+    assert look(0) == (2, 0, 0)
+    limits.spend(whose, 2)
+    assert look(0) == (0, 30, 60)
+    assert look(20) == pytest.approx((2 / 3, 10, 40))
+    assert look(30) == pytest.approx((1, 0, 30))
+    limits.spend(whose, 11)
+    assert look(30) == pytest.approx((-10, 330, 360))
+    assert look(330) == pytest.approx((0, 30, 60))
+    assert look(10_000) == (2, 0, 0)
+    limits.spend(whose, 5)
+    limits.spend(whose, -5)
+    assert look(10_000, per_minute=1) == (1, 0, 0)
     for number in range(MAX_BUCKETS + 5):
-        limits.wait_of(("headline", str(number)), per_minute=2, now=32)
+        limits.look(("headline", str(number), "tokens"), per_minute=2, now=32)
     assert len(limits._buckets) == MAX_BUCKETS
+    limits.spend(whose, 1)
+    assert whose not in limits._buckets
 
 
 def plain(**message: object) -> list[bytes]:
@@ -292,13 +403,24 @@ TOKENS = {"num_input_tokens": 5, "num_output_tokens": 2}
             plain(content="I cannot help with that."),
             Facts(is_refusal=True, is_invalid_json=True, **TOKENS),
         ),
-        ([b"no json at all"], Facts()),
-        ([b'{"choices": []}'], Facts()),
+        ([b"no json at all"], Facts(is_error=True)),
+        ([b""], Facts(is_error=True)),
+        ([b"<html>" + b" " * 2 * HEAD_BYTES], Facts(is_error=True)),
+        ([b'{"choices": null}'], Facts(is_error=True)),
+        ([b'{"choices": [{}]}'], Facts(is_error=True)),
+        ([b"{}"], Facts(is_error=True)),
+        (streamed("cut")[:-1], Facts(is_error=True)),
+        ([b"data: x"], Facts(is_error=True)),
+        ([b'{"choices": []}'], Facts(is_error=True)),
         (streamed('{"a"', ": 1}", usage=USAGE), Facts(**TOKENS)),
         (streamed('{"a"', ": 1"), Facts(is_invalid_json=True)),
         (
             streamed("I cannot ", "help with that.", usage=USAGE),
             Facts(is_refusal=True, is_invalid_json=True, **TOKENS),
+        ),
+        (
+            streamed("{}", usage={"prompt_tokens": -3, "completion_tokens": 2**63}),
+            Facts(),
         ),
         (streamed("x", error={"message": "m"}), Facts(is_error=True)),
         (streamed(*["y" * 100] * 3000, usage=USAGE), Facts(**TOKENS)),
@@ -314,6 +436,91 @@ def test_an_answer_tells_the_same_however_it_was_cut_into_pieces(
     for begin in range(0, len(whole), size):
         watched.take(whole[begin : begin + size])
     assert watched.conclude() == facts
+
+
+NO = "I cannot help with that."
+
+
+@pytest.mark.parametrize(
+    ("texts", "reasons", "facts"),
+    [
+        (["{}", "{}"], ["stop", "stop"], Facts()),
+        (["{}", NO], ["stop", "length"], Facts(is_refusal=True)),
+        (["{}", "{", "{}"], ["stop", "stop", "length"], Facts(is_invalid_json=True)),
+        (["{}", "{"], ["stop", "length"], Facts()),
+    ],
+)
+@pytest.mark.parametrize("form", ["plain", "text", "long", "stream"])
+def test_an_answer_is_bad_if_one_of_its_choices_is(
+    texts: list[str], reasons: list[str], facts: Facts, form: str
+) -> None:
+    said = list(zip(range(len(texts)), texts, reasons, strict=True))
+    if form == "stream":
+        # The choices come in turn, a piece of each.
+        pieces = [
+            (n, {"content": c}, None) for k in range(30) for n, t, _ in said for c in t[k : k + 1]
+        ]
+        pieces += [(n, {}, reason) for n, _, reason in said]
+        events = [
+            {"choices": [{"index": n, "delta": delta, "finish_reason": reason}]}
+            for n, delta, reason in pieces
+        ]
+        wire = b"".join(b"data: %b\n\n" % json.dumps(each).encode() for each in events)
+    else:
+        choices = [
+            {
+                "index": n,
+                **({"text": t} if form == "text" else {"message": {"content": t}}),
+                "finish_reason": r,
+            }
+            for n, t, r in said
+        ]
+        more = "x" * 2 * HEAD_BYTES if form == "long" else ""
+        wire = json.dumps({"choices": choices, "more": more}).encode()
+    watched = Watched(is_stream=form == "stream", wants_json=True)
+    for begin in range(0, len(wire), 4000):
+        watched.take(wire[begin : begin + 4000])
+    found = watched.conclude()
+    if form == "long" and "length" in reasons:
+        # Which of them was cut off is not known then.
+        facts = replace(facts, is_invalid_json=False)
+    assert found == facts
+
+
+@pytest.mark.parametrize("choices", [["text"], [{"text": "a"}, {}], [{"text": "a"}, None]])
+def test_an_answer_with_a_choice_that_is_none_is_an_error(choices: list[object]) -> None:
+    watched = Watched(is_stream=False, wants_json=False)
+    watched.take(json.dumps({"choices": choices}).encode())
+    assert watched.conclude() == Facts(is_error=True)
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize(
+    ("part", "facts"),
+    [
+        ({"message": {"role": "assistant", "content": '{"a": 1}'}}, Facts(**TOKENS)),
+        (
+            {"message": {"content": "I'm sorry, but I can't help with that."}},
+            Facts(is_refusal=True, is_invalid_json=True, **TOKENS),
+        ),
+        ({"message": {"content": None, "refusal": "no"}}, Facts(is_refusal=True, **TOKENS)),
+        ({"text": "no JSON"}, Facts(is_invalid_json=True, **TOKENS)),
+        ({"text": "x" * 100_000}, Facts(**TOKENS)),
+        ({"text": '"usage": {"prompt_tokens": 9}, "finish_reason": "length"'}, None),
+    ],
+)
+def test_start_and_end_of_a_long_answer_tell_what_a_short_one_tells(
+    part: dict[str, Any], facts: Facts | None, reason: str
+) -> None:
+    logprobs = {"content": [{"token": "usage", "logprob": -0.5}] * 5000}
+    choice = {"index": 0, **part, "logprobs": logprobs, "finish_reason": reason}
+    wire = json.dumps({"id": "1", "choices": [choice], "usage": USAGE, "more": None}).encode()
+    watched = Watched(is_stream=False, wants_json=True)
+    for begin in range(0, len(wire), 4000):
+        watched.take(wire[begin : begin + 4000])
+    wanted = Facts(is_invalid_json=True, **TOKENS) if facts is None else facts
+    is_invalid = wanted.is_invalid_json and reason == "stop"
+    assert watched.conclude() == replace(wanted, is_invalid_json=is_invalid)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
@@ -341,10 +548,3 @@ def test_little_of_a_long_answer_is_kept() -> None:
         watched.take(b"data: " + b"x" * 1000 + b"\n\n")
     assert sum(map(len, watched._head)) + len(watched._tail) < 2 * HEAD_BYTES
     assert watched.num_events == 10_000
-
-
-@pytest.mark.parametrize("given", ["0", "two", "-1"])
-def test_a_wrong_number_of_fronts_is_named(given: str) -> None:
-    arguments = argparse.Namespace(host="127.0.0.1", port=0, report_port=0)
-    with pytest.raises(ValueError, match=f"FINETUNE_FRONTS is '{given}'"):
-        read_settings(arguments, {"FINETUNE_FRONTS": given})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import io
 import json
@@ -16,11 +17,13 @@ from typing import Any
 import aiohttp
 import pytest
 
+from finetune_trainer.serve.front import keys
 from kit.processes.eventually import eventually_async
 from kit.servers.running_front import RunningFront, access, endpoint, running_front, served
 from kit.servers.streaming_engine import StreamingEngine, cut, hang_up, streaming_engine, wait
 
 SECRET = "what-nobody-may-read"
+CHAT = "/v1/chat/completions"
 
 
 async def status_of(front: RunningFront, key: str | None, model: str = "headline") -> int:
@@ -39,11 +42,12 @@ async def test_only_a_key_of_the_endpoint_opens_it(tmp_path: Path) -> None:
         await front.set_keys("mine", a="key-a")
         await front.set_keys("others", b="key-b")
         assert await status_of(front, "key-a") == 200
-        for key in (None, "", "key-b", "key-A", "key-a ".upper(), "sha256:" + "0" * 64):
+        for key in (None, "", "key-A", "key-a ".upper(), "sha256:" + "0" * 64):
             assert await status_of(front, key) == 401, key
-        assert await status_of(front, "key-a", "other") == 401
-        assert await status_of(front, "key-a", "lost") == 401
-        assert await status_of(front, "key-a", "unknown") == 404
+            assert await status_of(front, key, "unknown") == 401, key
+        assert await status_of(front, "key-b") == 404
+        for name in ("other", "lost", "unknown"):
+            assert await status_of(front, "key-a", name) == 404, name
         assert engine.counts.total() == 1
         headers = {"Authorization": "Bearer key-b"}
         async with front.session.get(front.url + "/v1/models", headers=headers) as answer:
@@ -51,6 +55,45 @@ async def test_only_a_key_of_the_endpoint_opens_it(tmp_path: Path) -> None:
         async with front.session.get(front.url + "/v1/models") as answer:
             assert answer.status == 401
             assert (await answer.json())["error"]["code"] == "invalid_api_key"
+
+
+async def test_beside_an_open_endpoint_nobody_learns_the_names_of_the_others(
+    tmp_path: Path,
+) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(
+            endpoint(served(1, engine.port)),
+            endpoint(served(1, engine.port, "other"), name="other", access=access("others")),
+        )
+        await front.set_keys("others", b="key-b")
+        told = []
+        for name in ("other", "unknown"):
+            async with front.ask(model=name) as answer:
+                told.append((answer.status, (await answer.text()).replace(name, "")))
+        assert told[0] == told[1]
+        assert told[0][0] == 404
+        assert await status_of(front, "key-b", "other") == 200
+
+
+async def test_keys_that_are_not_read_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys, "MAX_FILES", 2)
+    monkeypatch.setattr(keys, "MAX_FILE_BYTES", 200)
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port), access=access("mine")))
+        await front.set_keys("mine", a="key-a", b="key-b")
+        series = 'finetune_front_unread_keys{secret="mine"}'
+        assert f"{series} 0.0" in await front.metrics()
+        await front.set_keys("mine", a="key-a", b="key-b", c="key-c")
+        assert f"{series} 1.0" in await front.metrics()
+        assert [await status_of(front, key) for key in ("key-b", "key-c")] == [200, 401]
+        (tmp_path / "keys" / "mine" / "a").write_text("sha256:" + "0" * 64 + "\n" + " " * 200)
+        await front.process.look()
+        assert f"{series} 2.0" in await front.metrics()
+        front.follow()
+        await front.process.look()
+        assert series not in await front.metrics()
 
 
 async def test_a_key_opens_a_new_endpoint_from_its_first_moment(tmp_path: Path) -> None:
@@ -124,6 +167,227 @@ async def test_who_has_no_key_takes_no_slot_of_who_has_one(
         assert await status_of(front, "key-b") == 200
         engine.may_answer.set()
         assert await asyncio.gather(*tasks) == [200, 200, 200]
+
+
+async def test_all_keys_of_an_entry_share_its_slots_and_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_OPEN_PER_KEY", 2)
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_BYTES", 100_000)
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(
+            endpoint(served(1, engine.port), access=access("mine")),
+            endpoint(served(1, engine.port, "other"), name="other", access=access("mine")),
+        )
+        await front.set_keys("mine", a="a-1 a-2 a-3", b="key-b")
+        engine.behaviours["team-a.headline-v1"] = wait
+
+        async def ask(key: str, size: int, model: str = "headline") -> int:
+            async with front.ask("x" * size, key=key, model=model) as answer:
+                await answer.read()
+                return answer.status
+
+        tasks = [asyncio.create_task(ask(key, 1000)) for key in ("a-1", "a-2")]
+        await eventually_async(lambda: engine.counts.total() == 2)
+        assert [await ask(key, 0, "other") for key in ("a-3", "key-b")] == [503, 200]
+        engine.may_answer.set()
+        assert await asyncio.gather(*tasks) == [200, 200]
+        engine.may_answer.clear()
+        tasks = [asyncio.create_task(ask("a-1", 20_000))]
+        await eventually_async(lambda: engine.counts.total() == 4)
+        assert [await ask(key, 20_000, "other") for key in ("a-2", "key-b")] == [503, 200]
+        engine.may_answer.set()
+        assert await asyncio.gather(*tasks) == [200]
+
+
+@pytest.mark.parametrize(("most", "size"), [({"MAX_OPEN": 4}, 0), ({"MAX_BYTES": 100_000}, 20_000)])
+async def test_one_endpoint_takes_half_of_all_slots_and_of_all_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: dict[str, int], size: int
+) -> None:
+    for name, value in most.items():
+        monkeypatch.setattr(f"finetune_trainer.serve.front.answering.{name}", value)
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(
+            endpoint(served(1, engine.port), access=access("mine")),
+            endpoint(served(1, engine.port, "other"), name="other", access=access("others")),
+        )
+        await front.set_keys("mine", a="key-a", b="key-b", c="key-c")
+        await front.set_keys("others", d="key-d")
+        engine.behaviours["team-a.headline-v1"] = wait
+
+        async def ask(key: str, model: str = "headline") -> int:
+            async with front.ask("x" * size, key=key, model=model) as answer:
+                await answer.read()
+                return answer.status
+
+        tasks = [asyncio.create_task(ask(key)) for key in ("key-a", "key-b")]
+        await eventually_async(lambda: engine.counts.total() == 2)
+        assert [await ask("key-c"), await ask("key-d", "other")] == [503, 200]
+        engine.may_answer.set()
+        assert await asyncio.gather(*tasks) == [200, 200]
+        assert await ask("key-c") == 200
+
+
+async def test_a_secret_of_one_endpoint_stands_for_it_and_a_shared_one_for_itself(
+    tmp_path: Path,
+) -> None:
+    capture = {"capture": {"editorsFrom": {"secretRef": {"name": "editors"}}}}
+    mine = endpoint(None, name="mine", access=access("keys"), **capture)
+    async with running_front(tmp_path, mine, endpoint(None, name="open")) as front:
+        found = map(front.process.state.endpoint_of, ("keys/a", "editors/a", "", "strange/a"))
+        assert list(found) == ["mine", "mine", "open", "strange/"]
+        front.follow(
+            mine,
+            *(endpoint(None, name=each) for each in ("open", "also-open")),
+            endpoint(None, name="other", access=access("keys")),
+        )
+        found = map(front.process.state.endpoint_of, ("keys/a", "editors/a", ""))
+        assert list(found) == ["keys/", "mine", "/"]
+
+
+@pytest.mark.parametrize("is_captured", [False, True])
+async def test_bodies_that_are_being_read_count_for_the_endpoint_of_their_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_captured: bool
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_BYTES", 100_000)
+    path = b"/v1/feedback" if is_captured else CHAT.encode()
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        captured = {"capture": {}} if is_captured else {}
+        mine = endpoint(served(1, engine.port), access=access("mine"), **captured)
+        other = endpoint(served(1, engine.port, "other"), name="other", access=access("others"))
+        front.follow(mine, other)
+        await front.set_keys("mine", a="key-a", b="key-b", c="key-c")
+        await front.set_keys("others", d="key-d")
+        writers = []
+        for key in (b"key-a", b"key-b"):
+            _, writer = await asyncio.open_connection("127.0.0.1", front.process.port)
+            head = b"POST %b HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer %b\r\n" % (path, key)
+            writer.write(head + b"Content-Length: 1000000\r\n\r\n" + b" " * 20_000)
+            writers.append(writer)
+
+        async def ask(key: str, model: str = "headline") -> int:
+            async with front.ask("x" * 20_000, key=key, model=model) as answer:
+                await answer.read()
+                return int(answer.status)
+
+        async def is_full() -> bool:
+            return await ask("key-c") == 503
+
+        await eventually_async(is_full)
+        assert await ask("key-d", "other") == 200
+        front.follow(mine)
+        assert await ask("key-c") == 200
+        front.follow(mine, other)
+        for writer in writers:
+            writer.close()
+
+        async def is_free() -> bool:
+            return await ask("key-c") == 200
+
+        await eventually_async(is_free)
+
+
+async def test_the_bytes_of_waiting_requests_are_bounded_and_one_sender_takes_half(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_BYTES", 100_000)
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(*one_with_keys_and_one_without(engine))
+        await front.set_keys("mine", a="key-a", b="key-b")
+        engine.behaviours["team-a.open-v1"] = wait
+        text = "x" * 20_000
+
+        async def ask() -> int:
+            async with front.ask(text, model="open") as answer:
+                await answer.read()
+                return answer.status
+
+        tasks = [asyncio.create_task(ask()) for _ in range(2)]
+        await eventually_async(lambda: engine.counts.total() == 2)
+        async with front.ask(text, model="open") as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+            assert (await answer.json())["error"]["code"] == "overloaded"
+        assert await status_of(front, "key-b") == 200
+        engine.may_answer.set()
+        assert await asyncio.gather(*tasks) == [200, 200]
+        assert await ask() == 200
+
+
+async def test_bytes_count_as_they_come_and_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finetune_trainer.serve.front.answering.MAX_BYTES", 100_000)
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        # What clients only announce takes no room of others.
+        writers = []
+        for _ in range(5):
+            _, writer = await asyncio.open_connection("127.0.0.1", front.process.port)
+            writer.write(HEAD + b"Content-Length: 1000000\r\n\r\n{")
+            writers.append(writer)
+        assert await status_of(front, None) == 200
+        # 20 kB that are 76 kB once they are written again.
+        body = b'{"model": "headline", "prompt": [%b]}' % b",".join([b"1e15"] * 4000)
+        async with front.session.post(front.url + "/v1/completions", data=body) as answer:
+            assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
+        for writer in writers:
+            writer.close()
+
+
+async def test_a_head_request_lists_models_without_a_body(tmp_path: Path) -> None:
+    async with running_front(tmp_path, endpoint(None)) as front:
+        async with front.session.head(front.url + "/v1/models") as answer:
+            assert (answer.status, await answer.read()) == (200, b"")
+        async with front.session.head(front.url + CHAT) as answer:
+            assert answer.status == 405
+
+
+async def test_a_field_that_is_not_supported_waits_for_no_server(tmp_path: Path) -> None:
+    async with running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, 1)))  # nothing listens there
+        async with front.ask(x=[[]] * 1000) as answer:
+            assert answer.status == 400
+            assert (await answer.json())["error"]["param"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("n", 9),
+        ("n", 0),
+        ("n", -1),
+        ("n", True),
+        ("stop", ["a"] * 5),
+        ("stop", "a" * 257),
+        ("tools", [{"type": "function", "function": {"name": "f", "description": "x" * 65536}}]),
+        ("response_format", {"type": "json_schema", "json_schema": {"pattern": "x" * 65536}}),
+    ],
+)
+async def test_what_an_engine_would_work_on_for_long_waits_for_no_server(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    async with running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, 1)))  # nothing listens there
+        async with front.ask(**{name: value}) as answer:
+            assert answer.status == 400
+            assert (await answer.json())["error"]["param"] == name
+
+
+async def test_no_parsed_body_is_kept_while_its_answer_is_awaited(tmp_path: Path) -> None:
+    async with streaming_engine() as engine, running_front(tmp_path) as front:
+        front.follow(endpoint(served(1, engine.port)))
+        engine.behaviours["team-a.headline-v1"] = wait
+        mark = "a-name-that-occurs-nowhere-else"
+        fields = {"model": "headline", "messages": [], "logit_bias": {mark: [[1]]}}
+        raw = json.dumps(fields)
+        del fields
+        asked = asyncio.create_task(front.session.post(front.url + CHAT, data=raw))
+        await eventually_async(lambda: engine.counts.total() == 1)
+        gc.collect()
+        parsed = [each for each in gc.get_objects() if type(each) is dict and mark in each]
+        assert [each for each in parsed if each is not engine.asked[-1].body["logit_bias"]] == []
+        engine.may_answer.set()
+        (await asked).close()
 
 
 async def test_bodies_that_do_not_come_hold_no_slot_of_a_key(
@@ -268,7 +532,7 @@ async def test_a_request_that_two_servers_could_read_differently_is_refused(
 async def test_slow_headers_and_slow_bodies_are_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finetune_trainer.serve.proxy.HEAD_SECONDS", 0.2)
+    monkeypatch.setattr("finetune_trainer.serve.listening.HEAD_SECONDS", 0.2)
     monkeypatch.setattr("finetune_trainer.serve.proxy.BODY_SECONDS", 0.2)
     async with streaming_engine() as engine, running_front(tmp_path) as front:
         front.follow(endpoint(served(1, engine.port)))
@@ -289,7 +553,7 @@ async def test_slow_headers_and_slow_bodies_are_given_up(
 async def test_headers_that_trickle_in_gain_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("finetune_trainer.serve.proxy.HEAD_SECONDS", 0.3)
+    monkeypatch.setattr("finetune_trainer.serve.listening.HEAD_SECONDS", 0.3)
     async with running_front(tmp_path) as front:
         reader, writer = await asyncio.open_connection("127.0.0.1", front.process.port)
         begin = asyncio.get_running_loop().time()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from finetune_trainer.errors import StorageError
-from finetune_trainer.serve.recorder import keeping
+from finetune_trainer.serve.recorder import retention
 from finetune_trainer.serve.recorder.spool import Spool
 from finetune_trainer.storage.local import FileStore
 from finetune_trainer.traffic.places import read_id
@@ -262,7 +262,8 @@ async def test_rows_older_than_the_retention_are_deleted(
 
         for num_days, number in ((29, 1), (32, 0)):
             now = row.time + timedelta(days=num_days)
-            monkeypatch.setattr(keeping, "now", lambda now=now: now)
+            monkeypatch.setattr(retention, "now", lambda now=now: now)
+            monkeypatch.setattr(retention, "time_of_store", lambda _, now=now: now)
             await recorder.keeper.sweep(place)
             assert len(list(read_exchanges(recorder.store()))) == number
 

@@ -11,9 +11,9 @@ import openai
 import pytest
 
 from finetune_trainer.errors import StorageError
-from finetune_trainer.serve.recorder import feedback, keeping, spool
+from finetune_trainer.serve.recorder import feedback, retention, spool
 from finetune_trainer.serve.recorder.places import Place
-from finetune_trainer.serve.response_ids import Secret
+from finetune_trainer.serve.response_ids import make_id
 from finetune_trainer.traffic.deleting import delete_answer as delete_of_answer
 from finetune_trainer.traffic.deleting import delete_user as delete_of_user
 from finetune_trainer.traffic.drawn import is_review, write_open
@@ -22,7 +22,7 @@ from finetune_trainer.traffic.reading import read_exchanges, read_feedback
 from finetune_trainer.traffic.rows import Exchange
 from kit.processes.eventually import eventually_async
 from kit.servers.captured_endpoints import ask, endpoints
-from kit.servers.running_front import TOKEN, RunningFront, endpoint, running_front, served
+from kit.servers.running_front import RunningFront, endpoint, running_front, served
 from kit.servers.running_recorder import capture, running_recorder
 from kit.servers.streaming_engine import streaming_engine
 
@@ -41,10 +41,10 @@ async def test_the_openai_client_updates_retrieves_lists_and_deletes(
         ids = [await ask(front, recorder, f"question {number}") for number in range(3)]
         if is_stored:
             assert await recorder.keeper.store_all()
-        given = {"rating": "down", "correction": f"Write to {MAIL}", "reason": "tone"}
+        given = {"rating": "down", "correction": f"  Write to {MAIL}\n", "reason": "tone"}
         updated = await client.chat.completions.update(ids[0], metadata=given)
         assert updated.id == ids[0]
-        kept = {"rating": "down", "correction": "Write to <EMAIL_1>", "reason": "tone"}
+        kept = {"rating": "down", "correction": "  Write to <EMAIL_1>", "reason": "tone"}
         found = await client.chat.completions.retrieve(ids[0])
         assert found.choices[0].message.content == "Hello from team-a.headline-v1"
         assert (found.model, found.model_dump()["metadata"]) == ("headline", kept)
@@ -76,7 +76,7 @@ async def test_a_deletion_that_broke_off_is_ended_by_asking_again(
         about = await ask(front, recorder)
         assert await recorder.keeper.store_all()
         with monkeypatch.context() as patch:
-            patch.setattr(keeping, "delete_answer", _fail)
+            patch.setattr(retention, "delete_answer", _fail)
             with pytest.raises(openai.InternalServerError):
                 await client.chat.completions.delete(about)
         with pytest.raises(openai.NotFoundError):
@@ -109,7 +109,7 @@ async def test_nothing_that_takes_long_runs_on_the_event_loop(
     async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
         ids = [await ask(front, recorder, user=MAIL) for _ in range(2)]
         watch(spool, "parse_exchange")
-        watch(keeping, "write_exchange")
+        watch(retention, "write_exchange")
         watch(feedback, "scrub_text")
         assert len((await client.chat.completions.list()).data) == 2
         await client.chat.completions.update(ids[0], metadata={"correction": "better"})
@@ -166,7 +166,7 @@ async def test_an_editor_reaches_all_answers_and_asks_for_none(tmp_path: Path) -
             listed = await editor.chat.completions.list(model="headline")
             assert [each.id for each in listed.data] == [about]
             await editor.chat.completions.update(about, metadata={"rating": "up"})
-            with pytest.raises(openai.AuthenticationError):
+            with pytest.raises(openai.NotFoundError):
                 await editor.chat.completions.create(
                     model="headline", messages=[{"role": "user", "content": "hi"}]
                 )
@@ -176,6 +176,44 @@ async def test_an_editor_reaches_all_answers_and_asks_for_none(tmp_path: Path) -
             async with front.session.delete(url, headers=headers) as answer:
                 assert answer.status == status
         assert list(read_exchanges(recorder.store())) == []
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+@pytest.mark.parametrize("has_editors", [False, True])
+async def test_without_a_key_nobody_reaches_an_answer_unless_the_endpoint_is_open_by_name(
+    tmp_path: Path, is_open: bool, has_editors: bool
+) -> None:
+    async with streaming_engine() as engine:
+        kept = capture(tmp_path, openToAll=is_open)
+        if has_editors:
+            kept["editorsFrom"] = {"secretRef": {"name": "editors"}}
+        made = endpoint(served(1, engine.port), capture=kept)
+        async with (
+            running_recorder(tmp_path, made) as recorder,
+            running_front(tmp_path, made, recorder=recorder.socket) as front,
+        ):
+            await front.set_keys("editors", ed="ed")
+            about = await ask(front, recorder, user=MAIL)
+            url = f"{front.url}/v1/chat/completions"
+            given = {"id": about, "rating": "down"}
+            for key in (None, "nobody"):
+                headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+                answers = [
+                    front.session.get(url, params={"model": "headline"}, headers=headers),
+                    front.session.get(f"{url}/{about}", headers=headers),
+                    front.session.post(f"{front.url}/v1/feedback", json=given, headers=headers),
+                ]
+                for waiting in answers:
+                    async with waiting as answer:
+                        assert answer.status == (200 if is_open else 401)
+            assert bool(read_feedback(recorder.store())) is is_open
+            async with front.session.delete(url, params={"user": MAIL}) as answer:
+                assert answer.status == (200 if is_open else 401)
+            assert await recorder.keeper.store_all()
+            assert bool(list(read_exchanges(recorder.store()))) is not is_open
+            if has_editors and not is_open:
+                async with client_of(front, "ed") as editor:
+                    assert len((await editor.chat.completions.list()).data) == 1
 
 
 async def test_nobody_reaches_the_answers_of_another_endpoint(tmp_path: Path) -> None:
@@ -205,13 +243,13 @@ async def test_an_answer_that_was_not_captured_takes_no_feedback(tmp_path: Path)
     async with endpoints(tmp_path) as (front, _), client_of(front) as client:
         async with front.ask(key="alice", store=False) as answer:
             own = answer.headers["x-request-id"]
-        secret, time = Secret(TOKEN), time_of(own)
-        forged = Secret("other").make_id("team-a/headline", time, is_captured=True)
-        lost = secret.make_id("team-a/headline", time.replace(year=2020), is_captured=True)
+        time = time_of(own)
+        forged = make_id("team-a/other", time, is_captured=True)
+        lost = make_id("team-a/headline", time.replace(year=2020), is_captured=True)
         for about in (own, forged, lost, "chatcmpl-1", "..%2F..", f"{own}/x"):
             with pytest.raises(openai.NotFoundError):
                 await client.chat.completions.update(about, metadata={"rating": "up"})
-        young = secret.make_id("team-a/headline", time, is_captured=True)
+        young = make_id("team-a/headline", time, is_captured=True)
         with pytest.raises(openai.InternalServerError) as caught:
             await client.chat.completions.update(young, metadata={"rating": "up"})
         assert caught.value.status_code == 503
@@ -265,20 +303,56 @@ async def test_all_answers_of_a_user_are_deleted(tmp_path: Path) -> None:
             params={"model": "headline", "user": MAIL},
             headers=headers,
         ) as answer:
-            assert (await answer.json())["deleted"] is True
+            told = await answer.json()
+            assert (told["deleted"], told["rows"]) == (True, 2)
+        assert await delete_user(front, MAIL) == 0
         assert await recorder.keeper.store_all()
         assert [f"chatcmpl-{row.id}" for row in read_exchanges(recorder.store())] == [other]
         for about in (old, new):
             assert about.removeprefix("chatcmpl-") not in recorder.at_rest()
 
 
-async def delete_user(front: RunningFront, user: str) -> None:
+async def delete_user(front: RunningFront, user: str, *, key: str = "alice") -> int:
+    """Return how many rows were removed."""
     async with front.session.delete(
         f"{front.url}/v1/chat/completions",
         params={"model": "headline", "user": user},
-        headers={"Authorization": "Bearer alice"},
+        headers={"Authorization": f"Bearer {key}"},
     ) as answer:
         assert answer.status == 200
+        told = await answer.json()
+        assert told["deleted"] is (told["rows"] > 0)
+        return int(told["rows"])
+
+
+async def test_a_key_deletes_of_a_user_only_what_it_was_answered(tmp_path: Path) -> None:
+    async with endpoints(tmp_path) as (front, recorder):
+        about = await ask(front, recorder, user=MAIL)
+        assert await delete_user(front, MAIL, key="bob") == 0
+        assert await recorder.keeper.store_all()
+        assert await delete_user(front, MAIL, key="bob") == 0
+        assert [f"chatcmpl-{each.id}" for each in read_exchanges(recorder.store())] == [about]
+        assert await delete_user(front, MAIL) == 1
+        assert list(read_exchanges(recorder.store())) == []
+
+
+async def test_a_new_front_with_a_new_token_reaches_and_deletes_what_an_old_one_answered(
+    tmp_path: Path,
+) -> None:
+    async with endpoints(tmp_path) as (front, recorder):
+        abouts = [await ask(front, recorder, user=user) for user in (MAIL, MAIL, "bob")]
+    # Another cluster: nothing is there but the storage.
+    (tmp_path / "spool").rename(tmp_path / "gone")
+    assert list((tmp_path / "gone").glob("*/*.jsonl")) == []
+    async with (
+        endpoints(tmp_path, token="another") as (front, recorder),
+        client_of(front) as client,
+    ):
+        assert (await client.chat.completions.retrieve(abouts[0])).id == abouts[0]
+        await client.chat.completions.update(abouts[0], metadata={"correction": "better"})
+        assert (await client.chat.completions.delete(abouts[0])).deleted
+        assert await delete_user(front, MAIL) == 1
+        assert [f"chatcmpl-{row.id}" for row in read_exchanges(recorder.store())] == abouts[2:]
 
 
 async def test_with_a_user_goes_what_people_said_of_answers_that_were_not_stored_yet(
@@ -297,8 +371,8 @@ async def test_an_answer_that_another_recorder_has_deleted_is_not_shown(tmp_path
     async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
         about = [await ask(front, recorder, user=user) for user in (MAIL, "bob")]
         place = recorder.keeper.places["headline"]
-        user = Secret(TOKEN).hash_person(place.whose, MAIL)
-        delete_of_user(recorder.store(), user, until=keeping.now())
+        user = recorder.keeper.people.hash("headline", place.whose, MAIL)
+        delete_of_user(recorder.store(), user, until=retention.now())
         delete_of_answer(recorder.store(), about[1].removeprefix("chatcmpl-"))
         for each in about:
             for call in (client.chat.completions.retrieve, client.chat.completions.messages.list):
@@ -313,20 +387,20 @@ async def test_an_answer_that_another_recorder_has_deleted_is_not_shown(tmp_path
 async def test_what_is_said_while_an_answer_is_deleted_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    find = keeping.Keeper.find
+    find = retention.Keeper.find
 
-    async def find_and_delete(self: keeping.Keeper, place: Place, response_id: str) -> Exchange:
+    async def find_and_delete(self: retention.Keeper, place: Place, response_id: str) -> Exchange:
         row = await find(self, place, response_id)
         if by == "answer":
             delete_of_answer(self.store_of(place), row.id)
         else:
-            delete_of_user(self.store_of(place), str(row.user), until=keeping.now())
+            delete_of_user(self.store_of(place), str(row.user), until=retention.now())
         return row
 
     async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
         about = await ask(front, recorder, user=MAIL)
         assert await recorder.keeper.store_all()
-        monkeypatch.setattr(keeping.Keeper, "find", find_and_delete)
+        monkeypatch.setattr(retention.Keeper, "find", find_and_delete)
         with pytest.raises(openai.NotFoundError):
             await client.chat.completions.update(about, metadata={"correction": "a secret plan"})
         assert "a secret plan" not in recorder.at_rest()
@@ -338,8 +412,8 @@ async def test_a_clock_that_is_set_back_lets_no_answer_of_a_user_escape_deletion
     async with endpoints(tmp_path) as (front, recorder):
         about = await ask(front, recorder, user=MAIL)
         assert await recorder.keeper.store_all()
-        earlier = keeping.now() - timedelta(hours=5)
-        monkeypatch.setattr(keeping, "now", lambda: earlier)
+        earlier = retention.now() - timedelta(hours=5)
+        monkeypatch.setattr(retention, "now", lambda: earlier)
         await delete_user(front, MAIL)
         assert about.removeprefix("chatcmpl-") not in recorder.at_rest()
 
@@ -350,7 +424,7 @@ async def test_what_is_said_last_counts_although_the_clock_was_set_back(
     async with endpoints(tmp_path) as (front, recorder), client_of(front) as client:
         about = await ask(front, recorder)
         await client.chat.completions.update(about, metadata={"correction": "first"})
-        earlier = keeping.now() - timedelta(hours=5)
+        earlier = retention.now() - timedelta(hours=5)
         monkeypatch.setattr("finetune_trainer.serve.recorder.feedback.now", lambda: earlier)
         for correction in ("second", "third"):
             await client.chat.completions.update(about, metadata={"correction": correction})
@@ -376,8 +450,8 @@ async def test_thumbs_down_count_once_per_user_in_the_rollout_that_answered(
                 await client.chat.completions.update(about, metadata={"rating": "down"})
             active, candidate = await front.counts(99)
             # All come from one address: one sender is no evidence by repetition.
-            assert active["thumbsDown"] + candidate["thumbsDown"] == 1
-            assert active["requests"] + candidate["requests"] == 8
+            assert sum(await front.num_bad("ThumbsDown")) == 1
+            assert active["asked"] + candidate["asked"] == 8
 
 
 async def test_the_page_for_editors_holds_no_answer_and_lets_only_its_own_script_run(

@@ -11,12 +11,11 @@ from finetune_trainer.prepare.privacy.finding import Settings
 from finetune_trainer.prepare.privacy.redaction import redact_text
 from finetune_trainer.serve.handover import Frame, read_frames, write_frame
 from finetune_trainer.serve.recorder.joining import join_stream
+from finetune_trainer.serve.recorder.people import hash_person
 from finetune_trainer.serve.recorder.scrubbing import make_row, scrub_text
-from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.traffic.rows import Exchange, write_exchange
 from kit.planted.privacy import plant
 
-SECRET = Secret("token")
 PLANTED = (
     "max.mustermann@example-firma.de",
     "+49 30 901820",
@@ -48,10 +47,14 @@ def event(delta: dict[str, Any], index: int = 0, **more: Any) -> bytes:
     return b"data: " + json.dumps({"model": "m", "choices": [choice]}).encode() + b"\n\n"
 
 
+def hash_of(_: str, whose: str, name: str) -> str:
+    return hash_person("key", whose, name)
+
+
 def row_of(answer: bytes, *, request: dict[str, Any] | None = None, **head: Any) -> Exchange:
     asked = {"model": "headline@3", "messages": [{"role": "user", "content": "Hi"}]}
     body = json.dumps({**asked, **(request or {})}).encode()
-    return make_row(Frame(head={**HEAD, **head}, request=body, answer=answer), SECRET)
+    return make_row(Frame(head={**HEAD, **head}, request=body, answer=answer), hash_of)
 
 
 def find_planted(row: Exchange) -> list[str]:
@@ -120,10 +123,16 @@ def test_escapes_of_json_within_a_string_hide_nothing() -> None:
 def test_a_user_becomes_a_keyed_hash() -> None:
     for name in ("user", "safety_identifier"):
         row = row_of(plain("Ho"), request={name: PLANTED[0]})
-        assert row.user == SECRET.hash_person("team-a/headline", PLANTED[0])
+        assert row.user == hash_person("key", "team-a/headline", PLANTED[0])
         assert row.request["user"] == row.user
         assert find_planted(row) == []
     assert row_of(plain("Ho")).user is None
+
+
+def test_fields_that_no_engine_was_sent_are_not_kept() -> None:
+    row = row_of(plain("Ho"), request={"user": "ann", "prompt_cache_key": "ann-of-berlin"})
+    assert "prompt_cache_key" not in row.request
+    assert "berlin" not in write_exchange(row).decode()
 
 
 def test_pieces_of_tokens_and_what_an_engine_adds_are_not_kept() -> None:

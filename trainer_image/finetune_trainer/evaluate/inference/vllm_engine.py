@@ -220,9 +220,7 @@ class EngineClient:
 
     def _post(self, data: bytes) -> dict[str, Any]:
         request = urllib.request.Request(  # noqa: S310 - a URL of this program's own
-            f"{self._url}/v1/completions",
-            data=data,
-            headers={"Content-Type": "application/json"},
+            f"{self._url}/v1/completions", data=data, headers={"Content-Type": "application/json"}
         )
         with direct.open(request, timeout=ANSWER_SECONDS) as reply:
             wire = json.load(reply)

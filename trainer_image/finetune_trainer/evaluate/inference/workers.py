@@ -42,11 +42,7 @@ from finetune_trainer.planning.fit import COMFORT
 from finetune_trainer.planning.headers import read_header
 from finetune_trainer.planning.placement import Placement, place_on_cpu, place_on_gpus
 from finetune_trainer.planning.setup import FLOAT32, Setup
-from finetune_trainer.process import (
-    die_with_parent,
-    num_oom_kills,
-    threads_per_process,
-)
+from finetune_trainer.process import die_with_parent, environment_of, num_oom_kills
 
 POLL_SECONDS = 0.1
 KEEP_SECONDS = 60.0
@@ -87,10 +83,7 @@ def run_workers(
 
 
 def _start(plan: WorkerPlan, plan_path: Path, rank: int) -> subprocess.Popen[bytes]:
-    environment = dict(os.environ)
-    environment["OMP_NUM_THREADS"] = str(threads_per_process(plan.num_workers))
-    environment.setdefault("PYTHONHASHSEED", "0")
-    environment.setdefault("HF_HUB_OFFLINE", "1")
+    environment = environment_of(plan.num_workers, use_gpu=bool(plan.gpus_per_worker))
     if not plan.gpus_per_worker:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     with (plan_path.parent / f"worker-{rank}.log").open("w") as log:

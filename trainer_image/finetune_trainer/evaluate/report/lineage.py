@@ -48,11 +48,7 @@ class DataSection:
 
 
 def lineage_facts(
-    job: ResolvedJob,
-    *,
-    model_name: str,
-    record: Mapping[str, Any],
-    files: Mapping[str, str],
+    job: ResolvedJob, *, model_name: str, record: Mapping[str, Any], files: Mapping[str, str]
 ) -> dict[str, str | int]:
     """Return what the model was made of, by label.
 
@@ -63,10 +59,7 @@ def lineage_facts(
         files: What came of it, by label.
     """
     recipe = recipe_facts(job, model_name=model_name, record=dict(record))
-    origin = (
-        *("Base model", "Weights", "Begun from", "Licence of the base", "Data set version"),
-        "Trained on data set",
-    )
+    origin = ("Base model", "Begun from", "Licence of the base", "Data set version")
     facts: dict[str, str | int] = {name: recipe[name] for name in origin if name in recipe}
     return {**facts, "Job": f"{job.namespace}/{job.name}", "Job UID": job.uid, **files}
 

@@ -39,7 +39,6 @@ from finetune_trainer.evaluate.report.page import Sections, render_page
 from finetune_trainer.evaluate.report.rows import show_rows
 from finetune_trainer.evaluate.report.usage import read_usage, usage_facts
 from finetune_trainer.evaluate.sources.source import write_lines
-from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.publish.card import model_card, recipe_facts
 from finetune_trainer.publish.declared import provenance_rows, use_facts
 
@@ -161,7 +160,7 @@ def _to_page(evidence: Evidence, tables: Tables | None) -> str:
         sections=evidence.sections,
         data=describe_data(job, evidence.data, uri=evidence.data_uri) if evidence.data else None,
         recipe={name: fact for name, fact in recipe.items() if name not in lineage},
-        usage={} if adopted_from(record) else _describe_usage(evidence),
+        usage=_describe_usage(evidence),
         provenance=provenance_rows(job),
         use=use_facts(job),
         lineage=lineage,

@@ -105,10 +105,7 @@ def _find_problem(compared: Compared) -> str:
 def _settle(name: str, alarm: Alarm, taken: Container[str]) -> dict[str, Any]:
     """Return the severity of an alarm, and a name that no gate has."""
     title = alarm.name or _gate_name(name)
-    return {
-        "severity": alarm.severity,
-        "name": f"{title}-alarm" if title in taken else title,
-    }
+    return {"severity": alarm.severity, "name": f"{title}-alarm" if title in taken else title}
 
 
 def _rename_equal(told: Sequence[GateResult], taken: Iterable[str]) -> list[GateResult]:

@@ -28,6 +28,8 @@ def compare(
 ) -> Compared:
     """Compare two models on the same rows.
 
+    By what lies between 0 and 1 each group counts once.
+
     Args:
         base: The metric of the base model.
         tuned: The same of the tuned model.
@@ -46,6 +48,17 @@ def compare(
     )
     before, after, gain = confidences
     return Compared(base=before, tuned=after, gain=gain)
+
+
+def value_over(measured: Measured, groups: Sequence[Ints]) -> float:
+    """Return a score between 0 and 1 over all rows, each group of which counts once."""
+    clusters = number_clusters(groups)
+    weights = 1 / np.bincount(clusters)[clusters]
+    if measured.is_mean:
+        return float(np.average(measured.rows, weights=weights))
+    if measured.sums is not None:
+        return measured.sums.weighed(weights)
+    return measured.over(np.arange(len(clusters)))
 
 
 def number_clusters(groups: Sequence[Ints]) -> Ints:

@@ -29,7 +29,7 @@ from finetune_trainer.evaluate.metrics.catalog import (
 )
 from finetune_trainer.evaluate.metrics.labels import normalize_label
 from finetune_trainer.evaluate.questions import Question, group_questions
-from finetune_trainer.evaluate.scores.comparing import Ints, compare
+from finetune_trainer.evaluate.scores.comparing import Ints, compare, value_over
 from finetune_trainer.evaluate.scores.constants import (
     content_metric,
     find_best,
@@ -41,8 +41,9 @@ from finetune_trainer.evaluate.scores.score_text import score_from
 from finetune_trainer.evaluate.scores.slices import take_judged
 from finetune_trainer.evaluate.scores.trivial import (
     MOST_FREQUENT,
-    Trivial,
     answer_trivially,
+    choose_by_length,
+    drop_long,
     score_texts,
 )
 from finetune_trainer.statistics.confidence import SLACK, Interval
@@ -81,7 +82,6 @@ def score_all(
         has_pairs=comparison.base.preferred is not None,
         evaluation=job.spec.evaluation,
     )
-    trivial = answer_trivially(comparison.asked) if answered else None
     scores = []
     measured = {}
     for name in names:
@@ -93,7 +93,7 @@ def score_all(
                 f"metric {name} compares answers, and no held-out row has one; use loss, "
                 "perplexity or bitsPerByte",
             )
-        measured[name] = _measure(job, comparison, name, trivial, settings)
+        measured[name] = measure_one(job, comparison, name, settings)
         scores.append(score_from(name, measured[name], job.spec.goal))
     return scores, measured
 
@@ -123,8 +123,14 @@ class _Metric:
         """Return what the base model scores in each way that it was asked, and the best way."""
         ways = ways_of(self.name, self.comparison)
         scores = {way: self.score(said) for way, said in ways.items()}
-        overall = {way: each.over(np.arange(len(each.rows))) for way, each in scores.items()}
+        overall = {way: self.value_of(each) for way, each in scores.items()}
         return best_of(self.name, overall), scores
+
+    def value_of(self, scored: Measured) -> float:
+        """Return the score over all rows."""
+        if self.name in UNBOUNDED_METRICS:
+            return scored.over(np.arange(len(scored.rows)))
+        return value_over(scored, self.groups)
 
     def find_rivals(self) -> tuple[Rival, ...]:
         """Return what a model must be better than that has learned more than one answer."""
@@ -145,9 +151,13 @@ class _Metric:
                 ),
             )
         constant, scored = best
-        compared = self.compare(scored, self.score(self.comparison.tuned))
+        tuned, what = self.score(self.comparison.tuned), constant.what
+        if self.name == "contains":
+            tuned = drop_long(tuned, self.comparison.tuned.texts, asked)
+            what += " (long copies of the prompt count 0)"
+        compared = self.compare(scored, tuned)
         rival = Rival(
-            what=f"always giving {constant.what}",
+            what=f"always giving {what}",
             constant=constant.what,
             score=compared.base.value,
             over=compared.gain,
@@ -156,6 +166,15 @@ class _Metric:
         if self.name != "macroF1":
             return (rival,)
         return rival, rank_at_random([each.references for each in asked], compared.tuned)
+
+    def find_length_rival(self) -> tuple[Rival, ...]:
+        """Return the rule that goes by length alone, where it is better than chance."""
+        word, rule = choose_by_length(self.comparison.scored_by(self.name))
+        found = self.compare(rule, self.score(self.comparison.tuned))
+        if found.base.interval(certainty_of(self.job.spec.goal)).low <= 0.5:
+            return ()
+        what, score = f"the {word} answer of each pair", found.base.value
+        return (Rival(what=f"preferring {what}", constant=what, score=score, over=found.gain),)
 
     def compare(self, before: Measured, after: Measured) -> Compared:
         """Compare two models' scores on the same rows."""
@@ -242,8 +261,12 @@ def find_rivals(
         UserError: A pattern of the user's takes too long.
     """
     if name in JUDGE_METRICS:
-        alike = judge_alike(take_judged(comparison, name)[0].tuned.texts)
+        part, _ = take_judged(comparison, name)
+        alike = judge_alike(part.tuned.texts, part.asked)
         return (alike,) if alike else ()
+    if name == "preferenceAccuracy":
+        metric = _Metric(job=job, comparison=comparison, name=name, settings=settings)
+        return metric.find_length_rival()
     if name not in ANSWER_METRICS:
         return ()
     scopes = [comparison] if whole is None else [comparison, whole]
@@ -301,17 +324,6 @@ def measure_one(
     job: ResolvedJob, comparison: Comparison, name: str, settings: Settings = NO_SETTINGS
 ) -> Measurement:
     """Compute one metric with intervals; as :func:`score_all`."""
-    trivial = answer_trivially(comparison.asked) if comparison.asked else None
-    return _measure(job, comparison, name, trivial, settings)
-
-
-def _measure(
-    job: ResolvedJob,
-    comparison: Comparison,
-    name: str,
-    trivial: Trivial | None,
-    settings: Settings,
-) -> Measurement:
     places = None
     if name in JUDGE_METRICS:
         comparison, places = take_judged(comparison, name)
@@ -322,9 +334,10 @@ def _measure(
     compared = against[best]
     certainty = certainty_of(job.spec.goal)
     without_model = None
-    if trivial is not None and name in COMPARED_WITH_TRIVIAL:
-        answers = score_texts(name, trivial.texts, comparison.asked, settings)
-        without_model = answers.over(np.arange(len(trivial.texts)))
+    if comparison.asked and name in COMPARED_WITH_TRIVIAL:
+        _, texts = answer_trivially(comparison.asked)
+        answers = score_texts(name, texts, comparison.asked, settings)
+        without_model = metric.value_of(answers)
     beside = compare_published(job, comparison, name, settings)
     return Measurement(
         base=compared.base.interval(certainty),

@@ -66,10 +66,7 @@ def _published_figures(measured: Measurement) -> dict[str, str]:
 def _baseline_scores(measured: Measurement) -> list[BaselineScore]:
     return [
         BaselineScore(
-            asked=way,
-            value=figure_text(it.value),
-            low=low_text(it.low),
-            high=high_text(it.high),
+            asked=way, value=figure_text(it.value), low=low_text(it.low), high=high_text(it.high)
         )
         for way, it in measured.baselines.items()
     ]

@@ -7,38 +7,27 @@ what it is above that.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from finetune_trainer.evaluate.metrics.answers import Answers, Measured
+from finetune_trainer.evaluate.metrics.answers import Answers, Measured, mean_of
 from finetune_trainer.evaluate.metrics.catalog import Settings, measure
 from finetune_trainer.evaluate.metrics.labels import looks_like_labels, normalize_label
-from finetune_trainer.evaluate.questions import Question
+from finetune_trainer.evaluate.metrics.words import split_words
+from finetune_trainer.evaluate.questions import Question, text_of_prompt
+from finetune_trainer.evaluate.scores.copies import PROMPT, last_messages
 
 MOST_FREQUENT = "the most frequent label"
-PROMPT = "the prompt itself"
+TIMES, LEAST_CHARACTERS, REPEATED = 3, 100, 2 / 3
+"""By `contains` an answer counts that is at most so many times as long as its reference, or has at
+most so many characters, or has less than this share of its words from the prompt: a copy of the
+context contains everything."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Trivial:
-    """Answers that need no model.
-
-    Attributes:
-        what: What is answered, in words; never the label itself, which is text of a row.
-        texts: The answer to each question.
-        is_label: It is the most frequent label: a model that does no better has learned nothing.
-    """
-
-    what: str
-    texts: Sequence[str]
-    is_label: bool
-
-
-def answer_trivially(asked: Sequence[Question]) -> Trivial:
-    """Return the best that an answer without a model can be.
+def answer_trivially(asked: Sequence[Question]) -> tuple[str, Sequence[str]]:
+    """Return the best that an answer without a model can be: what it is, and that to each question.
 
     The label is the one that most of the held-out rows accept, so that nobody can know a better one
     beforehand.
@@ -52,13 +41,8 @@ def answer_trivially(asked: Sequence[Question]) -> Trivial:
             label for group in references for label in dict.fromkeys(map(normalize_label, group))
         )
         label = counts.most_common(1)[0][0]
-        return Trivial(what=MOST_FREQUENT, texts=[label] * len(asked), is_label=True)
-    return Trivial(what=PROMPT, texts=repeat_prompts(asked), is_label=False)
-
-
-def repeat_prompts(asked: Iterable[Question]) -> list[str]:
-    """Return the last user message of each question, as if it were the answer."""
-    return [_last_words(question.prompt) for question in asked]
+        return MOST_FREQUENT, [label] * len(asked)
+    return PROMPT, last_messages(asked)
 
 
 def score_texts(
@@ -66,20 +50,45 @@ def score_texts(
 ) -> Measured:
     """Return what texts that no model gave score as the answers to questions.
 
+    By ``contains`` long ones that repeat the prompt score 0.
+
     Raises:
         UserError: A pattern takes too long, or the user's own metric failed.
     """
     nothing = np.zeros(len(texts))
-    return measure(
+    scored = measure(
         metric,
         Answers(texts=texts, nll_sums=nothing, num_tokens=nothing),
         [question.references for question in asked],
         settings=settings,
         prompts=[question.prompt for question in asked],
     )
+    return drop_long(scored, texts, asked) if metric == "contains" else scored
 
 
-def _last_words(prompt: list[dict[str, Any]] | str | None) -> str:
-    if not isinstance(prompt, list):
-        return prompt or ""
-    return next((str(turn["content"] or "") for turn in prompt[::-1] if turn["role"] == "user"), "")
+def drop_long(scored: Measured, texts: Sequence[str], asked: Sequence[Question]) -> Measured:
+    """Return scores by `contains` without the hits of long answers that repeat the prompt."""
+    hits = zip(scored.rows, texts, asked, strict=True)
+    return mean_of([0.0 if hit and _is_long_copy(text, each) else hit for hit, text, each in hits])
+
+
+def _is_long_copy(text: str, question: Question) -> bool:
+    longest = max(map(len, question.references), default=0)
+    if len(text) <= max(LEAST_CHARACTERS, TIMES * longest):
+        return False
+    words, known = split_words(text), set(split_words(text_of_prompt(question.prompt)))
+    return sum(word in known for word in words) >= REPEATED * len(words)
+
+
+def choose_by_length(questions: Sequence[Question]) -> tuple[str, Measured]:
+    """Return whether longer or shorter answers of pairs are the better ones, and how often."""
+    shares = np.array([np.mean([_is_longer(row) for row in each.rows]) for each in questions])
+    is_longer = shares.mean() >= 0.5
+    return ("longer", mean_of(shares)) if is_longer else ("shorter", mean_of(1 - shares))
+
+
+def _is_longer(row: dict[str, Any]) -> float:
+    """Return 1 where the better answer of a pair is longer, half where both are equally long."""
+    pair = (row["completion"], row["rejected"])
+    better, worse = (len(a if isinstance(a, str) else str(a[-1]["content"])) for a in pair)
+    return (better > worse) + 0.5 * (better == worse)

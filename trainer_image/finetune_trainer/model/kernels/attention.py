@@ -32,9 +32,9 @@ LARGEST_HEAD = 256
 class AttentionSupport:
     """Attention support of this process.
 
-    FlashAttention needs its package, a GPU and bfloat16 (``is_half_precision``). ``joins_rows``:
-    rows are joined without padding. ``varlen_fault`` says why attention by boundaries cannot run;
-    empty where it can.
+    FlashAttention needs its package, a GPU and computation in bfloat16 (``is_half_precision``),
+    whatever type the weights are stored in. ``joins_rows``: rows are joined without padding.
+    ``varlen_fault`` says why attention by boundaries cannot run; empty where it can.
     """
 
     has_gpu: bool
@@ -65,14 +65,14 @@ def explain_missing(asked: str, support: AttentionSupport) -> str | None:
             return "FlashAttention needs a GPU"
         if not support.has_flash:
             return "the package flash-attn is not installed in the trainer image"
-        return "FlashAttention computes in bfloat16 only, and the base is held in float32"
+        return "FlashAttention computes in bfloat16 only, and this run in float32"
     if asked == "Flex" and not support.has_gpu:
         return "flex attention trains on GPUs only"
     if asked == "Varlen":
         if not support.has_gpu:
             return "attention by boundaries needs a GPU"
         if not support.is_half_precision:
-            return "attention by boundaries computes in bfloat16 only, and the base is float32"
+            return "attention by boundaries computes in bfloat16 only, and this run in float32"
         return support.varlen_fault or None
     return None
 

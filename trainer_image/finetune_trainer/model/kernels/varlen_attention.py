@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from finetune_trainer.planning.activations import ORDERED_TOKENS
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
@@ -102,7 +104,8 @@ def attend_by_boundaries(
         window_size=(sliding_window - 1 if sliding_window else -1, 0),
         enable_gqa=heads != key.shape[1],
     )
-    _order_backward(joined)
+    if rows * tokens <= ORDERED_TOKENS:
+        _order_backward(joined)
     return joined.view(rows, tokens, heads, size), None
 
 
@@ -111,7 +114,8 @@ def _order_backward(joined: Tensor) -> None:
 
     FlashAttention has such a backward pass, and torch takes it where algorithms have to be
     deterministic. The switch is of the process, and other operations have no such way. So it is on
-    for this one operation. Compiled code has no graph to hook into.
+    for this one operation. Compiled code has no graph to hook into. Rows longer than
+    ``ORDERED_TOKENS`` do without: the order takes memory by their length.
     """
     import torch
 

@@ -16,7 +16,7 @@ from datetime import datetime
 
 import numpy as np
 
-from finetune_trainer.monitor.quality.drawing import DrawnAnswer, DrawnWeek
+from finetune_trainer.monitor.quality.sampling import DrawnAnswer, DrawnWeek
 from finetune_trainer.statistics.bounded import confidence_of_mean
 from finetune_trainer.statistics.confidence import Confidence, Floats
 from finetune_trainer.statistics.prediction_powered import confidence_with_judge

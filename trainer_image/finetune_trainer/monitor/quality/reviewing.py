@@ -13,15 +13,15 @@ from typing import Any
 
 from finetune_api.v1alpha1.status.traffic import QualityStatus
 from finetune_api.v1alpha1.traffic import LiveQuality
-from finetune_trainer.monitor.quality.drawing import (
+from finetune_trainer.monitor.quality.judging import MAX_CALLS, LiveJudge
+from finetune_trainer.monitor.quality.measuring import Measured, measure
+from finetune_trainer.monitor.quality.sampling import (
     Drawing,
     Drawn,
     DrawnAnswer,
     parse_drawn,
     write_drawn,
 )
-from finetune_trainer.monitor.quality.judging import MAX_CALLS, LiveJudge
-from finetune_trainer.monitor.quality.measuring import Measured, measure
 from finetune_trainer.statistics.confidence import DEFAULT_CERTAINTY
 from finetune_trainer.storage import ObjectNotFound, ObjectStore
 from finetune_trainer.traffic.drawn import is_review, score_of, write_open

@@ -9,7 +9,7 @@ then against each other (:mod:`finetune_trainer.prepare.duplicates`), then by si
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from finetune_trainer.data.responses import FEEDBACK_CHECK, RESPONSES_NAME
@@ -92,6 +92,18 @@ DIVISION_CHECKS: tuple[DivisionCheck, ...] = (count_groups_on_two_splits,)
 def check_division(division: Division) -> list[Finding]:
     """Run all checks of the divided rows."""
     return [check(division) for check in DIVISION_CHECKS]
+
+
+def check_held_out_turns(silenced: Mapping[int, Collection[int]]) -> list[Finding]:
+    """Report the conversations with an earlier answer to a held-out question."""
+    if not silenced:
+        return []
+    message = (
+        f"{len(silenced)} conversations of train or validation have "
+        f"{sum(map(len, silenced.values()))} earlier answers to a held-out question; these answers "
+        "have weight 0, so that they are not learned, and the other ones are"
+    )
+    return [Finding(name="heldOutTurns", num_flagged=len(silenced), message=message)]
 
 
 FEW_ROWS, MANY_ROWS = 500, 5000

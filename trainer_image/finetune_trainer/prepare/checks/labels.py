@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune_trainer.data.answers.label_text import MAX_LABELS
+from finetune_trainer.data.normal import normalise_text
 from finetune_trainer.data.report import LabelReport
-from finetune_trainer.data.rows import Side, answer_of, prompt_of
+from finetune_trainer.data.responses import RESPONSES_NAME
+from finetune_trainer.data.rows import RESPONSE_ID, Side, answer_of, prompt_of
 from finetune_trainer.prepare.checks.checks import Finding
-from finetune_trainer.prepare.rows.normal import normalise_text
 
 MAX_SPELLINGS = 1000
 """With more different answers than these, they are texts."""
@@ -22,6 +23,8 @@ DOMINANT_PERCENT = 80
 """From this share of the rows on, always saying the most frequent label looks like success."""
 RARE_ROWS = 10
 """A label with fewer training rows is hardly learned."""
+NUM_LABELS_SHOWN = 5
+"""Labels that a message names."""
 
 _SENTENCE_ENDS = ".!?\u3002\uff01\uff1f"
 _POLITE = re.compile(
@@ -40,11 +43,13 @@ class Labels:
         counts: Each label in its most frequent spelling, the most frequent label first.
         spellings: Rows of each spelling, of the labels that have several, in the same order.
         num_spelled: Number of labels with several.
+        new: The labels that only rows of captured answers have.
     """
 
     counts: tuple[LabelReport, ...] = ()
     spellings: Mapping[str, int] = field(default_factory=dict)
     num_spelled: int = 0
+    new: tuple[LabelReport, ...] = ()
 
 
 def count_labels(
@@ -55,7 +60,7 @@ def count_labels(
     Reading ends at the first answer that is no label. Polite endings of conversations are no
     labels. ``show`` masks a label that may hold personal data.
     """
-    found = _count_spellings(sides)
+    found, in_files = _count_spellings(sides)
     of_label: dict[str, list[str]] = {}
     for spelling in sorted(found, key=lambda name: (-found[name].total(), name)):
         of_label.setdefault(normalise_text(spelling), []).append(spelling)
@@ -72,26 +77,36 @@ def count_labels(
         if len(spellings) > 1:
             for spelling in spellings:
                 shown[show(spelling)] += found[spelling].total()
+    reports = tuple(
+        LabelReport(
+            label=show(spellings[0]),
+            train=counts[Side.TRAIN],
+            validation=counts[Side.VALIDATION],
+            test=counts[Side.TEST],
+        )
+        for counts, spellings in labels
+    )
     return Labels(
-        counts=tuple(
-            LabelReport(
-                label=show(spellings[0]),
-                train=counts[Side.TRAIN],
-                validation=counts[Side.VALIDATION],
-                test=counts[Side.TEST],
-            )
-            for counts, spellings in labels
-        ),
+        counts=reports,
         spellings=shown,
         num_spelled=sum(len(spellings) > 1 for _, spellings in labels),
+        new=tuple(
+            report
+            for report, (_, spellings) in zip(reports, labels, strict=True)
+            if in_files and in_files.isdisjoint(spellings)
+        ),
     )
 
 
 def _count_spellings(
     sides: Mapping[Side, Iterable[Mapping[str, Any]]],
-) -> dict[str, Counter[Side]]:
-    """Count the answers as they are written, by side; empty if one is no label."""
+) -> tuple[dict[str, Counter[Side]], set[str]]:
+    """Count the answers as they are written, by side; empty if one is no label.
+
+    The second value are those of rows that no captured answer made.
+    """
     found: dict[str, Counter[Side]] = {}
+    in_files: set[str] = set()
     num_rows = num_endings = 0
     for side, rows in sides.items():
         for row in rows:
@@ -99,9 +114,11 @@ def _count_spellings(
             num_rows += 1
             num_endings += label is not None and _is_ending(row, label)
             if label is None or (label not in found and len(found) == MAX_SPELLINGS):
-                return {}
+                return {}, set()
             found.setdefault(label, Counter())[side] += 1
-    return {} if 2 * num_endings > num_rows else found
+            if RESPONSE_ID not in row.get("metadata", ()):
+                in_files.add(label)
+    return ({} if 2 * num_endings > num_rows else found), in_files
 
 
 def _is_ending(row: Mapping[str, Any], label: str) -> bool:
@@ -114,7 +131,7 @@ def _is_ending(row: Mapping[str, Any], label: str) -> bool:
 
 
 def check_labels(found: Labels) -> list[Finding]:
-    """Report uneven labels without naming one; their finding counts the spellings."""
+    """Report uneven labels; rare ones and new ones are named as ``show`` has masked them."""
     labels = found.counts
     if not labels:
         return []
@@ -128,6 +145,13 @@ def check_labels(found: Labels) -> list[Finding]:
         one = Finding(name="oneLabel", num_flagged=num_rows, message=message)
         return [one, *_check_spellings(found)]
     findings = _check_spellings(found)
+    if found.new:
+        named = [f"{each.label} ({each.total})" for each in found.new]
+        message = (
+            f"new in feedback: {', '.join(named[:NUM_LABELS_SHOWN])}; no other source has such a "
+            f"label. If it is a typing error, correct the answer again: {RESPONSES_NAME} names it"
+        )
+        findings.append(Finding(name="newLabels", num_flagged=len(named), message=message))
     if 100 * most >= DOMINANT_PERCENT * num_rows:
         message = (
             f"{most} of {num_rows} rows have the same of {len(labels)} labels: a model that always "
@@ -135,11 +159,11 @@ def check_labels(found: Labels) -> list[Finding]:
             "leave out some of these rows"
         )
         findings.append(Finding(name="labelImbalance", num_flagged=most, message=message))
-    rare = [label for label in labels if label.train < RARE_ROWS]
+    rare = [f"{each.label} ({each.train})" for each in labels if each.train < RARE_ROWS]
     if rare:
         message = (
             f"{len(rare)} of {len(labels)} labels have fewer than {RARE_ROWS} training rows, too "
-            "few to learn them well; add examples"
+            f"few to learn them well: {', '.join(rare[: -NUM_LABELS_SHOWN - 1 : -1])}; add examples"
         )
         findings.append(Finding(name="rareLabels", num_flagged=len(rare), message=message))
     unseen = [label for label in labels if not label.test]

@@ -17,12 +17,7 @@ if TYPE_CHECKING:
 
 
 def count_repeats(
-    division: Division,
-    keys: RowKeys,
-    *,
-    weights: Sequence[str],
-    ends: Sequence[int],
-    seed: int,
+    division: Division, keys: RowKeys, *, weights: Sequence[str], ends: Sequence[int], seed: int
 ) -> NDArray[np.uint8]:
     """Return how often each row of a division is written to its side.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import lru_cache
 
+from finetune_trainer.prepare.duplicates.cores import strip_markup
 from finetune_trainer.prepare.duplicates.rows import Comparison
 from finetune_trainer.prepare.duplicates.similarity import (
     Prompt,
@@ -24,7 +25,7 @@ class NearAnswers:
     """Compares answers of rows by their differences, as prompts are compared.
 
     Labels, tool calls and preferences are near only if they are equal. Answers with different
-    numbers or signs are never near.
+    numbers or signs are never near. Where one of two has markup, its text without it is compared.
     """
 
     def __init__(self, rows: Comparison, spool: Spool, *, threshold: float) -> None:
@@ -37,8 +38,9 @@ class NearAnswers:
         vocabulary = count_words(answer_text(read(i)) for i in positions[:_SAMPLED].tolist())
 
         @lru_cache(maxsize=_KEPT_ANSWERS)
-        def answer(position: int) -> Prompt:
-            return read_prompt(answer_text(read(position)), vocabulary)
+        def answer(position: int, *, bare: bool = False) -> Prompt:
+            text = answer_text(read(position))
+            return read_prompt(strip_markup(text) if bare else text, vocabulary)
 
         self._answer = answer
         self._vocabulary = vocabulary
@@ -54,6 +56,9 @@ class NearAnswers:
         if self._marks.is_label[a] or self._marks.is_label[b]:
             return False
         first, second = self._answer(a), self._answer(b)
+        bare = [self._answer(position, bare=True) for position in (a, b)]
+        if (first != bare[0]) != (second != bare[1]):
+            first, second = bare
         if not first.words or not second.words or _figures(first) != _figures(second):
             return False
         return compare_prompts(first, second, self._vocabulary) >= self._threshold

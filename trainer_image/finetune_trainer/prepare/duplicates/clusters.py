@@ -1,8 +1,8 @@
 """Which rows stay together: the closure of group column, equal prompts and near prompts.
 
 Near questions can chain into one group. A group of more than a twentieth of the rows is taken
-apart, the weakest ties first: near prompts by score, then equal prompts across groups. The user's
-own groups are never taken apart.
+apart, the weakest ties first: near prompts by score, then common beginnings of conversations, then
+equal prompts across groups. The user's own groups are never taken apart.
 """
 
 from __future__ import annotations
@@ -45,7 +45,10 @@ class Clusters:
 
 
 def cluster_rows(
-    groups: NDArray[np.bytes_], prompt_of: NDArray[np.int64], near: NearPairs
+    groups: NDArray[np.bytes_],
+    prompt_of: NDArray[np.int64],
+    near: NearPairs,
+    beginnings: NDArray[np.int64],
 ) -> Clusters:
     """Find which rows stay together.
 
@@ -53,6 +56,8 @@ def cluster_rows(
         groups: Digest of each row's own group: its group column, else its exact prompt.
         prompt_of: Number of each row's normalised prompt.
         near: Pairs of near prompts, by these numbers.
+        beginnings: Pairs of indexes of rows: the first goes on after the prompt of the second. A
+            beginning of more rows than a group may have, such as a greeting, ties nothing.
     """
     import numpy as np
 
@@ -60,6 +65,10 @@ def cluster_rows(
     sizes = np.bincount(own_of, minlength=len(own))
     levels = [np.arange(len(own))]
     levels.append(join_pairs(levels[0], _equal_prompts(own_of, prompt_of)))
+    most = max(_LARGEST_ROWS, len(groups) // _LARGEST_SHARE)
+    num_longer = np.bincount(beginnings[:, 1], minlength=len(groups))
+    beginnings = beginnings[num_longer[beginnings[:, 1]] <= most]
+    levels.append(join_pairs(levels[1], own_of[beginnings].tolist()))
     num_prompts = max(int(prompt_of.max(initial=-1)), int(near.pairs.max(initial=-1))) + 1
     first_of = np.full(num_prompts, -1, dtype=np.int64)
     first_of[prompt_of[::-1]] = own_of[::-1]
@@ -67,14 +76,13 @@ def cluster_rows(
     # A pair with a prompt that is no longer in any row ties nothing.
     is_there = (ends >= 0).all(axis=1)
     for least in (*reversed(_STRICTER), 0.0):
-        levels.append(join_pairs(levels[1], ends[is_there & (near.scores >= least)].tolist()))
-    most = max(_LARGEST_ROWS, len(groups) // _LARGEST_SHARE)
+        levels.append(join_pairs(levels[2], ends[is_there & (near.scores >= least)].tolist()))
     chosen, num_cut = _choose_levels(
         levels, sizes, most, _of_one_prompt(levels[1], own_of, prompt_of)
     )
     numbers = np.bincount(chosen, weights=sizes, minlength=len(own)).astype(np.int64)
-    by_prompt = np.bincount(levels[1], weights=sizes, minlength=len(own)).astype(np.int64)
-    near_sizes = numbers[(numbers > 0) & (numbers > by_prompt)]
+    by_text = np.bincount(levels[2], weights=sizes, minlength=len(own)).astype(np.int64)
+    near_sizes = numbers[(numbers > 0) & (numbers > by_text)]
     return Clusters(
         groups=own[chosen][own_of],
         num_near_groups=len(near_sizes),

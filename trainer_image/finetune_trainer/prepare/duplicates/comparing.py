@@ -7,7 +7,8 @@ Contradictions are sought among the rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,9 @@ from finetune_trainer.prepare.duplicates.sealed import (
     remove_equal_to_sealed,
     remove_near_sealed,
 )
+from finetune_trainer.prepare.duplicates.turns import find_beginnings
+from finetune_trainer.prepare.reading.columns.unread import NUM_NAMES_SHOWN
+from finetune_trainer.prepare.rows.normal import MAX_LABEL_CHARACTERS
 from finetune_trainer.prepare.rows.spool import RowKeys, RowMarks, Spool
 from finetune_trainer.prepare.workers import Workers
 
@@ -97,6 +101,7 @@ def compare_rows(
     *,
     sealed_from: int | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    show: Callable[[str], str] = str,
 ) -> Compared:
     """Compare all rows of a spool with each other and apply the job's settings.
 
@@ -106,6 +111,7 @@ def compare_rows(
         workers: Search near prompts; None searches here.
         sealed_from: Position of the first row of ``dataset.anchor``; None without any.
         on_progress: Called with the number of judged pairs and of all pairs.
+        show: Masks the name of a field, which may be personal data.
 
     Raises:
         DataError: ``ContradictoryLabels`` or ``Contaminated``, where the job refuses such rows.
@@ -127,24 +133,25 @@ def compare_rows(
     if len(rows.benchmarks):
         findings.append(_drop_contaminated(rows, prompts, dataset))
     if equal is not None:
-        findings.append(_sealed_finding(rows, equal, remove_near_sealed(rows, prompts)))
+        near_sealed = remove_near_sealed(rows, prompts, spool, threshold=threshold)
+        findings.append(_sealed_finding(rows, equal, near_sealed))
     findings.append(_judge_leaks(rows, prompts, dataset))
     if near == "Drop":
         answers = NearAnswers(rows, spool, threshold=threshold)
         findings.append(_near_copies_finding(rows, remove_near(rows, prompts, answers)))
-    conflicts = find_conflicts(rows, prompts)
+    conflicts = find_conflicts(rows, prompts, spool)
     pairs = list(
         zip(
-            rows.keys.positions[conflicts.indexes].tolist(),
-            conflicts.against.tolist(),
-            strict=True,
+            rows.keys.positions[conflicts.indexes].tolist(), conflicts.against.tolist(), strict=True
         )
     )
+    conflicts = replace(conflicts, fields=_show_fields(conflicts.fields, show))
     findings.append(_judge_conflicts(rows, conflicts, dataset))
     clusters = cluster_rows(
         rows.keys.groups,
         prompts.of(rows.keys.positions),
         no_pairs() if near == "Keep" else prompts.near,
+        find_beginnings(rows, spool),
     )
     findings.append(_clusters_finding(clusters, len(rows.keys)))
     return Compared(
@@ -263,6 +270,8 @@ def _judge_conflicts(rows: Comparison, conflicts: Conflicts, dataset: Dataset) -
         f"{conflicts.num_questions} question(s) have more than one label, in {len(conflicts)} "
         f"rows: {_name(pairs, len(once))}"
     )
+    if conflicts.fields:
+        torn += f"; JSON differs in {', '.join(sorted(conflicts.fields))}"
     if dataset.on_conflict == "Refuse":
         raise DataError(
             "ContradictoryLabels",
@@ -280,8 +289,17 @@ def _judge_conflicts(rows: Comparison, conflicts: Conflicts, dataset: Dataset) -
         num_flagged=len(conflicts),
         num_removed=num_removed,
         message=message,
+        counts=conflicts.fields,
         pairs=pairs,
     )
+
+
+def _show_fields(fields: Mapping[str, int], show: Callable[[str], str]) -> Mapping[str, int]:
+    """Return the most frequent fields by their names as they may be shown."""
+    shown: Counter[str] = Counter()
+    for name, number in sorted(fields.items()):
+        shown[show(name)[:MAX_LABEL_CHARACTERS]] += number
+    return dict(shown.most_common(NUM_NAMES_SHOWN))
 
 
 def _clusters_finding(clusters: Clusters, num_rows: int) -> Finding:
@@ -295,8 +313,8 @@ def _clusters_finding(clusters: Clusters, num_rows: int) -> Finding:
     if clusters.num_cut_rows:
         parts.append(
             f"{clusters.num_cut_rows} rows form groups of more than a twentieth of all rows, by a "
-            "chain of prompts each near or equal to the next; these are taken apart at their "
-            "weakest ties, so some near prompts may lie on two sides"
+            "chain of prompts each near or equal to the next, or its beginning; these are taken "
+            "apart at their weakest ties, so some near prompts may lie on two sides"
         )
     return Finding(name="nearPrompts", num_flagged=clusters.num_near_rows, message="; ".join(parts))
 

@@ -1,12 +1,18 @@
-"""Finds questions with two labels, which a model cannot learn."""
+"""Finds questions with two labels, or two JSON answers, which a model cannot learn."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.prepare.duplicates.prompts import Prompts
 from finetune_trainer.prepare.duplicates.rows import TEST, Comparison, Removed
+from finetune_trainer.prepare.rows.normal import MAX_LABEL_CHARACTERS, json_answer
+from finetune_trainer.prepare.rows.spool import Spool
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,26 +29,35 @@ class Conflicts:
         num_questions: Questions with more than one label.
         indexes: The rows, as indexes into the keys, ascending.
         against: For each the position of the first row of its question with another label.
+        fields: Questions by the field in which their first two JSON answers differ.
     """
 
     num_questions: int
     indexes: NDArray[np.int64]
     against: NDArray[np.int64]
+    fields: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.indexes)
 
 
-def find_conflicts(rows: Comparison, prompts: Prompts) -> Conflicts:
+def find_conflicts(rows: Comparison, prompts: Prompts, spool: Spool) -> Conflicts:
     """Find rows with one question, except slips, and different labels.
 
-    A question with a long answer is skipped: its answers are references, not labels.
+    JSON answers to one prompt are compared by value. A question with another long answer, or with
+    JSON of another long text, is skipped: its answers are references, not labels.
     """
     import numpy as np
 
-    question_of = _number_questions(prompts)[prompts.of(rows.keys.positions)]
     positions = rows.keys.positions
+    numbers = prompts.of(positions)
+    question_of = _number_questions(prompts)[numbers]
     is_label, answers = rows.marks.is_label[positions], rows.marks.answers[positions]
+    read = cache(spool.row_reader)
+    is_json, fields = _find_json(numbers, answers, lambda i: json_answer(read()(int(positions[i]))))
+    # A slip makes another question here: the answer may repeat it.
+    question_of[is_json] = prompts.num_prompts + numbers[is_json]
+    is_label[is_json] = True
     num = int(question_of.max(initial=-1)) + 1
     all_labels = np.ones(num, dtype=bool)
     all_labels[question_of[~is_label]] = False
@@ -65,8 +80,51 @@ def find_conflicts(rows: Comparison, prompts: Prompts) -> Conflicts:
         for index in indexes.tolist()
     ]
     return Conflicts(
-        num_questions=len(firsts), indexes=indexes, against=np.array(against, dtype=np.int64)
+        num_questions=len(firsts),
+        indexes=indexes,
+        against=np.array(against, dtype=np.int64),
+        fields=fields,
     )
+
+
+def _find_json(
+    numbers: NDArray[np.int64], answers: NDArray[np.uint64], read: Callable[[int], Any]
+) -> tuple[list[int], Counter[str]]:
+    """Return the rows of prompts with only JSON answers, and several; and in what they differ.
+
+    A prompt is left out if its first two answers have different texts that are too long for labels.
+    ``read`` returns the JSON answer of a row by its index. The counts are
+    :attr:`Conflicts.fields`.
+    """
+    import numpy as np
+
+    is_json: list[int] = []
+    fields: Counter[str] = Counter()
+    both = np.unique(np.stack([numbers.astype(np.uint64), answers]), axis=1)
+    asked = np.flatnonzero(np.bincount(both[0].astype(np.int64))[numbers] > 1)
+    asked = asked[np.argsort(numbers[asked], kind="stable")]
+    for _, some in groupby(asked.tolist(), key=numbers.__getitem__):
+        found = {index: read(index) for index in some}
+        if None not in found.values():
+            one, other, *_ = {answers[index]: value for index, value in found.items()}.values()
+            if _find_long_texts(one) == _find_long_texts(other):
+                is_json += found
+                fields.update(_find_differing(one, other))
+    return is_json, fields
+
+
+def _find_long_texts(value: Any) -> set[str]:
+    values = [value]
+    for each in values:  # grows on the way
+        if isinstance(each, dict | list):
+            values += each.values() if isinstance(each, dict) else each
+    return {each for each in values if isinstance(each, str) and len(each) > MAX_LABEL_CHARACTERS}
+
+
+def _find_differing(one: Any, other: Any) -> set[str]:
+    if not (isinstance(one, dict) and isinstance(other, dict)):
+        return {"a list"}
+    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
 
 
 def remove_conflicts(rows: Comparison, conflicts: Conflicts) -> Removed:

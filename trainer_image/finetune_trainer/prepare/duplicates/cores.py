@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from finetune_trainer.prepare.rows.normal import normalise_text
+from finetune_trainer.data.normal import normalise_text
 from finetune_trainer.prepare.rows.prompt_file import PromptFile
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ _TAGS = (
 _HTML = re.compile(rf"<!--.{{0,2000}}?-->|<!doctype[^>]{{0,200}}>|</?(?:{_TAGS})(?:\s[^<>]*)?/?>")
 _ENTITY = re.compile(r"&(?:[a-z]{2,8}|#\d{1,6}|#x[0-9a-f]{1,6});")
 _MARKDOWN = re.compile(r"```[a-z]*(?=\s)|```|(?<!\S)#{1,6}(?=\s)|^>(?=\s)")
-_STRESS = re.compile(r"(\*{2,3}|__)(?=\S)(.{1,300}?)(?<=\S)\1")
+_STRESS = re.compile(r"(?<![A-Za-z0-9_)\]])(\*{2,3}|__)(?=\S)(.{1,300}?)(?<=\S)\1(?![A-Za-z0-9_])")
+"""No powers, as `2**3**4`. Scripts without blanks have emphasis within a word."""
 _MOST_STRESSES = 3
 """Nested emphasis marks."""
 
@@ -143,10 +144,7 @@ def find_frames(sides: Iterable[Sequence[str]]) -> Frames:
 
 
 def write_cores(
-    num_prompts: int,
-    prompts: PromptFile,
-    sides: Sequence[NDArray[np.int64]],
-    folder: Path,
+    num_prompts: int, prompts: PromptFile, sides: Sequence[NDArray[np.int64]], folder: Path
 ) -> Cores | None:
     """Write the cores of all prompts; None where each prompt is its own core.
 

@@ -112,10 +112,7 @@ def _by_split(
 
 
 def _say_the_same(
-    positions: NDArray[np.int64],
-    number: NDArray[np.int64],
-    near: NearPairs,
-    answers: NearAnswers,
+    positions: NDArray[np.int64], number: NDArray[np.int64], near: NearPairs, answers: NearAnswers
 ) -> NDArray[np.bool_]:
     """Return for each pair with two frames whether some answers are near or not comparable."""
     import numpy as np

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from finetune_trainer.data.rows import GROUP_DIGITS
+from finetune_trainer.prepare.duplicates.close import read_held_out
 from finetune_trainer.prepare.duplicates.prompts import Prompts
 from finetune_trainer.prepare.duplicates.removal import witness_of
 from finetune_trainer.prepare.duplicates.rows import Comparison, Removed
-from finetune_trainer.prepare.rows.spool import DIGEST_BYTES, RowKeys
+from finetune_trainer.prepare.rows.spool import DIGEST_BYTES, RowKeys, Spool
 from finetune_trainer.prepare.splits.dividing import draw_rows
 
 if TYPE_CHECKING:
@@ -34,13 +37,29 @@ def remove_equal_to_sealed(rows: Comparison) -> Removed:
     return rows.remove(SEALED, out, because)
 
 
-def remove_near_sealed(rows: Comparison, prompts: Prompts) -> Removed:
-    """Leave out the rows with a prompt near to that of a sealed row."""
+def remove_near_sealed(
+    rows: Comparison, prompts: Prompts, spool: Spool, *, threshold: float
+) -> Removed:
+    """Leave out the rows that ask a sealed row's question again, whatever they answer.
+
+    The rule is wider than for near prompts: each cycle is judged by the sealed rows, and users
+    repeat what they asked.
+    """
     import numpy as np
 
-    is_sealed = rows.is_sealed
-    prompt_of = prompts.of(rows.keys.positions)
-    found, because = witness_of(prompts, prompt_of[is_sealed], rows.keys.positions[is_sealed])
+    is_sealed, positions = rows.is_sealed, rows.keys.positions
+    prompt_of = prompts.of(positions)
+    found, because = witness_of(prompts, prompt_of[is_sealed], positions[is_sealed])
+    asked, first_of = read_held_out(
+        spool, positions, positions[is_sealed], threshold=threshold, sealed_from=rows.sealed_from
+    )
+    open_prompts = np.setdiff1d(prompt_of[~is_sealed], np.flatnonzero(found))
+    with TemporaryDirectory(dir=spool.folder) as folder:
+        read = spool.prompt_file(prompts.first[open_prompts], Path(folder)).open()
+        for place, number in enumerate(open_prompts.tolist()):
+            question = asked.find([read(place).decode()])
+            if question is not None:
+                found[number], because[number] = True, first_of[question]
     out = np.flatnonzero(~is_sealed & found[prompt_of])
     return rows.remove(SEALED, out, because[prompt_of[out]])
 

@@ -95,10 +95,7 @@ def sign_texts(
     ]
     start = 0
     for signed in workers.map_in_order(
-        prepare_signing,
-        settings,
-        _ranges(num_texts),
-        num_alone=NUM_BATCHES_ALONE,
+        prepare_signing, settings, _ranges(num_texts), num_alone=NUM_BATCHES_ALONE
     ):
         for file, rows in zip(files, signed, strict=True):
             file[start : start + len(rows)] = rows

@@ -163,14 +163,28 @@ def compare_prompts(a: Prompt, b: Prompt, vocabulary: Vocabulary) -> float:
     if not left_a and not left_b:
         return 1.0
     frame_a, frame_b = a.beginning, b.beginning
-    if not left_b and _contains(a, b):
+    if not left_b and contains(a, b):
         frame_a = frozenset(left_a)
-    elif not left_a and _contains(b, a):
+    elif not left_a and contains(b, a):
         frame_b = frozenset(left_b)
     elif not (left_a and left_b):  # words in exchange for others are no farewell
         frame_a, frame_b = frame_a | a.end, frame_b | b.end
     cost = _cost(left_a, frame_a, vocabulary) + _cost(left_b, frame_b, vocabulary)
     return common / (common + cost) if common > 0 else 0.0
+
+
+def contains(outer: Prompt, inner: Prompt) -> bool:
+    """Whether a prompt has all of another one in a row, with more before or after it."""
+    size = len(inner.words)
+    return any(
+        outer.words[start : start + size] == inner.words
+        for start in range(len(outer.words) - size + 1)
+    )
+
+
+def weigh_shared(a: Prompt, b: Prompt, vocabulary: Vocabulary) -> float:
+    """Return the weight of the words that two prompts have in common, in any order."""
+    return sum(vocabulary.weight(word) * n for word, n in (a.counts & b.counts).items())
 
 
 def is_same_question(a: Prompt, b: Prompt, vocabulary: Vocabulary) -> bool:
@@ -180,15 +194,6 @@ def is_same_question(a: Prompt, b: Prompt, vocabulary: Vocabulary) -> bool:
     return all(
         ours == theirs or _is_slip(ours, theirs, vocabulary)
         for ours, theirs in zip(a.words, b.words, strict=True)
-    )
-
-
-def _contains(outer: Prompt, inner: Prompt) -> bool:
-    """Whether a prompt has all of another one in a row, with more before or after it."""
-    size = len(inner.words)
-    return any(
-        outer.words[start : start + size] == inner.words
-        for start in range(len(outer.words) - size + 1)
     )
 
 

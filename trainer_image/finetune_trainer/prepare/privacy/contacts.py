@@ -23,12 +23,12 @@ _FILES = frozenset(
 )  # fmt: skip
 
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_IPV4 = re.compile(rf"(?<![\w.])({_OCTET}(?:\.{_OCTET}){{3}})(?![\w]|\.\d|-[A-Za-z])")
+_IPV4 = re.compile(rf"(?<![\w.])({_OCTET}(?:\.{_OCTET}){{3}})(?![\w]|\.\d(?!\d*\s)|-[A-Za-z])")
 _DOTTED = re.compile(r"\.\d{1,3}\.\d{1,3}\.\d")
 _HEXTET = "[0-9A-Fa-f]{1,4}"
 # Global addresses begin with four digits; the others have an IPv4 address in them (RFC 4291, 6052).
 _IPV6 = re.compile(
-    rf"(?<![\w:.])(?:(?:[0-9A-Fa-f]{{4}}|64:[Ff]{{2}}9[Bb]|::(?:0:)?[Ff]{{4}}|(?:0{{1,4}}:){{5}}[Ff]{{4}})"
+    rf"(?:(?<![\w:.])|(?<=\bip6:))(?:(?:[0-9A-Fa-f]{{4}}|64:[Ff]{{2}}9[Bb]|::(?:0:)?[Ff]{{4}}|(?:0{{1,4}}:){{5}}[Ff]{{4}})"
     rf"(?::{{1,2}}{_HEXTET}){{0,6}}:{{1,2}}(?:{_OCTET}(?:\.{_OCTET}){{3}}|{_HEXTET})?)(?![\w:]|\.\d)"
 )
 _IP_WORDS = words("ip(?:v[46])?", "ip[ -]?addr(?:ess)?e?", "host")

@@ -9,14 +9,20 @@ from finetune_trainer.prepare.privacy.checksums import has_luhn_digit, has_mod97
 from finetune_trainer.prepare.privacy.matches import Match, Text, compact, words
 
 _CARD = re.compile(
-    r"(?:(?<![\w.])|(?<=%B))(?<!\w-)\d(?:(?:  |[ .\-/_])?\d){11,18}(?!\w)(?![.\-]\d)"
+    r"(?:(?<![A-Za-z\d_.])|(?<=%B))(?<!\w-)\d(?:(?:  |[ .\-/_])?\d){11,18}(?![A-Za-z\d_]|[.\-]\d)"
 )
 _CARD_WORDS = words(
     r"(?:credit|debit|bank)?[ -]?cards?(?: number| no)?", "visa", "master ?card", "maestro", "amex",
     "american express", "karten?(?:nummer)?", "kreditkarte(?:nnummer)?", "carte", "tarjeta",
     "carta", "kaart(?:nummer)?", "kart[ay]", "cart[ãa]o", "kort(?:nummer)?", "कार्ड", "pan",
+    "union ?pay",
 )  # fmt: skip
-_GROUPS = frozenset({(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (4, 4, 4, 4, 3), (6, 13), (4, 4, 5)})
+_CHINESE_WORDS = re.compile("银联|银行卡|卡号")  # between other words without a blank
+_PARCEL = re.compile(
+    r"\b(?:track\w*|parcel|shipment|waybill|colis|paket|sendung\w*|fedex|ups|usps|dhl|package)\b"
+    r"\W{0,3}(?:(?:it|id|is|ist|no|nr|number|nummer)\b\W{0,3}){0,2}$", re.IGNORECASE
+)  # fmt: skip
+_GROUPS = frozenset({(4, 4, 4, 4), (4, 6, 5), (4, 6, 4), (6, 13), (4, 4, 5)})
 
 # Networks by the first digits (ISO/IEC 7812): lowest and highest prefix, lengths.
 _NETWORKS: tuple[tuple[int, int, tuple[int, ...]], ...] = (
@@ -34,7 +40,8 @@ _NETWORKS: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (644, 649, (16, 19)),
     (65, 65, (16, 19)),
     (62, 62, (16, 17, 18, 19)),  # UnionPay
-    (81, 82, (16,)),  # RuPay, UnionPay
+    (81, 81, (16, 17, 18, 19)),
+    (82, 82, (16,)),  # RuPay
     (60, 60, (16,)),  # RuPay, Hipercard
     (508, 508, (16,)),
     (2200, 2204, (16,)),  # Mir
@@ -49,7 +56,7 @@ _NETWORKS: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (63, 63, (12, 13, 14, 15, 16, 18, 19)),
     (67, 68, (12, 13, 14, 15, 16, 18, 19)),
 )
-_USUAL_LENGTHS = frozenset({15, 16})
+_USUAL = re.compile(r"\d{15,16}|62\d{17}")
 
 # Length of an account number in the SWIFT registry, by its country.
 _IBAN_LENGTHS = {
@@ -82,9 +89,11 @@ def find_cards(text: Text) -> Iterator[Match]:
         if not _is_of_network(digits) or not has_luhn_digit(digits):
             continue
         groups = tuple(map(len, re.findall(r"\d+", found.group())))
-        printed = groups in _GROUPS and len(set(re.sub(r"\d", "", found.group()))) == 1
-        usual = len(groups) == 1 and len(digits) in _USUAL_LENGTHS
-        if printed or usual or text.is_near(_CARD_WORDS, *found.span()):
+        is_grouped = groups in _GROUPS or (len(groups) == 5 and set(groups[:4]) == {4})
+        printed = is_grouped and len(set(re.sub(r"\d", "", found.group()))) == 1
+        named = any(text.is_near(w, *found.span()) for w in (_CARD_WORDS, _CHINESE_WORDS))
+        of_parcel = _PARCEL.search(text.folded[max(0, found.start() - 40) : found.start()])
+        if named or ((printed or _USUAL.fullmatch(found.group())) and not of_parcel):
             yield Match("Card", *found.span(), digits)
 
 

@@ -9,7 +9,8 @@ from functools import lru_cache
 from finetune_trainer.prepare.privacy.matches import CONTEXT_BEFORE, Match, Text, words
 
 _CANDIDATE = re.compile(
-    r"(?<![\w.+\-])(?<!\d[,:])(?:\(?\+|\()?\d(?:[ .\-/()]{0,2}\d){6,16}(?![\w@])"
+    r"(?:(?<![\w.+\-])(?<!\d[,:])(?:\(?\+|\()?|(?<=[A-Za-z]\.)\+|(?<=\d,)\+)"
+    r"\d(?:[ .\-/()]{0,2}\d){6,16}(?:(?![\w@])|(?=x\d))"
 )
 _DATE = re.compile(
     r"\d\d?/\d\d?/\d\d(?![\d/])"
@@ -35,7 +36,8 @@ _WORDS = words(
     "telefoon(?:nummer)?", "mobiel", "bel(?:len)?", "telefonu", "kom[óo]rk[ai]", "zadzwo[ńn]",
     "dzwoni[ćc]", "telem[óo]vel", "telefone", "ligu?e", "ligar", "telefonnummer", "ring mig",
     "puhelin", "puhelinnumero", "tlf", "電話", "电话", "手机", "携帯", "전화", "telefonum",
-    "फ़ोन", "फोन", "मोबाइल", "नंबर",
+    "फ़ोन", "फोन", "मोबाइल", "नंबर", "msisdn", r"wa\.me", "fone", "contato", "zap", "joignable",
+    "(?:mon|son|votre|le) num(?:[ée]ro)?",
 )  # fmt: skip
 _OTHER_NUMBER = words(
     "orders?", "tickets?", "case", "claim", "policy", "file", "ref(?:erence)?", "invoices?",
@@ -81,6 +83,8 @@ _UNIT = re.compile(
 )
 _TRACKING = re.compile(r"\d{4}([ .\-])\d{4}\1\d{4}")
 _RANGE = re.compile(r"(\d{3})-(\d{3})-(1\d{3})")
+_COUNTED = re.compile(r"[1-9]\d*(?: ?- ?[1-9]\d*)+(?: [1-9]\d*-[1-9]\d*)*")
+_BRAZILIAN = re.compile(r"\(\d\d\) ?9?\d{4}-\d{4}")
 _COORDINATES = re.compile(r"\+\d{1,3}\.\d+[+\-]\d{1,3}\.\d")  # ISO 6709
 _NUM_TRIMS = 3
 _CODE = re.compile(r"\(?0[1-9]\d{0,4}(?!\d)")
@@ -139,7 +143,7 @@ def _read(
         if _COORDINATES.match(written):
             return None
         return _parse(written, None)
-    if written.startswith("00") and grouped:
+    if written.startswith("00") and grouped and not _TRACKING.fullmatch(written):
         value = _parse(f"+{written[2:]}", None)
         if value:
             return value
@@ -151,7 +155,7 @@ def _read(
     if not named and (_TRACKING.fullmatch(written) or _is_range(written)):
         return None
     american = _NORTH_AMERICAN.fullmatch(written) is not None
-    if not named and not american:
+    if not named and not american and not _BRAZILIAN.fullmatch(written):
         blanks = len(re.findall(r"[^\d]+", written))
         if not written.startswith(("0", "(0")) or (blanks < 2 and "-" in written):
             return None
@@ -159,9 +163,9 @@ def _read(
             return None
     if named and _DATE.fullmatch(written):
         return None
-    if _UNIT.match(text.folded, end) or _is_other_number(
-        text, start, num_digits=len(digits), grouped=grouped
-    ):
+    sure = grouped or len(digits) > _SHORT_DIGITS or text.folded[start] in "(0"
+    sure = sure and (american or not _counts_up(written))  # 1990-2000 beside the word "phone"
+    if _UNIT.match(text.folded, end) or _is_other_number(text, start, sure=sure):
         return None
     for country in countries:
         if named or (country in ("US", "CA")) == american:
@@ -177,8 +181,17 @@ def _is_range(written: str) -> bool:
     return found is not None and found.group(1) < found.group(2)
 
 
-def _is_other_number(text: Text, start: int, *, num_digits: int, grouped: bool) -> bool:
-    """Whether a nearer word than one for telephones names the number."""
+def _counts_up(written: str) -> bool:
+    """Whether it is ascending numbers with dashes, such as 10-20 30-40."""
+    numbers = list(map(int, re.findall(r"\d+", written)))
+    return _COUNTED.fullmatch(written) is not None and numbers == sorted(set(numbers))
+
+
+def _is_other_number(text: Text, start: int, *, sure: bool) -> bool:
+    """Whether a nearer word than one for telephones names the number.
+
+    A number that is not ``sure`` to be one for its form needs the word right before it.
+    """
     before = text.folded[max(0, start - CONTEXT_BEFORE) : start]
     spoken = [found.end() for found in _WORDS.finditer(before)]
     place = spoken[-1] if spoken else 0
@@ -186,7 +199,7 @@ def _is_other_number(text: Text, start: int, *, num_digits: int, grouped: bool) 
         return True
     if _AFTER_NUMBER.search(before) and not _DATE_BEFORE.search(before):
         return True
-    if grouped or num_digits > _SHORT_DIGITS or text.folded[start] in "(0":
+    if sure:
         return False
     is_named = _NAMING.fullmatch(before, place) if spoken else text.was_said_before(_WORDS)
     is_thing = _DEVICE.search(before[:place]) and not re.search(r"[:=#]", before[place:])

@@ -15,9 +15,7 @@ MIN_KEY_CHARACTERS = 15
 
 # Prefix that is sought first, then the whole key.
 _KEYS: tuple[tuple[str, str], ...] = (
-    ("AKIA", r"AKIA[A-Z2-7]{16}"),  # Amazon Web Services
-    ("ASIA", r"ASIA[A-Z2-7]{16}"),
-    ("AKIA", r"AKIA[A-Z0-9]{16}"),
+    ("AKIA", r"AKIA[A-Z0-9]{16}"),  # Amazon Web Services
     ("ASIA", r"ASIA[A-Z0-9]{16}"),
     ("gh", r"gh[pousr]_[A-Za-z0-9]{36,255}"),  # GitHub
     ("github_pat_", r"github_pat_[A-Za-z0-9]{22}_[A-Za-z0-9]{59}"),
@@ -35,7 +33,6 @@ _KEYS: tuple[tuple[str, str], ...] = (
     ("ya29.", r"ya29\.[\w\-]{20,500}"),
     ("sk-ant-", r"sk-ant-[a-z]{2,10}\d\d-[\w\-]{24,200}"),  # Anthropic
     ("sk-", r"sk-(?:proj|svcacct|admin|None)-[\w\-]{20,250}"),  # OpenAI
-    ("sk-", r"sk-[A-Za-z0-9]{20}T3BlbkFJ[A-Za-z0-9]{20}"),
     ("sk-", r"sk-(?=[A-Za-z]{0,40}\d)[A-Za-z0-9]{32,64}"),  # OpenAI, DeepSeek and others
     ("sk-or-", r"sk-or-v1-[a-f0-9]{64}"),  # OpenRouter
     ("hf_", r"hf_[A-Za-z0-9]{34,40}"),  # Hugging Face

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from itertools import chain
+from typing import Any
 
-from finetune_api.v1alpha1.spec.dataset import Source
+from finetune_api.v1alpha1.spec.dataset import Columns, Source
 from finetune_trainer.data.rows import (
     ORIGIN,
     BadRow,
@@ -30,7 +32,11 @@ from finetune_trainer.prepare.reading.formats.formats import (
     read_group,
     read_slices,
 )
-from finetune_trainer.prepare.reading.formats.recognition import Recognised, recognise_format
+from finetune_trainer.prepare.reading.formats.recognition import (
+    Recognised,
+    format_of_row,
+    recognise_format,
+)
 from finetune_trainer.prepare.reading.formats.verdicts import explain_unwanted, is_unwanted
 from finetune_trainer.prepare.reading.sources import SourceFile
 from finetune_trainer.prepare.reading.times import read_time
@@ -56,6 +62,8 @@ class Conversion:
     Attributes:
         source_json: The source as the user wrote it.
         format: The recognised format.
+        by_fields: Single rows may have another format.
+        about: The columns of the group, the time and the slices.
         where: Path of the source in the job, for messages.
         conversational: The model's tokenizer has a chat template.
         control_tokens: Texts that the tokenizer reads as control tokens.
@@ -64,6 +72,8 @@ class Conversion:
 
     source_json: str
     format: str
+    by_fields: bool
+    about: tuple[str, ...]
     where: str
     conversational: bool
     control_tokens: tuple[str, ...]
@@ -76,21 +86,33 @@ class Conversion:
             UserError: The source's settings do not fit its format or the model.
         """
         source = Source.model_validate_json(self.source_json)
-        convert = refuse_control_tokens(
-            build_convert(
+
+        @cache
+        def convert_as(format_name: str) -> Convert:
+            convert = build_convert(
                 source,
-                self.format,
+                format_name,
                 conversational=self.conversational,
                 where=self.where,
                 takes_empty_lists=self.takes_empty_lists,
-            ),
-            self.control_tokens,
-        )
+            )
+            return refuse_control_tokens(convert, self.control_tokens)
+
+        def convert(fields: Mapping[str, Any]) -> dict[str, Any]:
+            return convert_as(self.format_of(fields))(fields)
+
+        convert_as(self.format)
         return lambda file, row: _convert(source, convert, file, row)
 
-    def find_unread(self) -> Unread:
-        """Return a finder of unread fields."""
-        return Unread(Source.model_validate_json(self.source_json), self.format)
+    def format_of(self, fields: Mapping[str, Any]) -> str:
+        """Return the format of a row."""
+        return format_of_row(fields, self.format, self.about) if self.by_fields else self.format
+
+    def find_unread(self) -> Callable[[Mapping[str, Any]], list[str]]:
+        """Return a finder of a row's unread fields."""
+        source = Source.model_validate_json(self.source_json)
+        finder = cache(partial(Unread, source))
+        return lambda fields: finder(self.format_of(fields)).find(fields)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -167,16 +189,17 @@ def open_source(
     if not raw_rows:
         return OpenSource(rows=rows, recognised=None, conversion=None)
     fields = [row.fields for row in raw_rows]
+    columns = source.columns or Columns()
     recognised = recognise_format(source, fields, where=where, objective=objective)
     conversion = Conversion(
         source_json=recognised.settle(source).model_dump_json(by_alias=True, exclude_none=True),
         format=recognised.format,
+        by_fields=recognised.by_fields,
+        about=tuple(filter(None, (columns.group, columns.time, *(columns.slices or ())))),
         where=where,
         conversational=conversational,
         control_tokens=tuple(sorted(control_tokens)),
-        takes_empty_lists=are_lists_answers(
-            source, recognised.format, [row.fields for row in raw_rows]
-        ),
+        takes_empty_lists=are_lists_answers(source, recognised.format, fields),
     )
     return OpenSource(
         rows=rows,
@@ -262,7 +285,7 @@ def _convert(source: Source, convert: Convert, file: str, row: RawRow) -> Exampl
             slices=read_slices(row.fields, slice_columns),
             origin={name: row.fields[name] for name in ORIGIN} if source.is_traffic else None,
         )
-    except BadRow as error:
+    except (BadRow, UserError) as error:  # settings may not fit a format that few rows have
         return RowError(
             file=file,
             line=row.line,

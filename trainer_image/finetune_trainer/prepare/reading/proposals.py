@@ -22,6 +22,7 @@ from finetune_trainer.prepare.checks.labels import count_labels
 from finetune_trainer.prepare.reading.columns.columns import (
     find_giveaways,
     find_group,
+    is_date,
     is_identifier,
     write_text,
 )
@@ -36,7 +37,7 @@ from finetune_trainer.prepare.reading.files.header import MAX_NAME_CHARACTERS
 from finetune_trainer.prepare.reading.formats.formats import CHAT_FORMATS, build_convert
 from finetune_trainer.prepare.reading.formats.paired import find_pair, is_worse, is_worse_answer
 from finetune_trainer.prepare.reading.formats.preferences import has_prompt
-from finetune_trainer.prepare.reading.formats.recognition import recognise_format
+from finetune_trainer.prepare.reading.formats.recognition import format_of_row, recognise_format
 from finetune_trainer.prepare.reading.formats.turns import open_request
 from finetune_trainer.prepare.reading.formats.verdicts import are_verdicts
 
@@ -134,11 +135,11 @@ def propose_reading(rows: Rows, *, where: str) -> Proposal:
         return proposal
     objective = "KTO" if are_verdicts(rows) else "SFT"
     try:
-        recognised = recognise_format(
-            Source(uri="file:///data"), rows, where=where, objective=objective
-        ).format
+        found = recognise_format(Source(uri="file:///data"), rows, where=where, objective=objective)
     except DataError as error:
         return _propose_table(rows, fields, group, error)
+    recognised = found.format
+    is_mixed = found.by_fields and any(format_of_row(row, recognised) != recognised for row in rows)
     answer = _ANSWER_OF_FORMAT.get(recognised)
     if recognised == "Text" and any(_is_text(name, rows) for name in fields if name != "text"):
         # More likely a table that has a column `text` among others.
@@ -146,10 +147,13 @@ def propose_reading(rows: Rows, *, where: str) -> Proposal:
     has_labels = answer is not None and _are_labels(rows, answer)
     if recognised in CHAT_FORMATS:
         chats = _read_chats(rows, recognised)
+        said = [chat for chat in chats if answer_of(chat) is not None]
+        if 5 * len(said) >= 4 * len(chats):  # a few calls of tools are no other task
+            chats = said
         answer, rows = "answer", [{"answer": answer_of(chat)} for chat in chats]
         has_labels = bool(count_labels({Side.TRAIN: chats}).counts)
     return Proposal(
-        format=recognised,
+        format="Auto" if is_mixed else recognised,
         objective=objective,
         fields=fields,
         group=group,
@@ -249,12 +253,18 @@ def _choose_answer(names: tuple[str, ...], group: str | None, rows: Rows) -> str
 def _find_left_out(
     others: tuple[str, ...], inputs: tuple[str, ...], completion: str, rows: Rows
 ) -> dict[str, str]:
-    """Return the identifiers of a table and the inputs that give the answer away, with why."""
+    """Return the identifiers of a table and what gives the answer away, with why.
+
+    Dates are among them where answers are labels; another answer may need them.
+    """
     found = {
         name: "has another value in every row, so no prompt would have a duplicate"
         for name in others
         if is_identifier(name, rows)
     }
+    if _are_labels(rows, completion):
+        why = "holds dates, so equal texts of two days would not be duplicates"
+        found |= {name: why for name in inputs if name not in found and is_date(name, rows)}
     for name, share in find_giveaways(inputs, completion, rows).items():
         found[name] = f"predicts the answer in {_percent(share)} % of rows"
     return found

@@ -52,7 +52,7 @@ _LOCAL_CACHES = frozenset({"cache", "caches"})
 
 _CAPTURED = re.compile(
     r"/traffic/+[^/]+/+[^/]+/+"
-    r"(segments/+\d{4}-\d\d-\d\d/|feedback/+\d{14}-|monitor/+(evidence|report)\.)"
+    r"(segments/+\d{4}-\d\d-\d\d/|(feedback|people)/+\d{14}-|monitor/+(evidence|report)\.)"
 )
 """What a recorder and a monitor write, below any folder."""
 

@@ -136,7 +136,9 @@ def make_rows(judged: Judged, objective: str, kinds: Collection[str]) -> Iterato
     row, text = judged.row, judged.correction
     given = _answer_of(row)
     if text is not None and CORRECTION in kinds:
-        differs = given is not None and given != text
+        text = text.rstrip()  # a line break at the end of a file is no part of the answer
+        said = given.rstrip() if isinstance(given, str) else given
+        differs = said is not None and said != text
         if objective in _OF_PAIRS:
             if differs:
                 yield _row(row, CORRECTION, chosen=text, rejected=given)

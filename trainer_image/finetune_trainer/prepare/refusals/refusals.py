@@ -93,7 +93,7 @@ def require_validation(spec: FineTuneJobSpec, folder: Path) -> None:
         DataError: Early stopping or a score needs validation rows, and there are none.
     """
     asked = []
-    if spec.checkpoint.early_stopping is not None and not spec.trains_nothing:
+    if spec.checkpoint.early_stopping is not None:
         asked.append("checkpoint.earlyStopping")
     if spec.evaluation.validation is not None:
         asked.append("evaluation.validation")

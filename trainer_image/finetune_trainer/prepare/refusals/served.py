@@ -11,7 +11,7 @@ from typing import Any
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.data.asking import draw_questions
 from finetune_trainer.data.held_out import digest_of, read_rows
-from finetune_trainer.data.rows import other_answer, prompt_of
+from finetune_trainer.data.rows import group_of, other_answer, prompt_of
 from finetune_trainer.errors import DataError, UserError
 from finetune_trainer.model.adapters import check_target_names
 from finetune_trainer.model.chat_format import read_format
@@ -38,8 +38,7 @@ def require_adapter(job: ResolvedJob, folder: Path) -> None:
     if not (adapter.target_modules or asks_server):
         return
     model = read_model_architecture(folder)
-    if not job.spec.trains_nothing:
-        check_target_names(adapter, model.model_type)
+    check_target_names(adapter, model.model_type)
     targets = choose_targets(adapter.target_modules, model)
     if asks_server and reaches_experts(model.model_type, targets):
         raise UserError(
@@ -136,11 +135,13 @@ def _measure(encoder: ChatTokenizer, rows: Iterator[dict[str, Any]]) -> _Lengths
 
 
 def _asked(folder: Path, *, most: int, seed: int) -> Iterator[dict[str, Any]]:
-    numbers: dict[bytes, int] = {}
+    groups: dict[bytes, str] = {}
     for row in read_rows(folder):
         if row.get("label") is not False:
-            numbers.setdefault(digest_of(row), len(numbers))
-    drawn = set(draw_questions(len(numbers), most=most, seed=seed))
+            groups.setdefault(digest_of(row), group_of(row))
+    digests = list(groups)
+    places = draw_questions(list(groups.values()), most=most, seed=seed)
+    drawn = {digests[place] for place in places}
     for row in read_rows(folder):
-        if row.get("label") is not False and numbers[digest_of(row)] in drawn:
+        if row.get("label") is not False and digest_of(row) in drawn:
             yield row

@@ -198,13 +198,7 @@ def describe_labels(labels: Sequence[LabelReport]) -> str:
 def _label_rows(labels: Sequence[LabelReport]) -> list[tuple[str | int, ...]]:
     total = sum(each.total for each in labels) or 1
     return [
-        (
-            each.label,
-            each.train,
-            each.validation,
-            each.test,
-            f"{100 * each.total / total:.1f} %",
-        )
+        (each.label, each.train, each.validation, each.test, f"{100 * each.total / total:.1f} %")
         for each in labels
     ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from finetune_trainer.data.rows import Example, RowFile, Side, replace_group
 from finetune_trainer.prepare.rows.normal import DIGEST_BYTES as NORMAL_BYTES
-from finetune_trainer.prepare.rows.normal import normalise_row
+from finetune_trainer.prepare.rows.normal import earlier_learned, normalise_row, silence
 from finetune_trainer.prepare.rows.prompt_file import PromptFile
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ class PackedRows:
         places: Their lines, as ``array("I")``.
         times: Their times, as ``array("q")``.
         personal: Kinds of personal data in them, as ``array("H")``.
+        turns: Digests before their earlier learned answers, joined.
+        num_turns: How many of these each has, as ``array("I")``.
     """
 
     lines: bytes
@@ -124,6 +126,8 @@ class PackedRows:
     places: bytes
     times: bytes
     personal: bytes
+    turns: bytes
+    num_turns: bytes
 
     def __len__(self) -> int:
         return len(self.sides)
@@ -152,6 +156,8 @@ def pack_rows(examples: Sequence[Example], *, is_benchmark: bool = False) -> Pac
         places=array("I", (row.line for row in examples)).tobytes(),
         times=array("q", (row.time or 0 for row in examples)).tobytes(),
         personal=array("H", (row.personal for row in examples)).tobytes(),
+        turns=b"".join(turn for row in normal for turn in row.turns),
+        num_turns=array("I", (len(row.turns) for row in normal)).tobytes(),
     )
 
 
@@ -177,6 +183,8 @@ class Spool:
         self._places = array("I")
         self._times = array("q")
         self._personal = array("H")
+        self._turns = bytearray()
+        self._num_turns = array("I")
 
     def __enter__(self) -> Spool:
         return self
@@ -211,6 +219,8 @@ class Spool:
         self._places.frombytes(rows.places)
         self._times.frombytes(rows.times)
         self._personal.frombytes(rows.personal)
+        self._turns += rows.turns
+        self._num_turns.frombytes(rows.num_turns)
 
     def prompt_file(self, positions: NDArray[np.int64], folder: Path) -> PromptFile:
         """Write the normalised prompts of some rows, numbered in this order.
@@ -274,6 +284,17 @@ class Spool:
             sides=np.frombuffer(self._sides, dtype=np.uint8),
         )
 
+    def turns(self) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
+        """Return the row and the digest of what stands before each earlier learned answer.
+
+        The digests are those of :attr:`RowMarks.prompts`. No row may be added afterwards.
+        """
+        import numpy as np
+
+        numbers = np.frombuffer(self._num_turns, dtype=np.uint32)
+        owners = np.repeat(np.arange(len(self), dtype=np.int64), numbers)
+        return owners, np.frombuffer(self._turns, dtype=f"S{NORMAL_BYTES}")
+
     def write_sides(
         self,
         folder: Path,
@@ -281,6 +302,7 @@ class Spool:
         sides: NDArray[np.uint8],
         repeats: NDArray[np.uint8],
         groups: NDArray[np.bytes_] | None = None,
+        silenced: Mapping[int, frozenset[int]] | None = None,
     ) -> Mapping[Side, RowFile]:
         """Write one file of JSON lines per side, its rows in the order of reading.
 
@@ -290,6 +312,8 @@ class Spool:
             sides: Code of each one's side.
             repeats: Number of copies of each one.
             groups: Group digest of each one, written to its metadata; None keeps the rows' own.
+            silenced: Answers that get weight 0, by position of the row, counted from
+                its first :func:`earlier_learned` one.
         """
         import numpy as np
 
@@ -305,9 +329,11 @@ class Spool:
             codes, times = code_of.tobytes(), repeats_of.tobytes()
             raw = b"" if groups is None else groups.tobytes()
             starts = iter(range(0, len(raw), DIGEST_BYTES))
-            for code, number, line in zip(codes, times, lines, strict=True):
+            for position, (code, number, line) in enumerate(zip(codes, times, lines, strict=True)):
                 if code == LOOSE:
                     continue
+                if silenced and position in silenced:
+                    line = _silence_line(line, silenced[position])
                 if groups is not None:
                     start = next(starts)
                     group = raw[start : start + DIGEST_BYTES].hex()
@@ -319,3 +345,10 @@ class Spool:
             side: RowFile(path=path, num_rows=number)
             for side, path, number in zip(SIDES, paths, counts, strict=True)
         }
+
+
+def _silence_line(line: bytes, answers: Collection[int]) -> bytes:
+    row = json.loads(line)
+    places = earlier_learned(row)
+    row = silence(row, [places[answer] for answer in answers])
+    return f"{json.dumps(row, ensure_ascii=False)}\n".encode()

@@ -10,10 +10,21 @@ from typing import Any
 from finetune_trainer.serve.agent.bounds import Refusal
 from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused
 from finetune_trainer.serve.agent.fetching import Fetched
-from finetune_trainer.serve.verification import Verdict, judge
+from finetune_trainer.serve.verification import (
+    TIE,
+    Answer,
+    Stored,
+    Verdict,
+    judge,
+    read_answer,
+)
 
 TOLD_EVERY = 10
 """Answers between two messages of progress."""
+NUM_REPEATED = 3
+"""Questions that others are asked again after an adapter was loaded."""
+NUM_CHANGED = 2
+"""Answers of others that have changed without a tie, and so show that the load damaged them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -80,7 +91,9 @@ async def verify(
     about: AboutEngine,
     name: str,
     fetched: Fetched,
+    known: dict[int, Answer],
     *,
+    number: int,
     limit: asyncio.Semaphore,
     tell: Callable[[str], None],
 ) -> Verdict:
@@ -91,6 +104,8 @@ async def verify(
         about: What is known of it.
         name: Name that the version is loaded under.
         fetched: The version.
+        known: Answers that it has given since the engine started, by question; others are added.
+        number: Questions to ask at most, the first ones.
         limit: Bounds the questions that are asked at once.
         tell: Is called with messages of progress.
 
@@ -98,20 +113,18 @@ async def verify(
         Refusal: The engine refuses a question.
         EngineAway: The engine does not answer, or has lost the version.
     """
-    questions, answered = fetched.questions, 0
+    questions = fetched.questions[:number]
 
-    async def answer(number: int) -> str:
-        nonlocal answered
+    async def answer(number: int) -> None:
         async with limit:
-            text = await engine.ask(name, questions[number], answer_tokens=fetched.answer_tokens)
-        answered += 1
-        if answered % TOLD_EVERY == 0:
-            tell(f"{answered} of {len(questions)} questions are answered")
-        return fetched.cut_to_answer(text)
+            known[number] = await ask(engine, name, fetched, questions[number])
+        if len(known) % TOLD_EVERY == 0:
+            tell(f"{len(known)} of {len(questions)} questions are answered")
 
-    tasks = [asyncio.create_task(answer(number)) for number in range(len(questions))]
+    missing = [number for number in range(len(questions)) if number not in known]
+    tasks = [asyncio.create_task(answer(number)) for number in missing]
     try:
-        answers = await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)
     except EngineRefused as error:
         if name not in await engine.list_models():
             raise EngineAway("it has lost the adapter") from error
@@ -120,10 +133,46 @@ async def verify(
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     return await asyncio.to_thread(
         judge,
         questions,
-        answers,
+        [known[number] for number in range(len(questions))],
         is_same_engine=about.evaluated(fetched),
         metrics=fetched.metrics,
     )
+
+
+async def ask(engine: Engine, name: str, fetched: Fetched, question: Stored) -> Answer:
+    """Return the answer to a held-out question; raises as :meth:`Engine.ask`."""
+    reply = await engine.ask(name, question, answer_tokens=fetched.answer_tokens)
+    return read_answer(
+        question, fetched.cut_to_answer(reply.text), reply.tokens, has_ended=reply.has_ended
+    )
+
+
+async def repeat(
+    engine: Engine, name: str, fetched: Fetched, before: Mapping[int, Answer]
+) -> dict[int, Answer]:
+    """Ask a few questions, and compare with the answers to them before, where there are any.
+
+    Raises:
+        Refusal: ``OthersDamaged``: answers of a model have changed.
+        EngineAway: The engine does not answer.
+    """
+    now: dict[int, Answer] = {}
+    num_changed = 0
+    for number in sorted(before)[:NUM_REPEATED] or range(min(NUM_REPEATED, len(fetched.questions))):
+        question, earlier = fetched.questions[number], before.get(number)
+        if earlier is not None:
+            question = replace(question, tuned=earlier.text, is_cut=False)
+        now[number] = found = await ask(engine, name, fetched, question)
+        num_changed += earlier is not None and found.gap is not None and found.gap > TIE
+    if num_changed >= NUM_CHANGED:
+        raise Refusal(
+            "OthersDamaged",
+            f"since this version was loaded, {name} answers {num_changed} of {len(now)} questions "
+            "in another way, so the engine mixes the two up. Serve the version with "
+            "serve.dedicated, or with another release of the engine",
+        )
+    return now

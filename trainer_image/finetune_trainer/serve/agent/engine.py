@@ -5,19 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 
-from finetune_trainer.serve.verification import Stored
+from finetune_trainer.serve.verification import Stored, Token
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 LOAD_SECONDS = 600.0
 ANSWER_SECONDS = 600.0
 LOOK_SECONDS = 5.0
+TOKEN_SECONDS = 90.0
+"""An engine that gives no token in this time hangs. On a busy CPU a long prompt takes a minute."""
 NUM_TRIES = 3
 TRY_PAUSE_SECONDS = 1.0
 FALLBACK_TOKENS = 1024
@@ -26,6 +30,8 @@ FALLBACK_TOKENS = 1024
 
 MAX_WORDS = 300
 _WORD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}")
+NUM_LOGPROBS = 5
+"""Likeliest tokens that are asked for at each place of an answer."""
 NO_SLOT = "no_free_slot"
 """Code of an engine that has no room for another adapter now."""
 
@@ -44,6 +50,21 @@ class EngineSlow(EngineAway):
 
 class EngineRefused(Exception):  # noqa: N818 - its answer
     """The engine refuses a call that would fail again."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """An answer of the engine.
+
+    Attributes:
+        text: Its text.
+        tokens: Its tokens; empty if the engine does not tell log-probabilities.
+        has_ended: The model ended it, no limit.
+    """
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+    has_ended: bool = False
 
 
 class Engine:
@@ -113,7 +134,7 @@ class Engine:
             if name in await self.list_models():
                 raise EngineAway(f"{name} cannot be unloaded") from None
 
-    async def ask(self, name: str, question: Stored, *, answer_tokens: int | None) -> str:
+    async def ask(self, name: str, question: Stored, *, answer_tokens: int | None) -> Reply:
         """Return the greedy answer to a held-out question, asked as users ask.
 
         Raises:
@@ -126,29 +147,46 @@ class Engine:
             "max_tokens": answer_tokens or FALLBACK_TOKENS,
         }
         if isinstance(question.prompt, str):
-            reply = await self._post(COMPLETIONS, {**body, "prompt": question.prompt})
+            body |= {"prompt": question.prompt, "logprobs": NUM_LOGPROBS}
+            reply = await self._post(COMPLETIONS, body)
         else:
+            body |= {"messages": question.prompt, "logprobs": True, "top_logprobs": NUM_LOGPROBS}
             tools = {"tools": question.tools} if question.tools else {}
-            reply = await self._post(CHAT, {**body, "messages": question.prompt, **tools})
+            reply = await self._post(CHAT, {**body, **tools})
         try:
             choice = reply["choices"][0]
             text = choice["text"] if "text" in choice else choice["message"]["content"]
-        except (LookupError, TypeError) as error:
+            tokens = _read_tokens(choice.get("logprobs") or {})
+        except (LookupError, TypeError, AttributeError, ValueError) as error:
             raise EngineRefused(f"the answer has no text: {error!r}") from error
-        return str(text or "")
+        has_ended = choice.get("finish_reason") == "stop"
+        return Reply(text=str(text or ""), tokens=tokens, has_ended=has_ended)
+
+    async def ask_one_token(self, name: str) -> None:
+        """Have a model compute one token. Whatever the engine answers, it does not hang.
+
+        A server lists its models while the process that computes hangs.
+
+        Raises:
+            EngineSlow: It did not answer in time.
+            EngineAway: It cannot be reached.
+        """
+        body = {"model": name, "prompt": "1", "max_tokens": 1, "temperature": 0.0}
+        timeout = aiohttp.ClientTimeout(total=TOKEN_SECONDS)
+        with _named_failures(TOKEN_SECONDS):
+            async with self._session.post(
+                self.url + COMPLETIONS, json=body, timeout=timeout
+            ) as response:
+                await response.read()
 
     async def _get(self, path: str) -> Mapping[str, Any]:
-        try:
+        with _named_failures(LOOK_SECONDS):
             async with self._session.get(
                 self.url + path, timeout=aiohttp.ClientTimeout(total=LOOK_SECONDS)
             ) as response:
                 response.raise_for_status()
                 body: dict[str, Any] = await response.json(content_type=None)
                 return body
-        except TimeoutError as error:
-            raise EngineSlow(f"no answer in {LOOK_SECONDS:g} s") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise EngineAway(type(error).__name__) from error
 
     async def _post(
         self,
@@ -163,12 +201,13 @@ class Engine:
         ``quotes`` puts the engine's words into the message of a refusal.
 
         Raises:
+            EngineSlow: It did not answer in time.
             EngineAway: The engine does not answer.
             EngineRefused: It refuses the call, or fails at it each time.
         """
         timeout = aiohttp.ClientTimeout(total=seconds)
         for left in reversed(range(NUM_TRIES)):
-            try:
+            with _named_failures(seconds):
                 async with self._session.post(
                     self.url + path, json=body, timeout=timeout
                 ) as response:
@@ -177,13 +216,40 @@ class Engine:
                         is_json = "json" in response.headers.get("Content-Type", "")
                         return await response.json(content_type=None) if is_json else text
                     status = response.status
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                raise EngineAway(type(error).__name__) from error
             if status not in (408, 429) and (status < 500 or not left):
                 words = text[:MAX_WORDS] if quotes else _describe(text)
                 raise EngineRefused(f"status {status}: {words}" if words else f"status {status}")
             await asyncio.sleep(TRY_PAUSE_SECONDS)
         raise EngineAway(f"it is busy: status {status}")
+
+
+@contextmanager
+def _named_failures(seconds: float) -> Iterator[None]:
+    """Translate failures of a call that may take so long: ``EngineSlow``, or ``EngineAway``."""
+    try:
+        yield
+    except TimeoutError as error:
+        raise EngineSlow(f"no answer in {seconds:g} s") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise EngineAway(type(error).__name__) from error
+
+
+def _read_tokens(wire: Mapping[str, Any]) -> tuple[Token, ...]:
+    """Read the tokens of an answer in OpenAI's shape for chats, or in that for texts."""
+    if (content := wire.get("content")) is not None:
+        rows = [
+            (each, [(other["token"], other["logprob"]) for other in each["top_logprobs"]])
+            for each in content
+        ]
+        return tuple(
+            Token(text=each["token"], logprob=each["logprob"], likeliest=likeliest)
+            for each, likeliest in rows
+        )
+    columns = [wire.get(name) or () for name in ("tokens", "token_logprobs", "top_logprobs")]
+    return tuple(
+        Token(text=text, logprob=logprob, likeliest=list((likeliest or {}).items()))
+        for text, logprob, likeliest in zip(*columns, strict=True)
+    )
 
 
 def _describe(text: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.errors import StorageError
@@ -33,6 +33,8 @@ from finetune_trainer.storage import (
     read_manifest,
 )
 from finetune_trainer.storage.manifest import parse_manifest
+
+T = TypeVar("T")
 
 CLAIMS_DIR = "/var/lib/finetune/claims"
 """Where the claims of ``pvc://`` URIs are mounted."""
@@ -78,8 +80,8 @@ class Fetched:
         return read_format(self.folder).cut_to_answer(text)
 
 
-async def run_to_its_end(call: Callable[[], Fetched]) -> Fetched:
-    """Run a call in a thread. A cancellation waits for the thread, which goes on writing files."""
+async def run_to_its_end(call: Callable[[], T]) -> T:
+    """Run a call in a thread. A cancellation waits for the thread, which goes on writing."""
     running = asyncio.ensure_future(asyncio.to_thread(call))
     try:
         return await asyncio.shield(running)
@@ -89,11 +91,7 @@ async def run_to_its_end(call: Callable[[], Fetched]) -> Fetched:
 
 
 def fetch_version(
-    wanted: Wanted,
-    folder: Path,
-    *,
-    credentials_dir: Path | None,
-    scratch_bytes: int | None = None,
+    wanted: Wanted, folder: Path, *, credentials_dir: Path | None, scratch_bytes: int | None = None
 ) -> Fetched:
     """Fetch a version to a folder, which has room for ``scratch_bytes``; None if nobody knows.
 
@@ -142,13 +140,20 @@ def _fetch(store: ObjectStore, wanted: Wanted, folder: Path, scratch_bytes: int 
             f"the manifest of {wanted.name} must be {expected}, and the status names "
             f"{wanted.manifest_uri}",
         )
-    manifest = read_manifest(store, prefix)
+    try:
+        manifest = read_manifest(store, prefix)
+    except NothingThere as error:
+        raise StorageError(
+            "VersionNotFound",
+            f"there is no version {wanted.version} of {wanted.job}: {expected} does not exist. Set "
+            "spec.version to a published version, or remove it to follow the newest",
+        ) from error
     data = store.read_bytes(f"{prefix}/{MANIFEST_NAME}")
     if parse_manifest(data, where=expected) != manifest:
         raise Refusal("FilesDamaged", f"{expected} changed while it was read")
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        run = _check_manifest(manifest, wanted, sha256)
+        run = _check_manifest(store, manifest, wanted, sha256)
     except Refusal as refusal:
         refusal.sha256 = sha256
         raise
@@ -170,7 +175,7 @@ def _fetch(store: ObjectStore, wanted: Wanted, folder: Path, scratch_bytes: int 
     return _read_evaluation(store, run, manifest, folder, record, sha256=sha256)
 
 
-def _check_manifest(manifest: Manifest, wanted: Wanted, sha256: str) -> str:
+def _check_manifest(store: ObjectStore, manifest: Manifest, wanted: Wanted, sha256: str) -> str:
     """Return the prefix of the run that published a version.
 
     Raises:
@@ -190,14 +195,18 @@ def _check_manifest(manifest: Manifest, wanted: Wanted, sha256: str) -> str:
             f"{wanted.weights_sha256}: it was replaced after it was published",
         )
     run, uid = manifest.inputs.get("run", ""), manifest.inputs.get("uid", "")
-    # A job of another name may publish under this one (`output.publishAs`), if its UID is pinned.
-    name = "[a-z0-9][-a-z0-9]*" if wanted.job_uid else re.escape(wanted.job)
-    own = rf"runs/{re.escape(wanted.namespace)}/{name}/{re.escape(uid)}"
-    is_own = re.fullmatch(own, run) is not None and re.fullmatch("[^/]+", uid) is not None
-    if not is_own or wanted.job_uid not in ("", uid):
+    own = rf"runs/{re.escape(wanted.namespace)}/([a-z0-9][-a-z0-9]*)/{re.escape(uid)}"
+    found = re.fullmatch(own, run) if re.fullmatch("[^/]+", uid) else None
+    if found is None or wanted.job_uid not in ("", uid):
+        is_own = False
+    else:
+        # A job of another name may publish under this one (`output.publishAs`), if it says so.
+        is_known = bool(wanted.job_uid) or found[1] == wanted.job
+        is_own = is_known or _names_version(store, run, found[1], uid, wanted)
+    if not is_own:
         raise Refusal(
             "FilesDamaged",
-            f"the manifest of {wanted.name} names the run {run!r}, which is none of job "
+            f"the manifest of {wanted.name} names the run {run!r}, which is none that publishes as "
             f"{wanted.namespace}/{wanted.job} with UID {wanted.job_uid or uid!r}",
         )
     strange = [f.object_key for f in manifest.files if not f.object_key.startswith(f"{run}/")]
@@ -207,6 +216,16 @@ def _check_manifest(manifest: Manifest, wanted: Wanted, sha256: str) -> str:
             f"the manifest of {wanted.name} names {strange[0]!r}, which is not below {run}",
         )
     return run
+
+
+def _names_version(store: ObjectStore, run: str, job: str, uid: str, wanted: Wanted) -> bool:
+    """Return whether the job that a run stored publishes under the name of a version."""
+    try:
+        body = read_json(store, f"{run}/job.json") or {}
+        told = body["namespace"], body["name"], body["uid"], body["spec"]["output"]["publishAs"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return bool(told == (wanted.namespace, job, uid, wanted.job))
 
 
 def _check_base(record: Mapping[str, Any], wanted: Wanted) -> None:
@@ -252,14 +271,16 @@ def _read_evaluation(
             metrics = tuple(score["name"] for score in report["result"]["scores"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise Refusal("FilesDamaged", f"{run}/evaluation cannot be read: {error}") from error
+    answer_tokens = report.get("answerTokens") or _tokens_of_job(store, run)
+    chosen = choose_questions(stored, seed=sha256, is_limit_known=answer_tokens is not None)
     return Fetched(
         sha256=sha256,
         folder=folder,
         record=record,
-        questions=tuple(choose_questions(stored, seed=sha256)),
+        questions=tuple(chosen),
         metrics=metrics,
         engine=str(report.get("engine") or ""),
-        answer_tokens=report.get("answerTokens") or _tokens_of_job(store, run),
+        answer_tokens=answer_tokens,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import aiohttp
 import orjson
@@ -14,6 +14,7 @@ from finetune_trainer.serve.agent.engine import CHAT, COMPLETIONS
 from finetune_trainer.serve.agent.keeper import Adapter, Keeper
 from finetune_trainer.serve.bodies import check_fields, parse_body
 from finetune_trainer.serve.errors import Refused, json_response
+from finetune_trainer.serve.listening import trust
 from finetune_trainer.serve.proxy import StreamCut, open_answer, pass_on, read_body
 
 MODELS = "/v1/models"
@@ -28,7 +29,7 @@ class Gate:
         session: Client for the engine.
         keeper: Knows which adapters are verified.
         engine_url: Base URL of the engine.
-        token: Returns the token that a request must bring; an empty one opens nothing.
+        tokens: Returns the tokens, one of which a request must bring.
         count: Is called with adapter name and status of each answer.
     """
 
@@ -38,13 +39,13 @@ class Gate:
         keeper: Keeper,
         *,
         engine_url: str,
-        token: Callable[[], str],
+        tokens: Callable[[], Sequence[str]],
         count: Callable[[str, int], None],
     ) -> None:
         self._session = session
         self._keeper = keeper
         self._engine_url = engine_url.rstrip("/")
-        self._token = token
+        self._tokens = tokens
         self._count = count
         self._look: asyncio.Task[None] | None = None
 
@@ -75,14 +76,12 @@ class Gate:
             await asyncio.gather(self._look, return_exceptions=True)
 
     def _check_token(self, request: web.BaseRequest) -> None:
-        token = self._token()
         given = request.headers.getall("Authorization", [])
-        expected = f"Bearer {token}".encode()
-        is_right = len(given) == 1 and hmac.compare_digest(
-            given[0].encode("utf-8", "surrogateescape"), expected
-        )
-        if not token or not is_right:
+        sent = given[0].encode("utf-8", "surrogateescape") if len(given) == 1 else b""
+        expected = [f"Bearer {token}".encode() for token in self._tokens()]
+        if not any(hmac.compare_digest(sent, each) for each in expected):
             raise Refused(401, "invalid_token", "Ask the front: this server has no users.")
+        trust(request)
 
     def _list_models(self) -> web.Response:
         names = sorted(
@@ -117,8 +116,9 @@ class Gate:
         self, request: web.BaseRequest, path: str, body: bytes, adapter: Adapter
     ) -> web.StreamResponse:
         headers = {"Content-Type": "application/json"}
-        if request_id := request.headers.get("x-request-id"):
-            headers["x-request-id"] = request_id
+        for name in ("x-request-id", "traceparent"):
+            if given := request.headers.get(name):
+                headers[name] = given
         try:
             opened = await open_answer(self._session, self._engine_url + path, body, headers)
         except (aiohttp.ClientError, TimeoutError, OSError):
@@ -131,10 +131,13 @@ class Gate:
             raise self._refuse(adapter, "model_not_ready", "The engine has started again.")
         self._count(adapter.wanted.name, opened.status)
         try:
-            return await pass_on(request, opened, {})
+            answer = await pass_on(request, opened, {})
         except StreamCut:
             self._look_again()
             raise ConnectionResetError("the engine broke off") from None
+        if opened.status == 200:  # an engine that hangs still refuses requests
+            self._keeper.note_answer()
+        return answer
 
     def _look_again(self) -> None:
         """Have the keeper look at the engine: it seems to be gone, or to have lost an adapter."""

@@ -6,33 +6,44 @@ import asyncio
 import logging
 import random
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 
-from finetune_api.protocol.serving import AdapterState
+from finetune_api.protocol.serving import OUTLIVES_SECONDS, AdapterState
 from finetune_trainer.errors import TrainerError
-from finetune_trainer.serve.agent.asking import AboutEngine, verify
-from finetune_trainer.serve.agent.base import Base
+from finetune_trainer.serve.agent.asking import AboutEngine, repeat, verify
+from finetune_trainer.serve.agent.base import BASE_NAME, Base
 from finetune_trainer.serve.agent.bounds import Refusal
 from finetune_trainer.serve.agent.engine import Engine, EngineAway, EngineRefused, EngineSlow
 from finetune_trainer.serve.agent.fetching import Fetched, run_to_its_end
 from finetune_trainer.serve.agent.wanted import Key, Wanted
 from finetune_trainer.serve.logs import log_defect
-from finetune_trainer.serve.verification import Verdict
+from finetune_trainer.serve.verification import NUM_QUESTIONS, Answer, Verdict
 
-GRACE_SECONDS = 30.0
-"""An adapter that nobody serves stays loaded for so long, so that streams end."""
 LOOK_SECONDS = 1.0
 """Time between two looks at the engine."""
 MAX_SLOW_LOOKS = 6
 """After so many looks in a row without an answer in time, the engine counts as away."""
+SILENT_SECONDS = 30.0
+"""After so long without an answer the engine is asked for one token."""
 FIRST_PAUSE_SECONDS = 0.5
 MAX_PAUSE_SECONDS = 30.0
+RETRY_SECONDS = 5.0
+"""Time before a version is asked again in which a fault was found; it doubles each time."""
+MAX_RETRY_SECONDS = 600.0
 NUM_FETCHED_TOGETHER = 2
 NUM_ASKED_TOGETHER = 8
+NUM_ASKED_BESIDE_TRAFFIC = 1
+NUM_ASKED_FIRST = 10
+"""Questions that a version is asked before it answers again, if this agent has verified it before.
+The others are asked beside traffic."""
+MAX_SLOW_TRIES = 5
+"""After so many tries in a row that brought no answer in time, a version is given up until the
+engine starts again."""
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +60,9 @@ class Adapter:
         sha256: Digest of its manifest, as it was read; empty until then.
         state: How far it is.
         reason: Why it failed, or what it waits for, as a CamelCase cause.
+        fetched: Its files and questions.
+        answers: Its answers to these since the engine started.
+        num_failures: How often a fault of the version was found.
         num_open: Requests that it answers now.
         is_leaving: It is being unloaded, and cannot be wanted back before that is done.
     """
@@ -60,15 +74,20 @@ class Adapter:
     reason: str = ""
     message: str = ""
     verdict: Verdict | None = None
+    fetched: Fetched | None = None
+    answers: dict[int, Answer] = field(default_factory=dict, repr=False)
+    num_failures: int = 0
     num_open: int = 0
     is_leaving: bool = False
     task: asyncio.Task[None] | None = field(default=None, repr=False)
     leaving: asyncio.Task[None] | None = field(default=None, repr=False)
 
     @property
-    def is_settled(self) -> bool:
-        """Whether it is verified or has failed."""
-        return self.state in ("Verified", "Failed")
+    def is_coming(self) -> bool:
+        """Whether its verification goes on, and waits for the engine alone."""
+        is_held = self.state == "Fetching" or self.reason == "NoFreeSlot"
+        is_held = bool(self.reason) and is_held
+        return self.state not in ("Verified", "Failed") and not (is_held or self.num_failures)
 
     def is_of(self, wanted: Wanted) -> bool:
         """Whether it is the version that is wanted, as far as that says which one."""
@@ -76,8 +95,22 @@ class Adapter:
         return is_read and self.wanted.agrees_with(wanted)
 
     def set(self, state: AdapterState, reason: str = "", message: str = "") -> None:
-        """Set the state with what is to know of it."""
+        """Set the state with what is to know of it.
+
+        A fault that was found twice stays in the report until the version is verified.
+        """
+        if self.num_failures > 1 and state not in ("Verified", "Failed"):
+            return
         self.state, self.reason, self.message = state, reason, message
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Other:
+    """A model beside one that is loaded, with what it answered before."""
+
+    name: str
+    fetched: Fetched
+    answers: Mapping[int, Answer]
 
 
 class Keeper:
@@ -100,7 +133,7 @@ class Keeper:
         base: Base,
         folder: Path,
         about: AboutEngine,
-        grace_seconds: float = GRACE_SECONDS,
+        grace_seconds: float = OUTLIVES_SECONDS,
         pause: Pause = asyncio.sleep,
     ) -> None:
         self._engine = engine
@@ -111,10 +144,13 @@ class Keeper:
         self._pause = pause
         self._fetching = asyncio.Semaphore(NUM_FETCHED_TOGETHER)
         self._asking = asyncio.Semaphore(NUM_ASKED_TOGETHER)
+        self._asking_beside = asyncio.Semaphore(NUM_ASKED_BESIDE_TRAFFIC)
         self._changed = asyncio.Event()
         self._boot = 0
         self._models: frozenset[str] | None = None
         self._num_slow_looks = 0
+        self._answered_at = time.monotonic()
+        self._paused: list[Adapter] = []
         self._digests: dict[str, str] = {}
         self._wanted: Mapping[Key, Wanted] = {}
         self.adapters: dict[Key, Adapter] = {}
@@ -128,12 +164,24 @@ class Keeper:
         return self._models is not None
 
     @property
+    def is_engine_hung(self) -> bool:
+        """Whether the engine has not answered in time for several looks in a row."""
+        return self._num_slow_looks >= MAX_SLOW_LOOKS
+
+    @property
     def is_ready(self) -> bool:
-        """Whether all versions that have traffic can be asked, or never will."""
+        """Whether a version that has traffic can be asked here, or none has traffic yet.
+
+        While another one is on its way, its requests are better answered by other pods. One that
+        failed, or that waits for its storage, keeps nobody from the others.
+        """
+        asked = [each for each in self.adapters.values() if each.wanted.has_traffic]
+        has_answers = not asked or any(each.state == "Verified" for each in asked)
         return (
             self.is_known
             and self.is_engine_ready
-            and all(a.is_settled for a in self.adapters.values() if a.wanted.has_traffic)
+            and has_answers
+            and not any(each.is_coming for each in asked)
         )
 
     def find(self, name: str) -> Adapter | None:
@@ -181,16 +229,25 @@ class Keeper:
             models = await self._engine.list_models()
             if self._models is None:
                 self.about = self.about.with_description(await self._engine.describe())
-        except EngineAway as error:
+            await self._ask_if_silent(models)
+        except EngineSlow:
             self._num_slow_looks += 1
-            is_patient = self._num_slow_looks < MAX_SLOW_LOOKS
-            if self._models is not None and not (isinstance(error, EngineSlow) and is_patient):
+            if self._models is not None and self._num_slow_looks >= MAX_SLOW_LOOKS:
+                log.warning("The engine does not answer in time")
+                self._models = None
+                self._paused = [a for a in self.adapters.values() if a.state == "Verified"]
+                for adapter in self._paused:
+                    adapter.set("Loading", "EngineSlow", "the engine does not answer in time")
+            return
+        except EngineAway:
+            if self._models is not None or self._paused:
                 log.warning("The engine does not answer")
                 self._models = None
                 self._restart()
             return
         is_back, self._models = self._models is None, models
         self._num_slow_looks = 0
+        self._resume(models)
         if is_back:
             self._wake()
         lost = [
@@ -201,6 +258,29 @@ class Keeper:
         if lost:
             log.warning("The engine has lost %d adapters", len(lost))
             self._restart()
+
+    def note_answer(self) -> None:
+        """Note that the engine has answered a request just now."""
+        self._answered_at = time.monotonic()
+
+    async def _ask_if_silent(self, models: frozenset[str]) -> None:
+        """Ask an engine that has answered nothing for a while for one token.
+
+        Raises:
+            EngineSlow: It gave none, and has answered nothing else meanwhile. It hangs.
+            EngineAway: It cannot be reached.
+        """
+        began = time.monotonic()
+        if not models or began - self._answered_at < SILENT_SECONDS:
+            return
+        try:
+            await self._engine.ask_one_token(min(models))
+        except EngineSlow:
+            if self._answered_at >= began:
+                return
+            self._num_slow_looks = MAX_SLOW_LOOKS
+            raise
+        self.note_answer()
 
     async def close(self) -> None:
         """Stop all work."""
@@ -214,10 +294,24 @@ class Keeper:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _resume(self, models: frozenset[str]) -> None:
+        """Use adapters of a slow engine again that it still has, so that it has not started again.
+
+        Load makes an engine slow. To load and ask everything again would make more load.
+        """
+        paused, self._paused = [each for each in self._paused if not each.is_leaving], []
+        if any(a.wanted.is_whole or a.wanted.name not in models for a in paused):
+            self._restart()
+            return
+        for adapter in paused:
+            adapter.set("Verified", message=adapter.verdict.message if adapter.verdict else "")
+
     def _restart(self) -> None:
         """Take all adapters out of use until they were loaded and verified again."""
         self._boot += 1
+        self.note_answer()  # an engine that starts has time for its first token
         self._digests.clear()
+        self._paused = []
         for adapter in self.adapters.values():
             if adapter.state == "Verified":
                 adapter.set("Loading", "EngineRestarted", "the engine started again")
@@ -228,7 +322,10 @@ class Keeper:
         self._changed = asyncio.Event()
 
     async def _keep(self, adapter: Adapter) -> None:
-        """Keep an adapter loaded and verified until it is refused; defects are tried again."""
+        """Keep an adapter loaded and verified.
+
+        Nothing is given up: a fault may be this pod's, such as a damaged copy, and it may pass.
+        """
         num_failures = 0
         while True:
             try:
@@ -238,8 +335,10 @@ class Keeper:
                 adapter.sha256 = refusal.sha256 or adapter.sha256
                 if self._is_loaded(adapter):
                     await self._unload(adapter)
+                adapter.num_failures += 1
                 adapter.set("Failed", refusal.reason, refusal.message)
-                return
+                doubled = RETRY_SECONDS * 2.0 ** min(adapter.num_failures - 1, 10)
+                await self._pause(min(MAX_RETRY_SECONDS, doubled))
             except Exception as error:
                 # Nothing is known of the version, so it is not refused.
                 num_failures += 1
@@ -259,19 +358,54 @@ class Keeper:
         adapter.sha256 = fetched.sha256
         if adapter.wanted.sha256 not in ("", fetched.sha256):
             raise Refusal("FilesDamaged", "another manifest was verified meanwhile")
+        adapter.fetched = fetched
+        asked, num_slow = -1, 0
         while True:
+            await self._let_go_ahead(adapter)
             boot = await self._wait_for_engine()
+            if boot != asked:
+                asked, num_slow, adapter.answers = boot, 0, {}
+            num_known = len(adapter.answers)
             try:
-                await self._load(adapter, fetched)
-                await self._verify(adapter, fetched, boot)
+                await self._load_and_verify(adapter, fetched, boot)
+            except EngineSlow as error:
+                num_slow = 1 if len(adapter.answers) > num_known else num_slow + 1
+                if adapter.state != "Verified" and self._give_up(adapter, error, num_slow):
+                    await self._wait_for_restart(boot)
+                else:
+                    await self._back_off(num_slow)
+                continue
             except EngineAway as error:
-                adapter.set("Loading", error.reason, f"the engine does not answer: {error}")
+                if adapter.state != "Verified":
+                    text = f"the engine does not answer: {error}"
+                    adapter.set("Loading", error.reason, text)
                 await self._pause(LOOK_SECONDS)
                 continue
             if boot != self._boot:
                 adapter.set("Loading", "EngineRestarted", "the engine started again")
-            while boot == self._boot:
-                await self._changed.wait()
+            await self._wait_for_restart(boot)
+
+    async def _wait_for_restart(self, boot: int) -> None:
+        while boot == self._boot:
+            await self._changed.wait()
+
+    def _give_up(self, adapter: Adapter, error: EngineSlow, num_tries: int) -> bool:
+        """Say how often a version was tried; return whether that was often enough."""
+        number = len(adapter.fetched.questions) if adapter.fetched else 0
+        text = (
+            f"try {num_tries}: {error}; {len(adapter.answers)} of {number} questions are answered"
+        )
+        is_over = num_tries >= MAX_SLOW_TRIES
+        remedy = "; it is tried again when the engine starts again" if is_over else ""
+        adapter.set("Failed" if is_over else "Loading", "EngineSlow", text + remedy)
+        return is_over
+
+    async def _let_go_ahead(self, adapter: Adapter) -> None:
+        """Wait until the versions that have traffic are verified, if this one has none."""
+        while not adapter.wanted.has_traffic and any(
+            each.is_coming for each in self.adapters.values() if each.wanted.has_traffic
+        ):
+            await self._pause(LOOK_SECONDS)
 
     async def _back_off(self, num_failures: int) -> None:
         bound = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(num_failures, 10))
@@ -334,32 +468,86 @@ class Keeper:
             ) from error
         self.num_loads += 1
 
-    async def _verify(self, adapter: Adapter, fetched: Fetched, boot: int) -> None:
+    async def _load_and_verify(self, adapter: Adapter, fetched: Fetched, boot: int) -> None:
+        """Load a version, ask it, and return when all questions are answered as evaluated.
+
+        A version that this agent has verified before answers after the first questions again. One
+        that is new must also leave the base and a neighbour as they were.
+        """
+        if adapter.state == "Verified":
+            await self._verify(adapter, fetched, boot)
+        elif adapter.verdict is not None:
+            await self._load(adapter, fetched)
+            await self._verify(adapter, fetched, boot, number=NUM_ASKED_FIRST)
+            await self._verify(adapter, fetched, boot)
+        else:
+            others = await self._ask_others(adapter, fetched)
+            await self._load(adapter, fetched)
+            await self._verify(adapter, fetched, boot, others=others)
+
+    async def _ask_others(self, adapter: Adapter, fetched: Fetched) -> list[_Other]:
+        """Return what others answer that the load of an adapter must not change."""
+        others: list[_Other] = []
+        if adapter.wanted.is_whole:
+            return others
+        with suppress(EngineRefused):
+            answers = await repeat(self._engine, BASE_NAME, fetched, {})
+            others.append(_Other(name=BASE_NAME, fetched=fetched, answers=answers))
+        near = next((each for each in self.adapters.values() if each.state == "Verified"), None)
+        if near is not None and near.fetched is not None:
+            others.append(_Other(name=near.wanted.name, fetched=near.fetched, answers=near.answers))
+        return others
+
+    async def _verify(
+        self,
+        adapter: Adapter,
+        fetched: Fetched,
+        boot: int,
+        *,
+        number: int = NUM_QUESTIONS,
+        others: Sequence[_Other] = (),
+    ) -> None:
         """Return if the version answers as evaluated; raises as :func:`verify`.
 
-        Answers of an engine that has started again meanwhile say nothing of the version.
+        Fewer questions than all refuse nothing. Answers of an engine that has started again
+        meanwhile say nothing of the version.
         """
 
         def set_message(message: str) -> None:
-            adapter.set("Verifying", message=message)
+            if adapter.state == "Verifying":
+                adapter.set("Verifying", message=message)
 
-        adapter.set("Verifying")
+        is_beside = adapter.state == "Verified"
+        if not is_beside:
+            adapter.set("Verifying")
         name = adapter.wanted.name
         try:
-            about = self.about.started_with(self._base.dtype)
             verdict = await verify(
-                self._engine, about, name, fetched, limit=self._asking, tell=set_message
+                self._engine,
+                self.about.started_with(self._base.dtype),
+                name,
+                fetched,
+                adapter.answers,
+                number=number,
+                limit=self._asking_beside if is_beside else self._asking,
+                tell=set_message,
             )
-            adapter.verdict = verdict
-            if verdict.reason is not None:
-                raise Refusal(verdict.reason, verdict.message)
+            if number >= len(fetched.questions):
+                adapter.verdict = verdict
+                if verdict.reason is not None:
+                    raise Refusal(verdict.reason, verdict.message)
+            for other in others:
+                with suppress(EngineRefused):
+                    await repeat(self._engine, other.name, other.fetched, other.answers)
         except Refusal:
             await self.look()
             if boot != self._boot or name not in (self._models or ()):
                 raise EngineAway("it started again while it was asked") from None
             raise
-        adapter.set("Verified", message=verdict.message)
-        log.info("%s is verified", adapter.wanted.name)
+        if verdict.reason is None and adapter.state != "Loading":
+            adapter.num_failures = 0
+            adapter.set("Verified", message=verdict.message)
+            log.info("%s is verified", adapter.wanted.name)
 
     async def _leave(self, adapter: Adapter) -> None:
         """Remove an adapter that nobody wants, once its streams have ended."""

@@ -16,6 +16,7 @@ from finetune_api.protocol.serving import (
     ServerReport,
     Verification,
 )
+from finetune_trainer.serve.agent.decisions import Decisions
 from finetune_trainer.serve.agent.engine import Engine
 from finetune_trainer.serve.agent.keeper import Adapter, Keeper
 from finetune_trainer.serve.verification import Verdict
@@ -39,13 +40,17 @@ class Reporter:
         server: Name of the server Deployment.
         engine: Whose load is passed on.
         keeper: Knows the adapters.
+        decisions: Knows which endpoints' decisions are stored.
     """
 
-    def __init__(self, *, boot_id: str, server: str, engine: Engine, keeper: Keeper) -> None:
+    def __init__(
+        self, *, boot_id: str, server: str, engine: Engine, keeper: Keeper, decisions: Decisions
+    ) -> None:
         self._boot_id = boot_id
         self._server = server
         self._engine = engine
         self._keeper = keeper
+        self._decisions = decisions
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "finetune_agent_requests",
@@ -68,6 +73,11 @@ class Reporter:
         self._requests.labels(adapter, str(code)).inc()
 
     @property
+    def is_engine_hung(self) -> bool:
+        """Whether the engine takes requests and answers none."""
+        return self._keeper.is_engine_hung
+
+    @property
     def is_ready(self) -> bool:
         """Whether requests may come."""
         return self._keeper.is_ready
@@ -87,6 +97,7 @@ class Reporter:
                 is_ready=keeper.is_engine_ready,
             ),
             adapters=[_describe(adapter) for adapter in self._list_staying()[:MAX_REPORTED]],
+            records=self._decisions.list_open(),
         )
 
     def _list_staying(self) -> list[Adapter]:
@@ -114,9 +125,12 @@ def dump(report: ServerReport) -> bytes:
         return body
     brief = [
         each.model_copy(
-            update={"message": each.message[:BRIEF_CHARACTERS], "verification": None}
-            if each.state != "Verified"
-            else {"message": "", "verification": None}
+            update={
+                "message": "" if each.state == "Verified" else each.message[:BRIEF_CHARACTERS],
+                # How much a verification rests on decides what follows from it.
+                "verification": each.verification
+                and Verification(num_asked=each.verification.num_asked),
+            }
         )
         for each in report.adapters
     ]
@@ -143,6 +157,7 @@ def _describe(adapter: Adapter) -> AdapterReport:
         sha256=adapter.sha256,
         weights_sha256=wanted.weights_sha256 or None,
         state=adapter.state,
+        failures=adapter.num_failures,
         reason=adapter.reason or None,
         message=adapter.message[:MESSAGE_CHARACTERS],
         verification=_verification(verdict, has_failed=adapter.state == "Failed")

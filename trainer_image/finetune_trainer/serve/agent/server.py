@@ -11,25 +11,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 
+from finetune_api.protocol.serving import OUTLIVES_SECONDS
 from finetune_api.protocol.trainer import Environment
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_trainer.serve.agent.asking import AboutEngine
 from finetune_trainer.serve.agent.base import Base, EngineBase, NoBase
+from finetune_trainer.serve.agent.decisions import Decisions, open_storage
 from finetune_trainer.serve.agent.engine import Engine
 from finetune_trainer.serve.agent.fetching import fetch_version
 from finetune_trainer.serve.agent.gate import Gate
 from finetune_trainer.serve.agent.keeper import Keeper
 from finetune_trainer.serve.agent.report import Reporter
 from finetune_trainer.serve.agent.wanted import Finder
-from finetune_trainer.serve.process import (
-    ProcessSettings,
-    ServingProcess,
-    add_options,
-    run_process,
-)
+from finetune_trainer.serve.process import ProcessSettings, ServingProcess, add_options, run_process
 from finetune_trainer.serve.proxy import make_session
 
 
@@ -52,7 +50,7 @@ class Settings:
     adapters_dir: Path
     credentials_dir: Path | None
     scratch_bytes: int | None
-    unload_seconds: float = 30.0
+    unload_seconds: float = OUTLIVES_SECONDS
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +70,7 @@ def read_settings(arguments: argparse.Namespace, environment: Mapping[str, str])
     credentials = environment.get(Environment.CREDENTIALS_DIR)
     return Settings(
         process=ProcessSettings.read(
-            arguments, environment, linger_seconds=0.0, grace_seconds=120.0
+            arguments, environment, linger_seconds=5.0, grace_seconds=120.0
         ),
         namespace=environment["FINETUNE_NAMESPACE"],
         server=environment["FINETUNE_SERVER"],
@@ -134,26 +132,35 @@ class Process(ServingProcess):
                 about=settings.about_engine,
                 grace_seconds=settings.unload_seconds,
             )
-            reporter = Reporter(
-                boot_id=uuid.uuid4().hex, server=settings.server, engine=engine, keeper=keeper
+            decisions = Decisions(
+                namespace=settings.namespace,
+                server=settings.server,
+                opens=open_storage(settings.credentials_dir),
             )
+            reporter = Reporter(
+                boot_id=uuid.uuid4().hex,
+                server=settings.server,
+                engine=engine,
+                keeper=keeper,
+                decisions=decisions,
+            )
+
+            def follow(endpoints: Mapping[str, Mapping[str, Any]]) -> None:
+                keeper.want(finder.find(endpoints))
+                decisions.follow(endpoints)
+
             gate = Gate(
                 session,
                 keeper,
                 engine_url=settings.engine_url,
-                token=lambda: self.token,
+                tokens=lambda: self.tokens,
                 count=reporter.count,
             )
             try:
-                await self.serve(
-                    gate.handle,
-                    reporter,
-                    lambda endpoints: keeper.want(finder.find(endpoints)),
-                    stop,
-                    keeper.watch_engine,
-                )
+                await self.serve(gate.handle, reporter, follow, stop, keeper.watch_engine)
             finally:
                 await gate.close()
+                await decisions.close()
                 await keeper.close()
 
 

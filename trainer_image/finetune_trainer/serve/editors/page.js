@@ -41,6 +41,15 @@
 
   const written = (content) => (typeof content === "string" ? content : JSON.stringify(content));
 
+  // Short answers that come again are labels. One that came once may be a slip of the pen.
+  const findLabels = () => {
+    const texts = [...list.children].map((card) => card.answer);
+    const labels = [...new Set(texts.filter((text, i) => texts.indexOf(text) !== i))].sort();
+    const areShort = labels.length <= 12 && labels.every((text) => text && text.length <= 40);
+    const areMost = texts.filter((text) => labels.includes(text)).length >= 0.8 * texts.length;
+    return areShort && areMost ? labels : [];
+  };
+
   const show = (answer, isDrawn) => {
     const card = add(list, "article");
     card.tabIndex = -1;
@@ -63,6 +72,16 @@
     box.value = written(message.content ?? "");
     const untouched = box.value;
     box.value = given.correction ?? untouched;
+    card.answer = box.value;
+    const choices = add(form, "div", "", "bar labels");
+    const offer = () => {
+      choices.replaceChildren();
+      for (const label of findLabels()) {
+        const choice = add(choices, "button", label);
+        choice.type = "button";
+        choice.addEventListener("click", () => { box.value = label; });
+      }
+    };
     const end = add(form, "div", "", "bar");
     const why = add(add(end, "label", "Why "), "input");
     why.dir = "auto";
@@ -93,7 +112,7 @@
       buttons[kind].setAttribute("aria-pressed", String(given.rating === kind));
       buttons[kind].addEventListener("click", act);
     };
-    const edit = () => { form.hidden = false; box.focus(); };
+    const edit = () => { form.hidden = false; offer(); box.focus(); };
     button("👍 Good", "up", () => save("up"));
     button("👎 Bad", "down", () => save("down"));
     button("Correct", "edit", edit);

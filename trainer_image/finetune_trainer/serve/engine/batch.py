@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from finetune_trainer.evaluate.inference.reading import can_select
 from finetune_trainer.evaluate.inference.transformers_engine import GREEDY
-from finetune_trainer.serve.engine.requests import Sampling
+from finetune_trainer.serve.engine.model import Served
+from finetune_trainer.serve.engine.requests import Ask, RequestError
 from finetune_trainer.serve.engine.text import AnswerText
 
 if TYPE_CHECKING:
@@ -20,10 +23,18 @@ STEPS_TOGETHER = 16
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
-    """A part of a streamed answer."""
+class Place:
+    """A generated token with what the model thought of it and of others.
 
-    text: str
+    Attributes:
+        token: The token.
+        logprob: Its log-probability, before temperature.
+        likeliest: The likeliest tokens with theirs, the likeliest first.
+    """
+
+    token: int
+    logprob: float
+    likeliest: Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,25 +43,17 @@ class Finished:
 
     Attributes:
         text: The whole answer.
-        piece: What the pieces before it lack.
+        piece: What the pieces of a stream lack.
         reason: ``stop`` or ``length``.
         num_tokens: Generated tokens.
+        places: The tokens with their log-probabilities; None if nobody asked.
     """
 
     text: str
     piece: str
     reason: str
     num_tokens: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Failed:
-    """The answer does not come."""
-
-    message: str
-
-
-Event = Piece | Finished | Failed
+    places: Sequence[Place] | None = None
 
 
 @dataclass(kw_only=True, eq=False)
@@ -58,91 +61,107 @@ class Reply:
     """One request on its way.
 
     Attributes:
-        name: Name of the model that answers.
+        served: The model that answers.
+        ask: What the client asks.
         prompt: Tokens of the prompt.
         limit: Longest answer in tokens.
-        stop_ids: Tokens that end it.
-        text: Its text.
-        sampling: How its tokens are chosen.
-        is_stream: Whether pieces are emitted.
-        emit: Called with each event, from the worker's thread.
+        text: Text of the answer.
+        emit: Called with each piece of a stream, from the worker's thread.
+        future: Its end, or ``RequestError``. A client that has gone cancels it.
         tokens: What was generated.
-        is_cancelled: Whether nobody waits for it any more.
     """
 
-    name: str
+    served: Served
+    ask: Ask
     prompt: Sequence[int]
     limit: int
-    stop_ids: frozenset[int]
     text: AnswerText
-    sampling: Sampling
-    is_stream: bool
-    emit: Callable[[Event], None]
+    emit: Callable[[str], None]
+    future: Future[Finished] = field(default_factory=Future)
     tokens: list[int] = field(default_factory=list)
-    is_cancelled: bool = False
-    is_ended: bool = False
-    generator: Generator | None = None
+    _places: list[Place] = field(default_factory=list)
+    _scores: Tensor | None = None
+    """Log-probabilities of all next tokens, while log-probabilities are asked."""
+    _generator: Generator | None = None
+
+    def choose(self, scores: Tensor) -> None:
+        """Note the scores of the next token, and leave only the drawn one if it is drawn."""
+        if self.ask.num_logprobs is not None:
+            self._scores = scores.float().log_softmax(dim=-1)
+        if self.ask.temperature > 0:
+            token = self._draw(scores)
+            scores[:] = float("-inf")
+            scores[token] = 0.0
 
     def add(self, token: int) -> None:
         """Take one more token, and emit what it adds."""
         self.tokens.append(token)
-        if self.is_cancelled:
-            self.is_ended = True
-        elif token in self.stop_ids or self.text.has_stop(self.tokens):
+        if self._scores is not None:
+            best = self._scores.topk(self.ask.num_logprobs or 0)
+            likeliest = list(zip(best.indices.tolist(), best.values.tolist(), strict=True))
+            told = float(self._scores[token])
+            self._places.append(Place(token=token, logprob=told, likeliest=likeliest))
+        is_stop = token in self.served.encoder.chat_format.stop_ids
+        if is_stop or self.text.has_stop(self.tokens):
             self._finish("stop")
         elif len(self.tokens) >= self.limit:
             self._finish("length")
-        elif self.is_stream and (piece := self.text.next_piece(self.tokens)):
-            self.emit(Piece(text=piece))
+        elif self.ask.stream and (piece := self.text.next_piece(self.tokens)):
+            self.emit(piece)
 
     def fail(self, message: str) -> None:
         """End without an answer."""
-        if not self.is_ended:
-            self.is_ended = True
-            self.emit(Failed(message=message))
+        with suppress(InvalidStateError):  # it has ended
+            self.future.set_exception(RequestError(message, status=500))
+
+    def _draw(self, scores: Tensor) -> int:
+        """Draw a token with this request's own random numbers, whatever its neighbours draw."""
+        import torch
+
+        ask = self.ask
+        if self._generator is None:
+            self._generator = torch.Generator()
+            seed = self._generator.seed() if ask.seed is None else ask.seed
+            self._generator.manual_seed(seed)
+        chances = torch.softmax(scores.float().cpu() / ask.temperature, dim=-1)
+        chances[chances < ask.min_p * chances.max()] = 0
+        if ask.top_k <= 0 and ask.top_p == 1:
+            return int(torch.multinomial(chances, 1, generator=self._generator))
+        ordered, places = chances.sort(descending=True, stable=True)
+        if ask.top_k > 0:  # vLLM writes -1 or 0 for all tokens
+            ordered[ask.top_k :] = 0
+        ordered /= ordered.sum()
+        ordered[ordered.cumsum(dim=-1) - ordered >= ask.top_p] = 0
+        return int(places[torch.multinomial(ordered, 1, generator=self._generator)])
 
     def _finish(self, reason: str) -> None:
-        self.is_ended = True
-        piece = self.text.last_piece(self.tokens) if self.is_stream else ""
-        self.emit(
-            Finished(
-                text=self.text.read(self.tokens),
-                piece=piece,
-                reason=reason,
-                num_tokens=len(self.tokens),
-            )
+        finished = Finished(
+            piece=self.text.last_piece(self.tokens) if self.ask.stream else "",
+            text=self.text.read(self.tokens),
+            reason=reason,
+            num_tokens=len(self.tokens),
+            places=None if self.ask.num_logprobs is None else self._places,
         )
+        with suppress(InvalidStateError):  # nobody waits for it
+            self.future.set_result(finished)
 
 
 class Batch:
-    """Requests to one model that are answered together; those that have ended leave it.
+    """Requests to one model that are answered together; those that have ended leave it."""
 
-    Args:
-        replies: The requests.
-        pad_id: Token that fills the shorter prompts.
-    """
-
-    def __init__(self, replies: Sequence[Reply], *, pad_id: int) -> None:
+    def __init__(self, replies: Sequence[Reply]) -> None:
         import torch
 
-        self.name = replies[0].name
+        self.served = replies[0].served
         self.replies = list(replies)
-        self._pad_id = pad_id
         self._cache: Any = None
         self._goes_on = True
+        # Answers begin right after their prompts.
         width = max(len(reply.prompt) for reply in replies)
-        self._ids = torch.full((len(replies), width), pad_id)
-        self._mask = torch.zeros((len(replies), width), dtype=torch.long)
-        for row, reply in enumerate(replies):
-            # Answers begin right after their prompts.
-            begin = width - len(reply.prompt)
-            self._ids[row, begin:] = torch.tensor(reply.prompt)
-            self._mask[row, begin:] = 1
-
-    @property
-    def is_ended(self) -> bool:
-        """Whether no request is left."""
-        return not self.replies
+        padding = [[self.served.encoder.pad_id] * (width - len(each.prompt)) for each in replies]
+        rows = list(zip(padding, replies, strict=True))
+        self._ids = torch.tensor([[*pads, *reply.prompt] for pads, reply in rows])
+        self._mask = torch.tensor([[0] * len(pads) + [1] * len(r.prompt) for pads, r in rows])
 
     def advance(self, model: PreTrainedModel) -> None:
         """Generate the next tokens: a few, or all that are left where a cache cannot be continued.
@@ -151,103 +170,47 @@ class Batch:
             model: The model, with the adapter of the requests.
         """
         import torch
-        from transformers import StoppingCriteriaList
+        from transformers import LogitsProcessorList, StoppingCriteriaList
 
         before = self._ids.shape[1]
         num_left = max(reply.limit - len(reply.tokens) for reply in self.replies)
-        steps = min(num_left, STEPS_TOGETHER) if self._goes_on else num_left
-        stops = sorted(set().union(*(reply.stop_ids for reply in self.replies)))
-        known = {} if self._cache is None else {"past_key_values": self._cache}
         with torch.inference_mode():
             output: Any = model.generate(
                 input_ids=self._ids.to(model.device),
                 attention_mask=self._mask.to(model.device),
-                max_new_tokens=steps,
-                pad_token_id=self._pad_id,
-                eos_token_id=stops,
-                logits_processor=_processors(self.replies),
-                stopping_criteria=StoppingCriteriaList([_Recorder(self.replies)]),
+                max_new_tokens=min(num_left, STEPS_TOGETHER) if self._goes_on else num_left,
+                pad_token_id=self.served.encoder.pad_id,
+                eos_token_id=sorted(self.served.encoder.chat_format.stop_ids),
+                logits_processor=LogitsProcessorList([self._choose]),
+                stopping_criteria=StoppingCriteriaList([self._add]),
                 return_dict_in_generate=True,
+                past_key_values=self._cache,
                 **GREEDY,
-                **known,
             )
         self._ids = output.sequences.cpu()
-        grown = self._ids.shape[1] - before
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._ids), grown)], dim=1)
+        grown = self._mask.new_ones(len(self._ids), self._ids.shape[1] - before)
+        self._mask = torch.cat([self._mask, grown], dim=1)
         self._cache = getattr(output, "past_key_values", None)
         if not can_select(self._cache):
             # The next call reads the tokens anew.
             self._cache, self._goes_on = None, False
-        self._leave()
-
-    def _leave(self) -> None:
-        import torch
-
-        going = [row for row, reply in enumerate(self.replies) if not reply.is_ended]
-        if len(going) == len(self.replies):
-            return
-        self.replies = [self.replies[row] for row in going]
-        if going:
+        going = [row for row, reply in enumerate(self.replies) if not reply.future.done()]
+        if going and len(going) < len(self.replies):
             if self._cache is not None:
                 self._cache.batch_select_indices(torch.tensor(going))
             self._ids, self._mask = self._ids[going], self._mask[going]
+        self.replies = [self.replies[row] for row in going]
 
-
-def _processors(replies: Sequence[Reply]) -> Any:
-    from transformers import LogitsProcessorList
-
-    if all(reply.sampling.is_greedy for reply in replies):
-        return LogitsProcessorList()
-    return LogitsProcessorList([_Sampler(replies)])
-
-
-class _Recorder:
-    """Gives each new token to its request, and says which requests have ended."""
-
-    def __init__(self, replies: Sequence[Reply]) -> None:
-        self._replies = replies
-
-    def __call__(self, ids: Tensor, _scores: Any, **_: Any) -> Tensor:
-        import torch
-
-        for reply, token in zip(self._replies, ids[:, -1].tolist(), strict=True):
-            if not reply.is_ended:
-                reply.add(token)
-        ended = [reply.is_ended for reply in self._replies]
-        return torch.tensor(ended, dtype=torch.bool, device=ids.device)
-
-
-class _Sampler:
-    """Draws the tokens of requests with a temperature; generation then takes the drawn ones.
-
-    Each request has its own random numbers, so its answer does not depend on its neighbours' seeds.
-    """
-
-    def __init__(self, replies: Sequence[Reply]) -> None:
-        self._replies = replies
-
-    def __call__(self, _ids: Tensor, scores: Tensor) -> Tensor:
-        for row, reply in enumerate(self._replies):
-            if not reply.sampling.is_greedy:
-                token = _draw(scores[row], reply)
-                scores[row] = float("-inf")
-                scores[row, token] = 0.0
+    def _choose(self, _ids: Tensor, scores: Tensor) -> Tensor:
+        for reply, row in zip(self.replies, scores, strict=True):
+            reply.choose(row)
         return scores
 
+    def _add(self, ids: Tensor, _scores: Any, **_: Any) -> Tensor:
+        """Give each new token to its request, and return which requests have ended."""
+        import torch
 
-def _draw(scores: Tensor, reply: Reply) -> int:
-    import torch
-
-    sampling = reply.sampling
-    if reply.generator is None:
-        reply.generator = torch.Generator()
-        if sampling.seed is None:
-            reply.generator.seed()
-        else:
-            reply.generator.manual_seed(sampling.seed)
-    chances = torch.softmax(scores.float().cpu() / sampling.temperature, dim=-1)
-    if sampling.top_p < 1:
-        ordered, places = chances.sort(descending=True, stable=True)
-        ordered[ordered.cumsum(dim=-1) - ordered >= sampling.top_p] = 0
-        return int(places[torch.multinomial(ordered, 1, generator=reply.generator)])
-    return int(torch.multinomial(chances, 1, generator=reply.generator))
+        for reply, token in zip(self.replies, ids[:, -1].tolist(), strict=True):
+            if not reply.future.done():
+                reply.add(token)
+        return torch.tensor([reply.future.done() for reply in self.replies], device=ids.device)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, ValidationError
+
+from finetune_trainer.serve.bodies import TEXT_PARTS
 from finetune_trainer.serve.errors import error_body
 
 MAX_STOPS = 4
 """OpenAI's limit of stop sequences."""
+MAX_LOGPROBS = 20
+"""OpenAI's limit of `top_logprobs`."""
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 _ONLY: Mapping[str, tuple[Any, ...]] = {
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
     "suffix": ("",),
-    "logprobs": (False, 0),
-    "top_logprobs": (0,),
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
     "repetition_penalty": (1,),
@@ -27,6 +28,8 @@ _ONLY: Mapping[str, tuple[Any, ...]] = {
     "function_call": ("none", "auto"),
     "tool_choice": ("none", "auto"),
     "modalities": (["text"],),
+    "chat_template_kwargs": ({},),
+    "reasoning_effort": ("none",),
 }
 """Fields that this engine knows with these values alone; absent and null count as not given."""
 
@@ -56,28 +59,13 @@ class RequestError(Exception):
         return error_body(self.status, self.message, param=self.param, code=self.code)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampling:
-    """How tokens are chosen; a temperature of 0 takes the likeliest.
+class _StreamOptions(BaseModel):
+    model_config = ConfigDict(strict=True)
 
-    Attributes:
-        temperature: At least 0.
-        top_p: Probability that the likeliest tokens share, above 0 and at most 1.
-        seed: Equal seeds give equal answers; None draws one.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    seed: int | None = None
-
-    @property
-    def is_greedy(self) -> bool:
-        """Whether the likeliest token is taken."""
-        return self.temperature == 0
+    include_usage: bool | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
+class Ask(BaseModel):
     """What a client asks.
 
     Attributes:
@@ -86,19 +74,35 @@ class Ask:
         tools: Tools that the chat template shows to the model.
         max_tokens: Longest answer; None takes what the context has left.
         stop: Texts that end an answer; they are no part of it.
-        sampling: How tokens are chosen.
-        is_stream: Whether the answer is sent as it comes.
-        includes_usage: Whether a stream ends with the counts of tokens.
+        temperature: 0 takes the likeliest tokens.
+        top_p: Probability that the likeliest tokens share.
+        top_k: Number of the likeliest tokens that are drawn from; 0 or -1 for all.
+        min_p: Least probability of a token, as a share of the likeliest one's.
+        seed: Equal seeds give equal answers; None draws one.
+        stream: Whether the answer is sent as it comes.
+        num_logprobs: Likeliest tokens to return at each place, beside the chosen one; None for no
+            log-probabilities.
     """
 
-    model: str
-    prompt: str | Sequence[Mapping[str, Any]]
-    tools: Sequence[Mapping[str, Any]] | None = None
-    max_tokens: int | None = None
-    stop: tuple[str, ...] = ()
-    sampling: Sampling = field(default_factory=Sampling)
-    is_stream: bool = False
-    includes_usage: bool = False
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    model: str = Field(min_length=1)
+    prompt: str | list[dict[str, Any]]
+    tools: list[dict[str, Any]] | None = None
+    max_tokens: int | None = Field(
+        None, ge=1, validation_alias=AliasChoices("max_completion_tokens", "max_tokens")
+    )
+    stop: list[Annotated[str, Field(min_length=1)]] = Field([], max_length=MAX_STOPS)
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
+    num_logprobs: int | None = Field(
+        None, ge=0, le=MAX_LOGPROBS, validation_alias=AliasChoices("logprobs", "top_logprobs")
+    )
 
     @property
     def is_chat(self) -> bool:
@@ -112,19 +116,28 @@ def read_chat(body: Any) -> Ask:
     Raises:
         RequestError: A field is missing, has a value of another kind, or is not supported.
     """
-    body = _read_object(body)
-    messages = body.get("messages")
+    fields = _read_object(body)
+    messages = fields.get("messages")
     if not isinstance(messages, list) or not messages:
         raise RequestError(
             "messages is missing or empty: send a list of messages, each with role and content",
             param="messages",
         )
-    tools = body.get("tools")
-    if tools is not None and not isinstance(tools, list):
-        raise RequestError(f"tools is {_show(tools)}: send a list", param="tools")
-    limit = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
     read = [_read_message(each, f"messages[{number}]") for number, each in enumerate(messages)]
-    return _read_ask(body, prompt=read, tools=tools or None, limit=limit)
+    logprobs = fields.pop("logprobs", False)
+    if not isinstance(logprobs, bool):
+        raise RequestError(f"logprobs is {_show(logprobs)}: send true or false", param="logprobs")
+    if logprobs:
+        fields.setdefault("top_logprobs", 0)
+    elif fields.get("top_logprobs"):
+        raise RequestError(
+            f"top_logprobs is {_show(fields['top_logprobs'])}, without logprobs: set logprobs to "
+            "true",
+            param="top_logprobs",
+        )
+    else:
+        fields.pop("top_logprobs", None)
+    return _read_ask({**fields, "prompt": read})
 
 
 def read_completion(body: Any) -> Ask:
@@ -133,8 +146,8 @@ def read_completion(body: Any) -> Ask:
     Raises:
         RequestError: As :func:`read_chat`.
     """
-    body = _read_object(body)
-    prompt = body.get("prompt")
+    fields = _read_object(body)
+    prompt = fields.get("prompt")
     if isinstance(prompt, list) and len(prompt) == 1:
         prompt = prompt[0]
     if not isinstance(prompt, str) or not prompt:
@@ -142,7 +155,7 @@ def read_completion(body: Any) -> Ask:
             f"prompt is {_show(prompt)}: send one text; send several prompts as several requests",
             param="prompt",
         )
-    return _read_ask(body, prompt=prompt, tools=None, limit="max_tokens", default_limit=16)
+    return _read_ask({"max_tokens": 16, **fields, "prompt": prompt, "tools": None})
 
 
 def read_adapter(body: Any, *, with_path: bool) -> tuple[str, str]:
@@ -191,47 +204,37 @@ def limit_answer(ask: Ask, num_prompt_tokens: int, context: int | None) -> int:
     return ask.max_tokens or left
 
 
-def _read_ask(
-    body: Mapping[str, Any],
-    *,
-    prompt: str | Sequence[Mapping[str, Any]],
-    tools: Sequence[Mapping[str, Any]] | None,
-    limit: str,
-    default_limit: int | None = None,
-) -> Ask:
-    _check_supported(body)
-    model = body.get("model")
-    if not isinstance(model, str) or not model:
+def _read_ask(fields: Mapping[str, Any]) -> Ask:
+    _check_supported(fields)
+    stop = fields.get("stop")
+    try:
+        ask = Ask.model_validate({**fields, "stop": [stop]} if isinstance(stop, str) else fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        param = str(first["loc"][0])
+        reason = first["msg"][:1].lower() + first["msg"][1:]
         raise RequestError(
-            f"model is {_show(model)}: send a name that GET /v1/models lists", param="model"
+            f"{param} is {_show(fields.get(param))}: {reason}", param=param
+        ) from error
+    if ask.stream and ask.num_logprobs is not None:
+        raise RequestError(
+            "logprobs is set for a stream: the Transformers engine tells them of whole answers "
+            "only; leave it out, or set stream to false",
+            param="logprobs",
+            code="unsupported_value",
         )
-    max_tokens = _read_number(body, limit, at_least=1, is_whole=True)
-    temperature = _read_number(body, "temperature", at_least=0, at_most=2)
-    top_p = _read_number(body, "top_p", at_least=0, at_most=1)
-    if top_p == 0:
-        raise RequestError("top_p is 0: send a number above 0 and at most 1", param="top_p")
-    seed = _read_number(body, "seed", at_least=-(2**63), at_most=2**63 - 1, is_whole=True)
-    options = body.get("stream_options") or {}
-    return Ask(
-        model=model,
-        prompt=prompt,
-        tools=tools,
-        max_tokens=default_limit if max_tokens is None else int(max_tokens),
-        stop=_read_stops(body.get("stop")),
-        sampling=Sampling(
-            temperature=1.0 if temperature is None else float(temperature),
-            top_p=1.0 if top_p is None else float(top_p),
-            seed=None if seed is None else int(seed),
-        ),
-        is_stream=_read_flag(body, "stream"),
-        includes_usage=isinstance(options, dict) and _read_flag(options, "include_usage"),
-    )
+    return ask
 
 
-def _read_object(body: Any) -> Mapping[str, Any]:
+def _read_object(body: Any) -> dict[str, Any]:
+    """Return the fields of a body; null counts as not given, and 5.0 as 5."""
     if not isinstance(body, dict):
         raise RequestError("the body is no JSON object: send one, with Content-Type and all fields")
-    return body
+    return {
+        name: int(value) if isinstance(value, float) and value.is_integer() else value
+        for name, value in body.items()
+        if value is not None
+    }
 
 
 def _check_supported(body: Mapping[str, Any]) -> None:
@@ -272,53 +275,15 @@ def _read_message(message: Any, place: str) -> dict[str, Any]:
 
 
 def _read_part(part: Any, place: str) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        return str(part["text"])
+    is_text = isinstance(part, dict) and part.get("type") in TEXT_PARTS
+    if is_text and isinstance(text := part.get(part["type"]), str):
+        return text
     kind = part.get("type") if isinstance(part, dict) else part
     raise RequestError(
         f"{place}.content has a part of type {_show(kind)}: this model reads parts of type "
         '"text" only',
         param=f"{place}.content",
     )
-
-
-def _read_number(
-    body: Mapping[str, Any],
-    name: str,
-    *,
-    at_least: float,
-    at_most: float = math.inf,
-    is_whole: bool = False,
-) -> float | int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = is_number and at_least <= value <= at_most and (not is_whole or value == int(value))
-    if fits and isinstance(value, int | float):
-        return value
-    kind = "a whole number" if is_whole else "a number"
-    bounds = f"of at least {at_least:g}" + (f" and at most {at_most:g}" if at_most < 2**62 else "")
-    raise RequestError(f"{name} is {_show(value)}: send {kind} {bounds}", param=name)
-
-
-def _read_flag(body: Mapping[str, Any], name: str) -> bool:
-    value = body.get(name)
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    raise RequestError(f"{name} is {_show(value)}: send true or false", param=name)
-
-
-def _read_stops(value: Any) -> tuple[str, ...]:
-    stops = [value] if isinstance(value, str) else (value or [])
-    is_known = isinstance(stops, list) and all(isinstance(stop, str) and stop for stop in stops)
-    if not is_known or len(stops) > MAX_STOPS:
-        raise RequestError(
-            f"stop is {_show(value)}: send a text, or a list of up to {MAX_STOPS} texts that are "
-            "not empty",
-            param="stop",
-        )
-    return tuple(stops)
 
 
 def _show(value: Any) -> str:

@@ -7,6 +7,7 @@ import json
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from aiohttp import web
 
 from finetune_trainer.errors import TrainerError
 from finetune_trainer.serve.engine import requests, responses
-from finetune_trainer.serve.engine.batch import Event, Failed, Finished, Piece, Reply
+from finetune_trainer.serve.engine.batch import Finished, Reply
 from finetune_trainer.serve.engine.requests import Ask, RequestError
 from finetune_trainer.serve.engine.responses import Response
 from finetune_trainer.serve.engine.text import AnswerText, TextReader
@@ -82,11 +83,11 @@ class _Routes:
         return web.Response(text=f"Success: LoRA adapter '{name}' removed successfully.")
 
     async def _generate(self, request: web.Request, ask: Ask) -> web.StreamResponse:
-        events: asyncio.Queue[Event] = asyncio.Queue()
+        pieces: asyncio.Queue[str | None] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def emit(event: Event) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, event)
+        def emit(piece: str) -> None:
+            loop.call_soon_threadsafe(pieces.put_nowait, piece)
 
         reply = self._make_reply(ask, emit)
         given = request.headers.get("X-Request-Id", "")
@@ -98,25 +99,25 @@ class _Routes:
             num_prompt_tokens=len(reply.prompt),
         )
         self._worker.submit(reply)
+        end = asyncio.wrap_future(reply.future)
+        end.add_done_callback(lambda _: pieces.put_nowait(None))
         try:
-            # Headers wait for the first event, so that a failure still has its own status.
-            first = await events.get()
-            if isinstance(first, Failed):
-                raise RequestError(first.message, status=500)
-            if ask.is_stream:
-                return await _stream(request, response, first, events, usage=ask.includes_usage)
-            assert isinstance(first, Finished)
-            body = response.whole(first.text, reason=first.reason, num_tokens=first.num_tokens)
-            return web.json_response(body)
+            if ask.stream:
+                return await _stream(
+                    request, response, pieces, end, usage=bool(ask.stream_options.include_usage)
+                )
+            decode = reply.served.encoder.reader.decode
+            return web.json_response(response.whole(await end, decode))
         finally:
             # A client that has gone ends its request's generation.
-            reply.is_cancelled = True
+            end.cancel()
 
-    def _make_reply(self, ask: Ask, emit: Callable[[Event], None]) -> Reply:
+    def _make_reply(self, ask: Ask, emit: Callable[[str], None]) -> Reply:
         names = self._worker.names
         if ask.model not in names:
             raise requests.unknown_model(ask.model, list(names))
-        encoder = names[ask.model].encoder
+        served = names[ask.model]
+        encoder = served.encoder
         if ask.is_chat and encoder.chat_format.template is None:
             raise RequestError(
                 f"{ask.model} has no chat template, so it continues texts: ask /v1/completions",
@@ -126,15 +127,21 @@ class _Routes:
             ids = encoder.encode_prompt(ask.prompt, ask.tools)
         except TrainerError as error:
             raise RequestError(error.message, param="messages") from error
+        with suppress(TrainerError):  # a template that needs the tools writes them
+            if ask.tools and ids == encoder.encode_prompt(ask.prompt):
+                raise RequestError(
+                    "the model's chat template leaves `tools` out of the prompt; remove them, or "
+                    "train with a template that writes them in model.chatTemplate",
+                    param="tools",
+                    code="unsupported_value",
+                )
         reader = TextReader(encoder=encoder, prompt=ids, is_chat=ask.is_chat)
         return Reply(
-            name=ask.model,
+            served=served,
+            ask=ask,
             prompt=ids,
             limit=requests.limit_answer(ask, len(ids), self._context),
-            stop_ids=frozenset(encoder.chat_format.stop_ids),
             text=AnswerText(reader=reader, stops=ask.stop),
-            sampling=ask.sampling,
-            is_stream=ask.is_stream,
             emit=emit,
         )
 
@@ -142,26 +149,30 @@ class _Routes:
 async def _stream(
     request: web.Request,
     response: Response,
-    first: Event,
-    events: asyncio.Queue[Event],
+    pieces: asyncio.Queue[str | None],
+    end: asyncio.Future[Finished],
     *,
     usage: bool,
 ) -> web.StreamResponse:
+    # Headers wait for the first piece, so that a failure still has its own status.
+    piece, is_first = await pieces.get(), True
+    if piece is None:
+        end.result()
     stream = web.StreamResponse(
         headers={"Content-Type": "text/event-stream; charset=utf-8", "Cache-Control": "no-cache"}
     )
     await stream.prepare(request)
-    event, is_first = first, True
-    while isinstance(event, Piece):
-        await stream.write(response.chunk(event.text, is_first=is_first))
-        event, is_first = await events.get(), False
-    if isinstance(event, Failed):
-        await stream.write(responses.event(RequestError(event.message, status=500).body))
+    while piece is not None:
+        await stream.write(response.chunk(piece, is_first=is_first))
+        piece, is_first = await pieces.get(), False
+    try:
+        done = end.result()
+    except RequestError as error:
+        await stream.write(responses.event(error.body))
     else:
-        last = response.chunk(event.piece, is_first=is_first, reason=event.reason)
-        await stream.write(last)
+        await stream.write(response.chunk(done.piece, is_first=is_first, reason=done.reason))
         if usage:
-            await stream.write(response.usage_chunk(event.num_tokens))
+            await stream.write(response.usage_chunk(done.num_tokens))
         await stream.write(responses.DONE)
     await stream.write_eof()
     return stream

@@ -63,11 +63,7 @@ def _load(options: argparse.Namespace) -> tuple[ServedModel, dict[str, str]]:
     credentials = os.environ.get(Environment.CREDENTIALS_DIR)
     access = StorageAccess(credentials_dir=Path(credentials) if credentials else None)
     folder, _ = fetch_model(
-        options.model,
-        options.revision,
-        access,
-        cache_dir(),
-        allow_code=options.trust_remote_code,
+        options.model, options.revision, access, cache_dir(), allow_code=options.trust_remote_code
     )
     hardware = detect_hardware()
     kind = options.dtype

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from finetune_trainer.model.encoding import ChatTokenizer
 
-_UNFINISHED = "\ufffd"
+UNFINISHED = "\ufffd"
 """A tokenizer writes this for the bytes of a character that has not ended."""
+_MAX_HELD = 8
+"""Tokens that may wait for the end of a character; what ends later is no character."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,27 +36,18 @@ class TextReader:
             return self.encoder.reader.read_generated(self.prompt, ids) or ""
         return self.encoder.reader.decode(ids, skip_special_tokens=True)
 
-    def read_beginning(self, ids: Sequence[int]) -> str:
-        """Return the text that an answer begins with, however it goes on."""
-        if not self.is_chat:
-            text = self.encoder.reader.decode(ids, skip_special_tokens=True)
-        elif self._is_before_answer(ids):
-            return ""
-        else:
-            text = self.encoder.reader.read(ids)
-        # A mark that follows may be composed with the last letter.
-        return text.rstrip(_UNFINISHED)[:-1] if self.is_chat else text.rstrip(_UNFINISHED)
-
-    def _is_before_answer(self, ids: Sequence[int]) -> bool:
-        mark, reader = self.encoder.chat_format.answer_after, self.encoder.reader
-        if not mark or mark in reader.decode(ids):
-            return False
-        return self.encoder.chat_format.leaves_header or reader.may_reason(self.prompt)
+    def may_reason(self) -> bool:
+        """Whether text without the mark of an answer may be something before the answer."""
+        chat_format = self.encoder.chat_format
+        return chat_format.leaves_header or self.encoder.reader.may_reason(self.prompt)
 
 
 @dataclass(kw_only=True, slots=True)
 class AnswerText:
     """The text of one answer while it is generated.
+
+    Tokens are decoded once: the text so far is kept, and only the last tokens are decoded again,
+    because a character or a space may depend on its neighbour.
 
     Attributes:
         reader: Reads its tokens.
@@ -65,14 +58,22 @@ class AnswerText:
     reader: TextReader
     stops: Sequence[str] = ()
     sent: str = field(default="", init=False)
+    _text: str = field(default="", init=False)
+    """Text of the tokens behind the last mark, up to ``_end``."""
+    _begin: int = field(default=0, init=False)
+    _end: int = field(default=0, init=False)
+    _num_seen: int = field(default=0, init=False)
+    _is_answer: bool | None = field(default=None, init=False)
 
     def has_stop(self, ids: Sequence[int]) -> bool:
         """Whether one of the texts that end the answer is in it."""
-        return bool(self.stops) and _find_stop(self.reader.read(ids), self.stops) is not None
+        return bool(self.stops) and _find_stop(self._read_so_far(ids), self.stops) is not None
 
     def next_piece(self, ids: Sequence[int]) -> str:
         """Return what the tokens so far add for certain; often nothing."""
-        text = self.reader.read_beginning(ids)
+        text = self._read_so_far(ids)
+        # A mark that follows may be composed with the last letter.
+        text = text[:-1] if self.reader.is_chat else text
         held = max((_count_overlap(text, stop) for stop in self.stops), default=0)
         return self._send(text[: len(text) - held])
 
@@ -85,6 +86,31 @@ class AnswerText:
         text = self.reader.read(ids)
         end = _find_stop(text, self.stops)
         return text if end is None else text[:end]
+
+    def _read_so_far(self, ids: Sequence[int]) -> str:
+        """Return the text that the answer begins with, however it goes on."""
+        self._grow(ids)
+        if not self.reader.is_chat:
+            return self._text
+        if not self._is_answer:
+            mark = self.reader.encoder.chat_format.answer_after
+            if self._is_answer is None:
+                self._is_answer = not mark or not self.reader.may_reason()
+            self._is_answer = self._is_answer or mark in self._text
+        return self.reader.encoder.reader.clean(self._text) if self._is_answer else ""
+
+    def _grow(self, ids: Sequence[int]) -> None:
+        reader = self.reader.encoder.reader
+        for size in range(self._num_seen + 1, len(ids) + 1):
+            if self.reader.is_chat and reader.ends_with_mark(ids, size):
+                self._text, self._begin, self._end, self._is_answer = "", size, size, True
+        self._num_seen = len(ids)
+        before = reader.decode(ids[self._begin : self._end], skip_special_tokens=True)
+        text = reader.decode(ids[self._begin :], skip_special_tokens=True)
+        is_late = len(ids) - self._end >= _MAX_HELD
+        if len(text) > len(before) and (is_late or not text.endswith(UNFINISHED)):
+            self._text += text[len(before) :]
+            self._begin, self._end = self._end, len(ids)
 
     def _send(self, text: str) -> str:
         if not text.startswith(self.sent):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
@@ -22,7 +21,7 @@ MAX_BATCH_TOKENS = 8192
 class Worker:
     """Computes answers, and loads and unloads adapters between them.
 
-    A request that waits longest decides whose batch is next. Batches of several models take turns.
+    A request that waits longest decides whose batch is next. Batches take turns.
 
     Args:
         model: The model; no other thread may use it afterwards.
@@ -31,9 +30,9 @@ class Worker:
     def __init__(self, model: ServedModel) -> None:
         self._model = model
         self._leaving: set[str] = set()
-        self._waiting: deque[Reply] = deque()
-        self._commands: deque[tuple[str, Callable[[], None], Future[None]]] = deque()
+        self._waiting: list[Reply] = []
         self._batches: list[Batch] = []
+        self._commands: list[tuple[str, Callable[[], None], Future[None]]] = []
         self._changed = threading.Condition()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -84,24 +83,47 @@ class Worker:
     def _run(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(self._has_work)
+                self._changed.wait_for(
+                    lambda: self._is_stopping or self._waiting or self._commands or self._batches
+                )
                 if self._is_stopping:
-                    self._end_all("the server stops")
-                    return
+                    break
+                self._admit()
             self._run_commands()
-            self._admit()
             for batch in list(self._batches):
                 self._advance(batch)
+        for reply in self._replies:
+            reply.fail("the server stops")
+        for _, _, future in self._commands:
+            future.cancel()
 
-    def _has_work(self) -> bool:
-        return bool(self._is_stopping or self._waiting or self._commands or self._batches)
+    @property
+    def _replies(self) -> list[Reply]:
+        return [*self._waiting, *(reply for batch in self._batches for reply in batch.replies)]
+
+    def _admit(self) -> None:
+        """Make a batch of the request that waits longest and others to the same model."""
+        self._waiting = [reply for reply in self._waiting if not reply.future.done()]
+        room = min(MAX_BATCH, MAX_REPLIES - sum(len(batch.replies) for batch in self._batches))
+        chosen: list[Reply] = []
+        for reply in self._waiting:
+            if reply.served is not self._waiting[0].served:
+                continue
+            width = max(len(each.prompt) for each in (*chosen, reply))
+            is_full = chosen and width * (len(chosen) + 1) > MAX_BATCH_TOKENS
+            if len(chosen) >= room or is_full:
+                break
+            chosen.append(reply)
+        if chosen:
+            self._waiting = [reply for reply in self._waiting if reply not in chosen]
+            self._batches.append(Batch(chosen))
 
     def _run_commands(self) -> None:
         """Run what no request in progress stands in the way of, in order."""
         with self._changed:
-            busy = {batch.name for batch in self._batches} | {r.name for r in self._waiting}
+            busy = {reply.served.name for reply in self._replies}
             ready = [each for each in self._commands if each[0] not in busy]
-            self._commands = deque(each for each in self._commands if each[0] in busy)
+            self._commands = [each for each in self._commands if each[0] in busy]
         for _, run, future in ready:
             if not future.set_running_or_notify_cancel():
                 continue  # who asked has left
@@ -112,48 +134,14 @@ class Worker:
             else:
                 future.set_result(None)
 
-    def _admit(self) -> None:
-        """Make a batch of the request that waits longest and others to the same model."""
-        with self._changed:
-            self._waiting = deque(reply for reply in self._waiting if not reply.is_cancelled)
-            room = MAX_REPLIES - sum(len(batch.replies) for batch in self._batches)
-            if not self._waiting or room <= 0:
-                return
-            chosen: list[Reply] = []
-            width = 0
-            for reply in self._waiting:
-                if reply.name != self._waiting[0].name:
-                    continue
-                width = max(width, len(reply.prompt))
-                is_full = len(chosen) >= min(room, MAX_BATCH)
-                if is_full or (chosen and width * (len(chosen) + 1) > MAX_BATCH_TOKENS):
-                    break
-                chosen.append(reply)
-            self._waiting = deque(reply for reply in self._waiting if reply not in chosen)
-        served = self._model.served.get(chosen[0].name)
-        if served is None:
-            for reply in chosen:
-                reply.fail(f"{reply.name} was unloaded before its answer began")
-            return
-        self._batches.append(Batch(chosen, pad_id=served.encoder.pad_id))
-
     def _advance(self, batch: Batch) -> None:
         try:
-            with self._model.use(self._model.served[batch.name]) as model:
+            with self._model.use(batch.served) as model:
                 batch.advance(model)
         except Exception as error:
             # The other batches go on; a lack of memory ends when these requests leave.
             for reply in batch.replies:
                 reply.fail(f"generation failed: {type(error).__name__}: {error}")
             batch.replies = []
-        if batch.is_ended:
+        if not batch.replies:
             self._batches.remove(batch)
-
-    def _end_all(self, message: str) -> None:
-        for reply in [
-            *self._waiting,
-            *(reply for batch in self._batches for reply in batch.replies),
-        ]:
-            reply.fail(message)
-        for _, _, future in self._commands:
-            future.cancel()

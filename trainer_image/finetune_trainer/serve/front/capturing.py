@@ -37,7 +37,6 @@ from finetune_trainer.serve.handover import (
     write_frame,
 )
 from finetune_trainer.serve.proxy import Opened
-from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.traffic.rows import write_time
 
 logger = logging.getLogger(__name__)
@@ -151,13 +150,11 @@ class Capturing:
 
     Args:
         socket: Path of its Unix socket; None if there is no recorder.
-        token: Returns the serving token.
     """
 
-    def __init__(self, socket: str | None, metrics: Metrics, token: Callable[[], str]) -> None:
+    def __init__(self, socket: str | None, metrics: Metrics) -> None:
         self._socket = socket
         self._metrics = metrics
-        self._token = token
         self._queue: deque[_Waiting] = deque()
         self._num_bytes = 0
         self._filled = asyncio.Event()
@@ -167,11 +164,6 @@ class Capturing:
             self._tally = Tally(Path(f"{socket}.waiting"))
             for name, number in self._tally.begin().items():
                 metrics.drop_capture(name, "Killed", number)
-
-    @property
-    def secret(self) -> Secret:
-        """What response ids and hashes of people are made with."""
-        return Secret(self._token())
 
     def expect(self, endpoint: str) -> None:
         """Count an answer that is to be captured, before its last bytes leave."""
@@ -214,7 +206,7 @@ class Capturing:
             "numOutputTokens": facts.num_output_tokens,
             "isRefusal": facts.is_refusal,
             "isInvalidJson": facts.is_invalid_json,
-            "sender": self.secret.hash_person(call.route.whose, call.sender),
+            "sender": call.sender,
         }
         frame = write_frame(head, call.raw, answer)
         if len(self._queue) >= MAX_FRAMES or self._num_bytes + len(frame) > MAX_BYTES:

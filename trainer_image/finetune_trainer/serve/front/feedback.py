@@ -2,11 +2,13 @@
 
 Of an answer, the id names the endpoint. So the key must open that endpoint, and an id of another
 namespace or endpoint is nobody's. Editors' keys reach all answers of an endpoint. Other keys reach
-the answers that were given to them.
+the answers that were given to them. Without a key nobody reaches any, except at an endpoint that is
+open to all.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 from urllib.parse import parse_qs
 
@@ -16,18 +18,20 @@ from finetune_trainer.serve.bodies import parse_body
 from finetune_trainer.serve.editors.page import editors_page
 from finetune_trainer.serve.errors import Refused
 from finetune_trainer.serve.front.capturing import Capturing
-from finetune_trainer.serve.front.keys import digest_of, no_key
-from finetune_trainer.serve.front.limits import Slots
+from finetune_trainer.serve.front.keys import Keys, digest_of, no_key
+from finetune_trainer.serve.front.ledger import Visit
+from finetune_trainer.serve.front.limits import Slots, Take
 from finetune_trainer.serve.front.routes import Route
 from finetune_trainer.serve.front.state import State
 from finetune_trainer.serve.handover import REACH_HEADER, SENDER_HEADER, WHOSE_HEADER, Reach
+from finetune_trainer.serve.response_ids import was_captured
 from finetune_trainer.traffic.places import read_id, time_of
 
 COMPLETIONS = "/v1/chat/completions"
 FEEDBACK = "/v1/feedback"
 PAGES = "/feedback/"
 MAX_OPEN = 64
-"""Requests of all senders that the recorder answers at a time."""
+"""Requests of all senders that the recorder answers at a time, half of them of one endpoint."""
 MAX_OPEN_PER_SENDER = 16
 
 
@@ -37,24 +41,36 @@ class Gatekeeper(Protocol):
     def opens(self, route: Route, digest: str | None) -> bool:
         """Tell whether a key opens an endpoint."""
 
-    def is_in(self, secret: str, digest: str | None) -> bool:
-        """Tell whether a key is in a Secret."""
-
-    def limit(self, route: Route, digest: str | None) -> None:
+    def limit(self, route: Route, digest: str | None, visit: Visit) -> None:
         """Count a request; raise Refused if there are too many."""
 
-    async def read(self, request: web.BaseRequest, digest: str | None) -> bytes:
+    async def read(self, request: web.BaseRequest, digest: str | None, take: Take) -> bytes:
         """Return the body; raise Refused."""
 
 
 class FeedbackRoutes:
-    """Passes requests about captured answers to the recorder."""
+    """Passes requests about captured answers to the recorder.
 
-    def __init__(self, *, state: State, capturing: Capturing, gatekeeper: Gatekeeper) -> None:
+    Args:
+        token: Returns the serving token, which earlier ids were made with.
+    """
+
+    def __init__(
+        self,
+        gatekeeper: Gatekeeper,
+        keys: Keys,
+        *,
+        state: State,
+        capturing: Capturing,
+        token: Callable[[], str],
+    ) -> None:
         self._state = state
+        self._token = token
         self._capturing = capturing
         self._gatekeeper = gatekeeper
+        self._keys = keys
         self._slots = Slots(MAX_OPEN)
+        self._slots_of_endpoints = Slots(MAX_OPEN)
 
     def has(self, method: str, path: str) -> bool:
         """Tell whether a request is about captured answers. Without any, there is no such route."""
@@ -66,8 +82,10 @@ class FeedbackRoutes:
             is_about = path == FEEDBACK or path.startswith(f"{COMPLETIONS}/")
         return is_about and any(route.capture for route in self._state.routes.values())
 
-    async def handle(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
-        """Answer a request.
+    async def handle(
+        self, request: web.BaseRequest, path: str, take: Take, visit: Visit
+    ) -> web.StreamResponse:
+        """Answer a request. ``take`` is called with the size of each piece of its body.
 
         Raises:
             Refused: It is not for this sender, or the recorder is away.
@@ -79,7 +97,9 @@ class FeedbackRoutes:
         if path == FEEDBACK and request.method != "POST":
             raise Refused(405, "method_not_allowed", "Use POST.")
         digest = digest_of(request.headers.get("Authorization", ""))
-        body = await self._gatekeeper.read(request, digest) if request.method == "POST" else None
+        body = None
+        if request.method == "POST":
+            body = await self._gatekeeper.read(request, digest, take)
         query = request.raw_path.partition("?")[2]
         if path == COMPLETIONS:
             route = self._route_of_model(parse_qs(query).get("model", [""])[0], digest)
@@ -87,15 +107,19 @@ class FeedbackRoutes:
         else:
             response_id = self._id_of(path, body)
             route = self._route_of_id(response_id, digest)
-        self._gatekeeper.limit(route, digest)
-        sender = request.remote if route.secret is None else digest
-        who = self._capturing.secret.hash_person(route.whose, sender or "")
+        self._gatekeeper.limit(route, digest, visit)
+        is_anybody = route.secret is None and route.capture is not None and route.capture.is_open
+        sender = (request.remote if is_anybody else digest) or ""
         about = {
             WHOSE_HEADER: route.name,
-            SENDER_HEADER: who,
-            REACH_HEADER: self._reach_of(route, digest),
+            SENDER_HEADER: sender,
+            REACH_HEADER: self._reach_of(route, digest) or Reach.OWN,
         }
-        with self._slots.hold(who, MAX_OPEN_PER_SENDER):
+        whose = sender if is_anybody else self._keys.owner_of(digest)
+        with (
+            self._slots.hold(whose, MAX_OPEN_PER_SENDER),
+            self._slots_of_endpoints.hold(route.name, MAX_OPEN // self._state.share_of_endpoints),
+        ):
             status, headers, answer = await self._capturing.ask(
                 request.method, f"{path}?{query}" if query else path, body, about
             )
@@ -104,7 +128,7 @@ class FeedbackRoutes:
                 route,
                 version=int(headers["x-finetune-version"]),
                 user=headers.get("x-finetune-user", ""),
-                sender=who,
+                sender=whose,
                 time=time_of(response_id).timestamp(),
             )
         kept = {name: headers[name] for name in ("Retry-After",) if name in headers}
@@ -112,23 +136,23 @@ class FeedbackRoutes:
             status=status, body=answer, content_type="application/json", headers=kept
         )
 
-    def _is_editor(self, route: Route, digest: str | None) -> bool:
-        editors = route.capture.editors if route.capture is not None else None
-        return editors is not None and self._gatekeeper.is_in(editors, digest)
-
-    def _reach_of(self, route: Route, digest: str | None) -> Reach:
-        """Return whose answers a sender reaches."""
-        if self._is_editor(route, digest):
+    def _reach_of(self, route: Route, digest: str | None) -> Reach | None:
+        """Return which captured answers of an endpoint a sender reaches; None for none."""
+        capture = route.capture
+        if capture is None:
+            return None
+        if capture.editors is not None and self._keys.opens(capture.editors, digest):
             return Reach.ALL
-        has_editors = route.capture is not None and route.capture.editors is not None
-        if has_editors:
-            return Reach.OWN
-        return Reach.ALL if route.secret is None else Reach.OWN_AND_USERS
+        if route.secret is None:
+            return Reach.ALL if capture.is_open else None
+        if not self._gatekeeper.opens(route, digest):
+            return None
+        return Reach.OWN_AND_USERS if capture.editors is None else Reach.OWN
 
     def _route_of_model(self, model: str, digest: str | None) -> Route:
         """Return the endpoint that a list is about; the only one if it names none."""
         mine = self._mine(digest)
-        named = [route for route in mine if route.capture and model in ("", route.name)]
+        named = [route for route in mine if model in ("", route.name)]
         if len(named) == 1:
             return named[0]
         if named:
@@ -145,20 +169,16 @@ class FeedbackRoutes:
         return response_id
 
     def _route_of_id(self, response_id: str, digest: str | None) -> Route:
-        secret = self._capturing.secret
         for route in self._mine(digest):
-            if secret.has_captured(route.whose, response_id):
+            if was_captured(route.whose, response_id, self._token()):
                 return route
         raise _no_answer()
 
     def _mine(self, digest: str | None) -> list[Route]:
         routes = self._state.routes.values()
-        mine = [
-            route
-            for route in routes
-            if self._gatekeeper.opens(route, digest) or self._is_editor(route, digest)
-        ]
-        if not mine and routes:
+        mine = [route for route in routes if self._reach_of(route, digest) is not None]
+        opens = self._gatekeeper.opens
+        if not mine and not any(route.secret and opens(route, digest) for route in routes):
             raise no_key()
         return mine
 

@@ -5,6 +5,7 @@ Series of a version are removed when it leaves the rotation.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -15,7 +16,16 @@ _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 2
 _TOKENS = tuple(float(4**power) for power in range(9))
 # Not `endpoint`: scrapes of the Prometheus operator put the name of the port there.
 _VERSION = ("finetuneendpoint", "version")
+MAX_KEYS = 100
+"""Names of keys with series of their own, at each endpoint, as long as the process runs."""
+OTHER = "<other>"
+_PLAIN_KEY = re.compile(r"[-._a-zA-Z0-9]{0,63}\Z")
 _LABELS = ("gen_ai_operation_name", "gen_ai_request_model", "gen_ai_response_model")
+
+
+def shown_key(key: str) -> str:
+    """Return the name of a key; `<other>` for one that is long or holds other characters."""
+    return key if _PLAIN_KEY.match(key) else OTHER
 
 
 class Series:
@@ -61,19 +71,37 @@ class Metrics:
         )
         self._signals = self._counter(
             "finetune_front_bad_answers",
-            "Bad answers by signal (errors, slow, refusals, invalidJson); shadow: to a copy.",
+            "Bad answers by signal (errors, slow, refusals, invalidJson).",
             "signal",
-            "shadow",
         )
-        self._shadows = self._counter(
-            "finetune_front_shadow_requests",
-            "Copies of requests for the candidate; code is empty for those left out.",
-            "code",
+        self._key_requests = Counter(
+            "finetune_front_key_requests",
+            "Requests by endpoint, name of the key and HTTP status.",
+            ("finetuneendpoint", "key", "code"),
+            registry=registry,
+        )
+        self._key_tokens = Counter(
+            "finetune_front_key_tokens",
+            "Tokens by endpoint and name of the key, estimated where the client left early.",
+            ("finetuneendpoint", "key", "gen_ai_token_type"),
+            registry=registry,
         )
         self._dropped = Counter(
             "finetune_front_capture_dropped",
             "Answers that should have been captured and were not, by reason.",
             ("finetuneendpoint", "reason"),
+            registry=registry,
+        )
+        self._fields = Counter(
+            "finetune_front_dropped_fields",
+            "Fields of requests that were dropped, because the front does not know them.",
+            ("finetuneendpoint",),
+            registry=registry,
+        )
+        self._unread = Gauge(
+            "finetune_front_unread_keys",
+            "Files of a Secret with keys that are not read: it has too many, or they are too long.",
+            ("secret",),
             registry=registry,
         )
         self._weights = Gauge(
@@ -86,6 +114,8 @@ class Metrics:
         """Versions of each endpoint whose weight is shown."""
         self._series: dict[tuple[str, str, str], Series] = {}
         self._codes: dict[tuple[str, str, str], Counter] = {}
+        self._keys: dict[str, set[str]] = {}
+        """Names of keys of each endpoint that have series."""
 
     def _histogram(
         self,
@@ -107,19 +137,36 @@ class Metrics:
             counter = self._codes[labels] = self._requests.labels(*labels)
         counter.inc()
 
-    def count_bad(
-        self, endpoint: str, version: str, signal: str, *, is_shadow: bool = False
-    ) -> None:
+    def count_bad(self, endpoint: str, version: str, signal: str) -> None:
         """Count a bad answer."""
-        self._signals.labels(endpoint, version, signal, str(is_shadow).lower()).inc()
+        self._signals.labels(endpoint, version, signal).inc()
 
-    def count_shadow(self, endpoint: str, version: str, code: str) -> None:
-        """Count a copy of a request."""
-        self._shadows.labels(endpoint, version, code).inc()
+    def count_key(
+        self, endpoint: str, key: str, code: int, num_input: int, num_output: int
+    ) -> None:
+        """Count a request of a key, and its tokens."""
+        known, key = self._keys.setdefault(endpoint, set()), shown_key(key)
+        if len(known) >= MAX_KEYS and key not in known:
+            key = OTHER
+        known.add(key)
+        self._key_requests.labels(endpoint, key, str(code)).inc()
+        self._key_tokens.labels(endpoint, key, "input").inc(num_input)
+        self._key_tokens.labels(endpoint, key, "output").inc(num_output)
 
     def drop_capture(self, endpoint: str, reason: str, number: int = 1) -> None:
         """Count answers that are not captured although they should be."""
         self._dropped.labels(endpoint, reason).inc(number)
+
+    def drop_fields(self, endpoint: str, number: int) -> None:
+        """Count fields of a request that are dropped."""
+        self._fields.labels(endpoint).inc(number)
+
+    def show_unread(self, secret: str, number: int | None) -> None:
+        """Show how many files of keys are not read; None forgets the Secret."""
+        if number is None:
+            self._unread.remove(secret)
+        else:
+            self._unread.labels(secret).set(number)
 
     def show_weights(self, endpoint: str, weights: Mapping[int, float]) -> None:
         """Show the share of requests of each version in rotation, in percent."""
@@ -146,10 +193,12 @@ class Metrics:
             by_version["version"] = str(gone.version)
         for histogram in (self.duration, self.first, self.per_token, self.tokens):
             histogram.remove_by_labels(by_model)
-        for counter in (self._requests, self._signals, self._shadows):
+        for counter in (self._requests, self._signals):
             counter.remove_by_labels(by_version)
         if gone is None:
-            self._dropped.remove_by_labels(by_version)
+            for counter in (self._dropped, self._fields, self._key_requests, self._key_tokens):
+                counter.remove_by_labels(by_version)
+            self._keys.pop(endpoint, None)
             self.show_weights(endpoint, {})
             del self._shown[endpoint]
         # Others find their series again.

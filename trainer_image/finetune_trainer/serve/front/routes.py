@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import logging
 import random
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from finetune_trainer.serve.errors import Refused
+
 logger = logging.getLogger(__name__)
 
-_VERSION = re.compile(r"[0-9]{1,9}\Z")
 MIN_REQUESTS = 200
 """Default of ``rollout.minRequests``."""
+SILENCE_SECONDS = 30.0
+"""Default of ``rollout.latencySeconds`` for clients that give up."""
 SAMPLE = "0.1"
 """Default of ``capture.sample``."""
 
@@ -41,10 +43,12 @@ class CaptureRule:
     Attributes:
         share: Of the requests that do not say; 0 to 1. Those with ``store: false`` are never taken.
         editors: Name of the Secret with the keys of editors; None if there is none.
+        is_open: Whether somebody without a key reaches all answers of an endpoint without keys.
     """
 
     share: float = 0.0
     editors: str | None = None
+    is_open: bool = False
 
     def wants(self, fields: Mapping[str, Any]) -> bool:
         """Tell whether the answer to a request is captured."""
@@ -54,6 +58,24 @@ class CaptureRule:
         return self.share > 0 and random.random() < self.share  # noqa: S311
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """What may be used in a minute at this front; None for no limit."""
+
+    requests: int | None = None
+    tokens: int | None = None
+
+    @classmethod
+    def read(cls, limits: Mapping[str, Any], default: Rate | None = None) -> Rate:
+        """Return the rate that an object of the spec sets; the rest is that of another one."""
+        requests, tokens = limits.get("requestsPerMinute"), limits.get("tokensPerMinute")
+        default = default or cls()
+        return cls(
+            default.requests if requests is None else int(requests),
+            default.tokens if tokens is None else int(tokens),
+        )
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Route:
     """What the front does with requests for one public model name.
@@ -61,13 +83,13 @@ class Route:
     Attributes:
         weight: Percent of sticky keys that the candidate answers.
         rollout: Name of the rollout. Empty without a candidate.
+        trusts_users: Whether `user` is true, whoever sends it.
         secret: Name of the Secret with the keys; None opens the endpoint to everyone.
-        requests_per_minute: Of each key, at this front; None for no limit.
+        drops_unknown: Whether fields that the front does not know are dropped, not refused.
+        rate: Of each key; without keys, of all askers together.
+        rates: Of some keys, by name.
         min_requests: Requests that the candidate needs at each weight.
         slow_seconds: An answer whose first byte takes longer counts as slow.
-        shadow_percent: Share of the active version's requests that a verified candidate gets a
-            copy of.
-        is_behind_gateway: Whether a gateway divides the requests, and names the version.
         capture: None captures nothing.
     """
 
@@ -77,12 +99,13 @@ class Route:
     candidate: Served | None = None
     weight: float = 0.0
     rollout: str = ""
+    trusts_users: bool = False
     secret: str | None = None
-    requests_per_minute: int | None = None
+    drops_unknown: bool = False
+    rate: Rate = Rate()
+    rates: Mapping[str, Rate] = field(default_factory=dict)
     min_requests: int = 0
     slow_seconds: float | None = None
-    shadow_percent: float = 0.0
-    is_behind_gateway: bool = False
     capture: CaptureRule | None = None
 
     @property
@@ -90,15 +113,49 @@ class Route:
         """Namespace and name, as response ids have them."""
         return f"{self.namespace}/{self.name}"
 
+    @property
+    def mixing(self) -> str:
+        """Name of the rollout, whatever trips it has had: it chooses who gets the candidate."""
+        return self.rollout.partition(".")[0]
+
+    def rate_of(self, key: str) -> Rate:
+        """Return the limits of a key."""
+        return self.rates.get(key, self.rate)
+
     def is_slow(self, seconds: float) -> bool:
         """Whether an answer whose first byte took so long counts as slow."""
         return self.slow_seconds is not None and seconds > self.slow_seconds
 
-    @property
-    def shares_server(self) -> bool:
-        """Whether one server holds both versions: its death says nothing about the candidate."""
-        active, candidate = self.active, self.candidate
-        return active is not None and candidate is not None and active.url == candidate.url
+    def is_silent(self, seconds: float) -> bool:
+        """Whether a client that waited so long for the next byte has met a version that hangs."""
+        return seconds > (self.slow_seconds or SILENCE_SECONDS)
+
+
+def list_models(routes: Iterable[Route], born: int) -> list[dict[str, object]]:
+    """Return the models that a version answers, as OpenAI lists them."""
+    return [
+        {"id": route.name, "object": "model", "created": born, "owned_by": route.namespace}
+        for route in routes
+        if route.active is not None
+    ]
+
+
+def find_model(models: Iterable[dict[str, object]], name: str) -> dict[str, object]:
+    """Return a model of a list.
+
+    Raises:
+        Refused: It is not there.
+    """
+    found = next((each for each in models if each["id"] == name), None)
+    if found is None:
+        raise no_model(name)
+    return found
+
+
+def no_model(name: str) -> Refused:
+    """Return the refusal of a model that is not there, or that the key does not open."""
+    message = f"The model `{name[:128]}` does not exist, or the key does not open it."
+    return Refused(404, "model_not_found", message, param="model")
 
 
 def read_routes(
@@ -126,15 +183,13 @@ def read_route(endpoint: Mapping[str, Any], *, server_url: str) -> Route:
     status = endpoint.get("status") or {}
     candidate = status.get("candidate") or None
     access = spec.get("access") or {}
-    keys, limit = access.get("keysFrom"), access.get("requestsPerMinute")
+    keys, rate = access.get("keysFrom"), Rate.read(access)
     rules = spec.get("rollout") or {}
     latency = rules.get("latencySeconds")
-    rollout, weight, percent = "", 0.0, 0.0
+    rollout, weight = "", 0.0
     if candidate is not None:
         rollout = str(candidate.get("rolloutId") or candidate["adapter"])
         weight = float(candidate.get("weight") or 0)
-        if weight or candidate.get("verifiedTime"):
-            percent = float((spec.get("shadow") or {}).get("percent") or 0)
     return Route(
         name=metadata["name"],
         namespace=metadata.get("namespace", ""),
@@ -142,12 +197,13 @@ def read_route(endpoint: Mapping[str, Any], *, server_url: str) -> Route:
         candidate=_read_served(candidate, server_url),
         weight=weight,
         rollout=rollout,
+        trusts_users=access.get("trustUsers") is True,
         secret=_secret_of(keys),
-        requests_per_minute=None if limit is None else int(limit),
+        drops_unknown=access.get("unknownFields") == "Drop",
+        rate=rate,
+        rates={each["name"]: Rate.read(each, rate) for each in access.get("limits") or ()},
         min_requests=int(rules.get("minRequests") or MIN_REQUESTS),
         slow_seconds=None if latency is None else float(latency),
-        shadow_percent=percent,
-        is_behind_gateway=(spec.get("serve") or {}).get("routing") == "Gateway",
         capture=_read_capture(spec.get("capture")),
     )
 
@@ -159,26 +215,13 @@ def _read_capture(capture: Mapping[str, Any] | None) -> CaptureRule | None:
     return CaptureRule(
         share=float(capture.get("sample") or SAMPLE) if is_for_all else 0.0,
         editors=_secret_of(capture.get("editorsFrom")),
+        is_open=capture.get("openToAll") is True,
     )
 
 
 def _secret_of(source: Mapping[str, Any] | None) -> str | None:
     """Return a Secret's name. A reference without a name opens nothing: none is called ""."""
     return None if source is None else str((source.get("secretRef") or {}).get("name") or "")
-
-
-def find_route(routes: Mapping[str, Route], model: str) -> tuple[Route | None, int | None]:
-    """Return the route that a request names, and the version that a gateway has chosen for it.
-
-    A gateway writes ``<endpoint>@<version>``.
-    """
-    if (route := routes.get(model)) is not None:
-        return route, None
-    name, _, version = model.partition("@")
-    route = routes.get(name)
-    if route is None or not route.is_behind_gateway or not _VERSION.match(version):
-        return None, None
-    return route, int(version)
 
 
 def _read_served(served: Mapping[str, Any] | None, server_url: str) -> Served | None:

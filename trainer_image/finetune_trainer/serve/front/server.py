@@ -17,8 +17,8 @@ from finetune_trainer.serve.desired import Endpoint
 from finetune_trainer.serve.front.answering import Front
 from finetune_trainer.serve.front.capturing import Capturing
 from finetune_trainer.serve.front.keys import Keys
+from finetune_trainer.serve.front.ledger import Ledger
 from finetune_trainer.serve.front.metrics import Metrics
-from finetune_trainer.serve.front.shadow import Shadow
 from finetune_trainer.serve.front.state import State
 from finetune_trainer.serve.handover import SOCKET
 from finetune_trainer.serve.process import (
@@ -29,6 +29,8 @@ from finetune_trainer.serve.process import (
 )
 from finetune_trainer.serve.proxy import make_session
 
+ACCESS_LOG = "FINETUNE_ACCESS_LOG"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Settings:
@@ -37,15 +39,15 @@ class Settings:
     Attributes:
         server_url: URL of a server, with ``{server}`` for its name.
         keys_dir: Holds a folder of keys for each Secret.
-        num_fronts: Processes that share the traffic.
         recorder: Unix socket of the recorder; None captures nothing.
+        logs_access: Whether each request gets a line in the log.
     """
 
     process: ProcessSettings
     server_url: str
     keys_dir: Path
-    num_fronts: int
     recorder: str | None = None
+    logs_access: bool = True
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,21 +64,18 @@ def read_settings(arguments: argparse.Namespace, environment: Mapping[str, str])
     server_url = environment.get("FINETUNE_SERVER_URL") or "http://{server}:8000"
     if not server_url.startswith(("http://", "https://")):
         raise ValueError(f"FINETUNE_SERVER_URL is {server_url!r}: give a URL with {{server}} in it")
+    access_log = environment.get(ACCESS_LOG) or "on"
+    if access_log not in ("on", "off"):
+        raise ValueError(f"{ACCESS_LOG} is {access_log!r}: set it to on or off")
     return Settings(
         process=ProcessSettings.read(
             arguments, environment, linger_seconds=5.0, grace_seconds=60.0
         ),
         server_url=server_url,
         keys_dir=Path(environment.get("FINETUNE_KEYS_DIR") or "/var/run/finetune/keys"),
-        num_fronts=_fronts(environment.get("FINETUNE_FRONTS") or "1"),
         recorder=environment.get(SOCKET) or None,
+        logs_access=access_log == "on",
     )
-
-
-def _fronts(given: str) -> int:
-    if not given.isdecimal() or not int(given):
-        raise ValueError(f"FINETUNE_FRONTS is {given!r}: give the number of front processes")
-    return int(given)
 
 
 class Process(ServingProcess):
@@ -86,23 +85,23 @@ class Process(ServingProcess):
         super().__init__(settings.process)
         self._settings = settings
         self._metrics = Metrics(CollectorRegistry())
-        self.state = State(self._metrics, server_url=settings.server_url)
-        self._keys = Keys(settings.keys_dir)
+        self._keys = Keys(settings.keys_dir, self._metrics.show_unread)
+        self.state = State(
+            self._metrics, server_url=settings.server_url, count_keys=self._keys.count_of
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then drain."""
-        async with make_session() as session, make_session() as copies:
-            shadow = Shadow(copies, self._metrics)
-            capturing = Capturing(self._settings.recorder, self._metrics, lambda: self.token)
+        async with make_session() as session:
+            capturing = Capturing(self._settings.recorder, self._metrics)
             front = Front(
                 session=session,
                 state=self.state,
                 keys=self._keys,
                 metrics=self._metrics,
-                shadow=shadow,
                 capturing=capturing,
+                ledger=Ledger(self._metrics, logs=self._settings.logs_access),
                 token=lambda: self.token,
-                num_fronts=self._settings.num_fronts,
             )
             try:
                 await self.serve(
@@ -114,7 +113,6 @@ class Process(ServingProcess):
                     partial(capturing.keep_counting, self._show_counts),
                 )
             finally:
-                await shadow.close()
                 await capturing.close()
 
     def _show_counts(self, counts: dict[str, object]) -> None:
@@ -136,6 +134,8 @@ class Process(ServingProcess):
         """Read keys and token again if they have changed."""
         await asyncio.to_thread(self._keys.refresh, self._secrets)
         await super().look()
+
+    is_engine_hung = False
 
     @property
     def is_ready(self) -> bool:

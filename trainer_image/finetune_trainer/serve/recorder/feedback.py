@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,12 +15,11 @@ from finetune_trainer.serve.bodies import parse_body
 from finetune_trainer.serve.errors import Refused, json_response
 from finetune_trainer.serve.handover import Reach
 from finetune_trainer.serve.proxy import read_body
-from finetune_trainer.serve.recorder.keeping import Keeper, no_answer, now
 from finetune_trainer.serve.recorder.listing import Choice, list_drawn, list_page
 from finetune_trainer.serve.recorder.places import Place
+from finetune_trainer.serve.recorder.retention import Keeper, no_answer, now
 from finetune_trainer.serve.recorder.scrubbing import scrub_text
 from finetune_trainer.serve.recorder.shapes import completion_of, entry_of, messages_of
-from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.drawn import REVIEW, is_review
 from finetune_trainer.traffic.places import (
@@ -52,24 +51,25 @@ class Asker:
     """Somebody who asks about the captured answers of an endpoint.
 
     Attributes:
-        sender: Keyed hash of the key, or of the address where no key is asked for.
+        name: Digest of the key, or the address where none is asked for.
+        senders: Keyed hashes of the name: that of new rows, then those of older ones.
     """
 
     place: Place
-    sender: str
+    name: str
+    senders: tuple[str, ...]
     reach: Reach
 
     def reaches(self, row: Exchange) -> bool:
         """Whether an answer is one that the asker may see."""
-        return self.reach is Reach.ALL or row.sender == self.sender
+        return self.reach is Reach.ALL or row.sender in self.senders
 
 
 class FeedbackDesk:
     """Answers requests about the captured answers of an endpoint."""
 
-    def __init__(self, keeper: Keeper, secret: Callable[[], Secret]) -> None:
+    def __init__(self, keeper: Keeper) -> None:
         self._keeper = keeper
-        self._secret = secret
 
     async def answer(self, request: web.BaseRequest, asker: Asker) -> web.StreamResponse:
         """Answer a request of somebody who may use the endpoint.
@@ -107,7 +107,7 @@ class FeedbackDesk:
         raise Refused(404, "unknown_url", "No such URL.")
 
     async def _find(self, asker: Asker, given: str) -> Exchange:
-        row = await self._keeper.find(asker.place, self._read_id(asker, given))
+        row = await self._keeper.find(asker.place, _read_id(given))
         if not asker.reaches(row):
             raise no_answer()
         return row
@@ -117,17 +117,11 @@ class FeedbackDesk:
 
         Clients repeat a deletion that was answered with 503, and no reader finds the answer then.
         """
-        response_id = self._read_id(asker, given)
+        response_id = _read_id(given)
         purging = PURGING + response_id
         if await self._keeper.ask(lambda store: store.exists(purging), asker.place):
             return response_id
         return (await self._find(asker, given)).id
-
-    def _read_id(self, asker: Asker, given: str) -> str:
-        response_id = read_id(given)
-        if response_id and self._secret().has_captured(asker.place.whose, response_id):
-            return response_id
-        raise no_answer()
 
     async def _show(self, place: Place, row: Exchange) -> dict[str, Any]:
         entries = await self._keeper.ask(lambda store: read_feedback(store, row.id), place)
@@ -138,7 +132,7 @@ class FeedbackDesk:
             # Nobody else was asked about answers.
             fields = {name: value for name, value in fields.items() if name != REVIEW}
         # Texts are long, and looking through them takes a while.
-        entry = await asyncio.to_thread(read_entry, fields, row, asker.sender, now())
+        entry = await asyncio.to_thread(read_entry, fields, row, asker.senders[0], now())
 
         def work(store: ObjectStore) -> Feedback | None:
             kept = _after_earlier(store, entry)
@@ -190,9 +184,14 @@ class FeedbackDesk:
             raise Refused(403, "not_an_editor", message)
         if not user:
             raise _wrong("user", "the user whose answers are to be deleted")
-        hashed = self._secret().hash_person(asker.place.whose, user)
-        await self._keeper.delete_user(asker.place, hashed)
-        return {"object": "user.deleted", "user": user, "deleted": True}
+        place, people = asker.place, self._keeper.people
+        await self._keeper.ask(lambda store: people.share(store, place.endpoint), place)
+        whose = people.hashes(place.endpoint, place.whose, user)
+        if asker.reach is not Reach.ALL:
+            senders = people.hashes(place.endpoint, place.whose, asker.name)
+            whose = tuple(map(".".join, zip(whose, senders, strict=True)))
+        number = await self._keeper.delete_user(place, *whose)
+        return {"object": "user.deleted", "user": user, "deleted": number > 0, "rows": number}
 
 
 def read_entry(fields: Mapping[str, Any], row: Exchange, who: str, time: datetime) -> Feedback:
@@ -225,6 +224,13 @@ def read_entry(fields: Mapping[str, Any], row: Exchange, who: str, time: datetim
     )
 
 
+def _read_id(given: str) -> str:
+    response_id = read_id(given)
+    if response_id is None:
+        raise no_answer()
+    return response_id
+
+
 def _after_earlier(store: ObjectStore, entry: Feedback) -> Feedback:
     """Return an entry with a time after all of the same person, whatever clocks say."""
     earlier = [
@@ -239,11 +245,11 @@ def _after_earlier(store: ObjectStore, entry: Feedback) -> Feedback:
 
 def _text(fields: Mapping[str, Any], name: str, longest: int) -> str | None:
     value = fields.get(name)
-    if value is None or value == "":
+    if value is None:
         return None
     if not isinstance(value, str) or len(value) > longest:
         raise _wrong(name, f"a text of at most {longest} characters")
-    return scrub_text(value)
+    return scrub_text(value.rstrip()) or None
 
 
 def _metadata(fields: Mapping[str, Any]) -> Mapping[str, Any]:

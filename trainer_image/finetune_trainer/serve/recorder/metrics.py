@@ -30,6 +30,18 @@ class Metrics:
             [_ENDPOINT, "reason"],
             registry=registry,
         )
+        self._deletions = Counter(
+            "finetune_recorder_deletions",
+            "Deletions that were asked for: of one answer, or of the answers of a user.",
+            [_ENDPOINT, "of"],
+            registry=registry,
+        )
+        self._removed = Counter(
+            "finetune_recorder_deleted_rows",
+            "Captured answers that were removed because somebody asked for it.",
+            [_ENDPOINT],
+            registry=registry,
+        )
         self._spool = Gauge(
             "finetune_recorder_spool_bytes",
             "Bytes of captured answers that wait for object storage.",
@@ -47,6 +59,14 @@ class Metrics:
     def fail(self, endpoint: str, reason: str) -> None:
         """Count a failure of the storage."""
         self._failures.labels(endpoint, reason).inc()
+
+    def ask_deletion(self, endpoint: str, of: str) -> None:
+        """Count a request to delete an answer, or the answers of a user."""
+        self._deletions.labels(endpoint, of).inc()
+
+    def remove(self, endpoint: str, num_rows: int) -> None:
+        """Count rows that were removed because somebody asked for it."""
+        self._removed.labels(endpoint).inc(num_rows)
 
     def show_spool(self, num_bytes: int) -> None:
         """Show how much waits."""

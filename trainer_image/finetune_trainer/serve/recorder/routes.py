@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from aiohttp import web
@@ -28,10 +28,9 @@ from finetune_trainer.serve.handover import (
 from finetune_trainer.serve.logs import log_defect
 from finetune_trainer.serve.proxy import MAX_BODY_BYTES, read_body
 from finetune_trainer.serve.recorder.feedback import Asker, FeedbackDesk
-from finetune_trainer.serve.recorder.keeping import Keeper
 from finetune_trainer.serve.recorder.metrics import Metrics
+from finetune_trainer.serve.recorder.retention import Keeper
 from finetune_trainer.serve.recorder.scrubbing import make_row
-from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.traffic.rows import Exchange, write_exchange
 
 logger = logging.getLogger(__name__)
@@ -40,17 +39,12 @@ MAX_BATCH_BYTES = BATCH_BYTES + 2 * (MAX_BODY_BYTES + MAX_ANSWER_BYTES)
 
 
 class Recorder:
-    """Answers the front.
+    """Answers the front."""
 
-    Args:
-        secret: Returns what response ids and hashes of people are made with.
-    """
-
-    def __init__(self, keeper: Keeper, metrics: Metrics, secret: Callable[[], Secret]) -> None:
+    def __init__(self, keeper: Keeper, metrics: Metrics) -> None:
         self._keeper = keeper
         self._metrics = metrics
-        self._secret = secret
-        self._desk = FeedbackDesk(keeper, secret)
+        self._desk = FeedbackDesk(keeper)
         self._scrubbing = asyncio.Lock()
         # Of its own: storage that hangs may hold all threads of the loop.
         self._scrubber = ThreadPoolExecutor(1, thread_name_prefix="scrubber")
@@ -68,9 +62,11 @@ class Recorder:
         place = self._keeper.places.get(request.headers.get(WHOSE_HEADER, ""))
         if place is None:
             raise Refused(404, "not_captured", "This endpoint captures no answers.")
+        await self._keeper.know_people(place.endpoint)
         sender = request.headers.get(SENDER_HEADER, "")
+        hashes = self._keeper.people.hashes(place.endpoint, place.whose, sender)
         reach = Reach(request.headers.get(REACH_HEADER, Reach.OWN))
-        return await self._desk.answer(request, Asker(place, sender, reach))
+        return await self._desk.answer(request, Asker(place, sender, hashes, reach))
 
     def _counts(self) -> dict[str, dict[str, object]]:
         return {
@@ -86,9 +82,13 @@ class Recorder:
             frames = list(read_frames(body))
         except (ValueError, UnicodeDecodeError):
             raise Refused(400, "broken_batch", "The batch cannot be read.") from None
+        if not self._keeper.is_known:
+            raise Refused(503, "starting", "The endpoints are not known yet.", retry_seconds=1)
+        named = {str(frame.head.get("endpoint", "")) for frame in frames}
+        await asyncio.gather(*map(self._keeper.know_people, named))
         async with self._scrubbing:
             rows = await asyncio.get_running_loop().run_in_executor(
-                self._scrubber, self._make_rows, frames, self._secret()
+                self._scrubber, self._make_rows, frames
             )
             try:
                 self._spool(rows)
@@ -105,11 +105,11 @@ class Recorder:
             else:
                 self._metrics.drop(row.endpoint, "SpoolFull")
 
-    def _make_rows(self, frames: Iterable[Frame], secret: Secret) -> list[Exchange]:
+    def _make_rows(self, frames: Iterable[Frame]) -> list[Exchange]:
         rows = []
         for frame in frames:
             try:
-                row = make_row(frame, secret)
+                row = make_row(frame, self._keeper.people.hash)
                 # It nests a request one level deeper, and JSON has a limit.
                 write_exchange(row)
                 rows.append(row)

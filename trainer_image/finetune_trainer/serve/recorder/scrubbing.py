@@ -5,7 +5,7 @@ A row is made of whole texts: of a stream, all events are joined before they are
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,9 +13,9 @@ import orjson
 
 from finetune_trainer.prepare.privacy.finding import Settings
 from finetune_trainer.prepare.privacy.redaction import redact_text, redact_value
+from finetune_trainer.serve.bodies import FIELDS
 from finetune_trainer.serve.handover import Frame
 from finetune_trainer.serve.recorder.joining import join_stream
-from finetune_trainer.serve.response_ids import Secret
 from finetune_trainer.traffic.rows import Exchange
 
 SETTINGS = Settings()
@@ -25,8 +25,13 @@ _TOKEN_FIELDS = ("logprobs", "token_ids", "prompt_logprobs")
 """They hold the texts again in pieces, in which nothing can be recognised."""
 
 
-def make_row(frame: Frame, secret: Secret) -> Exchange:
+def make_row(frame: Frame, hash_person: Callable[[str, str, str], str]) -> Exchange:
     """Return the row of an answer.
+
+    Args:
+        frame: What the front hands over.
+        hash_person: Returns the keyed hash of a person, by endpoint, namespace and endpoint, and
+            name.
 
     Raises:
         ValueError: The frame holds no JSON object as its request.
@@ -40,12 +45,14 @@ def make_row(frame: Frame, secret: Secret) -> Exchange:
         answer = join_stream(frame.answer) if head.get("isStream") else _object(frame.answer)
     found = None if answer is None else answer.get("choices")
     choices = [_without_tokens(each) for each in found] if isinstance(found, list) else []
-    whose = f"{head['namespace']}/{head['endpoint']}"
+    endpoint, whose = head["endpoint"], f"{head['namespace']}/{head['endpoint']}"
     named = next((str(request[name]) for name in _USERS if request.get(name)), None)
-    user = None if named is None else secret.hash_person(whose, named)
-    asked = {name: each for name, each in request.items() if name not in ("model", *_USERS)}
+    user = None if named is None else hash_person(endpoint, whose, named)
+    # A field that no engine was sent, such as `prompt_cache_key`, may name a user in clear.
+    kept = FIELDS - {"model", *_USERS}
+    asked = {name: each for name, each in request.items() if name in kept}
     asked, choices = redact_value([_unescape(asked), _unescape(choices)], SETTINGS)
-    asked["model"] = head["endpoint"]
+    asked["model"] = endpoint
     if user is not None:
         asked["user"] = user
     first = choices[0] if choices and isinstance(choices[0], dict) else {}
@@ -53,7 +60,7 @@ def make_row(frame: Frame, secret: Secret) -> Exchange:
     return Exchange(
         id=head["id"],
         time=datetime.fromisoformat(head["time"]),
-        endpoint=head["endpoint"],
+        endpoint=endpoint,
         version=head["version"],
         sha256=head["sha256"],
         request=asked,
@@ -62,7 +69,7 @@ def make_row(frame: Frame, secret: Secret) -> Exchange:
         num_input_tokens=head.get("numInputTokens"),
         num_output_tokens=head.get("numOutputTokens"),
         user=user,
-        sender=head.get("sender", ""),
+        sender=hash_person(endpoint, whose, sender) if (sender := head.get("sender")) else "",
         is_error=not choices,
         is_refusal=bool(head.get("isRefusal")),
         is_invalid_json=bool(head.get("isInvalidJson")),

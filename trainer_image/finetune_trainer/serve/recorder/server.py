@@ -16,14 +16,14 @@ from prometheus_client import CollectorRegistry, generate_latest
 from finetune_api.protocol.trainer import Environment
 from finetune_trainer.serve.desired import Endpoint
 from finetune_trainer.serve.handover import SOCKET
+from finetune_trainer.serve.listening import ProxyServer
 from finetune_trainer.serve.process import ProcessSettings, ServingProcess, run_process
-from finetune_trainer.serve.proxy import ProxyServer
-from finetune_trainer.serve.recorder.keeping import Keeper
 from finetune_trainer.serve.recorder.metrics import Metrics
+from finetune_trainer.serve.recorder.people import Keyring
 from finetune_trainer.serve.recorder.places import read_places
+from finetune_trainer.serve.recorder.retention import Keeper
 from finetune_trainer.serve.recorder.routes import Recorder
 from finetune_trainer.serve.recorder.spool import Spool
-from finetune_trainer.serve.response_ids import Secret
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +83,18 @@ class Process(ServingProcess):
         super().__init__(settings.process)
         self._settings = settings
         self._metrics = Metrics(CollectorRegistry())
-        self.keeper = Keeper(Spool(settings.spool_dir), self._metrics, settings.credentials_dir)
+        self.keeper = Keeper(
+            Spool(settings.spool_dir),
+            Keyring(settings.spool_dir, lambda: self.token),
+            self._metrics,
+            settings.credentials_dir,
+        )
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until ``stop`` is set, then store what is here."""
         self.keeper.spool.load()
-        recorder = Recorder(self.keeper, self._metrics, lambda: Secret(self.token))
+        self.keeper.people.load()
+        recorder = Recorder(self.keeper, self._metrics)
         try:
             await self.serve(
                 recorder.handle,
@@ -113,6 +119,8 @@ class Process(ServingProcess):
     def follow(self, endpoints: Mapping[str, Endpoint]) -> None:
         """Take over the endpoints as they are now."""
         self.keeper.follow(read_places(endpoints))
+
+    is_engine_hung = False
 
     @property
     def is_ready(self) -> bool:

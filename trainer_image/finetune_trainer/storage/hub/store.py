@@ -126,12 +126,7 @@ class HubStore:
         self._refuse_write()
 
     def upload_file(
-        self,
-        path: Path,
-        key: str,
-        *,
-        if_absent: bool = False,
-        on_bytes: OnBytes | None = None,
+        self, path: Path, key: str, *, if_absent: bool = False, on_bytes: OnBytes | None = None
     ) -> None:
         """Refuse: the Hub is read-only here."""
         self._refuse_write()

@@ -79,12 +79,7 @@ class S3Store:
         )
 
     def upload_file(
-        self,
-        path: Path,
-        key: str,
-        *,
-        if_absent: bool = False,
-        on_bytes: OnBytes | None = None,
+        self, path: Path, key: str, *, if_absent: bool = False, on_bytes: OnBytes | None = None
     ) -> None:
         """Upload a local file, in parallel parts when it is large.
 
@@ -118,9 +113,7 @@ class S3Store:
         is_last = False
         while not is_last:
             page = self._ask(
-                self._uri_of(prefix),
-                "list",
-                lambda client: client.list_objects_v2(**request),
+                self._uri_of(prefix), "list", lambda client: client.list_objects_v2(**request)
             )
             for entry in page.get("Contents", []):
                 key = entry["Key"][len(root) :]
@@ -129,6 +122,7 @@ class S3Store:
                         key=key,
                         num_bytes=entry["Size"],
                         version=entry.get("ETag", "").strip('"'),
+                        written=entry.get("LastModified"),
                     )
             request["ContinuationToken"] = page.get("NextContinuationToken")
             is_last = not page.get("IsTruncated") or not request["ContinuationToken"]
@@ -199,11 +193,7 @@ class S3Store:
         condition: dict[str, Any] = {"IfNoneMatch": "*"} if if_absent else {}
         _repeat_on_conflict(
             lambda: client.put_object(
-                Bucket=self.bucket,
-                Key=full_key,
-                Body=data,
-                ChecksumAlgorithm="CRC32",
-                **condition,
+                Bucket=self.bucket, Key=full_key, Body=data, ChecksumAlgorithm="CRC32", **condition
             )
         )
 

@@ -82,12 +82,7 @@ class PartUploads:
         return _Upload(id=created["UploadId"], source=source)
 
     def _put_missing(
-        self,
-        client: S3Client,
-        path: Path,
-        key: str,
-        upload: _Upload,
-        on_bytes: OnBytes | None,
+        self, client: S3Client, path: Path, key: str, upload: _Upload, on_bytes: OnBytes | None
     ) -> None:
         num_bytes = upload.source[1]
         part_bytes = max(PART_BYTES, -(-num_bytes // _MAX_PARTS))

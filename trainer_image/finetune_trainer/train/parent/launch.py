@@ -25,12 +25,7 @@ from finetune_trainer.errors import (
     TrainerError,
 )
 from finetune_trainer.failures import failure_of_record, read_record
-from finetune_trainer.process import (
-    die_with_parent,
-    num_oom_kills,
-    read_tail,
-    threads_per_process,
-)
+from finetune_trainer.process import die_with_parent, environment_of, num_oom_kills, read_tail
 from finetune_trainer.stopping import deadline, on_stop
 from finetune_trainer.train.parent.beats import Phase, dump_stacks, read_beats
 from finetune_trainer.train.parent.interfaces import gloo_interface
@@ -169,14 +164,15 @@ def run_ranks(
 
 
 def _environment(topology: Topology, control_dir: Path, *, use_gpu: bool) -> dict[str, str]:
-    environment = dict(os.environ)
-    environment["OMP_NUM_THREADS"] = str(threads_per_process(topology.processes_per_node))
+    environment = environment_of(topology.processes_per_node, use_gpu=use_gpu)
     environment["ACCELERATE_MIXED_PRECISION"] = "no"
-    environment.setdefault("PYTHONHASHSEED", "0")
-    environment.setdefault("HF_HUB_OFFLINE", "1")
     environment.setdefault("HF_DATASETS_CACHE", str(control_dir / "datasets"))
     if topology.interface:
         environment["GLOO_SOCKET_IFNAME"] = topology.interface
+    if use_gpu and topology.num_nodes * topology.processes_per_node == 1:
+        # transformers would spread the model over all GPUs that a single rank sees.
+        visible = environment.get("CUDA_VISIBLE_DEVICES", "0")
+        environment["CUDA_VISIBLE_DEVICES"] = visible.partition(",")[0]
     if not use_gpu:
         environment["ACCELERATE_USE_CPU"] = "true"
         environment.setdefault("DS_ACCELERATOR", "cpu")
@@ -187,11 +183,7 @@ def _environment(topology: Topology, control_dir: Path, *, use_gpu: bool) -> dic
 
 
 def watch_ranks(
-    process: subprocess.Popen[bytes],
-    control_dir: Path,
-    limits: Limits,
-    *,
-    has_other_nodes: bool,
+    process: subprocess.Popen[bytes], control_dir: Path, limits: Limits, *, has_other_nodes: bool
 ) -> int:
     """Wait for the end of the ranks; return the exit code of their launcher.
 
@@ -237,13 +229,7 @@ def _failure_of(control_dir: Path, exit_code: int, *, oom_killed: bool) -> Train
     found = [read_record(path) for path in sorted(control_dir.glob("failure-*.json"))]
     records = [record for record in found if record is not None]
     # A rank that failed on its own says more than one that lost its peer.
-    records.sort(
-        key=lambda r: (
-            r["lost_peer"],
-            r["exit_code"] == ExitCode.STOPPED,
-            r["rank"],
-        )
-    )
+    records.sort(key=lambda r: (r["lost_peer"], r["exit_code"] == ExitCode.STOPPED, r["rank"]))
     if oom_killed:
         return OutOfMemory(
             "HostOutOfMemory",

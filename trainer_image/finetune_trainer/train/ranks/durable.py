@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune_trainer.storage import ManifestFile, ObjectStore
 from finetune_trainer.storage.patience import no_wait
@@ -33,6 +33,7 @@ from finetune_trainer.train.checkpoint import (
     upload_checkpoint,
 )
 from finetune_trainer.train.parent.outbox import Outbox, size_of
+from finetune_trainer.train.ranks.whole import count_trainable
 
 DRAIN_SECONDS = 60.0
 """How long a rank that failed waits for its checkpoints on the way."""
@@ -41,6 +42,16 @@ POLL_SECONDS = 2.0
 """How often ranks that wait for storage ask each other."""
 
 STALL_REPORTED_SECONDS = 1.0
+
+SAVE_SHARE = 0.05
+"""Largest share of the time in which training stands still for saves, if nobody has set a number of
+steps. A save of all weights of an 8B model takes a minute or two, and 50 steps take as long.
+"""
+MOST_SECONDS = 3600.0
+"""After so long since the last save, the next one waits no longer."""
+
+CHECKPOINT_BYTES = 12
+"""Bytes of a checkpoint by trained weight until one was saved: float32, two states of AdamW."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,6 +84,8 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         inputs: Inputs of the checkpoints, for their manifests.
         resumed_from: Step that training resumes at, 0 for none.
         tell: Called with a message for people.
+        save_seconds: Returns for how long training stood still for the last save. A save waits
+            until that is a small share of the time; None for a user's own number of steps.
         on_wait: Called every few seconds while training waits for storage.
     """
 
@@ -88,6 +101,7 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         inputs: Mapping[str, str],
         resumed_from: int,
         tell: Callable[[str], None],
+        save_seconds: Callable[[], float] | None = None,
         on_wait: Callable[[], None] = no_wait,
     ) -> None:
         self._store = store
@@ -99,12 +113,28 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
         self._inputs = inputs
         self._resumed_from = resumed_from
         self._tell = tell
+        self._save_seconds = save_seconds
         self._on_wait = on_wait
+        self._saved_at = time.monotonic()
+        self._has_told = False
         self._saved: deque[Saved] = deque()
+        self._num_bytes = 0
         self._is_first = False
         self._has_several_nodes = False
         self.stall_seconds = 0.0
         self.store_seconds = 0.0
+
+    def attach(self, trainer: Trainer) -> None:
+        """Make room on the disk before each checkpoint of the trainer."""
+        save = trainer._save_checkpoint
+        if trainer.args.local_process_index == 0:
+            self._num_bytes = CHECKPOINT_BYTES * count_trainable(trainer.model)
+
+        def save_with_room(*arguments: Any, **options: Any) -> None:
+            self.make_room(trainer.args, trainer.state, self._num_bytes)
+            save(*arguments, **options)
+
+        trainer._save_checkpoint = save_with_room
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -121,7 +151,9 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Raise failures of waiting checkpoints; commit those whose parts are stored."""
+        """Put off a dear save; raise failures of earlier ones, and commit what is stored."""
+        if control.should_save and not control.should_training_stop and self._is_too_soon(args):
+            control.should_save = False
         self._outbox.report()
         if self._has_several_nodes and self._saved:
             self._finish_stored(args)
@@ -133,11 +165,10 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        """Queue the checkpoint; wait first if the disk may hold no more of them."""
+        """Queue the checkpoint."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         _barrier()  # every rank has written its files
-        num_bytes = size_of(folder) if args.local_process_index == 0 else 0
-        self.make_room(args, state, num_bytes)
+        self._num_bytes = num_bytes = size_of(folder) if args.local_process_index == 0 else 0
         self._finish_stored(args)
         saved = Saved(step=state.global_step, folder=folder, curve=self._copy_curve(args, state))
         part = None
@@ -147,9 +178,8 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
                 num_bytes,
                 lambda store, on_bytes: self._store_part(store, saved, on_bytes),
             )
-        self._saved.append(
-            Saved(step=saved.step, folder=folder, curve=saved.curve, part=part),
-        )
+        self._saved.append(Saved(step=saved.step, folder=folder, curve=saved.curve, part=part))
+        self._saved_at = time.monotonic()
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -163,10 +193,31 @@ class DurableCheckpoints(TrainerCallback):  # type: ignore[misc]
     def make_room(self, args: TrainingArguments, state: TrainerState, num_bytes: int) -> None:
         """Wait until the outbox has room for this rank's next parcel; all ranks call it alike.
 
+        Must be called before its files are written. The checkpoint that the run resumed from goes
+        first: every rank has read it.
+
         Raises:
             TrainerError: Storage stayed away beyond its patience, or failed for good.
         """
+        if args.local_process_index == 0:
+            resumed = Path(args.output_dir) / f"checkpoint-{self._resumed_from}"
+            shutil.rmtree(resumed, ignore_errors=True)
         self._wait_until(args, state, lambda: self._outbox.has_room(num_bytes))
+
+    def _is_too_soon(self, args: TrainingArguments) -> bool:
+        """Tell whether a save would cost more than its share, by rank 0's clock."""
+        if self._save_seconds is None:
+            return False
+        cost = self._save_seconds()
+        wait = min(cost / SAVE_SHARE, MOST_SECONDS)
+        (is_soon,) = _any(args, self._is_first and time.monotonic() - self._saved_at < wait)
+        if is_soon and not self._has_told:
+            self._has_told = True
+            self._tell(
+                f"a checkpoint takes {cost:.0f} s, so two are at least {wait:.0f} s apart"
+                f" ({SAVE_SHARE:.0%} of the time); set checkpoint.everySteps to save by steps alone"
+            )
+        return is_soon
 
     def drain(self) -> None:
         """Store this node's checkpoints although training failed; raises nothing."""

@@ -29,8 +29,12 @@ The order of sums may differ. In bfloat16 rounding looks like a leak, so no logi
 """
 
 POSITION_TOLERANCE = {False: 1e-3, True: 0.1}
-"""Most that logits may differ from those of the example alone, by whether they are bfloat16:
-another kernel may round otherwise, but positions must begin anew."""
+"""Largest L2 error against the logits of the example alone, relative to their spread, by whether
+they are bfloat16.
+
+Both lengths may run on different kernels. SmolLM2-135M in bfloat16: two kernels differ by 0.02 to
+0.03, and by 0.12 in the worst logit. An example that sees its neighbour differs by 0.6 to 1.1.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +58,7 @@ def judge_isolation(
     """
     scale = float(alone.float().std()) or 1.0
     influence = float((flattened - disturbed).abs().max()) / scale
-    shift = float((flattened - alone).abs().max()) / scale
+    shift = float((flattened - alone).square().mean().sqrt()) / scale
     if not influence <= (0.0 if is_bfloat16 else INFLUENCE_TOLERANCE):
         return Isolation(
             is_exact=False, reason=f"one example moves another's logits by {influence:.2g} sigma"

@@ -70,7 +70,7 @@ def leave_outcome(
     is_fused: bool,
 ) -> None:
     """Write the training's result for the parent; ``is_fused``: with Liger's kernels."""
-    from finetune_trainer.train.ranks.sft import count_trainable
+    from finetune_trainer.train.ranks.whole import count_trainable
 
     is_flattened = stays_flattened(trainer, recipe)
     outcome = {

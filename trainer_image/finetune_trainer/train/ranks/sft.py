@@ -6,7 +6,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from datasets import Dataset
 from peft import (
     LoraConfig,
@@ -27,6 +26,7 @@ from trl import SFTConfig
 
 from finetune_api.protocol.trainer import ResolvedJob
 from finetune_trainer.errors import UserError
+from finetune_trainer.train.parent.watchdog import PATIENCE_SECONDS
 from finetune_trainer.train.ranks.sharding import SHARDED, sharding_arguments
 from finetune_trainer.train.ranks.validation import SupervisedTrainer
 from finetune_trainer.train.recipe.recipe import Recipe
@@ -39,6 +39,8 @@ SCHEDULERS = {
 }
 OPTIMIZERS = {"AdamW8bit": "adamw_bnb_8bit", "Adafactor": "adafactor"}
 """Names that transformers has for them. AdamW is its default."""
+LEAST_WARMUP = 5
+"""Steps over which the learning rate rises at least; in a run below 50 steps, a tenth of it."""
 DECAY_SHARE = 0.2
 """Share of the steps over which WSD lets the learning rate fall."""
 
@@ -70,7 +72,7 @@ def training_arguments(
         extra["optim"] = OPTIMIZERS[hyper.optimizer]
     if hyper.neftune_noise_alpha is not None:
         extra["neftune_noise_alpha"] = float(hyper.neftune_noise_alpha)
-    extra.update(sharding_arguments(recipe))
+    extra.update(sharding_arguments(recipe, job.spec.method.adapter.type))
     checkpointing = recipe.activation_checkpointing and recipe.strategy != "FSDP2"
     return dict(
         output_dir=str(output_dir),
@@ -87,7 +89,7 @@ def training_arguments(
         gradient_accumulation_steps=recipe.accumulation_steps,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=SCHEDULERS[hyper.scheduler],
-        warmup_steps=float(hyper.warmup_ratio) if float(hyper.warmup_ratio) < 1 else 0,
+        warmup_steps=count_warmup(float(hyper.warmup_ratio), recipe.total_steps),
         weight_decay=float(hyper.weight_decay),
         max_grad_norm=float(hyper.max_grad_norm),
         num_train_epochs=recipe.epochs,
@@ -99,13 +101,15 @@ def training_arguments(
         logging_first_step=True,
         logging_nan_inf_filter=False,
         save_strategy="steps",
-        save_steps=job.spec.checkpoint.every_steps,
+        save_steps=job.spec.checkpoint.interval,
         save_total_limit=None,  # a local checkpoint goes once it is durable, never before
         eval_strategy="steps" if has_validation else "no",
         eval_steps=recipe.validation_interval,
         disable_tqdm=True,
         report_to="none",
         dataloader_pin_memory=recipe.use_gpu,
+        # The first rank of FSDP2 may read the base for long, while the others wait in a collective.
+        ddp_timeout=int(PATIENCE_SECONDS),
         remove_unused_columns=False,
         # Without the search DDP orders gradients anew after its first step. Then a run that resumes
         # sums over three ranks or more in another order, to other bytes. Source: torch `Reducer`,
@@ -113,6 +117,15 @@ def training_arguments(
         ddp_find_unused_parameters=True if recipe.world_size > 1 else None,
         **extra,
     )
+
+
+def count_warmup(ratio: float, total_steps: int) -> int:
+    """Return the steps of the warm-up; a share of 0 has none.
+
+    The rate of the first of them is 0, so a single step has no warm-up.
+    """
+    steps = max(math.ceil(ratio * total_steps), min(LEAST_WARMUP, total_steps // 10))
+    return min(steps, total_steps - 1) if 0 < ratio < 1 else 0
 
 
 def build_trainer(
@@ -163,12 +176,3 @@ def load_adapter(model: PeftModel, folder: Path) -> None:
             f"{different[0]}; method.adapter must be that of the other run",
         )
     set_peft_model_state_dict(model, weights)
-
-
-def count_trainable(model: torch.nn.Module) -> int:
-    """Count the trainable parameters, also of a model that ZeRO-3 has sharded."""
-    return sum(
-        int(getattr(parameter, "ds_numel", parameter.numel()))
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    )

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate.parallelism_config import ParallelismConfig
-from transformers import Trainer, core_model_loading
+from torch.distributed import distributed_c10d
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import Trainer, core_model_loading, training_args
 from transformers.trainer import SCHEDULER_NAME
 
 from finetune_trainer.errors import InternalError
@@ -23,18 +27,22 @@ SHARDED = (*MASTER_STRATEGIES, "FSDP2")
 """Strategies that need the ranks' process group before there are training arguments on CPU."""
 
 
-def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
+def sharding_arguments(recipe: Recipe, adapter: str) -> dict[str, Any]:
     """Return the training arguments of a recipe's strategy; join the ranks where accelerate cannot.
 
     Must be called before the model is loaded, by which :func:`loading_once` then holds.
     """
     arguments: dict[str, Any] = {}
+    accelerator: dict[str, Any] = {}
     if recipe.strategy in MASTER_STRATEGIES:
         arguments["deepspeed"] = deepspeed_config(recipe)
         join = _join_ranks_for_deepspeed
     elif recipe.strategy == "FSDP2":
         arguments["fsdp"] = True
         arguments["fsdp_config"] = fsdp_config(recipe)
+        # Else each rank keeps whole gradients, in float32. Those of QLoRA's adapter are small, and
+        # its shards, in bfloat16, would sum micro batches in bfloat16.
+        accelerator["gradient_accumulation_kwargs"] = {"sync_each_batch": adapter != "QLoRA"}
         if recipe.num_replicas > 1:
             arguments["parallelism_config"] = ParallelismConfig(
                 dp_replicate_size=recipe.num_replicas,
@@ -48,8 +56,8 @@ def sharding_arguments(recipe: Recipe) -> dict[str, Any]:
         return {}
     if not recipe.use_gpu:
         join()
-        arguments["accelerator_config"] = {"use_configured_state": True}
-    return arguments
+        accelerator["use_configured_state"] = True
+    return {**arguments, "accelerator_config": accelerator}
 
 
 def fsdp_config(recipe: Recipe) -> dict[str, Any]:
@@ -175,15 +183,39 @@ def _join_ranks_for_fsdp() -> None:
     state = PartialState(backend="gloo")
     state.device = torch.device("cpu")
     state.distributed_type = DistributedType.MULTI_GPU
+    # transformers takes bfloat16 for a matter of GPUs wherever its `use_cpu` is not set.
+    training_args.is_torch_bf16_gpu_available = lambda: True
+
+
+def share_timeout(timeout: timedelta) -> None:
+    """Let all groups of ranks wait as long as the group of all ranks does.
+
+    torch gives the groups of a mesh, such as the ranks of a node, its own limit: 10 minutes with
+    NCCL. Source: torch ``_get_default_timeout``.
+    """
+    for group in distributed_c10d._world.pg_map if dist.is_initialized() else ():
+        distributed_c10d._set_pg_timeout(timeout, group)
 
 
 class ShardedTrainer(Trainer):  # type: ignore[misc]
-    """Saves what ranks of FSDP2 train, once, and gathers nothing else.
+    """Sums gradients of FSDP2 in float32; saves what ranks train, once, and gathers nothing else.
 
     transformers gathers the frozen base at every checkpoint, and stores trained weights a second
     time for resuming. Here a run that resumes reads the ordinary files, before weights are sharded.
     Source: transformers ``Trainer.save_model`` and ``_save_optimizer_and_scheduler``.
     """
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Join accelerate; sum gradients and take losses in float32, as DDP does.
+
+        accelerate would take bfloat16 for both.
+        """
+        super().create_accelerator_and_postprocess()
+        share_timeout(self.args.ddp_timeout_delta)
+        if self.is_fsdp_enabled and self.args.bf16:
+            self.accelerator.state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32
+            )
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the trained weights in the model's ordinary files; all ranks must call it."""

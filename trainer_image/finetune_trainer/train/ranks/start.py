@@ -200,6 +200,7 @@ def load_base(
         model = load_model(
             weights or Path(plan.model_dir),
             dtype=torch.bfloat16 if is_low_precision else torch.float32,
+            computes=torch.bfloat16 if recipe.bfloat16 else torch.float32,
             trust_remote_code=job.spec.model.trust_remote_code,
             quantize=quantized,
             shardable=recipe.strategy == "FSDP2",

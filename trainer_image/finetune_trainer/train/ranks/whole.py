@@ -48,3 +48,12 @@ def _widen(wrapper: ModulesToSaveWrapper) -> bool:
         copy.float()
         copy.register_forward_hook(cast_back)
     return True
+
+
+def count_trainable(model: torch.nn.Module) -> int:
+    """Count the trainable parameters, also of a model that ZeRO-3 has sharded."""
+    return sum(
+        int(getattr(parameter, "ds_numel", parameter.numel()))
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )

@@ -26,6 +26,7 @@ from finetune_trainer.failures import (
 from finetune_trainer.model.adapters import build_lora_config, keep_input_types, name_targets
 from finetune_trainer.model.kernels.liger import apply_liger
 from finetune_trainer.model.load import load_tokenizer, read_model_architecture
+from finetune_trainer.planning.setup import MASTER_STRATEGIES
 from finetune_trainer.process import die_with_parent
 from finetune_trainer.report.events import EventEmitter
 from finetune_trainer.report.push import ProgressPush
@@ -87,9 +88,13 @@ def main(argv: list[str]) -> int:
 def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter) -> None:
     """Train as one rank, save, and leave ``outcome.json`` on rank 0. Raise ``TrainerError``."""
     from finetune_trainer.train.ranks import preference, sft
-    from finetune_trainer.train.ranks.callbacks.watchers import make_watchers
+    from finetune_trainer.train.ranks.callbacks.network import NetworkCheck
+    from finetune_trainer.train.ranks.callbacks.watchers import ignore_message, make_watchers
 
     job = ResolvedJob.from_json(Path(plan.job).read_text())
+    network = NetworkCheck(
+        plan, job.spec.resources.nodes, emit.message if rank == 0 else ignore_message
+    )
     objective = sft if job.spec.method.objective == "SFT" else preference
     model_dir = Path(plan.model_dir)
     tokenizer = load_tokenizer(model_dir, trust_remote_code=job.spec.model.trust_remote_code)
@@ -123,7 +128,7 @@ def run_rank(plan: WorkerPlan, rank: int, emit: EventEmitter, beats: BeatWriter)
         lora=lora,
         train=sides.train,
         validation=sides.validation,
-        callbacks=watchers.as_callbacks(),
+        callbacks=[*watchers.as_callbacks(), network],
     )
     _settle_weights(trainer, plan, job, adapter, recipe, watchers)
     if rank == 0:
@@ -149,6 +154,7 @@ def _settle_weights(
     Raises:
         TrainerError: The ranks are not sharded as the recipe says, or the weights do not fit.
     """
+    from finetune_trainer.model.kernels.lora import fuse_lora
     from finetune_trainer.train.ranks import sft
     from finetune_trainer.train.ranks.sharding import check_strategy
     from finetune_trainer.train.ranks.whole import train_in_float32
@@ -157,6 +163,9 @@ def _settle_weights(
     train_in_float32(trainer.model, adapter=adapter.type, strategy=recipe.strategy)
     if recipe.bfloat16 and recipe.strategy == "DDP":
         keep_input_types(trainer.model)
+    # ZeRO-3 gathers the weights of modules that are called, and of no others.
+    if recipe.strategy not in MASTER_STRATEGIES:
+        fuse_lora(trainer.model)
     watchers.attach(trainer)
     weights = find_weights(plan, job, recipe)
     if weights is not None and adapter.type != "Full":

@@ -11,7 +11,7 @@ from finetune_trainer.planning.architecture import Architecture
 from finetune_trainer.planning.experts import ALL_LINEAR, choose_targets
 from finetune_trainer.planning.memory import count_adapter, count_saved
 from finetune_trainer.planning.setup import Setup, drops_inputs
-from finetune_trainer.train.recipe.learning_rate import adapter_strength
+from finetune_trainer.train.recipe.learning_rate import adapter_strength, exponent_of
 from finetune_trainer.train.recipe.recipe import DataShape, Recipe
 from finetune_trainer.train.recipe.selection import VALIDATIONS_PER_RUN
 from finetune_trainer.train.recipe.validation import MAX_VALIDATION_SHARE, MIN_MEASURED_ROWS
@@ -95,7 +95,8 @@ def _explain_rate(job: ResolvedJob, model: Architecture, recipe: Recipe) -> str:
     scaled = "" if strength == 32 else f", times 32/{strength:g} for the adapter's scaling"
     rest = ", a tenth for all weights" if adapter.type == "Full" else scaled
     return (
-        f"5e-4 x (2000 / hidden size {model.hidden_size})^0.78 between 1e-4 and 2e-3{short}{rest}"
+        f"5e-4 x (2000 / hidden size {model.hidden_size})^{exponent_of(model)} between 1e-4 and "
+        f"2e-3{short}{rest}"
     )
 
 

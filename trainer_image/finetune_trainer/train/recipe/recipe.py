@@ -234,9 +234,7 @@ def _limit_lengths(data: DataShape, job: ResolvedJob) -> Lengths:
 def _choose_interval(job: ResolvedJob, total_steps: int) -> int:
     checkpoint = job.spec.checkpoint
     return decide_validation_interval(
-        checkpoint.validate_every_steps,
-        total_steps=total_steps,
-        every_steps=checkpoint.every_steps,
+        checkpoint.validate_every_steps, total_steps=total_steps, every_steps=checkpoint.interval
     )
 
 
@@ -270,8 +268,8 @@ def make_setup(
     attention = attention_of(model.model_type, attention)
     if attention == "varlen":
         # On joined rows it keeps what FlashAttention keeps.
-        is_held = bfloat16 and adapter.type != "Full" and not pads_rows(job)
-        attention = "flash" if is_held and not explain_varlen(model) else "sdpa"
+        is_suited = bfloat16 and not pads_rows(job) and not explain_varlen(model)
+        attention = "flash" if is_suited else "sdpa"
     return Setup(
         adapter=adapter.type,
         rank=adapter.rank,

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-from finetune_trainer.data.asking import order_questions
+from finetune_trainer.data.asking import order_rows
 
 Objective = Literal["SFT", "DPO", "ORPO", "KTO"]
 
@@ -59,7 +59,7 @@ def draw_measured_rows(num_rows: int, num_measured: int, *, seed: int) -> list[i
     """
     if num_measured >= num_rows:
         return list(range(num_rows))
-    return order_questions(num_rows, seed=seed)[:num_measured]
+    return order_rows(num_rows, seed=seed)[:num_measured]
 
 
 def limit_batch(micro_batch_size: int, *, num_measured: int, num_rows: int, num_ranks: int) -> int:

@@ -61,8 +61,6 @@ def emit(stage: str, event: str, **fields: object) -> None:
 
 
 def main() -> int:
-    if sys.argv[1] == "chat":
-        return chat()
     parser = argparse.ArgumentParser()
     parser.add_argument("stage")
     parser.add_argument("--job", type=Path, required=True)
@@ -113,28 +111,6 @@ def play(action: str, stage: str, job: dict) -> int:
     if action == "passed":
         result |= {"version": None}
     emit(stage, "result", result=result)
-    return 0
-
-
-def chat() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("chat")
-    parser.add_argument("--adapter")
-    parser.add_argument("--base-model")
-    parser.add_argument("--base", action="store_true")
-    parser.add_argument("--prompt", action="append", default=[])
-    known, _ = parser.parse_known_args()
-    if known.adapter and "missing" in known.adapter:
-        message = "there is no adapter"
-        print(json.dumps({"event": "failure", "reason": "IncompleteFolder", "message": message}))
-        return 73
-    ready = {"ready": True, "model": known.base_model or "recorded", "adapter": known.adapter}
-    print(json.dumps(ready), flush=True)
-    for prompt in known.prompt or (line.strip() for line in sys.stdin):
-        answer = {"prompt": prompt, "tuned": prompt.upper()}
-        if known.base:
-            answer["base"] = "?"
-        print(json.dumps(answer), flush=True)
     return 0
 
 

@@ -172,3 +172,12 @@ def test_another_number_of_replicas_is_the_same_server() -> None:
     assert server_of(source).name == before
     deployment = next(each for each in render(BASE) if SERVER_LABEL in each["metadata"]["labels"])
     assert deployment["spec"]["replicas"] == 1
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_drain_takes_one_ready_pod_at_a_time_and_every_pod_that_is_not_ready(case: str) -> None:
+    budgets = [each["spec"] for each in render(FOLDER / case) if "Budget" in each["kind"]]
+    assert len(budgets) == 2  # of the front and of the server
+    for budget in budgets:
+        assert budget["maxUnavailable"] == 1
+        assert budget["unhealthyPodEvictionPolicy"] == "AlwaysAllow"

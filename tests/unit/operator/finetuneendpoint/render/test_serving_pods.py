@@ -14,7 +14,6 @@ from finetune_api.names import SERVING_ENGINE_CONTAINER, Owner
 from finetune_api.v1alpha1.spec.serving import Serve
 from finetune_api.v1alpha1.status.endpoint import ServedStorage
 from finetune_operator.config import OperatorConfig
-from finetune_operator.finetuneendpoint.recording import Recording
 from finetune_operator.finetuneendpoint.render.front import render_front, render_token
 from finetune_operator.finetuneendpoint.render.metadata import Deployed
 from finetune_operator.finetuneendpoint.render.server import render_server
@@ -81,19 +80,22 @@ def own(environment: Reads) -> set[str]:
     return {name for name in environment if name.startswith("FINETUNE_")}
 
 
-def test_the_front_reads_every_setting_that_it_is_given() -> None:
-    (container,) = containers_of(render_front("team", OWNERS, ["keys"], CONFIG)).values()
+@pytest.mark.parametrize("logs", [True, False])
+def test_the_front_reads_every_setting_that_it_is_given(logs: bool) -> None:
+    config = CONFIG.model_copy(update={"front_access_log": logs})
+    (container,) = containers_of(render_front("team", OWNERS, ["keys"], config)).values()
     environment = environment_of(container)
     settings = front.read_settings(options_of(front, container["command"][4:]), environment)
     assert own(environment) - environment.names == {"FINETUNE_NAMESPACE"}  # read by the watch
     mounts = {each["mountPath"] for each in container["volumeMounts"]}
     assert f"{settings.keys_dir}/keys" in mounts
+    assert settings.logs_access is logs
     assert str(settings.process.token_file.parent) in mounts
 
 
 def test_the_recorder_reads_every_setting_and_alone_has_the_credentials_of_the_storage() -> None:
-    recording = Recording(uris=("s3://b/x", "pvc://data/traffic"), secrets=("store", "store"))
-    pod = render_front("team", OWNERS, ["keys"], CONFIG, recording)["spec"]["template"]["spec"]
+    stores = ["store", "store"]
+    pod = render_front("team", OWNERS, ["keys"], CONFIG, stores)["spec"]["template"]["spec"]
     (front_container,), (container,) = pod["containers"], pod["initContainers"]
     assert container["restartPolicy"] == "Always"
     assert {"startupProbe", "readinessProbe", "lifecycle"} & container.keys() == set()

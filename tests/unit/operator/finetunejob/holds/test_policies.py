@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import ValidationError
 
 from finetune_api.names import Owner
 from finetune_api.protocol.trainer import Stage
@@ -155,6 +156,80 @@ def test_what_a_policy_does_not_allow_is_refused_with_value_field_and_remedy(
     found = find_violations(spec_of(**spec), config)
     assert [violation.reason for violation in found] == ([reason] if reason else [])
     assert all(word in str(violation) for violation in found for word in words)
+
+
+@pytest.mark.parametrize(
+    ("uri", "is_allowed"),
+    [
+        ("s3://teams/team-a/rows.jsonl", True),
+        ("s3://teams/team-a", True),
+        ("s3://shared/base", True),
+        ("hf://org/model", True),
+        ("pvc://rows/a.jsonl", True),
+        ("s3://teams/team-b/rows.jsonl", False),
+        ("s3://teams/team-ab/rows.jsonl", False),
+        ("s3://teams/*/rows.jsonl", False),
+        ("s3://teams", False),
+        ("s3://sharedx/base", False),
+        ("s3://teams/team-a/../team-b/rows.jsonl", False),
+        ("s3://teams/team-a/%2e%2e/team-b/rows.jsonl", False),
+    ],
+)
+def test_a_namespace_reads_and_writes_in_the_buckets_and_folders_that_are_its_own(uri, is_allowed):
+    config = OperatorConfig(
+        allowed_buckets=["s3://models/*"],
+        policies=[
+            {
+                "namespaces": ["team-*"],
+                "allowedBuckets": ["s3://shared/*", "s3://teams/{namespace}/*"],
+            }
+        ],
+    )
+    spec = spec_of(output={"uri": "s3://teams/team-a/out"})
+    source = spec.dataset.sources[0].model_copy(update={"uri": uri})
+    dataset = spec.dataset.model_copy(update={"sources": [source]})
+    model = spec.model.model_copy(update={"uri": "s3://shared/base"})
+    spec = spec.model_copy(update={"dataset": dataset, "model": model})
+    found = find_violations(spec, config.for_namespace("team-a"))
+    assert [each.reason for each in found] == ([] if is_allowed else ["URINotAllowed"])
+    theirs = find_violations(spec, config.for_namespace("other"))
+    assert {each.reason for each in theirs} == {"URINotAllowed"}
+
+
+@pytest.mark.parametrize("pattern", ["teams/*", "s3:///x", "s3://a/../b", "s3://a b/*", "gs://a"])
+def test_a_pattern_of_buckets_that_matches_nothing_is_refused(pattern):
+    with pytest.raises(ValidationError, match="is not a pattern of buckets"):
+        OperatorConfig(allowed_buckets=[pattern])
+
+
+RESERVED = {"name": "finetune-serving-token"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"output": {"uri": "s3://b/o", "credentialsRef": RESERVED}}, "output.credentialsRef.name"),
+        (
+            {"model": {"uri": "s3://b/m", "credentialsRef": RESERVED}},
+            "model.credentialsRef.name",
+        ),
+        (
+            {"dataset": {"sources": [{"uri": "s3://b/d", "credentialsRef": RESERVED}]}},
+            "dataset.sources[0].credentialsRef.name",
+        ),
+        (
+            {"podTemplate": {"serviceAccountName": "finetune-serving"}},
+            "podTemplate.serviceAccountName",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_no_job_names_what_the_operator_makes_for_serving_pods(change, field):
+    with pytest.raises(ValidationError, match="must not begin with finetune-serving"):
+        FineTuneJob.from_wire(job(**change))
+    stored = FineTuneJob.from_stored(job(**change)).spec
+    (violation,) = find_violations(stored, OperatorConfig(model_downloads="Anywhere"))
+    assert (violation.reason, violation.field) == ("InvalidSpec", f"spec.{field}")
 
 
 ONE, TWO, NONE = ({"nodes": n, "gpusPerNode": g} for n, g in ((1, 8), (2, 8), (2, 0)))

@@ -85,6 +85,18 @@ def test_a_result_beyond_the_bounds_is_refused_and_the_message_names_the_field(c
     assert status_problems(made.status) == []
 
 
+def test_a_version_whose_number_is_above_the_bound_is_refused():
+    wire = {**result_of(EVALUATE).to_wire(), "version": 999_999_999}
+    text = json.dumps({"stage": "evaluate", "exitCode": 0, "result": wire})
+    known = merged(stages_done(PREPARE), stages_done(TRAIN), stages_done(EVALUATE))
+    known["pods"][EVALUATE] = (ended(EVALUATE, 0, text),)
+    made = plan(observe(trained(), **known), at(90), CONFIG)
+    assert "version" not in made.status.get("artifact", {})
+    told = condition(made, "Evaluated")
+    assert (told["status"], told["reason"]) == ("Unknown", "ResultRefused")
+    assert "version" in told["message"]
+
+
 def test_a_stage_whose_result_is_refused_each_time_ends_and_says_so():
     spec = {"dataset": {"sources": [{"uri": "s3://data/h.jsonl"}], "approval": "Required"}}
     wire = {**result_of(PREPARE).to_wire(), "numTokens": -1}

@@ -28,7 +28,7 @@ from kit.builders.jobs import (
 
 PREPARE, TRAIN, EVALUATE = Stage.PREPARE, Stage.TRAIN, Stage.EVALUATE
 PAGE = "http://mlflow:5000/#/experiments/1/runs/a"
-FILES = "s3://models/runs/team-a/headlines/1/tensorboard"
+FILES = "https://wandb.example.org/team-a/headlines/runs/1"
 
 
 def told(stage: Stage, **tracking: Any) -> dict:
@@ -77,7 +77,7 @@ def test_a_job_without_a_tracker_says_nothing_of_one():
 )
 def test_a_secret_that_only_the_tracker_needs_may_be_missing(output, optional, tracker):
     named = {tracker: {"uri": "http://tracker:5000", "credentialsRef": {"name": "keys"}}}
-    body = job(output={"uri": "s3://models", **output}, tracking={**named, "tensorboard": {}})
+    body = job(output={"uri": "s3://models", **output}, tracking=named)
     spec = FineTuneJob.from_stored(body).spec
     owner = Owner(name="a", namespace="b", uid="c")
     rendered = render_job(spec, TRAIN, owner, OperatorConfig())

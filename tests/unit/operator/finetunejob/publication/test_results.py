@@ -24,7 +24,6 @@ from finetune_operator.finetunejob.state.results import (
     result_of_status,
     score_text,
     sections_of,
-    training_text,
 )
 from finetune_operator.finetunejob.state.trimmed import newest_runs
 from finetune_operator.status.conditions import is_terminal, timestamp
@@ -70,23 +69,12 @@ def test_a_lost_result_is_unknown_and_does_not_fail_the_job():
     assert condition(made, "DatasetReady")["reason"] == "ResultNotReported"
 
 
-def test_weights_that_were_taken_over_go_into_the_status_and_back():
+def test_the_origin_of_weights_goes_into_the_status_and_back():
     result = TrainResult(
         uri="s3://m/adapter", sha256="a", num_bytes=7, manifest_sha256="", step=0,
-        origin_digest="d", origin_step=20,
+        origin_digest="d",
     )  # fmt: skip
     assert result_of_status(sections_of(result, {}), TRAIN) == result
-    assert training_text(result) == (
-        "Trained nothing: the adapter is the weights of spec.initFrom, taken after step 20 of their"
-        " run, unchanged."
-    )
-    words = TerminationMessage(stage=TRAIN, exit_code=0, result=result).to_text()
-    known = merged(stages_done(PREPARE), {"jobs": {TRAIN: child(TRAIN, status=complete())}})
-    known["pods"][TRAIN] = (ended(TRAIN, 0, words),)
-    made = plan(observe(trained(), **known), at(130), CONFIG)
-    # No training, no reports of it: nothing is said of silence.
-    assert condition(made, "Training")["message"] == training_text(result)
-    assert made.status["artifact"]["originStep"] == 20
 
 
 def test_places_of_rows_left_out_and_questions_go_into_the_status_and_back():

@@ -14,7 +14,6 @@ from finetune_trainer.errors import StorageError
 from finetune_trainer.evaluate.questions import Question
 from finetune_trainer.evaluate.sources.champion.version import DAMAGED, FoundPublished
 from finetune_trainer.evaluate.train_side import read_stored_train_split
-from finetune_trainer.publish.adopted import adopted_from
 from finetune_trainer.run import RunStorage
 
 
@@ -34,23 +33,17 @@ def add_seen_prompts(
     """
     if found.source is None or found.record is None:
         return found.told
-    told, record = found.told, found.record
-    adopted = adopted_from(record)
-    name, digest = f"version {told.version}", (adopted or record).get("dataset")
-    number, problem = _count(storage, work_dir, digest, questions)
-    if number is None:
-        seen = f"whether {name} was trained on held-out prompts is not known: {problem}"
-    elif number:
-        seen = (
-            f"{number} of {len(questions)} held-out prompts were in the data that {name} was "
-            "trained on, which favours it"
-        )
-    else:
-        seen = f"no held-out prompt was in the data that {name} was trained on"
-    if adopted is None and (origin := _origin_of(record)):
-        seen += f"; it began from {origin}, whose data was not looked at"
+    name = f"version {found.told.version}"
+    number, problem = _count(storage, work_dir, found.record.get("dataset"), questions)
+    seen = f"whether {name} was trained on held-out prompts is not known: {problem}"
+    if number is not None:
+        favoured = ", which favours it" if number else ""
+        asked = f"{number} of {len(questions)} held-out prompts were in the data that {name}"
+        seen = f"{asked} was trained on{favoured}"
+    if origin := found.record.get("initFrom"):
+        seen += f"; it began from {origin['uri']}, whose data was not looked at"
     storage.say(seen)
-    return told.model_copy(update={"num_seen": number, "seen": seen})
+    return found.told.model_copy(update={"num_seen": number, "seen": seen})
 
 
 def _count(
@@ -83,8 +76,3 @@ def count_seen(questions: Sequence[Question], rows: Iterable[Mapping[str, Any]])
 def _digest(row: Mapping[str, Any]) -> bytes:
     text = json.dumps([prompt_of(dict(row)), row.get("tools")], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).digest()[:16]
-
-
-def _origin_of(record: Mapping[str, Any]) -> str:
-    origin = record.get("initFrom")
-    return str(origin.get("uri", "")) if isinstance(origin, Mapping) else ""

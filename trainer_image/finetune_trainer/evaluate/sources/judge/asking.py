@@ -90,10 +90,7 @@ def ask_judge(
 
 
 def _rounds(
-    judge: Judge,
-    rows: Sequence[Sequence[str]],
-    digests: Sequence[Sequence[str]],
-    kept: KeptReplies,
+    judge: Judge, rows: Sequence[Sequence[str]], digests: Sequence[Sequence[str]], kept: KeptReplies
 ) -> Iterator[int]:
     """Yield how many rows may be asked next; ends with the rows, or with a cap."""
     done = 0

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from finetune_trainer.evaluate.metrics.answers import Floats
 from finetune_trainer.evaluate.sources.judge.wording import HIGHEST, LOWEST, Winner
+from finetune_trainer.statistics.bounded import confidence_of_mean
 from finetune_trainer.statistics.confidence import Interval
-from finetune_trainer.statistics.paired import confidence_of_scores
 
 _OF_TUNED = {
     "base first": {"first": 0.0, "second": 1.0},
@@ -115,7 +115,7 @@ def count_pairs(
         if not places:
             return None
         _, numbers = np.unique(clusters[list(places)], return_inverse=True)
-        share = confidence_of_scores(np.array(shares), numbers, seed=seed).interval(certainty)
+        share = confidence_of_mean(np.array(shares), numbers, seed=seed).interval(certainty)
         return Leaning(share=share, number=len(places))
 
     firsts = [

@@ -38,12 +38,12 @@ class FromTrainSplit:
     Attributes:
         prompted: The questions behind a prompt; None where there is none.
         not_prompted: Why there is none.
-        answers: Some of its answers; empty where it was not read.
+        answers: Prompts and answers of some of its rows; empty where it was not read.
     """
 
     prompted: Prompted | None = None
     not_prompted: str = ""
-    answers: tuple[str, ...] = ()
+    answers: tuple[tuple[str, str], ...] = ()
 
 
 def make_prompted(

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from finetune_trainer.data.answers.label_text import MAX_LABELS, is_short_label, normalize_label
+from finetune_trainer.data.rows import prompt_of
+from finetune_trainer.evaluate.questions import text_of_prompt
 
 MAX_ANSWERS = 1000
 """That are drawn by chance, to know which are usual."""
@@ -44,13 +46,13 @@ class Material:
             are no labels. A prompt names these, and a likelihood is computed of each.
         num_labels: How many there are on the train side, also beyond :data:`MAX_LABELS`.
         examples: Rows to show, the first one first.
-        answers: Answers of rows drawn by chance.
+        answers: Prompts and answers of rows drawn by chance.
     """
 
     labels: tuple[str, ...] = ()
     num_labels: int = 0
     examples: tuple[Example, ...] = ()
-    answers: tuple[str, ...] = ()
+    answers: tuple[tuple[str, str], ...] = ()
 
 
 def gather_material(
@@ -68,7 +70,8 @@ def gather_material(
         seed: Chooses the examples.
         read_answer: Returns the reference of a row, as the evaluation compares it.
     """
-    labels, answers, chance = _Labels(), list[str](), random.Random(seed)  # noqa: S311
+    labels, answers = _Labels(), list[tuple[str, str]]()
+    chance = random.Random(seed)  # noqa: S311
     num_answers = 0
     drawn = _Draw(random.Random(seed), are_labels=are_labels)  # noqa: S311
     for row in rows:
@@ -76,7 +79,8 @@ def gather_material(
             continue  # an answer that nobody wants, or no question
         answer = read_answer(dict(row))
         num_answers += 1
-        keep_drawn(answers, answer, num_answers, MAX_ANSWERS, chance)
+        pair = (text_of_prompt(prompt_of(dict(row))), answer)
+        keep_drawn(answers, pair, num_answers, MAX_ANSWERS, chance)
         if are_labels:
             if not answer.strip() or not is_short_label(answer):
                 continue

@@ -19,11 +19,7 @@ from finetune_trainer.evaluate.sources.worsened import (
     figure_cells,
 )
 
-COLUMNS = (
-    {"label": "asked for"},
-    *FIGURE_COLUMNS,
-    {"label": "verdict"},
-)
+COLUMNS = ({"label": "asked for"}, *FIGURE_COLUMNS, {"label": "verdict"})
 DETECTOR_COLUMNS = (
     {"label": "probe"},
     {"label": "detector", "name": True},

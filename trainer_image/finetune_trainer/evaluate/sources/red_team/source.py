@@ -27,13 +27,7 @@ from finetune_trainer.evaluate.sources.red_team.configuration import MAX_TOKENS,
 from finetune_trainer.evaluate.sources.red_team.container import Garak
 from finetune_trainer.evaluate.sources.red_team.measuring import RedTeamScores
 from finetune_trainer.evaluate.sources.red_team.reading import read_report
-from finetune_trainer.evaluate.sources.source import (
-    EvidenceSource,
-    Inquiry,
-    Said,
-    Services,
-    Task,
-)
+from finetune_trainer.evaluate.sources.source import EvidenceSource, Inquiry, Said, Services, Task
 from finetune_trainer.model.context import context_of
 from finetune_trainer.model.load import read_config
 from finetune_trainer.storage import ObjectStore
@@ -140,11 +134,7 @@ def open_campaign(
     Raises:
         StorageError: Storage failed.
     """
-    known = {
-        **facts,
-        "engine": attacker.engine,
-        "template": asking.template,
-    }
+    known = {**facts, "engine": attacker.engine, "template": asking.template}
     campaign = Campaign(attacker=attacker, asking=asking, key="")
     configurations = [campaign.configure(run, "") for run in campaign.runs]
     body = json.dumps([known, configurations], sort_keys=True)

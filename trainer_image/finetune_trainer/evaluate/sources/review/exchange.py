@@ -1,4 +1,4 @@
-"""A review in the files of labelling tools: Label Studio and Argilla. Pure.
+"""A review in the files of Argilla. Pure.
 
 What goes out is as blind as the page. What comes back becomes one file of verdicts per person.
 """
@@ -8,69 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from xml.sax.saxutils import quoteattr
 
 from finetune_trainer.evaluate.sources.review.blinding import Blind, Item
-from finetune_trainer.evaluate.sources.review.verdicts import (
-    CHOICES,
-    ReviewFile,
-    ReviewFileError,
-    Verdict,
-)
+from finetune_trainer.evaluate.sources.review.verdicts import ReviewFile, ReviewFileError, Verdict
 
 COMMENT = "comment"
-FIELDS = ("prompt", "left", "right")
-
-
-def to_label_studio(blind: Blind) -> list[dict[str, Any]]:
-    """Return the tasks to import."""
-    return [
-        {"data": {"item": item.id, "review": blind.digest, **_fields_of(item)}}
-        for item in blind.items
-    ]
-
-
-def label_studio_config(blind: Blind) -> str:
-    """Return the labelling interface that goes with the tasks."""
-    choices = "".join(f"<Choice value={quoteattr(choice)}/>" for choice in CHOICES)
-    asked = "".join(
-        f"<Header value={quoteattr(criterion)}/><Choices name={quoteattr(criterion)} "
-        f'toName="prompt" choice="single" required="true" showInline="true">{choices}</Choices>'
-        for criterion in blind.rubric
-    )
-    texts = "".join(
-        f'<Header value="{name}"/><Text name="{name}" value="${name}"/>' for name in FIELDS
-    )
-    comment = f'<TextArea name="{COMMENT}" toName="prompt" placeholder="Comment"/>'
-    return f"<View>{texts}{asked}{comment}</View>\n"
-
-
-def read_label_studio(body: object, *, name: str, review: str) -> list[ReviewFile]:
-    """Read a project's JSON export.
-
-    Args:
-        body: The export: a list of tasks with annotations.
-        name: Name of the file, for messages.
-        review: Digest of the review that it must be of.
-
-    Raises:
-        ReviewFileError: It is no such export, or of another review.
-    """
-    found: dict[str, dict[str, Verdict]] = {}
-    for task in _records(body, name, "a JSON export of Label Studio"):
-        data = _object(task.get("data"), name)
-        item = _item_of(data, review, name)
-        for annotation in _list(task.get("annotations"), name):
-            annotation = _object(annotation, name)
-            if annotation.get("was_cancelled"):
-                continue
-            person = _person_of(annotation.get("completed_by"))
-            if item in found.setdefault(person, {}):
-                raise ReviewFileError(
-                    f"{name}: {person} has judged item {item} more than once; keep one annotation"
-                )
-            found[person][item] = _read_results(_list(annotation.get("result"), name), name)
-    return _files(found, review, name)
 
 
 def to_argilla(blind: Blind) -> list[dict[str, Any]]:
@@ -128,30 +70,14 @@ def _fields_of(item: Item) -> dict[str, str]:
     return {"prompt": prompt, "left": item.left, "right": item.right}
 
 
-def _read_results(results: Sequence[Any], name: str) -> Verdict:
-    choices: dict[str, str] = {}
-    comments: list[str] = []
-    for each in results:
-        result = _object(each, name)
-        value = _object(result.get("value"), name)
-        if result.get("type") == "choices":
-            chosen = _list(value.get("choices"), name)
-            choices[str(result.get("from_name"))] = str(chosen[0]) if len(chosen) == 1 else ""
-        elif result.get("type") == "textarea":
-            comments += map(str, _list(value.get("text"), name))
-    return Verdict(choices=choices, comment="\n".join(comments))
-
-
 def _person_of(value: object) -> str:
-    if isinstance(value, Mapping):
-        value = value.get("email") or value.get("id")
     return " ".join(str(value if value is not None else "unknown").split())
 
 
 def _item_of(data: Mapping[str, Any], review: str, name: str) -> str:
     if data.get("review") != review:
         raise ReviewFileError(
-            f"{name} is about another review, or its tasks have lost their `review`; import what "
+            f"{name} is about another review, or its records have lost their `review`; import what "
             "`finetune review export` has written for this run"
         )
     return str(data.get("item"))

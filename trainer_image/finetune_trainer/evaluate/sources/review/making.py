@@ -75,11 +75,7 @@ def _gather_candidates(
     metric = _choose_metric(row_scores, job.spec.goal.metric if job.spec.goal else "")
     return [
         Candidate(
-            base=base[i],
-            tuned=comparison.tuned.texts[i],
-            score=score,
-            gain=gain,
-            stratum=strata[i],
+            base=base[i], tuned=comparison.tuned.texts[i], score=score, gain=gain, stratum=strata[i]
         )
         for i, (score, gain) in enumerate(_score(scores, metric) for scores in row_scores)
     ]

@@ -94,8 +94,8 @@ def read_verdicts(
     body = _parse(data, name)
     if body.get("kind") != KIND:
         raise ReviewFileError(
-            f"{name} is no file of verdicts (kind {KIND}); give what the page or `finetune review "
-            "ask` has saved, and bring files of other tools in with `finetune review import`"
+            f"{name} is no file of verdicts (kind {KIND}); give what the page has saved, "
+            "and bring files of Argilla in with `finetune review import`"
         )
     if body.get("review") != review:
         raise ReviewFileError(
@@ -166,8 +166,7 @@ def require_panel(
         if missing:
             problems.append(
                 f"{name}: {file.reviewer} has not judged {missing} of {len(items)} items by "
-                f"{', '.join(rubric)}; load the file into the page (or `finetune review ask "
-                "--file`) and go on"
+                f"{', '.join(rubric)}; load the file into the page and go on"
             )
     if len(owners) < reviewers:
         problems.append(

@@ -50,6 +50,11 @@ _TIED_NOUN = re.compile(
 _TIMESTAMP = re.compile(
     r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d)?([.,]\d+)?( ?(Z|UTC|[+-]\d\d:?\d\d))?"
 )
+_Y, _M, _D = r"(?:19|20)\d\d", r"(?:0?[1-9]|1[0-2])", r"(?:0?[1-9]|[12]\d|3[01])"
+_DATE = re.compile(
+    rf"({_Y}([-/.]){_M}\2{_D}|{_D}([-/.]){_D}\3{_Y})"
+    r"([T ,]+\d\d?:\d\d(:\d\d)?([.,]\d+)?( ?([AaPp][Mm]|Z|UTC|[+-]\d\d:?\d\d))?)?"
+)
 _DIGEST = re.compile(r"\{?[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}\}?|[0-9a-fA-F]{16,}")
 _CODE = re.compile(r"(?=[^0-9]*[0-9])[#A-Za-z0-9][A-Za-z0-9_/.:#-]*")
 _QUANTITY = re.compile(
@@ -82,6 +87,12 @@ def is_identifier(name: str, rows: Rows) -> bool:
     if are_integers:
         return _are_row_numbers(values) or _are_padded(values)
     return all(map(_CODE.fullmatch, values))
+
+
+def is_date(name: str, rows: Rows) -> bool:
+    """Return whether a column holds only dates, with or without a time of the day."""
+    values = _present(name, rows)
+    return len(values) >= MIN_NAMED_ROWS and all(map(_DATE.fullmatch, values))
 
 
 def find_group(fields: Sequence[str], rows: Rows) -> str | None:

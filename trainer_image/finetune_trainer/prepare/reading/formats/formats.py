@@ -69,11 +69,7 @@ def are_lists_answers(source: Source, format_name: str, rows: Sequence[Mapping[s
 
 
 def _choose_convert(
-    source: Source,
-    format_name: str,
-    conversational: bool,
-    where: str,
-    takes_empty_lists: bool,
+    source: Source, format_name: str, conversational: bool, where: str, takes_empty_lists: bool
 ) -> Convert:
     columns = source.columns or Columns()
     read_prompt: Callable[[Mapping[str, Any]], Any]

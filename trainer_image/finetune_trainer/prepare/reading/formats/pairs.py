@@ -107,10 +107,7 @@ def _make_pair_of_messages(
             f"the prompt ends with {question[-1]['role']}; it must end with the user or a "
             "tool's result",
         )
-    return {
-        "prompt": question,
-        "completion": end_at_last_learned(answer, completion_name),
-    }
+    return {"prompt": question, "completion": end_at_last_learned(answer, completion_name)}
 
 
 def read_column(fields: Mapping[str, Any], name: str) -> str:

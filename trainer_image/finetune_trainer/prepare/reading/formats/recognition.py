@@ -32,21 +32,25 @@ KNOWN_FORMATS = (
 )
 
 # First match wins. A conversation says more than a flat copy of it in the same row.
-_FIELDS_OF_FORMAT: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("Chat", ("messages",)),
-    ("ShareGPT", ("conversations",)),
-    ("PromptCompletion", ("prompt", "completion")),
-    ("Alpaca", ("instruction", "output")),
-    ("Text", ("text",)),
-)
+_FIELDS_OF_FORMAT: Mapping[str, tuple[str, ...]] = {
+    "Chat": ("messages",),
+    "ShareGPT": ("conversations",),
+    "PromptCompletion": ("prompt", "completion"),
+    "Alpaca": ("instruction", "output"),
+    "Text": ("text",),
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recognised:
-    """A format of the API, the reason, and the columns of a preference pair if found."""
+    """A format of the API, the reason, and the columns of a preference pair if found.
+
+    ``by_fields``: the rows' fields decide, so that single rows may have another format.
+    """
 
     format: str
     reason: str
+    by_fields: bool = False
     pair: tuple[str, str] | None = None
 
     def settle(self, source: Source) -> Source:
@@ -89,23 +93,41 @@ def recognise_format(
         )
     votes: Counter[str] = Counter()
     for fields in rows:
-        for name, needed in _FIELDS_OF_FORMAT:
+        for name, needed in _FIELDS_OF_FORMAT.items():
             if all(fields.get(field) is not None for field in needed):
                 votes[name] += 1
                 break
-    if not votes or (votes.most_common(1)[0][0] == "Text" and find_pair(rows) is not None):
+    filled = [{name: row[name] for name in row if row[name] is not None} for row in rows]
+    texts = [row for row in filled if "text" in row]
+    if not votes or (votes.most_common(1)[0][0] == "Text" and find_pair(texts) is not None):
         raise DataError("UnknownFormat", _explain_unknown(rows, where))
     chosen, count = votes.most_common(1)[0]
     if chosen == "Text":
-        _refuse_answer_beside_text(rows, where)
-    fields_text = " and ".join(dict(_FIELDS_OF_FORMAT)[chosen])
-    reason = f"{count} of the first {len(rows)} rows have {fields_text}"
-    return Recognised(format=chosen, reason=reason)
+        _refuse_answer_beside_text(texts, where)
+    reason = f"{count} of the first {len(rows)} rows have {' and '.join(_FIELDS_OF_FORMAT[chosen])}"
+    return Recognised(format=chosen, reason=reason, by_fields=True)
+
+
+def format_of_row(fields: Mapping[str, Any], usual: str, about: tuple[str, ...] = ()) -> str:
+    """Return the format of one row of a source that is recognised by fields.
+
+    It is the ``usual`` one of the source, unless the row has none of its fields and all of another
+    format. A text is plain text only beside columns about the row, such as those that the source
+    names (``about``): others may hold the answer.
+    """
+    if any(fields.get(name) not in (None, "") for name in _FIELDS_OF_FORMAT[usual]):
+        return usual
+    has = {name for name, value in fields.items() if value not in (None, "")}
+    for name, needed in _FIELDS_OF_FORMAT.items():
+        if has.issuperset(needed) and (
+            name != "Text" or all(map(is_bookkeeping, has - {"text", *about}))
+        ):
+            return name
+    return usual
 
 
 def _refuse_answer_beside_text(rows: Sequence[Mapping[str, Any]], where: str) -> None:
-    fields = tuple(dict.fromkeys(str(field) for row in rows for field in row))
-    answer = find_named(fields, COMPLETION_NAMES)
+    answer = find_named(tuple(str(field) for row in rows for field in row), COMPLETION_NAMES)
     if answer is None:
         return
     raise DataError(

@@ -23,10 +23,7 @@ def _write(value: Any) -> Any:
 
 # No autoescape: the result is a prompt, not HTML.
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
-    undefined=StrictUndefined,
-    keep_trailing_newline=True,
-    autoescape=False,
-    finalize=_write,
+    undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, finalize=_write
 )
 # Jinja's own escapes what HTML does not take.
 _ENVIRONMENT.filters["tojson"] = lambda value, indent=None: write_json(

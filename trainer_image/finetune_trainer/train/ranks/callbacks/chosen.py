@@ -11,10 +11,12 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from finetune_api.v1alpha1.spec.hyperparameters import Checkpoint
+from finetune_trainer.planning.setup import FLOAT32
 from finetune_trainer.storage import ObjectStore, fetch_folder, publish_folder
 from finetune_trainer.storage.store import OnBytes
 from finetune_trainer.train.checkpoint import complete_steps, delete_prefix
 from finetune_trainer.train.parent.outbox import Outbox, size_of
+from finetune_trainer.train.ranks.whole import count_trainable
 from finetune_trainer.train.recipe.selection import (
     find_best,
     find_superseded,
@@ -138,9 +140,10 @@ class ChosenStep(TrainerCallback):  # type: ignore[misc]
     def _store_weights(self, args: TrainingArguments, state: TrainerState) -> None:
         assert self._trainer is not None
         step, folder = state.global_step, Path(args.output_dir) / f"best-{state.global_step}"
-        self._trainer.save_model(str(folder))
         is_first = state.is_world_process_zero
-        self._evict(args, state, size_of(folder) if is_first else 0)
+        num_bytes = FLOAT32 * count_trainable(self._trainer.model)
+        self._evict(args, state, num_bytes if is_first else 0)
+        self._trainer.save_model(str(folder))
         if is_first:
             # A pickle can run code when it is loaded.
             (folder / "training_args.bin").unlink(missing_ok=True)

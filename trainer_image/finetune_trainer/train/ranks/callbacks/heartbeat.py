@@ -69,6 +69,7 @@ class SaveClock(TrainerCallback):  # type: ignore[misc]
     Args:
         grace_seconds: From SIGTERM to SIGKILL; None if unknown.
         store_seconds: Returns how long the last checkpoint took to store.
+        stall_seconds: Returns how long training has waited for storage, which is no part of a save.
         tell: Called with a message for people.
     """
 
@@ -77,10 +78,13 @@ class SaveClock(TrainerCallback):  # type: ignore[misc]
         *,
         grace_seconds: float | None,
         store_seconds: Callable[[], float],
+        stall_seconds: Callable[[], float],
         tell: Callable[[str], None],
     ) -> None:
         self._grace_seconds = grace_seconds
         self._store_seconds = store_seconds
+        self._stall_seconds = stall_seconds
+        self._stalled = 0.0
         self._tell = tell
         self._mark = time.monotonic()
         self._began = self._mark
@@ -108,7 +112,7 @@ class SaveClock(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Start the clock of a step's save; compare the last save with the grace period."""
-        self._mark = time.monotonic()
+        self._mark, self._stalled = time.monotonic(), self._stall_seconds()
         self.step_seconds = self._mark - self._began
         needed = self.save_seconds + self.step_seconds
         grace = self._grace_seconds
@@ -133,5 +137,5 @@ class SaveClock(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Take the time that the disk took."""
-        now = time.monotonic()
-        self.local_seconds, self._mark = now - self._mark, now
+        now, stalled = time.monotonic(), self._stall_seconds() - self._stalled
+        self.local_seconds, self._mark = now - self._mark - stalled, now

@@ -52,6 +52,7 @@ class Watchers:
         """Name the trainer to those that look at its model."""
         self.finite.attach(trainer)
         self.chosen.attach(trainer)
+        self.checkpoints.attach(trainer)
         self.isolation.attach(trainer)
         self.tokens.attach(trainer)
 
@@ -86,12 +87,17 @@ def make_watchers(
         inputs=plan.inputs,
         resumed_from=plan.resume_step,
         tell=emit.message if rank == 0 else ignore_message,
+        # The clock is made below, and read once training runs.
+        save_seconds=(lambda: clock.local_seconds)
+        if job.spec.checkpoint.every_steps is None
+        else None,
         # Storage that is away is no hang: it has a patience of its own.
         on_wait=lambda: beats.beat(Phase.SAVING),
     )
     clock = SaveClock(
         grace_seconds=grace_seconds(),
         store_seconds=lambda: checkpoints.store_seconds,
+        stall_seconds=lambda: checkpoints.stall_seconds,
         tell=emit.message if rank == 0 else ignore_message,
     )
     return Watchers(

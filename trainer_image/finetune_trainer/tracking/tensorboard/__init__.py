@@ -1,1 +1,0 @@
-"""TensorBoard: event files beside the run, written with the standard library."""
