@@ -13,6 +13,7 @@ import pytest
 
 from finetune_trainer.errors import StorageError
 from finetune_trainer.storage import ObjectInfo, ObjectStore
+from finetune_trainer.traffic import deleting
 from finetune_trainer.traffic.counting import Counts, count_traffic
 from finetune_trainer.traffic.deleting import (
     delete_answer,
@@ -34,6 +35,7 @@ from finetune_trainer.traffic.places import (
     tombstone_of_id,
 )
 from finetune_trainer.traffic.reading import (
+    Deleted,
     find_exchange,
     list_segments,
     open_traffic,
@@ -307,6 +309,20 @@ def test_a_rewriting_by_two_brings_nothing_back(store: ObjectStore) -> None:
     assert [each.id for each in read_exchanges(store)] == [row(3).id]
     assert row(1).id not in at_rest(store)
     assert row(2).id not in at_rest(store)
+
+
+def test_a_listing_that_misses_a_tombstone_records_no_purge(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So does a listing of a folder while another call replaces the user's tombstone.
+    put(store, row(1, user="alice"))
+    mark_user(store, "alice", until=TIME)
+    with monkeypatch.context() as blinded:
+        blinded.setattr(deleting, "read_deleted", lambda store: Deleted())
+        assert purge_user(store, "alice") == 0
+    assert unpurged_users(store) == ["alice"]
+    assert purge_user(store, "alice") == 1
+    assert row(1).id not in at_rest(store)
 
 
 def test_a_deletion_reads_the_tombstones_of_others_once(store: ObjectStore) -> None:

@@ -79,11 +79,14 @@ def purge_user(store: ObjectStore, user: str) -> int:
 
     Segments that an earlier call has rewritten are skipped.
     """
-    until = latest_time(store, tombstone_of_user(user))
+    # Read once: a listing while another call replaces the tombstone may miss both. Then nothing
+    # may be recorded as purged.
+    deleted = read_deleted(store)
+    until = deleted.users.get(user)
     if until is None:
         return 0
     since = latest_time(store, purged_of_user(user))
-    number = purge_segments(store, list_segments(store, since=since))
+    number = purge_segments(store, list_segments(store, since=since), deleted)
     _replace(store, purged_of_user(user), purged_of_user(user, until))
     return number
 
@@ -109,10 +112,13 @@ def _replace(store: ObjectStore, prefix: str, key: str) -> None:
         store.delete(old)
 
 
-def purge_segments(store: ObjectStore, segments: Iterable[Segment]) -> int:
-    """Rewrite the segments that hold answers that have been deleted by now.
+def purge_segments(
+    store: ObjectStore, segments: Iterable[Segment], deleted: Deleted | None = None
+) -> int:
+    """Rewrite the segments that hold answers that have been deleted.
 
     Feedback on these answers is deleted as well, and their ids in what a monitor has written.
+    Without ``deleted`` the tombstones are read.
 
     Returns:
         How many answers were removed.
@@ -120,7 +126,7 @@ def purge_segments(store: ObjectStore, segments: Iterable[Segment]) -> int:
     Raises:
         StorageError: ``DamagedSegment``: one could not be read. The others have been rewritten.
     """
-    deleted, gone = read_deleted(store), set[str]()
+    deleted, gone = deleted or read_deleted(store), set[str]()
     damaged: StorageError | None = None
     for segment in segments:
         try:
