@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import pickle
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -48,14 +50,29 @@ def helm() -> Path:
         pytest.skip(str(error))
 
 
-@pytest.fixture
-def render(helm: Path, tmp_path: Path) -> Render:
-    """Render the chart with these values; raises RenderError where helm refuses."""
+@pytest.fixture(scope="session")
+def render(helm: Path, tmp_path_factory: pytest.TempPathFactory) -> Render:
+    """Render the chart with these values; raises RenderError where helm refuses.
+
+    The same values are rendered once, and CRDs, which helm takes as they are, with the first ones.
+    Whoever asks gets objects of their own.
+    """
+    path = tmp_path_factory.mktemp("chart") / "values.yaml"
+
+    @functools.cache
+    def crds() -> Objects:
+        objects = render_chart([IMAGES], helm=helm)
+        return [item for item in objects if item["kind"] == "CustomResourceDefinition"]
+
+    @functools.cache
+    def render_once(values: str) -> bytes:
+        path.write_text(values)
+        others = [IMAGES, "--values", str(path), "--include-crds=false"]
+        return pickle.dumps([*crds(), *render_chart(others, helm=helm)])
 
     def render_values(values: dict[str, Any]) -> Objects:
-        path = tmp_path / "values.yaml"
-        path.write_text(yaml.safe_dump(values))
-        return render_chart([IMAGES, "--values", str(path)], helm=helm)
+        objects: Objects = pickle.loads(render_once(yaml.safe_dump(values)))
+        return objects
 
     return render_values
 
