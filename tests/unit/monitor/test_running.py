@@ -201,7 +201,7 @@ def test_feedback_to_answers_before_the_window_is_not_read(
 
 
 def test_a_look_keeps_no_texts(store: ObjectStore, signals: Mapping[str, Signal]) -> None:
-    words = 1500 * " and"
+    words = 60 * f" {99 * 'x'}"  # few and long: what is watched takes a time for each word
     for hour in range(15):
         capture(store, hour, words=f" {hour}{words}")
     tracemalloc.start()

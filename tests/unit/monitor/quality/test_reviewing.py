@@ -47,7 +47,19 @@ class Life:
         self.rng, self.day, self.version = random.Random(7), 0, 1
 
     def pass_day(self, good: float, *, do_score: bool = True) -> QualityStatus:
-        begin = START + self.day * DAY
+        return self.pass_days(1, good, do_score=do_score)
+
+    def pass_days(self, number: int, good: float, *, do_score: bool = True) -> QualityStatus:
+        """Capture answers for some days; look, and have people score, at their end."""
+        begins = [START + (self.day + each) * DAY for each in range(number)]
+        rows = [row for begin in begins for row in self.capture(begin, good)]
+        told = self.look(rows, days=number)
+        if do_score:
+            for row in find_exchanges(self.store, read_open(self.store)):
+                self.rate(row, is_good=row.text == "good")
+        return told
+
+    def capture(self, begin: datetime, good: float) -> list[Exchange]:
         rows = [
             Exchange(
                 id=f"{id_time(time)}-{number:022}-0123456789",
@@ -66,19 +78,15 @@ class Life:
         ]  # fmt: skip
         key = segment_key(rows[0].time, rows[-1].time, num_rows=100, writer="w", number=1)
         self.store.write_bytes(key, b"".join(map(write_exchange, rows)))
-        told = self.look(rows)
-        if do_score:
-            for row in find_exchanges(self.store, read_open(self.store)):
-                self.rate(row, is_good=row.text == "good")
-        return told
+        return rows
 
-    def look(self, rows: list[Exchange]) -> QualityStatus:
+    def look(self, rows: list[Exchange], *, days: int = 1) -> QualityStatus:
         begin = START + self.day * DAY
-        self.day += 1
+        self.day += days
         drawing = self.review.begin(self.store, version=self.version, begin=begin)
         for row in rows:
             drawing.add(read_exchange(row))
-        return self.review.end(self.store, drawing, begin + DAY)
+        return self.review.end(self.store, drawing, begin + days * DAY)
 
     def rate(self, row: Exchange, *, is_good: bool, is_asked: bool = True) -> None:
         entry = Feedback(
@@ -91,8 +99,8 @@ class Life:
 
 def test_answers_that_get_worse_fall_below_the_goal_and_good_ones_do_not(tmp_path: Path) -> None:
     life = Life(tmp_path, truthful)
-    for _ in range(28):
-        told = life.pass_day(0.96)
+    for _ in range(14):
+        told = life.pass_days(2, 0.96)
         assert not told.is_below_goal
     assert told.low is not None
     assert float(told.low) > 0.9
@@ -100,7 +108,7 @@ def test_answers_that_get_worse_fall_below_the_goal_and_good_ones_do_not(tmp_pat
     assert told.num_judged > 900
     days = 0
     while not told.is_below_goal:
-        told, days = life.pass_day(0.7), days + 1
+        told, days = life.pass_days(2, 0.7), days + 2
         assert days < 28
     life.version = 2
     told = life.pass_day(0.96)

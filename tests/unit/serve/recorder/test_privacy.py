@@ -15,7 +15,7 @@ from kit.servers.running_front import endpoint, running_front, served
 from kit.servers.running_recorder import capture, running_recorder
 from kit.servers.streaming_engine import streaming_engine
 
-NUM_VALUES = 2000
+NUM_VALUES = 1000
 NUM_OF_REQUEST = 8
 """Two in the prompt, three in the streamed answer, three in the feedback."""
 LEAST_SHARE = 0.95
