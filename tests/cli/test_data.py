@@ -23,7 +23,7 @@ SECRET = "Zanzibar-77"
 
 @pytest.fixture
 def cli(tmp_path: Path) -> Cli:
-    return Cli(tmp_path, use_fake_trainer=False)
+    return Cli(tmp_path, use_fake_trainer=False, is_preloaded=True)
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +192,9 @@ def test_inspect_takes_several_files_for_one_data_set(cli: Cli, tmp_path: Path) 
 
 
 def test_prepare_leaves_a_page_that_report_finds_and_a_run_reuses(
-    cli: Cli, tmp_path: Path, model: Path
+    tmp_path: Path, model: Path
 ) -> None:
+    cli = Cli(tmp_path, use_fake_trainer=False)  # once as users start it, from nothing
     write_rows(tmp_path / "rows.jsonl", pairs(200))
     write_job(tmp_path, model)
     done = cli("data", "prepare", "job.yaml")

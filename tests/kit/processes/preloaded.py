@@ -1,4 +1,4 @@
-"""Starts the trainer's processes as forks of one that has imported torch and its kin already.
+"""Starts processes of the trainer and the CLI as forks of one that has imported their libraries.
 
 A stage of a test takes one second of work and ten of imports, and the trainer's tests run some
 hundreds. A *host* imports the libraries once and forks for each process; what a fork then runs is
@@ -40,8 +40,10 @@ from typing import Any, NoReturn
 import numpy
 
 STAGES = [["finetune_trainer", stage] for stage in ("train", "evaluate", "publish")]
-WITHOUT_TORCH = ["finetune_trainer", "prepare"]
-"""It hides torch from its libraries, unless a model has code of its own: that wants `is_plain`."""
+CLI = "finetune_cli"
+WITHOUT_TORCH = [["finetune_trainer", "prepare"], ["finetune_trainer", "inspect"]]
+"""They hide torch from their libraries, unless a model has code of its own: that wants `is_plain`.
+The CLI needs none, and starts these two as forks of itself."""
 LEAVES_TORCH_TO_WORKERS = ["finetune_trainer", "evaluate"]
 """It does so too, and starts processes that have it."""
 WORKERS = ("finetune_trainer.train.ranks.worker", "finetune_trainer.evaluate.inference.worker")
@@ -55,7 +57,7 @@ LIBRARIES = {
         *("transformers.training_args", "transformers.trainer_pt_utils", "trl"),
         *("transformers.data.data_collator", "transformers.conversion_mapping"),
     ),
-    False: ("transformers.tokenization_utils_tokenizers",),
+    False: ("transformers.tokenization_utils_tokenizers", "scipy.special", "typer"),
 }
 """By whether they may see torch."""
 LIBRARIES_OF_ALL = (
@@ -70,6 +72,8 @@ FIXED_BY_HOST = {"OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0", "PYTHONWARNINGS"
 """Read by the interpreter or a library as it starts: who wants others gets a plain process."""
 READ_AT_START = ("PYTHON", "LD_")
 """So are all variables that begin so, and a host has them from the tests."""
+UNBUFFERED = "PYTHONUNBUFFERED"
+"""But for this one, which a fork heeds as it does ``-u``."""
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -97,6 +101,11 @@ class Order:
     def module(self) -> list[str]:
         """Name of the module, and its arguments."""
         return self.command[self.command.index("-m") + 1 :]
+
+    @property
+    def sees_torch(self) -> bool:
+        """Whether it is forked from a host that has torch."""
+        return self.module[0] != CLI and self.module[:2] not in WITHOUT_TORCH
 
 
 class Host:
@@ -180,7 +189,7 @@ class PreloadedPopen(subprocess.Popen[Any]):
         )
         ends = (call["p2cread"], call["c2pwrite"], call["errwrite"])
         files = [own if end == -1 else end for own, end in enumerate(ends)]
-        host = _host(with_torch=order.module[:2] != WITHOUT_TORCH)
+        host = _host(with_torch=order.sees_torch)
         self.pid = host.fork(order, files)
         self._child_created = True
         self._close_pipe_fds(  # type: ignore[attr-defined]
@@ -193,7 +202,7 @@ def is_preloadable(command: Any, environment: dict[str, str]) -> bool:
     if sys.platform != "linux" or isinstance(command, str | bytes) or len(command) < 4:
         return False
     program, *options = (str(part) for part in command if part != "-u")
-    known = options[1] in (*LAUNCHERS, *WORKERS) or options[1:3] in (*STAGES, WITHOUT_TORCH)
+    known = options[1] in (*LAUNCHERS, *WORKERS, CLI) or options[1:3] in [*STAGES, *WITHOUT_TORCH]
     return (
         (program, options[0]) == (sys.executable, "-m")
         and known
@@ -206,7 +215,7 @@ def _read_at_start(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         key: value
         for key, value in environment.items()
-        if key.startswith(READ_AT_START) and key not in FIXED_BY_HOST
+        if key.startswith(READ_AT_START) and key not in (*FIXED_BY_HOST, UNBUFFERED)
     }
 
 
@@ -266,8 +275,8 @@ def _become(order: Order, files: list[int], connection: socket.socket) -> None:
         # Not before: whoever waits for this may at once kill the session, or die itself.
         connection.sendall(os.getpid().to_bytes(8, "big"))
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-    if order.module[0] not in WORKERS and order.module[:2] != WITHOUT_TORCH:
-        _open_own_host()
+    if order.module[0] not in WORKERS and order.module[:2] not in WITHOUT_TORCH:
+        _open_own_host(with_torch=order.sees_torch)
     if order.module[:2] == LEAVES_TORCH_TO_WORKERS:
         _hide_torch()
 
@@ -296,7 +305,7 @@ def _take_on(order: Order, files: list[int]) -> None:
     os.chdir(order.folder)
     random.seed()
     numpy.random.seed()  # the states that every fork would share
-    if "-u" in order.command[1:2]:
+    if "-u" in order.command[1:2] or order.environment.get(UNBUFFERED):
         for stream in (sys.stdout, sys.stderr):
             stream.reconfigure(write_through=True)  # type: ignore[union-attr]
     sys.path[0] = order.folder
@@ -306,8 +315,8 @@ def _take_on(order: Order, files: list[int]) -> None:
         getattr(importlib.import_module(module), function)()
 
 
-def _open_own_host() -> None:
-    """Leave a fork of this process behind, as it is now, for the workers that it will start."""
+def _open_own_host(*, with_torch: bool) -> None:
+    """Leave a fork of this process behind, as it is now, for the processes that it will start."""
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         ours.close()
@@ -316,7 +325,7 @@ def _open_own_host() -> None:
             os.dup2(nothing, number)
         serve(theirs)
     theirs.close()
-    _hosts[os.getpid(), True] = Host(ours)
+    _hosts[os.getpid(), with_torch] = Host(ours)
     plain = subprocess.Popen
     for module in list(sys.modules.values()):  # torchrun's has taken the name already
         if getattr(module, "__dict__", {}).get("Popen") is plain:
