@@ -1,13 +1,14 @@
-"""``python -m devcluster up|down|status|load|run``: the command line."""
+"""``python -m devcluster up|down|tidy|status|load|build|which``: the command line."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from devcluster import commands
-from devcluster.errors import DevclusterError
+from devcluster.errors import DevclusterError, HostUnfitError
 from devcluster.programs.binaries import BUILDS
 
 
@@ -32,6 +33,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     down.add_argument("--all", action="store_true", help="every cluster, crashed ones included")
     down.add_argument("--purge", action="store_true", help="delete cached images too")
 
+    verbs.add_parser("tidy", help="remove what test runs that were killed have left")
+
     verbs.add_parser("status", help="what runs, where, and what is wrong").add_argument(
         "--json", action="store_true", help="for programs"
     )
@@ -55,14 +58,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; errors the tool foresees end in one plain message and status 1."""
+    """Run one verb; errors the tool foresees end in one plain message and a status.
+
+    It is 69 where this host cannot, else 1.
+    """
     arguments = parse_arguments(argv)
     try:
         return int(getattr(commands, arguments.verb)(arguments))
     except DevclusterError as error:
         notes = getattr(error, "__notes__", [])
         print("\n".join(["devcluster: " + str(error), *notes]), file=sys.stderr)
-        return 1
+        return os.EX_UNAVAILABLE if isinstance(error, HostUnfitError) else 1
 
 
 if __name__ == "__main__":

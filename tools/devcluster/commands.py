@@ -18,7 +18,7 @@ from devcluster.programs import binaries
 from devcluster.progress import say, step
 from devcluster.starting import start_control_plane
 from devcluster.state import ClusterState, load_state, starting_or_stopping
-from devcluster.teardown import cluster_names, remove_cluster
+from devcluster.teardown import cluster_names, remove_cluster, remove_orphans
 
 Cluster = TypeVar("Cluster", bound=ControlPlane)
 
@@ -59,6 +59,13 @@ def down(arguments: argparse.Namespace) -> int:
         for folder in ("containerd", "registry", "images", "failed"):
             shutil.rmtree(cache_root() / folder, ignore_errors=True)
         say("deleted cached images (built programs stay)")
+    return 0
+
+
+def tidy(arguments: argparse.Namespace) -> int:
+    """Remove what test runs that were killed have left, and nothing else."""
+    for name in remove_orphans():
+        say(f"removed {name}, whose test run is gone")
     return 0
 
 

@@ -40,24 +40,29 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     stdin: str | None = None,
+    timeout_seconds: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run a host command and return its output.
 
     Raises:
-        CommandError: it failed and `check` is set.
+        CommandError: it failed and `check` is set, or the time is up.
     """
-    done = subprocess.run(
-        [str(each) for each in argv],
-        check=False,
-        capture_output=True,
-        text=True,
-        env=env,
-        cwd=cwd,
-        input=stdin,
-    )
+    line = " ".join(map(str, argv))
+    try:
+        done = subprocess.run(
+            [str(each) for each in argv],
+            check=False,
+            capture_output=True,
+            text=True,
+            env=env,
+            cwd=cwd,
+            input=stdin,
+            timeout=timeout_seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(f"`{line}` has not ended after {timeout_seconds:.0f}s") from error
     if check and done.returncode != 0:
         output = (done.stderr or done.stdout).strip()[-2000:]
-        line = " ".join(map(str, argv))
         raise CommandError(f"`{line}` failed with status {done.returncode}: {output}")
     return done
 

@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,20 +69,24 @@ class ClusterState:
 
 
 @contextmanager
-def starting_or_stopping(name: str) -> Iterator[None]:
-    """Let one command at a time change the cluster `name`; the others wait and say so.
-
-    Without it, a second ``up`` takes a cluster that is still starting for a broken one.
-    """
-    folder = state_root() / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / name).open("w") as lock:
+def locked(path: Path, others: str) -> Iterator[None]:
+    """Let one process at a time into the block; the others wait and say what ``others`` do."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"another command is starting or stopping {name}: waiting for it")
+            say(f"another command is {others}: waiting for it")
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def starting_or_stopping(name: str) -> AbstractContextManager[None]:
+    """Let one command at a time change the cluster `name`.
+
+    Without it, a second ``up`` takes a cluster that is still starting for a broken one.
+    """
+    return locked(state_root() / "locks" / name, f"starting or stopping {name}")
 
 
 def save_state(folder: Path, state: ClusterState) -> None:

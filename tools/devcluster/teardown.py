@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,10 +13,12 @@ from devcluster.errors import StateError
 from devcluster.node.removal import remove_node_parts
 from devcluster.paths import cluster_dir, state_root
 from devcluster.ports import PortClaims
-from devcluster.state import ClusterState, load_state
+from devcluster.state import ClusterState, load_state, locked
 
 # Stopped first to last; what is not named goes before etcd, newest first.
 _LAST = ("kube-apiserver", "etcd")
+# A start writes its record at once: a folder that has none for so long is left of a removal.
+_NO_RECORD_SECONDS = 60.0
 
 
 def cluster_names() -> list[str]:
@@ -51,22 +54,31 @@ def remove_cluster(name: str) -> bool:
 
 
 def remove_orphans() -> list[str]:
-    """Remove the clusters whose owner (a test run) is gone; returns their names."""
-    removed = []
-    for name in cluster_names():
-        try:
-            state = load_state(cluster_dir(name))
-        except StateError:
-            continue
-        if state is not None and state.owner_is_gone():
+    """Remove the clusters whose owner (a test run) is gone; returns their names.
+
+    One process at a time: packet-filter rules are replaced by whole tables, so a second removal of
+    a node would take the rules of one that was started meanwhile.
+    """
+    with locked(state_root() / "orphans.lock", "removing what killed test runs have left"):
+        removed = [name for name in cluster_names() if _is_orphan(cluster_dir(name))]
+        for name in removed:
             remove_cluster(name)
-            removed.append(name)
     return removed
 
 
-def _delete(folder: Path, *, num_attempts: int = 20) -> None:
+def _is_orphan(folder: Path) -> bool:
+    with contextlib.suppress(StateError, FileNotFoundError):
+        state = load_state(folder)
+        if state is not None:
+            return state.owner_is_gone()
+        return time.time() - folder.stat().st_mtime > _NO_RECORD_SECONDS
+    return False
+
+
+def _delete(folder: Path) -> None:
     """Delete a folder that a dying process may just have written to."""
-    for _ in range(num_attempts):
+    deadline = time.monotonic() + process.KILL_PATIENCE_SECONDS
+    while time.monotonic() < deadline:
         shutil.rmtree(folder, ignore_errors=True)
         if not folder.exists():
             return

@@ -4,6 +4,7 @@
 time is up it raises with the last value, or from the last exception: an ``assert`` inside the
 predicate works and shows up in the failure. A timeout says how long it may take on a machine that
 is not busy; other work makes it `PATIENCE` times as long, so only what never happens is a failure.
+`patient` does the same for the limits of programs.
 """
 
 from __future__ import annotations
@@ -17,6 +18,11 @@ T = TypeVar("T")
 PATIENCE = 4
 
 
+def patient(seconds: float) -> float:
+    """Return the limit of something that takes so long where nothing else runs."""
+    return PATIENCE * seconds
+
+
 def eventually(predicate: Callable[[], T], timeout: float = 10.0, *, interval: float = 0.02) -> T:
     """Return the first true value of ``predicate``.
 
@@ -28,7 +34,7 @@ def eventually(predicate: Callable[[], T], timeout: float = 10.0, *, interval: f
     Raises:
         AssertionError: It never became true.
     """
-    deadline = time.monotonic() + PATIENCE * timeout
+    deadline = time.monotonic() + patient(timeout)
     while True:
         value, error = _look(predicate)
         if value:
@@ -46,7 +52,7 @@ async def eventually_async(
 ) -> T:
     """As ``eventually``, on the running loop and its time; the predicate may be a coroutine."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE * timeout
+    deadline = loop.time() + patient(timeout)
     while True:
         value, error = _look(predicate)
         if asyncio.iscoroutine(value):
@@ -73,4 +79,4 @@ def _failure(
 ) -> AssertionError:
     seen = f"it raised {error!r}" if error is not None else f"last value {value!r}"
     name = getattr(predicate, "__qualname__", repr(predicate))
-    return AssertionError(f"{name} did not become true within {PATIENCE * timeout} s: {seen}")
+    return AssertionError(f"{name} did not become true within {patient(timeout)} s: {seen}")

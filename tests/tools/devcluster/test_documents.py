@@ -138,6 +138,17 @@ def test_cgroup_folders_are_one_per_hierarchy(tmp_path):
     assert kubelet.cgroup_folders("own", tmp_path) == [tmp_path / "own"]
 
 
+def test_all_pods_together_get_more_of_the_processor_than_one_process(tmp_path):
+    groups = [tmp_path / "v1", tmp_path / "v2"]
+    for group, name in zip(groups, ("cpu.shares", "cpu.weight"), strict=True):
+        group.mkdir()
+        (group / name).touch()
+    kubelet.create_cgroups([*groups, tmp_path / "memory"])
+    assert (groups[0] / "cpu.shares").read_text() == "4096"
+    assert (groups[1] / "cpu.weight").read_text() == "400"
+    assert not list((tmp_path / "memory").iterdir())
+
+
 SAVED_RULES = """\
 *filter
 :INPUT ACCEPT [0:0]

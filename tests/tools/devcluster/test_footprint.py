@@ -18,12 +18,12 @@ from devcluster import host
 from devcluster.node import network
 from devcluster.node.node import FIXED_FOLDERS
 from devcluster.node.removal import cgroup_pids
-from devcluster.paths import cluster_dir, state_root
+from devcluster.paths import cluster_dir, repository_root, state_root
 from devcluster.process import marked_processes, start_ticks
 from devcluster.starting import start_node
 from devcluster.state import load_state
-from devcluster.teardown import remove_cluster
-from kit.processes.eventually import eventually
+from devcluster.teardown import remove_cluster, remove_orphans
+from kit.processes.eventually import eventually, patient
 
 pytestmark = pytest.mark.slow
 
@@ -45,12 +45,18 @@ def host_footprint() -> dict[str, object]:
         and line[:1] not in "#*"
         and line != "COMMIT"
     ]
+    # Of cgroup v2, and of each hierarchy of v1.
+    groups = [
+        group
+        for pattern in ("finetune-devcluster*", "*/finetune-devcluster*")
+        for group in Path("/sys/fs/cgroup").glob(pattern)
+    ]
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     return {
         "rules": rules,
         "interfaces": sorted(link["ifname"] for link in json.loads(output("ip", "-j", "link")[0])),
         "mounts": sorted(each for each in mounts if "devcluster" in each),
-        "cgroups": sorted(map(str, Path("/sys/fs/cgroup").glob("*/finetune-devcluster*"))),
+        "cgroups": sorted(map(str, groups)),
         "sysctls": network.read_sysctls(),
         "folders": [each for each in (*FIXED_FOLDERS, *OWN_FOLDERS) if Path(each).exists()],
     }
@@ -62,6 +68,7 @@ def own_node(request):
     reason = host.unfit_for_node()
     if reason:
         pytest.skip(reason)
+    remove_orphans()
     state = load_state(cluster_dir("node"))
     if state is not None:
         pytest.skip("a node cluster is up; removal is tested on a node of its own: `down` first")
@@ -91,7 +98,7 @@ def start_sleeping_pod(node) -> list[int]:
         },
     }
     node.kubectl("create", "-f", "-", stdin=json.dumps(pod))
-    node.kubectl("wait", "--for=condition=ready", "pod/sleeper", "--timeout=60s")
+    node.kubectl("wait", "--for=condition=ready", "pod/sleeper", f"--timeout={patient(60)}s")
     pids = [pid for folder in node.state.cgroups for pid in cgroup_pids(Path(folder))]
     assert pids
     return pids
@@ -141,9 +148,11 @@ def test_a_second_node_is_refused_and_says_how_to_go_on(own_node):
 def test_a_node_stopped_halfway_through_its_start_is_removed(own_node):
     node, before = own_node
     remove_cluster(node.name)
-    script = "from devcluster import start_node; start_node('node-halfway')"
+    # It belongs to this test run, also if that is killed here.
+    start = f"start_node('node-halfway', owner_pid={os.getpid()})"
     starting = subprocess.Popen(
-        [sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": "tools"}
+        [sys.executable, "-c", f"from devcluster import start_node; {start}"],
+        env={**os.environ, "PYTHONPATH": str(repository_root() / "tools")},
     )
     try:
         containerd = cluster_dir("node-halfway") / "logs" / "containerd.log"

@@ -9,7 +9,7 @@ import textwrap
 import pytest
 
 from devcluster.node.worker import add_worker
-from kit.processes.eventually import eventually
+from kit.processes.eventually import eventually, patient
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def restricted_namespace(node_cluster):
     }
     node_cluster.kubectl("create", "-f", "-", stdin=json.dumps(manifest))
     yield name
-    node_cluster.kubectl("delete", "namespace", name, "--timeout=60s")
+    node_cluster.kubectl("delete", "namespace", name, "--wait=false")
 
 
 def two_pod_job(namespace: str, image: str, store: str) -> list[dict]:
@@ -142,7 +142,7 @@ def test_a_second_node_runs_pods_of_its_own_until_it_is_lost(
         pod = {"apiVersion": "v1", "kind": "Pod", "spec": {**spec, "nodeName": worker.name}}
         pod["metadata"] = {"name": "away", "namespace": restricted_namespace}
         node_cluster.kubectl("apply", "-f", "-", stdin=json.dumps(pod))
-        wait = ("wait", "pod/away", "--for=condition=Ready", "--timeout=60s")
+        wait = ("wait", "pod/away", "--for=condition=Ready", f"--timeout={patient(60)}s")
         node_cluster.kubectl("-n", restricted_namespace, *wait)
         running = set(worker.pids())
         worker.kill_kubelet()

@@ -12,7 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from devcluster.errors import StateError
+from devcluster.__main__ import main
+from devcluster.control_plane.apiclient import wait_until
+from devcluster.errors import CommandError, StartError, StateError
+from devcluster.host import run
+from devcluster.paths import cluster_dir
 from devcluster.ports import FIRST_PORT, LAST_PORT, PortClaims, is_free
 from devcluster.process import (
     ProcessRecord,
@@ -24,6 +28,7 @@ from devcluster.process import (
 )
 from devcluster.state import ClusterState, load_state, save_state
 from kit.processes.eventually import eventually
+from kit.servers.ports import free_port
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 records = st.builds(
@@ -204,3 +209,48 @@ def test_a_stopped_process_has_freed_its_port_also_where_its_first_thread_ended_
     stop(record)
     assert not is_alive(record)
     assert is_free(int(log.read_text()))
+
+
+def test_tests_take_no_port_of_a_cluster():
+    assert not any(FIRST_PORT <= free_port() <= LAST_PORT for _ in range(200))
+
+
+def test_what_killed_test_runs_have_left_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    own = {"profile": "control-plane", "owner_start_ticks": start_ticks(os.getpid())}
+    for name, state in {
+        "killed": ClusterState(name="killed", boot="another", owner_pid=os.getpid(), **own),
+        "running": ClusterState(name="running", owner_pid=os.getpid(), **own),
+        "of-a-person": ClusterState(name="of-a-person", profile="node"),
+    }.items():
+        save_state(cluster_dir(name), state)
+    for name in ("starting", "half-removed"):
+        cluster_dir(name).mkdir()
+    os.utime(cluster_dir("half-removed"), (0, 0))
+    assert main(["tidy"]) == 0
+    left = sorted(each.name for each in cluster_dir("any").parent.iterdir())
+    assert left == ["of-a-person", "running", "starting"]
+
+
+def test_a_server_that_gives_no_answer_is_asked_again():
+    answers = iter([TimeoutError("timed out"), ConnectionRefusedError(), True])
+
+    def answer() -> bool:
+        found = next(answers)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    wait_until("an answer", answer, poll_seconds=0)
+    assert not list(answers)
+
+    def refuse() -> bool:
+        raise ConnectionRefusedError("refused")
+
+    with pytest.raises(StartError, match=r"an answer: not after 0s \(refused\)"):
+        wait_until("an answer", refuse, timeout_seconds=0)
+
+
+def test_a_command_that_hangs_is_ended():
+    with pytest.raises(CommandError, match="`sleep 600` has not ended after 1s"):
+        run(["sleep", "600"], timeout_seconds=1)

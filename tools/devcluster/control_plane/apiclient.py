@@ -33,7 +33,7 @@ class ApiClient:
             OSError: the server cannot be reached.
         """
         connection = http.client.HTTPSConnection(
-            self._host, self._port, context=self._context, timeout=10
+            self._host, self._port, context=self._context, timeout=30
         )
         try:
             payload = None if body is None else json.dumps(body)
@@ -75,16 +75,22 @@ def wait_until(
     timeout_seconds: float = 300.0,
     poll_seconds: float = 0.05,
 ) -> None:
-    """Poll `predicate` until it holds.
+    """Poll `predicate` until it holds; an OSError of its own, such as no answer, is not yet.
 
     Raises:
         StartError: the time is up, or `process` ended meanwhile; with the end of its log.
     """
     deadline = time.monotonic() + timeout_seconds
-    while not predicate():
+    while True:
+        why = ""
+        try:
+            if predicate():
+                return
+        except OSError as error:
+            why = f" ({error})"
         tail = "" if process is None else f". Last lines of {process.log}:\n{log_tail(process.log)}"
         if process is not None and not is_alive(process):
             raise StartError(f"{process.name} ended while waiting for {what}{tail}")
         if time.monotonic() > deadline:
-            raise StartError(f"{what}: not after {timeout_seconds:.0f}s{tail}")
+            raise StartError(f"{what}: not after {timeout_seconds:.0f}s{why}{tail}")
         time.sleep(poll_seconds)

@@ -23,13 +23,15 @@ from devcluster.control_plane.certificates import (
 from devcluster.control_plane.kubeconfig import render_kubeconfig, write_kubeconfig
 from devcluster.errors import StateError
 from devcluster.paths import cluster_dir
-from devcluster.ports import PortClaims
+from devcluster.ports import PortClaims, is_free
 from devcluster.process import ProcessRecord, is_alive, spawn, stop
 from devcluster.programs.binaries import program
 from devcluster.state import ClusterState, save_state
 
 SERVICE_RANGE = "10.96.0.0/16"
 FIRST_SERVICE_ADDRESS = "10.96.0.1"
+KUBECTL_SECONDS = 600.0
+"""Longer than any ``kubectl wait`` that is asked for."""
 SERVICE_ACCOUNT_ISSUER = "https://kubernetes.default.svc.cluster.local"
 
 # One line per request and no bodies: what a benchmark counts.
@@ -125,10 +127,11 @@ class ControlPlane:
         """Run kubectl as administrator and return its output.
 
         Raises:
-            CommandError: kubectl failed; the message holds what it said.
+            CommandError: kubectl failed; the message holds what it said. Or it hangs.
         """
-        command = [str(program("kubectl")), "--kubeconfig", str(self.kubeconfig), *arguments]
-        return host.run(command, stdin=stdin).stdout
+        command = [str(program("kubectl")), "--kubeconfig", str(self.kubeconfig)]
+        command += ["--request-timeout=60s", *arguments]
+        return host.run(command, stdin=stdin, timeout_seconds=KUBECTL_SECONDS).stdout
 
     # --- the API server's life --------------------------------------------------------------
 
@@ -143,6 +146,8 @@ class ControlPlane:
 
     def start_api_server(self) -> None:
         """Start the API server again on the same address and wait until it is ready."""
+        address, _, port = self.url.removeprefix("https://").rpartition(":")
+        wait_until(f"the last user of port {port} to be gone", lambda: is_free(int(port), address))
         self._start_api_server()
 
     def restart_api_server(self) -> None:

@@ -91,7 +91,6 @@ def start_kueue(
             "Kueue's webhooks",
             lambda: webhooks_answer(cluster),
             process=process,
-            timeout_seconds=90,
             poll_seconds=0.3,
         )
 

@@ -64,10 +64,8 @@ def install_kueue(node: Node) -> None:
             image.unlink()
         manifests = render_manifests(node, reference)
         node.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=manifests)
-        wait_until("Kueue to be available", lambda: is_available(node), timeout_seconds=120)
-        wait_until(
-            "Kueue's webhooks", lambda: webhooks_answer(node), timeout_seconds=60, poll_seconds=0.3
-        )
+        wait_until("Kueue to be available", lambda: is_available(node))
+        wait_until("Kueue's webhooks", lambda: webhooks_answer(node), poll_seconds=0.3)
     node.state.values["kueue"] = kueue_version()
     node.save()
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from devcluster.node.removal import unmount_below
 from devcluster.node.runtime import Runtime, choose_snapshotter, runtime_of
 from devcluster.paths import cache_root, cluster_dir, repository_root
 from devcluster.progress import step
-from devcluster.state import ClusterState, load_state, save_state, starting_or_stopping
+from devcluster.state import ClusterState, load_state, locked, save_state, starting_or_stopping
 
 _RUN_ROOT = Path("/run/ft-devcluster-build")
 BASE_PACKAGES = ("ca-certificates", "python3", "python3-venv")
@@ -79,12 +80,9 @@ def load_images(
         raise BuildError(
             f"no image called {', '.join(sorted(unknown))}; known: {', '.join(IMAGES)}"
         )
-    host.install_packages(host.IMAGE_PROGRAMS)
-    try:
+    with _building():
         base = ensure_base_image()
         return {name: _load(state, IMAGES[name], tag, base) for name in names or IMAGES}
-    finally:
-        _leave_nothing_mounted()
 
 
 def load_variant(state: ClusterState, of: str, name: str, instructions: str) -> str:
@@ -108,10 +106,8 @@ def load_variant(state: ClusterState, of: str, name: str, instructions: str) -> 
     image = ProjectImage(
         name=name, repository=f"{IMAGES[of].repository}-{name}", dockerfile=str(dockerfile)
     )
-    try:
+    with _building():
         return _load(state, image, "dev", base)
-    finally:
-        _leave_nothing_mounted()
 
 
 def build_images() -> dict[str, str]:
@@ -121,12 +117,9 @@ def build_images() -> dict[str, str]:
         BuildError: a build failed.
         HostUnfitError: a program is missing and cannot be installed.
     """
-    host.install_packages(host.IMAGE_PROGRAMS)
-    try:
+    with _building():
         base = ensure_base_image()
         return {name: _build(image, base) for name, image in IMAGES.items()}
-    finally:
-        _leave_nothing_mounted()
 
 
 def _build(image: ProjectImage, base: str) -> str:
@@ -256,7 +249,16 @@ def _storage() -> Path:
     return cache_root() / "images" / "storage"
 
 
-def _leave_nothing_mounted() -> None:
-    """Buildah keeps its storage bound to itself, and a folder in /run."""
-    unmount_below([_storage(), _RUN_ROOT])
-    shutil.rmtree(_RUN_ROOT, ignore_errors=True)
+@contextmanager
+def _building() -> Iterator[None]:
+    """Have what builds images; one process at a time, as each removes at its end what all use.
+
+    Buildah keeps its storage bound to itself, and a folder in /run.
+    """
+    with locked(cache_root() / "images" / "lock", "building images"):
+        host.install_packages(host.IMAGE_PROGRAMS)
+        try:
+            yield
+        finally:
+            unmount_below([_storage(), _RUN_ROOT])
+            shutil.rmtree(_RUN_ROOT, ignore_errors=True)

@@ -18,6 +18,8 @@ from devcluster.programs.binaries import program
 MAX_PODS = 200
 GPU_RESOURCE = "nvidia.com/gpu"
 _CGROUP_MOUNT = Path("/sys/fs/cgroup")
+_CPU_SHARES = {"cpu.shares": "4096", "cpu.weight": "400"}
+"""Four times the default: of cgroup v1 and v2."""
 
 
 def render_configuration(
@@ -94,9 +96,15 @@ def cgroup_folders(name: str, mount: Path = _CGROUP_MOUNT) -> list[Path]:
 
 
 def create_cgroups(folders: list[Path]) -> None:
-    """Make the root groups; a cpuset must be filled before anything can be in it."""
+    """Make the root groups; a cpuset must be filled before anything can be in it.
+
+    All pods together would get as much of a busy processor as one other process.
+    """
     for folder in folders:
         folder.mkdir(exist_ok=True)
+        for name, share in _CPU_SHARES.items():
+            if (folder / name).exists():
+                (folder / name).write_text(share)
         for name in ("cpuset.cpus", "cpuset.mems"):
             if (folder / name).exists() and not (folder / name).read_text().strip():
                 value = (folder.parent / name).read_text()

@@ -52,9 +52,9 @@ def cgroup_pids(folder: Path) -> list[int]:
     return pids
 
 
-def remove_cgroup(folder: Path, *, patience_seconds: float = 5.0) -> None:
+def remove_cgroup(folder: Path) -> None:
     """Remove a control group and its children; they empty a moment after their processes die."""
-    deadline = time.monotonic() + patience_seconds
+    deadline = time.monotonic() + process.KILL_PATIENCE_SECONDS
     while folder.is_dir():
         for each, _, _ in os.walk(folder, topdown=False):
             with contextlib.suppress(OSError):

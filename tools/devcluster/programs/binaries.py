@@ -7,7 +7,6 @@ its bytes, so that changing a pin is all there is to do for an upgrade.
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import os
@@ -15,8 +14,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +21,7 @@ from devcluster.errors import BuildError, HostUnfitError
 from devcluster.host import go_program, require, run, unfit_for_control_plane
 from devcluster.paths import cache_root, modules_root
 from devcluster.progress import step
+from devcluster.state import locked
 
 _KUBERNETES = "k8s.io/kubernetes"
 
@@ -195,7 +193,7 @@ def ensure_built(name: str) -> Path:
     folder = modules_root() / build.module
     target = _target(build, go)
     if not target.is_dir():
-        with _locked(target.parent / f"{name}.lock"):
+        with locked(target.parent / f"{name}.lock", f"building {name}"):
             if not target.is_dir():
                 with step(f"building {name} (first time {build.first_build})"):
                     _compile(build, str(go), folder, target)
@@ -264,12 +262,3 @@ def _compile(build: Build, go: str, folder: Path, target: Path) -> None:
 
 def _go_environment(*, cgo: bool) -> dict[str, str]:
     return {**os.environ, "CGO_ENABLED": "1" if cgo else "0", "GOWORK": "off", "GOFLAGS": ""}
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Let one process at a time build: the others find the result."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
