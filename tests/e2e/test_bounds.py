@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from kit.cluster.devcluster import DevclusterError
-from kit.processes.installation import Body, Job, Tenant, apply
+from kit.processes.installation import Body, Tenant, apply
 
 pytestmark = pytest.mark.slow
 
@@ -15,20 +14,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def team_a(installation: None, tenants: dict[str, Tenant]) -> Tenant:
     return tenants["team-a"]
-
-
-@pytest.mark.parametrize("path", ["//etc/finetune/job", "/etc/finetune/job", "/opt/finetune/lib"])
-def test_a_mount_over_the_job_file_or_the_image_is_refused_at_apply_with_field_and_value(
-    team_a: Tenant, spec: Body, path: str
-) -> None:
-    volume = {"name": "mine", "configMap": {"name": "mine"}}
-    mount = {"name": "mine", "mountPath": path}
-    template = {"podTemplate": {"volumes": [volume], "volumeMounts": [mount]}}
-    with pytest.raises(DevclusterError) as refused:
-        team_a.submit("over-the-job-file", spec, template)
-    assert "podTemplate.volumeMounts" in str(refused.value)
-    assert path in str(refused.value)
-    assert Job(tenant=team_a, name="over-the-job-file").list("jobs") == []
 
 
 def test_a_stage_reads_no_other_job_file_than_the_one_it_was_created_with(

@@ -70,7 +70,7 @@ def test_a_candidate_that_missed_a_gate_is_kept_and_published_by_a_persons_word(
     assert "gate certain missed" in job.condition("Failed")["message"]
     assert "version" not in status["artifact"]
     decide(job, status)
-    status = job.wait(lambda s: s["artifact"].get("version"))
+    status = job.wait(lambda s: s["artifact"].get("version"), after_end=True)
     assert job.condition("Published")["reason"] == "Overridden"
     assert job.condition("Failed")["status"] == "True", "it did miss"
     assert "low enough" in status["publication"]["reason"]

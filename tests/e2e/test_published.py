@@ -7,9 +7,6 @@ import os
 
 import pytest
 
-from finetune_cli.local.verify import verify_uri
-from finetune_trainer.errors import TrainerError
-from finetune_trainer.storage import open_store
 from kit.processes.eventually import eventually
 from kit.processes.installation import RESUMED, Body, Job, Tenant, is_training
 from kit.processes.stages import Workbench
@@ -40,15 +37,6 @@ def two_nodes(team_b: Tenant, spec: Body) -> Job:
     return team_b.submit("two-nodes", spec, TWO_NODES)
 
 
-def verify(job: Job, status: Body, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Check a published version as its owner and return the digests of its files."""
-    access = job.tenant.access
-    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(key, access.read_credential(key))
-    verified = verify_uri(status["artifact"]["manifestUri"], endpoint=access.endpoint)
-    return {file.path: file.sha256 for file in verified.files}
-
-
 def test_one_node_publishes_the_adapter_that_a_local_run_makes(
     one_node: Job,
     two_nodes: Job,  # runs meanwhile
@@ -60,7 +48,7 @@ def test_one_node_publishes_the_adapter_that_a_local_run_makes(
     assert status["artifact"]["version"] == 1
     assert {s["name"] for s in status["evaluation"]["scores"]}
     assert status["progress"]["step"] == 12
-    digests = verify(one_node, status, monkeypatch)
+    digests = one_node.verify(status, monkeypatch)
     assert digests["adapter_model.safetensors"] == status["artifact"]["sha256"]
     assert status["artifact"]["sha256"] == here["sha256"]
 
@@ -77,7 +65,7 @@ def test_two_nodes_meet_over_their_service_and_publish(
         # Bound to what the pod of `prepare` ran.
         assert container["image"] == status["trainerImage"]["name"]
     assert two_nodes.list("services")
-    verify(two_nodes, status, monkeypatch)
+    two_nodes.verify(status, monkeypatch)
 
 
 def test_zero2_publishes(
@@ -86,7 +74,7 @@ def test_zero2_publishes(
     one_node.wait_published()
     two_nodes.wait_published()
     job = team_b.submit("zero2", spec, ZERO)
-    verify(job, job.wait_published(), monkeypatch)
+    job.verify(job.wait_published(), monkeypatch)
     assert "ZeRO2 on CPU" in job.kubectl("logs", f"job/{job.name}-train")
 
 
@@ -103,7 +91,7 @@ def test_a_node_of_several_gpus_trains_and_evaluates_on_all_and_publishes(
         "resources": {"gpusPerNode": gpus, "cpu": ALONE, "memory": f"{4 + gpus}Gi"},
     }
     job = team_b.submit(f"gpus-{gpus}", spec, change)
-    verify(job, job.wait_published(), monkeypatch)
+    job.verify(job.wait_published(), monkeypatch)
     asked = {
         pod["metadata"]["labels"][STAGE]: pod["spec"]["containers"][0]["resources"]["limits"].get(
             "nvidia.com/gpu"
@@ -141,26 +129,3 @@ def test_an_evicted_pod_costs_no_retry_and_its_job_resumes_and_publishes(
     eventually(lambda: RESUMED.search(job.logs("train")), timeout=120, interval=1)
     attempts = job.wait_published()["attempts"]
     assert (attempts["counted"], attempts["preemptions"]) == (0, 1)
-
-
-def test_deleting_a_job_takes_its_children_along(one_node: Job, spec: Body) -> None:
-    one_node.wait_published()
-    job = one_node.tenant.submit("deleted", spec)
-    eventually(lambda: job.running_pods(), timeout=120, interval=0.5)
-    job.delete()
-    eventually(
-        lambda: not any(job.list(kind) for kind in ("jobs", "pods", "configmaps")),
-        timeout=90,
-        interval=0.5,
-    )
-
-
-def test_tenants_cannot_read_each_others_adapters(one_node: Job, two_nodes: Job) -> None:
-    jobs = (one_node, two_nodes)
-    for owner, other in (jobs, jobs[::-1]):
-        manifest = owner.wait_published()["artifact"]["manifestUri"]
-        folder, _, key = manifest.rpartition("/")
-        assert open_store(folder, owner.tenant.access).read_bytes(key)
-        with pytest.raises(TrainerError) as refused:
-            open_store(folder, other.tenant.access).read_bytes(key)
-        assert refused.value.reason == "AccessDenied"

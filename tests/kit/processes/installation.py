@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -10,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
+from finetune_cli.local.verify import verify_uri
 from finetune_trainer.storage import StorageAccess, open_store
 from kit.cluster.chart import CHART, NAMESPACE, find_helm
 from kit.cluster.devcluster import DevclusterError, Node
-from kit.processes.eventually import eventually
+from kit.processes.eventually import eventually, patient
 from kit.processes.stages import merge
 
 SECRET = "object-store"
@@ -24,6 +27,7 @@ DISK = "512Ki"  # of a pod in a cramped namespace: less than the tiny model
 JOB_CPU = "500m"  # three pods fit the smallest host; one thread each
 JOB_TIMEOUT_SECONDS = 420.0
 POLL_SECONDS = 0.5
+ENDED = ("Succeeded", "Failed", "Pruned")
 RESUMED = re.compile(r"resuming from the checkpoint of step [1-9]")
 
 Body = dict[str, Any]
@@ -38,6 +42,9 @@ def install_operator(
     namespaces: list[str],
     allow_cpu: bool,
     config: Body | None = None,
+    kueue: bool = True,
+    replicas: int = 2,
+    timeout: float = 150.0,
 ) -> None:
     """Install the chart, or bring an installed one up to date, and wait until it runs.
 
@@ -48,12 +55,16 @@ def install_operator(
         namespaces: Those it looks after.
         allow_cpu: Whether jobs may train without a GPU.
         config: Further settings of the operator.
+        kueue: Whether it queues jobs through Kueue, which must be there.
+        replicas: Pods of the operator.
+        timeout: Seconds until they run where nothing else runs.
     """
     values = {
         "image": _image(images["operator"]),
         "trainerImage": _image(images["trainer"]),
         "watch": {"namespaces": namespaces},
-        "kueue": {"enabled": True},
+        "kueue": {"enabled": kueue},
+        "replicas": replicas,
         "config": {
             "allowCpu": allow_cpu,
             "allowedEndpoints": [node.object_store.endpoint],
@@ -75,14 +86,16 @@ def install_operator(
     helm(
         *(node, "upgrade", release, str(CHART), "--install"),
         *("--namespace", NAMESPACE, "--create-namespace", "--values", str(file)),
-        *("--wait", "--timeout", "180s"),
+        *("--wait", "--timeout", f"{patient(timeout):.0f}s"),
     )
 
 
 def helm(node: Node, *arguments: str) -> None:
     """Run helm as administrator; its own words are the failure."""
     command = [str(find_helm()), *arguments, "--kubeconfig", str(node.kubeconfig)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    # Longer than what helm itself waits for, so that it says what is missing.
+    limit = patient(165)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
 
 
@@ -196,37 +209,59 @@ class Job:
         return [p for p in self.list("pods") if p["status"]["phase"] in ("Pending", "Running")]
 
     def logs(self, stage: str) -> str:
-        """Return what the newest pod of a stage has said lately."""
-        return self.kubectl("logs", f"job/{self.name}-{stage}", "--tail=200")
+        """Return all that a pod of a stage has said."""
+        return self.kubectl("logs", f"job/{self.name}-{stage}", "--tail=-1")
 
     def events(self) -> Bodies:
         """Return the events about the job itself."""
         found = json.loads(self.kubectl("get", "events", "-o", "json"))["items"]
         return [e for e in found if e["involvedObject"].get("name") == self.name]
 
-    def wait(self, predicate: Callable[[Body], object], timeout: float = 300.0) -> Body:
-        """Wait until the status is as asked for; a failure tells all there is to know."""
+    def wait(
+        self,
+        predicate: Callable[[Body], object],
+        timeout: float = 300.0,
+        *,
+        after_end: bool = False,
+    ) -> Body:
+        """Wait until the status is as asked for; a failure tells all there is to know.
 
-        def matches() -> Body | None:
+        Args:
+            predicate: Looks at a status; a field may be missing.
+            timeout: Seconds that it may take where nothing else runs.
+            after_end: Go on waiting once the job has ended, which otherwise is a failure.
+        """
+
+        def look() -> tuple[Body, bool] | None:
             status = self.status()
-            return status if predicate(status) else None
+            with contextlib.suppress(KeyError):
+                if predicate(status):
+                    return status, True
+            is_over = status.get("phase") in ENDED and not after_end
+            return (status, False) if is_over else None
 
         try:
-            return eventually(matches, timeout, interval=POLL_SECONDS) or {}
+            status, is_so = eventually(look, timeout, interval=POLL_SECONDS) or ({}, False)
+            assert is_so, f"{self.name} ended before: {status.get('phase')}"
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.report()}") from None
+        return status
 
-    def wait_published(self) -> Body:
+    def wait_published(self, timeout: float = 300.0) -> Body:
         """Wait for the end, which must be a success."""
-        status = self.wait(lambda s: s.get("phase") in ("Succeeded", "Failed"))
-        assert status["phase"] == "Succeeded", self.report()
-        return status
+        return self.wait(lambda s: s.get("phase") == "Succeeded", timeout)
 
-    def wait_failed(self) -> Body:
+    def wait_failed(self, timeout: float = 300.0) -> Body:
         """Wait for the end, which must be a failure."""
-        status = self.wait(lambda s: s.get("phase") in ("Succeeded", "Failed"))
-        assert status["phase"] == "Failed", self.report()
-        return status
+        return self.wait(lambda s: s.get("phase") == "Failed", timeout)
+
+    def verify(self, status: Body, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+        """Check the published version as its owner; return the digests of its files."""
+        access = self.tenant.access
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(key, access.read_credential(key))
+        verified = verify_uri(status["artifact"]["manifestUri"], endpoint=access.endpoint)
+        return {file.path: file.sha256 for file in verified.files}
 
     def delete(self) -> None:
         """Delete it without waiting, to make room."""
