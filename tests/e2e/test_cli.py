@@ -17,7 +17,7 @@ import yaml
 from finetune_cli.local.verify import make_access
 from finetune_cli.reports.reviews import Source, open_review
 from kit.cluster.devcluster import Node, program
-from kit.processes.eventually import eventually
+from kit.processes.eventually import eventually, patient
 from kit.processes.installation import JOB_TIMEOUT_SECONDS, RESUMED, Body, Job, Tenant, is_training
 from kit.reports.reviews import verdicts_of
 
@@ -73,7 +73,7 @@ class Shell:
     def run(self, *command: str) -> str:
         """Run a command that must succeed; returns what it printed."""
         with self.start(*command) as process:
-            out, err = process.communicate(timeout=JOB_TIMEOUT_SECONDS)
+            out, err = process.communicate(timeout=patient(JOB_TIMEOUT_SECONDS))
         assert process.returncode == 0, f"{' '.join(command)}: {err}{out}"
         return out
 
@@ -108,7 +108,7 @@ def test_a_job_is_led_from_submit_to_the_adapter_on_disk(shell: Shell) -> None:
     ending = shell.run("finetune", "submit", "job.yaml", "--wait").splitlines()
     assert ending[-2:] == ["Succeeded", ending[-1]]
     assert ending[-1].startswith(f"{OBJECT}: Complete=True, Succeeded, Version 1: exactMatch")
-    out, err = follower.communicate(timeout=60)  # ends by itself
+    out, err = follower.communicate(timeout=patient(60))  # ends by itself
     assert follower.returncode == 0, err
     assert RESUMED.search(out)
     told = [line.split(":")[0] for line in out.splitlines()]
@@ -137,7 +137,7 @@ def test_it_is_a_plugin_of_kubectl(shell: Shell) -> None:
     assert shell.run("kubectl", "finetune", "status", NAME, "-o", "name") == f"{OBJECT}\n"
     shell.run("kubectl", "delete", "ftj", NAME)
     with shell.start("finetune", "status", NAME) as process:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=patient(60))
     assert process.returncode == 64
     assert f'"{NAME}" not found' in err
 

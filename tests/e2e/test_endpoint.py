@@ -22,7 +22,7 @@ from kit.endpoints.killing import Killer
 from kit.endpoints.rotation import Rotation
 from kit.endpoints.versions import Laptop, Versions, change_tensors
 from kit.models.tiny_models import make_eager_model
-from kit.processes.eventually import eventually
+from kit.processes.eventually import eventually, patient
 from kit.processes.installation import (
     JOB_CPU,
     SECRET,
@@ -147,9 +147,8 @@ def others(folder: Path, model: Path, team_a: Tenant, team_b: Tenant) -> Iterato
 def publish(tenant: Tenant, spec: Body, folder: Path, answer: str, cpu: str) -> Body:
     """Have a job of the endpoint's name publish a version; returns the job's status."""
     change = merge(teach(tenant, folder, answer), {"resources": {"cpu": cpu}})
-    tenant.node.kubectl(
-        *("-n", tenant.namespace, "delete", "ftj", NAME, "--ignore-not-found", "--timeout=60s")
-    )
+    delete = ("delete", "ftj", NAME, "--ignore-not-found", f"--timeout={patient(60)}s")
+    tenant.node.kubectl("-n", tenant.namespace, *delete)
     return tenant.submit(NAME, spec, change).wait_published()
 
 

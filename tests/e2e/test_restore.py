@@ -20,7 +20,7 @@ from finetune_trainer.storage import open_store
 from kit.cluster.chart import NAMESPACE
 from kit.cluster.devcluster import Node, program
 from kit.endpoints.endpoint import Endpoint, serves
-from kit.processes.eventually import eventually
+from kit.processes.eventually import eventually, patient
 from kit.processes.installation import (
     JOB_TIMEOUT_SECONDS,
     POLL_SECONDS,
@@ -164,7 +164,7 @@ def run(command: str, node: Node, folder: Path) -> None:
         env={**os.environ, "PATH": paths, "KUBECONFIG": str(node.kubeconfig)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=patient(120),
         check=False,
     )
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"

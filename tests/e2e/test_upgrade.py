@@ -16,7 +16,7 @@ from kit.cluster.devcluster import Node, load_variant
 from kit.endpoints.clients import Clients
 from kit.endpoints.endpoint import Endpoint, condition, serves
 from kit.endpoints.versions import Laptop
-from kit.processes.eventually import eventually
+from kit.processes.eventually import eventually, patient
 from kit.processes.installation import POLL_SECONDS, Body, Tenant, helm
 from kit.processes.stages import Workbench
 
@@ -112,7 +112,7 @@ class Served:
         given = [f"--set={each}" for each in settings]
         helm(
             *(self.node, "upgrade", RELEASE, str(CHART), "--namespace", NAMESPACE),
-            *("--reuse-values", *given, "--wait", "--timeout", "120s"),
+            *("--reuse-values", *given, "--wait", "--timeout", f"{patient(120)}s"),
         )
 
     def go_back(self, servers: dict[str, str]) -> None:

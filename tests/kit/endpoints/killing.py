@@ -68,7 +68,7 @@ class Kill:
     """What was killed.
 
     Attributes:
-        time: When (Unix time).
+        time: When it was asked for (Unix time).
         until: When no Service sent requests to the pods any more. A busy node takes its time.
     """
 
@@ -87,7 +87,7 @@ class Kill:
         if self.way.victim == "operator":
             return False
         if self.way.is_hard:
-            return self.time - 0.5 <= moment <= max(self.time + NOTICE_SECONDS, self.until + 1)
+            return self.time - 0.5 <= moment <= self.until + NOTICE_SECONDS
         last_safe = self.time + LINGER_SECONDS
         is_late = self.way.victim == "front" and self.until > last_safe
         return is_late and last_safe <= moment <= self.until + 1
@@ -126,16 +126,16 @@ class Killer:
 
     @property
     def has_done_all(self) -> bool:
-        """Whether each way has been taken."""
-        if self._error is not None:
-            raise self._error
-        return {kill.way for kill in self.kills} == set(WAYS)
+        """Whether each way has been taken, or killing has failed: `stop` raises why."""
+        return self._error is not None or {kill.way for kill in self.kills} == set(WAYS)
 
     def stop(self) -> None:
-        """Kill no more."""
+        """Kill no more; raises what ended the killing early."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        if self._error is not None:
+            raise self._error
 
     def _run(self) -> None:
         chance = random.Random(self.seed)
@@ -172,7 +172,8 @@ class Killer:
         else:
             namespace = pods[0]["metadata"]["namespace"]
             how = ("--force", "--grace-period=0") if way.is_hard else ()
-            self.node.kubectl("-n", namespace, "delete", "pod", *names, "--wait=false", *how)
+            delete = ("delete", "pod", *names, "--ignore-not-found", "--wait=false")
+            self.node.kubectl("-n", namespace, *delete, *how)
             gone = {_address(pod) for pod in pods}
             eventually(lambda: not gone & _routed(), timeout=30, interval=0.2)
         self.kills.append(Kill(time=begin, until=time.time(), way=way, pods=names))
