@@ -101,7 +101,7 @@ def bad_job(tenant: Tenant, spec: Body, job: Job, materials: Workbench) -> Job:
     """A job beside it, with a row that has no answer."""
     rows = materials.data.read_text().splitlines()
     rows[BAD_LINE - 1] = '{"prompt": "no answer"}'
-    path = materials.folder / "bad.jsonl"
+    path = materials.folder / "bad-row.jsonl"
     path.write_text("\n".join(rows))
     source = {"uri": tenant.upload(path, path.name), "credentialsRef": {"name": SECRET}}
     return tenant.submit("bad-row", spec, {"dataset": {"sources": [source]}})
@@ -124,7 +124,7 @@ def test_a_job_is_prepared_trained_evaluated_and_published_and_its_owner_verifie
 def test_a_bad_row_is_named_and_not_trained_on(bad_job: Job) -> None:
     failure = bad_job.wait_failed(END_SECONDS)["lastFailure"]
     assert (failure["reason"], failure["exitCode"]) == ("InvalidRows", 65)
-    assert f"bad.jsonl:{BAD_LINE}: " in failure["message"]
+    assert f"bad-row.jsonl:{BAD_LINE}: " in failure["message"]
     assert [child["metadata"]["name"] for child in bad_job.list("jobs")] == ["bad-row-prepare"]
 
 
