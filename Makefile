@@ -33,8 +33,12 @@ demo-product-copy: setup ## The second example: product facts to a description
 test: setup ## Set up, run the fast tests and one journey from data to an answer (about 7 minutes; no Go, no cluster)
 	@tools/test.sh quick
 
+.PHONY: test-baseline
+test-baseline: setup ## What continuous integration runs besides: the core on real API servers, and one journey in pods (about 20 minutes)
+	@tools/test.sh baseline
+
 .PHONY: test-all
-test-all: setup ## All tests (about an hour on two cores; trains small models; starts a real Kubernetes where it can)
+test-all: setup ## All tests (over an hour on two cores; trains small models; starts a real Kubernetes where it can)
 	@tools/test.sh all
 
 .PHONY: test-cluster

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import kit.settings  # noqa: F401
+from kit import selection
 
 # A fixture that is imported into several conftest files is set up once in each. Idle clusters
 # compute, and a host bears one node.
@@ -29,8 +30,6 @@ from kit.cluster.devcluster import (  # noqa: F401
 
 WITHOUT_SLOW_TESTS = "not slow"
 """What `make test-fast` selects of the unit tests. `make test` runs them, as it does."""
-WITHOUT_FAST_TESTS = "not fast"
-"""What `make test-all` runs after them."""
 _UNIT_TESTS = Path(__file__).parent / "unit"
 _SLOW_MODULE = re.compile(r"^pytestmark = (\[[^\]]*)?pytest\.mark\.slow\b", re.MULTILINE)
 
@@ -45,12 +44,18 @@ class _FinderWithoutTorch:
         return getattr(PathFinder, name)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options that choose a suite."""
+    selection.add_options(parser)
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Let Ctrl-C reach what tests start, and hide torch where slow tests are left out.
+    """Choose the suite, let Ctrl-C reach what tests start, and hide torch from fast tests.
 
     A shell that starts a command in the background ignores Ctrl-C there, and children inherit it.
     A test that imports hidden torch fails. The import takes as long as some hundred fast tests.
     """
+    selection.register(config)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.option.markexpr == WITHOUT_SLOW_TESTS:
@@ -67,12 +72,11 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not import modules of which no test is selected: imports take longest."""
-    selected = config.option.markexpr
     if collection_path.suffix != ".py" or not collection_path.is_relative_to(_UNIT_TESTS):
         return None
-    if selected == WITHOUT_SLOW_TESTS:
+    if config.option.markexpr == WITHOUT_SLOW_TESTS:
         return bool(_SLOW_MODULE.search(collection_path.read_text(encoding="utf-8"))) or None
-    if selected == WITHOUT_FAST_TESTS:
+    if config.option.suite and "quick" not in config.option.suite:
         return "pytest.mark.slow" not in collection_path.read_text(encoding="utf-8") or None
     return None
 

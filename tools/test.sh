@@ -1,124 +1,131 @@
 #!/usr/bin/env bash
-# Runs the tests.
+# Runs a suite of tests (tests/README.md). One lane runs at a time, so that no lane starves another.
 #
-#   quick    the fast unit tests, and one journey: prepare, train, evaluate, publish, serve, ask.
-#            Ten minutes on two cores. Needs no Go, no root and no cluster.
-#   rest     everything else, in three lanes (below).
-#   all      quick, then rest.
-#   cluster  of the rest, what needs a cluster.
+#   quick     fast unit tests, and one journey: prepare, train, evaluate, publish, serve, ask.
+#             Ten minutes on two cores. Needs no Go, no root and no cluster.
+#   baseline  what continuous integration runs after `quick`: tests/suites.toml names them.
+#   all       everything: quick, baseline, the others, and at the end the quarantine.
+#   cluster   of all, what needs a cluster.
 #
-# Lanes of the rest: the tests on API servers of their own run two at a time, and those on this
-# host's one node one at a time, as soon as programs and images are built. They mostly wait, for the
-# API server or for pods with half a core. Their servers know nothing of each other. What starts no
-# cluster computes all the time, so it takes what the others leave of the processors: two tests at a
-# time at a low priority.
-#
-# Usage: tools/test.sh quick|rest|all|cluster
+# Usage: tools/test.sh quick|baseline|all|cluster
+# Writes build/tests.json: name, suite, seconds and outcome of each test.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=.venv/bin/python
 MODE=${1:-all}
-LOG=build/devcluster-build.log
-LOCAL_LOG=build/test-local.log
-CLUSTER_LOG=build/test-cluster.log
-# Those of the alerts start no cluster, but ask promtool, which is built meanwhile too.
-# An API server that nobody asks still computes, so no other lane starts one.
-ASK_API_SERVERS=(tests/chart/test_{alerts,operator_rights}.py tests/cli/test_cluster.py tests/tools/test_manifests.py)
-CLUSTER_TESTS=(tests/control_plane tests/tools/devcluster tests/e2e "${ASK_API_SERVERS[@]}")
-# In this order: the first wants to begin and end nodes of its own, the others share one.
-NODE_TESTS=(tests/tools/devcluster/test_{footprint,images,kueue,node}.py tests/e2e)
-API_TESTS=("${ASK_API_SERVERS[@]}" tests/control_plane tests/tools/devcluster)
-JOURNEY=tests/trainer/serve/test_serve_command.py::test_a_version_answers_as_it_was_evaluated_until_ctrl_c
-# Below the compiler of the programs, which the other lanes wait for.
-LOW_PRIORITY=(nice -n 15)
-if [ "$MODE" = quick ]; then LOW_PRIORITY=(); fi
-SLOWEST=(--durations=15 --durations-min=15)
+BUILD_LOG=build/devcluster-build.log
+RECORD=build/tests.jsonl
+UNFIT=69 # what `devcluster build` ends with where this host can run no cluster
 
-# A process group of its own, to end all of it by one number. No session of its own: Linux gives
-# each session the same share of the processor, whatever its priority.
-in_background() {
+say() { echo "test: $((SECONDS / 60)) min $((SECONDS % 60)) s: $*"; }
+
+# Ends what an earlier run left because it was killed: its processes and its clusters.
+tidy() { if [ -d /proc/self ]; then PYTHONPATH=tools "$PYTHON" -m devcluster tidy; fi; }
+
+# What we start ends when this script does, also when the script is killed (Linux).
+GUARD=()
+if command -v setpriv >/dev/null; then GUARD=(setpriv --pdeathsig TERM --); fi
+
+child=""
+stop() {
+  trap - EXIT
+  if [ -n "$child" ]; then kill -- "-$child" 2>/dev/null && wait "$child" 2>/dev/null; fi
+  tidy
+  exit "$1"
+}
+trap 'stop $?' EXIT
+trap 'stop 130' INT
+trap 'stop 143' TERM
+
+# A process group of its own, to end all of it by one number; waited for, so that signals are heard.
+run() {
+  local result=0
   set -m
-  "$@" &
+  "${GUARD[@]}" "$@" </dev/null &
   set +m
-}
-
-build() {
-  local name=$1
-  shift
-  if [ "$MODE" != cluster ] && [ -z "${USE_EXISTING_CLUSTER:-}" ]; then
-    # If it fails, the tests that need what is missing say why: they build it themselves.
-    PYTHONPATH=tools "$@" >>"$LOG" 2>&1 || say "not all $name are built, see $LOG: $(tail -n 1 "$LOG")"
-  fi
-}
-
-run_cluster_tests() {
-  local status=0 api
-  build programs "$PYTHON" -m devcluster build --also kueue promtool
-  say "API servers; their lines begin with 'API:'"
-  # Each of the two processes has an API server of its own; a file stays with one of them.
-  run_lane API "${API_TESTS[@]}" "${NODE_TESTS[@]/#/--ignore=}" --numprocesses 2 --dist loadfile &
-  api=$!
-  build images nice "$PYTHON" -m devcluster build --images
-  say "the node; its lines begin with 'node:'"
-  run_lane node "${NODE_TESTS[@]}" || status=$?
-  wait "$api" || status=$?
-  return "$status"
-}
-
-run_lane() {
-  local name=$1
-  shift
-  "$PYTHON" -u -m pytest "$@" "${SLOWEST[@]}" 2>&1 | sed -u "s/^/$name: /" | tee -a "$CLUSTER_LOG"
-}
-
-run_local() {
-  "${LOW_PRIORITY[@]}" "$PYTHON" -u -m pytest "$@" --numprocesses 2 --dist worksteal 2>&1 | tee -a "$LOCAL_LOG"
-}
-
-# Lanes end at different times, so the lines of a failed test may stand thousands of lines above.
-name_failures() {
-  cat "$LOCAL_LOG" "$CLUSTER_LOG" 2>/dev/null | grep -E '^((API|node): )?(FAILED|ERROR) ' | cut -c1-300
-}
-
-lanes=""
-stop_lanes() {
-  if [ -n "$lanes" ]; then kill -- "-$lanes" 2>/dev/null; fi
-}
-trap stop_lanes EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
-
-say() {
-  echo "test: $((SECONDS / 60)) min $((SECONDS % 60)) s: $*"
+  child=$!
+  wait "$child" || result=$?
+  child=""
+  return "$result"
 }
 
 status=0
-mkdir -p "$(dirname "$LOG")"
-for log in "$LOG" "$LOCAL_LOG" "$CLUSTER_LOG"; do : >"$log"; done
-if [ "$MODE" = quick ] || [ "$MODE" = all ]; then
-  # Fast unit tests by themselves: there torch is hidden, so that they stay fast.
-  run_local tests/unit -m "not slow" || status=$?
-  say "a journey: a model is trained, evaluated, published, served and asked"
-  run_local "$JOURNEY" || status=$?
-fi
-if [ "$MODE" != quick ]; then
-  in_background run_cluster_tests
-  lanes=$!
-  if [ "$MODE" != cluster ]; then
-    say "what starts no cluster; meanwhile what clusters need is built ($LOG)"
-    run_local tests benchmarks/tests "${CLUSTER_TESTS[@]/#/--ignore=}" -m "not fast" "${SLOWEST[@]}" || status=$?
+tests() {
+  run "$PYTHON" -u -m pytest --record "$RECORD" --durations=15 --durations-min=10 "$@" || status=$?
+}
+TWO=(--numprocesses 2 --dist worksteal)
+# Each of the two processes has an API server of its own; a file stays with one of them.
+TWO_SERVERS=(--numprocesses 2 --dist loadfile)
+
+build() {
+  local result=0
+  if [ -n "${USE_EXISTING_CLUSTER:-}" ]; then return; fi
+  say "programs and images for clusters, where they are not built yet ($BUILD_LOG)"
+  PYTHONPATH=tools run "$PYTHON" -m devcluster build --images "$@" >"$BUILD_LOG" 2>&1 || result=$?
+  if [ "$result" -eq "$UNFIT" ]; then
+    say "tests on clusters will be skipped: $(tail -n 1 "$BUILD_LOG")"
+  elif [ "$result" -ne 0 ]; then
+    tail -n 40 "$BUILD_LOG"
+    say "programs or images could not be built; no test ran on a cluster"
+    exit "$result"
   fi
-  say "waiting for the tests on clusters"
-  wait "$lanes" || status=$?
-  lanes=""
-fi
-if [ "$status" -ne 0 ]; then
-  say "not all tests passed; those that failed (all output: $LOCAL_LOG, $CLUSTER_LOG):"
-  name_failures
-elif [ "$MODE" = quick ]; then
-  say "these tests passed; left out: other tests that train, start servers or need a cluster (make test-all)"
-else
-  say "all tests passed"
-fi
+}
+
+run_quick() {
+  say "fast unit tests"
+  tests tests/unit -m "not slow" "${TWO[@]}"
+  say "a journey: a model is trained, evaluated, published, served and asked"
+  tests tests --suite quick -m "not fast"
+}
+
+# Arguments: the suites.
+run_local() {
+  say "what starts no cluster ($*)"
+  tests tests benchmarks/tests "${@/#/--suite=}" --lane local "${TWO[@]}"
+}
+
+run_clusters() {
+  say "API servers ($*)"
+  tests tests "${@/#/--suite=}" --lane api "${TWO_SERVERS[@]}"
+  say "pods on a node ($*)"
+  tests tests "${@/#/--suite=}" --lane node
+}
+
+run_quarantine() {
+  local before=$status
+  say "the quarantine: it is reported, and does not count"
+  tests tests benchmarks/tests --suite quarantine
+  status=$before
+}
+
+tidy
+export FINETUNE_TEST_RUN="$$"
+mkdir -p build
+: >"$RECORD"
+case "$MODE" in
+  quick) run_quick ;;
+  baseline)
+    build
+    run_local baseline
+    run_clusters baseline
+    ;;
+  cluster)
+    build --also kueue promtool
+    run_clusters baseline extended
+    ;;
+  all)
+    run_quick
+    build --also kueue promtool
+    run_local baseline extended
+    run_clusters baseline extended
+    run_quarantine
+    ;;
+  *)
+    echo "usage: tools/test.sh quick|baseline|all|cluster" >&2
+    exit 2
+    ;;
+esac
+say "the end of suite $MODE"
+"$PYTHON" tools/test_summary.py "$RECORD" "$MODE"
 exit "$status"

@@ -31,6 +31,7 @@ from devcluster.node.images import (
 from devcluster.node.node import Node, NodeOptions
 from devcluster.node.runtime import runtime_of
 from devcluster.paths import cluster_dir
+from devcluster.ports import FIRST_PORT, LAST_PORT
 from devcluster.process import start_ticks
 from devcluster.programs.binaries import ensure_built, module_folder, program
 from devcluster.starting import start_control_plane, start_node
@@ -38,11 +39,11 @@ from devcluster.state import load_state
 from devcluster.teardown import remove_cluster
 
 __all__ = [
-    "ControlPlane", "ControlPlaneOptions", "DevclusterError", "ExistingCluster", "Node",
-    "NodeOptions", "cluster_dir", "create_control_plane_certificates", "ensure_base_image",
-    "ensure_built", "go_program", "install_kueue", "load_images", "load_state", "load_variant",
-    "module_folder", "program", "pull_image", "push_image", "remove_cluster", "run", "runtime_of",
-    "start_control_plane", "start_kueue", "start_node", "start_ticks",
+    "FIRST_PORT", "LAST_PORT", "ControlPlane", "ControlPlaneOptions", "DevclusterError",
+    "ExistingCluster", "Node", "NodeOptions", "cluster_dir", "create_control_plane_certificates",
+    "ensure_base_image", "ensure_built", "go_program", "install_kueue", "load_images", "load_state",
+    "load_variant", "module_folder", "program", "pull_image", "push_image", "remove_cluster",
+    "run", "runtime_of", "start_control_plane", "start_kueue", "start_node", "start_ticks",
     "unfit_for_control_plane", "unfit_for_node",
     "use_existing_cluster", "write_certificates",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ import random
 import socket
 from pathlib import Path
 
-from devcluster.ports import FIRST_PORT, LAST_PORT
+from devcluster import FIRST_PORT, LAST_PORT
 
 
 def free_port() -> int:

@@ -145,7 +145,7 @@ def test_a_tombstone_alone_hides_an_answer_and_its_feedback(store: ObjectStore) 
     assert list(read_exchanges(store)) == []
     assert find_exchange(store, row(1).id) is None
     assert read_feedback(store) == []
-    assert purge_segments(store, list_segments(store)) == 1
+    assert purge_segments(store, list_segments(store), read_deleted(store)) == 1
     assert row(1).id not in at_rest(store)
 
 

@@ -53,7 +53,7 @@ def delete_answer(store: ObjectStore, response_id: str) -> int:
     mark_answer(store, response_id)
     time = time_of(response_id)
     within = list_segments(store, since=time, until=time + timedelta(seconds=1))
-    num_removed = purge_segments(store, within)
+    num_removed = purge_segments(store, within, read_deleted(store))
     delete_feedback(store, [response_id])
     store.delete(PURGING + response_id)
     return num_removed
@@ -112,13 +112,10 @@ def _replace(store: ObjectStore, prefix: str, key: str) -> None:
         store.delete(old)
 
 
-def purge_segments(
-    store: ObjectStore, segments: Iterable[Segment], deleted: Deleted | None = None
-) -> int:
-    """Rewrite the segments that hold answers that have been deleted.
+def purge_segments(store: ObjectStore, segments: Iterable[Segment], deleted: Deleted) -> int:
+    """Rewrite the segments that hold deleted answers.
 
     Feedback on these answers is deleted as well, and their ids in what a monitor has written.
-    Without ``deleted`` the tombstones are read.
 
     Returns:
         How many answers were removed.
@@ -126,7 +123,7 @@ def purge_segments(
     Raises:
         StorageError: ``DamagedSegment``: one could not be read. The others have been rewritten.
     """
-    deleted, gone = deleted or read_deleted(store), set[str]()
+    gone = set[str]()
     damaged: StorageError | None = None
     for segment in segments:
         try:

@@ -267,7 +267,7 @@ class Keeper:
             store.delete(key)  # an earlier try may have written it
         segment, deleted = read_segment_key(key), read_deleted(store)
         if segment is not None and any(map(deleted.has, kept)):
-            purge_segments(store, [segment])
+            purge_segments(store, [segment], deleted)
         self.note(place, min(times))
         self._metrics.store(file.endpoint, len(kept))
 
@@ -433,7 +433,7 @@ class Keeper:
             for user in unpurged_users(store):
                 purge_user(store, user)
             recent = list_segments(store, since=moment - 2 * timedelta(seconds=SWEEP_SECONDS))
-            purge_segments(store, recent)
+            purge_segments(store, recent, read_deleted(store))
 
         try:
             await self._in(self._deleter, work)
