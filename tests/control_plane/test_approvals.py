@@ -20,7 +20,7 @@ from kit.cluster.chart import NAMESPACE, chart_objects, install_crd, is_of_peopl
 from kit.cluster.kubelet import Kubelet
 from kit.cluster.simulation import finetunejob
 from kit.processes.cli import Cli
-from kit.processes.eventually import eventually, eventually_async
+from kit.processes.eventually import eventually, eventually_async, patient
 from kit.processes.operators import (
     ROOT,
     child_jobs,
@@ -76,7 +76,7 @@ class User:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=patient(60),
         )
         return done.returncode == 0, done.stdout + done.stderr
 

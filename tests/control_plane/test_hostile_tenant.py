@@ -26,7 +26,7 @@ from hostile.test_oracle import mounted, written
 from kit.cluster.chart import chart_objects, install_crd, is_of_people
 from kit.cluster.kubelet import Fate, Kubelet
 from kit.cluster.simulation import finetunejob
-from kit.processes.eventually import eventually, eventually_async
+from kit.processes.eventually import eventually, eventually_async, patient
 from kit.processes.operators import (
     child_jobs,
     condition,
@@ -75,7 +75,7 @@ def store_all(tenant: User, namespace: str, bodies: list[dict]) -> list[dict]:
     command += ["create", "--dry-run=server", "--validate=false", "-o", "json", "-f", "-"]
     text = json.dumps(listed)
     done = subprocess.run(
-        command, input=text, capture_output=True, text=True, check=False, timeout=240
+        command, input=text, capture_output=True, text=True, check=False, timeout=patient(240)
     )
     decoder, stored, said = json.JSONDecoder(), [], done.stdout.strip()
     while said:

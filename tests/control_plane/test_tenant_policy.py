@@ -20,7 +20,7 @@ from finetune_operator.finetunejob.pods.admission import find_violations
 from kit.cases.endpoint_cases import minimal_endpoint
 from kit.cluster.chart import chart_objects, install_crd
 from kit.cluster.simulation import finetunejob
-from kit.processes.eventually import eventually
+from kit.processes.eventually import eventually, patient
 
 SETTINGS = {
     "allowedImages": ["registry.corp/*", "*.corp:*/team-*/a", "plain:*"],
@@ -230,7 +230,7 @@ class Server:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=patient(120),
         )
         found = {}
         for line in re.split(r"\n(?=Error from server|The FineTune)", done.stderr.strip()):

@@ -22,6 +22,7 @@ from finetune_trainer.storage import (
     stream,
 )
 from finetune_trainer.storage.models.cache import fetch_model
+from kit.processes.eventually import patient
 
 WEIGHTS = os.urandom(300_000)
 FILES = {
@@ -324,7 +325,7 @@ def start_fetch(uri, cache, **environment):
 
 
 def finish(process):
-    return json.loads(process.communicate(timeout=60)[0])
+    return json.loads(process.communicate(timeout=patient(60))[0])
 
 
 def test_processes_of_one_node_share_one_download(hub, tmp_path):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kit.cluster.faults import fault
 from kit.processes.eventually import eventually
 from kit.processes.stages import Workbench, kill_group
 
@@ -26,25 +28,28 @@ def test_same_job_twice_gives_the_same_adapter(
 
 
 def test_run_killed_at_three_steps_ends_with_the_same_adapter(
-    bench: Callable[..., Workbench], undisturbed: tuple[Workbench, dict[str, Any]]
+    bench: Callable[..., Workbench],
+    undisturbed: tuple[Workbench, dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     _, result = undisturbed
     workbench = bench()
     workbench.run_to("prepare")
     # Before the first checkpoint, between two, and after the last, which is stored behind training.
-    for step, stored in ((1, None), (5, None), (10, 9)):
+    for step, stored in ((1, 0), (5, 3), (10, 9)):
+        mark = tmp_path / f"step-{step}"
+        workbench.env = fault("loader", mark, rank=0, step=step)
         process = workbench.start("train")
         eventually(
-            lambda step=step, stored=stored: (
-                steps_done(workbench) >= step
-                and (stored is None or stored in workbench.stored_steps())
+            lambda mark=mark, stored=stored: (
+                mark.exists() and (stored == 0 or stored in workbench.stored_steps())
             ),
             timeout=240,
-            interval=0.001,
         )
         kill_group(process)
         assert not (workbench.run_folder / "adapter" / "manifest.json").exists()
 
+    workbench.env = {}
     resumed = workbench.run_to("train")
 
     assert resumed.result["sha256"] == result["sha256"]
