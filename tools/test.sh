@@ -20,8 +20,15 @@ UNFIT=69 # what `devcluster build` ends with where this host can run no cluster
 
 say() { echo "test: $((SECONDS / 60)) min $((SECONDS % 60)) s: $*"; }
 
-# Ends what an earlier run left because it was killed: its processes and its clusters.
-tidy() { if [ -d /proc/self ]; then PYTHONPATH=tools "$PYTHON" -m devcluster tidy; fi; }
+# What this run starts carries its name: pid, and start time of that pid.
+RUN="$$"
+if [ -d /proc/self ]; then RUN="$$-$(cut -d ' ' -f 22 "/proc/$$/stat")"; fi
+
+# Ends what runs that were killed have left, and what the runs named here have left.
+tidy() {
+  if [ ! -d /proc/self ]; then return; fi
+  env -u FINETUNE_TEST_RUN PYTHONPATH=tools "$PYTHON" -m devcluster tidy --ended "$@"
+}
 
 # What we start ends when this script does, also when the script is killed (Linux).
 GUARD=()
@@ -31,7 +38,7 @@ child=""
 stop() {
   trap - EXIT
   if [ -n "$child" ]; then kill -- "-$child" 2>/dev/null && wait "$child" 2>/dev/null; fi
-  tidy
+  tidy "$RUN"
   exit "$1"
 }
 trap 'stop $?' EXIT
@@ -100,7 +107,7 @@ run_quarantine() {
 }
 
 tidy
-export FINETUNE_TEST_RUN="$$"
+export FINETUNE_TEST_RUN="$RUN"
 mkdir -p build
 : >"$RECORD"
 case "$MODE" in

@@ -33,7 +33,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     down.add_argument("--all", action="store_true", help="every cluster, crashed ones included")
     down.add_argument("--purge", action="store_true", help="delete cached images too")
 
-    verbs.add_parser("tidy", help="remove what test runs that were killed have left")
+    tidy = verbs.add_parser("tidy", help="remove what test runs that were killed have left")
+    tidy.add_argument(
+        "--ended", nargs="*", metavar="RUN", default=(), help="runs that live and start no more"
+    )
 
     verbs.add_parser("status", help="what runs, where, and what is wrong").add_argument(
         "--json", action="store_true", help="for programs"

@@ -13,7 +13,7 @@ from devcluster.control_plane.controlplane import ControlPlane, ControlPlaneOpti
 from devcluster.errors import StateError
 from devcluster.existing import ExistingCluster, use_existing_cluster
 from devcluster.paths import cache_root, cluster_dir
-from devcluster.process import is_alive
+from devcluster.process import is_alive, processes_of_ended_runs, stop
 from devcluster.programs import binaries
 from devcluster.progress import say, step
 from devcluster.starting import start_control_plane
@@ -66,6 +66,11 @@ def tidy(arguments: argparse.Namespace) -> int:
     """Remove what test runs that were killed have left, and nothing else."""
     for name in remove_orphans():
         say(f"removed {name}, whose test run is gone")
+    left = processes_of_ended_runs(*arguments.ended)
+    for record in left:
+        stop(record, grace_seconds=0)
+    if left:
+        say(f"ended processes that a test run had left: {len(left)}")
     return 0
 
 

@@ -130,7 +130,8 @@ def install_packages(programs: Mapping[str, str]) -> None:
     """Install what is missing with apt-get, and say so.
 
     Raises:
-        HostUnfitError: no root or no apt-get, or apt-get failed.
+        HostUnfitError: no root or no apt-get.
+        CommandError: apt-get failed.
     """
     packages = missing_packages(programs)
     if not packages:
@@ -147,4 +148,4 @@ def install_packages(programs: Mapping[str, str]) -> None:
             run(["apt-get", "update"], env=env)  # the package lists were too old, or absent
             run(command, env=env)
         except CommandError as error:
-            raise HostUnfitError(f"cannot install {' '.join(packages)}: {error}") from error
+            raise CommandError(f"cannot install {' '.join(packages)}: {error}") from error

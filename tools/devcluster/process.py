@@ -12,11 +12,13 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 MARKER = "FINETUNE_DEVCLUSTER"
+# What a test run started, as ``<pid>-<start time>`` of the run (tools/test.sh).
+RUN_MARKER = "FINETUNE_TEST_RUN"
 POLL_SECONDS = 0.02
 # A process that waits for a busy disk does not even die before it gets its answer.
 KILL_PATIENCE_SECONDS = 60.0
@@ -126,8 +128,23 @@ def stop(record: ProcessRecord, *, grace_seconds: float = 5.0) -> None:
 
 def marked_processes(cluster: Path) -> list[ProcessRecord]:
     """Every live process whose environment names `cluster`, recorded or not."""
-    wanted = f"{MARKER}={cluster}".encode()
-    found = []
+    return [record for record, value in _marked(MARKER) if value == str(cluster)]
+
+
+def processes_of_ended_runs(*ended: str) -> list[ProcessRecord]:
+    """What test runs have started that are gone, or that `ended` names."""
+    return [record for record, run in _marked(RUN_MARKER) if run in ended or not _is_running(run)]
+
+
+def _is_running(run: str) -> bool:
+    pid, _, ticks = run.partition("-")
+    # Of a name that we do not understand we know nothing, so we leave its processes alone.
+    return not (pid.isdigit() and ticks.isdigit()) or start_ticks(int(pid)) == int(ticks)
+
+
+def _marked(variable: str) -> Iterator[tuple[ProcessRecord, str]]:
+    """Live processes that were started with `variable` in their environment, and its value."""
+    prefix = f"{variable}=".encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -135,13 +152,14 @@ def marked_processes(cluster: Path) -> list[ProcessRecord]:
             environment = (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
-        ticks = start_ticks(int(entry.name)) if wanted in environment else None
+        values = [each for each in environment if each.startswith(prefix)]
+        ticks = start_ticks(int(entry.name)) if values else None
         if ticks is not None:
             pid = int(entry.name)
-            found.append(
-                ProcessRecord(name="unrecorded", pid=pid, start_ticks=ticks, log=Path(os.devnull))
+            yield (
+                ProcessRecord(name="unrecorded", pid=pid, start_ticks=ticks, log=Path(os.devnull)),
+                values[0].removeprefix(prefix).decode(errors="replace"),
             )
-    return found
 
 
 def kill_all(pids: Iterable[int], *, patience_seconds: float = KILL_PATIENCE_SECONDS) -> None:

@@ -19,9 +19,12 @@ from devcluster.host import run
 from devcluster.paths import cluster_dir
 from devcluster.ports import FIRST_PORT, LAST_PORT, PortClaims, is_free
 from devcluster.process import (
+    RUN_MARKER,
     ProcessRecord,
     is_alive,
+    kill_all,
     log_tail,
+    processes_of_ended_runs,
     spawn,
     start_ticks,
     stop,
@@ -108,6 +111,35 @@ def test_a_process_is_stopped_and_only_that_one(tmp_path):
     assert is_alive(record)
     stop(record)
     assert not is_alive(record)
+
+
+def test_what_runs_that_are_gone_have_started_is_found_and_nothing_else(tmp_path):
+    running = f"{os.getpid()}-{start_ticks(os.getpid())}"
+    runs = {
+        "of one that is gone": f"{os.getpid()}-1",  # its process id is another's by now
+        "of one that runs": running,
+        "of one that we cannot read": "yesterday",
+    }
+    started = {
+        each: spawn(
+            each,
+            ["/bin/sleep", "600"],
+            log=tmp_path / "log",
+            cluster=tmp_path,
+            env={RUN_MARKER: run},
+        ).pid
+        for each, run in runs.items()
+    }
+
+    def found(*ended: str) -> set[str]:
+        pids = {record.pid for record in processes_of_ended_runs(*ended)}
+        return {each for each, pid in started.items() if pid in pids}
+
+    try:
+        eventually(lambda: found() == {"of one that is gone"}, timeout=10)
+        assert found(running) == {"of one that is gone", "of one that runs"}
+    finally:
+        kill_all(started.values())
 
 
 def test_a_process_does_not_keep_what_its_starter_was_given(tmp_path):
