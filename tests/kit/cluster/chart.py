@@ -122,7 +122,7 @@ def chart_objects(
     """
     given = [f"--set-json={key}={json.dumps(value)}" for key, value in (values or {}).items()]
     try:
-        objects = render_chart([IMAGES, *given], release=release)
+        objects = render_chart([IMAGES, *given, "--include-crds=false"], release=release)
     except HelmNotFoundError as error:
         pytest.skip(str(error))
     manifest = yaml.safe_dump_all(list(filter(is_wanted, objects)))
