@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import statistics
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +17,7 @@ import pytest
 from finetune_trainer.storage import ObjectStore
 from finetune_trainer.traffic.places import read_id
 from finetune_trainer.traffic.reading import open_traffic
-from kit.processes.eventually import eventually_async
+from kit.processes.eventually import eventually_async, patient
 from kit.servers.faulty_s3 import FaultyS3, faulty_s3
 from kit.servers.seaweedfs import SeaweedS3
 from kit.servers.streaming_engine import StreamingEngine, streaming_engine
@@ -54,21 +54,18 @@ class Scene:
         self.answered: dict[str, float] = {}
         """When each answer was whole, by its id."""
 
-    async def load(self, number: int) -> float:
-        """Ask so often, some at once; return the median time of an answer in seconds."""
-        left, seconds = iter(range(number)), []
+    async def load(self, number: int) -> None:
+        """Ask so often, some at once."""
+        left = iter(range(number))
 
         async def client() -> None:
             for n in left:
-                begin = time.perf_counter()
                 try:
                     self.answered[await self.pod.ask(f"Question {n}")] = time.monotonic()
                 except aiohttp.ClientError:
                     return  # the front is gone
-                seconds.append(time.perf_counter() - begin)
 
         await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
-        return statistics.median(seconds)
 
     async def settle(self, *known: str) -> list[str]:
         """Wait until nothing waits any more; return the ids of all rows at rest.
@@ -109,12 +106,12 @@ async def test_storage_that_is_away_under_load_loses_only_what_is_counted(
     s3: SeaweedS3, link: FaultyS3, tmp_path: Path
 ) -> None:
     async with scene(s3, link, tmp_path) as found:
-        usual = await found.load(60)
+        await found.load(60)
         assert len(await found.settle()) == 60
         link.shut()
-        slow, num_while_away = 0.0, 0
+        num_while_away = 0
         while not {"QueueFull"} <= (await found.pod.dropped()).keys():
-            slow = max(slow, await found.load(60))
+            await found.load(60)
             num_while_away += 60
         assert num_while_away < 3000
         link.open()
@@ -126,14 +123,14 @@ async def test_storage_that_is_away_under_load_loses_only_what_is_counted(
     assert set(stored) < set(found.answered)
     assert len(stored) + dropped.total() == len(found.answered)
     assert len(stored) > 60  # some of the outage were kept
-    assert slow < 3 * usual + 0.05
 
 
 async def test_answers_are_taken_while_storage_hangs_and_people_ask_for_lists(
     s3: SeaweedS3, link: FaultyS3, tmp_path: Path
 ) -> None:
     async with scene(s3, link, tmp_path) as found:
-        link.on_request = lambda *_: time.sleep(5.0)
+        goes_on = threading.Event()
+        link.on_request = lambda *_: goes_on.wait()
         url = f"http://127.0.0.1:{found.pod.front.port}/v1/chat/completions?model=headline"
         asked = [asyncio.ensure_future(found.pod.session.get(url)) for _ in range(40)]
         await asyncio.sleep(0)
@@ -144,8 +141,9 @@ async def test_answers_are_taken_while_storage_hangs_and_people_ask_for_lists(
             lines = b"".join(path.read_bytes() for path in spool.glob("*.jsonl"))
             return lines.count(b"\n") == 40
 
-        await eventually_async(are_taken, timeout=4)
+        await eventually_async(are_taken, timeout=20)
         link.on_request = lambda *_: None
+        goes_on.set()
         for answer in await asyncio.gather(*asked):
             answer.release()
         assert set(await found.settle()) == set(found.answered)
@@ -186,7 +184,8 @@ async def test_a_kill_while_writing_doubles_nothing_and_its_losses_are_counted(
     assert set(found.answered) - before <= set(stored) <= asked
     assert dropped.keys() <= {"Killed"}
     assert len(lost) <= dropped.total()
-    assert all(any(0 <= kill - found.answered[each] < 2.0 for kill in kills) for each in lost)
+    recent = patient(2.0)
+    assert all(any(0 <= kill - found.answered[each] < recent for kill in kills) for each in lost)
     if who == "recorder":
         assert not lost
         assert not dropped

@@ -13,6 +13,7 @@ import pytest
 
 from finetune_api.protocol.trainer import Environment
 from finetune_trainer.train.recipe.validation import draw_measured_rows
+from kit.cluster.faults import fault
 from kit.cluster.pushes import receiving
 from kit.models.tiny_models import make_eager_model
 from kit.processes.eventually import eventually
@@ -160,25 +161,29 @@ def test_weights_are_those_of_a_run_that_ended_at_the_best_step(
 
 
 def test_run_killed_before_and_after_its_best_step_publishes_the_same_bytes(
-    bench: Callable[..., Workbench], noise: dict[str, Path], best: Trained
+    bench: Callable[..., Workbench], noise: dict[str, Path], best: Trained, tmp_path: Path
 ) -> None:
     _, result, _ = best
     best_step = result["selection"]["step"]
     workbench = bench(overfitting(noise))
     workbench.run_to("prepare")
 
-    def kill_once(reached: Callable[[], bool]) -> None:
+    def kill_once(name: str, kind: str, stored: Callable[[], bool], **details: Any) -> None:
+        mark = tmp_path / name
+        workbench.env = fault(kind, mark, rank=0, **details)
         process = workbench.start("train")
-        eventually(lambda: reached() or process.poll() is not None, timeout=240, interval=0.001)
+        eventually(lambda: mark.exists() and stored(), timeout=240)
         kill_group(process)
 
-    kill_once(lambda: len((workbench.curve.exists() and workbench.losses()) or []) >= 3)
+    kill_once("first", "loader", lambda: True, step=3)
     assert not stored_best(workbench)
-    kill_once(lambda: max(workbench.stored_steps(), default=0) > best_step)
+    checkpoint = best_step // 10 * 10 + 10
+    kill_once("best", "loader", lambda: checkpoint in workbench.stored_steps(), step=checkpoint + 1)
     assert best_step in stored_best(workbench)
     # The last checkpoint is there and nothing is left to train.
-    kill_once(lambda: STEPS in workbench.stored_steps())
+    kill_once("last", "trained", lambda: STEPS in workbench.stored_steps())
 
+    workbench.env = {}
     resumed = workbench.run_to("train")
     assert resumed.result["resumedFromStep"] == STEPS
     assert resumed.result["sha256"] == result["sha256"]

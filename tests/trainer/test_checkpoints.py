@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from kit.cluster.faults import fault
 from kit.processes.eventually import eventually
 from kit.processes.pickles import find_pickles, forge_checkpoint
 from kit.processes.stages import Workbench, merge
+from kit.servers.ports import free_port
 
 SIX_STEPS = {"hyperparameters": {"maxSteps": 6, "microBatchSize": 1}}
 STRATEGIES = {
@@ -32,16 +34,14 @@ STRATEGIES = {
 def train_and_copy(workbench: Workbench, copy: Path) -> dict[str, Any]:
     """Train undisturbed and copy the checkpoint of step 3 as it lies in storage."""
     workbench.run_to("prepare")
+    # Before it publishes, and removes its checkpoints.
+    mark, copied = workbench.folder / "mark", workbench.folder / "copied"
+    workbench.env = fault("trained", mark, rank=0, until=str(copied))
     process = workbench.start("train")
-    stored = workbench.run_folder / "checkpoints" / "step-3"
-    eventually(
-        lambda: (stored / "manifest.json").exists() or process.poll() is not None,
-        timeout=280,
-        interval=0.001,
-    )
-    if stored.exists():
-        # A file on its way to its name may be gone before it is copied.
-        shutil.copytree(stored, copy, ignore=shutil.ignore_patterns("*.uploading"))
+    eventually(lambda: mark.exists() or process.poll() is not None, timeout=280)
+    if mark.exists():
+        shutil.copytree(workbench.run_folder / "checkpoints" / "step-3", copy)
+        copied.touch()
     run = workbench.finish(process)
     assert run.exit_code == 0, run.messages + run.stderr[-2000:]
     return run.result
@@ -161,18 +161,16 @@ def is_open(port: int) -> bool:
 
 def run_two_nodes(nodes: list[Workbench]) -> list[dict[str, Any]]:
     """Run one stage process per node, node 0 long before the others; return the results."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     for rank, node in enumerate(nodes):
         node.env = {
             "JOB_COMPLETION_INDEX": str(rank),
             "FINETUNE_RENDEZVOUS_HOST": "127.0.0.1",
-            "FINETUNE_RENDEZVOUS_PORT": port,
+            "FINETUNE_RENDEZVOUS_PORT": str(port),
         }
     first = nodes[0].start("train")
     # Node 0 has fetched its inputs, holds the port and starts no rank before the other comes.
-    eventually(lambda: is_open(int(port)) or first.poll() is not None, timeout=60)
+    eventually(lambda: is_open(port) or first.poll() is not None, timeout=60)
     assert not list(nodes[0].work.rglob("ranks.log"))
     processes = [first, *(node.start("train") for node in nodes[1:])]
     runs = [node.finish(process) for node, process in zip(nodes, processes, strict=True)]

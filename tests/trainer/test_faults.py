@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from kit.cluster.faults import fault
-from kit.processes.eventually import eventually
+from kit.processes.eventually import eventually, patient
 from kit.processes.stages import Workbench
 
 SHORT = {
@@ -132,7 +132,7 @@ def test_a_stop_before_the_first_step_is_not_kept_waiting_by_ranks(
     process = workbench.start("train")
     eventually((tmp_path / "mark").exists, timeout=120, interval=0.05)
     process.send_signal(signal.SIGTERM)
-    run = workbench.finish(process, timeout=30)
+    run = workbench.finish(process, timeout=patient(30))
     assert (run.exit_code, run.termination["reason"]) == (79, "StoppedBeforeTraining"), run.messages
 
 
@@ -158,6 +158,6 @@ def test_a_stop_during_a_download_ends_the_stage_at_once(
         connection, _ = silent.accept()
         with connection:
             process.send_signal(signal.SIGTERM)
-            run = workbench.finish(process, timeout=30)
+            run = workbench.finish(process, timeout=patient(30))
     assert (run.exit_code, run.termination["reason"]) == (79, "Stopped"), run.messages
     assert run.termination["stage"] == stage

@@ -15,6 +15,7 @@ from finetune_trainer.train.parent.launch import Topology
 from finetune_trainer.train.parent.meeting import is_awaited, meet
 from kit.cluster.faults import fault
 from kit.processes.stages import Workbench
+from kit.servers.ports import free_port
 
 TWO = {
     "hyperparameters": {"maxSteps": 2, "microBatchSize": 2},
@@ -27,12 +28,6 @@ PLACE: dict[str, Any] = {
     "processes_per_node": 1,
     "host": "127.0.0.1",
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def environment(rank: int, port: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from kit.cluster.faults import fault
 from kit.models.tiny_models import make_eager_model
 from kit.processes.eventually import eventually
 from kit.processes.stages import Workbench, kill_group, merge
@@ -89,15 +90,16 @@ def test_dpo_killed_and_resumed_gives_the_same_bytes(
     eager_model: Path,
     tastes: dict[str, Path],
     dpo: tuple[Workbench, dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     workbench = bench(teaching("DPO"), model=eager_model, data=tastes["pairs"])
     workbench.run_to("prepare")
+    mark = tmp_path / "mark"
+    workbench.env = fault("loader", mark, rank=0, step=6)
     process = workbench.start("train")
-    committed = workbench.run_folder / "checkpoints" / "step-5" / "manifest.json"
-    eventually(
-        lambda: committed.exists() or process.poll() is not None, timeout=280, interval=0.001
-    )
+    eventually(lambda: mark.exists() and 5 in workbench.stored_steps(), timeout=280)
     kill_group(process)
+    workbench.env = {}
     resumed = workbench.run_to("train").result
     assert resumed["resumedFromStep"] >= 5
     assert resumed["sha256"] == dpo[1]["sha256"]

@@ -58,15 +58,21 @@ def test_run_killed_at_three_steps_ends_with_the_same_adapter(
 
 
 def test_stop_request_saves_and_the_next_run_goes_on(
-    bench: Callable[..., Workbench], undisturbed: tuple[Workbench, dict[str, Any]]
+    bench: Callable[..., Workbench],
+    undisturbed: tuple[Workbench, dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     _, result = undisturbed
     workbench = bench({"checkpoint": {"everySteps": 1000}})
     workbench.run_to("prepare")
+    # The third step does not begin before the rank can know of the stop.
+    asked = str(workbench.work / "control" / "stop")
+    workbench.env = fault("loader", tmp_path / "mark", rank=0, step=2, until=asked)
     process = workbench.start("train")
-    eventually(lambda: steps_done(workbench) >= 2, timeout=240, interval=0.001)
+    eventually((tmp_path / "mark").exists, timeout=240)
     process.send_signal(signal.SIGTERM)
     stopped = workbench.finish(process)
+    workbench.env = {}
     assert stopped.exit_code == 79, stopped.messages
     assert stopped.termination["reason"] == "StoppedAfterSave"
     assert stopped.termination["resumedFromStep"] == 0

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
 
+from kit.cluster.faults import fault
 from kit.processes.eventually import eventually
 from kit.processes.stages import Workbench, kill_group, merge
 
@@ -33,19 +35,19 @@ OPTIONS = {
     ],
 )
 def test_noise_lora_plus_and_whole_modules_survive_a_kill(
-    bench: Callable[..., Workbench], optimizer: str
+    bench: Callable[..., Workbench], tmp_path: Path, optimizer: str
 ) -> None:
     options = merge(OPTIONS, {"hyperparameters": {"optimizer": optimizer}})
     whole, killed = bench(options), bench({**options, "output": {"formats": FORMATS}})
     whole.run_to("prepare")
     expected = whole.run_to("train").result["sha256"]
     killed.run_to("prepare")
+    mark = tmp_path / "mark"
+    killed.env = fault("loader", mark, rank=0, step=4)
     process = killed.start("train")
-    committed = killed.run_folder / "checkpoints" / "step-3" / "manifest.json"
-    eventually(
-        lambda: committed.exists() or process.poll() is not None, timeout=280, interval=0.001
-    )
+    eventually(lambda: mark.exists() and 3 in killed.stored_steps(), timeout=280)
     kill_group(process)
+    killed.env = {}
     resumed = killed.run_to("train").result
     assert resumed["resumedFromStep"] >= 3
     assert resumed["sha256"] == expected

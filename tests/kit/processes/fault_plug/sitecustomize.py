@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from importlib.abc import MetaPathFinder
 from typing import Any
 
@@ -16,10 +17,11 @@ FAULT: dict[str, Any] = json.loads(os.environ.get("TEST_FAULT", "{}"))
 
 
 def hang() -> None:
-    """Wait for ever, and let the test know."""
+    """Let the test know, and wait: for the file ``until`` if one is named, else for ever."""
     with open(FAULT["mark"], "a") as mark:
         mark.write(".")
-    time.sleep(3600)
+    while not ("until" in FAULT and os.path.exists(FAULT["until"])):
+        time.sleep(0.01)
 
 
 class HangingImport(MetaPathFinder):
@@ -32,14 +34,20 @@ class HangingImport(MetaPathFinder):
 
 def break_ranks() -> None:
     """Have a rank hang, run out of memory or diverge, at or from some step on."""
-    from finetune_trainer.train.ranks import sft
+    from finetune_trainer.train.ranks import preference, sft
 
-    build_trainer = sft.build_trainer
+    for objective in (sft, preference):
+        objective.build_trainer = break_trainers(objective.build_trainer)
+
+
+def break_trainers(build_trainer: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what builds the same trainer, and breaks it."""
     rank = int(os.environ.get("RANK", "0"))
 
     def build(**values: Any) -> Any:
         trainer = build_trainer(**values)
         collate, compute_loss = trainer.data_collator, trainer.compute_loss
+        train = trainer.train
 
         def collate_or_hang(rows: Any) -> Any:
             if trainer.state.global_step >= FAULT["step"] and rank == FAULT["rank"]:
@@ -67,6 +75,12 @@ def break_ranks() -> None:
             is_wrong = trainer.model.training and trainer.state.global_step in FAULT["steps"]
             return loss * float("nan") if is_wrong and rank == FAULT["rank"] else loss
 
+        def train_and_hang(*arguments: Any, **named: Any) -> Any:
+            output = train(*arguments, **named)
+            if rank == FAULT["rank"]:
+                hang()
+            return output
+
         if FAULT["kind"] == "loader":
             # The attributes of its class stay in sight of those who ask for them.
             trainer.data_collator = type(
@@ -77,6 +91,8 @@ def break_ranks() -> None:
                     "__getattr__": lambda _self, name: getattr(collate, name),
                 },
             )()
+        elif FAULT["kind"] == "trained":
+            trainer.train = train_and_hang
         elif FAULT["kind"] == "collective":
             trainer.compute_loss = compute_or_wait
         elif FAULT["kind"] == "not-finite":
@@ -85,7 +101,7 @@ def break_ranks() -> None:
             trainer.compute_loss = compute_or_fail
         return trainer
 
-    sft.build_trainer = build
+    return build
 
 
 def wait_less() -> None:
@@ -114,7 +130,7 @@ def break_workers() -> None:
 match FAULT.get("kind"):
     case "import" if "finetune_trainer" in sys.orig_argv:
         sys.meta_path.insert(0, HangingImport())
-    case "loader" | "collective" | "memory" | "not-finite" if (
+    case "loader" | "trained" | "collective" | "memory" | "not-finite" if (
         "--module" not in sys.orig_argv
         and any("ranks.worker" in word or "ranks/worker" in word for word in sys.orig_argv)
     ):
