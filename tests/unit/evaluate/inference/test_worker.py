@@ -19,7 +19,7 @@ from finetune_trainer.evaluate.tokenized import TokenizedQuestions
 from finetune_trainer.model.encoding import ChatTokenizer, TokenizedExample
 from kit.models.tiny_tokenizer import make_tokenizer
 
-SIDES = ["base", "baseProbes", "tuned", "published"]
+SIDES = ["base", "prompted", "baseProbes", "tuned", "tunedProbes", "published"]
 
 
 class Echo:

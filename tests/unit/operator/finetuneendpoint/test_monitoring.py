@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from finetune_api.meta import LocalObjectReference
 from finetune_api.names import MONITOR_LABEL, look_name
 from finetune_api.protocol.monitoring import SETTLING, TASK, LookTask
+from finetune_api.v1alpha1.evaluation.judging import Judge
 from finetune_api.v1alpha1.status.endpoint import FineTuneEndpointStatus
 from finetune_operator.config import OperatorConfig
 from finetune_operator.finetuneendpoint.monitoring.looks import Look, read_look
@@ -469,6 +471,28 @@ def test_the_pod_of_a_look_has_no_rights_and_only_its_own_storage() -> None:
         "FINETUNE_WORK_DIR": "/work",
     }
     assert container["command"] == ["python", "-m", "finetune_trainer.monitor"]
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_judge_that_is_no_longer_allowed_is_not_handed_to_a_look(allowed: bool) -> None:
+    world = World()
+    world.until_look()
+    ((_, (job, _)),) = world.jobs.items()
+    url = "https://judge.example/v1"
+    judge = Judge(endpoint=url, model="judge-1", credentials_ref=LocalObjectReference(name="key"))
+    task = task_of(job).model_copy(update={"judge": judge})
+    allowed_urls = (url,) if allowed else ()
+    config = OperatorConfig(trainer_image="trainer:1", allowed_judge_endpoints=allowed_urls)
+    rendered = render_look(task, owner_of(world.endpoint), config)
+    assert task_of(rendered).judge == (judge if allowed else None)
+    volumes = json.dumps(rendered["spec"]["template"]["spec"]["volumes"])
+    assert ('"key"' in volumes) is allowed
+
+
+def task_of(job: Any) -> LookTask:
+    (container,) = job["spec"]["template"]["spec"]["containers"]
+    (task,) = (each["value"] for each in container["env"] if each["name"] == TASK)
+    return LookTask.model_validate_json(task)
 
 
 # ---- live quality --------------------------------------------------------------------------------
