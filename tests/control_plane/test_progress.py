@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import aiohttp
 import pytest
 
@@ -168,9 +170,10 @@ async def test_progress_is_coalesced_to_one_write_per_interval(training):
 async def test_progress_starts_again_with_the_next_stage(control_plane, namespace):
     connection = connection_of(control_plane)
 
+    has_looked = asyncio.Event()
+
     def script(job, stage, attempt):
-        # prepare runs until the test has pushed for it.
-        return Fate() if stage is Stage.TRAIN else success(stage, run_seconds=2.0)
+        return Fate() if stage is Stage.TRAIN else success(stage, until=has_looked.wait)
 
     async with open_client(connection) as client, open_client(connection) as own:
         kubelet = Kubelet(client, namespaces=(namespace,), script=script)
@@ -202,6 +205,7 @@ async def test_progress_starts_again_with_the_next_stage(control_plane, namespac
                 return progress.get("percent") == 100 and "step" not in progress
 
             await eventually_async(is_prepared)
+            has_looked.set()
 
             async def is_training():
                 return holds(await get_job(client, namespace, "one"), "Training")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,14 +33,21 @@ class Fate:
     starts: bool = True
     """Whether its container runs first."""
     run_seconds: float = 0.0
+    until: Callable[[], Awaitable[object]] | None = None
+    """Holds the pod: it ends no earlier than this has returned."""
     extra: list[Object] = field(default_factory=list)
 
 
 def success(
-    stage: Stage, *, goal_met: bool = True, validation_loss: str = "", run_seconds: float = 0.0
+    stage: Stage,
+    *,
+    goal_met: bool = True,
+    validation_loss: str = "",
+    run_seconds: float = 0.0,
+    until: Callable[[], Awaitable[object]] | None = None,
 ) -> Fate:
     text = success_text(stage, goal_met=goal_met, validation_loss=validation_loss)
-    return Fate(status=ended_status(0, text), run_seconds=run_seconds)
+    return Fate(status=ended_status(0, text), run_seconds=run_seconds, until=until)
 
 
 Script = Callable[[str, Stage, int], Fate]
@@ -112,6 +119,8 @@ class Kubelet:
         if fate.starts:
             await self._write(pod, running_status(timestamp()))
             await asyncio.sleep(fate.run_seconds)
+        if fate.until is not None:
+            await fate.until()
         for status in [*fate.extra, *([fate.status] if fate.status else [])]:
             await self._write(pod, status)
 
