@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+import asyncio
+import math
+import time
+from datetime import datetime
 
 import pytest
 
@@ -15,7 +18,7 @@ from finetune_operator.kube.api.resource import CONFIG_MAPS, JOBS, PODS, SERVICE
 from kit.cluster.chart import install_crd
 from kit.cluster.kubelet import Fate, Kubelet, success
 from kit.cluster.simulation import ended_status, finetunejob, waiting_status
-from kit.processes.eventually import eventually_async
+from kit.processes.eventually import eventually_async, patient
 from kit.processes.operators import (
     child_jobs,
     condition,
@@ -27,6 +30,9 @@ from kit.processes.operators import (
     running_manager,
     test_config,
 )
+
+ROUNDING_SECONDS = 5.0
+"""Running time is counted from timestamps without fractions: of three stages and a pause."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -261,32 +267,49 @@ async def test_a_pause_longer_than_the_deadline_costs_no_running_time(world):
     """Older Job controllers keep ``startTime`` during a pause; this one clears it."""
     client, kubelet, namespace = world
 
+    has_looked = asyncio.Event()
+
     def script(job, stage, attempt):
-        return Fate() if stage is Stage.TRAIN and attempt == 0 else success(stage, run_seconds=1.0)
+        if stage is not Stage.TRAIN:
+            return success(stage)
+        return Fate() if attempt == 0 else success(stage, until=has_looked.wait)
+
+    async def change(**spec):
+        await client.merge_patch(FINETUNEJOBS, namespace, "patient", {"spec": spec})
+
+    async def is_training():
+        return holds(await get_job(client, namespace, "patient"), "Training")
 
     kubelet.script = script
     async with running_manager(client, test_config(namespace)):
-        spec = {"activeDeadlineSeconds": 15}
-        await client.create(FINETUNEJOBS, finetunejob("patient", namespace, **spec))
-
-        async def is_training():
-            return holds(await get_job(client, namespace, "patient"), "Training")
-
+        created = time.monotonic()
+        await client.create(FINETUNEJOBS, finetunejob("patient", namespace))
         await eventually_async(is_training, timeout=60, interval=0.2)
         child = await client.get(JOBS, namespace, "patient-train")
         began = datetime.fromisoformat(child["status"]["startTime"])
-        await client.merge_patch(FINETUNEJOBS, namespace, "patient", {"spec": {"suspend": True}})
+        await change(suspend=True)
         await phase_is(client, namespace, "patient", "Suspended")
+        paused = time.monotonic()
+        # The slower this machine is, the longer both.
+        deadline = math.ceil(patient(paused - created))
+        await change(activeDeadlineSeconds=deadline)
 
         async def is_over_the_deadline():
-            return (datetime.now(UTC) - began).total_seconds() > 16
+            return time.monotonic() - paused > deadline + ROUNDING_SECONDS
 
-        await eventually_async(is_over_the_deadline, timeout=30, interval=0.5)
-        await client.merge_patch(FINETUNEJOBS, namespace, "patient", {"spec": {"suspend": False}})
+        await eventually_async(is_over_the_deadline, timeout=deadline, interval=0.5)
+        await change(suspend=False)
+        await phase_is(client, namespace, "patient", "Training")
+        await eventually_async(is_training, timeout=60, interval=0.2)
+        await change(activeDeadlineSeconds=3600)
+        has_looked.set()
         job = await phase_is(client, namespace, "patient", "Succeeded", timeout=60)
+        elapsed = time.monotonic() - created
         child = await client.get(JOBS, namespace, "patient-train")
     assert datetime.fromisoformat(child["status"]["startTime"]) > began
     assert condition(job, "Failed") is None
+    counted = sum(stage["activeSeconds"] for stage in job["status"]["stages"])
+    assert counted <= elapsed - deadline
 
 
 async def test_deleting_the_job_takes_its_children_with_it(world):
@@ -372,7 +395,17 @@ async def test_a_deadline_stops_the_job(world):
     client, kubelet, namespace = world
     kubelet.script = lambda job, stage, attempt: Fate() if stage is Stage.TRAIN else success(stage)
     async with running_manager(client, test_config(namespace)):
-        await client.create(FINETUNEJOBS, finetunejob("late", namespace, activeDeadlineSeconds=5))
+        created = time.monotonic()
+        spec = {"activeDeadlineSeconds": 3600}
+        await client.create(FINETUNEJOBS, finetunejob("late", namespace, **spec))
+
+        async def is_training():
+            return holds(await get_job(client, namespace, "late"), "Training")
+
+        await eventually_async(is_training, timeout=60, interval=0.2)
+        # A few seconds away, however long it took to get here.
+        spec["activeDeadlineSeconds"] = math.ceil(time.monotonic() - created) + 5
+        await client.merge_patch(FINETUNEJOBS, namespace, "late", {"spec": spec})
         job = await phase_is(client, namespace, "late", "Failed", timeout=60)
 
         async def has_stopped():

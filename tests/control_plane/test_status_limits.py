@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import pytest
 
 from finetune_api.protocol.termination import TerminationMessage
@@ -183,7 +186,8 @@ async def test_where_no_status_is_taken_jobs_start_end_by_their_deadline_and_are
         stage, run_seconds=0.1 if stage is Stage.PREPARE else 600.0
     )
     async with kubelet.running(), running_manager(client, test_config(namespace)):
-        spec = {"activeDeadlineSeconds": 8, "ttlSecondsAfterFinished": 1}
+        created = time.monotonic()
+        spec = {"activeDeadlineSeconds": 3600, "ttlSecondsAfterFinished": 1}
         await client.create(FINETUNEJOBS, finetunejob("unheard", namespace, **spec))
 
         async def is_told():
@@ -192,6 +196,9 @@ async def test_where_no_status_is_taken_jobs_start_end_by_their_deadline_and_are
 
         await eventually_async(is_told, timeout=30, interval=0.2)
         assert not holds(await get_job(client, namespace, "unheard"), "Accepted")
+        # A few seconds away, however long it took to get here.
+        spec["activeDeadlineSeconds"] = math.ceil(time.monotonic() - created) + 3
+        await client.merge_patch(FINETUNEJOBS, namespace, "unheard", {"spec": spec})
 
         async def is_deleted():
             try:
@@ -201,6 +208,10 @@ async def test_where_no_status_is_taken_jobs_start_end_by_their_deadline_and_are
             return False
 
         await eventually_async(is_deleted, timeout=60, interval=0.2)
-        assert "Failed" in await event_reasons(client, namespace, "unheard")
+
+        async def is_announced():
+            return "Failed" in await event_reasons(client, namespace, "unheard")
+
+        await eventually_async(is_announced)
     for resource, body in _policy(namespace):
         await client.delete(resource, "", body["metadata"]["name"])
