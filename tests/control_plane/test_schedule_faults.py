@@ -174,7 +174,7 @@ async def test_a_job_that_a_quota_refuses_is_told_and_created_once_when_there_is
     ready = condition({"status": told}, "Ready")
     assert ready is not None
     assert ready["reason"] == "Forbidden"
-    assert "exceeded quota: none" in ready["message"]
+    assert "quota: none" in ready["message"]
     assert await scheduled.jobs() == []
     await client.delete(RESOURCE_QUOTAS, namespace, "none")
     kubelet = Kubelet(client, namespaces=(namespace,))

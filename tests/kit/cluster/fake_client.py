@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import functools
 from collections import deque
 from typing import Any
 
-from finetune_operator.kube.api.errors import AlreadyExists, Conflict, ObjectNotFound
+from finetune_operator.kube.api.errors import AlreadyExists, Conflict, Invalid, ObjectNotFound
 from finetune_operator.kube.metrics import KubeMetrics
 
 
@@ -21,6 +22,8 @@ class FakeCluster:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.version = 100
+        self.lacks: tuple[str, ...] = ()
+        """The field that an older CRD does not have: it is dropped, or refused where strict."""
 
     def store(self, key: tuple[str, str, str], obj: dict[str, Any]) -> dict[str, Any]:
         """Keep a copy under the next version."""
@@ -30,6 +33,17 @@ class FakeCluster:
         obj["metadata"]["resourceVersion"] = str(self.version)
         self.objects[key] = obj
         return copy.deepcopy(obj)
+
+    def without_unknown(self, obj: dict[str, Any], *, strict: bool) -> dict[str, Any]:
+        """Return the object as an API server with an older CRD takes it."""
+        obj = copy.deepcopy(obj)
+        *path, name = self.lacks or ("",)
+        holder = functools.reduce(lambda part, field: part.get(field) or {}, path, obj)
+        if name in holder and strict:
+            told = f'strict decoding error: unknown field "{".".join(self.lacks)}"'
+            raise Invalid("create", status=400, reason="BadRequest", message=told)
+        holder.pop(name, None)
+        return obj
 
 
 class FakeClient:
@@ -69,6 +83,7 @@ class FakeClient:
         key = self._key(resource, obj)
         if key in self.cluster.objects:
             raise AlreadyExists(f"create {key[2]}", status=409)
+        obj = self.cluster.without_unknown(obj, strict=strict)
         if dry_run:
             return obj
         return self._leave(self.cluster.store(key, obj))

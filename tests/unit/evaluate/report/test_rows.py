@@ -38,7 +38,8 @@ def test_the_greatest_loss_comes_first_and_a_lower_loss_is_an_improvement() -> N
     ]
     losses = [asked(2.0, 1.0, metric="loss"), asked(1.0, 2.0, metric="loss")]
     shown = show_rows(losses, metric="loss", has_labels=False)
-    assert [row.fate for row in shown.rows] == [Fate.REGRESSION, Fate.IMPROVEMENT]
+    fates = [(row.number, row.fate) for row in shown.rows]
+    assert fates == [(2, Fate.REGRESSION), (1, Fate.IMPROVEMENT)]
     assert shown.rows[0].answers[0].is_right is None
 
 

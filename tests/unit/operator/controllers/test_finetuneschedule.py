@@ -174,6 +174,16 @@ async def test_a_job_whose_creation_was_not_answered_is_found_again() -> None:
     assert world.ready() == ("True", "CycleRunning")
 
 
+async def test_no_job_is_created_where_the_crd_would_drop_what_it_is_published_as() -> None:
+    world = World()
+    world.cluster.lacks = ("spec", "output", "publishAs")
+    await world.look()
+    assert world.jobs == {}
+    (cycle,) = world.status["history"]
+    assert cycle["outcome"] == "Failed"
+    assert "publishAs" in cycle["message"]
+
+
 async def test_a_refused_job_is_tried_again_after_its_pause_and_not_before() -> None:
     world = World()
     client = world.first.client
