@@ -55,6 +55,15 @@ async def test_a_new_job_gets_its_first_job_before_the_crowd_of_another_tenant(
             listed = await client.list(JOBS, where, label_selector=JOB_LABEL)
             return {job["metadata"]["labels"][JOB_LABEL] for job in listed.items}
 
+        async def num_begun_before_other():
+            """By the server's clock: how late this test looks is no matter."""
+            first, crowd = [
+                (await client.list(JOBS, where, label_selector=JOB_LABEL)).items
+                for where in (other, namespace)
+            ]
+            limit = min(job["metadata"]["creationTimestamp"] for job in first)
+            return len([job for job in crowd if job["metadata"]["creationTimestamp"] <= limit])
+
         async with open_client(
             connection_of(control_plane), qps=REQUESTS_PER_SECOND, burst=1
         ) as limited:
@@ -63,7 +72,7 @@ async def test_a_new_job_gets_its_first_job_before_the_crowd_of_another_tenant(
                 await eventually_async(lambda: begun(namespace), timeout=60)
                 await client.create(FINETUNEJOBS, finetunejob("patient", other))
                 await eventually_async(lambda: begun(other), timeout=60)
-                assert len(await begun(namespace)) < NUM_SMALL / 2
+                assert await num_begun_before_other() < NUM_SMALL / 2
                 jobs = manager.caches.finetunejobs
                 large = [jobs.get(namespace, f"large-{n}") for n in range(NUM_LARGE)]
                 assert not any(is_whole(job) for job in large if job is not None)

@@ -474,8 +474,8 @@ async def test_leader_paused_beyond_its_lease_writes_nothing_when_it_wakes(
             name="leader",
             identity="new",
             clock=SystemClock(),
-            lease_duration_seconds=6.0,
-            renew_deadline_seconds=4.0,
+            lease_duration_seconds=15.0,
+            renew_deadline_seconds=12.0,
             retry_period_seconds=1.0,
         )
         async with running(new.run(asyncio.Event().wait)):

@@ -17,8 +17,8 @@ from kit.processes.eventually import eventually_async
 from kit.processes.operators import OperatorProcess, connection_of, open_client
 
 LEASE = {
-    "leaseDurationSeconds": 4,
-    "renewDeadlineSeconds": 2.5,
+    "leaseDurationSeconds": 15,
+    "renewDeadlineSeconds": 12,
     "retryPeriodSeconds": 0.5,
 }
 

@@ -29,8 +29,8 @@ async def main(kubeconfig: str, namespace: str, identity: str) -> int:
             name="leader",
             identity=identity,
             clock=SystemClock(),
-            lease_duration_seconds=6.0,
-            renew_deadline_seconds=4.0,
+            lease_duration_seconds=15.0,
+            renew_deadline_seconds=12.0,
             retry_period_seconds=1.0,
         )
         fenced = client.fenced(elector.fence)
