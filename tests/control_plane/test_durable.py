@@ -115,6 +115,7 @@ async def test_evictions_without_a_step_end_a_job_and_with_steps_between_do_not(
     failure = starved["status"]["lastFailure"]
     assert (failure["class"], failure["reason"]) == ("Evicted", "TerminationByKubelet")
     assert stage_of(starved, "train")["fruitless"] == {"step": 0, "evictions": num_fruitless}
+    assert kubelet.attempts[namespace, "starved", "train"] <= num_fruitless + 1
     assert starved["status"]["attempts"]["counted"] == 0
     assert kubelet.attempts[namespace, "moving", "train"] == NUM_WITH_STEPS + 1
     attempts = moving["status"]["attempts"]
